@@ -1,0 +1,163 @@
+"""What the numbers say: the dilemma along a line, and alignment against none in a cell.
+
+A difference is called one only where the intervals mean ± 2 standard errors over seeds are apart;
+with one seed there is no interval and the verdict says so.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from analysis.cells import CELL_COLUMNS, Cells, split_lines
+
+BASELINE = "none"
+INTERVAL_ERRORS = 2.0
+
+Verdict = Literal["higher", "lower", "overlapping", "one seed", "not measured"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DilemmaEffect:
+    """One line's ends: the smallest latent dim against the largest."""
+
+    alignment: str
+    """Alignment label of the line."""
+    generator_size: str
+    """Generator size of the line."""
+    small: pd.Series
+    """The cell of the smallest latent dim."""
+    large: pd.Series
+    """The cell of the largest latent dim."""
+    gfid: Verdict
+    """Generation distance of the largest dim compared with the smallest."""
+    psnr: Verdict
+    """PSNR of the largest dim compared with the smallest."""
+    rfid: Verdict
+    """Reconstruction distance of the largest dim compared with the smallest."""
+    is_monotone: bool
+    """Whether the mean generation distance rises, or falls, at every step between."""
+
+    @property
+    def shows(self) -> bool:
+        """Whether generation gets worse while reconstruction gets better, intervals apart."""
+        return self.gfid == "higher" and (self.psnr == "higher" or self.rfid == "lower")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignmentEffect:
+    """One aligned cell against the unaligned cell of the same size and latent dim."""
+
+    alignment: str
+    """Alignment label of the cell."""
+    generator_size: str
+    """Generator size of both cells."""
+    latent_dim: float
+    """Latent dim of both cells, channels."""
+    gfid_ratio: float
+    """Mean generation distance with alignment over without; below 1 alignment is better."""
+    gfid_ratio_range: tuple[float, float] | None
+    """Least and largest ratio over the seeds that both cells have; None with fewer than two."""
+    gfid: Verdict
+    """Generation distance with alignment compared with none."""
+    rfid_ratio: float
+    """Mean reconstruction distance with alignment over without; NaN if not measured."""
+    rfid_ratio_range: tuple[float, float] | None
+    """Least and largest ratio over the seeds that both cells have; None with fewer than two."""
+    rfid: Verdict
+    """Reconstruction distance with alignment compared with none."""
+    num_seeds: tuple[int, int]
+    """Seeds with alignment and without, count."""
+
+
+def compare_cells(first: pd.Series, second: pd.Series, metric: str) -> Verdict:
+    """Says how the first cell's metric compares with the second's.
+
+    Args:
+        first: A line of `Cells.points`.
+        second: A line of `Cells.points`.
+        metric: One of `analysis.cells.METRICS`.
+
+    Returns:
+        "higher" or "lower" only where the intervals mean ± 2 standard errors do not touch.
+    """
+    difference = first[metric] - second[metric]
+    reach = INTERVAL_ERRORS * (first[f"{metric}_se"] + second[f"{metric}_se"])
+    if not np.isfinite(difference):
+        return "not measured"
+    if not np.isfinite(reach):
+        return "one seed"
+    if abs(difference) <= reach:
+        return "overlapping"
+    return "higher" if difference > 0 else "lower"
+
+
+def compute_dilemma_effects(cells: Cells) -> list[DilemmaEffect]:
+    """Compares the ends of each line that has two latent dims or more."""
+    effects: list[DilemmaEffect] = []
+    for alignment, size, line in split_lines(cells.points):
+        if len(line) < 2:
+            continue
+        small, large = line.iloc[0], line.iloc[-1]
+        steps = np.sign(np.diff(line["gfid"].to_numpy(dtype=float)))
+        effects.append(
+            DilemmaEffect(
+                alignment=alignment,
+                generator_size=size,
+                small=small,
+                large=large,
+                gfid=compare_cells(large, small, "gfid"),
+                psnr=compare_cells(large, small, "psnr"),
+                rfid=compare_cells(large, small, "rfid"),
+                is_monotone=len(set(steps.tolist())) == 1,
+            )
+        )
+    return effects
+
+
+def compute_alignment_effects(cells: Cells) -> list[AlignmentEffect]:
+    """Compares each aligned cell with the unaligned one of its size and latent dim, if any."""
+    effects: list[AlignmentEffect] = []
+    for _, cell in cells.points[cells.points["alignment"] != BASELINE].iterrows():
+        baseline = _find_baseline(cells.points, cell)
+        if baseline is None:
+            continue
+        effects.append(
+            AlignmentEffect(
+                alignment=str(cell["alignment"]),
+                generator_size=str(cell["generator_size"]),
+                latent_dim=float(cell["latent_dim"]),
+                gfid_ratio=float(cell["gfid"] / baseline["gfid"]),
+                gfid_ratio_range=_range_over_seeds(cells.rows, cell, baseline, "gfid"),
+                gfid=compare_cells(cell, baseline, "gfid"),
+                rfid_ratio=float(cell["rfid"] / baseline["rfid"]),
+                rfid_ratio_range=_range_over_seeds(cells.rows, cell, baseline, "rfid"),
+                rfid=compare_cells(cell, baseline, "rfid"),
+                num_seeds=(int(cell["num_seeds"]), int(baseline["num_seeds"])),
+            )
+        )
+    return effects
+
+
+def _find_baseline(points: pd.DataFrame, cell: pd.Series) -> pd.Series | None:
+    same = (points["generator_size"] == cell["generator_size"]) & (
+        points["latent_dim"] == cell["latent_dim"]
+    )
+    found = points[same & (points["alignment"] == BASELINE)]
+    return None if found.empty else found.iloc[0]
+
+
+def _range_over_seeds(
+    rows: pd.DataFrame, cell: pd.Series, baseline: pd.Series, metric: str
+) -> tuple[float, float] | None:
+    ratios = (_by_seed(rows, cell, metric) / _by_seed(rows, baseline, metric)).dropna()
+    if len(ratios) < 2:
+        return None
+    return float(ratios.min()), float(ratios.max())
+
+
+def _by_seed(rows: pd.DataFrame, cell: pd.Series, metric: str) -> pd.Series:
+    columns = list(CELL_COLUMNS)
+    members = rows[(rows[columns] == cell[columns]).all(axis=1)]
+    return members.set_index("seed")[metric]

@@ -1,0 +1,170 @@
+"""Keeping numbers of unlike protocols apart.
+
+A protocol is everything that moves a metric without moving a model. The table carries its hashes
+and its fields as JSON; here rows are told apart by the hashes and the fields say how they differ.
+"""
+
+import json
+from typing import Any
+
+import pandas as pd
+
+PROTOCOL_COLUMNS = (
+    *("protocol_hash", "reconstruction_protocol_hash"),
+    *("dataset", "resolution", "extractor", "distance_name"),
+)
+"""Columns in which rows on one axis must agree; a missing value agrees with every value."""
+
+
+def require_one_protocol(table: pd.DataFrame) -> None:
+    """Refuses rows whose numbers were measured in unlike ways; rows that are not done don't count.
+
+    Args:
+        table: Rows meant for one axis.
+
+    Raises:
+        ValueError: If done rows differ in a protocol hash, data set, resolution, extractor or
+            distance; the message spells out the fields that differ and the rows.
+    """
+    groups = _group_rows(table[table["status"] == "done"])
+    if len(groups) < 2:
+        return
+    fields = [_fields_of(rows) for rows in groups]
+    differences = []
+    for name in _differing_names(fields):
+        row_ids: dict[str, list[str]] = {}
+        for known, rows in zip(fields, groups, strict=True):
+            row_ids.setdefault(known.get(name, "absent"), []).extend(rows["row_id"])
+        values = " or ".join(f"{value} ({_list_rows(ids)})" for value, ids in row_ids.items())
+        differences.append(f"'{name}' is {values}")
+    raise ValueError(
+        f"rows on one axis must share one protocol, but {len(groups)} came:"
+        f" {'; '.join(differences)};"
+        " split the rows with split_by_protocol and draw one group at a time"
+    )
+
+
+def split_by_protocol(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Splits a table into groups of like protocol.
+
+    A row without a protocol, such as a trial that failed early, is in every group, so that each
+    group knows what it lacks.
+
+    Args:
+        table: Any table that `load_table` accepted.
+
+    Returns:
+        Groups by name, the largest number of done rows first, then the smaller guidance scale.
+        A name lists the fields that tell the groups apart ("guidance=cfg 4.0") and is empty where
+        there is one group.
+    """
+    groups = _group_rows(table)
+    if len(groups) == 1:
+        return {"": groups[0]}
+    groups.sort(key=lambda rows: (-int((rows["status"] == "done").sum()), _guidance_scale(rows)))
+    fields = [_fields_of(rows) for rows in groups]
+    names = _shorten_guidance(fields, _differing_names(fields))
+    return {
+        ", ".join(f"{name}={known.get(name, 'absent')}" for name in names): rows
+        for known, rows in zip(fields, groups, strict=True)
+    }
+
+
+def parse_protocol(text: str, *, row_id: str) -> dict[str, str]:
+    """Reads a protocol's fields.
+
+    Args:
+        text: A JSON object.
+        row_id: The row it comes from, for the message.
+
+    Returns:
+        Values as text by dotted name ("guidance.scale").
+
+    Raises:
+        ValueError: If the text is not a JSON object.
+    """
+    try:
+        tree = json.loads(text)
+    except json.JSONDecodeError:
+        tree = None
+    if not isinstance(tree, dict):
+        raise ValueError(
+            f"'protocol' must be a JSON object, but row {row_id} has {text[:60]!r};"
+            " mend the row's file and run the sweep again to compile the table anew"
+        )
+    return _flatten(tree)
+
+
+def join_unique(values: pd.Series) -> str:
+    """The values that occur, each once, as text; empty where none is known."""
+    return "/".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values.dropna().unique())
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value if isinstance(value, str) else json.dumps(value)
+    return flat
+
+
+def _group_rows(table: pd.DataFrame) -> list[pd.DataFrame]:
+    """Rows by protocol; a row with missing values joins every group it does not contradict."""
+    columns = list(PROTOCOL_COLUMNS)
+    keys = table[columns].drop_duplicates()
+    matched = pd.Series(False, index=table.index)
+    groups: list[pd.DataFrame] = []
+    for _, key in keys[keys.notna().all(axis=1)].iterrows():
+        fits = ((table[columns] == key) | table[columns].isna()).all(axis=1)
+        matched |= fits
+        groups.append(table[fits])
+    rest = table[~matched]
+    groups += [rows for _, rows in rest.groupby(columns, dropna=False, sort=False)]
+    return groups or [table]
+
+
+def _fields_of(rows: pd.DataFrame) -> dict[str, str]:
+    """What is known of a group's protocol: the JSON's fields, the label of guidance, columns."""
+    whole = rows[rows[list(PROTOCOL_COLUMNS)].notna().all(axis=1)]
+    known = whole if len(whole) else rows
+    fields: dict[str, str] = {}
+    if known["guidance"].notna().any():
+        fields["guidance"] = join_unique(known["guidance"])
+    for text in known["protocol"].dropna()[:1]:
+        fields |= parse_protocol(str(text), row_id=str(known["row_id"].iloc[0]))
+    for column in PROTOCOL_COLUMNS:
+        value = join_unique(known[column]) or "absent"
+        fields[column] = value[:16] if column.endswith("_hash") else value
+    return fields
+
+
+def _differing_names(fields: list[dict[str, str]]) -> list[str]:
+    """The fields that tell the groups apart; the hashes where nothing else does."""
+    names = list(dict.fromkeys(name for known in fields for name in known))
+    differing = [name for name in names if len({known.get(name) for known in fields}) > 1]
+    readable = [name for name in differing if not name.endswith("protocol_hash")]
+    enough = _count_distinct(fields, readable) == len(fields)
+    return readable if enough else differing
+
+
+def _shorten_guidance(fields: list[dict[str, str]], names: list[str]) -> list[str]:
+    """Leaves only guidance's label in the names where that says as much as its fields."""
+    short = [name for name in names if name == "guidance" or "guidance" not in name]
+    return short if _count_distinct(fields, short) == len(fields) else names
+
+
+def _count_distinct(fields: list[dict[str, str]], names: list[str]) -> int:
+    return len({tuple(known.get(name) for name in names) for known in fields})
+
+
+def _list_rows(row_ids: list[str]) -> str:
+    shown = ", ".join(row_ids[:3])
+    more = f" and {len(row_ids) - 3} more" if len(row_ids) > 3 else ""
+    return f"row{'s' if len(row_ids) > 1 else ''} {shown}{more}"
+
+
+def _guidance_scale(rows: pd.DataFrame) -> float:
+    scale = rows["guidance_scale"].min()
+    return 1.0 if pd.isna(scale) else float(scale)

@@ -1,0 +1,212 @@
+"""The closing words of a sweep, made from its numbers and no further than these go."""
+
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+
+from analysis.cells import Cells, compute_cells
+from analysis.effects import (
+    INTERVAL_ERRORS,
+    AlignmentEffect,
+    DilemmaEffect,
+    Verdict,
+    compare_cells,
+    compute_alignment_effects,
+    compute_dilemma_effects,
+)
+from analysis.protocol import split_by_protocol
+
+MAX_REASONS = 8
+
+
+def summarize(table: pd.DataFrame) -> str:
+    """Says what the table shows, one part for each protocol.
+
+    Args:
+        table: Any table that `load_table` accepted, also an empty or an all-failed one.
+
+    Returns:
+        Plain text: the best cell, the dilemma, what alignment changes, and what was left out.
+
+    Raises:
+        ValueError: If a cell holds two rows of one seed.
+    """
+    if table.empty:
+        return "The table has no rows: nothing can be said."
+    parts = [
+        _summarize_group(name, compute_cells(rows, needs=("gfid",)), rows)
+        for name, rows in split_by_protocol(table).items()
+    ]
+    return "\n\n".join(parts)
+
+
+def _summarize_group(name: str, cells: Cells, rows: pd.DataFrame) -> str:
+    setting = cells.setting
+    num_done = int((rows["status"] == "done").sum())
+    head = [
+        f"{setting.dataset}, {setting.resolution} px, guidance {setting.guidance}"
+        + (f" [{name}]" if name else "")
+        + f": {num_done} of {len(rows)} rows done."
+    ]
+    if cells.points.empty:
+        return "\n".join(
+            [*head, "No row has a generation distance: nothing can be said.", *_say_gaps(cells)]
+        )
+    head += [
+        f"Distances are the {setting.distance_name}, lower is better; extractor"
+        f" {setting.extractor}; {setting.num_images} samples, {setting.num_reconstructions}"
+        f" reconstructions; seeds per cell: {setting.seeds}.",
+        _say_interval(cells),
+    ]
+    body = [*_say_best(cells), *_say_dilemma(cells), *_say_alignment(cells), *_say_gaps(cells)]
+    return "\n".join([*head, *body])
+
+
+def _say_interval(cells: Cells) -> str:
+    most = int(cells.points["num_seeds"].max())
+    if most == 1:
+        return "One seed only: there are no intervals, and no difference below is established."
+    text = f"Intervals are mean ± {INTERVAL_ERRORS:g} standard errors over seeds"
+    return f"{text}; with so few seeds they are rough." if most < 5 else f"{text}."
+
+
+def _say_best(cells: Cells) -> list[str]:
+    ranked = cells.points.sort_values("gfid", kind="stable")
+    best = ranked.iloc[0]
+    details = [f"reconstruction {_say_value(best, 'rfid')}", f"PSNR {_say_value(best, 'psnr')} dB"]
+    if np.isfinite(best["label_accuracy"]):
+        details.append(f"{best['label_accuracy']:.0%} of samples recognised as the class asked for")
+    lines = [
+        f"Lowest generation distance: {_say_cell(best)}: {_say_value(best, 'gfid')}"
+        f" ({', '.join(details)})."
+    ]
+    rivals = [row for _, row in ranked.iloc[1:].iterrows() if not _is_apart(row, best)]
+    if rivals and best["num_seeds"] > 1:
+        names = "; ".join(_say_cell(row) for row in rivals[:3])
+        more = f" and {len(rivals) - 3} more" if len(rivals) > 3 else ""
+        lines.append(f"Not told apart from it: {names}{more}.")
+    return lines
+
+
+def _say_dilemma(cells: Cells) -> list[str]:
+    effects = compute_dilemma_effects(cells)
+    if not effects:
+        return ["The dilemma: no line has two latent dims, so nothing is said about it."]
+    return ["The dilemma, from the smallest to the largest latent dim:", *map(_say_line, effects)]
+
+
+def _say_line(effect: DilemmaEffect) -> str:
+    small, large = effect.small, effect.large
+    changes = [
+        f"generation {small['gfid']:.3g} -> {large['gfid']:.3g}"
+        f" (x{large['gfid'] / small['gfid']:.3g}"
+        + ("" if effect.is_monotone else ", not at every step")
+        + ")"
+    ]
+    for metric, label, unit in (("rfid", "reconstruction", ""), ("psnr", "PSNR", " dB")):
+        if np.isfinite([small[metric], large[metric]]).all():
+            changes.append(f"{label} {small[metric]:#.4g} -> {large[metric]:#.4g}{unit}")
+    return (
+        f"- {effect.alignment}, {effect.generator_size}, d={small['latent_dim']:g} ->"
+        f" {large['latent_dim']:g}: {', '.join(changes)}: {_judge_dilemma(effect)}"
+    )
+
+
+def _judge_dilemma(effect: DilemmaEffect) -> str:
+    if effect.shows:
+        return "it shows, intervals apart."
+    small, large = effect.small, effect.large
+    in_means = large["gfid"] > small["gfid"] and (
+        large["psnr"] > small["psnr"] or large["rfid"] < small["rfid"]
+    )
+    if not in_means:
+        return "it does not show in the means."
+    if "one seed" in (effect.gfid, effect.psnr, effect.rfid):
+        return "the means go its way, with one seed at an end: an observation, not a finding."
+    return "the means go its way, but intervals overlap: not established."
+
+
+def _say_alignment(cells: Cells) -> list[str]:
+    aligned = sorted(set(cells.points["alignment"]) - {"none"})
+    if not aligned:
+        return ["Alignment: every row is without, so nothing is said about it."]
+    effects = compute_alignment_effects(cells)
+    if not effects:
+        return ["Alignment: no aligned cell has an unaligned counterpart, so nothing is said."]
+    lines = ["Alignment against none (ratio of means; below 1 alignment is better):"]
+    lines += [_say_effect(effect) for effect in effects]
+    names = dict.fromkeys(effect.alignment for effect in effects)
+    return lines + [_say_total(name, effects) for name in names]
+
+
+def _say_effect(effect: AlignmentEffect) -> str:
+    first, second = effect.num_seeds
+    seeds = f"{first}" if first == second else f"{first} and {second}"
+    text = (
+        f"- {effect.alignment}, {effect.generator_size}, d={effect.latent_dim:g}:"
+        f" generation x{effect.gfid_ratio:.3g}{_say_range(effect.gfid_ratio_range)},"
+        f" {_say_verdict(effect.gfid)}"
+    )
+    if effect.rfid != "not measured":
+        text += (
+            f"; reconstruction x{effect.rfid_ratio:.3g}{_say_range(effect.rfid_ratio_range)},"
+            f" {_say_verdict(effect.rfid)}"
+        )
+    return f"{text} (n={seeds})."
+
+
+def _say_total(name: str, effects: list[AlignmentEffect]) -> str:
+    mine = [effect for effect in effects if effect.alignment == name]
+    verdicts = Counter(effect.gfid for effect in mine)
+    lower = sum(effect.gfid_ratio < 1 for effect in mine)
+    text = f"In total {name} has the lower mean generation distance in {lower} of {len(mine)} cells"
+    if verdicts["one seed"] == len(mine):
+        return f"{text}; with one seed none of this is established."
+    return (
+        f"{text}; with intervals apart it is lower in {verdicts['lower']} and higher in"
+        f" {verdicts['higher']}."
+    )
+
+
+def _say_gaps(cells: Cells) -> list[str]:
+    if cells.gaps.empty:
+        return []
+    reasons = cells.gaps.groupby("reason", sort=False)["row_id"].agg(list)
+    lines = [f"Left out: {len(cells.gaps)} row{'s' if len(cells.gaps) > 1 else ''}."]
+    for reason, row_ids in list(reasons.items())[:MAX_REASONS]:
+        more = f" and {len(row_ids) - 3} more" if len(row_ids) > 3 else ""
+        lines.append(f"- {', '.join(map(str, row_ids[:3]))}{more}: {reason}")
+    if len(reasons) > MAX_REASONS:
+        lines.append(f"- and {len(reasons) - MAX_REASONS} more reasons")
+    return lines
+
+
+def _say_verdict(verdict: Verdict) -> str:
+    return {
+        "higher": "higher, intervals apart",
+        "lower": "lower, intervals apart",
+        "overlapping": "intervals overlap",
+        "one seed": "one seed, no interval",
+        "not measured": "not measured",
+    }[verdict]
+
+
+def _say_range(limits: tuple[float, float] | None) -> str:
+    return "" if limits is None else f" (seeds {limits[0]:.3g} to {limits[1]:.3g})"
+
+
+def _say_cell(cell: pd.Series) -> str:
+    return f"{cell['alignment']}, {cell['generator_size']}, d={cell['latent_dim']:g}"
+
+
+def _say_value(cell: pd.Series, metric: str) -> str:
+    if not np.isfinite(cell[metric]):
+        return "not measured"
+    error = cell[f"{metric}_se"]
+    spread = f" ± {INTERVAL_ERRORS * error:.2g}" if np.isfinite(error) else ""
+    return f"{cell[metric]:#.4g}{spread}"
+
+
+def _is_apart(first: pd.Series, second: pd.Series) -> bool:
+    return compare_cells(first, second, "gfid") in ("higher", "lower")

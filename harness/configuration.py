@@ -1,0 +1,169 @@
+"""One place that validates a tree read from a file against a dataclass, and words the errors."""
+
+import difflib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import pydantic
+import yaml
+
+T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+    """A request that cannot be right: names the file, the key path, what came and what is valid."""
+
+    def __init__(self, message: str, *, path: str = "", source: str = "") -> None:
+        self.message, self.path, self.source = message, path, source
+        super().__init__(": ".join(part for part in (source, path, message) if part))
+
+    def within(self, *, path: str = "", source: str = "") -> "ConfigError":
+        """The same error, seen from the file and block that holds it."""
+        joined = ".".join(part for part in (path, self.path) if part)
+        return ConfigError(self.message, path=joined, source=source or self.source)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 numbers (`1e-4` is a number) and no repeated keys."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                line = key_node.start_mark.line + 1
+                raise ConfigError(f"the key {key!r} stands twice (line {line}); keep one")
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.\d*|\.\d+|\d+)([eE][-+]?\d+)$"),
+    list("-+.0123456789"),
+)
+
+
+def parse_yaml(text: str) -> Any:
+    """Read YAML text; `1e-4` is a number and a repeated key an error."""
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file.
+
+    Raises:
+        ConfigError: The file is absent, unreadable or not YAML.
+    """
+    try:
+        return parse_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise ConfigError(f"cannot be read ({reason}); give a sweep file", source=str(path)) from error
+    except ConfigError as error:
+        raise error.within(source=str(path)) from error
+
+
+def validate(expected: type[T] | Any, tree: Any) -> T:
+    """Build `expected` from a JSON-able tree, strictly: no unknown keys, no converted types.
+
+    Raises:
+        ConfigError: With the key path of the first thing that does not fit.
+    """
+    try:
+        text = json.dumps(tree, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"only JSON-like values are valid: {error}") from error
+    try:
+        return cast(T, pydantic.TypeAdapter(expected).validate_json(text, strict=True))
+    except pydantic.ValidationError as error:
+        raise _from_pydantic(error, expected, tree) from error
+
+
+def nearest(name: str, valid: Sequence[str]) -> str:
+    """`"; did you mean 'x'?"`, or nothing where no valid name is close."""
+    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _from_pydantic(error: pydantic.ValidationError, expected: Any, tree: Any) -> ConfigError:
+    errors = sorted(error.errors(), key=lambda e: e["type"] != "unexpected_keyword_argument")
+    first = errors[0]
+    path, value = _locate(tree, first["loc"])
+    where = ".".join(path)
+    kind, context = first["type"], first.get("ctx", {})
+    if kind == "unexpected_keyword_argument":
+        names = _valid_names(expected, first["loc"][:-1])
+        valid = f"valid: {', '.join(sorted(names))}" if names else "no such key is valid here"
+        hint = nearest(path[-1], sorted(names))
+        return ConfigError(f"unknown key {path[-1]!r}{hint} ({valid})", path=where)
+    if kind == "missing":
+        return ConfigError("a value is required, but none came; add it", path=where)
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        valid = context.get("expected_tags", "")
+        tag = str(context.get("tag", "nothing"))
+        names = re.findall(r"'([^']*)'", valid)
+        message = f"`kind` must be one of {valid}, but got {tag!r}{nearest(tag, names)}"
+        return ConfigError(message, path=f"{where}.kind" if where else "kind")
+    if kind == "literal_error":
+        names = re.findall(r"'([^']*)'", context.get("expected", ""))
+        message = f"must be {context.get('expected')}, but got {value!r}{nearest(str(value), names)}"
+        return ConfigError(message, path=where)
+    if kind == "value_error":
+        return ConfigError(str(context.get("error", first["msg"])), path=where)
+    return ConfigError(f"{first['msg'][0].lower()}{first['msg'][1:]}, but got {value!r}", path=where)
+
+
+def _locate(tree: Any, location: Sequence[str | int]) -> tuple[list[str], Any]:
+    """Follow pydantic's location through the tree; parts that name a union's member fall out."""
+    path, value = [], tree
+    for position, part in enumerate(location):
+        last = position == len(location) - 1
+        if isinstance(value, Mapping) and (part in value or last):
+            path.append(str(part))
+            value = value.get(part)
+        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
+            path.append(str(part))
+            value = value[part]
+    return path, value
+
+
+def _valid_names(expected: Any, location: Sequence[str | int]) -> set[str]:
+    """Field names of the dataclass at `location`, read from the JSON schema of `expected`."""
+    schema = pydantic.TypeAdapter(expected).json_schema()
+    definitions = schema.get("$defs", {})
+
+    def resolve(node: dict[str, Any]) -> dict[str, Any]:
+        while "$ref" in node:
+            node = definitions[node["$ref"].rsplit("/", 1)[-1]]
+        return node
+
+    node = resolve(schema)
+    for part in location:
+        if "properties" in node and part in node["properties"]:
+            node = resolve(node["properties"][part])
+        elif part in node.get("discriminator", {}).get("mapping", {}):
+            node = resolve({"$ref": node["discriminator"]["mapping"][part]})
+        elif isinstance(part, int) and "items" in node:
+            node = resolve(node["items"])
+        elif isinstance(part, int) and "prefixItems" in node:
+            node = resolve(node["prefixItems"][part])
+        else:
+            options = [resolve(o) for o in node.get("anyOf", node.get("oneOf", []))]
+            named = [o for o in options if o.get("title") == part or part in o.get("properties", {})]
+            if not named:
+                return set()
+            node = named[0]
+            if part in node.get("properties", {}):
+                node = resolve(node["properties"][part])
+    return set(node.get("properties", {}))

@@ -1,0 +1,227 @@
+"""What stages cost, estimated from their configuration alone.
+
+FLOPs are counted on PyTorch's meta device, where networks have shapes but no memory: a multiply and
+an add are two operations, matrix products and convolutions count, pointwise work does not. A
+training step is taken as three forward passes of what is trained.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models import vgg16
+
+from harness.keys import canonical_json
+from harness.plan import Stage
+from harness.stages.encoder import EncoderStage, build_network
+from harness.stages.generation import GenerationStage
+from harness.stages.generator import GeneratorStage
+from harness.stages.latents import LatentsStage
+from harness.stages.reconstruction import ReconstructionStage
+from harness.stages.reference import ReferenceStage
+from harness.stages.tokenizer import TokenizerStage
+from harness.trial import InDomainEncoder
+from models.discriminator import DiscriminatorConfig, PatchDiscriminator
+from models.foundation import TimmEncoderConfig
+from models.guidance import ClassifierFreeGuidance
+from models.lightningdit import num_parameters
+from models.perceptual import LPIPSConfig
+
+FORWARDS_A_STEP = 3
+"""Forward passes that one training step of a network is worth."""
+BYTES = 4
+"""Bytes of a stored number: weights and latents are kept in fp32."""
+INCEPTION_FLOPS = 11.4e9
+"""Inception-v3 at 299x299: 5.7e9 multiply-adds (Szegedy et al., arXiv 1512.00567)."""
+INCEPTION_PARAMETERS = 23_900_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What one stage is expected to cost."""
+
+    flops: float
+    """Floating-point operations."""
+    disk_bytes: float
+    """Size of its artifact."""
+    parameters: int = 0
+    """Parameters of the network that it makes."""
+
+
+def estimate(stage: Stage) -> Estimate:
+    """Estimate one stage."""
+    config, inputs = stage.config, stage.inputs
+    if isinstance(config, EncoderStage):
+        return _encoder(config)
+    if isinstance(config, TokenizerStage):
+        parameters, _ = _measured(config, lambda: _tokenizer_forward(config))
+        encoder = inputs["encoder"].config if "encoder" in inputs else None
+        return Estimate(
+            flops=tokenizer_training_flops(config, encoder),
+            disk_bytes=BYTES * parameters,
+            parameters=parameters,
+        )
+    if isinstance(config, GeneratorStage):
+        parameters, _ = _measured(config, lambda: _generator_forward(config))
+        snapshots = len(config.generator.snapshot_steps)
+        return Estimate(
+            flops=generator_training_flops(config),
+            disk_bytes=BYTES * parameters * snapshots,
+            parameters=parameters,
+        )
+    if isinstance(config, LatentsStage):
+        return _latents(config, inputs["tokenizer"].config)
+    if isinstance(config, ReconstructionStage):
+        tokenizer, extractor = inputs["tokenizer"].config, inputs["extractor"].config
+        per_image = _tokenizer_flops(tokenizer) + 2 * _encoder_flops(extractor)
+        return Estimate(flops=config.num_images * per_image, disk_bytes=1e5)
+    if isinstance(config, ReferenceStage):
+        per_image = _encoder_flops(inputs["extractor"].config)
+        return Estimate(flops=config.num_images * per_image, disk_bytes=1e5)
+    assert isinstance(config, GenerationStage)
+    return _generation(config, stage)
+
+
+def critical_paths(stages: Sequence[Stage]) -> dict[str, float]:
+    """Key -> FLOPs from the start of that stage to the end of the longest chain behind it."""
+    lengths: dict[str, float] = {}
+    for stage in reversed(stages):
+        after = [
+            lengths[other.key]
+            for other in stages
+            if other.key in lengths and any(i.key == stage.key for i in other.inputs.values())
+        ]
+        lengths[stage.key] = estimate(stage).flops + max(after, default=0.0)
+    return lengths
+
+
+def tokenizer_training_flops(config: TokenizerStage, encoder: EncoderStage | None) -> float:
+    """FLOPs of training a tokenizer, its loss networks included.
+
+    Per image: three forwards of the autoencoder, one of the alignment encoder, three of LPIPS'
+    VGG16 (two images forward, one backward to the pixels) and eight of the discriminator (forward
+    and backward to the pixels, then two images forward and backward to its weights).
+    """
+    training, loss = config.tokenizer.training, config.tokenizer.loss
+    per_image = FORWARDS_A_STEP * _tokenizer_flops(config)
+    if encoder is not None:
+        per_image += _encoder_flops(encoder)
+    side = config.data.resolution
+    if isinstance(loss.perceptual, LPIPSConfig):
+        per_image += 3 * _forward_flops(("vgg16", side), lambda: (vgg16().features, _image(side, side)))
+    if isinstance(loss.discriminator, DiscriminatorConfig):
+        network = loss.discriminator
+        per_image += 8 * _forward_flops(
+            (network, side), lambda: (PatchDiscriminator(network), _image(side, side))
+        )
+    return training.steps * training.batch_size * per_image
+
+
+def generator_training_flops(config: GeneratorStage) -> float:
+    """FLOPs of training a generator."""
+    training = config.generator.training
+    _, per_image = _measured(config, lambda: _generator_forward(config))
+    return training.steps * training.batch_size * FORWARDS_A_STEP * per_image
+
+
+def _encoder(config: EncoderStage) -> Estimate:
+    if not isinstance(config.encoder, InDomainEncoder | TimmEncoderConfig):
+        size = BYTES * INCEPTION_PARAMETERS
+        return Estimate(flops=0.0, disk_bytes=size, parameters=INCEPTION_PARAMETERS)
+    parameters, per_image = _measured(config, lambda: _encoder_forward(config))
+    flops = 0.0
+    if isinstance(config.encoder, InDomainEncoder):
+        training = config.encoder.training
+        flops = training.steps * training.batch_size * FORWARDS_A_STEP * per_image
+    return Estimate(flops=flops, disk_bytes=BYTES * parameters, parameters=parameters)
+
+
+def _latents(config: LatentsStage, tokenizer: TokenizerStage) -> Estimate:
+    views = 2 if config.latents.flip else 1
+    images = config.data.num_train_images * views
+    channels, height, width = config.layout.shape
+    # The encoder is the smaller half of the autoencoder.
+    flops = images * _tokenizer_flops(tokenizer) / 2
+    return Estimate(flops=flops, disk_bytes=images * BYTES * channels * height * width)
+
+
+def _generation(config: GenerationStage, stage: Stage) -> Estimate:
+    generator, tokenizer = stage.inputs["generator"].config, stage.inputs["tokenizer"].config
+    # An adaptive solver chooses its own number of evaluations; published runs need about 100.
+    evaluations = config.sampler.num_function_evaluations or 100
+    _, per_evaluation = _measured(generator, lambda: _generator_forward(generator))
+    if isinstance(config.guidance, ClassifierFreeGuidance):
+        per_evaluation *= 2
+    if "weak" in stage.inputs:
+        weak = stage.inputs["weak"].config
+        per_evaluation += _measured(weak, lambda: _generator_forward(weak))[1]
+    per_image = evaluations * per_evaluation + _tokenizer_flops(tokenizer) / 2
+    per_image += _encoder_flops(stage.inputs["extractor"].config)
+    return Estimate(flops=config.num_images * per_image, disk_bytes=5e5)
+
+
+def _tokenizer_flops(config: TokenizerStage) -> float:
+    return _measured(config, lambda: _tokenizer_forward(config))[1]
+
+
+def _encoder_flops(config: EncoderStage) -> float:
+    if not isinstance(config.encoder, InDomainEncoder | TimmEncoderConfig):
+        return INCEPTION_FLOPS
+    return _measured(config, lambda: _encoder_forward(config))[1]
+
+
+Forward = Callable[[], tuple[nn.Module, tuple[Any, ...]]]
+
+
+def _tokenizer_forward(config: TokenizerStage) -> tuple[nn.Module, tuple[Any, ...]]:
+    return _RoundTrip(config), _image(config.data.resolution, config.data.resolution)
+
+
+def _generator_forward(config: GeneratorStage) -> tuple[nn.Module, tuple[Any, ...]]:
+    layout = config.layout
+    latent = torch.empty(1, *layout.shape, device="meta")
+    time = torch.empty(1, layout.num_groups, device="meta")
+    return config.build(), (latent, time, torch.empty(1, dtype=torch.int64, device="meta"))
+
+
+def _encoder_forward(config: EncoderStage) -> tuple[nn.Module, tuple[Any, ...]]:
+    network = build_network(config)
+    return network.model, _image(*network.input_size)
+
+
+class _RoundTrip(nn.Module):
+    """Encode and decode: what one forward pass of an autoencoder means here."""
+
+    def __init__(self, config: TokenizerStage) -> None:
+        super().__init__()
+        self.autoencoder = config.build()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.autoencoder.decode(self.autoencoder.encode(images).mode())
+
+
+def _image(height: int, width: int) -> tuple[torch.Tensor]:
+    return (torch.empty(1, 3, height, width, device="meta"),)
+
+
+_cache: dict[str, tuple[int, float]] = {}
+
+
+def _measured(config: Any, forward: Forward) -> tuple[int, float]:
+    """Parameters, and FLOPs of one image's forward pass, of a network built on the meta device."""
+    key = canonical_json(config)
+    if key not in _cache:
+        with torch.device("meta"):
+            network, arguments = forward()
+        counter = FlopCounterMode(display=False)
+        with counter, torch.no_grad():
+            network.eval()(*arguments)
+        _cache[key] = num_parameters(network), float(counter.get_total_flops())
+    return _cache[key]
+
+
+def _forward_flops(key: Any, forward: Forward) -> float:
+    return _measured(key, forward)[1]

@@ -1,0 +1,90 @@
+"""The one interface of every image data set."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+
+from harness.data.pipelines import Pipeline
+
+Split = Literal["train", "eval"]
+"""`train` is for fitting and generation references, `eval` for reconstruction metrics."""
+
+
+class ImageDataset(ABC):
+    """Labelled square images, addressed by split and index; the order within a split is fixed."""
+
+    @property
+    @abstractmethod
+    def resolution(self) -> int:
+        """Side of every image in pixels."""
+
+    @property
+    @abstractmethod
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes; a label is a position in this tuple."""
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    @abstractmethod
+    def num_images(self, split: Split) -> int:
+        """Number of images in a split."""
+
+    @abstractmethod
+    def labels(self, split: Split) -> Int64[np.ndarray, " n"]:
+        """Class of every image of a split, 0..`num_classes` - 1, not writable."""
+
+    @abstractmethod
+    def images(
+        self, split: Split, indices: Int64[np.ndarray, " b"], pipeline: Pipeline | None = None
+    ) -> UInt8[Tensor, "b 3 h w"]:
+        """Read images without any randomness.
+
+        Args:
+            split: Part of the data set.
+            indices: Positions in the split, 0..`num_images(split)` - 1, in any order.
+            pipeline: Published crop and resize; absent: the one that training uses, its random
+                crops replaced by centre crops. Without effect on data that is square already.
+
+        Raises:
+            ValueError: An index lies outside the split, or an image cannot be read.
+        """
+
+    @abstractmethod
+    def augmented(
+        self, split: Split, indices: Int64[np.ndarray, " b"], generator: np.random.Generator
+    ) -> UInt8[Tensor, "b 3 h w"]:
+        """Read images as training sees them, all randomness drawn from `generator`.
+
+        Raises:
+            ValueError: An index lies outside the split, or an image cannot be read.
+        """
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """sha256 that changes when the content changes, 64 hexadecimal digits."""
+
+
+def check_indices(indices: Int64[np.ndarray, " b"], num_images: int) -> None:
+    """Refuse positions outside a split; negative ones would silently wrap around.
+
+    Raises:
+        ValueError: An index is not in 0..`num_images` - 1.
+    """
+    if indices.size and (indices.min() < 0 or indices.max() >= num_images):
+        raise ValueError(
+            f"indices must lie in 0..{num_images - 1}, but got {indices.min()}..{indices.max()}; "
+            "use positions within the split"
+        )
+
+
+def batches(num_images: int, batch_size: int) -> Iterator[Int64[np.ndarray, " b"]]:
+    """Positions 0..`num_images` - 1 in order, `batch_size` at a time; the last may be shorter."""
+    for start in range(0, num_images, batch_size):
+        yield np.arange(start, min(start + batch_size, num_images), dtype=np.int64)

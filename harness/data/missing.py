@@ -1,0 +1,20 @@
+"""What a configuration names and this machine does not have, told before anything starts."""
+
+from dataclasses import dataclass
+from typing import final
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class MissingItem:
+    """A file or folder that must be given before a stage can run."""
+
+    what: str
+    """The thing that is absent, in words."""
+    location: str
+    """Path where it was looked for."""
+    remedy: str
+    """How to give it."""
+
+    def __str__(self) -> str:
+        return f"{self.what} must be at {self.location!r}, but nothing is there; {self.remedy}"

@@ -1,0 +1,90 @@
+"""Training batches as a pure function of seed and step."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import final
+
+import numpy as np
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+
+from harness.data.dataset import ImageDataset, Split
+
+_ORDER, _AUGMENTATION = 0, 1
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class BatchStream:
+    """Endless shuffled batches; the same seed and step always give the same batch.
+
+    Every epoch is a permutation drawn from (seed, epoch), and the epochs follow each other without
+    a gap: a batch may span two of them and no image is dropped. Augmentation is drawn from (seed,
+    step). So a resumed run needs no reader state, only its step.
+    """
+
+    dataset: ImageDataset
+    """Where images come from."""
+    split: Split
+    """Part of the data set."""
+    batch_size: int
+    """Images a batch, all devices together; it may exceed the split."""
+    seed: int
+    """Seed of order and augmentation, not negative."""
+    augment: bool
+    """Apply the data set's training augmentation."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size <= 0:
+            raise ValueError(
+                f"`batch_size` must be positive, but got {self.batch_size}; use 1 or more"
+            )
+        if self.seed < 0:
+            raise ValueError(f"`seed` must not be negative, but got {self.seed}; use 0 or more")
+
+    def indices(self, step: int) -> Int64[np.ndarray, " b"]:
+        """Positions in the split of the images of batch 0, 1, 2, ..."""
+        if step < 0:
+            raise ValueError(f"`step` must not be negative, but got {step}; count from 0")
+        num_images = self.dataset.num_images(self.split)
+        first, stop = step * self.batch_size, (step + 1) * self.batch_size
+        pieces = []
+        for epoch in range(first // num_images, (stop - 1) // num_images + 1):
+            order = epoch_order(self.seed, epoch, num_images)
+            done = epoch * num_images
+            pieces.append(order[max(0, first - done) : stop - done])
+        return np.concatenate(pieces)
+
+    def batch(self, step: int) -> tuple[UInt8[Tensor, "b 3 h w"], Int64[Tensor, " b"]]:
+        """Images and labels of batch 0, 1, 2, ..."""
+        indices = self.indices(step)
+        labels = torch.from_numpy(self.dataset.labels(self.split)[indices])
+        if self.augment:
+            generator = _generator(self.seed, _AUGMENTATION, step)
+            return self.dataset.augmented(self.split, indices, generator), labels
+        return self.dataset.images(self.split, indices), labels
+
+
+def batch_indices(
+    seed: int, step: int, batch_size: int, num_images: int
+) -> Int64[np.ndarray, " b"]:
+    """Positions of batch 0, 1, 2, ... in a set that is shuffled anew every epoch."""
+    first = step * batch_size
+    last = first + batch_size - 1
+    epochs = range(first // num_images, last // num_images + 1)
+    orders = np.concatenate([epoch_order(seed, epoch, num_images) for epoch in epochs])
+    start = first - epochs.start * num_images
+    return orders[start : start + batch_size]
+
+
+@lru_cache(maxsize=4)
+def epoch_order(seed: int, epoch: int, num_images: int) -> Int64[np.ndarray, " n"]:
+    """The permutation of 0..`num_images` - 1 that one epoch follows, not writable."""
+    order = _generator(seed, _ORDER, epoch).permutation(num_images).astype(np.int64)
+    order.setflags(write=False)
+    return order
+
+
+def _generator(seed: int, purpose: int, counter: int) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(purpose, counter)))

@@ -1,0 +1,169 @@
+"""Plans and outcomes in words and in JSON: what a person reads before and after a run."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.cost import estimate
+from harness.execution import Outcome, summarize
+from harness.plan import Plan, Stage
+from harness.results import Written
+from harness.store import Store
+
+
+def describe_plan(
+    plan: Plan, store: Store, to_run: Sequence[Stage], missing: Sequence[str]
+) -> dict[str, Any]:
+    """The plan as JSON-able values; `plan_text` words it."""
+    running = {stage.key for stage in to_run}
+    stages = []
+    for stage in plan.stages:
+        expected = estimate(stage)
+        present = store.find(stage.kind, stage.key) is not None
+        state = "run" if stage.key in running else "reuse" if present else "not needed"
+        stages.append(
+            {
+                "kind": stage.kind,
+                "label": stage.label,
+                "key": stage.key,
+                "state": state,
+                "parameters": expected.parameters,
+                "estimated_flops": expected.flops,
+                "estimated_disk_bytes": expected.disk_bytes,
+                "inputs": {name: s.key for name, s in stage.inputs.items()},
+            }
+        )
+    parameters = {stage["key"]: stage["parameters"] for stage in stages}
+    rows = [
+        {
+            "row_id": row.row_id,
+            "trial_id": row.trial_id,
+            "axes": dict(row.axes),
+            "step": row.step,
+            "guidance": row.guidance.kind,
+            "tokenizer_parameters": parameters.get(row.tokenizer.key),
+            "generator_parameters": parameters.get(row.generator.key),
+        }
+        for row in plan.rows
+    ]
+    chosen = [stage for stage in stages if stage["state"] == "run"]
+    return {
+        "sweep": plan.sweep.file.name,
+        "stages": stages,
+        "rows": rows,
+        "to_run": len(chosen),
+        "to_reuse": sum(stage["state"] == "reuse" for stage in stages),
+        "estimated_flops": sum(stage["estimated_flops"] for stage in chosen),
+        "estimated_disk_bytes": sum(stage["estimated_disk_bytes"] for stage in chosen),
+        "missing": list(missing),
+    }
+
+
+def plan_text(described: Mapping[str, Any]) -> str:
+    """A plan for people: stages, rows, totals and what is missing."""
+    lines = [f"plan of {described['sweep']}", ""]
+    heading = ("stage", "state", "parameters", "FLOPs", "disk", "what")
+    stages = [
+        (
+            stage["kind"],
+            stage["state"],
+            f"{stage['parameters']:,}" if stage["parameters"] else "",
+            f"{stage['estimated_flops']:.2e}",
+            _bytes(stage["estimated_disk_bytes"]),
+            stage["label"],
+        )
+        for stage in described["stages"]
+    ]
+    lines += columns([heading, *stages])
+    lines += ["", f"{len(described['rows'])} rows:"]
+    for row in described["rows"]:
+        axes = ", ".join(f"{axis} {value}" for axis, value in row["axes"].items())
+        lines.append(f"  {row['row_id']}  {axes or 'one trial'}, guidance {row['guidance']}")
+    lines += [
+        "",
+        f"{described['to_run']} stages to run, {described['to_reuse']} to reuse; estimated "
+        f"{described['estimated_flops']:.2e} FLOPs and {_bytes(described['estimated_disk_bytes'])} "
+        "on disk",
+    ]
+    if described["missing"]:
+        lines += ["", "missing, and needed before this can run:"]
+        lines += [f"  - {item}" for item in described["missing"]]
+    return "\n".join(lines)
+
+
+def closing_text(
+    plan: Plan, written: Written, outcomes: Mapping[str, Outcome], results: Path
+) -> str:
+    """What a person reads when a run has ended: table, places, cost, and what failed."""
+    lines = ["", *_table(written.rows), ""]
+    for row in written.rows:
+        if row["status"] in ("failed", "diverged", "blocked"):
+            lines.append(f"{row['status']} row {row['row_id']}: {row['error']}")
+    pending = sum(row["status"] == "pending" for row in written.rows)
+    if pending:
+        lines.append(f"{pending} rows are pending: their stages were not asked for")
+    if written.words:
+        lines += [written.words, ""]
+    counts = summarize(outcomes)
+    executed = counts.get("done", 0)
+    reused = len(plan.stages) - len(outcomes) + counts.get("reused", 0)
+    busy_s = sum(outcome.wall_s for outcome in outcomes.values())
+    lines.append(
+        f"executed {executed} stages, reused {reused}; {written.wall_s:.0f} s wall, "
+        f"{busy_s:.0f} s in stages"
+    )
+    for kind, seconds in _seconds_by_kind(plan, outcomes).items():
+        lines.append(f"  {kind}: {seconds:.0f} s")
+    lines.append(f"table: {results / 'table.csv'} (and .parquet)")
+    lines += [f"figure: {path}" for path in written.figures if path.suffix == ".png"]
+    if written.grids:
+        lines.append(f"samples and reconstructions: {results / 'grids'}")
+    return "\n".join(lines)
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of left-aligned columns."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    shown = {
+        "latent_dim": "latent dim",
+        "alignment": "alignment",
+        "generator_size": "generator",
+        "seed": "seed",
+        "guidance": "guidance",
+        "status": "status",
+        "rfid": "reconstruction",
+        "psnr": "PSNR [dB]",
+        "ssim": "SSIM",
+        "gfid": "generation",
+        "label_accuracy": "label accuracy",
+    }
+    cells = [[_cell(row[name]) for name in shown] for row in rows]
+    names = sorted({row["distance_name"] for row in rows if row["distance_name"]})
+    title = f"reconstruction and generation: {' / '.join(names) or 'not measured'}, lower is better"
+    return [title, *columns([list(shown.values()), *cells])]
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _seconds_by_kind(plan: Plan, outcomes: Mapping[str, Outcome]) -> dict[str, float]:
+    seconds: dict[str, float] = {}
+    for stage in plan.stages:
+        if stage.key in outcomes:
+            seconds[stage.kind] = seconds.get(stage.kind, 0.0) + outcomes[stage.key].wall_s
+    return seconds
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"

@@ -1,0 +1,61 @@
+"""Runs stages one after another in this process: for debugging, and for machines without Ray."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from harness.execution import Outcome, run_stage
+from harness.executors.interface import Listener, StageEvent, block_descendants
+from harness.plan import Stage
+from harness.sweep import Resources
+
+POLL_S = 1.0
+"""Seconds between two looks at a stage that another process works on."""
+
+
+class InlineExecutor:
+    """One stage at a time, in the order of the plan."""
+
+    def run(
+        self,
+        stages: Sequence[Stage],
+        store_root: Path,
+        resources: Mapping[str, Resources],
+        listen: Listener,
+    ) -> dict[str, Outcome]:
+        """Run all stages; see `Executor`."""
+        available = torch.cuda.device_count()
+        grants = {kind: _grant(kind, resources[kind], available) for kind in resources}
+        outcomes: dict[str, Outcome] = {}
+        for stage in stages:
+            if stage.key in outcomes:
+                continue
+            listen(StageEvent(stage=stage, what="started"))
+            request, gpus = resources[stage.kind], grants[stage.kind]
+            outcome = run_stage(stage, store_root, request, gpus)
+            while outcome.status == "busy":
+                listen(StageEvent(stage=stage, what="waiting"))
+                time.sleep(POLL_S)
+                outcome = run_stage(stage, store_root, request, gpus)
+            outcomes[stage.key] = outcome
+            listen(StageEvent(stage=stage, what="ended", outcome=outcome))
+            if outcome.status in ("failed", "diverged"):
+                block_descendants(stage, stages, outcomes, listen)
+        return outcomes
+
+
+def _grant(kind: str, request: Resources, available: int) -> float:
+    gpus = float(min(1, available)) if request.gpus == "auto" else request.gpus
+    if gpus > available:
+        raise ValueError(
+            f"resources.{kind} asks for {gpus:g} GPUs, but this machine has {available}; lower "
+            "it, use `auto`, or run on a cluster with --executor ray --address ADDRESS"
+        )
+    if gpus > 1:
+        raise ValueError(
+            f"resources.{kind} asks for {gpus:g} GPUs, but the inline executor runs a stage on "
+            "at most one; lower it to 1"
+        )
+    return gpus

@@ -1,0 +1,185 @@
+"""Runs stages as Ray tasks, each as soon as its inputs are in the store. The one module with Ray.
+
+Ray carries small tickets only: stages go out as configurations, outcomes come back as one line,
+artifacts travel through the store. The queue is our own, because Ray has neither priorities nor
+reservations: a stage is submitted when its resources are free, longest remaining path first.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from harness.configuration import ConfigError
+from harness.cost import critical_paths
+from harness.execution import Outcome, run_stage
+from harness.executors.interface import Listener, StageEvent, block_descendants
+from harness.plan import Stage
+from harness.sweep import Resources
+
+POLL_S = 1.0
+"""Seconds after which a stage that another process works on is looked at again."""
+OBJECT_STORE_BYTES = 200 * 2**20
+"""Ray's object store: only tickets pass through it."""
+INFRASTRUCTURE_RETRIES = 3
+"""How often Ray starts a stage again whose worker process died."""
+
+
+def _run(stage: Stage, store_root: str, resources: Resources, gpus: float) -> Outcome:
+    return run_stage(stage, Path(store_root), resources, gpus)
+
+
+class RayExecutor:
+    """Runs the graph on a Ray cluster, or on a local Ray that it starts by itself."""
+
+    def __init__(self, address: str | None = None) -> None:
+        """Args:
+        address: `HOST:PORT` or `auto` of a running cluster; None starts Ray on this machine.
+        """
+        self.address = address
+
+    def run(
+        self,
+        stages: Sequence[Stage],
+        store_root: Path,
+        resources: Mapping[str, Resources],
+        listen: Listener,
+    ) -> dict[str, Outcome]:
+        """Run all stages; see `Executor`."""
+        _connect(self.address)
+        try:
+            return _Queue(stages, store_root.resolve(), resources, listen).run()
+        finally:
+            ray.shutdown()
+
+
+def _connect(address: str | None) -> None:
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    try:
+        if address:
+            ray.init(address=address, **quiet)
+        else:
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                _system_config={"task_oom_retries": INFRASTRUCTURE_RETRIES},
+                **quiet,
+            )
+    except (OSError, RuntimeError, ValueError, RayError) as error:
+        raise ConfigError(_connection_message(address, error), path="--address") from error
+
+
+def _connection_message(address: str | None, error: Exception) -> str:
+    cause = " ".join(str(error).split())[:300]
+    if address:
+        return (
+            f"Ray at {address!r} must answer, but does not ({type(error).__name__}: {cause}); "
+            "check the address, and that this process uses the cluster's token (RAY_AUTH_MODE=token "
+            "and RAY_AUTH_TOKEN, or RAY_AUTH_MODE=disabled where the cluster runs without)"
+        )
+    return (
+        f"Ray must start on this machine, but does not ({type(error).__name__}: {cause}); where "
+        "the home folder cannot be written set RAY_AUTH_MODE=disabled, where the temporary path "
+        "is long set RAY_TMPDIR=/tmp/ray, or run with --executor inline"
+    )
+
+
+class _Queue:
+    """Stages that wait, are ready or run, and the resources that are free."""
+
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        store_root: Path,
+        resources: Mapping[str, Resources],
+        listen: Listener,
+    ) -> None:
+        self.stages, self.store_root, self.listen = stages, store_root, listen
+        self.resources = resources
+        total = ray.cluster_resources()
+        self.free = {"CPU": total.get("CPU", 0.0), "GPU": total.get("GPU", 0.0)}
+        self.gpus = {kind: _grant(r, self.free["GPU"]) for kind, r in resources.items()}
+        self._refuse_impossible()
+        self.paths = critical_paths(stages)
+        self.outcomes: dict[str, Outcome] = {}
+        self.running: dict[ray.ObjectRef, Stage] = {}
+        self.task = ray.remote(max_retries=INFRASTRUCTURE_RETRIES)(_run)
+        # A GPU is really freed only when the process that used it ends.
+        self.gpu_task = ray.remote(max_retries=INFRASTRUCTURE_RETRIES, max_calls=1)(_run)
+
+    def run(self) -> dict[str, Outcome]:
+        while len(self.outcomes) < len(self.stages):
+            for stage in self._ready():
+                if self._fits(stage):
+                    self._submit(stage)
+            finished, _ = ray.wait(list(self.running), num_returns=1, timeout=POLL_S)
+            for reference in finished:
+                self._collect(reference)
+        return self.outcomes
+
+    def _ready(self) -> list[Stage]:
+        busy = {stage.key for stage in self.running.values()}
+        known = {stage.key for stage in self.stages}
+        ready = [
+            stage
+            for stage in self.stages
+            if stage.key not in self.outcomes
+            and stage.key not in busy
+            and all(i.key in self.outcomes for i in stage.inputs.values() if i.key in known)
+        ]
+        return sorted(ready, key=lambda stage: -self.paths[stage.key])
+
+    def _needs(self, stage: Stage) -> dict[str, float]:
+        return {"CPU": float(self.resources[stage.kind].cpus), "GPU": self.gpus[stage.kind]}
+
+    def _fits(self, stage: Stage) -> bool:
+        return all(self.free[name] >= need for name, need in self._needs(stage).items())
+
+    def _submit(self, stage: Stage) -> None:
+        needs = self._needs(stage)
+        task = self.gpu_task if needs["GPU"] > 0 else self.task
+        options = {"num_cpus": needs["CPU"], "num_gpus": needs["GPU"], "name": stage.label}
+        reference = task.options(**options).remote(
+            stage, str(self.store_root), self.resources[stage.kind], needs["GPU"]
+        )
+        self.running[reference] = stage
+        for name, need in needs.items():
+            self.free[name] -= need
+        self.listen(StageEvent(stage=stage, what="started"))
+
+    def _collect(self, reference: ray.ObjectRef) -> None:
+        stage = self.running.pop(reference)
+        for name, need in self._needs(stage).items():
+            self.free[name] += need
+        try:
+            outcome: Outcome = ray.get(reference)
+        except RayError as error:
+            message = f"{type(error).__name__}: {' '.join(str(error).split())}"[:2000]
+            outcome = Outcome(key=stage.key, status="failed", error=message)
+        if outcome.status == "busy":
+            self.listen(StageEvent(stage=stage, what="waiting"))
+            return
+        self.outcomes[stage.key] = outcome
+        self.listen(StageEvent(stage=stage, what="ended", outcome=outcome))
+        if outcome.status in ("failed", "diverged"):
+            block_descendants(stage, self.stages, self.outcomes, self.listen)
+
+    def _refuse_impossible(self) -> None:
+        for kind in {stage.kind for stage in self.stages}:
+            need = self.resources[kind]
+            if need.cpus > self.free["CPU"] or self.gpus[kind] > self.free["GPU"]:
+                raise ConfigError(
+                    f"asks for {need.cpus} CPUs and {self.gpus[kind]:g} GPUs, but the whole "
+                    f"cluster has {self.free['CPU']:g} CPUs and {self.free['GPU']:g} GPUs; lower "
+                    "the request or join machines to the cluster",
+                    path=f"resources.{kind}",
+                )
+
+
+def _grant(request: Resources, available: float) -> float:
+    return min(1.0, available) if request.gpus == "auto" else float(request.gpus)

@@ -1,0 +1,53 @@
+"""Content keys: the same configuration and inputs give the same name, in every process.
+
+A key is the sha256 of a canonical JSON text. Dataclasses are written with their type names, so
+that two configurations that happen to have the same fields don't share a key. A field declared
+with `field(metadata={"key": False})` (a path, say) does not move numbers and is left out.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+NO_KEY = {"key": False}
+"""Metadata of a dataclass field that does not enter the content key."""
+
+
+def to_plain(value: Any, *, typed: bool = False, for_key: bool = False) -> Any:
+    """Turn a configuration into JSON-able values.
+
+    Args:
+        value: A dataclass, mapping, sequence or scalar.
+        typed: Write each dataclass's type name under `"type"`.
+        for_key: Leave out fields that are declared not to enter the key.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {
+            f.name: to_plain(getattr(value, f.name), typed=typed, for_key=for_key)
+            for f in dataclasses.fields(value)
+            if not (for_key and f.metadata.get("key") is False)
+        }
+        return {"type": type(value).__name__, **fields} if typed else fields
+    if isinstance(value, Mapping):
+        return {str(k): to_plain(v, typed=typed, for_key=for_key) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(v, typed=typed, for_key=for_key) for v in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"a configuration holds finite numbers, but got {value!r}; remove it")
+        return value
+    raise ValueError(f"a configuration holds JSON values, but got {type(value).__name__}: {value!r}")
+
+
+def canonical_json(value: Any) -> str:
+    """The one JSON text of a configuration: sorted keys, type names, no spaces."""
+    plain = to_plain(value, typed=True, for_key=True)
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def content_hash(value: Any) -> str:
+    """sha256 of `canonical_json(value)`, 64 hexadecimal digits."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()

@@ -1,0 +1,47 @@
+"""What a plan needs and this machine lacks, found before anything starts."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from harness.data.missing import MissingItem
+from harness.plan import Stage
+from harness.stages.encoder import EncoderStage
+from harness.stages.reconstruction import ReconstructionStage
+from harness.stages.tokenizer import TokenizerStage
+from harness.stages.weights import missing_lpips, missing_weights
+
+
+def missing_items(stages: Iterable[Stage]) -> list[MissingItem]:
+    """Data and weights that the stages read and that are not there, each named once."""
+    found: dict[str, MissingItem] = {}
+    for stage in stages:
+        for item in _missing(stage):
+            found.setdefault(str(item), item)
+    return list(found.values())
+
+
+def _missing(stage: Stage) -> list[MissingItem]:
+    config = stage.config
+    items: list[MissingItem] = []
+    data = getattr(config, "data", None)
+    if data is not None:
+        items += data.missing()
+    if isinstance(config, EncoderStage):
+        items += missing_weights(config.encoder)
+    if isinstance(config, TokenizerStage):
+        items += missing_lpips(config.tokenizer.loss.perceptual)
+    if isinstance(config, ReconstructionStage):
+        items += missing_lpips(config.perceptual)
+    return items
+
+
+def writable_error(folder: Path) -> str:
+    """Why nothing can be written below a folder, or an empty text."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        return f"{folder} must be a folder that can be written, but is not ({error.strerror})"
+    return ""

@@ -1,0 +1,173 @@
+"""`python -m harness.run SWEEP`: run a sweep, or finish it, and draw its frontier."""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.configuration import ConfigError
+from harness.description import closing_text, describe_plan, plan_text
+from harness.execution import Outcome
+from harness.executors import Executor
+from harness.plan import Plan, Stage, make_plan
+from harness.progress import ProgressView
+from harness.requirements import missing_items, writable_error
+from harness.results import write_results
+from harness.store import Store
+from harness.sweep import STAGE_KINDS, load_sweep
+
+EXIT_DONE, EXIT_ROWS_FAILED, EXIT_WRONG_REQUEST, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code.
+
+    0: all rows are done. 1: some rows failed, each is named. 2: the request is wrong.
+    """
+    options = _parse(arguments)
+    try:
+        return _run(options)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_WRONG_REQUEST
+    except KeyboardInterrupt:
+        print(
+            "\ninterrupted: finished stages are kept, training goes on from its last checkpoint; "
+            "run the same command again to continue",
+            file=sys.stderr,
+        )
+        return EXIT_INTERRUPTED
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m harness.run",
+        description="Run a sweep: every stage once, a table row for every trial, and the frontier. "
+        "Running the same command again finishes what is missing and repeats nothing.",
+        epilog="exit codes: 0 all rows done, 1 some rows failed, 2 the request is wrong",
+    )
+    parser.add_argument("sweep", type=Path, help="a sweep file, for example sweeps/frontier.yaml")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="PATH=VALUE",
+        dest="settings",
+        help="override one value of the file, for example generator.training.steps=100 or "
+        "grid.tokenizer.latent_dim='[4, 8]'; may be given several times",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and start nothing")
+    parser.add_argument("--json", action="store_true", help="print plan or outcome as JSON")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=Path("results"),
+        metavar="DIR",
+        help="folder that holds one folder of results a sweep (default: results)",
+    )
+    parser.add_argument(
+        "--store",
+        type=Path,
+        default=Path("artifacts"),
+        metavar="DIR",
+        help="folder of the artifacts, shared by sweeps and machines (default: artifacts)",
+    )
+    parser.add_argument(
+        "--executor",
+        choices=("ray", "inline"),
+        default="ray",
+        help="ray: stages in parallel, on this machine or a cluster (default); inline: one after "
+        "the other in this process, without Ray",
+    )
+    parser.add_argument(
+        "--address",
+        metavar="A",
+        help="address of a running Ray cluster (HOST:PORT or auto); default: start Ray here",
+    )
+    parser.add_argument(
+        "--only",
+        choices=STAGE_KINDS,
+        metavar="KIND",
+        help=f"run stages of one kind and what they need: {', '.join(STAGE_KINDS)}",
+    )
+    options = parser.parse_args(arguments)
+    if options.address and options.executor != "ray":
+        parser.error("--address names a Ray cluster; it goes with --executor ray")
+    return options
+
+
+def _run(options: argparse.Namespace) -> int:
+    started = time.monotonic()
+    sweep = load_sweep(options.sweep, options.settings)
+    plan, store = make_plan(sweep), Store(options.store)
+    wanted = plan.restricted_to(options.only) if options.only else plan
+    to_run = stages_to_run(wanted, store)
+    missing = [str(item) for item in missing_items(to_run)]
+    if options.dry_run:
+        described = describe_plan(wanted, store, to_run, missing)
+        print(json.dumps(described, indent=1) if options.json else plan_text(described))
+        return EXIT_DONE
+    if missing:
+        items = "".join(f"\n  - {item}" for item in missing)
+        raise ConfigError(f"nothing was started, because this is missing:{items}", source=sweep.source)
+    results = options.results / sweep.file.name
+    for folder in (results, options.store):
+        if error := writable_error(folder):
+            raise ConfigError(error)
+    outcomes = _execute(options, wanted, to_run, store) if to_run else {}
+    written = write_results(plan, store, outcomes, results, time.monotonic() - started)
+    if options.json:
+        print(json.dumps(written.as_json(), indent=1))
+    else:
+        print(closing_text(wanted, written, outcomes, results))
+    failed = any(row["status"] in ("failed", "diverged", "blocked") for row in written.rows)
+    return EXIT_ROWS_FAILED if failed else EXIT_DONE
+
+
+def stages_to_run(plan: Plan, store: Store) -> list[Stage]:
+    """Stages that lead to something the plan wants and whose artifacts are not in the store.
+
+    An intermediate artifact that was removed is not made again where nothing needs it any more.
+    """
+    missing = {s for s in plan.stages if not store.find(s.kind, s.key)}
+    inner = {i for stage in plan.stages for i in stage.inputs.values()}
+    read = {stage for row in plan.rows for stage in row.stages}
+    needed: set[Stage] = set()
+    waiting = [s for s in missing if s not in inner or s in read]
+    while waiting:
+        stage = waiting.pop()
+        if stage not in needed:
+            needed.add(stage)
+            waiting += [i for i in stage.inputs.values() if i in missing]
+    return [stage for stage in plan.stages if stage in needed]
+
+
+def _execute(
+    options: argparse.Namespace, plan: Plan, to_run: list[Stage], store: Store
+) -> dict[str, Outcome]:
+    resources = {kind: plan.sweep.file.resources_of(kind) for kind in STAGE_KINDS}
+    executor = _executor(options)
+    with ProgressView(to_run, store) as view:
+        return executor.run(to_run, store.root.resolve(), resources, view)
+
+
+def _executor(options: argparse.Namespace) -> Executor:
+    if options.executor == "inline":
+        from harness.executors.inline import InlineExecutor
+
+        return InlineExecutor()
+    try:
+        from harness.executors.ray_executor import RayExecutor
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"the ray executor needs Ray, but {error.name} is not installed; run with "
+            "--executor inline, or `pip install ray`",
+            path="--executor",
+        ) from error
+    return RayExecutor(options.address)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

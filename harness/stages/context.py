@@ -1,0 +1,99 @@
+"""What a stage is given to work with: inputs, a work folder, a device and a place to report."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.checkpoints import load_checkpoint, save_checkpoint
+from harness.store import Artifact, Work
+
+REPORT_EVERY_S = 0.5
+"""Seconds between two progress reports."""
+
+
+class Diverged(RuntimeError):
+    """A loss became non-finite: running the stage again would end the same way."""
+
+
+@dataclass
+class StageContext:
+    """One running stage's view of the world."""
+
+    inputs: Mapping[str, Artifact]
+    """Artifacts of the stages that this one depends on, by the name of the dependency."""
+    work: Work
+    """Folder of the payload and the checkpoints."""
+    device: torch.device
+    """Where to compute."""
+    checkpoint_every_s: float = 600.0
+    """Seconds between two checkpoints."""
+    compile: bool = False
+    """Whether to compile the trained network."""
+    _reported: float = field(default=0.0, init=False)
+    _saved: float = field(default_factory=time.monotonic, init=False)
+    _bad_step: Tensor | None = field(default=None, init=False)
+    _first: tuple[int, float] | None = field(default=None, init=False)
+
+    def watch(self, step: int, loss: Tensor) -> None:
+        """Remember, on the device, the first step whose loss is not finite."""
+        never = torch.full((), 2**62, dtype=torch.int64, device=loss.device)
+        now = torch.where(torch.isfinite(loss.detach()), never, torch.full_like(never, step))
+        self._bad_step = now if self._bad_step is None else torch.minimum(self._bad_step, now)
+
+    def after_step(
+        self,
+        step: int,
+        total: int,
+        numbers: Callable[[], Mapping[str, float]],
+        state: Callable[[], Mapping[str, Any]] | None = None,
+        images: int = 1,
+    ) -> None:
+        """Report progress and save a checkpoint where they are due; synchronises only then.
+
+        Args:
+            step: Steps done.
+            total: Steps in all.
+            numbers: What to show (the loss); called only when a report is due.
+            state: What to save; None for stages that are cheap to run again.
+            images: Images a step.
+
+        Raises:
+            Diverged: A watched loss was not finite; the last finite checkpoint stays.
+        """
+        now = time.monotonic()
+        save_due = state is not None and now - self._saved >= self.checkpoint_every_s
+        if not (step == total or save_due or now - self._reported >= REPORT_EVERY_S):
+            return
+        self._check_finite()
+        speed = self._speed(step, total, now, images)
+        self.work.report({"step": step, "total": total, **numbers(), **speed})
+        self._reported = now
+        if state is not None and save_due and step < total:
+            save_checkpoint(self.work.checkpoints, step, state())
+            self._saved = time.monotonic()
+
+    def resume(self) -> tuple[int, dict[str, Any]] | None:
+        """Steps done and state of the newest whole checkpoint, or None."""
+        return load_checkpoint(self.work.checkpoints)
+
+    def _speed(self, step: int, total: int, now: float, images: int) -> dict[str, float]:
+        if self._first is None:
+            self._first = (step, now)
+        steps, seconds = step - self._first[0], now - self._first[1]
+        if steps <= 0 or seconds <= 0:
+            return {}
+        return {
+            "images_per_s": steps * images / seconds,
+            "eta_s": (total - step) * seconds / steps,
+        }
+
+    def _check_finite(self) -> None:
+        if self._bad_step is not None and int(self._bad_step) < 2**62:
+            raise Diverged(
+                f"the loss is not finite at step {int(self._bad_step)}; lower the learning rate, "
+                "or set max_grad_norm or generator.qk_norm"
+            )

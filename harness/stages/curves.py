@@ -1,0 +1,49 @@
+"""Training curves: named loss terms over steps, kept on the device until they are written."""
+
+import json
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from harness.store import Work
+
+
+class Curve:
+    """Every `every`-th step's loss terms, appended to `curve.jsonl`, one line a step.
+
+    The file lives beside the checkpoints, so that it survives a resumed run.
+    """
+
+    def __init__(self, work: Work, every: int) -> None:
+        self.path = work.checkpoints / "curve.jsonl"
+        self.final = work.payload / "curve.jsonl"
+        self.every = every
+        self._waiting: list[tuple[int, dict[str, Tensor]]] = []
+        if not self.path.exists():
+            self.path.touch()
+
+    def rewind(self, steps_done: int) -> None:
+        """Drop what was written after the checkpoint that a run continues from."""
+        lines = self.path.read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if json.loads(line)["step"] < steps_done]
+        self.path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+    def note(self, step: int, terms: Mapping[str, Tensor]) -> None:
+        """Keep the terms of this step where it is a multiple of `every`."""
+        if step % self.every == 0:
+            self._waiting.append((step, {name: t.detach() for name, t in terms.items()}))
+
+    def flush(self) -> None:
+        """Write what is waiting; synchronises with the device."""
+        with self.path.open("a", encoding="utf-8") as file:
+            for step, terms in self._waiting:
+                names = list(terms)
+                values = torch.stack([terms[n].float().reshape(()) for n in names]).tolist()
+                file.write(json.dumps({"step": step, **dict(zip(names, values, strict=True))}) + "\n")
+        self._waiting.clear()
+
+    def publish(self) -> None:
+        """Put the curve into the artifact."""
+        self.flush()
+        self.final.write_bytes(self.path.read_bytes())

@@ -1,0 +1,165 @@
+"""Stage `encoder`: a frozen feature network, trained here as a classifier or taken from a file."""
+
+import dataclasses
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter
+from torch.nn import functional
+
+from harness.data import open_dataset
+from harness.data.dataset import ImageDataset, Split, batches
+from harness.data.pixel_range import to_model_range
+from harness.data.stream import BatchStream
+from harness.metrics.classification import labels_met
+from harness.metrics.extractors import (
+    EncoderExtractor,
+    FeatureExtractor,
+    InceptionConfig,
+    InceptionExtractor,
+)
+from harness.metrics.image_mean import ImageMean
+from harness.random_streams import derive_seed
+from harness.stages.context import StageContext
+from harness.store import Artifact, write_tensors
+from harness.training import autocast, backward_and_step, optimizer_settings
+from harness.trial import DataConfig, InDomainEncoder
+from models.foundation import FeatureEncoder, TimmEncoderConfig
+
+VERSION = 1
+"""Raised by hand when the numbers that this stage makes change."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderStage:
+    """What the stage reads."""
+
+    encoder: InDomainEncoder | TimmEncoderConfig | InceptionConfig
+    """The network."""
+    data: DataConfig | None
+    """Images it is trained on; None where it comes from elsewhere."""
+    weights: str
+    """What stands for weights from elsewhere: their hash or origin."""
+
+
+def run(config: EncoderStage, context: StageContext) -> Mapping[str, Any]:
+    """Train or fetch the network and store its weights."""
+    encoder = config.encoder
+    if isinstance(encoder, InDomainEncoder):
+        return _train(config, encoder, context)
+    if isinstance(encoder, InceptionConfig):
+        InceptionExtractor(encoder)
+        shutil.copyfile(encoder.path, context.work.payload / "inception.pth")
+        return {}
+    network = FeatureEncoder(encoder)
+    write_tensors(context.work.payload / "model.safetensors", network.model.state_dict())
+    return {"feature_dim": network.feature_dim}
+
+
+def load_encoder(artifact: Artifact, device: torch.device) -> FeatureEncoder:
+    """Build the network of an encoder artifact (not Inception) on a device, frozen."""
+    stage: EncoderStage = TypeAdapter(EncoderStage).validate_python(artifact.record["config"])
+    network = build_network(stage)
+    network.model.load_state_dict(artifact.tensors("model.safetensors"))
+    return network.to(device)
+
+
+def load_extractor(artifact: Artifact, device: torch.device) -> FeatureExtractor:
+    """Build the feature extractor of a metric from an encoder artifact."""
+    encoder = artifact.record["config"]["encoder"]
+    if encoder["kind"] == "inception":
+        path = artifact.path / "inception.pth"
+        copied = InceptionConfig(weights=str(path), sha256=encoder["sha256"])
+        return InceptionExtractor(copied, device)
+    network = load_encoder(artifact, device)
+    return EncoderExtractor(
+        network,
+        name=f"{encoder['kind']} {encoder['name']}",
+        identity=artifact.sha256("model.safetensors"),
+        feature_dim=network.feature_dim,
+        device=device,
+        has_logits=encoder["kind"] == "in_domain",
+    )
+
+
+def extractor_identity(artifact: Artifact) -> str:
+    """Hash of an extractor's weights, for the protocol."""
+    (name,) = artifact.record["files"]
+    return artifact.sha256(name)
+
+
+def build_network(config: EncoderStage) -> FeatureEncoder:
+    """The network of an encoder stage (not Inception), with timm's random weights."""
+    encoder = config.encoder
+    if isinstance(encoder, TimmEncoderConfig):
+        return FeatureEncoder(dataclasses.replace(encoder, weights="random"))
+    assert isinstance(encoder, InDomainEncoder)
+    assert config.data is not None
+    return FeatureEncoder(
+        TimmEncoderConfig(
+            name=encoder.name,
+            weights="random",
+            input_size=encoder.input_size or config.data.resolution,
+            model_args={**encoder.model_args, "num_classes": config.data.num_classes},
+        )
+    )
+
+
+def _train(config: EncoderStage, encoder: InDomainEncoder, context: StageContext) -> Mapping[str, float]:
+    """One flat loop: a classifier of the training split, AdamW on the cross-entropy."""
+    device, training = context.device, encoder.training
+    assert config.data is not None
+    dataset = open_dataset(config.data)
+    torch.manual_seed(derive_seed(encoder.seed, "encoder", "weights"))
+    network = build_network(config).to(device)
+    network.model.train().requires_grad_(True)
+    optimizer = torch.optim.AdamW(network.model.parameters(), **optimizer_settings(training))
+    stream = BatchStream(
+        dataset=dataset,
+        split="train",
+        batch_size=training.batch_size,
+        seed=derive_seed(encoder.seed, "encoder", "data"),
+        augment=True,
+    )
+    first = 0
+    if resumed := context.resume():
+        first, state = resumed
+        network.model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+    for step in range(first, training.steps):
+        torch.manual_seed(derive_seed(encoder.seed, "encoder", "dropout", step))
+        images, labels = stream.batch(step)
+        inputs = network.prepare(to_model_range(images.to(device)), network.input_size)
+        with autocast(training, device):
+            logits = network.model(inputs).float()
+        loss = functional.cross_entropy(logits, labels.to(device))
+        backward_and_step(loss, optimizer, training, step)
+        context.watch(step, loss)
+        context.after_step(
+            step + 1,
+            training.steps,
+            lambda loss=loss: {"loss": float(loss)},
+            lambda: {"model": network.model.state_dict(), "optimizer": optimizer.state_dict()},
+        )
+    network.eval().requires_grad_(False)
+    write_tensors(context.work.payload / "model.safetensors", network.model.state_dict())
+    return {
+        "feature_dim": network.feature_dim,
+        "eval_accuracy": _accuracy(network, dataset, "eval", device),
+        "train_accuracy": _accuracy(network, dataset, "train", device),
+    }
+
+
+@torch.no_grad()
+def _accuracy(
+    network: FeatureEncoder, dataset: ImageDataset, split: Split, device: torch.device
+) -> float:
+    labels = torch.from_numpy(dataset.labels(split).copy())
+    correct = ImageMean.empty(device)
+    for indices in batches(dataset.num_images(split), 500):
+        images = to_model_range(dataset.images(split, indices).to(device))
+        correct = correct.update(labels_met(network.logits(images), labels[indices]))
+    return correct.compute()

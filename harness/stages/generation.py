@@ -1,0 +1,188 @@
+"""Stage `generation`: samples of one generator snapshot under one guidance setting, and metrics."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+
+from harness.data.dataset import batches
+from harness.data.pixel_range import to_uint8
+from harness.image_grids import save_grid
+from harness.metrics.classification import labels_met
+from harness.metrics.frechet import FeatureStatistics, frechet_distance, self_test
+from harness.metrics.image_mean import ImageMean
+from harness.random_streams import generator_for
+from harness.stages.context import StageContext
+from harness.stages.encoder import load_extractor
+from harness.stages.generator import load_generator
+from harness.stages.tokenizer import load_tokenizer
+from harness.store import Artifact, write_tensors
+from harness.trial import AutoGuidanceWith, Guidance, Trial
+from models.autoencoder import Autoencoder
+from models.guidance import guided_velocity
+from models.lightningdit import LightningDiT
+from models.sampler import SamplerConfig, sample
+
+VERSION = 1
+"""Raised by hand when the numbers that this stage makes change."""
+GRID_ROWS, GRID_COLUMNS = 8, 10
+"""Shown samples: the first classes side by side, one noise a row."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationStage:
+    """What the stage reads, beside generator, tokenizer, extractor and reference."""
+
+    step: int
+    """Training step of the snapshot."""
+    guidance: Guidance
+    weak_step: int | None
+    """Training step of the weaker model's snapshot, under AutoGuidance."""
+    sampler: SamplerConfig
+    num_images: int
+    label_policy: Literal["balanced", "random", "data"]
+    batch_size: int
+    seed: int
+
+    @classmethod
+    def of(
+        cls, trial: Trial, *, step: int, guidance: Guidance, weak_step: int | None
+    ) -> "GenerationStage":
+        """How a trial's generator is measured at one snapshot under one guidance setting."""
+        evaluation = trial.evaluation
+        assert evaluation.seed is not None
+        return cls(
+            step=step,
+            guidance=guidance,
+            weak_step=weak_step,
+            sampler=evaluation.sampler,
+            num_images=evaluation.num_images,
+            label_policy=evaluation.label_policy,
+            batch_size=evaluation.batch_size,
+            seed=evaluation.seed,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """Everything that turns noise and labels into pixels."""
+
+    model: LightningDiT
+    weak: LightningDiT | None
+    tokenizer: Autoencoder
+    mean: Tensor
+    std: Tensor
+    config: GenerationStage
+    device: torch.device
+
+    def images(
+        self, labels: Int64[Tensor, " b"], random: torch.Generator
+    ) -> UInt8[Tensor, "b 3 h w"]:
+        """Draw noise, integrate, undo the normalisation, decode and round."""
+        layout = self.model.layout
+        noise = torch.randn(
+            (len(labels), *layout.shape), generator=random, device=self.device
+        )
+        velocity = guided_velocity(
+            self.model, self.config.guidance, labels, self.model.num_classes, self.weak
+        )
+        latents = sample(velocity, noise, self.config.sampler, layout)
+        return to_uint8(self.tokenizer.decode(latents * self.std + self.mean))
+
+
+@torch.no_grad()
+def run(config: GenerationStage, context: StageContext) -> Mapping[str, Any]:
+    """Sample, extract features and compare with the reference."""
+    device = context.device
+    self_test(device)
+    sampling = _load_sampling(config, context)
+    extractor = load_extractor(context.inputs["extractor"], device)
+    generator = context.inputs["generator"]
+    labels = asked_labels(config, torch.tensor(generator.result["label_counts"])).to(device)
+    statistics = FeatureStatistics.empty(extractor.feature_dim, device)
+    recognised = ImageMean.empty(device)
+    for number, indices in enumerate(batches(config.num_images, config.batch_size)):
+        asked = labels[torch.from_numpy(indices).to(device)]
+        images = sampling.images(asked, generator_for(config.seed, "noise", number, device=device))
+        statistics = statistics.update(extractor.features(images))
+        logits = extractor.logits(images)
+        if logits is not None:
+            recognised = recognised.update(labels_met(logits, asked))
+        context.after_step(int(indices[-1]) + 1, config.num_images, dict)
+    _save_samples(sampling, context)
+    write_tensors(context.work.payload / "statistics.safetensors", statistics.to_tensors())
+    reference = FeatureStatistics.from_tensors(
+        context.inputs["reference"].tensors("statistics.safetensors")
+    )
+    for name, side in (("num_images", statistics), ("num_reference", reference)):
+        if side.rank_deficient:
+            raise ValueError(
+                f"`evaluation.{name}` must exceed the {side.dim} features of the extractor for a "
+                f"Fréchet distance to mean anything, but is {side.num_samples}; raise it"
+            )
+    return {
+        "gfid": frechet_distance(statistics, reference),
+        "label_accuracy": recognised.compute() if recognised.num_images else None,
+        "num_images": config.num_images,
+        "num_reference": reference.num_samples,
+        "num_function_evaluations": config.sampler.num_function_evaluations,
+    }
+
+
+def asked_labels(
+    config: GenerationStage, label_counts: Int64[Tensor, " k"]
+) -> Int64[Tensor, " n"]:
+    """The classes asked for.
+
+    Args:
+        config: Policy: `balanced` takes the classes in turn, `random` draws them uniformly,
+            `data` draws them with the frequencies of the training split.
+        label_counts: Images of each class in the training split.
+    """
+    count, num_classes = config.num_images, len(label_counts)
+    random = generator_for(config.seed, "labels")
+    if config.label_policy == "balanced":
+        return torch.arange(count) % num_classes
+    if config.label_policy == "random":
+        return torch.randint(num_classes, (count,), generator=random)
+    return torch.multinomial(label_counts.double(), count, replacement=True, generator=random)
+
+
+def _load_sampling(config: GenerationStage, context: StageContext) -> Sampling:
+    device, inputs = context.device, context.inputs
+    generator, tokenizer = inputs["generator"], inputs["tokenizer"]
+    _check_same_latents(generator, tokenizer)
+    shape = (1, -1, 1, 1)
+    weak = None
+    if isinstance(config.guidance, AutoGuidanceWith):
+        assert config.weak_step is not None
+        weak = load_generator(inputs["weak"], config.weak_step, device)
+    return Sampling(
+        model=load_generator(generator, config.step, device),
+        weak=weak,
+        tokenizer=load_tokenizer(tokenizer, device),
+        mean=torch.tensor(generator.result["mean"], device=device).view(shape),
+        std=torch.tensor(generator.result["std"], device=device).view(shape),
+        config=config,
+        device=device,
+    )
+
+
+def _check_same_latents(generator: Artifact, tokenizer: Artifact) -> None:
+    learnt, given = generator.result["tokenizer_key"], tokenizer.record["key"]
+    if learnt != given:
+        raise ValueError(
+            f"a generator must be decoded by the tokenizer it learnt from ({learnt}), but got "
+            f"{given}; sample it with its own tokenizer"
+        )
+
+
+def _save_samples(sampling: Sampling, context: StageContext) -> None:
+    columns = min(GRID_COLUMNS, sampling.model.num_classes)
+    labels = torch.arange(columns, device=sampling.device).repeat(GRID_ROWS)
+    random = generator_for(sampling.config.seed, "grid", device=sampling.device)
+    images = sampling.images(labels, random)
+    save_grid(context.work.payload / "samples.png", images, columns)

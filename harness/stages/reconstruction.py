@@ -1,0 +1,102 @@
+"""Stage `reconstruction`: what a tokenizer loses, measured on the evaluation split."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from harness.data import open_dataset
+from harness.data.dataset import batches
+from harness.data.pixel_range import to_model_range, to_uint8
+from harness.image_grids import save_pairs
+from harness.metrics.frechet import FeatureStatistics, frechet_distance, self_test
+from harness.metrics.image_mean import ImageMean
+from harness.metrics.image_quality import psnr, ssim
+from harness.random_streams import generator_for
+from harness.stages.context import StageContext
+from harness.stages.encoder import load_extractor
+from harness.stages.tokenizer import load_tokenizer
+from harness.trial import DataConfig, PerceptualMetric, Trial
+from models.perceptual import LPIPS, LPIPSConfig
+
+VERSION = 1
+"""Raised by hand when the numbers that this stage makes change."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconstructionStage:
+    """What the stage reads, beside tokenizer and extractor."""
+
+    data: DataConfig
+    crop: str
+    """Crop and resize of the evaluated images; `training`: the data set's own, centred."""
+    num_images: int
+    """The first images of the evaluation split, in its fixed order."""
+    posterior: Literal["sample", "mode"]
+    perceptual: PerceptualMetric
+    batch_size: int
+    seed: int
+    """Seed of the posterior's noise."""
+
+    @classmethod
+    def of(cls, trial: Trial) -> "ReconstructionStage":
+        """How a trial's tokenizer is measured."""
+        evaluation = trial.evaluation
+        assert evaluation.seed is not None
+        return cls(
+            data=trial.data,
+            crop=evaluation.reconstruction_crop,
+            num_images=evaluation.num_reconstructions or trial.data.num_eval_images,
+            posterior=evaluation.posterior,
+            perceptual=evaluation.perceptual,
+            batch_size=evaluation.batch_size,
+            seed=evaluation.seed,
+        )
+
+
+@torch.no_grad()
+def run(config: ReconstructionStage, context: StageContext) -> Mapping[str, Any]:
+    """Reconstruct the evaluation images and compare them with the originals."""
+    device = context.device
+    self_test(device)
+    dataset = open_dataset(config.data)
+    pipeline = None if config.crop == "training" else config.crop
+    extractor = load_extractor(context.inputs["extractor"], device)
+    tokenizer = load_tokenizer(context.inputs["tokenizer"], device)
+    perceptual = (
+        LPIPS.from_config(config.perceptual).to(device)
+        if isinstance(config.perceptual, LPIPSConfig)
+        else None
+    )
+    original = reconstructed = FeatureStatistics.empty(extractor.feature_dim, device)
+    decibels = similarity = distance = ImageMean.empty(device)
+    for number, indices in enumerate(batches(config.num_images, config.batch_size)):
+        pixels = dataset.images("eval", indices, pipeline).to(device)
+        images = to_model_range(pixels)
+        posterior = tokenizer.encode(images)
+        if config.posterior == "sample":
+            random = generator_for(config.seed, "posterior", number, device=device)
+            noise = torch.randn(posterior.mean.shape, generator=random, device=device)
+            latents = posterior.sample(noise)
+        else:
+            latents = posterior.mode()
+        decoded = tokenizer.decode(latents)
+        rounded = to_uint8(decoded)
+        original = original.update(extractor.features(pixels))
+        reconstructed = reconstructed.update(extractor.features(rounded))
+        decibels = decibels.update(psnr(rounded, pixels))
+        similarity = similarity.update(ssim(decoded, images))
+        if perceptual is not None:
+            distance = distance.update(perceptual(decoded, images).flatten())
+        if number == 0:
+            save_pairs(context.work.payload / "reconstructions.png", pixels, rounded)
+        context.after_step(int(indices[-1]) + 1, config.num_images, dict)
+    return {
+        "rfid": frechet_distance(reconstructed, original),
+        "psnr": decibels.compute(),
+        "ssim": similarity.compute(),
+        "lpips": None if perceptual is None else distance.compute(),
+        "num_images": config.num_images,
+        "feature_dim": extractor.feature_dim,
+    }

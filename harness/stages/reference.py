@@ -1,0 +1,52 @@
+"""Stage `reference`: feature statistics of the training split, which generated images are held to.
+
+Images are read without augmentation, through the data set's own crop.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from harness.data import open_dataset
+from harness.data.dataset import batches
+from harness.metrics.frechet import FeatureStatistics
+from harness.stages.context import StageContext
+from harness.stages.encoder import load_extractor
+from harness.store import write_tensors
+from harness.trial import DataConfig, Trial
+
+VERSION = 1
+"""Raised by hand when the numbers that this stage makes change."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceStage:
+    """What the stage reads, beside the extractor."""
+
+    data: DataConfig
+    num_images: int
+    """The first images of the training split, in its fixed order."""
+    batch_size: int
+
+    @classmethod
+    def of(cls, trial: Trial) -> "ReferenceStage":
+        """The reference that a trial's samples are held to."""
+        evaluation = trial.evaluation
+        return cls(
+            data=trial.data,
+            num_images=evaluation.num_reference or trial.data.num_train_images,
+            batch_size=evaluation.batch_size,
+        )
+
+
+def run(config: ReferenceStage, context: StageContext) -> Mapping[str, Any]:
+    """Accumulate the statistics of the reference images."""
+    dataset = open_dataset(config.data)
+    extractor = load_extractor(context.inputs["extractor"], context.device)
+    statistics = FeatureStatistics.empty(extractor.feature_dim, context.device)
+    for indices in batches(config.num_images, config.batch_size):
+        images = dataset.images("train", indices)
+        statistics = statistics.update(extractor.features(images))
+        context.after_step(int(indices[-1]) + 1, config.num_images, dict)
+    write_tensors(context.work.payload / "statistics.safetensors", statistics.to_tensors())
+    return {"num_images": config.num_images, "feature_dim": extractor.feature_dim}

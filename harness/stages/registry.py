@@ -1,0 +1,40 @@
+"""Stage kind -> its version and `run` function, in the order of the data flow."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from harness.stages import (
+    encoder,
+    generation,
+    generator,
+    latents,
+    reconstruction,
+    reference,
+    tokenizer,
+)
+from harness.stages.context import StageContext
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageKind:
+    """One kind of work."""
+
+    version: int
+    """Numerics version: part of every key of this kind."""
+    run: Callable[[Any, StageContext], Mapping[str, Any]]
+    """Writes the payload and returns the numbers of the stage."""
+
+
+KINDS: dict[str, StageKind] = {
+    name: StageKind(version=module.VERSION, run=module.run)
+    for name, module in {
+        "encoder": encoder,
+        "reference": reference,
+        "tokenizer": tokenizer,
+        "reconstruction": reconstruction,
+        "latents": latents,
+        "generator": generator,
+        "generation": generation,
+    }.items()
+}

@@ -1,0 +1,137 @@
+"""Stage `tokenizer`: a VA-VAE trained on images, aligned with a frozen encoder or not."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter
+
+from harness.data import open_dataset
+from harness.data.pixel_range import to_model_range
+from harness.data.stream import BatchStream
+from harness.random_streams import derive_seed, generator_for
+from harness.stages.context import StageContext
+from harness.stages.curves import Curve
+from harness.stages.encoder import load_encoder
+from harness.store import Artifact, write_tensors
+from harness.training import autocast, backward_and_step, optimizer_settings
+from harness.trial import DataConfig, TokenizerConfig, Trial
+from models.autoencoder import Autoencoder
+from models.tokenizer_loss import TokenizerLoss
+
+VERSION = 1
+"""Raised by hand when the numbers that this stage makes change."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerStage:
+    """What the stage reads, beside the encoder it is aligned with."""
+
+    tokenizer: TokenizerConfig
+    data: DataConfig
+
+    @classmethod
+    def of(cls, trial: Trial) -> "TokenizerStage":
+        """A trial's tokenizer."""
+        return cls(tokenizer=trial.tokenizer, data=trial.data)
+
+    def build(self) -> Autoencoder:
+        """The untrained network."""
+        config = self.tokenizer
+        return Autoencoder(
+            config.architecture, latent_dim=config.latent_dim, resolution=self.data.resolution
+        )
+
+
+def run(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
+    """One flat loop: two Adams, autoencoder first, then the discriminator on the same images."""
+    device, settings = context.device, config.tokenizer
+    training, seed = settings.training, settings.seed
+    assert seed is not None
+    side = config.data.resolution // settings.architecture.downsample
+    encoder = None
+    if "encoder" in context.inputs:
+        encoder = load_encoder(context.inputs["encoder"], device)
+    torch.manual_seed(derive_seed(seed, "tokenizer", "weights"))
+    model = config.build().to(device).train()
+    criterion = TokenizerLoss(
+        settings.loss,
+        settings.alignment,
+        latent_dim=settings.latent_dim,
+        feature_dim=None if encoder is None else encoder.feature_dim,
+        in_channels=settings.architecture.in_channels,
+    ).to(device)
+    trained = [*model.parameters(), *criterion.autoencoder_parameters()]
+    adam = torch.optim.Adam(trained, **optimizer_settings(training))
+    adversary = criterion.discriminator_parameters()
+    adversary_adam = (
+        torch.optim.Adam(adversary, **optimizer_settings(training)) if adversary else None
+    )
+    stream = BatchStream(
+        dataset=open_dataset(config.data),
+        split="train",
+        batch_size=training.batch_size,
+        seed=derive_seed(seed, "tokenizer", "data"),
+        augment=True,
+    )
+    curve = Curve(context.work, every=max(1, training.steps // 200))
+    first = 0
+    if resumed := context.resume():
+        first, saved = resumed
+        model.load_state_dict(saved["model"])
+        criterion.load_state_dict(saved["criterion"])
+        adam.load_state_dict(saved["adam"])
+        if adversary_adam:
+            adversary_adam.load_state_dict(saved["adversary_adam"])
+        curve.rewind(first)
+
+    def state() -> Mapping[str, Any]:
+        curve.flush()
+        return {
+            "model": model.state_dict(),
+            "criterion": criterion.state_dict(),
+            "adam": adam.state_dict(),
+            "adversary_adam": adversary_adam.state_dict() if adversary_adam else {},
+        }
+
+    for step in range(first, training.steps):
+        torch.manual_seed(derive_seed(seed, "tokenizer", "dropout", step))
+        random = generator_for(seed, "tokenizer", step, device=device)
+        pixels, _ = stream.batch(step)
+        images = to_model_range(pixels.to(device, non_blocking=True))
+        shape = (len(images), settings.latent_dim, side, side)
+        noise = torch.randn(shape, generator=random, device=device)
+        features = None if encoder is None else encoder.features(images, grid=(side, side))
+        with autocast(training, device):
+            loss = criterion.autoencoder_loss(model, images, noise, features, step)
+        backward_and_step(loss.total, adam, training, step)
+        if adversary_adam and criterion.discriminator_is_on(step):
+            with autocast(training, device):
+                adversary_loss = criterion.discriminator_loss(images, loss.reconstruction)
+            backward_and_step(adversary_loss, adversary_adam, training, step)
+            context.watch(step, adversary_loss)
+        context.watch(step, loss.total)
+        weights = {f"weight_{name}": weight for name, weight in loss.weights.items()}
+        curve.note(step, {**loss.terms, **weights})
+        context.after_step(
+            step + 1,
+            training.steps,
+            lambda loss=loss: {"l1": float(loss.per_element["l1"])},
+            state,
+            images=training.batch_size,
+        )
+    curve.publish()
+    write_tensors(context.work.payload / "model.safetensors", model.state_dict())
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "images": training.steps * training.batch_size,
+    }
+
+
+def load_tokenizer(artifact: Artifact, device: torch.device) -> Autoencoder:
+    """The trained network, frozen and in evaluation mode."""
+    config: TokenizerStage = TypeAdapter(TokenizerStage).validate_python(artifact.record["config"])
+    model = config.build()
+    model.load_state_dict(artifact.tensors("model.safetensors"))
+    return model.requires_grad_(False).eval().to(device)

@@ -1,0 +1,101 @@
+"""Weights that come from elsewhere: what identifies them, and what is missing on this machine."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.data.missing import MissingItem
+from harness.metrics.extractors import InceptionConfig
+from harness.store import file_sha256
+from models.foundation import TimmEncoderConfig
+from models.perceptual import LPIPSConfig
+
+VGG16_FILE = "vgg16-397923af.pth"
+"""torchvision's ImageNet weights of VGG16 in the cache of torch.hub."""
+
+
+def describe_weights(config: Any) -> str:
+    """What stands for an encoder's weights in its key: a hash for a file, else its declared origin.
+
+    A file that is absent is described as such; the plan then says that it is missing.
+    """
+    if isinstance(config, InceptionConfig):
+        return f"sha256 {config.sha256}"
+    if isinstance(config, TimmEncoderConfig):
+        if config.weights in ("pretrained", "random"):
+            return config.weights
+        path = Path(config.weights).expanduser()
+        if not path.is_file():
+            return "absent"
+        status = path.stat()
+        return f"sha256 {_sha256(path, status.st_size, status.st_mtime_ns)}"
+    return "trained here"
+
+
+def missing_weights(config: Any) -> list[MissingItem]:
+    """What an encoder's weights need that this machine does not have."""
+    if isinstance(config, InceptionConfig):
+        return config.missing()
+    if not isinstance(config, TimmEncoderConfig) or config.weights == "random":
+        return []
+    if config.weights != "pretrained":
+        return _absent_file(f"the weights of {config.name}", config.weights, "weights")
+    return _missing_pretrained(config.name)
+
+
+def missing_lpips(config: Any) -> list[MissingItem]:
+    """What LPIPS needs that this machine does not have."""
+    if not isinstance(config, LPIPSConfig):
+        return []
+    cached = str(Path(torch.hub.get_dir()) / "checkpoints" / VGG16_FILE)
+    path = config.backbone_weights or cached
+    what = "the ImageNet weights of VGG16 (torchvision) for LPIPS"
+    items = _absent_file(what, path, "perceptual.backbone_weights")
+    if config.head_weights:
+        items += _absent_file(
+            "the heads of LPIPS (`vgg.pth`)", config.head_weights, "perceptual.head_weights"
+        )
+    return items
+
+
+def _absent_file(what: str, path: str, field: str) -> list[MissingItem]:
+    if Path(path).expanduser().is_file():
+        return []
+    remedy = f"put the file there, or set `{field}` to the path of a copy"
+    return [MissingItem(what=what, location=path, remedy=remedy)]
+
+
+def _missing_pretrained(name: str) -> list[MissingItem]:
+    """Look for timm's pretrained weights in the caches that timm itself uses."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from timm.models import get_pretrained_cfg
+
+    known = get_pretrained_cfg(name)
+    if known is None:
+        remedy = "correct `name`; timm.list_models(pretrained=True) lists the names"
+        what = f"pretrained weights called {name!r}"
+        return [MissingItem(what=what, location="timm's list of models", remedy=remedy)]
+    files = ("model.safetensors", "pytorch_model.bin", known.hf_hub_filename)
+    hub_id = known.hf_hub_id
+    if hub_id and any(
+        isinstance(try_to_load_from_cache(hub_id, file), str) for file in files if file
+    ):
+        return []
+    if known.url:
+        file = Path(torch.hub.get_dir()) / "checkpoints" / known.url.rsplit("/", 1)[-1]
+        if file.is_file():
+            return []
+    remedy = (
+        f"download {hub_id or known.url} on a machine with network (timm.create_model({name!r}, "
+        "pretrained=True) fills the cache), or set `weights` to the path of a local file"
+    )
+    what = f"the pretrained weights of {name}"
+    return [MissingItem(what=what, location=str(HF_HUB_CACHE), remedy=remedy)]
+
+
+@lru_cache(maxsize=64)
+def _sha256(path: Path, _size: int, _modified_ns: int) -> str:
+    return file_sha256(path)

@@ -1,0 +1,277 @@
+"""The artifact store: one immutable folder a stage, named by its content key.
+
+    <root>/<kind>/<key>/            artifact.json and payload files; whole or absent
+    <root>/<kind>/<key>.partial/    work in progress: payload/, checkpoints/, progress.json
+    <root>/<kind>/<key>.lease       who is working on it; touched while alive
+
+Work is published by renaming `payload/` to its final name, so a reader never sees half of it.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+LEASE_HEARTBEAT_S = 10.0
+"""Seconds between two touches of a lease by its holder."""
+LEASE_EXPIRES_S = 120.0
+"""A lease not touched for this long is taken over."""
+
+
+class StageBusy(RuntimeError):
+    """Another process holds the lease of this stage."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """A finished stage."""
+
+    path: Path
+    record: Mapping[str, Any]
+    """`artifact.json`: kind, key, config, inputs, result, cost, environment, files."""
+
+    @property
+    def result(self) -> Mapping[str, Any]:
+        """The numbers that the stage reported."""
+        return self.record["result"]
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """All tensors of a safetensors payload."""
+        return load_file(self.path / name)
+
+    def tensor(self, name: str, key: str) -> Tensor:
+        """One tensor of a safetensors payload."""
+        with safe_open(self.path / name, framework="pt") as file:
+            return file.get_tensor(key)
+
+    def sha256(self, name: str) -> str:
+        """Content hash of a payload file, as recorded when it was published."""
+        return self.record["files"][name]["sha256"]
+
+
+class Store:
+    """Artifacts below one folder, which may lie on a file system that several machines share."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def folder(self, kind: str, key: str) -> Path:
+        """Where the artifact lies once it is whole."""
+        return self.root / kind / key
+
+    def find(self, kind: str, key: str) -> Artifact | None:
+        """The artifact, or None where it is not there yet.
+
+        Raises:
+            ValueError: Its record cannot be read.
+        """
+        path = self.folder(kind, key)
+        try:
+            record = json.loads((path / "artifact.json").read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except ValueError as error:
+            raise ValueError(
+                f"{path / 'artifact.json'} must be JSON, but cannot be read ({error}); remove the "
+                f"folder {path} to have the stage run again"
+            ) from error
+        return Artifact(path=path, record=record)
+
+    def get(self, kind: str, key: str) -> Artifact:
+        """The artifact of a stage that has run.
+
+        Raises:
+            ValueError: It is not in the store.
+        """
+        artifact = self.find(kind, key)
+        if artifact is None:
+            raise ValueError(
+                f"{kind} {key} must be in the store {self.root}, but is not; run the sweep again"
+            )
+        return artifact
+
+    @contextlib.contextmanager
+    def work(self, kind: str, key: str) -> Iterator["Work"]:
+        """Hold the lease of a stage and its work folder.
+
+        Raises:
+            StageBusy: Another living process works on it.
+        """
+        folder = self.folder(kind, key)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _lease(folder.with_name(f"{key}.lease")):
+            yield Work(folder=folder)
+
+    def progress(self, kind: str, key: str) -> dict[str, Any]:
+        """What a running stage last said of itself; empty where it has said nothing."""
+        path = self.folder(kind, key).with_name(f"{key}.partial") / "progress.json"
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+
+
+@dataclass(frozen=True)
+class Work:
+    """The work folder of one running stage."""
+
+    folder: Path
+    """The final folder; the work lies in its `.partial` sibling."""
+
+    @property
+    def partial(self) -> Path:
+        """Everything that is not published yet."""
+        return self.folder.with_name(f"{self.folder.name}.partial")
+
+    @property
+    def payload(self) -> Path:
+        """Files written here become the artifact."""
+        path = self.partial / "payload"
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    @property
+    def checkpoints(self) -> Path:
+        """Checkpoints live here until the artifact is published."""
+        path = self.partial / "checkpoints"
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def report(self, progress: Mapping[str, Any]) -> None:
+        """Replace `progress.json`."""
+        self.partial.mkdir(parents=True, exist_ok=True)
+        write_json(self.partial / "progress.json", progress, durable=False)
+
+    def publish(self, record: Mapping[str, Any]) -> Artifact:
+        """Make the payload the artifact; the loser of a race keeps the winner's."""
+        payload = self.payload
+        files = {}
+        for path in sorted(p for p in payload.rglob("*") if p.is_file()):
+            if path.name == "artifact.json":
+                continue
+            _flush(path)
+            name = path.relative_to(payload).as_posix()
+            files[name] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+        whole = {**record, "files": files}
+        write_json(payload / "artifact.json", whole)
+        try:
+            payload.rename(self.folder)
+        except OSError:
+            if not self.folder.exists():
+                raise
+        shutil.rmtree(self.partial, ignore_errors=True)
+        return Artifact(path=self.folder, record=whole)
+
+
+def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
+    """Write a JSON file that is whole or absent.
+
+    Args:
+        path: Where it comes to lie.
+        value: JSON-able; NaN and infinity are refused.
+        durable: Flush to the disk before the rename.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    if durable:
+        _flush(temporary)
+    temporary.replace(path)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file from tensors on any device."""
+    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path)
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file's bytes, 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def _lease(path: Path) -> Iterator[None]:
+    """Hold a lease file, touching it until the block ends."""
+    holder = {"host": socket.gethostname(), "pid": os.getpid(), "taken": time.time()}
+    for _ in range(3):
+        try:
+            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+        except FileExistsError:
+            if is_held(path):
+                raise StageBusy(f"{path} is held by another process") from None
+            _discard(path)
+            continue
+        with os.fdopen(descriptor, "w") as file:
+            json.dump(holder, file)
+        break
+    else:
+        raise StageBusy(f"{path} is contended by other processes")
+    stop = threading.Event()
+    heart = threading.Thread(target=_beat, args=(path, stop), daemon=True)
+    heart.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        heart.join()
+        path.unlink(missing_ok=True)
+
+
+def _beat(path: Path, stop: threading.Event) -> None:
+    while not stop.wait(LEASE_HEARTBEAT_S):
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(path)
+
+
+def is_held(path: Path) -> bool:
+    """Whether a living process holds this lease."""
+    try:
+        age_s = time.time() - path.stat().st_mtime
+        holder = json.loads(path.read_text(encoding="utf-8") or "{}")
+    except FileNotFoundError:
+        return False
+    except ValueError:
+        holder = {}
+    if age_s > LEASE_EXPIRES_S:
+        return False
+    if holder.get("host") != socket.gethostname() or "pid" not in holder:
+        return True
+    return _is_alive(int(holder["pid"]))
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _discard(path: Path) -> None:
+    """Remove a dead lease; one that another process has just renewed is put back."""
+    grave = path.with_name(f"{path.name}.{os.getpid()}.dead")
+    with contextlib.suppress(FileNotFoundError):
+        path.rename(grave)
+        if is_held(grave):
+            with contextlib.suppress(FileExistsError):
+                os.link(grave, path)
+        grave.unlink()

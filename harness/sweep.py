@@ -1,0 +1,341 @@
+"""The sweep file: a base trial, axes over any of its fields, named presets and exclusions."""
+
+import copy
+import dataclasses
+import itertools
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from harness.configuration import ConfigError, nearest, parse_yaml, read_yaml, validate
+from harness.keys import content_hash, to_plain
+from harness.trial import AutoGuidanceWith, Trial, check_trial
+
+STAGE_KINDS = (
+    "encoder",
+    "reference",
+    "tokenizer",
+    "reconstruction",
+    "latents",
+    "generator",
+    "generation",
+)
+"""Kinds of stages, in the order in which data flows through them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What one stage holds while it runs. It moves no number and enters no key."""
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    cpus: int = 1
+    """CPU cores, and threads of the stage; sums are taken in another order with another number."""
+    gpus: float | Literal["auto"] = "auto"
+    """GPUs, whole or a fraction of one; `auto` asks for one where the machine or cluster has any."""
+    checkpoint_every_s: float = 600.0
+    """Seconds between two checkpoints of a training stage."""
+    compile: bool = False
+    """`torch.compile` the trained network: faster after a start-up time, other rounding."""
+
+    def __post_init__(self) -> None:
+        if self.cpus < 1:
+            raise ValueError(f"`cpus` must be at least 1, but got {self.cpus}; use 1")
+        if self.checkpoint_every_s <= 0:
+            raise ValueError(
+                f"`checkpoint_every_s` must be positive, but got {self.checkpoint_every_s}; use 600"
+            )
+        if self.gpus != "auto" and (self.gpus < 0 or (self.gpus > 1 and self.gpus % 1)):
+            raise ValueError(
+                f"`gpus` must be a fraction below 1 or a whole number, but got {self.gpus}; "
+                "stages of several GPUs take whole ones"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepFile:
+    """A sweep as written: validated in its outline, its trials still unexpanded."""
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    name: str
+    """Folder of the results: letters, digits, `.`, `_` and `-`."""
+    description: str = ""
+    """What the sweep is for; shown in the results."""
+    trial: dict[str, Any]
+    """The base trial."""
+    presets: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    """Axis name -> value name -> dotted paths of the trial and their values."""
+    grid: dict[str, list[Any]] = field(default_factory=dict)
+    """Axis (a preset's name or a dotted path of the trial) -> values."""
+    exclude: list[dict[str, Any]] = field(default_factory=list)
+    """Combinations left out: axis -> value or list of values."""
+    resources: dict[str, Resources] = field(default_factory=dict)
+    """Stage kind -> what it holds; `default` for the kinds not named."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", self.name):
+            raise ValueError(
+                f"`name` must be letters, digits, '.', '_' and '-' and start with a letter or "
+                f"digit, but got {self.name!r}; it names a folder"
+            )
+
+    def resources_of(self, kind: str) -> Resources:
+        """The request of one stage kind."""
+        return self.resources.get(kind, self.resources.get("default", Resources()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One combination of the grid and the trial it stands for."""
+
+    axes: Mapping[str, Any]
+    """Axis -> value as written in the grid."""
+    trial: Trial
+
+    @property
+    def trial_id(self) -> str:
+        """First 12 digits of the trial's content hash."""
+        return content_hash(self.trial)[:12]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """A sweep file with all its trials."""
+
+    file: SweepFile
+    points: tuple[Point, ...]
+    source: str
+    """The file it was read from."""
+
+
+def load_sweep(path: Path, settings: Sequence[str] = ()) -> Sweep:
+    """Read, override, validate and expand a sweep file.
+
+    Args:
+        path: A YAML file.
+        settings: `PATH=VALUE` overrides, applied before validation; a path starts with a key of
+            the sweep file or, short, of its trial. Values are YAML.
+
+    Raises:
+        ConfigError: Names file, key path, what came and what is valid.
+    """
+    source = str(path)
+    tree = read_yaml(path)
+    if not isinstance(tree, dict):
+        raise ConfigError(f"must be a mapping, but got {type(tree).__name__}", source=source)
+    try:
+        for setting in settings:
+            _override(tree, setting)
+        file = validate(SweepFile, tree)
+        _check_outline(file)
+        return Sweep(file=file, points=tuple(_expand(file)), source=source)
+    except ConfigError as error:
+        raise error.within(source=source) from error
+
+
+def resolved_tree(sweep: Sweep) -> dict[str, Any]:
+    """The sweep as JSON-able values with every override applied, for `sweep.yaml`."""
+    return to_plain(sweep.file)
+
+
+def set_path(tree: dict[str, Any], path: str, value: Any) -> None:
+    """Set a dotted path in a tree, making the blocks on the way.
+
+    Raises:
+        ConfigError: A part of the path names something that is not a block.
+    """
+    *blocks, last = path.split(".")
+    node: Any = tree
+    for depth, name in enumerate(blocks):
+        node = node.setdefault(name, {})
+        if not isinstance(node, dict):
+            raise ConfigError(
+                f"must be a block to hold {'.'.join([*blocks[depth + 1 :], last])!r}, but is "
+                f"{node!r}",
+                path=".".join(blocks[: depth + 1]),
+            )
+    node[last] = copy.deepcopy(value)
+
+
+def _override(tree: dict[str, Any], setting: str) -> None:
+    path, separator, text = setting.partition("=")
+    path = path.strip()
+    if not separator or not all(path.split(".")):
+        raise ConfigError(
+            f"must be PATH=VALUE, but got {setting!r}; for example tokenizer.training.steps=100",
+            path="--set",
+        )
+    try:
+        value = parse_yaml(text)
+    except ConfigError as error:
+        raise error.within(path=f"--set {path}") from error
+    head, _, rest = path.partition(".")
+    sweep_keys = [f.name for f in dataclasses.fields(SweepFile)]
+    trial_keys = [f.name for f in dataclasses.fields(Trial)]
+    if head == "grid" and rest:
+        tree.setdefault("grid", {})[rest] = value
+    elif head in sweep_keys:
+        set_path(tree, path, value)
+    elif head in trial_keys:
+        _set_trial_field(tree, path, value)
+    else:
+        raise ConfigError(
+            f"unknown key {head!r}{nearest(head, sweep_keys + trial_keys)} "
+            f"(valid: {', '.join(sweep_keys + trial_keys)})",
+            path=f"--set {path}",
+        )
+
+
+def _set_trial_field(tree: dict[str, Any], path: str, value: Any) -> None:
+    grid = tree.get("grid") or {}
+    moved = {p for axis in grid for p in _paths_of_axis(tree.get("presets") or {}, axis)}
+    for axis_path in moved:
+        if axis_path == path or path.startswith(f"{axis_path}."):
+            raise ConfigError(
+                f"is set by an axis of the grid, so this value would be ignored; change the axis "
+                f"instead: {', '.join(f'grid.{axis}' for axis in grid)}",
+                path=f"--set {path}",
+            )
+    set_path(tree.setdefault("trial", {}), path, value)
+
+
+def _paths_of_axis(presets: Mapping[str, Any], axis: str) -> set[str]:
+    values = presets.get(axis)
+    return {path for value in values.values() for path in value} if values else {axis}
+
+
+def _check_outline(file: SweepFile) -> None:
+    for kind in file.resources:
+        valid = (*STAGE_KINDS, "default")
+        if kind not in valid:
+            raise ConfigError(
+                f"unknown stage kind {kind!r}{nearest(kind, valid)} (valid: {', '.join(valid)})",
+                path=f"resources.{kind}",
+            )
+    for axis, values in file.grid.items():
+        _check_axis(file, axis, values)
+    for number, rule in enumerate(file.exclude):
+        for axis in rule:
+            if axis not in file.grid:
+                raise ConfigError(
+                    f"unknown axis {axis!r}{nearest(axis, list(file.grid))} "
+                    f"(axes: {', '.join(file.grid) or 'none'})",
+                    path=f"exclude.{number}",
+                )
+
+
+def _check_axis(file: SweepFile, axis: str, values: list[Any]) -> None:
+    path = f"grid.{axis}"
+    if not values:
+        raise ConfigError("an axis needs at least one value, but got none; add one", path=path)
+    texts = [json.dumps(value, sort_keys=True) for value in values]
+    for text in texts:
+        if texts.count(text) > 1:
+            raise ConfigError(f"the value {text} stands twice; keep one", path=path)
+    if axis in file.presets:
+        for value in values:
+            if value not in file.presets[axis]:
+                names = list(file.presets[axis])
+                raise ConfigError(
+                    f"unknown preset {value!r}{nearest(str(value), names)} "
+                    f"(valid: {', '.join(names)})",
+                    path=path,
+                )
+    elif axis.partition(".")[0] not in {f.name for f in dataclasses.fields(Trial)}:
+        names = [*file.presets, *(f.name for f in dataclasses.fields(Trial))]
+        raise ConfigError(
+            f"unknown axis {axis!r}{nearest(axis, names)} (an axis is a preset's name or a "
+            f"dotted path that starts with one of: {', '.join(names)})",
+            path=path,
+        )
+
+
+def _expand(file: SweepFile) -> Iterator[Point]:
+    used: set[int] = set()
+    seen: dict[str, Mapping[str, Any]] = {}
+    for values in itertools.product(*file.grid.values()):
+        axes = dict(zip(file.grid, values, strict=True))
+        rules = [n for n, rule in enumerate(file.exclude) if _matches(rule, axes)]
+        used.update(rules)
+        if rules:
+            continue
+        point = Point(axes=axes, trial=build_trial(file, axes))
+        if point.trial_id in seen:
+            raise ConfigError(
+                f"two combinations give the same trial: {dict(seen[point.trial_id])} and {axes}; "
+                "drop one value or exclude one combination",
+                path="grid",
+            )
+        seen[point.trial_id] = axes
+        yield point
+    for number, rule in enumerate(file.exclude):
+        if number not in used:
+            raise ConfigError(f"{rule} matches no combination of the grid", path=f"exclude.{number}")
+    if not seen:
+        raise ConfigError("every combination of the grid is excluded; leave one", path="exclude")
+
+
+def _matches(rule: Mapping[str, Any], axes: Mapping[str, Any]) -> bool:
+    return all(
+        axes[axis] in (wanted if isinstance(wanted, list) else [wanted])
+        for axis, wanted in rule.items()
+    )
+
+
+def build_trial(file: SweepFile, axes: Mapping[str, Any], weak: Mapping[str, Any] = {}) -> Trial:
+    """Build the trial of one combination of the grid.
+
+    Presets are applied first and then paths from short to long, so that a block never overwrites
+    a value set inside it.
+
+    Args:
+        file: The sweep.
+        axes: Axis -> value.
+        weak: Dotted paths applied last (the weaker model of AutoGuidance).
+
+    Raises:
+        ConfigError: The result is no valid trial; says which axes set the offending value.
+    """
+    changes: list[tuple[str, str, Any]] = []
+    for axis, value in axes.items():
+        if axis in file.presets:
+            preset = file.presets[axis][value]
+            changes += [(path, f"preset {axis}: {value}", v) for path, v in preset.items()]
+    presets = sorted(changes, key=lambda change: change[0].count("."))
+    paths = [(a, f"grid.{a}: {v!r}", v) for a, v in axes.items() if a not in file.presets]
+    paths += [(path, "the weak model", value) for path, value in weak.items()]
+    changes = presets + sorted(paths, key=lambda change: change[0].count("."))
+    tree = copy.deepcopy(file.trial)
+    for path, _, value in changes:
+        set_path(tree, path, value)
+    try:
+        trial = validate(Trial, tree)
+        check_trial(trial)
+    except ConfigError as error:
+        setters = [
+            by for path, by, _ in changes if f"{error.path}.".startswith(f"{path}.")
+        ]
+        hint = f" (set by {setters[-1]})" if setters else ""
+        raise ConfigError(error.message + hint, path=f"trial.{error.path}".rstrip(".")) from error
+    return trial
+
+
+def weak_trial(file: SweepFile, point: Point, guidance: AutoGuidanceWith) -> Trial:
+    """The trial whose generator guides `point` as the weaker model.
+
+    Raises:
+        ConfigError: Its tokenizer or data differ, so that its latents are not the same.
+    """
+    trial = build_trial(file, point.axes, weak=guidance.weak)
+    for part in ("data", "tokenizer"):
+        if content_hash(getattr(trial, part)) != content_hash(getattr(point.trial, part)):
+            raise ConfigError(
+                f"the weak model must live in the same latents, but its {part} differs; "
+                "change generator.* only",
+                path="trial.evaluation.guidance.weak",
+            )
+    return trial

@@ -1,0 +1,91 @@
+"""What every training loop shares: its length, optimiser settings, learning rate and batches."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Length and optimiser of one training run. The global batch moves numbers; devices do not."""
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    steps: int
+    """Number of optimiser steps of the trained model."""
+    batch_size: int
+    """Global batch in images."""
+    learning_rate: float
+    """Peak learning rate."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Adam's decay rates of the first and second moment."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay."""
+    warmup_steps: int = 0
+    """Steps over which the learning rate rises linearly from zero."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Learning rate after the warm-up: constant (published) or a cosine down to zero."""
+    max_grad_norm: float | None = None
+    """Gradient clipping by global norm; absent in the published runs."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of the network: fp32, or bf16 autocast over fp32 master weights."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "learning_rate"):
+            value = getattr(self, name)
+            if value <= 0:
+                raise ValueError(f"`{name}` must be positive, but got {value}; raise it")
+        if not 0 <= self.warmup_steps <= self.steps:
+            raise ValueError(
+                f"`warmup_steps` must lie in 0..{self.steps} (`steps`), but got "
+                f"{self.warmup_steps}; shorten the warm-up"
+            )
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"`betas` must lie in [0, 1), but got {self.betas}; use (0.9, 0.95)")
+        if self.max_grad_norm is not None and self.max_grad_norm <= 0:
+            raise ValueError(
+                f"`max_grad_norm` must be positive, but got {self.max_grad_norm}; leave it out "
+                "to train without clipping"
+            )
+
+    def learning_rate_at(self, step: int) -> float:
+        """The learning rate of step 0, 1, ..., `steps` - 1."""
+        if step < self.warmup_steps:
+            return self.learning_rate * (step + 1) / self.warmup_steps
+        if self.schedule == "constant":
+            return self.learning_rate
+        progress = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def optimizer_settings(training: TrainingConfig) -> dict[str, Any]:
+    """Arguments of `torch.optim.Adam` and `AdamW`."""
+    return {
+        "lr": training.learning_rate,
+        "betas": training.betas,
+        "weight_decay": training.weight_decay,
+        "fused": True,
+    }
+
+
+def autocast(training: TrainingConfig, device: torch.device) -> torch.autocast:
+    """The arithmetic of the forward pass; weights stay in fp32 either way."""
+    enabled = training.precision == "bf16"
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+
+
+def backward_and_step(
+    loss: Tensor, optimizer: torch.optim.Optimizer, training: TrainingConfig, step: int
+) -> None:
+    """One optimiser step on a scalar loss, at the learning rate of this step."""
+    for group in optimizer.param_groups:
+        group["lr"] = training.learning_rate_at(step)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    if training.max_grad_norm is not None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        torch.nn.utils.clip_grad_norm_(parameters, training.max_grad_norm)
+    optimizer.step()

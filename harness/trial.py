@@ -1,0 +1,281 @@
+"""A trial: one complete configuration of data, tokenizer, generator and evaluation."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from harness.configuration import ConfigError
+from harness.data.digits import DigitsConfig
+from harness.data.image_folder import ImageFolderConfig
+from harness.data.pipelines import Pipeline
+from harness.metrics.extractors import InceptionConfig
+from harness.training import TrainingConfig
+from models.alignment import NoAlignment, VFAlignment
+from models.autoencoder import AutoencoderConfig
+from models.ema import EmaConfig
+from models.flow import FlowConfig
+from models.foundation import TimmEncoderConfig
+from models.guidance import AutoGuidance, ClassifierFreeGuidance, NoGuidance
+from models.latent import LatentLayout
+from models.lightningdit import LightningDiTConfig
+from models.perceptual import LPIPSConfig, NoPerceptual
+from models.sampler import SamplerConfig
+from models.tokenizer_loss import TokenizerLossConfig
+
+DataConfig = Annotated[DigitsConfig | ImageFolderConfig, Field(discriminator="kind")]
+"""Every kind of data set."""
+
+Crop = Pipeline | Literal["training"]
+"""A published crop and resize, or the one that the data set names, without its randomness."""
+
+_FORBID: Any = {"extra": "forbid"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class InDomainEncoder:
+    """A timm network trained here as a classifier of the training split, as a stage of its own."""
+
+    __pydantic_config__: ClassVar[Any] = _FORBID
+
+    kind: Literal["in_domain"] = "in_domain"
+    name: str
+    """timm model name."""
+    model_args: dict[str, Any] = field(default_factory=dict)
+    """Arguments of `timm.create_model`, beside the number of classes."""
+    input_size: int | None = None
+    """Images are resized to this side in pixels first (bilinear); absent: the data's resolution."""
+    seed: int = 0
+    """Seed of its weights and batches; it does not follow the trial's seed."""
+    training: TrainingConfig
+
+
+AlignmentEncoder = Annotated[InDomainEncoder | TimmEncoderConfig, Field(discriminator="kind")]
+"""Networks that a tokenizer can be aligned with."""
+
+MetricExtractor = Annotated[
+    InDomainEncoder | TimmEncoderConfig | InceptionConfig, Field(discriminator="kind")
+]
+"""Networks whose features a Fréchet distance can be measured in."""
+
+
+PerceptualMetric = Annotated[NoPerceptual | LPIPSConfig, Field(discriminator="kind")]
+"""Perceptual distances of reconstructions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignedWith(VFAlignment):
+    """The alignment loss of VA-VAE (arXiv 2501.01423, section 3) and the network it looks to."""
+
+    __pydantic_config__: ClassVar[Any] = _FORBID
+
+    encoder: AlignmentEncoder
+    """The frozen feature network."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerConfig:
+    """A VA-VAE and its training; without alignment it is the plain LDM autoencoder."""
+
+    __pydantic_config__: ClassVar[Any] = _FORBID
+
+    kind: Literal["va_vae"] = "va_vae"
+    latent_dim: int
+    """Latent channels."""
+    architecture: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    """Widths and depths of encoder and decoder."""
+    alignment: Annotated[NoAlignment | AlignedWith, Field(discriminator="kind")] = NoAlignment()
+    """Alignment with a foundation model."""
+    loss: TokenizerLossConfig = field(default_factory=TokenizerLossConfig)
+    """Reconstruction, KL and adversarial terms."""
+    training: TrainingConfig
+    """Length and optimiser."""
+    seed: int | None = None
+    """Seed of weights and batches; absent: the trial's."""
+
+    def __post_init__(self) -> None:
+        if self.latent_dim <= 0:
+            raise ValueError(
+                f"`latent_dim` must be positive, but got {self.latent_dim}; use 16, 32 or 64"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentsConfig:
+    """How the training split is encoded for the generator; the defaults are the published ones."""
+
+    __pydantic_config__: ClassVar[Any] = _FORBID
+
+    flip: bool = True
+    """Encode every image mirrored too; the generator sees either with equal probability."""
+    crop: Crop = "training"
+    """Crop and resize before encoding; `training`: the data set's own, centred."""
+    posterior: Literal["sample", "mode"] = "sample"
+    """What of the posterior is kept: one sample (published) or the mean."""
+    num_statistics: int = 10_000
+    """Random images behind the per-channel mean and deviation."""
+    batch_size: int = 50
+    """Images at a time."""
+
+    def __post_init__(self) -> None:
+        if self.num_statistics < 2 or self.batch_size < 1:
+            raise ValueError(
+                f"`num_statistics` must be at least 2 and `batch_size` at least 1, but got "
+                f"{self.num_statistics} and {self.batch_size}; raise them"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorConfig(LightningDiTConfig):
+    """A LightningDiT and its training."""
+
+    __pydantic_config__: ClassVar[Any] = _FORBID
+
+    flow: FlowConfig = field(default_factory=FlowConfig)
+    """Path, time density and loss."""
+    ema: EmaConfig = field(default_factory=EmaConfig)
+    """Moving average of the weights; samples are drawn from it."""
+    training: TrainingConfig
+    """Length and optimiser."""
+    snapshots: tuple[int, ...] = ()
+    """Steps at which the moving average is kept for evaluation, beside the last one."""
+    seed: int | None = None
+    """Seed of weights and batches; absent: the trial's."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        bad = [step for step in self.snapshots if not 0 < step < self.training.steps]
+        if bad or list(self.snapshots) != sorted(set(self.snapshots)):
+            raise ValueError(
+                f"`snapshots` must be rising steps between 0 and training.steps = "
+                f"{self.training.steps}, but got {list(self.snapshots)}; the last step is always kept"
+            )
+
+    @property
+    def size_name(self) -> str:
+        """Name of the size, or depth x width x heads of a shape of one's own."""
+        if isinstance(self.size, str):
+            return self.size
+        return f"{self.size.depth}x{self.size.width}x{self.size.num_heads}"
+
+    @property
+    def snapshot_steps(self) -> tuple[int, ...]:
+        """All evaluated steps, the last one included."""
+        return (*self.snapshots, self.training.steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoGuidanceWith(AutoGuidance):
+    """Guidance by a weaker model (arXiv 2406.02507): this trial with other settings."""
+
+    __pydantic_config__: ClassVar[Any] = _FORBID
+
+    weak: dict[str, Any]
+    """Dotted paths of this trial and the weak model's values, `generator.size: pico` for instance;
+    the weak generator becomes a stage of its own."""
+
+
+Guidance = Annotated[
+    NoGuidance | ClassifierFreeGuidance | AutoGuidanceWith, Field(discriminator="kind")
+]
+"""Every kind of guidance."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """How tokenizer and generator are measured: everything that moves a metric but no weight."""
+
+    __pydantic_config__: ClassVar[Any] = _FORBID
+
+    extractor: MetricExtractor
+    """Feature network of the Fréchet distances."""
+    perceptual: PerceptualMetric = NoPerceptual()
+    """LPIPS of the reconstructions; needs the weights of VGG16."""
+    reconstruction_crop: Crop = "training"
+    """Crop and resize of the evaluated images; `training`: the data set's own, centred."""
+    posterior: Literal["sample", "mode"] = "sample"
+    """Latents that are decoded for the reconstruction metrics; published: a posterior sample."""
+    num_reconstructions: int | None = None
+    """Images of the evaluation split that are reconstructed; absent: all of them."""
+    num_images: int = 50_000
+    """Generated images."""
+    num_reference: int | None = None
+    """Images of the training split behind the generation reference; absent: all of them."""
+    label_policy: Literal["balanced", "random", "data"] = "random"
+    """Labels asked for: equal counts a class, uniform draws (published), or as in the data."""
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    """ODE solver and time grid."""
+    guidance: tuple[Guidance, ...] = (NoGuidance(),)
+    """One row of the table each."""
+    batch_size: int = 250
+    """Images at a time in sampling and feature extraction."""
+    seed: int | None = None
+    """Seed of noise and labels; absent: the trial's."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_images", "batch_size"):
+            if getattr(self, name) < 2:
+                raise ValueError(
+                    f"`{name}` must be at least 2, but got {getattr(self, name)}; raise it"
+                )
+        for name in ("num_reconstructions", "num_reference"):
+            value = getattr(self, name)
+            if value is not None and value < 2:
+                raise ValueError(
+                    f"`{name}` must be at least 2, but got {value}; leave it out to take the whole split"
+                )
+        if not self.guidance:
+            raise ValueError("`guidance` must name at least one setting; use [{kind: none}]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One complete configuration."""
+
+    __pydantic_config__: ClassVar[Any] = _FORBID
+
+    seed: int = 0
+    """Seed that tokenizer, generator and evaluation follow unless they name their own."""
+    data: DataConfig
+    """Images and splits."""
+    tokenizer: TokenizerConfig
+    latents: LatentsConfig = field(default_factory=LatentsConfig)
+    generator: GeneratorConfig
+    evaluation: EvaluationConfig
+
+    def __post_init__(self) -> None:
+        for name in ("tokenizer", "generator", "evaluation"):
+            part = getattr(self, name)
+            if part.seed is None:
+                object.__setattr__(self, name, dataclasses.replace(part, seed=self.seed))
+
+    @property
+    def layout(self) -> LatentLayout:
+        """Channel groups and grid of this trial's latents."""
+        side = self.data.resolution // self.tokenizer.architecture.downsample
+        return LatentLayout.single(channels=self.tokenizer.latent_dim, height=side, width=side)
+
+
+def check_trial(trial: Trial) -> None:
+    """Refuse a trial whose parts do not fit each other.
+
+    Raises:
+        ConfigError: With the key path inside the trial.
+    """
+    resolution, downsample = trial.data.resolution, trial.tokenizer.architecture.downsample
+    if resolution % downsample:
+        raise ConfigError(
+            f"must be a multiple of the tokenizer's downsampling factor {downsample}, but got "
+            f"{resolution}; use {resolution // downsample * downsample or downsample}, or change "
+            "tokenizer.architecture.width_multipliers (each further level halves the grid)",
+            path="data.resolution",
+        )
+    side, patch = resolution // downsample, trial.generator.patch_size
+    if side % patch:
+        raise ConfigError(
+            f"must divide the latent side {side} (resolution {resolution} / downsampling "
+            f"{downsample}), but got {patch}; use "
+            f"{max(p for p in range(1, min(side, patch) + 1) if side % p == 0)}",
+            path="generator.patch_size",
+        )

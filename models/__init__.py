@@ -1,0 +1,1 @@
+"""Networks, losses, flows and samplers: torch and timm only."""

@@ -1,0 +1,174 @@
+"""The convolutional KL autoencoder of latent diffusion, with the official tensor names.
+
+VA-VAE (arXiv 2501.01423) changes its training loss, not this network.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.autoencoder_blocks import Downsample, Level, Middle, Upsample, normalisation
+from models.posterior import Posterior
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderConfig:
+    """Shape of the autoencoder; the defaults are the published f16 network."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    base_width: int = 128
+    """Channels at full image resolution."""
+    width_multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
+    """Channels of each level in units of `base_width`, from full resolution to the latent grid."""
+    num_blocks: int = 2
+    """Residual blocks per encoder level; the decoder has one more."""
+    attention_resolutions: tuple[int, ...] = (16,)
+    """Sides of the feature map, in cells, at which attention follows each residual block."""
+    in_channels: int = 3
+    """Image channels, of input and reconstruction."""
+    dropout: float = 0.0
+    """Dropout probability inside residual blocks, in [0, 1)."""
+    norm_groups: int = 32
+    """Groups of every group normalisation; must divide every width."""
+
+    def __post_init__(self) -> None:
+        misfits = [width for width in self.widths if width % self.norm_groups]
+        if misfits or not self.widths:
+            raise ValueError(
+                f"`norm_groups` must divide every width, but got {self.norm_groups} groups for "
+                f"widths {self.widths}; lower `norm_groups` or raise `base_width`"
+            )
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each level."""
+        return tuple(self.base_width * multiplier for multiplier in self.width_multipliers)
+
+    @property
+    def num_levels(self) -> int:
+        """Number of resolutions the network works at."""
+        return len(self.width_multipliers)
+
+    @property
+    def downsample(self) -> int:
+        """Pixels of the image side per cell of the latent grid."""
+        return 2 ** (self.num_levels - 1)
+
+
+class Encoder(nn.Module):
+    """Image to the moments of its latent, before `quant_conv`."""
+
+    def __init__(self, config: AutoencoderConfig, *, latent_dim: int, resolution: int) -> None:
+        super().__init__()
+        widths, norm = config.widths, config.norm_groups
+        last = config.num_levels - 1
+        self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
+        self.down = nn.ModuleList(
+            Level(
+                widths[max(level - 1, 0)],
+                width,
+                num_blocks=config.num_blocks,
+                attends=resolution // 2**level in config.attention_resolutions,
+                norm_groups=norm,
+                dropout=config.dropout,
+                downsample=Downsample(width) if level < last else None,
+            )
+            for level, width in enumerate(widths)
+        )
+        self.mid = Middle(widths[-1], norm_groups=norm, dropout=config.dropout)
+        self.norm_out = normalisation(widths[-1], norm)
+        self.conv_out = nn.Conv2d(widths[-1], 2 * latent_dim, 3, padding=1)
+
+    def forward(self, x: Float[Tensor, "b c_in h w"]) -> Float[Tensor, "b twice_c h_out w_out"]:
+        """Go down the levels, through the middle, to twice the latent's channels."""
+        hidden = self.conv_in(x)
+        for level in self.down:
+            hidden = level(hidden)
+        return self.conv_out(functional.silu(self.norm_out(self.mid(hidden))))
+
+
+class Decoder(nn.Module):
+    """Latent, after `post_quant_conv`, to image; levels are stored from full resolution down."""
+
+    def __init__(self, config: AutoencoderConfig, *, latent_dim: int, resolution: int) -> None:
+        super().__init__()
+        widths, norm = config.widths, config.norm_groups
+        last = config.num_levels - 1
+        self.conv_in = nn.Conv2d(latent_dim, widths[-1], 3, padding=1)
+        self.mid = Middle(widths[-1], norm_groups=norm, dropout=config.dropout)
+        self.up = nn.ModuleList(
+            Level(
+                widths[min(level + 1, last)],
+                width,
+                num_blocks=config.num_blocks + 1,
+                attends=resolution // 2**level in config.attention_resolutions,
+                norm_groups=norm,
+                dropout=config.dropout,
+                upsample=Upsample(width) if level > 0 else None,
+            )
+            for level, width in enumerate(widths)
+        )
+        self.norm_out = normalisation(widths[0], norm)
+        self.conv_out = nn.Conv2d(widths[0], config.in_channels, 3, padding=1)
+
+    def forward(self, z: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c_out h_out w_out"]:
+        """Go through the middle and up the levels to a linear (unclamped) image."""
+        hidden = self.mid(self.conv_in(z))
+        for level in reversed(self.up):
+            hidden = level(hidden)
+        return self.conv_out(functional.silu(self.norm_out(hidden)))
+
+
+class Autoencoder(nn.Module):
+    """Encoder, diagonal Gaussian posterior and decoder.
+
+    Args:
+        config: shape of the network.
+        latent_dim: channels of the latent, at least 1.
+        resolution: image side in pixels for which attention is placed; other sizes run too.
+    """
+
+    def __init__(self, config: AutoencoderConfig, *, latent_dim: int, resolution: int) -> None:
+        super().__init__()
+        self.config = config
+        self.latent_dim = latent_dim
+        self.encoder = Encoder(config, latent_dim=latent_dim, resolution=resolution)
+        self.decoder = Decoder(config, latent_dim=latent_dim, resolution=resolution)
+        self.quant_conv = nn.Conv2d(2 * latent_dim, 2 * latent_dim, 1)
+        self.post_quant_conv = nn.Conv2d(latent_dim, latent_dim, 1)
+
+    @property
+    def last_encoder_weight(self) -> Tensor:
+        """The weight whose gradient norms balance reconstruction and alignment."""
+        return self.encoder.conv_out.weight
+
+    @property
+    def last_decoder_weight(self) -> Tensor:
+        """The weight whose gradient norms balance reconstruction and the adversarial term."""
+        return self.decoder.conv_out.weight
+
+    def decoder_parameters(self) -> list[nn.Parameter]:
+        """Trainable parameters between the latent and the image."""
+        modules = nn.ModuleList([self.post_quant_conv, self.decoder])
+        return [weight for weight in modules.parameters() if weight.requires_grad]
+
+    def encode(self, x: Float[Tensor, "b c_in h_in w_in"]) -> Posterior:
+        """Encode images in [-1, 1].
+
+        Raises:
+            ValueError: if the image sides are not divisible by the downsampling factor.
+        """
+        if x.shape[-2] % self.config.downsample or x.shape[-1] % self.config.downsample:
+            raise ValueError(
+                f"image sides must be divisible by the downsampling factor "
+                f"{self.config.downsample}, but got {tuple(x.shape[-2:])}; crop or resize"
+            )
+        return Posterior.from_moments(self.quant_conv(self.encoder(x)))
+
+    def decode(self, z: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c_out h_out w_out"]:
+        """Decode latents to images around [-1, 1], linear and unclamped."""
+        return self.decoder(self.post_quant_conv(z))

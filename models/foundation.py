@@ -1,0 +1,202 @@
+"""Frozen feature networks from timm: dense features, pooled features and logits."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import timm
+import torch
+from jaxtyping import Float
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor, nn
+from torch.nn import functional
+
+ModelArgument = int | float | bool | str | tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimmEncoderConfig:
+    """A timm network, its weights, and how images are prepared for it."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    kind: Literal["timm"] = "timm"
+    """Tells this choice from others."""
+    name: str
+    """timm model name, e.g. `vit_large_patch14_dinov2.lvd142m`."""
+    weights: str = field(default="pretrained", metadata={"key": False})
+    """`pretrained` (timm's cache or download), `random`, or the path of a local file. The path
+    enters no content key (`metadata`); the file's hash does."""
+    normalisation: Literal["repo", "imagenet", "none"] = "repo"
+    """`repo` feeds [-1, 1] as the published code does, `imagenet` standardises with ImageNet's
+    mean and deviation, `none` feeds [0, 1]."""
+    antialias: bool = False
+    """Whether the bilinear resize is antialiased (published: it is not)."""
+    bfloat16: bool = False
+    """Whether the network runs in bfloat16 on CUDA (published: float32); no effect on the CPU."""
+    feature_level: int | None = None
+    """Index of timm's intermediate stage that gives dense features; absent takes the last."""
+    input_size: int | None = None
+    """Side, in pixels, of the images behind pooled features and logits; absent takes `img_size`
+    or the side of the pretraining."""
+    model_args: Mapping[str, ModelArgument] = field(default_factory=dict)
+    """Further arguments of `timm.create_model`, e.g. `num_classes`, `img_size`."""
+
+
+class FeatureEncoder(nn.Module):
+    """A frozen timm network in evaluation mode.
+
+    Images come in [-1, 1]; all results are float32. The timm network itself is `model`, whose
+    state dict a training stage may fill or save.
+
+    Raises:
+        ValueError: if timm does not know the name or the weights cannot be had.
+    """
+
+    model: Any
+
+    def __init__(self, config: TimmEncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model = _create_model(config)
+        self.eval().requires_grad_(False)
+
+    @property
+    def feature_dim(self) -> int:
+        """Channels of `features`."""
+        return self._level_info["num_chs"] if self._has_level else self.model.num_features
+
+    @property
+    def stride(self) -> int:
+        """Input pixels per cell of the feature grid."""
+        return self._level_info["reduction"]
+
+    @torch.no_grad()
+    def features(
+        self, images: Float[Tensor, "b c h_in w_in"], grid: tuple[int, int]
+    ) -> Float[Tensor, "b d h w"]:
+        """Dense features on a grid of (rows, columns); images are resized so that they match.
+
+        A vision transformer gives its patch tokens after the final norm, without prefix tokens,
+        in row-major order; a convolutional network gives its feature map.
+        """
+        size = (grid[0] * self.stride, grid[1] * self.stride)
+        with self._precision(images):
+            dense = self._dense(self.prepare(images, size), grid)
+        if tuple(dense.shape[2:]) != grid:
+            raise ValueError(
+                f"features must lie on the latent's grid {grid}, but {self.config.name} gives "
+                f"{tuple(dense.shape[2:])}; choose another `feature_level` or network"
+            )
+        return dense.float()
+
+    @torch.no_grad()
+    def pooled(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
+        """Globally pooled features, at the network's own input size."""
+        with self._precision(images):
+            hidden = self.model.forward_features(self.prepare(images, self.input_size))
+            return self.model.forward_head(hidden, pre_logits=True).float()
+
+    @torch.no_grad()
+    def logits(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
+        """Class logits, at the network's own input size.
+
+        Raises:
+            ValueError: if the network has no classification head.
+        """
+        if self.model.num_classes < 1:
+            raise ValueError(
+                f"logits need a classification head, but {self.config.name} has none; set "
+                "`num_classes` in `model_args`"
+            )
+        with self._precision(images):
+            return self.model(self.prepare(images, self.input_size)).float()
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Image size for pooled features and logits: `img_size`, or that of the pretraining."""
+        if self.config.input_size is not None:
+            return self.config.input_size, self.config.input_size
+        arguments = dict(self.config.model_args)
+        size: Any = arguments.get("img_size", self.model.pretrained_cfg["input_size"][1:])
+        return (size, size) if isinstance(size, int) else tuple(size)
+
+    @property
+    def _has_level(self) -> bool:
+        return self.config.feature_level is not None
+
+    @property
+    def _level_info(self) -> dict[str, Any]:
+        level = -1 if self.config.feature_level is None else self.config.feature_level
+        return self.model.feature_info[level]
+
+    def _precision(self, images: Tensor) -> torch.autocast:
+        enabled = self.config.bfloat16 and images.is_cuda
+        return torch.autocast(images.device.type, torch.bfloat16, enabled=enabled)
+
+    def prepare(
+        self, images: Float[Tensor, "b c h_in w_in"], size: tuple[int, int]
+    ) -> Float[Tensor, "b c h w"]:
+        """Resize images in [-1, 1] to (rows, columns) and normalise them for the network."""
+        if tuple(images.shape[2:]) != size:
+            images = functional.interpolate(
+                images, size, mode="bilinear", antialias=self.config.antialias
+            )
+        if self.config.normalisation == "repo":
+            return images
+        unit = (images + 1.0) / 2.0
+        if self.config.normalisation == "none":
+            return unit
+        mean, deviation = (
+            unit.new_tensor(values)[:, None, None]
+            for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+        )
+        return (unit - mean) / deviation
+
+    def _dense(self, inputs: Tensor, grid: tuple[int, int]) -> Tensor:
+        if self._has_level:
+            return self.model.forward_intermediates(
+                inputs,
+                indices=[self.config.feature_level],
+                norm=True,
+                output_fmt="NCHW",
+                intermediates_only=True,
+            )[0]
+        hidden = self.model.forward_features(inputs)
+        if hidden.ndim == 3:
+            tokens = hidden[:, self.model.num_prefix_tokens :]
+            return tokens.transpose(1, 2).unflatten(2, grid)
+        return hidden if hidden.shape[1] == self.feature_dim else hidden.permute(0, 3, 1, 2)
+
+
+def _create_model(config: TimmEncoderConfig) -> nn.Module:
+    arguments: dict[str, Any] = dict(config.model_args)
+    arguments["pretrained"] = config.weights != "random"
+    if config.weights not in ("pretrained", "random"):
+        if not Path(config.weights).is_file():
+            raise ValueError(
+                f"`weights` must be `pretrained`, `random` or a file, but {config.weights} is no "
+                "file; correct the path"
+            )
+        arguments["pretrained_cfg_overlay"] = {"file": config.weights} | {
+            name: value for name, value in arguments.items() if name == "num_classes"
+        }
+    try:
+        return _create_for_any_size(config.name, arguments)
+    except (RuntimeError, OSError) as error:
+        raise ValueError(
+            f"`name` must be a network of this timm version with weights {config.weights!r} at "
+            f"hand, but {config.name} failed: {error}; check the name, or give a local file as "
+            "`weights`"
+        ) from error
+
+
+def _create_for_any_size(name: str, arguments: dict[str, Any]) -> nn.Module:
+    """Ask transformers for inputs of any size; convolutional networks take any size as it is."""
+    try:
+        return timm.create_model(name, dynamic_img_size=True, **arguments)
+    except TypeError as error:
+        if "dynamic_img_size" not in str(error):
+            raise
+        return timm.create_model(name, **arguments)

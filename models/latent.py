@@ -1,0 +1,101 @@
+"""The geometry of a latent: named channel groups on one grid.
+
+Today's tokenizers have a single group; composite latents (texture beside semantics) have several.
+Flow time is one number per group, so everything that draws, embeds or integrates time asks here.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChannelGroup:
+    """A run of neighbouring latent channels that share one flow time."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    name: str
+    """Unique name of the group, e.g. `image`, `texture`, `semantic`."""
+    channels: int
+    """Number of channels in the group, at least 1."""
+
+    def __post_init__(self) -> None:
+        if self.channels < 1:
+            raise ValueError(
+                f"`channels` of latent group {self.name!r} must be at least 1, but got "
+                f"{self.channels}; drop the group or give it channels"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentLayout:
+    """Shape of one latent and the names of its channel groups, in channel order."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    groups: tuple[ChannelGroup, ...]
+    """Channel groups in the order in which they are stacked."""
+    height: int
+    """Rows of the latent grid."""
+    width: int
+    """Columns of the latent grid."""
+
+    def __post_init__(self) -> None:
+        names = [group.name for group in self.groups]
+        if not names or len(set(names)) != len(names):
+            raise ValueError(
+                f"`groups` must hold at least one group and no name twice, but got {names}; "
+                "rename or remove groups"
+            )
+        if min(self.height, self.width) < 1:
+            raise ValueError(
+                f"`height` and `width` must be at least 1, but got {self.height} and "
+                f"{self.width}; use the tokenizer's image size divided by its downsampling"
+            )
+
+    @classmethod
+    def single(cls, channels: int, height: int, width: int, name: str = "image") -> "LatentLayout":
+        """Build the layout of an ordinary tokenizer: one group on a `height` by `width` grid."""
+        group = ChannelGroup(name=name, channels=channels)
+        return cls(groups=(group,), height=height, width=width)
+
+    @property
+    def channels(self) -> int:
+        """Number of channels over all groups."""
+        return sum(group.channels for group in self.groups)
+
+    @property
+    def num_groups(self) -> int:
+        """Number of channel groups, which is the number of flow times."""
+        return len(self.groups)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of one latent."""
+        return self.channels, self.height, self.width
+
+    @property
+    def group_of_channel(self) -> Int[Tensor, " c"]:
+        """Index of the group that each channel belongs to."""
+        sizes = torch.tensor([group.channels for group in self.groups])
+        return torch.repeat_interleave(torch.arange(self.num_groups), sizes)
+
+    def slice(self, name: str) -> slice:
+        """Channel range of the group called `name`.
+
+        Raises:
+            ValueError: if no group has that name.
+        """
+        start = 0
+        for group in self.groups:
+            if group.name == name:
+                return slice(start, start + group.channels)
+            start += group.channels
+        names = [group.name for group in self.groups]
+        raise ValueError(
+            f"a latent group must be one of {names}, but got {name!r}; use one of them"
+        )

@@ -1,0 +1,235 @@
+"""LightningDiT (arXiv 2501.01423, Section 4): a diffusion transformer that predicts velocity."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from models.latent import LatentLayout
+from models.lightningdit_blocks import (
+    Block,
+    FinalLayer,
+    GroupedTimestepEmbedder,
+    LabelEmbedder,
+    PatchEmbed,
+    RotaryEmbedding,
+    TimestepEmbedder,
+    fixed_position_parameter,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiTShape:
+    """Depth and width of a transformer."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    depth: int
+    """Number of blocks."""
+    width: int
+    """Token width; divisible by `num_heads`."""
+    num_heads: int
+    """Attention heads; the width of one must be divisible by 4 for rotary positions."""
+
+    def __post_init__(self) -> None:
+        if min(self.depth, self.num_heads) < 1 or self.width % (4 * self.num_heads):
+            raise ValueError(
+                f"`width` must be a multiple of 4 * `num_heads`, and `depth` and `num_heads` at "
+                f"least 1, but got depth {self.depth}, width {self.width} and {self.num_heads} "
+                f"heads; change `width` or `num_heads`"
+            )
+
+
+SIZES: dict[str, DiTShape] = {
+    "pico": DiTShape(depth=3, width=64, num_heads=4),
+    "nano": DiTShape(depth=4, width=96, num_heads=4),
+    "micro": DiTShape(depth=4, width=128, num_heads=4),
+    "mini": DiTShape(depth=6, width=128, num_heads=4),
+    "tiny": DiTShape(depth=6, width=192, num_heads=6),
+    "S": DiTShape(depth=12, width=384, num_heads=6),
+    "B": DiTShape(depth=12, width=768, num_heads=12),
+    "L": DiTShape(depth=24, width=1024, num_heads=16),
+    "XL": DiTShape(depth=28, width=1152, num_heads=16),
+    "1p0B": DiTShape(depth=24, width=1536, num_heads=24),
+    "1p6B": DiTShape(depth=28, width=1792, num_heads=28),
+}
+"""Named sizes; B, L, XL, 1p0B and 1p6B are published, the smaller ones are for short runs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LightningDiTConfig:
+    """Size and switches of the generator; the defaults are the published XL/1."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    kind: Literal["lightningdit"] = "lightningdit"
+    """Tells this choice from others."""
+    size: str | DiTShape = "XL"
+    """A name in `SIZES`, or a shape of one's own."""
+    patch_size: int = 1
+    """Side of the latent patch that becomes one token, in latent cells."""
+    class_dropout: float = 0.1
+    """Probability in [0, 1] that training replaces a label by the null class."""
+    qk_norm: bool = False
+    """Whether queries and keys are RMS-normalised per head (stable, but costs FID)."""
+    swiglu: bool = True
+    """Whether the feed-forward is SwiGLU; otherwise DiT's GELU."""
+    rope: bool = True
+    """Whether rotary positions are used, in addition to the additive code."""
+    rmsnorm: bool = True
+    """Whether norms are RMSNorm with a weight; otherwise LayerNorm without parameters."""
+    adaln_shift: bool = True
+    """Whether the condition shifts as well as scales the blocks (`wo_shift` turned round)."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.size, str) and self.size not in SIZES:
+            raise ValueError(
+                f"`size` must be one of {', '.join(SIZES)} or a shape, but got {self.size!r}; "
+                "use a name from the list"
+            )
+        if self.patch_size < 1:
+            raise ValueError(
+                f"`patch_size` must be at least 1, but got {self.patch_size}; use 1 or 2"
+            )
+        if not 0.0 <= self.class_dropout <= 1.0:
+            raise ValueError(
+                f"`class_dropout` must lie in [0, 1], but got {self.class_dropout}; use 0.1"
+            )
+
+    @property
+    def shape(self) -> DiTShape:
+        """Depth, width and heads."""
+        return SIZES[self.size] if isinstance(self.size, str) else self.size
+
+
+class LightningDiT(nn.Module):
+    """Velocity of a noisy latent, given its time(s) and class.
+
+    Args:
+        config: size and switches.
+        layout: shape and channel groups of the latent.
+        num_classes: number of classes; label `num_classes` is the null class.
+
+    Raises:
+        ValueError: if the grid is not divisible by the patch size.
+    """
+
+    def __init__(
+        self, config: LightningDiTConfig, *, layout: LatentLayout, num_classes: int
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.layout = layout
+        self.num_classes = num_classes
+        patch, shape = config.patch_size, config.shape
+        if layout.height % patch or layout.width % patch:
+            raise ValueError(
+                f"`patch_size` must divide the latent grid, but got {patch} for "
+                f"{layout.height}x{layout.width}; use a smaller patch"
+            )
+        self.grid = (layout.height // patch, layout.width // patch)
+        self.x_embedder = PatchEmbed(layout.channels, shape.width, patch)
+        self.t_embedder = (
+            TimestepEmbedder(shape.width)
+            if layout.num_groups == 1
+            else GroupedTimestepEmbedder(shape.width, layout.num_groups)
+        )
+        self.y_embedder = LabelEmbedder(num_classes, shape.width)
+        self.pos_embed = fixed_position_parameter(*self.grid, shape.width)
+        head_dim = shape.width // shape.num_heads
+        self.feat_rope = RotaryEmbedding(*self.grid, head_dim) if config.rope else None
+        self.blocks = nn.ModuleList(
+            Block(
+                shape.width,
+                shape.num_heads,
+                qk_norm=config.qk_norm,
+                swiglu=config.swiglu,
+                rmsnorm=config.rmsnorm,
+                adaln_shift=config.adaln_shift,
+            )
+            for _ in range(shape.depth)
+        )
+        self.final_layer = FinalLayer(
+            shape.width, patch * patch * layout.channels, rmsnorm=config.rmsnorm
+        )
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+        for name, parameter in self.t_embedder.named_parameters():
+            if name.endswith("weight"):
+                nn.init.normal_(parameter, std=0.02)
+        for name, parameter in self.named_parameters():
+            if "adaLN_modulation" in name or name.startswith("final_layer.linear"):
+                nn.init.zeros_(parameter)
+
+    def forward(
+        self, x: Float[Tensor, "b c h w"], t: Float[Tensor, "b g"], labels: Int[Tensor, " b"]
+    ) -> Float[Tensor, "b c h w"]:
+        """Predict velocity.
+
+        Args:
+            x: noisy latent, normalised to unit variance at t = 1.
+            t: time of each channel group in [0, 1]; 0 is noise, 1 is data.
+            labels: classes in [0, num_classes]; the last is the null class.
+        """
+        tokens, condition = self._embed(x, t, labels)
+        for block in self.blocks:
+            tokens = block(tokens, condition, self.feat_rope)
+        return self._unpatchify(self.final_layer(tokens, condition))
+
+    def forward_with_tap(
+        self,
+        x: Float[Tensor, "b c h w"],
+        t: Float[Tensor, "b g"],
+        labels: Int[Tensor, " b"],
+        block: int,
+    ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b n d"]]:
+        """Predict velocity and return the tokens after the first `block` blocks (1 to depth)."""
+        assert 1 <= block <= len(self.blocks), "the tap's range is checked by its configuration"
+        tokens, condition = self._embed(x, t, labels)
+        tapped = tokens
+        for index, layer in enumerate(self.blocks, start=1):
+            tokens = layer(tokens, condition, self.feat_rope)
+            if index == block:
+                tapped = tokens
+        return self._unpatchify(self.final_layer(tokens, condition)), tapped
+
+    def _embed(
+        self, x: Float[Tensor, "b c h w"], t: Float[Tensor, "b g"], labels: Int[Tensor, " b"]
+    ) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b d"]]:
+        tokens = self.x_embedder(x) + self.pos_embed
+        return tokens, self.t_embedder(t) + self.y_embedder(labels)
+
+    def _unpatchify(self, tokens: Float[Tensor, "b n p"]) -> Float[Tensor, "b c h w"]:
+        rows, columns = self.grid
+        patch, channels = self.config.patch_size, self.layout.channels
+        pieces = tokens.unflatten(1, (rows, columns)).unflatten(-1, (patch, patch, channels))
+        return pieces.permute(0, 5, 1, 3, 2, 4).reshape(-1, channels, rows * patch, columns * patch)
+
+
+def drop_labels(
+    labels: Int[Tensor, " b"],
+    num_classes: int,
+    probability: float,
+    generator: torch.Generator | None = None,
+) -> Int[Tensor, " b"]:
+    """Replace labels by the null class with the given probability in [0, 1].
+
+    The draw happens on the generator's device.
+    """
+    device = torch.device("cpu") if generator is None else generator.device
+    draw = torch.rand(labels.shape[0], generator=generator, device=device)
+    return torch.where(draw.to(labels.device) < probability, num_classes, labels)
+
+
+def num_parameters(model: nn.Module) -> int:
+    """Number of parameters, the frozen position code included (as published counts do)."""
+    return sum(parameter.numel() for parameter in model.parameters())

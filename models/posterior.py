@@ -1,0 +1,38 @@
+"""The diagonal Gaussian that an autoencoder's encoder predicts for each image."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+LOG_VARIANCE_RANGE = (-30.0, 20.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Posterior:
+    """Mean and log-variance of q(z | x), one Gaussian per latent element."""
+
+    mean: Float[Tensor, "b c h w"]
+    """Mean, unbounded."""
+    log_variance: Float[Tensor, "b c h w"]
+    """Natural log of the variance, within `LOG_VARIANCE_RANGE`."""
+
+    @classmethod
+    def from_moments(cls, moments: Float[Tensor, "b twice_c h w"]) -> "Posterior":
+        """Split `quant_conv`'s output in float32: mean first, then log-variance, clamped."""
+        mean, log_variance = moments.float().chunk(2, dim=1)
+        return cls(mean=mean, log_variance=log_variance.clamp(*LOG_VARIANCE_RANGE))
+
+    def sample(self, noise: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Reparametrised sample for standard normal `noise`."""
+        return self.mean + torch.exp(0.5 * self.log_variance) * noise
+
+    def mode(self) -> Float[Tensor, "b c h w"]:
+        """The most likely latent, which is the mean."""
+        return self.mean
+
+    def kl(self) -> Float[Tensor, " b"]:
+        """KL divergence from N(0, I) in nats, summed over the latent of each image."""
+        per_element = self.mean.square() + self.log_variance.exp() - 1.0 - self.log_variance
+        return 0.5 * per_element.sum(dim=(1, 2, 3))

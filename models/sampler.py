@@ -1,0 +1,126 @@
+"""Integrators of the velocity field from noise (t = 0) to data (t = 1).
+
+Time is a number on the host, so a solver's schedule never waits for the device. Memory does not
+grow with the number of steps: only the current state is kept.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torchdiffeq import odeint
+
+from models.latent import LatentLayout
+
+VelocityFunction = Callable[[Float[Tensor, "b c h w"], float], Float[Tensor, "b c h w"]]
+"""Velocity of a state at a host-side time in [0, 1]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerConfig:
+    """Solver and its time grid; the defaults are the published system's."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    kind: Literal["euler", "heun", "dopri5"] = "euler"
+    """Solver: fixed-step Euler or Heun, or adaptive Dormand-Prince 5(4)."""
+    num_steps: int = 250
+    """Points of the time grid, both ends included: 250 means 249 steps; unused by dopri5."""
+    timestep_shift: float = 0.3
+    """Shift s of the grid, t = s u / (1 + (s - 1) u); 0 switches it off, unused by dopri5."""
+    atol: float = 1e-6
+    """Absolute tolerance of dopri5."""
+    rtol: float = 1e-3
+    """Relative tolerance of dopri5."""
+
+    def __post_init__(self) -> None:
+        if self.num_steps < 2:
+            raise ValueError(
+                f"`num_steps` must be at least 2 grid points (one step), but got "
+                f"{self.num_steps}; use a larger number"
+            )
+        if self.timestep_shift < 0 or min(self.atol, self.rtol) <= 0:
+            raise ValueError(
+                f"`timestep_shift` must not be negative and tolerances must be positive, but got "
+                f"shift {self.timestep_shift}, atol {self.atol}, rtol {self.rtol}; "
+                "use shift 0 to switch it off"
+            )
+
+    @property
+    def num_function_evaluations(self) -> int | None:
+        """Velocity evaluations per sample; absent for dopri5, which chooses its steps."""
+        per_step = {"euler": 1, "heun": 2}
+        return per_step[self.kind] * (self.num_steps - 1) if self.kind in per_step else None
+
+
+def time_grid(config: SamplerConfig) -> Float[Tensor, " n"]:
+    """Grid from 0 to 1 in float32: uniform, then shifted towards noise for a shift below 1."""
+    uniform = torch.linspace(0.0, 1.0, config.num_steps)
+    shift = config.timestep_shift
+    if shift == 0:
+        return uniform
+    return shift * uniform / (1 + (shift - 1) * uniform)
+
+
+def sample(
+    velocity_fn: VelocityFunction,
+    noise: Float[Tensor, "b c h w"],
+    config: SamplerConfig,
+    layout: LatentLayout,
+) -> Float[Tensor, "b c h w"]:
+    """Carry noise to data along the velocity field, without gradients.
+
+    With dopri5 the step sizes, and so the result, depend on the whole batch, and the field may be
+    evaluated slightly beyond t = 1.
+
+    Raises:
+        ValueError: if the noise does not have the layout's shape.
+    """
+    if tuple(noise.shape[1:]) != layout.shape:
+        raise ValueError(
+            f"noise must have the latent's shape {layout.shape}, but got "
+            f"{tuple(noise.shape[1:])}; draw it with the tokenizer's layout"
+        )
+    with torch.no_grad():
+        if config.kind == "dopri5":
+            return _integrate_adaptively(velocity_fn, noise, config)
+        step = _euler_step if config.kind == "euler" else _heun_step
+        times = time_grid(config).tolist()
+        state = noise
+        for start, end in pairwise(times):
+            state = step(velocity_fn, state, start, end)
+        return state
+
+
+def _euler_step(
+    velocity_fn: VelocityFunction, state: Float[Tensor, "b c h w"], start: float, end: float
+) -> Float[Tensor, "b c h w"]:
+    return state + (end - start) * velocity_fn(state, start)
+
+
+def _heun_step(
+    velocity_fn: VelocityFunction, state: Float[Tensor, "b c h w"], start: float, end: float
+) -> Float[Tensor, "b c h w"]:
+    first = velocity_fn(state, start)
+    second = velocity_fn(state + (end - start) * first, end)
+    return state + 0.5 * (end - start) * (first + second)
+
+
+def _integrate_adaptively(
+    velocity_fn: VelocityFunction, noise: Float[Tensor, "b c h w"], config: SamplerConfig
+) -> Float[Tensor, "b c h w"]:
+    ends = torch.tensor([0.0, 1.0], device=noise.device)
+    path = odeint(
+        lambda time, state: velocity_fn(state, time.item()),
+        noise,
+        ends,
+        method="dopri5",
+        atol=config.atol,
+        rtol=config.rtol,
+    )
+    assert isinstance(path, Tensor)
+    return path[-1]

@@ -1,0 +1,314 @@
+"""The training loss of VA-VAE (arXiv 2501.01423; specification, Section 2).
+
+L = L1 + LPIPS (both summed over pixels, averaged over the batch) + 1e-6 KL + w_gan L_gan
++ w_vf L_vf. Both adaptive weights compare the gradient norm of the reconstruction terms with that
+of the weighted term, at the last weight that the term can reach.
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from models.alignment import AlignmentLoss, NoAlignment, VFAlignment
+from models.autoencoder import Autoencoder
+from models.discriminator import (
+    DiscriminatorConfig,
+    NoDiscriminator,
+    PatchDiscriminator,
+    discriminator_hinge_loss,
+    generator_hinge_loss,
+)
+from models.known_gradient import with_known_gradient
+from models.perceptual import LPIPS, LPIPSConfig, NoPerceptual, build_lpips
+
+GAN_WEIGHT_LIMIT = 1e4
+VF_WEIGHT_LIMIT = 1e8
+NORM_OFFSET = 1e-4
+
+_Terms = dict[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerLossConfig:
+    """Terms of the tokenizer loss besides the alignment."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    kl_weight: float = 1e-6
+    """Weight of the KL term, which is summed over the latent."""
+    perceptual: NoPerceptual | LPIPSConfig = field(default_factory=NoPerceptual)
+    """Perceptual term."""
+    discriminator: NoDiscriminator | DiscriminatorConfig = field(default_factory=NoDiscriminator)
+    """Adversarial term."""
+
+    def __post_init__(self) -> None:
+        if self.kl_weight < 0:
+            raise ValueError(
+                f"`kl_weight` must not be negative, but got {self.kl_weight}; use 0 to switch "
+                "the term off"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderLoss:
+    """Outcome of the autoencoder's forward pass and loss."""
+
+    total: Float[Tensor, ""]
+    """Sum of weight times term; call `backward` on it once."""
+    terms: dict[str, Float[Tensor, ""]]
+    """Unweighted terms, detached; terms that are off are absent."""
+    weights: dict[str, Float[Tensor, ""]]
+    """Weight of each term at this step, detached."""
+    per_element: dict[str, Float[Tensor, ""]]
+    """Means per pixel value (`l1`), per image (`perceptual`) and per latent element (`kl`)."""
+    reconstruction: Float[Tensor, "b c h w"]
+    """Reconstructed images, detached, for the discriminator's step."""
+
+
+def balance_weight(
+    reconstruction_gradient: Float[Tensor, "*shape"],
+    term_gradient: Float[Tensor, "*shape"],
+    limit: float,
+) -> Float[Tensor, ""]:
+    """Ratio of gradient norms, clamped to [0, limit]; 1e-4 is added to the denominator."""
+    numerator, denominator = reconstruction_gradient.norm(), term_gradient.norm()
+    return (numerator / (denominator + NORM_OFFSET)).clamp(0.0, limit)
+
+
+class TokenizerLoss(nn.Module):
+    """Terms, weights and auxiliary networks of the tokenizer's training.
+
+    Args:
+        config: KL weight, perceptual and adversarial terms.
+        alignment: alignment with foundation features, or none.
+        latent_dim: channels of the latent.
+        feature_dim: channels of the foundation features; needed with alignment.
+        in_channels: image channels.
+
+    Raises:
+        ValueError: if alignment comes without `feature_dim`.
+    """
+
+    def __init__(
+        self,
+        config: TokenizerLossConfig,
+        alignment: NoAlignment | VFAlignment,
+        *,
+        latent_dim: int,
+        feature_dim: int | None = None,
+        in_channels: int = 3,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.perceptual: LPIPS | None = None
+        self.discriminator: PatchDiscriminator | None = None
+        self.alignment: AlignmentLoss | None = None
+        if isinstance(config.perceptual, LPIPSConfig):
+            self.perceptual = build_lpips(config.perceptual)
+        if isinstance(config.discriminator, DiscriminatorConfig):
+            self.discriminator = PatchDiscriminator(config.discriminator, in_channels=in_channels)
+        if isinstance(alignment, VFAlignment):
+            if feature_dim is None:
+                raise ValueError(
+                    "alignment needs the width of the foundation features, but got no "
+                    "`feature_dim`; pass the feature encoder's"
+                )
+            self.alignment = AlignmentLoss(
+                alignment, latent_dim=latent_dim, feature_dim=feature_dim
+            )
+
+    def autoencoder_parameters(self) -> list[nn.Parameter]:
+        """Parameters to train together with the autoencoder: the projection, unless frozen."""
+        if self.alignment is None:
+            return []
+        return [weight for weight in self.alignment.parameters() if weight.requires_grad]
+
+    def discriminator_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the discriminator's own optimiser."""
+        return [] if self.discriminator is None else list(self.discriminator.parameters())
+
+    def discriminator_is_on(self, batch_index: int) -> bool:
+        """Whether the discriminator trains on batch `batch_index` (counted from 0)."""
+        config = self.config.discriminator
+        return isinstance(config, DiscriminatorConfig) and config.discriminator_is_on(batch_index)
+
+    def generator_term_is_on(self, batch_index: int) -> bool:
+        """Whether the autoencoder sees the discriminator on batch `batch_index`."""
+        config = self.config.discriminator
+        return isinstance(config, DiscriminatorConfig) and config.generator_term_is_on(batch_index)
+
+    def autoencoder_loss(
+        self,
+        autoencoder: Autoencoder,
+        images: Float[Tensor, "b c h w"],
+        noise: Float[Tensor, "b d h_z w_z"],
+        features: Float[Tensor, "b f h_z w_z"] | None,
+        batch_index: int,
+    ) -> AutoencoderLoss:
+        """Encode, sample, decode, and sum the weighted terms.
+
+        The gradient of each term by the reconstruction (or the sample) is computed once and
+        handed on, so LPIPS, the discriminator and the alignment are differentiated once. The
+        adversarial term is neither computed nor balanced before its start.
+
+        Args:
+            autoencoder: the network to train.
+            images: batch in [-1, 1].
+            noise: standard normal noise of the posterior sample.
+            features: frozen foundation features; absent without alignment.
+            batch_index: batches trained before this one in the present stage.
+        """
+        posterior = autoencoder.encode(images)
+        z = posterior.sample(noise)
+        reconstruction = autoencoder.decode(z).float()
+        terms, weights, per_element = self._reconstruction_terms(images, reconstruction)
+        nll = _weighted_sum(terms, weights)
+        (nll_gradient,) = torch.autograd.grad(nll, reconstruction)
+        decoded = _Decoded(autoencoder, z, reconstruction, nll, nll_gradient)
+        if self.generator_term_is_on(batch_index):
+            terms["gan"], weights["gan"], gan_gradient = self._adversarial_term(decoded)
+            decoded = decoded.with_adversarial(terms["gan"], weights["gan"], gan_gradient)
+
+        terms["kl"] = posterior.kl().mean()
+        per_element["kl"] = terms["kl"] / z[0].numel()
+        weights["kl"] = torch.full_like(terms["kl"], self.config.kl_weight)
+        total = weights["kl"] * terms["kl"]
+        if self.alignment is None:
+            total = total + decoded.total()
+        else:
+            assert features is not None, "the caller computes features wherever alignment is on"
+            aligned, vf_terms, vf_weights = self._aligned_total(self.alignment, decoded, features)
+            total, terms, weights = total + aligned, terms | vf_terms, weights | vf_weights
+        return AutoencoderLoss(
+            total=total,
+            terms=_detached(terms),
+            weights=_detached(weights),
+            per_element=_detached(per_element),
+            reconstruction=reconstruction.detach(),
+        )
+
+    def discriminator_loss(
+        self, images: Float[Tensor, "b c h w"], reconstruction: Float[Tensor, "b c h w"]
+    ) -> Float[Tensor, ""]:
+        """Hinge loss of the discriminator on images and detached reconstructions.
+
+        The caller asks `discriminator_is_on` first. Real and fake batches pass separately, since
+        batch normalisation must not mix them.
+        """
+        assert self.discriminator is not None, "`discriminator_is_on` is false without one"
+        real = self.discriminator(images)
+        fake = self.discriminator(reconstruction.detach())
+        return discriminator_hinge_loss(real, fake)
+
+    def _reconstruction_terms(
+        self, images: Float[Tensor, "b c h w"], reconstruction: Float[Tensor, "b c h w"]
+    ) -> tuple[_Terms, _Terms, _Terms]:
+        """Terms summed over pixels, their weights, and their means per element."""
+        num_values = images[0].numel()
+        l1 = (images - reconstruction).abs().mean()
+        terms, per_element = {"l1": num_values * l1}, {"l1": l1}
+        weights = {"l1": torch.ones_like(l1)}
+        if self.perceptual is not None and isinstance(self.config.perceptual, LPIPSConfig):
+            distance = self.perceptual(images, reconstruction).mean()
+            terms["perceptual"], per_element["perceptual"] = num_values * distance, distance
+            weights["perceptual"] = torch.full_like(l1, self.config.perceptual.weight)
+        return terms, weights, per_element
+
+    def _adversarial_term(self, decoded: "_Decoded") -> tuple[Tensor, Tensor, Tensor]:
+        """Generator term, its adaptive weight, and its gradient by the reconstruction."""
+        assert self.discriminator is not None
+        assert isinstance(self.config.discriminator, DiscriminatorConfig)
+        term = generator_hinge_loss(self.discriminator(decoded.reconstruction))
+        (gradient,) = torch.autograd.grad(term, decoded.reconstruction)
+        ratio = _balance_at(
+            decoded.autoencoder.last_decoder_weight,
+            decoded.reconstruction,
+            (decoded.nll_gradient, gradient),
+            GAN_WEIGHT_LIMIT,
+        )
+        return term, self.config.discriminator.weight * ratio, gradient
+
+    def _aligned_total(
+        self, alignment: AlignmentLoss, decoded: "_Decoded", features: Float[Tensor, "b f h w"]
+    ) -> tuple[Tensor, _Terms, _Terms]:
+        """Image terms plus weighted alignment, with the alignment's terms and weights."""
+        terms = alignment(decoded.z, features)
+        vf = alignment.total(terms)
+        factor = torch.full_like(vf, alignment.config.vf_weight)
+        if not alignment.config.adaptive:
+            total = decoded.total() + factor * vf
+        else:
+            image_total, nll_by_z = decoded.total_and_nll_gradient_by_z()
+            inputs = [decoded.z, *self.autoencoder_parameters()]
+            gradients = torch.autograd.grad(vf, inputs)
+            factor = factor * _balance_at(
+                decoded.autoencoder.last_encoder_weight,
+                decoded.z,
+                (nll_by_z, gradients[0]),
+                VF_WEIGHT_LIMIT,
+            )
+            vf_total = with_known_gradient(
+                factor * vf, inputs, [factor * gradient for gradient in gradients]
+            )
+            total = image_total + vf_total
+        weights = {name: factor * weight for name, weight in alignment.term_weights.items()}
+        return total, terms, weights
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """A reconstruction and what is known of the image terms' value and gradient there."""
+
+    autoencoder: Autoencoder
+    z: Tensor
+    reconstruction: Tensor
+    nll: Tensor
+    nll_gradient: Tensor
+    adversarial: tuple[Tensor, Tensor] | None = None
+
+    def with_adversarial(self, term: Tensor, weight: Tensor, gradient: Tensor) -> "_Decoded":
+        return replace(self, adversarial=(weight * term, weight * gradient))
+
+    def total(self) -> Tensor:
+        """Reconstruction and adversarial terms, differentiable from the reconstruction back."""
+        value, gradient = self.nll, self.nll_gradient
+        if self.adversarial is not None:
+            value, gradient = value + self.adversarial[0], gradient + self.adversarial[1]
+        return with_known_gradient(value, [self.reconstruction], [gradient])
+
+    def total_and_nll_gradient_by_z(self) -> tuple[Tensor, Tensor]:
+        """As `total`, with the gradient of the reconstruction terms alone by the sample.
+
+        Without an adversarial term both come from one pass through the decoder. With one, the
+        decoder's activations are passed a second time, because the two gradients differ.
+        """
+        if self.adversarial is not None:
+            (by_z,) = torch.autograd.grad(
+                self.reconstruction, self.z, self.nll_gradient, retain_graph=True
+            )
+            return self.total(), by_z
+        inputs = [self.z, *self.autoencoder.decoder_parameters()]
+        gradients = torch.autograd.grad(self.reconstruction, inputs, self.nll_gradient)
+        return with_known_gradient(self.nll, inputs, gradients), gradients[0]
+
+
+def _balance_at(
+    weight: Tensor, output: Tensor, gradients: tuple[Tensor, Tensor], limit: float
+) -> Tensor:
+    """Adaptive weight from two gradients by `output`, compared at a weight just before it."""
+    reconstruction_gradient, term_gradient = (
+        torch.autograd.grad(output, weight, gradient, retain_graph=True)[0]
+        for gradient in gradients
+    )
+    return balance_weight(reconstruction_gradient, term_gradient, limit)
+
+
+def _weighted_sum(terms: _Terms, weights: _Terms) -> Tensor:
+    return torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+
+
+def _detached(tensors: _Terms) -> _Terms:
+    return {name: value.detach() for name, value in tensors.items()}

@@ -1,0 +1,60 @@
+import math
+
+import pandas as pd
+import pytest
+
+from analysis.cells import compute_cells
+from analysis.effects import (
+    compare_cells,
+    compute_alignment_effects,
+    compute_dilemma_effects,
+)
+
+
+def _cell(mean, error):
+    return pd.Series({"gfid": mean, "gfid_se": error})
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "verdict"),
+    [
+        ((5.0, 0.5), (2.0, 0.5), "higher"),
+        ((2.0, 0.5), (5.0, 0.5), "lower"),
+        ((4.0, 0.5), (2.0, 0.5), "overlapping"),
+        ((5.0, math.nan), (2.0, 0.5), "one seed"),
+        ((math.nan, math.nan), (2.0, 0.5), "not measured"),
+    ],
+)
+def test_a_difference_needs_intervals_that_do_not_touch(first, second, verdict):
+    assert compare_cells(_cell(*first), _cell(*second), "gfid") == verdict
+
+
+def test_the_dilemma_shows_where_it_was_built_in(dilemma_rows, load):
+    effects = compute_dilemma_effects(compute_cells(load(dilemma_rows), needs=("gfid",)))
+    assert len(effects) == 4
+    assert all(effect.shows and effect.is_monotone for effect in effects)
+
+
+def test_the_dilemma_does_not_show_where_reconstruction_stays(dilemma_rows, load):
+    rows = [row | {"rfid": 2.0, "psnr": 24.0} for row in dilemma_rows]
+    effects = compute_dilemma_effects(compute_cells(load(rows), needs=("gfid",)))
+    assert not any(effect.shows for effect in effects)
+
+
+def test_alignment_is_the_ratio_of_means_with_its_range_over_common_seeds(make_row, load):
+    pairs = (("none", (10.0, 20.0)), ("vf", (5.0, 4.0, 9.0)))
+    rows = [
+        make_row(alignment=name, seed=seed, gfid=gfid)
+        for name, values in pairs
+        for seed, gfid in enumerate(values)
+    ]
+    (effect,) = compute_alignment_effects(compute_cells(load(rows), needs=("gfid",)))
+    assert effect.gfid_ratio == pytest.approx(6 / 15)
+    assert effect.gfid_ratio_range == pytest.approx((0.2, 0.5))
+    assert effect.num_seeds == (3, 2)
+    assert effect.gfid == "overlapping"
+
+
+def test_an_aligned_cell_without_counterpart_has_no_effect(make_row, load):
+    table = load([make_row(latent_dim=4), make_row(latent_dim=16, alignment="vf")])
+    assert compute_alignment_effects(compute_cells(table, needs=("gfid",))) == []

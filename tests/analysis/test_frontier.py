@@ -1,0 +1,91 @@
+import numpy as np
+import pytest
+
+from analysis.dilemma import compute_dilemma, draw_dilemma
+from analysis.frontier import compute_frontier, draw_frontier, pareto_mask
+
+
+def _pareto_by_brute_force(values):
+    return [
+        not any(all(q <= p) and any(q < p) for q in values if not np.isnan(q).any()) for p in values
+    ]
+
+
+@pytest.mark.parametrize("num_objectives", [1, 2, 3])
+def test_pareto_mask_agrees_with_brute_force(num_objectives):
+    values = np.random.default_rng(0).integers(0, 12, (60, num_objectives)).astype(float)
+    assert pareto_mask(values).tolist() == _pareto_by_brute_force(values)
+
+
+def test_equal_points_are_both_on_the_front():
+    assert pareto_mask(np.array([[1.0, 2.0], [1.0, 2.0], [1.0, 3.0]])).tolist() == [1, 1, 0]
+
+
+def test_a_point_with_nan_is_not_on_the_front_and_beats_nobody():
+    assert pareto_mask(np.array([[np.nan, 0.0], [1.0, 1.0]])).tolist() == [False, True]
+
+
+def test_no_points_have_an_empty_front():
+    assert pareto_mask(np.empty((0, 2))).tolist() == []
+
+
+def test_a_flat_array_is_refused():
+    with pytest.raises(ValueError, match=r"shape \(points, objectives\)"):
+        pareto_mask(np.zeros(3))
+
+
+def test_the_front_is_taken_over_the_means(make_row, load):
+    rows = [
+        make_row(latent_dim=4, rfid=4.0, gfid=2.0),
+        make_row(latent_dim=16, rfid=2.0, gfid=1.0),
+        make_row(latent_dim=16, rfid=2.0, gfid=5.0, seed=1),
+        make_row(latent_dim=64, rfid=3.0, gfid=4.0),
+    ]
+    data = compute_frontier(load(rows))
+    assert data.points["on_front"].tolist() == [True, True, False]
+    assert data.front()["latent_dim"].tolist() == [16, 4]
+
+
+def test_dilemma_keeps_points_without_psnr_and_orders_sizes_by_parameters(make_row, load):
+    rows = [make_row(generator_size="L", generator_params=9e5, psnr=None, rfid=None), make_row()]
+    data = compute_dilemma(load(rows))
+    assert data.sizes() == ["S", "L"]
+    assert data.points["psnr"].isna().tolist() == [False, True]
+
+
+def test_the_frontier_figure_names_axes_lines_and_points(dilemma_rows, load):
+    figure = draw_frontier(compute_frontier(load(dilemma_rows)))
+    axes = figure.axes[0]
+    assert "in-domain Fréchet distance" in axes.get_xlabel()
+    assert "FID" not in axes.get_xlabel() + axes.get_ylabel() + axes.get_title()
+    assert (axes.get_xscale(), axes.get_yscale()) == ("linear", "log")
+    words = [text.get_text() for text in axes.texts]
+    assert words.count("d=16") == 4
+    assert "better" in words
+    keys = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert {"none", "vf", "S", "M", "Pareto front"} <= set(keys)
+    assert "mean ± standard error over 2 seeds" in figure.get_supxlabel()
+    assert figure.get_size_inches().tolist() == [6.5, 4.5]
+
+
+def test_labels_stay_inside_the_figure(dilemma_rows, load):
+    figure = draw_frontier(compute_frontier(load(dilemma_rows)))
+    figure.draw_without_rendering()
+    for text in figure.axes[0].texts:
+        box = text.get_window_extent()
+        assert figure.bbox.x0 <= box.x0 <= box.x1 <= figure.bbox.x1
+        assert figure.bbox.y0 <= box.y0 <= box.y1 <= figure.bbox.y1
+
+
+def test_the_dilemma_figure_has_a_column_of_panels_per_size(dilemma_rows, load):
+    figure = draw_dilemma(compute_dilemma(load(dilemma_rows)))
+    assert [axes.get_title() for axes in figure.axes] == ["generator S", "generator M", "", ""]
+    assert figure.axes[0].get_yscale() == "log"
+
+
+def test_figures_without_points_are_refused(make_row, load):
+    table = load([make_row(status="failed", gfid=None)])
+    with pytest.raises(ValueError, match="at least one point"):
+        draw_frontier(compute_frontier(table))
+    with pytest.raises(ValueError, match="at least one point"):
+        draw_dilemma(compute_dilemma(table))

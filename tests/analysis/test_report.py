@@ -1,0 +1,103 @@
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.grids import index_grids
+from analysis.report import main, write_figures
+
+FIGURES = {
+    f"{name}.{suffix}" for name in ("frontier", "dilemma") for suffix in ("png", "svg", "pdf")
+}
+
+
+def test_a_results_folder_gives_figures_and_their_data(dilemma_rows, load, tmp_path):
+    load(dilemma_rows)
+    written = write_figures(tmp_path)
+    assert {path.name for path in written} == FIGURES | {"frontier.csv"}
+    assert all(path.parent == tmp_path / "figures" and path.stat().st_size for path in written)
+    points = pd.read_csv(tmp_path / "figures" / "frontier.csv", keep_default_na=False)
+    assert len(points) == 12
+    assert {"alignment", "latent_dim", "rfid", "gfid_se", "on_front"} <= set(points.columns)
+
+
+def test_equal_tables_give_equal_files(dilemma_rows, load, tmp_path):
+    load(dilemma_rows)
+    first = write_figures(tmp_path, tmp_path / "a")
+    second = write_figures(tmp_path, tmp_path / "b")
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+
+
+def test_each_guidance_setting_has_its_own_figures(make_row, load, tmp_path):
+    cfg = make_row(guidance="cfg 2.0", guidance_scale=2.0, protocol_hash="cfg")
+    load([make_row(), cfg])
+    names = {path.name for path in write_figures(tmp_path)}
+    assert {"frontier.png", "frontier.2.guidance-cfg-2.0.png"} <= names
+
+
+def test_one_row_gives_figures_and_exit_code_0(make_row, load, tmp_path, capsys):
+    load([make_row()])
+    assert main([str(tmp_path)]) == 0
+    output = capsys.readouterr().out
+    assert "One seed only" in output
+    assert f"wrote {tmp_path / 'figures' / 'frontier.png'}" in output
+
+
+def test_out_moves_the_figures(make_row, load, tmp_path):
+    load([make_row()])
+    assert main([str(tmp_path), "--out", str(tmp_path / "paper")]) == 0
+    assert (tmp_path / "paper" / "frontier.svg").is_file()
+    assert not (tmp_path / "figures").exists()
+
+
+def test_rows_without_reconstruction_still_give_the_dilemma(make_row, load, tmp_path):
+    load([make_row(rfid=None, psnr=None)])
+    names = {path.name for path in write_figures(tmp_path)}
+    assert "dilemma.png" in names
+    assert "frontier.png" not in names
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (None, "it is empty"),
+        ({"status": "failed", "error": "boom", "gfid": None, "rfid": None}, "failed: boom"),
+        ({"gfid": np.nan, "rfid": np.nan, "psnr": np.nan}, "gfid is missing"),
+        ({"gfid": np.inf}, "gfid is missing or not finite"),
+    ],
+)
+def test_a_table_with_nothing_to_draw_is_exit_code_2(
+    make_row, load, tmp_path, capsys, values, message
+):
+    load([] if values is None else [make_row(**values)])
+    assert main([str(tmp_path)]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "figures").exists()
+
+
+def test_a_missing_folder_is_exit_code_2(tmp_path, capsys):
+    assert main([str(tmp_path / "absent")]) == 2
+    assert "must hold table.parquet or table.csv" in capsys.readouterr().err
+
+
+def test_grids_are_indexed_by_trial_and_shown_on_a_page(make_row, load, tmp_path):
+    table = load([make_row(trial_id="t1"), make_row(trial_id="t1-0", seed=1)])
+    for name in ("t1/samples.png", "t1-0_samples.png", "t1-0_reconstructions.png", "other.png"):
+        (tmp_path / "grids" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "grids" / name).write_bytes(b"")
+    index = index_grids(tmp_path, table)
+    found = set(index.itertuples(index=False, name=None))
+    assert found == {
+        ("t1", "samples", "grids/t1/samples.png"),
+        ("t1-0", "samples", "grids/t1-0_samples.png"),
+        ("t1-0", "reconstructions", "grids/t1-0_reconstructions.png"),
+    }
+    assert tmp_path / "grids.md" in write_figures(tmp_path)
+    assert "![samples](grids/t1/samples.png)" in (tmp_path / "grids.md").read_text()
+
+
+def test_importing_the_report_leaves_pyplot_alone():
+    check = "import analysis.report, sys; sys.exit('matplotlib.pyplot' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0

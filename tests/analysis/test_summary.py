@@ -1,0 +1,60 @@
+from analysis.summary import summarize
+
+
+def test_the_words_state_best_cell_dilemma_and_alignment(dilemma_rows, load):
+    words = summarize(load(dilemma_rows))
+    assert "24 of 24 rows done" in words
+    assert "Lowest generation distance: vf, S, d=4: 1.515" in words
+    assert "none, S, d=4 -> 64: generation 3.03 -> 404 (x133)" in words
+    assert words.count("it shows, intervals apart") == 4
+    assert "vf, M, d=16: generation x0.5 (seeds 0.5 to 0.5), lower, intervals apart" in words
+    assert "with intervals apart it is lower in 6 and higher in 0" in words
+    assert "FID" not in words
+
+
+def test_one_seed_establishes_nothing(dilemma_rows, load):
+    words = summarize(load([row for row in dilemma_rows if row["seed"] == 0]))
+    assert "One seed only" in words
+    assert "an observation, not a finding" in words
+    assert "none of this is established" in words
+    assert "intervals apart" not in words
+
+
+def test_overlapping_intervals_claim_no_difference(make_row, load):
+    values = {"none": (1.0, 9.0), "vf": (2.0, 7.0)}
+    rows = [
+        make_row(alignment=name, seed=seed, gfid=gfid, latent_dim=dim, psnr=20.0 + dim)
+        for dim in (4, 16)
+        for name, pair in values.items()
+        for seed, gfid in enumerate(pair)
+    ]
+    words = summarize(load(rows))
+    assert "intervals overlap" in words
+    assert "Not told apart from it" in words
+    assert "it is lower in 0 and higher in 0" in words
+    assert "it shows" not in words
+
+
+def test_a_falling_generation_distance_is_no_dilemma(make_row, load):
+    rows = [make_row(latent_dim=dim, gfid=gfid) for dim, gfid in ((4, 9.0), (16, 3.0))]
+    assert "it does not show in the means" in summarize(load(rows))
+
+
+def test_left_out_rows_are_named_with_their_error(make_row, load):
+    rows = [make_row(), make_row(seed=1, row_id="r1", status="failed", error="boom", gfid=None)]
+    words = summarize(load(rows))
+    assert "Left out: 1 row." in words
+    assert "- r1: failed: boom" in words
+
+
+def test_a_table_without_numbers_says_so(make_row, load):
+    assert "nothing can be said" in summarize(load([]))
+    failed = make_row(status="failed", error="boom", gfid=None, rfid=None)
+    assert "nothing can be said" in summarize(load([failed]))
+
+
+def test_each_guidance_setting_has_its_own_words(make_row, load):
+    rows = [make_row(), make_row(guidance="cfg 2", guidance_scale=2.0, protocol_hash="cfg")]
+    words = summarize(load(rows))
+    assert "[guidance=none]" in words
+    assert "[guidance=cfg 2]" in words

@@ -1,0 +1,67 @@
+"""Order and determinism of training batches."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from harness.data import DigitsConfig, ImageDataset, open_dataset
+from harness.data.stream import BatchStream
+
+
+@pytest.fixture(scope="module")
+def digits() -> ImageDataset:
+    return open_dataset(DigitsConfig(max_shift=2))
+
+
+@pytest.fixture
+def stream(digits: ImageDataset) -> BatchStream:
+    return BatchStream(dataset=digits, split="eval", batch_size=50, seed=0, augment=True)
+
+
+@pytest.mark.parametrize("batch_size", [7, 50, 360, 1000])
+def test_every_epoch_holds_every_image_once(stream, batch_size):
+    stream = dataclasses.replace(stream, batch_size=batch_size)
+    steps = -(-3 * 360 // batch_size)
+    drawn = np.concatenate([stream.indices(step) for step in range(steps)])
+    assert len(drawn) == steps * batch_size
+    for epoch in range(3):
+        assert np.array_equal(np.sort(drawn[360 * epoch : 360 * (epoch + 1)]), np.arange(360))
+
+
+def test_epochs_and_seeds_have_different_orders(stream):
+    whole = dataclasses.replace(stream, batch_size=360)
+    other = dataclasses.replace(whole, seed=1)
+    assert not np.array_equal(whole.indices(0), whole.indices(1))
+    assert not np.array_equal(whole.indices(0), other.indices(0))
+
+
+def test_augmentation_differs_between_steps_and_seeds(digits, stream):
+    one = dataclasses.replace(stream, batch_size=360)
+    ordered = [one.batch(step)[0][np.argsort(one.indices(step))] for step in (0, 1)]
+    assert not torch.equal(*ordered)
+
+
+def test_the_order_of_batches_is_pinned(stream):
+    assert stream.indices(0)[:6].tolist() == [302, 207, 8, 106, 16, 208]
+    assert stream.indices(10**6)[:6].tolist() == [148, 136, 138, 106, 359, 313]
+
+
+def test_labels_belong_to_the_images(digits, stream):
+    plain = dataclasses.replace(stream, augment=False)
+    images, labels = plain.batch(2)
+    indices = plain.indices(2)
+    assert torch.equal(images, digits.images("eval", indices))
+    assert np.array_equal(labels.numpy(), digits.labels("eval")[indices])
+
+
+@pytest.mark.parametrize(("name", "value"), [("batch_size", 0), ("seed", -1)])
+def test_a_stream_that_cannot_be_is_refused(stream, name, value):
+    with pytest.raises(ValueError, match=name):
+        dataclasses.replace(stream, **{name: value})
+
+
+def test_a_negative_step_is_refused(stream):
+    with pytest.raises(ValueError, match="count from 0"):
+        stream.indices(-1)

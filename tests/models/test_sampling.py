@@ -1,0 +1,168 @@
+"""Flow, samplers, guidance and averaging against closed forms."""
+
+import math
+
+import pytest
+import torch
+
+from models.ema import Ema, EmaConfig
+from models.flow import FlowConfig, interpolate, sample_time
+from models.guidance import (
+    AutoGuidance,
+    ClassifierFreeGuidance,
+    NoGuidance,
+    guidance_is_on,
+    guided_velocity,
+)
+from models.latent import ChannelGroup, LatentLayout
+from models.lightningdit import LightningDiT, LightningDiTConfig
+from models.sampler import SamplerConfig, sample, time_grid
+
+LAYOUT = LatentLayout.single(4, 2, 2)
+TWO_GROUPS = LatentLayout(
+    groups=(ChannelGroup(name="texture", channels=3), ChannelGroup(name="semantic", channels=1)),
+    height=2,
+    width=2,
+)
+
+
+def generator(layout=LAYOUT, seed=0) -> LightningDiT:
+    torch.manual_seed(seed)
+    model = LightningDiT(LightningDiTConfig(size="pico"), layout=layout, num_classes=10)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return model.eval()
+
+
+def test_layout_names_channel_ranges():
+    assert TWO_GROUPS.slice("semantic") == slice(3, 4)
+    assert TWO_GROUPS.group_of_channel.tolist() == [0, 0, 0, 1]
+    with pytest.raises(ValueError, match="must be one of"):
+        TWO_GROUPS.slice("colour")
+
+
+def test_shifted_grid_has_the_published_values():
+    grid = time_grid(SamplerConfig())
+    assert grid[:4].tolist() == pytest.approx([0, 0.0012082, 0.0024233, 0.0036452], rel=1e-4)
+    assert grid[-3:].tolist() == pytest.approx([0.9737188, 0.9867374, 1.0], rel=1e-6)
+    assert SamplerConfig().num_function_evaluations == 249
+    assert SamplerConfig(kind="heun").num_function_evaluations == 498
+    assert SamplerConfig(kind="dopri5").num_function_evaluations is None
+
+
+@pytest.mark.parametrize(
+    ("start", "shifted", "plain"), [(0.10, 68, 25), (0.11, 73, 28), (0.125, 81, 32)]
+)
+def test_interval_start_disables_the_published_number_of_steps(start, shifted, plain):
+    guidance = ClassifierFreeGuidance(scale=6.7, interval_start=start)
+    for shift, expected in ((0.3, shifted), (0.0, plain)):
+        times = time_grid(SamplerConfig(timestep_shift=shift))[:-1].tolist()
+        assert sum(not guidance_is_on(guidance, time) for time in times) == expected
+
+
+def test_guidance_without_upper_end_acts_beyond_the_last_time():
+    assert guidance_is_on(ClassifierFreeGuidance(scale=2.0), 1.11)
+    assert not guidance_is_on(ClassifierFreeGuidance(scale=2.0, interval_end=0.9), 0.95)
+    assert not guidance_is_on(ClassifierFreeGuidance(scale=1.0), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("config", "tolerance"),
+    [
+        (SamplerConfig(num_steps=2001, timestep_shift=0.0), 1e-3),
+        (SamplerConfig(kind="heun", num_steps=101), 1e-3),
+        (SamplerConfig(kind="dopri5", rtol=1e-5), 1e-4),
+    ],
+)
+def test_solvers_reach_the_closed_form_of_exponential_growth(config, tolerance):
+    noise = torch.ones(1, 4, 2, 2)
+    result = sample(lambda x, time: x, noise, config, LAYOUT)
+    assert result[0, 0, 0, 0].item() == pytest.approx(math.e, rel=tolerance)
+
+
+def test_true_velocity_carries_noise_to_data_in_one_step():
+    clean, noise = torch.randn(2, 3, 4, 2, 2, generator=torch.Generator().manual_seed(0))
+    config = SamplerConfig(num_steps=2, timestep_shift=0.0)
+    result = sample(lambda x, time: clean - noise, noise, config, LAYOUT)
+    assert torch.allclose(result, clean, atol=1e-6)
+
+
+def test_each_group_is_interpolated_at_its_own_time():
+    clean, noise = torch.ones(1, 4, 2, 2), torch.zeros(1, 4, 2, 2)
+    mixed = interpolate(clean, noise, torch.tensor([[0.25, 0.75]]), TWO_GROUPS)
+    assert mixed[0, :, 0, 0].tolist() == [0.25, 0.25, 0.25, 0.75]
+
+
+def test_times_follow_the_distribution_in_force():
+    config = FlowConfig(uniform_after_step=5)
+    early, late = (
+        sample_time(config, 20_000, 1, torch.Generator().manual_seed(0), step) for step in (4, 5)
+    )
+    assert float(early.logit().std()) == pytest.approx(1.0, abs=0.02)
+    assert float(late.std()) == pytest.approx(math.sqrt(1 / 12), abs=0.01)
+
+
+def test_groups_share_a_time_unless_asked_otherwise():
+    shared = sample_time(FlowConfig(), 8, 2, torch.Generator().manual_seed(0))
+    own = sample_time(FlowConfig(group_times="independent"), 8, 2, torch.Generator().manual_seed(0))
+    assert torch.equal(shared[:, 0], shared[:, 1])
+    assert not torch.equal(own[:, 0], own[:, 1])
+
+
+def test_null_class_is_computed_only_where_guidance_is_on():
+    model, batches = generator(), []
+    model.register_forward_pre_hook(lambda module, inputs: batches.append(inputs[0].shape[0]))
+    guidance = ClassifierFreeGuidance(scale=3.0, interval_start=0.5)
+    field = guided_velocity(model, guidance, torch.tensor([1, 2]), 10)
+    with torch.no_grad():
+        field(torch.ones(2, 4, 2, 2), 0.2)
+        field(torch.ones(2, 4, 2, 2), 0.7)
+    assert batches == [2, 4]
+
+
+@pytest.mark.parametrize("channels", ["all", "first3", "semantic"])
+def test_guidance_changes_the_chosen_channels_only(channels):
+    model, labels = generator(TWO_GROUPS), torch.tensor([1, 2])
+    x = torch.ones(2, 4, 2, 2)
+    guided = guided_velocity(
+        model, ClassifierFreeGuidance(scale=3.0, channels=channels), labels, 10
+    )
+    plain = guided_velocity(model, NoGuidance(), labels, 10)
+    with torch.no_grad():
+        changed = (guided(x, 0.5) != plain(x, 0.5)).all(dim=(0, 2, 3)).tolist()
+    expected = {"all": [True] * 4, "first3": [True] * 3 + [False], "semantic": [False] * 3 + [True]}
+    assert changed == expected[channels]
+
+
+def test_autoguidance_extrapolates_from_the_weak_model():
+    strong, weak, labels = generator(seed=0), generator(seed=1), torch.tensor([1, 2])
+    x = torch.ones(2, 4, 2, 2)
+    with torch.no_grad():
+        guided = guided_velocity(strong, AutoGuidance(scale=1.5), labels, 10, weak)(x, 0.5)
+        of_strong, of_weak = (
+            guided_velocity(model, NoGuidance(), labels, 10)(x, 0.5) for model in (strong, weak)
+        )
+    assert torch.allclose(guided, of_weak + 1.5 * (of_strong - of_weak), atol=1e-6)
+    with pytest.raises(ValueError, match="needs a weak model"):
+        guided_velocity(strong, AutoGuidance(scale=1.5), labels, 10)
+
+
+def test_average_follows_the_closed_form_and_survives_a_round_trip():
+    model = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.zeros_(model.weight)
+    ema = Ema(model, EmaConfig(decay=0.9))
+    torch.nn.init.ones_(model.weight)
+    for _ in range(5):
+        ema.update(model)
+    assert ema.module.weight.item() == pytest.approx(1 - 0.9**5)
+    restored = Ema(model, EmaConfig(decay=0.9))
+    restored.load_state_dict(ema.state_dict())
+    assert restored.num_updates == 5
+    assert torch.equal(restored.module.weight, ema.module.weight)
+
+
+def test_warm_up_ramps_the_decay():
+    config = EmaConfig(warmup=True)
+    assert config.decay_at(0) == 0.1
+    assert config.decay_at(90) == pytest.approx(0.91)
+    assert config.decay_at(10**7) == 0.9999
