@@ -23,6 +23,7 @@ from analysis.marks import (
     add_legend,
     blank_figure,
     choose_marks,
+    freeze_layout,
     scale_axis,
     style_axes,
 )
@@ -100,6 +101,7 @@ def draw_dilemma(data: DilemmaData) -> Figure:
     )
     add_legend(figure, choose_marks(data.points), with_front=False)
     add_footnote(figure, setting, len(data.gaps))
+    freeze_layout(figure)
     return figure
 
 

@@ -17,6 +17,7 @@ from analysis.marks import (
     add_footnote,
     add_legend,
     choose_marks,
+    freeze_layout,
     label_distance,
     new_figure,
     scale_axis,
@@ -128,8 +129,7 @@ def draw_frontier(data: FrontierData) -> Figure:
         _draw_line(axes, line, marks, alignment, size)
     add_legend(figure, marks, with_front=True)
     add_footnote(figure, setting, len(data.gaps))
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    freeze_layout(figure)
     point_to_better(axes, data.points[["rfid", "gfid"]].to_numpy(dtype=float))
     place_labels(
         axes,

@@ -83,6 +83,12 @@ def blank_figure(width_inch: float, height_inch: float) -> Figure:
     return figure
 
 
+def freeze_layout(figure: Figure) -> None:
+    """Lays a finished figure out once, so that labels can be measured and every format agrees."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+
+
 def style_axes(axes: Axes) -> None:
     """Light grid, no frame at the top and right, small numbers."""
     axes.grid(visible=True, color="0.92", linewidth=0.6)

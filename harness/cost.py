@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from torchvision.models import vgg16
 
 from harness.keys import canonical_json
 from harness.plan import Stage
@@ -111,7 +110,7 @@ def tokenizer_training_flops(config: TokenizerStage, encoder: EncoderStage | Non
         per_image += _encoder_flops(encoder)
     side = config.data.resolution
     if isinstance(loss.perceptual, LPIPSConfig):
-        per_image += 3 * _forward_flops(("vgg16", side), lambda: (vgg16().features, _image(side, side)))
+        per_image += 3 * _forward_flops(("vgg16", side), lambda: _vgg16_forward(side))
     if isinstance(loss.discriminator, DiscriminatorConfig):
         network = loss.discriminator
         per_image += 8 * _forward_flops(
@@ -190,6 +189,12 @@ def _generator_forward(config: GeneratorStage) -> tuple[nn.Module, tuple[Any, ..
 def _encoder_forward(config: EncoderStage) -> tuple[nn.Module, tuple[Any, ...]]:
     network = build_network(config)
     return network.model, _image(*network.input_size)
+
+
+def _vgg16_forward(side: int) -> tuple[nn.Module, tuple[Any, ...]]:
+    from torchvision.models import vgg16  # Importing torchvision takes seconds.
+
+    return vgg16().features, _image(side, side)
 
 
 class _RoundTrip(nn.Module):

@@ -145,20 +145,23 @@ def resolved_tree(sweep: Sweep) -> dict[str, Any]:
 def set_path(tree: dict[str, Any], path: str, value: Any) -> None:
     """Set a dotted path in a tree, making the blocks on the way.
 
+    A block may itself have dotted keys, as presets and grid do: the longest key that the path
+    goes through is followed.
+
     Raises:
         ConfigError: A part of the path names something that is not a block.
     """
-    *blocks, last = path.split(".")
-    node: Any = tree
-    for depth, name in enumerate(blocks):
-        node = node.setdefault(name, {})
+    node, rest, walked = tree, path, ""
+    while rest not in node:
+        through = [key for key in node if isinstance(key, str) and rest.startswith(f"{key}.")]
+        head = max(through, key=len, default=rest.partition(".")[0])
+        if head == rest:
+            break
+        walked, rest = f"{walked}.{head}".lstrip("."), rest[len(head) + 1 :]
+        node = node.setdefault(head, {})
         if not isinstance(node, dict):
-            raise ConfigError(
-                f"must be a block to hold {'.'.join([*blocks[depth + 1 :], last])!r}, but is "
-                f"{node!r}",
-                path=".".join(blocks[: depth + 1]),
-            )
-    node[last] = copy.deepcopy(value)
+            raise ConfigError(f"must be a block to hold {rest!r}, but is {node!r}", path=walked)
+    node[rest] = copy.deepcopy(value)
 
 
 def _override(tree: dict[str, Any], setting: str) -> None:

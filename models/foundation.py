@@ -5,12 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import timm
 import torch
 from jaxtyping import Float
-from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 from torch.nn import functional
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
 
 ModelArgument = int | float | bool | str | tuple[int, ...]
 
@@ -149,8 +150,7 @@ class FeatureEncoder(nn.Module):
         if self.config.normalisation == "none":
             return unit
         mean, deviation = (
-            unit.new_tensor(values)[:, None, None]
-            for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+            unit.new_tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_DEVIATION)
         )
         return (unit - mean) / deviation
 
@@ -194,6 +194,8 @@ def _create_model(config: TimmEncoderConfig) -> nn.Module:
 
 def _create_for_any_size(name: str, arguments: dict[str, Any]) -> nn.Module:
     """Ask transformers for inputs of any size; convolutional networks take any size as it is."""
+    import timm  # Importing timm takes seconds, and a plan does not need it.
+
     try:
         return timm.create_model(name, dynamic_img_size=True, **arguments)
     except TypeError as error:

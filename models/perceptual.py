@@ -14,7 +14,6 @@ from urllib.error import URLError
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torchvision.models import VGG, VGG16_Weights, vgg16
 
 from models.checkpoint import load_strictly, read_tensors
 
@@ -139,8 +138,9 @@ def _read_backbone(config: LPIPSConfig) -> nn.Sequential:
             f"`backbone_weights` must name a file with torchvision's VGG16, but {path} does not "
             "exist; correct the path or leave it out to use torchvision's cache"
         )
+
     tensors = read_tensors(path)
-    backbone = _features(vgg16(weights=None))
+    backbone = untrained_backbone()
     kept = {
         name.removeprefix("features."): value
         for name, value in tensors.items()
@@ -150,17 +150,21 @@ def _read_backbone(config: LPIPSConfig) -> nn.Sequential:
     return backbone
 
 
-def _features(network: VGG) -> nn.Sequential:
+def _features(network: nn.Module) -> nn.Sequential:
     assert isinstance(network.features, nn.Sequential)
     return network.features
 
 
 def _download_backbone() -> nn.Sequential:
+    from torchvision.models import VGG16_Weights, vgg16
+
     try:
-        return _features(vgg16(weights=VGG16_Weights.IMAGENET1K_V1))
+        network = vgg16(weights=VGG16_Weights.IMAGENET1K_V1)
     except (URLError, OSError, RuntimeError) as error:
         file = Path(torch.hub.get_dir()) / "checkpoints" / "vgg16-397923af.pth"
         raise ValueError(
             f"LPIPS needs torchvision's VGG16 weights, but they are not at {file} and could not "
             f"be fetched ({error}); put the file there, or give its path as `backbone_weights`"
         ) from error
+    assert isinstance(network.features, nn.Sequential)
+    return network.features

@@ -18,7 +18,7 @@ from harness.stages.context import StageContext
 from harness.stages.encoder import load_extractor
 from harness.stages.tokenizer import load_tokenizer
 from harness.trial import DataConfig, PerceptualMetric, Trial
-from models.perceptual import LPIPS, LPIPSConfig
+from models.perceptual import LPIPSConfig, build_lpips
 
 VERSION = 1
 """Raised by hand when the numbers that this stage makes change."""
@@ -65,7 +65,7 @@ def run(config: ReconstructionStage, context: StageContext) -> Mapping[str, Any]
     extractor = load_extractor(context.inputs["extractor"], device)
     tokenizer = load_tokenizer(context.inputs["tokenizer"], device)
     perceptual = (
-        LPIPS.from_config(config.perceptual).to(device)
+        build_lpips(config.perceptual).to(device)
         if isinstance(config.perceptual, LPIPSConfig)
         else None
     )

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.grids import index_grids
+from analysis.grids import index_grids, write_grids_page
 from analysis.report import main, write_figures
 
 FIGURES = {
@@ -14,10 +14,13 @@ FIGURES = {
 
 
 def test_a_results_folder_gives_figures_and_their_data(dilemma_rows, load, tmp_path):
-    load(dilemma_rows)
+    trial = load(dilemma_rows)["trial_id"][0]
+    (tmp_path / "grids").mkdir()
+    (tmp_path / "grids" / f"{trial}.png").write_bytes(b"")
     written = write_figures(tmp_path)
-    assert {path.name for path in written} == FIGURES | {"frontier.csv"}
-    assert all(path.parent == tmp_path / "figures" and path.stat().st_size for path in written)
+    assert {path.name for path in written} == FIGURES | {"frontier.csv", "grids.md"}
+    assert all(path.stat().st_size for path in written)
+    assert {path.parent for path in written} == {tmp_path / "figures", tmp_path}
     points = pd.read_csv(tmp_path / "figures" / "frontier.csv", keep_default_na=False)
     assert len(points) == 12
     assert {"alignment", "latent_dim", "rfid", "gfid_se", "on_front"} <= set(points.columns)
@@ -37,17 +40,12 @@ def test_each_guidance_setting_has_its_own_figures(make_row, load, tmp_path):
     assert {"frontier.png", "frontier.2.guidance-cfg-2.0.png"} <= names
 
 
-def test_one_row_gives_figures_and_exit_code_0(make_row, load, tmp_path, capsys):
-    load([make_row()])
-    assert main([str(tmp_path)]) == 0
-    output = capsys.readouterr().out
-    assert "One seed only" in output
-    assert f"wrote {tmp_path / 'figures' / 'frontier.png'}" in output
-
-
-def test_out_moves_the_figures(make_row, load, tmp_path):
+def test_one_row_gives_figures_where_out_says_and_exit_code_0(make_row, load, tmp_path, capsys):
     load([make_row()])
     assert main([str(tmp_path), "--out", str(tmp_path / "paper")]) == 0
+    output = capsys.readouterr().out
+    assert "One seed only" in output
+    assert f"wrote {tmp_path / 'paper' / 'frontier.png'}" in output
     assert (tmp_path / "paper" / "frontier.svg").is_file()
     assert not (tmp_path / "figures").exists()
 
@@ -94,8 +92,8 @@ def test_grids_are_indexed_by_trial_and_shown_on_a_page(make_row, load, tmp_path
         ("t1-0", "samples", "grids/t1-0_samples.png"),
         ("t1-0", "reconstructions", "grids/t1-0_reconstructions.png"),
     }
-    assert tmp_path / "grids.md" in write_figures(tmp_path)
-    assert "![samples](grids/t1/samples.png)" in (tmp_path / "grids.md").read_text()
+    page = write_grids_page(table, index, results_dir=tmp_path)
+    assert "![samples](grids/t1/samples.png)" in page.read_text()
 
 
 def test_importing_the_report_leaves_pyplot_alone():

@@ -2,10 +2,17 @@
 
 import pytest
 import torch
-from torchvision.models import vgg16
 
 from models.foundation import FeatureEncoder, TimmEncoderConfig
-from models.perceptual import INPUT_SCALE, INPUT_SHIFT, LPIPS, TAPS, LPIPSConfig, build_lpips
+from models.perceptual import (
+    INPUT_SCALE,
+    INPUT_SHIFT,
+    LPIPS,
+    TAPS,
+    LPIPSConfig,
+    build_lpips,
+    untrained_backbone,
+)
 
 VIT = TimmEncoderConfig(
     name="vit_tiny_patch16_224",
@@ -28,7 +35,7 @@ CNN = TimmEncoderConfig(
 def backbone_file(tmp_path_factory):
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "vgg16.pth"
-    tensors = {f"features.{k}": v for k, v in vgg16(weights=None).features.state_dict().items()}
+    tensors = {f"features.{k}": v for k, v in untrained_backbone().state_dict().items()}
     torch.save(tensors, path)
     return path
 
@@ -51,7 +58,7 @@ def test_lpips_follows_its_definition(backbone_file):
 
 def test_lpips_gradient_is_finite_where_features_vanish():
     heads = [torch.ones(1, width, 1, 1) for width in (64, 128, 256, 512, 512)]
-    backbone = vgg16(weights=None).features
+    backbone = untrained_backbone()
     for parameter in backbone.parameters():
         torch.nn.init.zeros_(parameter)
     x = torch.zeros(1, 3, 32, 32, requires_grad=True)
