@@ -70,12 +70,12 @@ def split_by_protocol(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     }
 
 
-def parse_protocol(text: str, *, row_id: str) -> dict[str, str]:
+def parse_protocol(text: str, *, source: str) -> dict[str, str]:
     """Reads a protocol's fields.
 
     Args:
         text: A JSON object.
-        row_id: The row it comes from, for the message.
+        source: The column and row it comes from, for the message.
 
     Returns:
         Values as text by dotted name ("guidance.scale").
@@ -89,7 +89,7 @@ def parse_protocol(text: str, *, row_id: str) -> dict[str, str]:
         tree = None
     if not isinstance(tree, dict):
         raise ValueError(
-            f"'protocol' must be a JSON object, but row {row_id} has {text[:60]!r};"
+            f"{source} must be a JSON object, but it is {text[:60]!r};"
             " mend the row's file and run the sweep again to compile the table anew"
         )
     return _flatten(tree)
@@ -132,8 +132,10 @@ def _fields_of(rows: pd.DataFrame) -> dict[str, str]:
     fields: dict[str, str] = {}
     if known["guidance"].notna().any():
         fields["guidance"] = join_unique(known["guidance"])
-    for text in known["protocol"].dropna()[:1]:
-        fields |= parse_protocol(str(text), row_id=str(known["row_id"].iloc[0]))
+    for column, prefix in (("protocol", ""), ("reconstruction_protocol", "reconstruction.")):
+        for text in known[column].dropna()[:1]:
+            parsed = parse_protocol(str(text), source=f"'{column}'")
+            fields |= {f"{prefix}{name}": value for name, value in parsed.items()}
     for column in PROTOCOL_COLUMNS:
         value = join_unique(known[column]) or "absent"
         fields[column] = value[:16] if column.endswith("_hash") else value

@@ -16,6 +16,7 @@ from analysis.effects import (
     compute_dilemma_effects,
 )
 from analysis.protocol import split_by_protocol
+from analysis.table import check_table
 
 MAX_REASONS = 8
 
@@ -24,14 +25,15 @@ def summarize(table: pd.DataFrame) -> str:
     """Says what the table shows, one part for each protocol.
 
     Args:
-        table: Any table that `load_table` accepted, also an empty or an all-failed one.
+        table: Any table that `check_table` accepts, also an empty or an all-failed one.
 
     Returns:
         Plain text: the best cell, the dilemma, what alignment changes, and what was left out.
 
     Raises:
-        ValueError: If a cell holds two rows of one seed.
+        ValueError: If the table is wrong, or a cell holds two rows of one seed.
     """
+    table = check_table(table)
     if table.empty:
         return "The table has no rows: nothing can be said."
     parts = [

@@ -15,6 +15,7 @@ __all__ = [
     "NUMERIC_COLUMNS",
     "REQUIRED_COLUMNS",
     "STATUSES",
+    "check_table",
     "load_table",
     "require_one_protocol",
     "split_by_protocol",
@@ -55,7 +56,8 @@ REQUIRED_COLUMNS: dict[str, str] = {
     "distance_name": "name of the distances: 'in-domain Fréchet distance' or 'FID'",
     "protocol_hash": "hash of everything but the model that moves gfid, guidance included",
     "reconstruction_protocol_hash": "hash of everything but the model that moves rfid",
-    "protocol": "the protocol's fields, JSON object",
+    "protocol": "the generation protocol's fields, JSON object",
+    "reconstruction_protocol": "the reconstruction protocol's fields, JSON object",
     "tokenizer_key": "key of the tokenizer's artifact",
     "generator_key": "key of the generator's artifact",
     "tokenizer_s": "training time of the tokenizer, seconds",
@@ -92,20 +94,37 @@ def load_table(path: Path | str) -> pd.DataFrame:
             wrong type, repeats a row or has a metric without its protocol.
     """
     file = _find_table(Path(path))
-    table = _read_table(file)
+    return check_table(_read_table(file), source=str(file))
+
+
+def check_table(table: pd.DataFrame, *, source: str = "the table") -> pd.DataFrame:
+    """Checks a table in memory as `load_table` does a stored one.
+
+    Args:
+        table: Rows with at least `REQUIRED_COLUMNS`, missing values of any kind.
+        source: What messages call the table.
+
+    Returns:
+        A new table; numbers are floats with NaN where missing, the rest is text or None.
+
+    Raises:
+        ValueError: As `load_table`.
+    """
     for column in REQUIRED_COLUMNS:
         if column not in table.columns:
             near = difflib.get_close_matches(column, [str(name) for name in table.columns], n=1)
             hint = f" (is '{near[0]}' meant?)" if near and near[0] not in REQUIRED_COLUMNS else ""
             raise ValueError(
-                f"{file} must have the column '{column}' ({REQUIRED_COLUMNS[column]}), but it is"
+                f"{source} must have the column '{column}' ({REQUIRED_COLUMNS[column]}), but it is"
                 f" missing{hint}; compile the table again by running the sweep again"
             )
-    for column in REQUIRED_COLUMNS:
-        convert = _to_number if column in NUMERIC_COLUMNS else _to_text
-        table[column] = convert(table, column, file)
-    _check_rows(table, file)
-    return table.reset_index(drop=True)
+    converted = {
+        column: (_to_number if column in NUMERIC_COLUMNS else _to_text)(table, column, source)
+        for column in REQUIRED_COLUMNS
+    }
+    checked = table.assign(**converted).reset_index(drop=True)
+    _check_rows(checked, source)
+    return checked
 
 
 def _find_table(path: Path) -> Path:
@@ -131,29 +150,29 @@ def _read_table(file: Path) -> pd.DataFrame:
         ) from error
 
 
-def _to_number(table: pd.DataFrame, column: str, file: Path) -> pd.Series:
+def _to_number(table: pd.DataFrame, column: str, source: str) -> pd.Series:
     numbers = pd.to_numeric(table[column], errors="coerce")
     text = table[column].map(lambda value: str(value).strip().lower(), na_action="ignore")
     wrong = numbers.isna() & text.notna() & ~text.isin(["nan", "none", ""])
     if wrong.any():
         position = int(wrong.to_numpy().argmax())
         raise ValueError(
-            f"{file}: the column '{column}' must hold numbers, but row {position + 1} has"
+            f"{source}: the column '{column}' must hold numbers, but row {position + 1} has"
             f" '{table[column].iloc[position]}'; mend the row or leave its value empty"
         )
     return numbers.astype(float)
 
 
-def _to_text(table: pd.DataFrame, column: str, file: Path) -> pd.Series:
+def _to_text(table: pd.DataFrame, column: str, source: str) -> pd.Series:
     text = table[column].astype(object).map(str, na_action="ignore").astype(object)
     return text.where(text.notna(), None)
 
 
-def _check_rows(table: pd.DataFrame, file: Path) -> None:
+def _check_rows(table: pd.DataFrame, source: str) -> None:
     unknown = ~table["status"].isin(STATUSES)
-    _refuse(table, file, unknown, f"'status' must be one of {', '.join(STATUSES)}")
-    _refuse(table, file, table["row_id"].isna(), "'row_id' must name the row")
-    _refuse(table, file, table["row_id"].duplicated(), "'row_id' must be unique")
+    _refuse(table, source, unknown, f"'status' must be one of {', '.join(STATUSES)}")
+    _refuse(table, source, table["row_id"].isna(), "'row_id' must name the row")
+    _refuse(table, source, table["row_id"].duplicated(), "'row_id' must be unique")
     done = table["status"] == "done"
     needs = {"rfid": ("reconstruction_protocol_hash",), "gfid": ("protocol_hash",)}
     identity = ("latent_dim", "alignment", "generator_size", "seed", "distance_name")
@@ -161,16 +180,17 @@ def _check_rows(table: pd.DataFrame, file: Path) -> None:
         measured = done & table[metric].notna()
         for column in (*columns, *identity):
             bad = measured & table[column].isna()
-            _refuse(table, file, bad, f"'{column}' must be known where '{metric}' is")
-    for text, row_ids in table.groupby("protocol", sort=False)["row_id"]:
-        parse_protocol(str(text), row_id=str(row_ids.iloc[0]))
+            _refuse(table, source, bad, f"'{column}' must be known where '{metric}' is")
+    for column in ("protocol", "reconstruction_protocol"):
+        for text, row_ids in table.groupby(column, sort=False)["row_id"]:
+            parse_protocol(str(text), source=f"'{column}' of row {row_ids.iloc[0]}")
 
 
-def _refuse(table: pd.DataFrame, file: Path, bad: pd.Series, rule: str) -> None:
+def _refuse(table: pd.DataFrame, source: str, bad: pd.Series, rule: str) -> None:
     if bad.any():
         row = table[bad].iloc[0]
         column = rule.split("'")[1]
         raise ValueError(
-            f"{file}: {rule}, but row {row['row_id']} has '{row[column]}';"
+            f"{source}: {rule}, but row {row['row_id']} has '{row[column]}';"
             " mend the row's file and run the sweep again to compile the table anew"
         )

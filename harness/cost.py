@@ -106,9 +106,10 @@ def tokenizer_training_flops(config: TokenizerStage, encoder: EncoderStage | Non
     """
     training, loss = config.tokenizer.training, config.tokenizer.loss
     per_image = FORWARDS_A_STEP * _tokenizer_flops(config)
-    if encoder is not None:
-        per_image += _encoder_flops(encoder)
     side = config.data.resolution
+    if encoder is not None:
+        cells = side // config.tokenizer.architecture.downsample
+        per_image += _measured([encoder, cells], lambda: _encoder_forward(encoder, cells))[1]
     if isinstance(loss.perceptual, LPIPSConfig):
         per_image += 3 * _forward_flops(("vgg16", side), lambda: _vgg16_forward(side))
     if isinstance(loss.discriminator, DiscriminatorConfig):
@@ -186,9 +187,13 @@ def _generator_forward(config: GeneratorStage) -> tuple[nn.Module, tuple[Any, ..
     return config.build(), (latent, time, torch.empty(1, dtype=torch.int64, device="meta"))
 
 
-def _encoder_forward(config: EncoderStage) -> tuple[nn.Module, tuple[Any, ...]]:
+def _encoder_forward(
+    config: EncoderStage, cells: int | None = None
+) -> tuple[nn.Module, tuple[Any, ...]]:
+    """The network on an image of its own size, or of the size that gives a grid of `cells`."""
     network = build_network(config)
-    return network.model, _image(*network.input_size)
+    size = network.input_size if cells is None else (cells * network.stride,) * 2
+    return network.model, _image(*size)
 
 
 def _vgg16_forward(side: int) -> tuple[nn.Module, tuple[Any, ...]]:

@@ -60,7 +60,7 @@ def generation_protocol(row: PlannedRow, extractor: Artifact) -> Protocol:
         {
             **_shared(row, extractor),
             "reference_split": "train",
-            "reference_crop": _crop(row, "training"),
+            "reference_crop": _crop(row, reference.crop),
             "num_reference": reference.num_images,
             "num_images": config.num_images,
             "label_policy": config.label_policy,

@@ -30,6 +30,12 @@ DataConfig = Annotated[DigitsConfig | ImageFolderConfig, Field(discriminator="ki
 Crop = Pipeline | Literal["training"]
 """A published crop and resize, or the one that the data set names, without its randomness."""
 
+
+def published(crop: Crop) -> Pipeline | None:
+    """The published pipeline, or None for the data set's own."""
+    return None if crop == "training" else crop
+
+
 _FORBID: Any = {"extra": "forbid"}
 
 
@@ -149,7 +155,7 @@ class GeneratorConfig(LightningDiTConfig):
         if bad or list(self.snapshots) != sorted(set(self.snapshots)):
             raise ValueError(
                 f"`snapshots` must be rising steps between 0 and training.steps = "
-                f"{self.training.steps}, but got {list(self.snapshots)}; the last step is always kept"
+                f"{self.training.steps}, but got {list(self.snapshots)}; the last is always kept"
             )
 
     @property
@@ -194,6 +200,8 @@ class EvaluationConfig:
     """LPIPS of the reconstructions; needs the weights of VGG16."""
     reconstruction_crop: Crop = "training"
     """Crop and resize of the evaluated images; `training`: the data set's own, centred."""
+    reference_crop: Crop = "training"
+    """Crop and resize of the images behind the generation reference."""
     posterior: Literal["sample", "mode"] = "sample"
     """Latents that are decoded for the reconstruction metrics; published: a posterior sample."""
     num_reconstructions: int | None = None
@@ -223,7 +231,7 @@ class EvaluationConfig:
             value = getattr(self, name)
             if value is not None and value < 2:
                 raise ValueError(
-                    f"`{name}` must be at least 2, but got {value}; leave it out to take the whole split"
+                    f"`{name}` must be at least 2, but got {value}; leave it out to take all"
                 )
         if not self.guidance:
             raise ValueError("`guidance` must name at least one setting; use [{kind: none}]")

@@ -138,7 +138,6 @@ def _read_backbone(config: LPIPSConfig) -> nn.Sequential:
             f"`backbone_weights` must name a file with torchvision's VGG16, but {path} does not "
             "exist; correct the path or leave it out to use torchvision's cache"
         )
-
     tensors = read_tensors(path)
     backbone = untrained_backbone()
     kept = {
@@ -150,13 +149,15 @@ def _read_backbone(config: LPIPSConfig) -> nn.Sequential:
     return backbone
 
 
-def _features(network: nn.Module) -> nn.Sequential:
-    assert isinstance(network.features, nn.Sequential)
-    return network.features
+def untrained_backbone() -> nn.Sequential:
+    """The `features` part of torchvision's VGG16, without its large classifier."""
+    from torchvision.models.vgg import cfgs, make_layers  # Importing torchvision takes seconds.
+
+    return make_layers(cfgs["D"], batch_norm=False)
 
 
 def _download_backbone() -> nn.Sequential:
-    from torchvision.models import VGG16_Weights, vgg16
+    from torchvision.models import VGG16_Weights, vgg16  # As above.
 
     try:
         network = vgg16(weights=VGG16_Weights.IMAGENET1K_V1)

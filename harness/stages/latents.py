@@ -22,7 +22,7 @@ from harness.random_streams import derive_seed, generator_for
 from harness.stages.context import StageContext
 from harness.stages.tokenizer import load_tokenizer
 from harness.store import write_tensors
-from harness.trial import DataConfig, LatentsConfig, Trial
+from harness.trial import DataConfig, LatentsConfig, Trial, published
 from models.autoencoder import Autoencoder
 from models.latent import LatentLayout
 
@@ -93,7 +93,7 @@ def _encode_shard(
     indices: Any,
     device: torch.device,
 ) -> dict[str, Tensor]:
-    pipeline = None if config.latents.crop == "training" else config.latents.crop
+    pipeline = published(config.latents.crop)
     parts: dict[str, list[Tensor]] = {"latents": []}
     if config.latents.flip:
         parts["latents_flip"] = []

@@ -17,7 +17,7 @@ from harness.random_streams import generator_for
 from harness.stages.context import StageContext
 from harness.stages.encoder import load_extractor
 from harness.stages.tokenizer import load_tokenizer
-from harness.trial import DataConfig, PerceptualMetric, Trial
+from harness.trial import Crop, DataConfig, PerceptualMetric, Trial, published
 from models.perceptual import LPIPSConfig, build_lpips
 
 VERSION = 1
@@ -29,7 +29,7 @@ class ReconstructionStage:
     """What the stage reads, beside tokenizer and extractor."""
 
     data: DataConfig
-    crop: str
+    crop: Crop
     """Crop and resize of the evaluated images; `training`: the data set's own, centred."""
     num_images: int
     """The first images of the evaluation split, in its fixed order."""
@@ -61,7 +61,7 @@ def run(config: ReconstructionStage, context: StageContext) -> Mapping[str, Any]
     device = context.device
     self_test(device)
     dataset = open_dataset(config.data)
-    pipeline = None if config.crop == "training" else config.crop
+    pipeline = published(config.crop)
     extractor = load_extractor(context.inputs["extractor"], device)
     tokenizer = load_tokenizer(context.inputs["tokenizer"], device)
     perceptual = (

@@ -1,6 +1,6 @@
 """Stage `reference`: feature statistics of the training split, which generated images are held to.
 
-Images are read without augmentation, through the data set's own crop.
+Images are read without augmentation.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from harness.metrics.frechet import FeatureStatistics
 from harness.stages.context import StageContext
 from harness.stages.encoder import load_extractor
 from harness.store import write_tensors
-from harness.trial import DataConfig, Trial
+from harness.trial import Crop, DataConfig, Trial, published
 
 VERSION = 1
 """Raised by hand when the numbers that this stage makes change."""
@@ -24,6 +24,8 @@ class ReferenceStage:
     """What the stage reads, beside the extractor."""
 
     data: DataConfig
+    crop: Crop
+    """Crop and resize of the images; `training`: the data set's own, centred."""
     num_images: int
     """The first images of the training split, in its fixed order."""
     batch_size: int
@@ -34,6 +36,7 @@ class ReferenceStage:
         evaluation = trial.evaluation
         return cls(
             data=trial.data,
+            crop=evaluation.reference_crop,
             num_images=evaluation.num_reference or trial.data.num_train_images,
             batch_size=evaluation.batch_size,
         )
@@ -45,7 +48,7 @@ def run(config: ReferenceStage, context: StageContext) -> Mapping[str, Any]:
     extractor = load_extractor(context.inputs["extractor"], context.device)
     statistics = FeatureStatistics.empty(extractor.feature_dim, context.device)
     for indices in batches(config.num_images, config.batch_size):
-        images = dataset.images("train", indices)
+        images = dataset.images("train", indices, published(config.crop))
         statistics = statistics.update(extractor.features(images))
         context.after_step(int(indices[-1]) + 1, config.num_images, dict)
     write_tensors(context.work.payload / "statistics.safetensors", statistics.to_tensors())

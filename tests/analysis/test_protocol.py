@@ -32,6 +32,19 @@ def test_unlike_reconstruction_protocols_are_refused(make_row, load):
         require_one_protocol(table)
 
 
+def test_the_reconstruction_protocol_is_spelt_out_too(make_row, load):
+    rows = [
+        make_row(
+            seed=seed,
+            reconstruction_protocol_hash=kind,
+            reconstruction_protocol=json.dumps({"posterior": kind}),
+        )
+        for seed, kind in enumerate(("mode", "sample"))
+    ]
+    with pytest.raises(ValueError, match=r"'reconstruction.posterior' is mode \(.* or sample"):
+        require_one_protocol(load(rows))
+
+
 @pytest.mark.parametrize("column", ["dataset", "extractor", "distance_name"])
 def test_one_hash_does_not_hide_an_unlike_column(make_row, load, column):
     table = load([make_row(), make_row(seed=1, **{column: "other"})])

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.table import NUMERIC_COLUMNS, REQUIRED_COLUMNS, load_table
+from analysis.table import NUMERIC_COLUMNS, REQUIRED_COLUMNS, check_table, load_table
 
 
 def test_every_numeric_column_is_a_required_one():
@@ -61,8 +61,8 @@ def test_an_unreadable_table_is_refused_by_name(tmp_path, name, content):
         ),
         ({"alignment": None}, "'alignment' must be known"),
         ({"latent_dim": None}, "'latent_dim' must be known"),
-        ({"protocol": "{"}, "'protocol' must be a JSON object"),
-        ({"protocol": json.dumps([1])}, "'protocol' must be a JSON object"),
+        ({"protocol": "{"}, "'protocol' of row .* must be a JSON object"),
+        ({"protocol": json.dumps([1])}, "'protocol' of row .* must be a JSON object"),
         ({"gfid": "three"}, "'gfid' must hold numbers, but row 1 has 'three'"),
     ],
 )
@@ -74,6 +74,16 @@ def test_a_wrong_value_is_refused_by_column(make_row, load, values, message):
 def test_a_repeated_row_is_refused(make_row, load):
     with pytest.raises(ValueError, match="'row_id' must be unique, but row a has"):
         load([make_row(row_id="a"), make_row(row_id="a", seed=1)])
+
+
+def test_missing_values_of_every_kind_become_nan_or_none(make_row):
+    rows = pd.DataFrame([make_row(), make_row(seed=1, status="failed", gfid=None, rfid=None)])
+    nullable = rows.astype({"generator_images": "Int64"})
+    nullable.loc[1, ["generator_images", "error"]] = pd.NA
+    checked = check_table(nullable)
+    assert all(checked[column].dtype == float for column in NUMERIC_COLUMNS)
+    assert np.isnan(checked["generator_images"][1])
+    assert checked["error"][1] is None
 
 
 def test_an_empty_table_loads(load):
