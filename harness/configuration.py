@@ -54,7 +54,7 @@ _Loader.add_implicit_resolver(
 def parse_yaml(text: str) -> Any:
     """Read YAML text; `1e-4` is a number and a repeated key an error."""
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader)
+        return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         raise ConfigError(f"not valid YAML: {' '.join(str(error).split())}") from error
 
@@ -69,7 +69,9 @@ def read_yaml(path: Path) -> Any:
         return parse_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise ConfigError(f"cannot be read ({reason}); give a sweep file", source=str(path)) from error
+        raise ConfigError(
+            f"cannot be read ({reason}); give a sweep file", source=str(path)
+        ) from error
     except ConfigError as error:
         raise error.within(source=str(path)) from error
 
@@ -117,11 +119,15 @@ def _from_pydantic(error: pydantic.ValidationError, expected: Any, tree: Any) ->
         return ConfigError(message, path=f"{where}.kind" if where else "kind")
     if kind == "literal_error":
         names = re.findall(r"'([^']*)'", context.get("expected", ""))
-        message = f"must be {context.get('expected')}, but got {value!r}{nearest(str(value), names)}"
+        message = (
+            f"must be {context.get('expected')}, but got {value!r}{nearest(str(value), names)}"
+        )
         return ConfigError(message, path=where)
     if kind == "value_error":
         return ConfigError(str(context.get("error", first["msg"])), path=where)
-    return ConfigError(f"{first['msg'][0].lower()}{first['msg'][1:]}, but got {value!r}", path=where)
+    return ConfigError(
+        f"{first['msg'][0].lower()}{first['msg'][1:]}, but got {value!r}", path=where
+    )
 
 
 def _locate(tree: Any, location: Sequence[str | int]) -> tuple[list[str], Any]:
@@ -160,7 +166,9 @@ def _valid_names(expected: Any, location: Sequence[str | int]) -> set[str]:
             node = resolve(node["prefixItems"][part])
         else:
             options = [resolve(o) for o in node.get("anyOf", node.get("oneOf", []))]
-            named = [o for o in options if o.get("title") == part or part in o.get("properties", {})]
+            named = [
+                o for o in options if o.get("title") == part or part in o.get("properties", {})
+            ]
             if not named:
                 return set()
             node = named[0]

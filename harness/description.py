@@ -124,7 +124,10 @@ def closing_text(
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines of left-aligned columns."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [
+        "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:

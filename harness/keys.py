@@ -39,7 +39,9 @@ def to_plain(value: Any, *, typed: bool = False, for_key: bool = False) -> Any:
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"a configuration holds finite numbers, but got {value!r}; remove it")
         return value
-    raise ValueError(f"a configuration holds JSON values, but got {type(value).__name__}: {value!r}")
+    raise ValueError(
+        f"a configuration holds JSON values, but got {type(value).__name__}: {value!r}"
+    )
 
 
 def canonical_json(value: Any) -> str:

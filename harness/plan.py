@@ -114,7 +114,9 @@ def in_order(stages: Iterable[Stage]) -> list[Stage]:
     kinds = list(registry.KINDS)
     rank = {s.key: (kinds.index(s.kind), s.label, s.key) for s in stages}
     by_key = {s.key: s for s in stages}
-    open_inputs = {k: {i.key for i in s.inputs.values() if i.key in by_key} for k, s in by_key.items()}
+    open_inputs = {
+        k: {i.key for i in s.inputs.values() if i.key in by_key} for k, s in by_key.items()
+    }
     ready = [(rank[key], key) for key, inputs in open_inputs.items() if not inputs]
     heapq.heapify(ready)
     ordered: list[Stage] = []

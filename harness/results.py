@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 import yaml
 
@@ -27,7 +28,7 @@ class Written:
     figures: list[Path]
     grids: list[Path]
     words: str
-    """The analysis's closing words."""
+    """The analysis's closing words, or why there are none."""
     wall_s: float
 
     def as_json(self) -> dict[str, Any]:
@@ -51,14 +52,16 @@ def write_results(
     frame = compile_table(rows, results)
     write_json(results / "manifest.json", _manifest(plan, store, outcomes, wall_s))
     grids = _copy_grids(plan, store, results)
-    measured = any(row["status"] == "done" for row in rows)
-    return Written(
-        rows=rows,
-        figures=write_figures(results) if measured else [],
-        grids=grids,
-        words=summarize(frame) if measured else "",
-        wall_s=wall_s,
-    )
+    figures, words = _analyse(results, frame)
+    return Written(rows=rows, figures=figures, grids=grids, words=words, wall_s=wall_s)
+
+
+def _analyse(results: Path, frame: pd.DataFrame) -> tuple[list[Path], str]:
+    """Figures and closing words; a table that cannot be drawn is told, the run has succeeded."""
+    try:
+        return write_figures(results), summarize(frame)
+    except ValueError as error:
+        return [], f"no figures: {error}"
 
 
 def _manifest(

@@ -111,7 +111,9 @@ def _run(options: argparse.Namespace) -> int:
         return EXIT_DONE
     if missing:
         items = "".join(f"\n  - {item}" for item in missing)
-        raise ConfigError(f"nothing was started, because this is missing:{items}", source=sweep.source)
+        raise ConfigError(
+            f"nothing was started, because this is missing:{items}", source=sweep.source
+        )
     results = options.results / sweep.file.name
     for folder in (results, options.store):
         if error := writable_error(folder):

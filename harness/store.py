@@ -244,9 +244,11 @@ def is_held(path: Path) -> bool:
     """Whether a living process holds this lease."""
     try:
         age_s = time.time() - path.stat().st_mtime
-        holder = json.loads(path.read_text(encoding="utf-8") or "{}")
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return False
+    try:
+        holder = json.loads(text)
     except ValueError:
         holder = {}
     if age_s > LEASE_EXPIRES_S:

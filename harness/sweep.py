@@ -35,11 +35,12 @@ class Resources:
     cpus: int = 1
     """CPU cores, and threads of the stage; sums are taken in another order with another number."""
     gpus: float | Literal["auto"] = "auto"
-    """GPUs, whole or a fraction of one; `auto` asks for one where the machine or cluster has any."""
+    """One GPU or a fraction of it; `auto` asks for one where the machine or cluster has any."""
     checkpoint_every_s: float = 600.0
     """Seconds between two checkpoints of a training stage."""
     compile: bool = False
-    """`torch.compile` the trained network: faster after a start-up time, other rounding."""
+    """`torch.compile` the network, in generator stages: faster after a start-up time, other
+    rounding."""
 
     def __post_init__(self) -> None:
         if self.cpus < 1:
@@ -48,10 +49,10 @@ class Resources:
             raise ValueError(
                 f"`checkpoint_every_s` must be positive, but got {self.checkpoint_every_s}; use 600"
             )
-        if self.gpus != "auto" and (self.gpus < 0 or (self.gpus > 1 and self.gpus % 1)):
+        if self.gpus != "auto" and not 0 <= self.gpus <= 1:
             raise ValueError(
-                f"`gpus` must be a fraction below 1 or a whole number, but got {self.gpus}; "
-                "stages of several GPUs take whole ones"
+                f"`gpus` must be `auto` or lie in 0..1, but got {self.gpus}; a stage runs on at "
+                "most one GPU"
             )
 
 
@@ -219,6 +220,12 @@ def _check_outline(file: SweepFile) -> None:
                 f"unknown stage kind {kind!r}{nearest(kind, valid)} (valid: {', '.join(valid)})",
                 path=f"resources.{kind}",
             )
+        if file.resources[kind].compile and kind != "generator":
+            raise ConfigError(
+                "only generator stages can be compiled, but got true; move it to "
+                "resources.generator",
+                path=f"resources.{kind}.compile",
+            )
     for axis, values in file.grid.items():
         _check_axis(file, axis, values)
     for number, rule in enumerate(file.exclude):
@@ -277,7 +284,9 @@ def _expand(file: SweepFile) -> Iterator[Point]:
         yield point
     for number, rule in enumerate(file.exclude):
         if number not in used:
-            raise ConfigError(f"{rule} matches no combination of the grid", path=f"exclude.{number}")
+            raise ConfigError(
+                f"{rule} matches no combination of the grid", path=f"exclude.{number}"
+            )
     if not seen:
         raise ConfigError("every combination of the grid is excluded; leave one", path="exclude")
 
@@ -319,9 +328,7 @@ def build_trial(file: SweepFile, axes: Mapping[str, Any], weak: Mapping[str, Any
         trial = validate(Trial, tree)
         check_trial(trial)
     except ConfigError as error:
-        setters = [
-            by for path, by, _ in changes if f"{error.path}.".startswith(f"{path}.")
-        ]
+        setters = [by for path, by, _ in changes if f"{error.path}.".startswith(f"{path}.")]
         hint = f" (set by {setters[-1]})" if setters else ""
         raise ConfigError(error.message + hint, path=f"trial.{error.path}".rstrip(".")) from error
     return trial

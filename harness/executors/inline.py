@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from harness.configuration import ConfigError
 from harness.execution import Outcome, run_stage
 from harness.executors.interface import Listener, StageEvent, block_descendants
 from harness.plan import Stage
@@ -27,7 +28,8 @@ class InlineExecutor:
     ) -> dict[str, Outcome]:
         """Run all stages; see `Executor`."""
         available = torch.cuda.device_count()
-        grants = {kind: _grant(kind, resources[kind], available) for kind in resources}
+        kinds = {stage.kind for stage in stages}
+        grants = {kind: _grant(kind, resources[kind], available) for kind in kinds}
         outcomes: dict[str, Outcome] = {}
         for stage in stages:
             if stage.key in outcomes:
@@ -49,13 +51,9 @@ class InlineExecutor:
 def _grant(kind: str, request: Resources, available: int) -> float:
     gpus = float(min(1, available)) if request.gpus == "auto" else request.gpus
     if gpus > available:
-        raise ValueError(
-            f"resources.{kind} asks for {gpus:g} GPUs, but this machine has {available}; lower "
-            "it, use `auto`, or run on a cluster with --executor ray --address ADDRESS"
-        )
-    if gpus > 1:
-        raise ValueError(
-            f"resources.{kind} asks for {gpus:g} GPUs, but the inline executor runs a stage on "
-            "at most one; lower it to 1"
+        raise ConfigError(
+            f"asks for {gpus:g} GPUs, but this machine has {available}; use `auto`, or run on a "
+            "cluster with --executor ray --address ADDRESS",
+            path=f"resources.{kind}.gpus",
         )
     return gpus

@@ -6,6 +6,7 @@ reservations: a stage is submitted when its resources are free, longest remainin
 """
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -79,8 +80,8 @@ def _connection_message(address: str | None, error: Exception) -> str:
     if address:
         return (
             f"Ray at {address!r} must answer, but does not ({type(error).__name__}: {cause}); "
-            "check the address, and that this process uses the cluster's token (RAY_AUTH_MODE=token "
-            "and RAY_AUTH_TOKEN, or RAY_AUTH_MODE=disabled where the cluster runs without)"
+            "check the address, and that this process uses the cluster's token "
+            "(RAY_AUTH_MODE=token and RAY_AUTH_TOKEN), or RAY_AUTH_MODE=disabled if it has none"
         )
     return (
         f"Ray must start on this machine, but does not ({type(error).__name__}: {cause}); where "
@@ -108,6 +109,7 @@ class _Queue:
         self.paths = critical_paths(stages)
         self.outcomes: dict[str, Outcome] = {}
         self.running: dict[ray.ObjectRef, Stage] = {}
+        self.not_before: dict[str, float] = {}
         self.task = ray.remote(max_retries=INFRASTRUCTURE_RETRIES)(_run)
         # A GPU is really freed only when the process that used it ends.
         self.gpu_task = ray.remote(max_retries=INFRASTRUCTURE_RETRIES, max_calls=1)(_run)
@@ -117,6 +119,9 @@ class _Queue:
             for stage in self._ready():
                 if self._fits(stage):
                     self._submit(stage)
+            if not self.running:
+                time.sleep(POLL_S)
+                continue
             finished, _ = ray.wait(list(self.running), num_returns=1, timeout=POLL_S)
             for reference in finished:
                 self._collect(reference)
@@ -130,6 +135,7 @@ class _Queue:
             for stage in self.stages
             if stage.key not in self.outcomes
             and stage.key not in busy
+            and self.not_before.get(stage.key, 0.0) <= time.monotonic()
             and all(i.key in self.outcomes for i in stage.inputs.values() if i.key in known)
         ]
         return sorted(ready, key=lambda stage: -self.paths[stage.key])
@@ -162,6 +168,7 @@ class _Queue:
             message = f"{type(error).__name__}: {' '.join(str(error).split())}"[:2000]
             outcome = Outcome(key=stage.key, status="failed", error=message)
         if outcome.status == "busy":
+            self.not_before[stage.key] = time.monotonic() + POLL_S
             self.listen(StageEvent(stage=stage, what="waiting"))
             return
         self.outcomes[stage.key] = outcome

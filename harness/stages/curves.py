@@ -40,7 +40,9 @@ class Curve:
             for step, terms in self._waiting:
                 names = list(terms)
                 values = torch.stack([terms[n].float().reshape(()) for n in names]).tolist()
-                file.write(json.dumps({"step": step, **dict(zip(names, values, strict=True))}) + "\n")
+                file.write(
+                    json.dumps({"step": step, **dict(zip(names, values, strict=True))}) + "\n"
+                )
         self._waiting.clear()
 
     def publish(self) -> None:

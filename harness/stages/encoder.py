@@ -108,7 +108,9 @@ def build_network(config: EncoderStage) -> FeatureEncoder:
     )
 
 
-def _train(config: EncoderStage, encoder: InDomainEncoder, context: StageContext) -> Mapping[str, float]:
+def _train(
+    config: EncoderStage, encoder: InDomainEncoder, context: StageContext
+) -> Mapping[str, float]:
     """One flat loop: a classifier of the training split, AdamW on the cross-entropy."""
     device, training = context.device, encoder.training
     assert config.data is not None

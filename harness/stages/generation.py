@@ -83,9 +83,7 @@ class Sampling:
     ) -> UInt8[Tensor, "b 3 h w"]:
         """Draw noise, integrate, undo the normalisation, decode and round."""
         layout = self.model.layout
-        noise = torch.randn(
-            (len(labels), *layout.shape), generator=random, device=self.device
-        )
+        noise = torch.randn((len(labels), *layout.shape), generator=random, device=self.device)
         velocity = guided_velocity(
             self.model, self.config.guidance, labels, self.model.num_classes, self.weak
         )
@@ -132,9 +130,7 @@ def run(config: GenerationStage, context: StageContext) -> Mapping[str, Any]:
     }
 
 
-def asked_labels(
-    config: GenerationStage, label_counts: Int64[Tensor, " k"]
-) -> Int64[Tensor, " n"]:
+def asked_labels(config: GenerationStage, label_counts: Int64[Tensor, " k"]) -> Int64[Tensor, " n"]:
     """The classes asked for.
 
     Args:

@@ -62,10 +62,10 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
     curve = Curve(context.work, every=max(1, training.steps // 200))
     first = 0
     if resumed := context.resume():
-        first, state = resumed
-        model.load_state_dict(state["model"])
-        ema.load_state_dict(state["ema"])
-        optimizer.load_state_dict(state["optimizer"])
+        first, saved = resumed
+        model.load_state_dict(saved["model"])
+        ema.load_state_dict(saved["ema"])
+        optimizer.load_state_dict(saved["optimizer"])
         curve.rewind(first)
 
     def state() -> Mapping[str, Any]:
@@ -116,9 +116,7 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
 
 def load_generator(artifact: Artifact, step: int, device: torch.device) -> LightningDiT:
     """The averaged weights after `step` training steps, in evaluation mode."""
-    config: GeneratorStage = TypeAdapter(GeneratorStage).validate_python(
-        artifact.record["config"]
-    )
+    config: GeneratorStage = TypeAdapter(GeneratorStage).validate_python(artifact.record["config"])
     model = config.build()
     model.load_state_dict(artifact.tensors(f"ema-step{step:09d}.safetensors"))
     return model.requires_grad_(False).eval().to(device)

@@ -1,5 +1,6 @@
 """Stage `reconstruction`: what a tokenizer loses, measured on the evaluation split."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -94,9 +95,15 @@ def run(config: ReconstructionStage, context: StageContext) -> Mapping[str, Any]
         context.after_step(int(indices[-1]) + 1, config.num_images, dict)
     return {
         "rfid": frechet_distance(reconstructed, original),
-        "psnr": decibels.compute(),
+        # A perfect reconstruction has no finite value, and JSON no infinite one.
+        "psnr": finite_or_none(decibels.compute()),
         "ssim": similarity.compute(),
         "lpips": None if perceptual is None else distance.compute(),
         "num_images": config.num_images,
         "feature_dim": extractor.feature_dim,
     }
+
+
+def finite_or_none(value: float) -> float | None:
+    """The value, or None where it is infinite or not a number."""
+    return value if math.isfinite(value) else None

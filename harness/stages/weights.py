@@ -85,7 +85,7 @@ def _missing_pretrained(name: str) -> list[MissingItem]:
     ):
         return []
     if known.url:
-        file = Path(torch.hub.get_dir()) / "checkpoints" / known.url.rsplit("/", 1)[-1]
+        file = Path(torch.hub.get_dir()) / "checkpoints" / Path(str(known.url)).name
         if file.is_file():
             return []
     remedy = (

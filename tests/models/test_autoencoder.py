@@ -38,6 +38,7 @@ def test_downsampling_pads_right_and_bottom_only():
     layer = Downsample(1)
     torch.nn.init.zeros_(layer.conv.weight)
     layer.conv.weight.data[0, 0, 0, 0] = 1.0
+    assert layer.conv.bias is not None
     torch.nn.init.zeros_(layer.conv.bias)
     x = torch.arange(16.0).reshape(1, 1, 4, 4)
     assert torch.equal(layer(x), x[..., ::2, ::2])

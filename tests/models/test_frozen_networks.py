@@ -63,6 +63,7 @@ def test_lpips_gradient_is_finite_where_features_vanish():
         torch.nn.init.zeros_(parameter)
     x = torch.zeros(1, 3, 32, 32, requires_grad=True)
     LPIPS(backbone, heads)(x, torch.ones(1, 3, 32, 32)).sum().backward()
+    assert x.grad is not None
     assert torch.isfinite(x.grad).all()
 
 

@@ -94,6 +94,7 @@ def test_total_is_the_sum_of_weight_times_term():
 def test_each_network_is_differentiated_once():
     autoencoder, loss, batch = setting(GAN, VFAlignment())
     calls = {"discriminator": 0, "decoder": 0}
+    assert loss.discriminator is not None
     last = {"discriminator": loss.discriminator.main[0], "decoder": autoencoder.decoder.conv_in}
 
     def count(name):

@@ -1,0 +1,129 @@
+"""A sweep small enough to run in seconds, and the command that runs it."""
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+
+from harness.run import main
+from harness.sweep import Sweep, load_sweep
+
+Tree = dict[str, Any]
+
+SMALL_VIT: Tree = {
+    "kind": "in_domain",
+    "name": "vit_tiny_patch16_224",
+    "model_args": {
+        "img_size": 16,
+        "patch_size": 8,
+        "embed_dim": 16,
+        "depth": 1,
+        "num_heads": 2,
+        "drop_rate": 0.1,
+    },
+    "training": {"steps": 2, "batch_size": 16, "learning_rate": 1e-3},
+}
+
+SMALL_SWEEP: Tree = {
+    "name": "small",
+    "trial": {
+        "data": {"kind": "digits", "resolution": 16},
+        "tokenizer": {
+            "latent_dim": 2,
+            "architecture": {
+                "base_width": 8,
+                "width_multipliers": [1, 1, 2],
+                "num_blocks": 1,
+                "attention_resolutions": [],
+                "norm_groups": 4,
+            },
+            "training": {"steps": 3, "batch_size": 8, "learning_rate": 1e-3},
+        },
+        "latents": {"flip": False, "num_statistics": 200, "batch_size": 500},
+        "generator": {
+            "size": {"depth": 1, "width": 16, "num_heads": 2},
+            "patch_size": 2,
+            "training": {"steps": 4, "batch_size": 8, "learning_rate": 1e-3},
+        },
+        "evaluation": {
+            "extractor": {**SMALL_VIT, "seed": 1},
+            "num_images": 40,
+            "num_reference": 100,
+            "num_reconstructions": 40,
+            "sampler": {"num_steps": 3, "timestep_shift": 0},
+        },
+    },
+    "presets": {
+        "alignment": {
+            "none": {"tokenizer.alignment": {"kind": "none"}},
+            "vf": {"tokenizer.alignment": {"kind": "vf", "encoder": SMALL_VIT}},
+        }
+    },
+    "grid": {},
+}
+
+
+class Ended(NamedTuple):
+    """A command that ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def tree() -> Tree:
+    """The small sweep as a tree that a test may change."""
+    return copy.deepcopy(SMALL_SWEEP)
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[Tree | str], Path]:
+    """Writes a tree, or text, as a sweep file."""
+
+    def write_sweep(content: Tree | str) -> Path:
+        path = tmp_path / "sweep.yaml"
+        text = content if isinstance(content, str) else yaml.safe_dump(content, sort_keys=False)
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write_sweep
+
+
+@pytest.fixture
+def load(write: Callable[[Tree], Path], tree: Tree) -> Callable[..., Sweep]:
+    """Loads the small sweep under settings `PATH=VALUE`."""
+
+    def load_small(*settings: str) -> Sweep:
+        return load_sweep(write(tree), settings)
+
+    return load_small
+
+
+@pytest.fixture
+def command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Ended]:
+    """Runs `python -m harness.run` in this process, inline, from an empty folder."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+
+    def run(path: Path, *arguments: str, executor: str = "inline") -> Ended:
+        capsys.readouterr()
+        try:
+            code = main([str(path), "--executor", executor, *arguments])
+        except SystemExit as exit_:
+            code = int(exit_.code or 0)
+        captured = capsys.readouterr()
+        return Ended(code, captured.out, captured.err)
+
+    return run
