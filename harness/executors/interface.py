@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from harness.execution import Outcome
 from harness.plan import Stage, descendants
@@ -24,6 +24,7 @@ class StageEvent:
 Listener = Callable[[StageEvent], None]
 
 
+@runtime_checkable
 class Executor(Protocol):
     """Runs a graph of stages.
 

@@ -143,7 +143,7 @@ def _train(
         context.after_step(
             step + 1,
             training.steps,
-            lambda loss=loss: {"loss": float(loss)},
+            lambda loss=loss: {"loss": float(loss.detach())},
             lambda: {"model": network.model.state_dict(), "optimizer": optimizer.state_dict()},
         )
     network.eval().requires_grad_(False)

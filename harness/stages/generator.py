@@ -98,7 +98,7 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
         context.after_step(
             step + 1,
             training.steps,
-            lambda loss=loss: {"loss": float(loss)},
+            lambda loss=loss: {"loss": float(loss.detach())},
             state,
             images=training.batch_size,
         )
