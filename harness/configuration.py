@@ -3,7 +3,7 @@
 import difflib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -33,8 +33,10 @@ class _Loader(yaml.SafeLoader):
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            line = key_node.start_mark.line + 1
+            if isinstance(key, list | dict):
+                raise ConfigError(f"a key must be text, but got {key!r} (line {line}); quote it")
             if key in seen:
-                line = key_node.start_mark.line + 1
                 raise ConfigError(f"the key {key!r} stands twice (line {line}); keep one")
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
@@ -85,11 +87,31 @@ def validate(expected: type[T] | Any, tree: Any) -> T:
     try:
         text = json.dumps(tree, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"only JSON-like values are valid: {error}") from error
+        path, value = _first_not_json(tree)
+        raise ConfigError(
+            f"must be a JSON-like value, but got {value!r}; use text, a finite number, true or false",
+            path=".".join(path),
+        ) from error
     try:
         return cast(T, pydantic.TypeAdapter(expected).validate_json(text, strict=True))
     except pydantic.ValidationError as error:
         raise _from_pydantic(error, expected, tree) from error
+
+
+def _first_not_json(tree: Any) -> tuple[list[str], Any]:
+    """Path and value of the first thing in the tree that JSON cannot say."""
+    parts: Iterable[tuple[Any, Any]] = ()
+    if isinstance(tree, Mapping):
+        parts = tree.items()
+    elif isinstance(tree, list):
+        parts = enumerate(tree)
+    for key, value in parts:
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError):
+            path, found = _first_not_json(value)
+            return [str(key), *path], found
+    return [], tree
 
 
 def nearest(name: str, valid: Sequence[str]) -> str:
@@ -99,9 +121,9 @@ def nearest(name: str, valid: Sequence[str]) -> str:
 
 
 def _from_pydantic(error: pydantic.ValidationError, expected: Any, tree: Any) -> ConfigError:
-    errors = sorted(error.errors(), key=lambda e: e["type"] != "unexpected_keyword_argument")
-    first = errors[0]
-    path, value = _locate(tree, first["loc"])
+    errors = _of_members_meant(error.errors())
+    first = min(errors, key=lambda e: e["type"] != "unexpected_keyword_argument")
+    path, value = _locate(tree, first)
     where = ".".join(path)
     kind, context = first["type"], first.get("ctx", {})
     if kind == "unexpected_keyword_argument":
@@ -118,24 +140,35 @@ def _from_pydantic(error: pydantic.ValidationError, expected: Any, tree: Any) ->
         message = f"`kind` must be one of {valid}, but got {tag!r}{nearest(tag, names)}"
         return ConfigError(message, path=f"{where}.kind" if where else "kind")
     if kind == "literal_error":
-        names = re.findall(r"'([^']*)'", context.get("expected", ""))
+        same = [e for e in errors if e["type"] == kind and _locate(tree, e)[0] == path]
+        texts = ", ".join(e.get("ctx", {}).get("expected", "") for e in same)
+        names = re.findall(r"'([^']*)'", texts)
         message = (
-            f"must be {context.get('expected')}, but got {value!r}{nearest(str(value), names)}"
+            f"must be one of {', '.join(map(repr, names))}, but got {value!r}"
+            f"{nearest(str(value), names)}"
         )
         return ConfigError(message, path=where)
     if kind == "value_error":
         return ConfigError(str(context.get("error", first["msg"])), path=where)
-    return ConfigError(
-        f"{first['msg'][0].lower()}{first['msg'][1:]}, but got {value!r}", path=where
-    )
+    words = first["msg"].replace("valid array", "list").replace("an object", "a mapping")
+    return ConfigError(f"{words[0].lower()}{words[1:]}, but got {value!r}", path=where)
 
 
-def _locate(tree: Any, location: Sequence[str | int]) -> tuple[list[str], Any]:
+def _of_members_meant(errors: Sequence[Any]) -> list[Any]:
+    """Leave out the members of a union that `kind` rules out, unless nothing else is wrong."""
+    others = [e["loc"][:-1] for e in errors if e["type"] == "literal_error" and e["loc"][-1] == "kind"]
+    meant = [e for e in errors if not any(e["loc"][: len(o)] == o for o in others)]
+    wrong_kinds = [e for e in errors if e["type"] == "literal_error" and e["loc"][-1] == "kind"]
+    return meant or wrong_kinds or list(errors)
+
+
+def _locate(tree: Any, error: Any) -> tuple[list[str], Any]:
     """Follow pydantic's location through the tree; parts that name a union's member fall out."""
     path, value = [], tree
+    location = error["loc"]
     for position, part in enumerate(location):
-        last = position == len(location) - 1
-        if isinstance(value, Mapping) and (part in value or last):
+        absent = error["type"] == "missing" and position == len(location) - 1
+        if isinstance(value, Mapping) and (part in value or absent):
             path.append(str(part))
             value = value.get(part)
         elif isinstance(value, list) and isinstance(part, int) and part < len(value):

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from harness.configuration import ConfigError
 from harness.keys import content_hash
 from harness.stages import registry
 from harness.stages.encoder import EncoderStage
@@ -89,10 +90,17 @@ class Plan:
 
 
 def make_plan(sweep: Sweep) -> Plan:
-    """Derive every stage and row of a sweep."""
+    """Derive every stage and row of a sweep.
+
+    Raises:
+        ConfigError: A weaker model for guidance cannot be built or lives in other latents.
+    """
     rows: list[PlannedRow] = []
-    for point in sweep.points:
-        rows += _plan_point(sweep, point)
+    try:
+        for point in sweep.points:
+            rows += _plan_point(sweep, point)
+    except ConfigError as error:
+        raise error.within(source=sweep.source) from error
     needed = with_inputs(stage for row in rows for stage in row.stages)
     return Plan(sweep=sweep, stages=tuple(in_order(needed)), rows=tuple(rows))
 

@@ -151,8 +151,12 @@ def _execute(
 ) -> dict[str, Outcome]:
     resources = {kind: plan.sweep.file.resources_of(kind) for kind in STAGE_KINDS}
     executor = _executor(options)
-    with ProgressView(to_run, store) as view:
-        return executor.run(to_run, store.root.resolve(), resources, view)
+    try:
+        with ProgressView(to_run, store) as view:
+            return executor.run(to_run, store.root.resolve(), resources, view)
+    except ConfigError as error:
+        in_file = error.path.startswith("resources.")
+        raise error.within(source=plan.sweep.source if in_file else "") from error
 
 
 def _executor(options: argparse.Namespace) -> Executor:

@@ -24,6 +24,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from harness.configuration import ConfigError
+
 LEASE_HEARTBEAT_S = 10.0
 """Seconds between two touches of a lease by its holder."""
 LEASE_EXPIRES_S = 120.0
@@ -75,7 +77,7 @@ class Store:
         """The artifact, or None where it is not there yet.
 
         Raises:
-            ValueError: Its record cannot be read.
+            ConfigError: Its record cannot be read.
         """
         path = self.folder(kind, key)
         try:
@@ -83,7 +85,7 @@ class Store:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except ValueError as error:
-            raise ValueError(
+            raise ConfigError(
                 f"{path / 'artifact.json'} must be JSON, but cannot be read ({error}); remove the "
                 f"folder {path} to have the stage run again"
             ) from error
@@ -155,7 +157,7 @@ class Work:
         write_json(self.partial / "progress.json", progress, durable=False)
 
     def publish(self, record: Mapping[str, Any]) -> Artifact:
-        """Make the payload the artifact; the loser of a race keeps the winner's."""
+        """Make the payload the artifact; the loser of a race gets the winner's."""
         payload = self.payload
         files = {}
         for path in sorted(p for p in payload.rglob("*") if p.is_file()):
@@ -171,6 +173,7 @@ class Work:
         except OSError:
             if not self.folder.exists():
                 raise
+            whole = json.loads((self.folder / "artifact.json").read_text(encoding="utf-8"))
         shutil.rmtree(self.partial, ignore_errors=True)
         return Artifact(path=self.folder, record=whole)
 

@@ -129,6 +129,7 @@ def load_sweep(path: Path, settings: Sequence[str] = ()) -> Sweep:
     if not isinstance(tree, dict):
         raise ConfigError(f"must be a mapping, but got {type(tree).__name__}", source=source)
     try:
+        _check_blocks(tree)
         for setting in settings:
             _override(tree, setting)
         file = validate(SweepFile, tree)
@@ -165,6 +166,22 @@ def set_path(tree: dict[str, Any], path: str, value: Any) -> None:
     node[rest] = copy.deepcopy(value)
 
 
+def _check_blocks(tree: Mapping[str, Any]) -> None:
+    for name in ("trial", "presets", "grid"):
+        if not isinstance(tree.get(name, {}), dict):
+            raise ConfigError(
+                f"must be a mapping, but got {tree[name]!r}; write {name}: {{}} for none", path=name
+            )
+    for axis, values in tree.get("presets", {}).items():
+        bad = [] if isinstance(values, dict) else [values]
+        bad += [v for v in values.values() if not isinstance(v, dict)] if not bad else []
+        if bad:
+            raise ConfigError(
+                f"must be value names, each with paths and their values, but got {bad[0]!r}",
+                path=f"presets.{axis}",
+            )
+
+
 def _override(tree: dict[str, Any], setting: str) -> None:
     path, separator, text = setting.partition("=")
     path = path.strip()
@@ -177,6 +194,7 @@ def _override(tree: dict[str, Any], setting: str) -> None:
         value = parse_yaml(text)
     except ConfigError as error:
         raise error.within(path=f"--set {path}") from error
+    path = path.removeprefix("trial.")
     head, _, rest = path.partition(".")
     sweep_keys = [f.name for f in dataclasses.fields(SweepFile)]
     trial_keys = [f.name for f in dataclasses.fields(Trial)]
@@ -248,8 +266,8 @@ def _check_axis(file: SweepFile, axis: str, values: list[Any]) -> None:
             raise ConfigError(f"the value {text} stands twice; keep one", path=path)
     if axis in file.presets:
         for value in values:
-            if value not in file.presets[axis]:
-                names = list(file.presets[axis])
+            names = list(file.presets[axis])
+            if value not in names:
                 raise ConfigError(
                     f"unknown preset {value!r}{nearest(str(value), names)} "
                     f"(valid: {', '.join(names)})",

@@ -235,6 +235,8 @@ class EvaluationConfig:
                 )
         if not self.guidance:
             raise ValueError("`guidance` must name at least one setting; use [{kind: none}]")
+        if any(self.guidance.count(setting) > 1 for setting in self.guidance):
+            raise ValueError("`guidance` must not name a setting twice, but does; keep one")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,3 +289,18 @@ def check_trial(trial: Trial) -> None:
             f"{max(p for p in range(1, min(side, patch) + 1) if side % p == 0)}",
             path="generator.patch_size",
         )
+    _check_counts(trial)
+
+
+def _check_counts(trial: Trial) -> None:
+    for name, available in (
+        ("num_reconstructions", trial.data.num_eval_images),
+        ("num_reference", trial.data.num_train_images),
+    ):
+        asked = getattr(trial.evaluation, name)
+        if asked is not None and asked > available:
+            raise ConfigError(
+                f"must be at most {available}, the images of its split, but got {asked}; lower it "
+                "or leave it out to take all",
+                path=f"evaluation.{name}",
+            )

@@ -24,10 +24,14 @@ class Curve:
             self.path.touch()
 
     def rewind(self, steps_done: int) -> None:
-        """Drop what was written after the checkpoint that a run continues from."""
-        lines = self.path.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if json.loads(line)["step"] < steps_done]
-        self.path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        """Drop what was written after the checkpoint that a run continues from.
+
+        The last line may be torn, where the process was killed while it wrote.
+        """
+        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+        whole = [line for line in lines if line.endswith("\n")]
+        kept = [line for line in whole if json.loads(line)["step"] < steps_done]
+        self.path.write_text("".join(kept), encoding="utf-8")
 
     def note(self, step: int, terms: Mapping[str, Tensor]) -> None:
         """Keep the terms of this step where it is a multiple of `every`."""

@@ -66,7 +66,7 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
         model.load_state_dict(saved["model"])
         ema.load_state_dict(saved["ema"])
         optimizer.load_state_dict(saved["optimizer"])
-        curve.rewind(first)
+    curve.rewind(first)
 
     def state() -> Mapping[str, Any]:
         curve.flush()

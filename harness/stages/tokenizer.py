@@ -84,7 +84,7 @@ def run(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
         adam.load_state_dict(saved["adam"])
         if adversary_adam:
             adversary_adam.load_state_dict(saved["adversary_adam"])
-        curve.rewind(first)
+    curve.rewind(first)
 
     def state() -> Mapping[str, Any]:
         curve.flush()

@@ -1,0 +1,143 @@
+"""The shipped sweep, cut down, from file to figure, through both executors."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from analysis.table import REQUIRED_COLUMNS
+from harness.table import COLUMNS
+
+ROOT = Path(__file__).parents[2]
+CUT = (
+    "grid.tokenizer.latent_dim=[4]",
+    "grid.seed=[0]",
+    "tokenizer.training.steps=8",
+    "generator.training.steps=12",
+    "evaluation.num_images=200",
+    "evaluation.sampler.num_steps=6",
+    "evaluation.extractor.training.steps=6",
+    "presets.alignment.vf.tokenizer.alignment.encoder.training.steps=6",
+    "tokenizer.training.warmup_steps=0",
+    "generator.training.warmup_steps=0",
+    "evaluation.extractor.training.warmup_steps=0",
+    "presets.alignment.vf.tokenizer.alignment.encoder.training.warmup_steps=0",
+)
+METRICS = ["rfid", "psnr", "ssim", "gfid", "label_accuracy", "extractor_accuracy"]
+EXECUTORS = ("inline", "ray")
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    settings = [part for setting in CUT for part in ("--set", setting)]
+    command = [sys.executable, "-m", "harness.run", str(ROOT / "sweeps" / "frontier.yaml")]
+    return subprocess.Popen(
+        [*command, *settings, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[str, Path]:
+    """Working directory of each executor's run, both with their results."""
+    folders = {name: tmp_path_factory.mktemp(name) for name in EXECUTORS}
+    running = [start(folders[name], "--executor", name) for name in EXECUTORS]
+    for code, out, err in [finish(process) for process in running]:
+        assert code == 0, err[-3000:]
+        assert "executed 17 stages, reused 0" in out
+    return folders
+
+
+def table(folder: Path) -> pd.DataFrame:
+    return pd.read_parquet(folder / "results" / "frontier" / "table.parquet")
+
+
+def test_both_executors_give_the_same_table_bit_for_bit(folders):
+    inline, ray = (table(folders[name]) for name in EXECUTORS)
+    timed = {"tokenizer_s", "generator_s", "generation_s", "created"}
+    same = [column for column in COLUMNS if column not in timed]
+    pd.testing.assert_frame_equal(inline[same], ray[same], check_exact=True)
+    assert inline[METRICS].notna().all().all()
+
+
+def test_the_rows_are_done_and_complete(folders):
+    frame = table(folders["inline"])
+    assert list(frame["status"]) == ["done"] * 4
+    assert set(frame["alignment"]) == {"none", "vf"}
+    assert frame["generator_size"].nunique() == 2
+    assert frame["tokenizer_key"].nunique() == 2
+    assert set(frame["distance_name"]) == {"in-domain Fréchet distance"}
+    assert frame["protocol_hash"].nunique() == 1
+
+
+def test_the_results_folder_holds_what_the_readme_promises(folders):
+    folder = folders["ray"] / "results" / "frontier"
+    frame = table(folders["ray"])
+    expected = ["sweep.yaml", "manifest.json", "table.parquet", "table.csv"]
+    expected += [f"figures/frontier.{end}" for end in ("png", "svg")]
+    expected += [f"rows/{row}.json" for row in frame["row_id"]]
+    for trial in frame["trial_id"]:
+        expected += [f"grids/{trial}_samples.png", f"grids/{trial}_reconstructions.png"]
+    assert [name for name in expected if not (folder / name).stat().st_size] == []
+    csv = pd.read_csv(folder / "table.csv")
+    assert list(csv.columns) == list(frame.columns) == list(COLUMNS)
+
+
+def test_a_number_can_be_traced_to_its_stage_and_settings(folders):
+    folder = folders["ray"]
+    manifest = json.loads((folder / "results/frontier/manifest.json").read_text())
+    assert all(stage["status"] == "done" for stage in manifest["stages"])
+    for row in table(folder).to_dict("records"):
+        path = folder / "artifacts" / "generator" / row["generator_key"] / "artifact.json"
+        record = json.loads(path.read_text())
+        assert record["config"]["generator"]["seed"] == row["generator_seed"]
+        assert record["environment"]["git_revision"]
+        assert record["cost"]["wall_s"] == row["generator_s"]
+
+
+def test_nothing_in_the_store_is_pickled(folders):
+    files = [path for path in (folders["ray"] / "artifacts").rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} <= {".json", ".jsonl", ".safetensors", ".png"}
+
+
+def test_the_same_command_again_executes_nothing_and_starts_no_ray(folders):
+    folder = folders["ray"]
+    before = table(folder)
+    code, out, err = finish(start(folder, "--executor", "ray"))
+    assert code == 0, err
+    assert "executed 0 stages, reused 17" in out
+    assert "ray" not in err.lower()
+    pd.testing.assert_frame_equal(table(folder), before)
+
+
+def test_the_other_executor_reuses_every_stage(folders):
+    assert dry_run(folders["ray"], "--executor", "inline")["to_run"] == 0
+
+
+def test_a_further_axis_value_runs_only_what_is_new(folders):
+    plan = dry_run(folders["inline"], "--set", "grid.tokenizer.latent_dim=[4, 8]")
+    assert (plan["to_run"], plan["to_reuse"]) == (14, 17)
+    assert {stage["state"] for stage in plan["stages"] if stage["kind"] == "encoder"} == {"reuse"}
+
+
+def dry_run(folder: Path, *arguments: str) -> Any:
+    code, out, err = finish(start(folder, "--dry-run", "--json", *arguments))
+    assert code == 0, err
+    return json.loads(out)
+
+
+def test_the_table_has_every_column_that_the_analysis_reads():
+    assert set(REQUIRED_COLUMNS) <= set(COLUMNS)

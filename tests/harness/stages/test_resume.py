@@ -1,0 +1,104 @@
+"""Training that was interrupted and resumed gives the bits of the undisturbed one."""
+
+import pytest
+import torch
+
+from harness.checkpoints import load_checkpoint
+from harness.execution import run_stage
+from harness.plan import Stage, make_plan
+from harness.stages.context import StageContext
+from harness.store import Store
+from harness.sweep import Resources
+
+ADVERSARY = "{discriminator: {kind: patchgan, num_layers: 1, base_width: 4, start_step: 3}}"
+SETTINGS = (
+    "grid.alignment=[vf]",
+    "presets.alignment.vf.tokenizer.alignment.encoder.training.steps=6",
+    f"tokenizer.loss={ADVERSARY}",
+    "tokenizer.architecture.dropout=0.1",
+    "tokenizer.training.steps=6",
+    "tokenizer.training.schedule=cosine",
+    "generator.training.steps=6",
+    "generator.training.warmup_steps=2",
+    "generator.snapshots=[2, 5]",
+    "generator.ema.warmup=true",
+    "latents.flip=true",
+)
+EVERY_STEP = Resources(checkpoint_every_s=1e-9)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A store in which every stage ran undisturbed, filled as the tests go."""
+    return Store(tmp_path_factory.mktemp("finished"))
+
+
+def bring(stage: Stage, store: Store) -> None:
+    for source in stage.inputs.values():
+        bring(source, store)
+    outcome = run_stage(stage, store.root, Resources(), 0.0)
+    assert outcome.status in ("done", "reused"), outcome.error
+
+
+def interrupt_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = StageContext.after_step
+
+    def after_step(self, done, *arguments, **named):
+        original(self, done, *arguments, **named)
+        if done == step:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(StageContext, "after_step", after_step)
+
+
+@pytest.mark.parametrize("damaged", [False, True], ids=["newest", "previous"])
+@pytest.mark.parametrize("kind", ["encoder", "tokenizer", "generator"])
+def test_a_resumed_stage_equals_the_uninterrupted_one(
+    load, tmp_path, finished, kind, damaged, monkeypatch
+):
+    stage = next(s for s in reversed(make_plan(load(*SETTINGS)).stages) if s.kind == kind)
+    if kind == "encoder":
+        stage = next(s for s in make_plan(load(*SETTINGS)).stages if "alignment" in s.label)
+    bring(stage, finished)
+    store = Store(tmp_path / "interrupted")
+    for source in stage.inputs.values():
+        target = store.folder(source.kind, source.key)
+        target.parent.mkdir(parents=True)
+        target.symlink_to(finished.folder(source.kind, source.key))
+    with monkeypatch.context() as patch:
+        interrupt_after(4, patch)
+        with pytest.raises(KeyboardInterrupt):
+            run_stage(stage, store.root, EVERY_STEP, 0.0)
+    checkpoints = store.root / kind / f"{stage.key}.partial" / "checkpoints"
+    if damaged:
+        (checkpoints / "step-000000004.safetensors").write_bytes(b"torn")
+    loaded = load_checkpoint(checkpoints)
+    assert loaded is not None
+    assert loaded[0] == (3 if damaged else 4)
+    outcome = run_stage(stage, store.root, Resources(), 0.0)
+    assert outcome.status == "done", outcome.error
+    assert_equal_artifacts(store, finished, stage)
+
+
+def assert_equal_artifacts(left: Store, right: Store, stage: Stage) -> None:
+    ours, theirs = left.get(stage.kind, stage.key), right.get(stage.kind, stage.key)
+    assert ours.result == theirs.result
+    assert list(ours.record["files"]) == list(theirs.record["files"])
+    for name in ours.record["files"]:
+        if name.endswith(".safetensors"):
+            mine, yours = ours.tensors(name), theirs.tensors(name)
+            assert all(torch.equal(mine[key], yours[key]) for key in yours)
+    assert ours.record["files"] == theirs.record["files"]
+
+
+def test_a_curve_torn_by_a_kill_is_mended(load, tmp_path, finished, monkeypatch):
+    stage = next(s for s in make_plan(load(*SETTINGS)).stages if s.kind == "tokenizer")
+    bring(stage, finished)
+    store = Store(tmp_path / "killed")
+    bring(stage.inputs["encoder"], store)
+    checkpoints = store.root / "tokenizer" / f"{stage.key}.partial" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    (checkpoints / "curve.jsonl").write_text('{"step": 0, "l1": 1.0}\n{"step": 1, "l1"')
+    outcome = run_stage(stage, store.root, Resources(), 0.0)
+    assert outcome.status == "done", outcome.error
+    assert_equal_artifacts(store, finished, stage)

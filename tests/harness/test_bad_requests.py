@@ -1,0 +1,356 @@
+"""Requests that cannot be right: refused by the command itself, with a message that mends them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+TWO_DIMS = {"grid": {"tokenizer.latent_dim": [2, 3]}}
+TWO_ALIGNMENTS = {"grid": {"alignment": ["none", "vf"]}}
+NO_VALUE = object()
+
+
+def changed(tree: Any, path: str, value: Any) -> Any:
+    """The tree with one value set; `/` goes a level down, since keys may hold dots."""
+    node = tree
+    *parents, last = path.split("/")
+    for part in parents:
+        node = node[part]
+    node[last] = value
+    return tree
+
+
+FILES = {
+    "unknown top-level key": (
+        {"gird": {}},
+        ["unknown key 'gird'", "did you mean 'grid'", "valid: description"],
+    ),
+    "unknown key of the trial": (
+        {"trial/tokeniser": {}},
+        ["trial.tokeniser", "unknown key 'tokeniser'", "did you mean 'tokenizer'"],
+    ),
+    "unknown nested key": (
+        {"trial/tokenizer/training/step": 3},
+        ["trial.tokenizer.training.step", "did you mean 'steps'", "learning_rate"],
+    ),
+    "unknown key in a preset's block": (
+        {"presets/alignment/vf/tokenizer.alignment/vf_wieght": 1, **TWO_ALIGNMENTS},
+        ["trial.tokenizer.alignment.vf_wieght", "did you mean 'vf_weight'", "preset alignment: vf"],
+    ),
+    "unknown path in a preset": (
+        {"presets/alignment/vf/tokenizer.alignmnt": {"kind": "none"}, **TWO_ALIGNMENTS},
+        ["trial.tokenizer.alignmnt", "did you mean 'alignment'", "preset alignment: vf"],
+    ),
+    "unknown path in an axis": (
+        {"grid": {"tokenizer.latent_dims": [2]}},
+        ["trial.tokenizer.latent_dims", "did you mean 'latent_dim'", "grid.tokenizer.latent_dims"],
+    ),
+    "text for an integer": (
+        {"trial/tokenizer/latent_dim": "x"},
+        ["trial.tokenizer.latent_dim", "integer", "'x'"],
+    ),
+    "a truth value for an integer": (
+        {"trial/tokenizer/latent_dim": True},
+        ["trial.tokenizer.latent_dim", "integer", "True"],
+    ),
+    "a fraction for an integer": (
+        {"trial/tokenizer/latent_dim": 1.5},
+        ["trial.tokenizer.latent_dim", "integer", "1.5"],
+    ),
+    "text for a number": (
+        {"trial/tokenizer/training/learning_rate": "fast"},
+        ["trial.tokenizer.training.learning_rate", "number", "'fast'"],
+    ),
+    "not a number": (
+        {"trial/tokenizer/training/learning_rate": float("nan")},
+        ["trial.tokenizer.training.learning_rate", "JSON-like value", "nan"],
+    ),
+    "a wrong type in an axis": (
+        {"grid": {"tokenizer.latent_dim": [2, "big"]}},
+        ["trial.tokenizer.latent_dim", "integer", "'big'", "grid.tokenizer.latent_dim"],
+    ),
+    "a value out of its range": (
+        {"trial/tokenizer/training/steps": 0},
+        ["trial.tokenizer.training", "`steps` must be positive, but got 0"],
+    ),
+    "an absent value": (
+        {"trial/tokenizer": {"latent_dim": 2}},
+        ["trial.tokenizer.training", "a value is required"],
+    ),
+    "an empty axis": (
+        {"grid": {"tokenizer.latent_dim": []}},
+        ["grid.tokenizer.latent_dim", "at least one value"],
+    ),
+    "an axis that is no list": (
+        {"grid": {"tokenizer.latent_dim": 4}},
+        ["grid.tokenizer.latent_dim", "list", "4"],
+    ),
+    "one value twice": (
+        {"grid": {"tokenizer.latent_dim": [2, 2]}},
+        ["grid.tokenizer.latent_dim", "2 stands twice"],
+    ),
+    "two values that give one trial": (
+        {"grid": {"tokenizer.training.learning_rate": [1, 1.0]}},
+        ["grid", "give the same trial", "drop one value"],
+    ),
+    "a resolution that the tokenizer does not divide": (
+        {"trial/tokenizer/architecture/width_multipliers": [1, 1, 1, 1, 1], "trial/data/resolution": 24},
+        ["trial.data.resolution", "multiple", "factor 16", "24", "use 16"],
+    ),
+    "a resolution that the data set cannot give": (
+        {"trial/data/resolution": 20},
+        ["trial.data", "multiple of 8", "20"],
+    ),
+    "a latent that the patch does not divide": (
+        {"trial/generator/patch_size": 3},
+        ["trial.generator.patch_size", "divide the latent side 4", "3", "use 2"],
+    ),
+    "an unknown preset": (
+        {"grid": {"alignment": ["none", "vff"]}},
+        ["grid.alignment", "unknown preset 'vff'", "did you mean 'vf'", "valid: none, vf"],
+    ),
+    "a block in place of a preset's name": (
+        {"grid": {"alignment": [{"kind": "none"}]}},
+        ["grid.alignment", "unknown preset", "valid: none, vf"],
+    ),
+    "an unknown axis": (
+        {"grid": {"alignmet": ["none"]}},
+        ["grid.alignmet", "unknown axis 'alignmet'", "did you mean 'alignment'"],
+    ),
+    "an exclusion that matches nothing": (
+        {**TWO_DIMS, "exclude": [{"tokenizer.latent_dim": 5}]},
+        ["exclude.0", "matches no combination"],
+    ),
+    "an exclusion of everything": (
+        {**TWO_DIMS, "exclude": [{"tokenizer.latent_dim": [2, 3]}]},
+        ["exclude", "every combination of the grid is excluded"],
+    ),
+    "an exclusion by an unknown axis": (
+        {**TWO_DIMS, "exclude": [{"tokenizer.latent_dm": 2}]},
+        ["exclude.0", "unknown axis", "did you mean 'tokenizer.latent_dim'"],
+    ),
+    "an unknown kind": (
+        {"trial/data/kind": "digit"},
+        ["trial.data.kind", "must be one of", "'digit'", "did you mean 'digits'"],
+    ),
+    "an unknown kind of discriminator": (
+        {"trial/tokenizer/loss": {"discriminator": {"kind": "patchgn"}}},
+        ["trial.tokenizer.loss.discriminator.kind", "'patchgn'", "did you mean 'patchgan'"],
+    ),
+    "an unknown key of a discriminator": (
+        {"trial/tokenizer/loss": {"discriminator": {"kind": "patchgan", "num_layer": 1}}},
+        ["trial.tokenizer.loss.discriminator.num_layer", "did you mean 'num_layers'"],
+    ),
+    "a wrong value of a discriminator": (
+        {"trial/tokenizer/loss": {"discriminator": {"kind": "patchgan", "num_layers": 0}}},
+        ["trial.tokenizer.loss.discriminator", "`num_layers`", "at least 1, but got 0"],
+    ),
+    "an unknown size": (
+        {"trial/generator/size": "nanno"},
+        ["trial.generator", "'nanno'", "pico, nano"],
+    ),
+    "an unknown key of a shape": (
+        {"trial/generator/size": {"depth": 1, "widht": 16, "num_heads": 2}},
+        ["trial.generator.size.widht", "did you mean 'width'"],
+    ),
+    "an unknown choice": (
+        {"trial/evaluation/label_policy": "balance"},
+        ["trial.evaluation.label_policy", "'balance'", "did you mean 'balanced'"],
+    ),
+    "one guidance setting twice": (
+        {"trial/evaluation/guidance": [{"kind": "none"}, {"kind": "none"}]},
+        ["trial.evaluation", "`guidance`", "twice"],
+    ),
+    "more images than the evaluation split has": (
+        {"trial/evaluation/num_reconstructions": 361},
+        ["trial.evaluation.num_reconstructions", "360", "361"],
+    ),
+    "more images than the training split has": (
+        {"trial/evaluation/num_reference": 1438},
+        ["trial.evaluation.num_reference", "1437", "1438"],
+    ),
+    "a weak model with another tokenizer": (
+        {
+            "trial/evaluation/guidance": [
+                {"kind": "autoguidance", "scale": 2.0, "weak": {"tokenizer.latent_dim": 3}}
+            ]
+        },
+        ["trial.evaluation.guidance.weak", "same latents", "tokenizer differs", "generator.*"],
+    ),
+    "a weak model with an unknown key": (
+        {
+            "trial/evaluation/guidance": [
+                {"kind": "autoguidance", "scale": 2.0, "weak": {"generator.sizes": "pico"}}
+            ]
+        },
+        ["trial.generator.sizes", "did you mean 'size'", "the weak model"],
+    ),
+    "a name that leaves the folder": ({"name": "../x"}, ["name", "'../x'", "names a folder"]),
+    "a name that is the folder above": ({"name": ".."}, ["name", "names a folder"]),
+    "resources of an unknown stage": (
+        {"resources": {"tokeniser": {"cpus": 1}}},
+        ["resources.tokeniser", "did you mean 'tokenizer'"],
+    ),
+    "no processor": (
+        {"resources": {"default": {"cpus": 0}}},
+        ["resources.default", "`cpus` must be at least 1, but got 0"],
+    ),
+    "more GPUs than there are": (
+        {"resources": {"tokenizer": {"gpus": 1.0}}},
+        ["resources.tokenizer", "1 GPUs", "machine has 0"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_cannot_be_right_is_refused(name, command, write, tree, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    changes, expected = FILES[name]
+    for path, value in changes.items():
+        changed(tree, path, value)
+    path = write(tree)
+    ended = command(path)
+    assert ended.code == 2
+    for text in ("error: ", "sweep.yaml", *expected):
+        assert text in ended.err
+    assert not Path("artifacts").exists() or not any(Path("artifacts").iterdir())
+
+
+TEXTS = {
+    "a repeated key": ("name: a\nname: b\n", ["'name' stands twice", "line 2"]),
+    "text that is no YAML": ("name: [a\n", ["not valid YAML"]),
+    "a key that is no text": ("name: a\n{b: c}: d\n", ["line 2"]),
+    "a list": ("- name: a\n", ["must be a mapping, but got list"]),
+    "nothing": ("", ["must be a mapping, but got NoneType"]),
+    "a tag that builds an object": ("name: !!python/object:os.system {}\n", ["not valid YAML"]),
+    "a trial that is a list": ("name: a\ntrial: [1]\n", ["trial", "must be a mapping", "[1]"]),
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_a_text_that_is_no_sweep_is_refused(name, command, write):
+    text, expected = TEXTS[name]
+    ended = command(write(text))
+    assert ended.code == 2
+    for part in ("sweep.yaml", *expected):
+        assert part in ended.err
+
+
+SETTINGS = {
+    "no equals sign": ("seed", ["--set", "PATH=VALUE", "'seed'"]),
+    "an empty path": ("=3", ["--set", "PATH=VALUE"]),
+    "an empty part": ("tokenizer..steps=3", ["--set", "PATH=VALUE"]),
+    "an unknown head": ("tokenzer.latent_dim=3", ["tokenzer", "did you mean 'tokenizer'"]),
+    "an unknown leaf": (
+        "tokenizer.training.step=3",
+        ["trial.tokenizer.training.step", "did you mean 'steps'"],
+    ),
+    "a path through a value": (
+        "generator.patch_size.side=3",
+        ["generator.patch_size", "must be a block"],
+    ),
+    "a field that an axis sets": (
+        "tokenizer.latent_dim=3",
+        ["tokenizer.latent_dim", "set by an axis", "grid.tokenizer.latent_dim"],
+    ),
+    "a field that an axis sets, by its long path": (
+        "trial.tokenizer.latent_dim=3",
+        ["tokenizer.latent_dim", "set by an axis", "grid.tokenizer.latent_dim"],
+    ),
+    "a field inside a block that a preset sets": (
+        "tokenizer.alignment.vf_weight=3",
+        ["tokenizer.alignment.vf_weight", "set by an axis", "grid.alignment"],
+    ),
+    "a value that is no YAML": ("seed=[", ["--set seed", "not valid YAML"]),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_setting_that_cannot_be_right_is_refused(name, command, write, tree):
+    setting, expected = SETTINGS[name]
+    tree["grid"] = {"tokenizer.latent_dim": [2, 3], "alignment": ["none", "vf"]}
+    ended = command(write(tree), "--set", setting)
+    assert ended.code == 2
+    for text in ("sweep.yaml", *expected):
+        assert text in ended.err
+
+
+@pytest.mark.parametrize("block", ["trial", "presets", "grid"])
+@pytest.mark.parametrize("setting", ["seed=1", "grid.tokenizer.latent_dim=[2]", "trial.seed=1"])
+def test_a_setting_on_a_file_whose_blocks_are_none_is_refused(command, write, tree, block, setting):
+    ended = command(write({**tree, block: 3}), "--set", setting)
+    assert ended.code == 2
+    assert block in ended.err
+
+
+def test_a_file_that_is_absent_is_refused(command, tmp_path):
+    for path in (tmp_path / "absent.yaml", tmp_path):
+        ended = command(path)
+        assert ended.code == 2
+        assert f"{path}: cannot be read" in ended.err
+
+
+def test_a_file_that_is_no_text_is_refused(command, tmp_path):
+    path = tmp_path / "sweep.yaml"
+    path.write_bytes(b"\xff\xfe\x00")
+    assert "not UTF-8 text" in command(path).err
+
+
+def test_an_address_without_ray_is_refused(command, write, tree):
+    ended = command(write(tree), "--address", "auto")
+    assert ended.code == 2
+    assert "--executor ray" in ended.err
+
+
+@pytest.mark.parametrize("arguments", [("--only", "tokeniser"), ("--executor", "slurm")])
+def test_an_unknown_choice_on_the_command_line_is_refused(command, write, tree, arguments):
+    ended = command(write(tree), *arguments)
+    assert ended.code == 2
+    assert "invalid choice" in ended.err
+
+
+@pytest.mark.parametrize("option", ["--results", "--store"])
+def test_a_folder_that_cannot_be_written_is_refused(command, write, tree, option):
+    Path("blocked").write_text("a file in the folder's place")
+    ended = command(write(tree), option, "blocked")
+    assert ended.code == 2
+    assert "blocked" in ended.err
+    assert "must be a folder that can be written" in ended.err
+
+
+def test_a_broken_artifact_is_named_with_the_way_to_mend_it(command, write, tree):
+    path = write(tree)
+    (stage, *_) = command(path, "--dry-run", "--json").json["stages"]
+    folder = Path("artifacts") / stage["kind"] / stage["key"]
+    folder.mkdir(parents=True)
+    (folder / "artifact.json").write_text('{"kind":')
+    ended = command(path)
+    assert ended.code == 2
+    assert f"remove the folder {folder}" in ended.err
+
+
+def test_missing_images_and_weights_are_all_named_before_anything_starts(command, write, tree):
+    tree["trial"]["data"] = {
+        "kind": "image_folder",
+        "name": "photographs",
+        "root": "nowhere",
+        "resolution": 16,
+        "num_classes": 2,
+        "num_train_images": 10,
+        "num_eval_images": 10,
+    }
+    tree["trial"]["evaluation"]["extractor"] = {"kind": "inception", "weights": "absent.pth"}
+    tree["trial"]["evaluation"] |= {"num_reference": 10, "num_reconstructions": 10}
+    ended = command(write(tree))
+    assert ended.code == 2
+    for text in ("nothing was started", "nowhere/train", "nowhere/val", "data.root", "absent.pth"):
+        assert text in ended.err
+    assert not Path("artifacts").exists()
+    assert command(write(tree), "--dry-run").code == 0
+
+
+def test_numbers_without_a_point_are_numbers(command, write, tree):
+    text = yaml.safe_dump(tree).replace("learning_rate: 0.001", "learning_rate: 1e-3")
+    assert "1e-3" in text
+    assert command(write(text), "--dry-run").code == 0
