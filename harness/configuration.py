@@ -156,7 +156,9 @@ def _from_pydantic(error: pydantic.ValidationError, expected: Any, tree: Any) ->
 
 def _of_members_meant(errors: Sequence[Any]) -> list[Any]:
     """Leave out the members of a union that `kind` rules out, unless nothing else is wrong."""
-    others = [e["loc"][:-1] for e in errors if e["type"] == "literal_error" and e["loc"][-1] == "kind"]
+    others = [
+        e["loc"][:-1] for e in errors if e["type"] == "literal_error" and e["loc"][-1] == "kind"
+    ]
     meant = [e for e in errors if not any(e["loc"][: len(o)] == o for o in others)]
     wrong_kinds = [e for e in errors if e["type"] == "literal_error" and e["loc"][-1] == "kind"]
     return meant or wrong_kinds or list(errors)

@@ -5,7 +5,7 @@ is computed here because torchmetrics puts its epsilon under the square root and
 loss adds 1e-10 to the norm.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -45,9 +45,10 @@ class LPIPSConfig:
     """Tells this choice from others."""
     weight: float = 1.0
     """Weight relative to the absolute error of one pixel value."""
-    backbone_weights: str | None = None
-    """File with torchvision's ImageNet VGG16; absent uses torchvision's cache or download."""
-    head_weights: str | None = None
+    backbone_weights: str | None = field(default=None, metadata={"key": False})
+    """File with torchvision's ImageNet VGG16; absent uses torchvision's cache or download. The
+    path enters no content key (`metadata`); the file's hash does."""
+    head_weights: str | None = field(default=None, metadata={"key": False})
     """File with the published heads (`vgg.pth`); absent uses the copy in torchmetrics."""
 
 

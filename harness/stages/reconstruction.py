@@ -18,6 +18,7 @@ from harness.random_streams import generator_for
 from harness.stages.context import StageContext
 from harness.stages.encoder import load_extractor
 from harness.stages.tokenizer import load_tokenizer
+from harness.stages.weights import describe_lpips
 from harness.trial import Crop, DataConfig, PerceptualMetric, Trial, published
 from models.perceptual import LPIPSConfig, build_lpips
 
@@ -36,6 +37,8 @@ class ReconstructionStage:
     """The first images of the evaluation split, in its fixed order."""
     posterior: Literal["sample", "mode"]
     perceptual: PerceptualMetric
+    perceptual_weights: str
+    """What stands for the weights of LPIPS: their hashes; empty without."""
     batch_size: int
     seed: int
     """Seed of the posterior's noise."""
@@ -51,6 +54,7 @@ class ReconstructionStage:
             num_images=evaluation.num_reconstructions or trial.data.num_eval_images,
             posterior=evaluation.posterior,
             perceptual=evaluation.perceptual,
+            perceptual_weights=describe_lpips(evaluation.perceptual),
             batch_size=evaluation.batch_size,
             seed=evaluation.seed,
         )

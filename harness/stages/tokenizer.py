@@ -14,6 +14,7 @@ from harness.random_streams import derive_seed, generator_for
 from harness.stages.context import StageContext
 from harness.stages.curves import Curve
 from harness.stages.encoder import load_encoder
+from harness.stages.weights import describe_lpips
 from harness.store import Artifact, write_tensors
 from harness.training import autocast, backward_and_step, optimizer_settings
 from harness.trial import DataConfig, TokenizerConfig, Trial
@@ -30,11 +31,14 @@ class TokenizerStage:
 
     tokenizer: TokenizerConfig
     data: DataConfig
+    perceptual_weights: str
+    """What stands for the weights of LPIPS: their hashes; empty without."""
 
     @classmethod
     def of(cls, trial: Trial) -> "TokenizerStage":
         """A trial's tokenizer."""
-        return cls(tokenizer=trial.tokenizer, data=trial.data)
+        weights = describe_lpips(trial.tokenizer.loss.perceptual)
+        return cls(tokenizer=trial.tokenizer, data=trial.data, perceptual_weights=weights)
 
     def build(self) -> Autoencoder:
         """The untrained network."""

@@ -26,12 +26,16 @@ def describe_weights(config: Any) -> str:
     if isinstance(config, TimmEncoderConfig):
         if config.weights in ("pretrained", "random"):
             return config.weights
-        path = Path(config.weights).expanduser()
-        if not path.is_file():
-            return "absent"
-        status = path.stat()
-        return f"sha256 {_sha256(path, status.st_size, status.st_mtime_ns)}"
+        return _describe_file(Path(config.weights))
     return "trained here"
+
+
+def describe_lpips(config: Any) -> str:
+    """What stands for the weights of LPIPS in a key: its files' hashes; empty without LPIPS."""
+    if not isinstance(config, LPIPSConfig):
+        return ""
+    heads = _describe_file(Path(config.head_weights)) if config.head_weights else "published"
+    return f"backbone {_describe_file(_backbone_file(config))}, heads {heads}"
 
 
 def missing_weights(config: Any) -> list[MissingItem]:
@@ -49,15 +53,26 @@ def missing_lpips(config: Any) -> list[MissingItem]:
     """What LPIPS needs that this machine does not have."""
     if not isinstance(config, LPIPSConfig):
         return []
-    cached = str(Path(torch.hub.get_dir()) / "checkpoints" / VGG16_FILE)
-    path = config.backbone_weights or cached
     what = "the ImageNet weights of VGG16 (torchvision) for LPIPS"
-    items = _absent_file(what, path, "perceptual.backbone_weights")
+    items = _absent_file(what, str(_backbone_file(config)), "perceptual.backbone_weights")
     if config.head_weights:
         items += _absent_file(
             "the heads of LPIPS (`vgg.pth`)", config.head_weights, "perceptual.head_weights"
         )
     return items
+
+
+def _backbone_file(config: LPIPSConfig) -> Path:
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / VGG16_FILE
+    return Path(config.backbone_weights) if config.backbone_weights else cached
+
+
+def _describe_file(path: Path) -> str:
+    path = path.expanduser()
+    if not path.is_file():
+        return "absent"
+    status = path.stat()
+    return f"sha256 {_sha256(path, status.st_size, status.st_mtime_ns)}"
 
 
 def _absent_file(what: str, path: str, field: str) -> list[MissingItem]:

@@ -2,15 +2,16 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
 
 from analysis.table import REQUIRED_COLUMNS
+from harness.run import main
 from harness.table import COLUMNS
 
 ROOT = Path(__file__).parents[2]
@@ -32,11 +33,13 @@ METRICS = ["rfid", "psnr", "ssim", "gfid", "label_accuracy", "extractor_accuracy
 EXECUTORS = ("inline", "ray")
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    settings = [part for setting in CUT for part in ("--set", setting)]
-    command = [sys.executable, "-m", "harness.run", str(ROOT / "sweeps" / "frontier.yaml")]
+def arguments(*more: str) -> list[str]:
+    return ["frontier.yaml", *(part for setting in CUT for part in ("--set", setting)), *more]
+
+
+def start(folder: Path, executor: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [*command, *settings, *arguments],
+        [sys.executable, "-m", "harness.run", *arguments("--executor", executor)],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"},
         stdout=subprocess.PIPE,
@@ -45,20 +48,30 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=300)
-    return process.returncode, out, err
-
-
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> dict[str, Path]:
     """Working directory of each executor's run, both with their results."""
     folders = {name: tmp_path_factory.mktemp(name) for name in EXECUTORS}
-    running = [start(folders[name], "--executor", name) for name in EXECUTORS]
-    for code, out, err in [finish(process) for process in running]:
+    for folder in folders.values():
+        shutil.copy(ROOT / "sweeps" / "frontier.yaml", folder)
+    running = [start(folders[name], name) for name in EXECUTORS]
+    ended = [(*process.communicate(timeout=400), process.returncode) for process in running]
+    for out, err, code in ended:
         assert code == 0, err[-3000:]
         assert "executed 17 stages, reused 0" in out
     return folders
+
+
+@pytest.fixture
+def again(folders, monkeypatch, capsys):
+    """Runs the command once more, in this process, where an executor has already been."""
+
+    def run(executor: str, *more: str) -> str:
+        monkeypatch.chdir(folders[executor])
+        assert main(arguments("--executor", executor, *more)) == 0
+        return capsys.readouterr().out
+
+    return run
 
 
 def table(folder: Path) -> pd.DataFrame:
@@ -67,7 +80,7 @@ def table(folder: Path) -> pd.DataFrame:
 
 def test_both_executors_give_the_same_table_bit_for_bit(folders):
     inline, ray = (table(folders[name]) for name in EXECUTORS)
-    timed = {"tokenizer_s", "generator_s", "generation_s", "created"}
+    timed = {"tokenizer_s", "generator_s", "generation_s", "created", "git_revision"}
     same = [column for column in COLUMNS if column not in timed]
     pd.testing.assert_frame_equal(inline[same], ray[same], check_exact=True)
     assert inline[METRICS].notna().all().all()
@@ -113,30 +126,20 @@ def test_nothing_in_the_store_is_pickled(folders):
     assert {path.suffix for path in files} <= {".json", ".jsonl", ".safetensors", ".png"}
 
 
-def test_the_same_command_again_executes_nothing_and_starts_no_ray(folders):
-    folder = folders["ray"]
-    before = table(folder)
-    code, out, err = finish(start(folder, "--executor", "ray"))
-    assert code == 0, err
-    assert "executed 0 stages, reused 17" in out
-    assert "ray" not in err.lower()
-    pd.testing.assert_frame_equal(table(folder), before)
+def test_the_same_command_again_executes_nothing_and_starts_no_executor(
+    folders, again, monkeypatch
+):
+    monkeypatch.setattr("harness.run._executor", lambda _: pytest.fail("an executor was made"))
+    before = table(folders["ray"])
+    assert "executed 0 stages, reused 17" in again("ray")
+    pd.testing.assert_frame_equal(table(folders["ray"]), before)
 
 
-def test_the_other_executor_reuses_every_stage(folders):
-    assert dry_run(folders["ray"], "--executor", "inline")["to_run"] == 0
-
-
-def test_a_further_axis_value_runs_only_what_is_new(folders):
-    plan = dry_run(folders["inline"], "--set", "grid.tokenizer.latent_dim=[4, 8]")
+def test_a_further_axis_value_runs_only_what_is_new(again):
+    more = ("--set", "grid.tokenizer.latent_dim=[4, 8]", "--dry-run", "--json")
+    plan = json.loads(again("inline", *more))
     assert (plan["to_run"], plan["to_reuse"]) == (14, 17)
     assert {stage["state"] for stage in plan["stages"] if stage["kind"] == "encoder"} == {"reuse"}
-
-
-def dry_run(folder: Path, *arguments: str) -> Any:
-    code, out, err = finish(start(folder, "--dry-run", "--json", *arguments))
-    assert code == 0, err
-    return json.loads(out)
 
 
 def test_the_table_has_every_column_that_the_analysis_reads():

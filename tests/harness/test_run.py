@@ -1,12 +1,103 @@
 """The command on a small sweep: what it runs, what it repeats and what it leaves behind."""
 
+import json
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+import yaml
+
+from harness.table import COLUMNS
+
 
 def test_a_small_sweep_runs_and_repeats_nothing(command, write, tree):
     tree["grid"] = {"alignment": ["none", "vf"]}
     path = write(tree)
     first = command(path)
     assert first.code == 0, first.err
-    assert "executed 12 stages, reused 0" in first.out
+    assert "executed 13 stages, reused 0" in first.out
+    table = Path("results/small/table.parquet").read_bytes()
     second = command(path)
-    assert second.code == 0
-    assert "executed 0 stages, reused 12" in second.out
+    assert (second.code, second.err) == (0, "")
+    assert "executed 0 stages, reused 13" in second.out
+    assert Path("results/small/table.parquet").read_bytes() == table
+
+
+def test_a_further_axis_value_runs_what_is_new_only(command, write, tree):
+    path = write(tree)
+    assert "executed 7 stages" in command(path, "--set", "grid.tokenizer.latent_dim=[2]").out
+    more = command(path, "--set", "grid.tokenizer.latent_dim=[2, 3]")
+    assert "executed 5 stages, reused 7" in more.out
+    assert len(pd.read_csv("results/small/table.csv")) == 2
+
+
+def test_snapshots_and_every_kind_of_guidance_are_measured(command, write, tree):
+    tree["trial"]["generator"]["snapshots"] = [2]
+    tree["trial"]["evaluation"]["guidance"] = [
+        {"kind": "none"},
+        {"kind": "cfg", "scale": 2.0},
+        {"kind": "autoguidance", "scale": 2.0, "weak": {"generator.training.steps": 3}},
+    ]
+    ended = command(write(tree), "--json")
+    assert ended.code == 0, ended.err
+    rows = ended.json["rows"]
+    assert [row["guidance"] for row in rows] == 2 * ["none", "cfg 2", "autoguidance 2"]
+    assert [row["generator_images"] for row in rows] == 3 * [16] + 3 * [32]
+    assert all(row["gfid"] is not None for row in rows)
+    assert len({row["gfid"] for row in rows[3:]}) == 3
+    assert len({row["rfid"] for row in rows}) == 1
+
+
+def test_only_one_kind_runs_it_with_what_it_needs_and_leaves_rows_pending(command, write, tree):
+    path = write(tree)
+    ended = command(path, "--only", "latents")
+    assert ended.code == 0, ended.err
+    assert "executed 2 stages" in ended.out
+    assert "1 rows are pending" in ended.out
+    assert sorted(p.name for p in Path("artifacts").iterdir()) == ["latents", "tokenizer"]
+    assert "executed 5 stages, reused 2" in command(path).out
+
+
+def test_an_artifact_that_nothing_needs_any_more_is_not_made_again(command, write, tree):
+    path = write(tree)
+    command(path, "--only", "latents")
+    command(path)
+    (latents,) = Path("artifacts/latents").iterdir()
+    for file in latents.iterdir():
+        file.unlink()
+    latents.rmdir()
+    assert "executed 0 stages" in command(path).out
+
+
+def test_the_stored_sweep_says_what_was_run_and_runs_the_same(command, write, tree):
+    path = write(tree)
+    command(path, "--only", "encoder", "--set", "generator.training.steps=3")
+    stored = Path("results/small/sweep.yaml")
+    assert yaml.safe_load(stored.read_text())["trial"]["generator"]["training"]["steps"] == 3
+    expected = command(path, "--dry-run", "--json", "--set", "generator.training.steps=3").json
+    assert command(stored, "--dry-run", "--json").json == expected
+
+
+def test_results_and_artifacts_go_where_they_are_asked_to(command, write, tree):
+    ended = command(write(tree), "--only", "encoder", "--results", "out", "--store", "kept/here")
+    assert ended.code == 0, ended.err
+    assert Path("out/small/table.csv").is_file()
+    assert Path("kept/here/encoder").is_dir()
+    assert not Path("results").exists()
+
+
+def test_the_table_says_what_its_columns_mean(command, write, tree):
+    command(write(tree), "--only", "encoder")
+    schema = pq.read_schema("results/small/table.parquet")
+    assert schema.names == list(COLUMNS)
+    for name, column in COLUMNS.items():
+        assert schema.field(name).metadata[b"description"].decode() == column.meaning
+
+
+def test_the_manifest_names_command_stages_and_machine(command, write, tree):
+    command(write(tree), "--only", "encoder")
+    manifest = json.loads(Path("results/small/manifest.json").read_text())
+    assert manifest["environment"]["torch"]
+    statuses = {stage["kind"]: stage["status"] for stage in manifest["stages"]}
+    assert statuses["encoder"] == "done"
+    assert statuses["generation"] == "not run"
