@@ -1,7 +1,11 @@
-"""Cells: trials that differ in their seed alone, as mean, deviation and standard error.
+"""Cells: trials that differ in their seeds alone, as mean, deviation and standard error.
 
 A cell is one alignment × generator size × latent dim at the last snapshot of its trials. Figures
 and words are made from cells; what could not become part of one is kept with its reason.
+
+A repetition, "one seed" in figures and words, is one triple of `SEED_COLUMNS`. Repetitions may
+share a tokenizer; what is measured on the tokenizer alone is then averaged per tokenizer first,
+so that one tokenizer counts once.
 """
 
 from dataclasses import dataclass
@@ -10,15 +14,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.lines import name_lines
 from analysis.protocol import join_unique, require_one_protocol
+from analysis.table import SEED_COLUMNS
 
 METRICS = ("rfid", "gfid", "psnr", "label_accuracy")
+RECONSTRUCTION_METRICS = ("rfid", "psnr")
+"""Metrics of the tokenizer alone."""
 CELL_COLUMNS = ("alignment", "generator_size", "latent_dim")
-DETAIL_COLUMNS = (
-    *("tokenizer", "downsample", "vf_weight", "cos_margin", "distmat_margin"),
-    *("generator", "label_policy"),
-)
-"""Columns that join a line's label where they vary within one cell."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +48,17 @@ class Setting:
     """Training images of the generators, count or range of counts."""
     seeds: str
     """Seeds per cell, count or range of counts."""
+    tokenizers: str
+    """Tokenizers per cell, count or range of counts; empty where each seed has its own."""
+
+    @property
+    def repetitions(self) -> str:
+        """Seeds per cell in words, with the tokenizers where seeds share them."""
+        words = f"{self.seeds} seed{'' if self.seeds == '1' else 's'}"
+        if not self.tokenizers:
+            return words
+        plural = "" if self.tokenizers == "1" else "s"
+        return f"{words} (reconstruction: {self.tokenizers} tokenizer{plural})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +66,11 @@ class Cells:
     """One table of like protocol, averaged over seeds."""
 
     rows: pd.DataFrame
-    """The rows used: the table's columns, `alignment` with details where these vary."""
+    """The rows used: the table's columns, with the names and `baseline` of `name_lines`."""
     points: pd.DataFrame
-    """One line a cell: `CELL_COLUMNS`, `generator_params`, `num_seeds`, and for each metric its
-    mean, `<metric>_sd` and `<metric>_se` (NaN with one seed)."""
+    """One line a cell: `CELL_COLUMNS`, `baseline`, `generator_params`, `num_seeds`,
+    `num_tokenizers`, and for each metric its mean, `<metric>_sd` and `<metric>_se` (NaN with one
+    seed; of reconstruction metrics over tokenizers, NaN with one)."""
     gaps: pd.DataFrame
     """Rows left out: `row_id`, `trial_id`, `reason`."""
     setting: Setting
@@ -77,18 +92,19 @@ def compute_cells(table: pd.DataFrame, *, needs: tuple[str, ...]) -> Cells:
         The cells; without points where no row has what is needed.
 
     Raises:
-        ValueError: If protocols are mixed, or a cell holds two rows of one seed.
+        ValueError: If protocols are mixed, or a cell holds one repetition twice.
     """
     require_one_protocol(table)
     last = _last_snapshots(table)
-    reasons = last.apply(lambda row: _reason_to_omit(row, needs), axis=1).astype(object)
-    used = last[reasons == ""]
-    used = used.assign(alignment=_label_lines(used))
+    omitted = [_reason_to_omit(row, needs) for _, row in last.iterrows()]
+    reasons = pd.Series(omitted, index=last.index, dtype=object)
+    done = name_lines(last[last["status"] == "done"])
+    used = done[reasons[done.index] == ""]
     late = used.groupby(list(CELL_COLUMNS))["generator_images"].transform("max")
     early = used["generator_images"] < late
     reasons.loc[early[early].index] = "an earlier snapshot than the rest of its cell"
     used = used[~early]
-    _require_distinct_seeds(used)
+    _require_distinct_repetitions(used)
     gaps = last.assign(reason=reasons)[["row_id", "trial_id", "reason"]]
     points = _average(used)
     return Cells(
@@ -97,6 +113,27 @@ def compute_cells(table: pd.DataFrame, *, needs: tuple[str, ...]) -> Cells:
         gaps=gaps[gaps["reason"] != ""].reset_index(drop=True),
         setting=_describe_setting(used if len(used) else table, points),
     )
+
+
+def average_tokenizers(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Averages a metric of the tokenizer over the rows that share one.
+
+    Args:
+        rows: Rows of one cell.
+        metric: One of `RECONSTRUCTION_METRICS`.
+
+    Returns:
+        One line a tokenizer: `tokenizer_key`, `tokenizer_seed` and the metric.
+    """
+    tokenizers = rows.groupby("tokenizer_key", as_index=False, sort=False, dropna=False)
+    return tokenizers.agg({"tokenizer_seed": "first", metric: "mean"})
+
+
+def describe_seeds(row: pd.Series) -> str:
+    """A repetition in words: "seed 0" where its three seeds agree, else each of them."""
+    if len({row[column] for column in SEED_COLUMNS}) == 1:
+        return f"seed {row[SEED_COLUMNS[0]]:g}"
+    return ", ".join(f"{column.replace('_', ' ')} {row[column]:g}" for column in SEED_COLUMNS)
 
 
 def split_lines(points: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
@@ -123,64 +160,62 @@ def _reason_to_omit(row: pd.Series, needs: tuple[str, ...]) -> str:
     return ""
 
 
-def _label_lines(rows: pd.DataFrame) -> pd.Series:
-    """The alignment's label, with every detail that varies within one of its cells."""
-    labels = rows["alignment"].astype(object)
-    for column in DETAIL_COLUMNS:
-        kinds = rows.groupby(list(CELL_COLUMNS))[column].transform("nunique", dropna=False)
-        varied = rows["alignment"].isin(rows.loc[kinds > 1, "alignment"])
-        detail = rows[column].map(lambda value: f"{value:g}" if _is_number(value) else str(value))
-        labels = labels.where(~varied, labels + f", {column} " + detail)
-    return labels
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float))
-
-
-def _require_distinct_seeds(rows: pd.DataFrame) -> None:
-    repeated = rows[rows.duplicated([*CELL_COLUMNS, "seed"], keep=False)]
+def _require_distinct_repetitions(rows: pd.DataFrame) -> None:
+    columns = [*CELL_COLUMNS, *SEED_COLUMNS]
+    repeated = rows[rows.duplicated(columns, keep=False)]
     if repeated.empty:
         return
     first = repeated.iloc[0]
-    same = (repeated[[*CELL_COLUMNS, "seed"]] == first[[*CELL_COLUMNS, "seed"]]).all(axis=1)
-    second = repeated[same].iloc[1]
+    second = repeated[(repeated[columns] == first[columns]).all(axis=1)].iloc[1]
     raise ValueError(
         f"a point must be a mean over seeds, but rows {first['row_id']} and {second['row_id']}"
         f" are both {first['alignment']}, {first['generator_size']}, d={first['latent_dim']:g}"
-        f" with seed {first['seed']:g}; they differ in a setting that no column read here shows,"
-        " so give the analysis one setting at a time"
+        f" with {describe_seeds(first)}; they are one repetition, or differ in a setting that no"
+        " column read here shows, so give the analysis one setting at a time"
     )
 
 
 def _average(rows: pd.DataFrame) -> pd.DataFrame:
     records: list[dict[str, Any]] = []
     for _, members in rows.groupby(list(CELL_COLUMNS), sort=False):
-        record: dict[str, Any] = {column: members[column].iloc[0] for column in CELL_COLUMNS}
+        names = (*CELL_COLUMNS, "baseline")
+        record: dict[str, Any] = {column: members[column].iloc[0] for column in names}
         record["generator_params"] = members["generator_params"].mean()
         record["num_seeds"] = len(members)
+        record["num_tokenizers"] = members["tokenizer_key"].nunique(dropna=False)
         for metric in METRICS:
-            values = members[metric].dropna()
-            deviation = values.std(ddof=1) if len(values) > 1 else np.nan
-            record[metric] = values.mean() if len(values) else np.nan
-            record[f"{metric}_sd"] = deviation
-            record[f"{metric}_se"] = deviation / np.sqrt(max(len(values), 1))
+            record |= _describe_spread(members, metric)
         records.append(record)
     spread = [f"{metric}{suffix}" for metric in METRICS for suffix in ("", "_sd", "_se")]
-    columns = [*CELL_COLUMNS, "generator_params", "num_seeds", *spread]
-    points = pd.DataFrame(records, columns=pd.Index(columns))
+    about = ["baseline", "generator_params", "num_seeds", "num_tokenizers"]
+    points = pd.DataFrame(records, columns=pd.Index([*CELL_COLUMNS, *about, *spread]))
     return _order(points)
+
+
+def _describe_spread(members: pd.DataFrame, metric: str) -> dict[str, float]:
+    """Mean, deviation and standard error over tokenizers or repetitions, as the metric's are."""
+    on_tokenizer = metric in RECONSTRUCTION_METRICS
+    independent = average_tokenizers(members, metric) if on_tokenizer else members
+    values = independent[metric].dropna()
+    deviation = values.std(ddof=1) if len(values) > 1 else np.nan
+    return {
+        metric: values.mean() if len(values) else np.nan,
+        f"{metric}_sd": deviation,
+        f"{metric}_se": deviation / np.sqrt(max(len(values), 1)),
+    }
 
 
 def _order(points: pd.DataFrame) -> pd.DataFrame:
     """Unaligned first, then by label; sizes from the smallest to the largest; then latent dims."""
     params = points.groupby("generator_size")["generator_params"].transform("mean")
-    keys = points.assign(aligned=points["alignment"] != "none", params=params)
+    aligned = points["alignment"] != points["baseline"]
+    keys = points.assign(aligned=aligned, params=params)
     by = ["aligned", "alignment", "params", "generator_size", "latent_dim"]
     return points.loc[keys.sort_values(by, kind="stable").index].reset_index(drop=True)
 
 
 def _describe_setting(rows: pd.DataFrame, points: pd.DataFrame) -> Setting:
+    shares = (points["num_tokenizers"] < points["num_seeds"]).any()
     return Setting(
         dataset=join_unique(rows["dataset"]) or "unknown data set",
         resolution=join_unique(rows["resolution"]) or "?",
@@ -192,6 +227,7 @@ def _describe_setting(rows: pd.DataFrame, points: pd.DataFrame) -> Setting:
         num_reconstructions=_format_range(rows["num_reconstructions"]),
         generator_images=_format_range(rows["generator_images"]),
         seeds=_format_range(points["num_seeds"]),
+        tokenizers=_format_range(points["num_tokenizers"]) if shares else "",
     )
 
 

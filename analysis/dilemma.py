@@ -36,9 +36,7 @@ class DilemmaData:
     """What the dilemma figure shows."""
 
     points: pd.DataFrame
-    """One line a cell: `alignment`, `generator_size`, `latent_dim`, `generator_params`,
-    `num_seeds`, and for each metric its mean, `_sd` and `_se` (NaN with one seed); PSNR is NaN
-    where it was not measured."""
+    """One line a cell: the columns of `Cells.points`; PSNR is NaN where it was not measured."""
     gaps: pd.DataFrame
     """Rows left out: `row_id`, `trial_id`, `reason`."""
     setting: Setting
@@ -60,7 +58,7 @@ def compute_dilemma(table: pd.DataFrame) -> DilemmaData:
         The figure's data; without points where no row has a generation distance.
 
     Raises:
-        ValueError: If protocols are mixed, or a cell holds two rows of one seed.
+        ValueError: If protocols are mixed, or a cell holds one repetition twice.
     """
     cells = compute_cells(table, needs=("gfid",))
     return DilemmaData(points=cells.points, gaps=cells.gaps, setting=cells.setting)

@@ -1,7 +1,8 @@
 """What the numbers say: the dilemma along a line, and alignment against none in a cell.
 
-A difference is called one only where the intervals mean ± 2 standard errors over seeds are apart;
-with one seed there is no interval and the verdict says so.
+A difference is called one only where the intervals mean ± 2 standard errors are apart; over seeds
+for generation, over tokenizers for reconstruction. One of these has no interval and the verdict
+says so.
 """
 
 from dataclasses import dataclass
@@ -10,12 +11,18 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from analysis.cells import CELL_COLUMNS, Cells, split_lines
+from analysis.cells import (
+    CELL_COLUMNS,
+    RECONSTRUCTION_METRICS,
+    Cells,
+    average_tokenizers,
+    split_lines,
+)
+from analysis.table import SEED_COLUMNS
 
-BASELINE = "none"
 INTERVAL_ERRORS = 2.0
 
-Verdict = Literal["higher", "lower", "overlapping", "one seed", "not measured"]
+Verdict = Literal["higher", "lower", "overlapping", "no interval", "not measured"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +71,13 @@ class AlignmentEffect:
     rfid_ratio: float
     """Mean reconstruction distance with alignment over without; NaN if not measured."""
     rfid_ratio_range: tuple[float, float] | None
-    """Least and largest ratio over the seeds that both cells have; None with fewer than two."""
+    """Least and largest ratio over the tokenizer seeds that both have; None with fewer than two."""
     rfid: Verdict
     """Reconstruction distance with alignment compared with none."""
     num_seeds: tuple[int, int]
     """Seeds with alignment and without, count."""
+    num_tokenizers: tuple[int, int]
+    """Tokenizers with alignment and without, count; fewer than seeds where these share them."""
 
 
 def compare_cells(first: pd.Series, second: pd.Series, metric: str) -> Verdict:
@@ -87,7 +96,7 @@ def compare_cells(first: pd.Series, second: pd.Series, metric: str) -> Verdict:
     if not np.isfinite(difference):
         return "not measured"
     if not np.isfinite(reach):
-        return "one seed"
+        return "no interval"
     if abs(difference) <= reach:
         return "overlapping"
     return "higher" if difference > 0 else "lower"
@@ -119,7 +128,8 @@ def compute_dilemma_effects(cells: Cells) -> list[DilemmaEffect]:
 def compute_alignment_effects(cells: Cells) -> list[AlignmentEffect]:
     """Compares each aligned cell with the unaligned one of its size and latent dim, if any."""
     effects: list[AlignmentEffect] = []
-    for _, cell in cells.points[cells.points["alignment"] != BASELINE].iterrows():
+    aligned = cells.points["alignment"] != cells.points["baseline"]
+    for _, cell in cells.points[aligned].iterrows():
         baseline = _find_baseline(cells.points, cell)
         if baseline is None:
             continue
@@ -135,6 +145,7 @@ def compute_alignment_effects(cells: Cells) -> list[AlignmentEffect]:
                 rfid_ratio_range=_range_over_seeds(cells.rows, cell, baseline, "rfid"),
                 rfid=compare_cells(cell, baseline, "rfid"),
                 num_seeds=(int(cell["num_seeds"]), int(baseline["num_seeds"])),
+                num_tokenizers=(int(cell["num_tokenizers"]), int(baseline["num_tokenizers"])),
             )
         )
     return effects
@@ -144,7 +155,7 @@ def _find_baseline(points: pd.DataFrame, cell: pd.Series) -> pd.Series | None:
     same = (points["generator_size"] == cell["generator_size"]) & (
         points["latent_dim"] == cell["latent_dim"]
     )
-    found = points[same & (points["alignment"] == BASELINE)]
+    found = points[same & (points["alignment"] == cell["baseline"])]
     return None if found.empty else found.iloc[0]
 
 
@@ -160,4 +171,6 @@ def _range_over_seeds(
 def _by_seed(rows: pd.DataFrame, cell: pd.Series, metric: str) -> pd.Series:
     columns = list(CELL_COLUMNS)
     members = rows[(rows[columns] == cell[columns]).all(axis=1)]
-    return members.set_index("seed")[metric]
+    if metric in RECONSTRUCTION_METRICS:
+        return average_tokenizers(members, metric).groupby("tokenizer_seed")[metric].mean()
+    return members.set_index(list(SEED_COLUMNS))[metric]

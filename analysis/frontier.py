@@ -29,8 +29,7 @@ class FrontierData:
     """What the frontier figure shows."""
 
     points: pd.DataFrame
-    """One line a cell: `alignment`, `generator_size`, `latent_dim`, `generator_params`,
-    `num_seeds`, `on_front`, and for each metric its mean, `_sd` and `_se` (NaN with one seed)."""
+    """One line a cell: the columns of `Cells.points` and `on_front`."""
     gaps: pd.DataFrame
     """Rows left out: `row_id`, `trial_id`, `reason`."""
     setting: Setting
@@ -83,7 +82,7 @@ def compute_frontier(table: pd.DataFrame) -> FrontierData:
         The figure's data; without points where no row has both distances.
 
     Raises:
-        ValueError: If protocols are mixed, or a cell holds two rows of one seed.
+        ValueError: If protocols are mixed, or a cell holds one repetition twice.
     """
     cells = compute_cells(table, needs=("rfid", "gfid"))
     front = pareto_mask(cells.points[["rfid", "gfid"]].to_numpy(dtype=float))

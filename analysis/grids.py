@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from analysis.cells import describe_seeds
+
 GRIDS_FOLDER = "grids"
 SEPARATORS = "_-. "
 
@@ -51,7 +53,7 @@ def write_grids_page(table: pd.DataFrame, index: pd.DataFrame, *, results_dir: P
     lines = [
         "# Sample and reconstruction grids",
         "",
-        "| alignment | latent dim | generator size | seed | " + " | ".join(kinds) + " |",
+        "| alignment | latent dim | generator size | seeds | " + " | ".join(kinds) + " |",
         "|" + "---|" * (4 + len(kinds)),
     ]
     trials = table.drop_duplicates("trial_id", keep="last").set_index("trial_id")
@@ -60,10 +62,10 @@ def write_grids_page(table: pd.DataFrame, index: pd.DataFrame, *, results_dir: P
         paths = dict(zip(pictures["kind"], pictures["path"], strict=True))
         shown = [f"![{kind}]({paths[kind]})" if kind in paths else "" for kind in kinds]
         about = [
-            str(trial["alignment"]),
+            " ".join(str(v) for v in trial[["alignment", "alignment_encoder"]].dropna()),
             f"{trial['latent_dim']:g}",
             str(trial["generator_size"]),
-            f"{trial['seed']:g}",
+            describe_seeds(trial),
         ]
         lines.append("| " + " | ".join([*about, *shown]) + " |")
     page = results_dir / "grids.md"

@@ -140,13 +140,14 @@ def add_legend(figure: Figure, marks: Marks, *, with_front: bool) -> None:
 
 def add_footnote(figure: Figure, setting: Setting, num_gaps: int) -> None:
     """Says under the figure what its numbers rest on, so that it reads without a caption."""
-    seeds = "1 seed, no error bars" if setting.seeds == "1" else f"{setting.seeds} seeds"
-    spread = "" if setting.seeds == "1" else "mean ± standard error over "
+    seeds = setting.repetitions
+    one_seed = setting.seeds == "1"
+    spread = f"{seeds}, no error bars" if one_seed else f"mean ± standard error over {seeds}"
     gaps = f"; {num_gaps} row{'s' if num_gaps > 1 else ''} left out" if num_gaps else ""
     figure.supxlabel(
         f"{setting.num_images} samples, {setting.num_reconstructions} reconstructions;"
         f" {setting.generator_images} training images; extractor {setting.extractor};\n"
-        f"guidance {setting.guidance}; labels {setting.label_policy}; {spread}{seeds}{gaps}",
+        f"guidance {setting.guidance}; labels {setting.label_policy}; {spread}{gaps}",
         fontsize=FONT_SIZE - 1.5,
         color="0.35",
         x=0.01,

@@ -20,6 +20,8 @@ from analysis.table import load_table
 
 EXIT_OK, EXIT_WRONG_REQUEST = 0, 2
 SUFFIXES = ("png", "svg", "pdf")
+OWN_FILE = re.compile(r"(frontier|dilemma)(\.\d+\.[A-Za-z0-9.-]*)?\.(png|svg|pdf)|frontier\.csv")
+"""Names of the figures and data that this command writes."""
 REPRODUCIBLE_STYLE: dict[RcKeyType, Any] = {"svg.hashsalt": "latent-frontier", "pdf.fonttype": 42}
 METADATA: dict[str, dict[str, Any]] = {
     "png": {"Software": None},
@@ -32,7 +34,8 @@ def write_figures(results_dir: Path | str, out_dir: Path | str | None = None) ->
     """Writes the figures of a sweep, their data and, where there are grids, an index of them.
 
     With several protocols or guidance settings there is a figure for each: the group with the
-    most rows done gets the plain name, the others carry what tells them apart in theirs.
+    most rows done gets the plain name, the others carry what tells them apart in theirs. What an
+    earlier run wrote there is removed, so that a figure in the folder is one of this table.
 
     Args:
         results_dir: A results folder with a table.
@@ -51,19 +54,22 @@ def write_figures(results_dir: Path | str, out_dir: Path | str | None = None) ->
     _require_measured(table, results_dir)
     results_dir = results_dir if results_dir.is_dir() else results_dir.parent
     out_dir = Path(out_dir) if out_dir is not None else results_dir / "figures"
+    figures = [
+        (name, compute_frontier(rows), compute_dilemma(rows))
+        for name, rows in split_by_protocol(table).items()
+    ]
     out_dir.mkdir(parents=True, exist_ok=True)
+    _remove_stale(out_dir)
     written: list[Path] = []
-    points: list[pd.DataFrame] = []
-    for position, (name, rows) in enumerate(split_by_protocol(table).items()):
+    for position, (name, frontier, dilemma) in enumerate(figures):
         suffix = f".{position + 1}.{_slug(name)}" if position else ""
-        frontier, dilemma = compute_frontier(rows), compute_dilemma(rows)
-        points.append(frontier.points.assign(group=name))
         if not frontier.points.empty:
             written += _save(draw_frontier(frontier), out_dir, f"frontier{suffix}")
         if not dilemma.points.empty:
             written += _save(draw_dilemma(dilemma), out_dir, f"dilemma{suffix}")
     data = out_dir / "frontier.csv"
-    pd.concat(points).to_csv(data, index=False, lineterminator="\n")
+    points = pd.concat([frontier.points.assign(group=name) for name, frontier, _ in figures])
+    points.to_csv(data, index=False, lineterminator="\n")
     written.append(data)
     grids = index_grids(results_dir, table)
     if not grids.empty:
@@ -109,6 +115,12 @@ def _require_measured(table: pd.DataFrame, results_dir: Path) -> None:
             f"the table of {results_dir} must have a done row with a generation distance, but it"
             f" has none: {summarize(table)}\nmend what failed and run the sweep again"
         )
+
+
+def _remove_stale(out_dir: Path) -> None:
+    for file in out_dir.iterdir():
+        if OWN_FILE.fullmatch(file.name) and not file.is_dir():
+            file.unlink()
 
 
 def _save(figure: Figure, out_dir: Path, name: str) -> list[Path]:

@@ -31,7 +31,7 @@ def summarize(table: pd.DataFrame) -> str:
         Plain text: the best cell, the dilemma, what alignment changes, and what was left out.
 
     Raises:
-        ValueError: If the table is wrong, or a cell holds two rows of one seed.
+        ValueError: If the table is wrong, or a cell holds one repetition twice.
     """
     table = check_table(table)
     if table.empty:
@@ -58,7 +58,7 @@ def _summarize_group(name: str, cells: Cells, rows: pd.DataFrame) -> str:
     head += [
         f"Distances are the {setting.distance_name}, lower is better; extractor"
         f" {setting.extractor}; {setting.num_images} samples, {setting.num_reconstructions}"
-        f" reconstructions; seeds per cell: {setting.seeds}.",
+        f" reconstructions; per cell {setting.repetitions}.",
         _say_interval(cells),
     ]
     body = [*_say_best(cells), *_say_dilemma(cells), *_say_alignment(cells), *_say_gaps(cells)]
@@ -70,6 +70,11 @@ def _say_interval(cells: Cells) -> str:
     if most == 1:
         return "One seed only: there are no intervals, and no difference below is established."
     text = f"Intervals are mean ± {INTERVAL_ERRORS:g} standard errors over seeds"
+    if cells.setting.tokenizers:
+        text += (
+            ", for reconstruction over tokenizers; where seeds share a tokenizer, intervals of"
+            " generation do not show what another tokenizer would change"
+        )
     return f"{text}; with so few seeds they are rough." if most < 5 else f"{text}."
 
 
@@ -124,14 +129,16 @@ def _judge_dilemma(effect: DilemmaEffect) -> str:
     )
     if not in_means:
         return "it does not show in the means."
-    if "one seed" in (effect.gfid, effect.psnr, effect.rfid):
-        return "the means go its way, with one seed at an end: an observation, not a finding."
+    if "no interval" in (effect.gfid, effect.psnr, effect.rfid):
+        return (
+            "the means go its way, with one seed or tokenizer at an end: an observation, not a"
+            " finding."
+        )
     return "the means go its way, but intervals overlap: not established."
 
 
 def _say_alignment(cells: Cells) -> list[str]:
-    aligned = sorted(set(cells.points["alignment"]) - {"none"})
-    if not aligned:
+    if (cells.points["alignment"] == cells.points["baseline"]).all():
         return ["Alignment: every row is without, so nothing is said about it."]
     effects = compute_alignment_effects(cells)
     if not effects:
@@ -143,8 +150,9 @@ def _say_alignment(cells: Cells) -> list[str]:
 
 
 def _say_effect(effect: AlignmentEffect) -> str:
-    first, second = effect.num_seeds
-    seeds = f"{first}" if first == second else f"{first} and {second}"
+    counts = f"n={_say_counts(effect.num_seeds)}"
+    if effect.num_tokenizers != effect.num_seeds:
+        counts += f"; reconstruction n={_say_counts(effect.num_tokenizers)}"
     text = (
         f"- {effect.alignment}, {effect.generator_size}, d={effect.latent_dim:g}:"
         f" generation x{effect.gfid_ratio:.3g}{_say_range(effect.gfid_ratio_range)},"
@@ -155,7 +163,12 @@ def _say_effect(effect: AlignmentEffect) -> str:
             f"; reconstruction x{effect.rfid_ratio:.3g}{_say_range(effect.rfid_ratio_range)},"
             f" {_say_verdict(effect.rfid)}"
         )
-    return f"{text} (n={seeds})."
+    return f"{text} ({counts})."
+
+
+def _say_counts(counts: tuple[int, int]) -> str:
+    first, second = counts
+    return f"{first}" if first == second else f"{first} and {second}"
 
 
 def _say_total(name: str, effects: list[AlignmentEffect]) -> str:
@@ -163,7 +176,7 @@ def _say_total(name: str, effects: list[AlignmentEffect]) -> str:
     verdicts = Counter(effect.gfid for effect in mine)
     lower = sum(effect.gfid_ratio < 1 for effect in mine)
     text = f"In total {name} has the lower mean generation distance in {lower} of {len(mine)} cells"
-    if verdicts["one seed"] == len(mine):
+    if verdicts["no interval"] == len(mine):
         return f"{text}; with one seed none of this is established."
     return (
         f"{text}; with intervals apart it is lower in {verdicts['lower']} and higher in"
@@ -189,7 +202,7 @@ def _say_verdict(verdict: Verdict) -> str:
         "higher": "higher, intervals apart",
         "lower": "lower, intervals apart",
         "overlapping": "intervals overlap",
-        "one seed": "one seed, no interval",
+        "no interval": "no interval",
         "not measured": "not measured",
     }[verdict]
 

@@ -14,6 +14,7 @@ from analysis.protocol import parse_protocol, require_one_protocol, split_by_pro
 __all__ = [
     "NUMERIC_COLUMNS",
     "REQUIRED_COLUMNS",
+    "SEED_COLUMNS",
     "STATUSES",
     "check_table",
     "load_table",
@@ -32,14 +33,20 @@ REQUIRED_COLUMNS: dict[str, str] = {
     "tokenizer": "kind of the tokenizer",
     "downsample": "pixels per latent position along one side",
     "latent_dim": "channels of the latent",
-    "alignment": "label of the alignment, 'none' without one",
+    "alignment": "kind of the alignment, 'none' without one",
+    "alignment_encoder": "network that the tokenizer is aligned with; missing without alignment",
     "vf_weight": "weight of the alignment loss; missing without alignment",
     "cos_margin": "margin of the cosine term, 0 to 1; missing without alignment",
     "distmat_margin": "margin of the distance-matrix term, 0 to 1; missing without alignment",
+    "adaptive_vf": "whether gradient norms scale the weight, yes or no; missing without alignment",
     "generator": "kind of the generator",
     "generator_size": "name of the generator's size",
+    "patch_size": "latent positions per token along one side, count",
     "generator_params": "parameters of the generator, count",
-    "seed": "seed of the trial",
+    "seed": "seed of the trial, the default of the three below",
+    "tokenizer_seed": "seed of the tokenizer",
+    "generator_seed": "seed of the generator",
+    "evaluation_seed": "seed of noise and labels in the evaluation",
     "generator_images": "training images the generator has seen at this snapshot, count",
     "guidance": "label of the guidance setting, such as 'none' or 'cfg 4.0'",
     "guidance_scale": "guidance scale; 1 or missing without guidance",
@@ -70,9 +77,12 @@ REQUIRED_COLUMNS: dict[str, str] = {
 }
 """Every column that the analysis reads, with its meaning and unit."""
 
+SEED_COLUMNS = ("tokenizer_seed", "generator_seed", "evaluation_seed")
+"""Columns that together name a repetition; the trial's `seed` is only their default."""
 NUMERIC_COLUMNS = (
     *("resolution", "downsample", "latent_dim", "vf_weight", "cos_margin", "distmat_margin"),
-    *("generator_params", "seed", "generator_images", "guidance_scale", "rfid", "psnr", "ssim"),
+    *("patch_size", "generator_params", "seed", *SEED_COLUMNS, "generator_images"),
+    *("guidance_scale", "rfid", "psnr", "ssim"),
     *("lpips", "gfid", "label_accuracy", "num_images", "num_reconstructions", "tokenizer_s"),
     *("generator_s", "train_flops"),
 )
@@ -175,7 +185,10 @@ def _check_rows(table: pd.DataFrame, source: str) -> None:
     _refuse(table, source, table["row_id"].duplicated(), "'row_id' must be unique")
     done = table["status"] == "done"
     needs = {"rfid": ("reconstruction_protocol_hash",), "gfid": ("protocol_hash",)}
-    identity = ("latent_dim", "alignment", "generator_size", "seed", "distance_name")
+    identity = (
+        *("latent_dim", "alignment", "generator_size", "tokenizer_key", "distance_name"),
+        *SEED_COLUMNS,
+    )
     for metric, columns in needs.items():
         measured = done & table[metric].notna()
         for column in (*columns, *identity):

@@ -89,7 +89,7 @@ def validate(expected: type[T] | Any, tree: Any) -> T:
     except (TypeError, ValueError) as error:
         path, value = _first_not_json(tree)
         raise ConfigError(
-            f"must be a JSON-like value, but got {value!r}; use text, a finite number, true or false",
+            f"must be a JSON-like value, but got {value!r}; use text or a finite number",
             path=".".join(path),
         ) from error
     try:

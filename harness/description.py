@@ -101,7 +101,7 @@ def closing_text(
             lines.append(f"{row['status']} row {row['row_id']}: {row['error']}")
     pending = sum(row["status"] == "pending" for row in written.rows)
     if pending:
-        lines.append(f"{pending} rows are pending: their stages were not asked for")
+        lines.append(f"{pending} rows are pending: not all of their stages have run")
     if written.words:
         lines += [written.words, ""]
     counts = summarize(outcomes)

@@ -19,10 +19,11 @@ import torch
 
 from harness.cost import estimate
 from harness.keys import to_plain
+from harness.lease import StageBusy
 from harness.plan import Stage
 from harness.stages import registry
 from harness.stages.context import Diverged, StageContext
-from harness.store import StageBusy, Store, Work
+from harness.store import Store, Work
 from harness.sweep import Resources
 
 Status = Literal["done", "reused", "busy", "failed", "diverged", "blocked"]
@@ -63,6 +64,8 @@ def run_stage(stage: Stage, store_root: Path, resources: Resources, gpus: float)
                 return Outcome(key=stage.key, status="reused")
             try:
                 _run(stage, store, work, resources, gpus)
+            except StageBusy:
+                raise
             except Exception as error:
                 return _failed(stage, work, error, time.monotonic() - started)
     except StageBusy:
@@ -73,7 +76,12 @@ def run_stage(stage: Stage, store_root: Path, resources: Resources, gpus: float)
 
 
 def _run(stage: Stage, store: Store, work: Work, resources: Resources, gpus: float) -> None:
-    device = torch.device("cuda" if gpus > 0 and torch.cuda.is_available() else "cpu")
+    if gpus > 0 and not torch.cuda.is_available():
+        raise RuntimeError(
+            f"a stage that was granted {gpus:g} GPUs must see one, but torch sees none; check the "
+            "driver and CUDA_VISIBLE_DEVICES, or set gpus: 0 in the sweep file's resources"
+        )
+    device = torch.device("cuda" if gpus > 0 else "cpu")
     definition = registry.KINDS[stage.kind]
     context = StageContext(
         inputs={name: store.get(s.kind, s.key) for name, s in stage.inputs.items()},
@@ -87,7 +95,7 @@ def _run(stage: Stage, store: Store, work: Work, resources: Resources, gpus: flo
         result = definition.run(stage.config, context)
     if device.type == "cuda":
         torch.cuda.synchronize()
-    wall_s = time.monotonic() - started
+    wall_s = context.earlier_s + time.monotonic() - started
     work.publish(
         {
             "kind": stage.kind,

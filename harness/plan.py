@@ -72,7 +72,8 @@ class PlannedRow:
     @property
     def stages(self) -> tuple[Stage, ...]:
         """The stages that the row reads."""
-        return self.tokenizer, self.reconstruction, self.generator, self.generation
+        extractor = self.generation.inputs["extractor"]
+        return self.tokenizer, self.reconstruction, self.generator, self.generation, extractor
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,6 +32,7 @@ class ProgressView:
         self.started = time.monotonic()
         self.running: dict[str, tuple[Stage, float]] = {}
         self.ended: dict[str, str] = {}
+        self._last_said: dict[str, str] = {}
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._console = Console(file=stream)
@@ -48,13 +49,15 @@ class ProgressView:
     def __call__(self, event: StageEvent) -> None:
         """Take note of a stage that began or ended."""
         stage = event.stage
+        news = event.what == "ended" or self._last_said.get(stage.key) != "waiting"
+        self._last_said[stage.key] = "waiting" if not news else event.what
         with self._lock:
             if event.what == "ended" and event.outcome:
                 self.running.pop(stage.key, None)
                 self.ended[stage.key] = event.outcome.status
             else:
                 self.running.setdefault(stage.key, (stage, time.monotonic()))
-        if not self._console.is_terminal:
+        if news and not self._console.is_terminal:
             self._say(_event_text(event))
 
     def _show(self) -> None:

@@ -42,11 +42,12 @@ def reconstruction_protocol(row: PlannedRow, extractor: Artifact) -> Protocol:
     return Protocol(
         {
             **_shared(row, extractor),
-            "split": "eval",
+            "split": config.split,
             "crop": _crop(row, config.crop),
             "num_images": config.num_images,
             "posterior": config.posterior,
             "perceptual": config.perceptual.kind,
+            "perceptual_weights": config.perceptual_weights,
         }
     )
 
@@ -54,17 +55,21 @@ def reconstruction_protocol(row: PlannedRow, extractor: Artifact) -> Protocol:
 def generation_protocol(row: PlannedRow, extractor: Artifact) -> Protocol:
     """How gfid and label_accuracy of a row were measured."""
     config, reference = row.generation.config, row.generation.inputs["reference"].config
-    sampler = to_plain(config.sampler)
-    fixed = {"atol", "rtol"} if config.sampler.kind != "dopri5" else {"num_steps", "timestep_shift"}
+    adaptive = config.sampler.kind == "dopri5"
+    unused = {"num_steps", "timestep_shift"} if adaptive else {"atol", "rtol"}
+    sampler = {k: v for k, v in to_plain(config.sampler).items() if k not in unused}
+    if adaptive:
+        # The step sizes follow the error over the whole batch.
+        sampler["batch_size"] = config.batch_size
     return Protocol(
         {
             **_shared(row, extractor),
-            "reference_split": "train",
+            "reference_split": getattr(row.trial.data, "train_split", "train"),
             "reference_crop": _crop(row, reference.crop),
             "num_reference": reference.num_images,
             "num_images": config.num_images,
             "label_policy": config.label_policy,
-            "sampler": {name: value for name, value in sampler.items() if name not in fixed},
+            "sampler": sampler,
             "guidance": to_plain(config.guidance),
             "weights": "moving average",
         }
@@ -72,11 +77,13 @@ def generation_protocol(row: PlannedRow, extractor: Artifact) -> Protocol:
 
 
 def _shared(row: PlannedRow, extractor: Artifact) -> dict[str, Any]:
-    config = row.trial.evaluation.extractor
+    # Where its weights come from is told by their hash.
+    config = to_plain(row.trial.evaluation.extractor)
+    seen = {k: v for k, v in config.items() if k not in ("weights", "sha256", "training", "seed")}
     return {
         "dataset": row.trial.data.name,
         "resolution": row.trial.data.resolution,
-        "extractor": config.kind if config.kind == "inception" else f"{config.kind} {config.name}",
+        "extractor": seen,
         "extractor_sha256": extractor_identity(extractor),
         "uint8": UINT8_ROUNDING,
         "statistics": "float64 moments, symmetric eigen-decomposition",

@@ -10,28 +10,38 @@ from harness.stages.reconstruction import ReconstructionStage
 from harness.stages.tokenizer import TokenizerStage
 from harness.stages.weights import missing_lpips, missing_weights
 
+ENCODER_PATHS = {"encoder": "tokenizer.alignment.encoder", "extractor": "evaluation.extractor"}
+"""Name under which a stage reads an encoder -> key path of its configuration in the trial."""
+
 
 def missing_items(stages: Iterable[Stage]) -> list[MissingItem]:
     """Data and weights that the stages read and that are not there, each named once."""
+    stages = list(stages)
+    roles = {
+        needed.key: ENCODER_PATHS[name]
+        for stage in stages
+        for name, needed in stage.inputs.items()
+        if name in ENCODER_PATHS
+    }
     found: dict[str, MissingItem] = {}
     for stage in stages:
-        for item in _missing(stage):
+        for item in _missing(stage, roles.get(stage.key, "encoder")):
             found.setdefault(str(item), item)
     return list(found.values())
 
 
-def _missing(stage: Stage) -> list[MissingItem]:
+def _missing(stage: Stage, encoder_path: str) -> list[MissingItem]:
     config = stage.config
     items: list[MissingItem] = []
     data = getattr(config, "data", None)
     if data is not None:
         items += data.missing()
     if isinstance(config, EncoderStage):
-        items += missing_weights(config.encoder)
+        items += missing_weights(config.encoder, encoder_path)
     if isinstance(config, TokenizerStage):
-        items += missing_lpips(config.tokenizer.loss.perceptual)
+        items += missing_lpips(config.tokenizer.loss.perceptual, "tokenizer.loss.perceptual")
     if isinstance(config, ReconstructionStage):
-        items += missing_lpips(config.perceptual)
+        items += missing_lpips(config.perceptual, "evaluation.perceptual")
     return items
 
 

@@ -14,6 +14,7 @@ import yaml
 from analysis.report import write_figures
 from analysis.summary import summarize
 from harness.execution import Outcome, command_line, environment
+from harness.keys import to_plain
 from harness.plan import Plan
 from harness.store import Store, write_json
 from harness.sweep import resolved_tree
@@ -45,7 +46,10 @@ class Written:
 def write_results(
     plan: Plan, store: Store, outcomes: Mapping[str, Outcome], results: Path, wall_s: float
 ) -> Written:
-    """Write `sweep.yaml`, `rows/`, `table.*`, `manifest.json`, `grids/` and `figures/`."""
+    """Write `sweep.yaml`, `rows/`, `table.*`, `manifest.json`, `grids/` and `figures/`.
+
+    What an earlier plan left in the folder and this one does not have is removed; artifacts stay.
+    """
     text = yaml.safe_dump(resolved_tree(plan.sweep), sort_keys=False, allow_unicode=True)
     (results / "sweep.yaml").write_text(text, encoding="utf-8")
     rows = write_rows(plan, store, outcomes, results)
@@ -90,6 +94,7 @@ def _manifest(
         "environment": environment(torch.device("cpu")),
         "store": str(store.root),
         "stages": stages,
+        "trials": {row.trial_id: to_plain(row.trial) for row in plan.rows},
     }
 
 
@@ -97,6 +102,8 @@ def _copy_grids(plan: Plan, store: Store, results: Path) -> list[Path]:
     """Put each row's sample and reconstruction grids beside the table."""
     folder = results / "grids"
     folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.png"):
+        old.unlink()
     copied = []
     for row in plan.rows:
         several = len([other for other in plan.rows if other.trial_id == row.trial_id]) > 1

@@ -7,16 +7,20 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
+
 from harness.configuration import ConfigError
+from harness.cost import estimate
 from harness.description import closing_text, describe_plan, plan_text
 from harness.execution import Outcome
-from harness.executors import Executor
+from harness.executors import Executor, StageEvent
 from harness.plan import Plan, Stage, make_plan
 from harness.progress import ProgressView
 from harness.requirements import missing_items, writable_error
 from harness.results import write_results
 from harness.store import Store
-from harness.sweep import STAGE_KINDS, load_sweep
+from harness.sweep import STAGE_KINDS, Sweep, load_sweep, resolved_tree
+from harness.table import make_row, write_row
 
 EXIT_DONE, EXIT_ROWS_FAILED, EXIT_WRONG_REQUEST, EXIT_INTERRUPTED = 0, 1, 2, 130
 
@@ -105,6 +109,7 @@ def _run(options: argparse.Namespace) -> int:
     wanted = plan.restricted_to(options.only) if options.only else plan
     to_run = stages_to_run(wanted, store)
     missing = [str(item) for item in missing_items(to_run)]
+    _check_networks(to_run, sweep.source)
     if options.dry_run:
         described = describe_plan(wanted, store, to_run, missing)
         print(json.dumps(described, indent=1) if options.json else plan_text(described))
@@ -118,14 +123,21 @@ def _run(options: argparse.Namespace) -> int:
     for folder in (results, options.store):
         if error := writable_error(folder):
             raise ConfigError(error)
-    outcomes = _execute(options, wanted, to_run, store) if to_run else {}
+    if note := _replaced_note(results, sweep):
+        print(note, file=sys.stderr)
+    try:
+        outcomes = _execute(options, wanted, to_run, store, results) if to_run else {}
+    except KeyboardInterrupt:
+        write_results(plan, store, {}, results, time.monotonic() - started)
+        raise
     written = write_results(plan, store, outcomes, results, time.monotonic() - started)
     if options.json:
         print(json.dumps(written.as_json(), indent=1))
     else:
         print(closing_text(wanted, written, outcomes, results))
-    failed = any(row["status"] in ("failed", "diverged", "blocked") for row in written.rows)
-    return EXIT_ROWS_FAILED if failed else EXIT_DONE
+    good = ("done", "pending") if options.only else ("done",)
+    all_good = all(row["status"] in good for row in written.rows)
+    return EXIT_DONE if all_good else EXIT_ROWS_FAILED
 
 
 def stages_to_run(plan: Plan, store: Store) -> list[Stage]:
@@ -147,16 +159,58 @@ def stages_to_run(plan: Plan, store: Store) -> list[Stage]:
 
 
 def _execute(
-    options: argparse.Namespace, plan: Plan, to_run: list[Stage], store: Store
+    options: argparse.Namespace, plan: Plan, to_run: list[Stage], store: Store, results: Path
 ) -> dict[str, Outcome]:
     resources = {kind: plan.sweep.file.resources_of(kind) for kind in STAGE_KINDS}
     executor = _executor(options)
     try:
         with ProgressView(to_run, store) as view:
-            return executor.run(to_run, store.root.resolve(), resources, view)
+
+            def listen(event: StageEvent) -> None:
+                view(event)
+                if event.what == "ended":
+                    _write_finished_rows(plan, event.stage, store, results)
+
+            return executor.run(to_run, store.root.resolve(), resources, listen)
     except ConfigError as error:
         in_file = error.path.startswith("resources.")
         raise error.within(source=plan.sweep.source if in_file else "") from error
+
+
+def _write_finished_rows(plan: Plan, ended: Stage, store: Store, results: Path) -> None:
+    """Write each row as soon as its last stage has ended, so that a crash loses none."""
+    for row in plan.rows:
+        if ended in row.stages:
+            values = make_row(row, plan.sweep.file.name, store, {})
+            if values["status"] == "done":
+                write_row(values, results)
+
+
+def _check_networks(stages: list[Stage], source: str) -> None:
+    """Build every network once without memory, so that a wrong one is told before anything starts.
+
+    Raises:
+        ConfigError: A network cannot be built from its configuration.
+    """
+    for stage in stages:
+        try:
+            estimate(stage)
+        except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
+            message = f"the networks of {stage.kind} {stage.label!r} cannot be built: {error}"
+            raise ConfigError(message, path=f"trial.{stage.kind}", source=source) from error
+
+
+def _replaced_note(results: Path, sweep: Sweep) -> str:
+    """A line for a folder that holds the results of another version of the sweep."""
+    path = results / "sweep.yaml"
+    if not path.is_file() or yaml.safe_load(path.read_text(encoding="utf-8")) == resolved_tree(
+        sweep
+    ):
+        return ""
+    return (
+        f"note: {results} holds another version of this sweep; its table and figures are replaced "
+        "(artifacts are kept, another --set name=... keeps both)"
+    )
 
 
 def _executor(options: argparse.Namespace) -> Executor:

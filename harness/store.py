@@ -12,9 +12,6 @@ import hashlib
 import json
 import os
 import shutil
-import socket
-import threading
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,15 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from harness.configuration import ConfigError
-
-LEASE_HEARTBEAT_S = 10.0
-"""Seconds between two touches of a lease by its holder."""
-LEASE_EXPIRES_S = 120.0
-"""A lease not touched for this long is taken over."""
-
-
-class StageBusy(RuntimeError):
-    """Another process holds the lease of this stage."""
+from harness.lease import Lease, hold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,8 +102,8 @@ class Store:
         """
         folder = self.folder(kind, key)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _lease(folder.with_name(f"{key}.lease")):
-            yield Work(folder=folder)
+        with hold(folder.with_name(f"{key}.lease")) as lease:
+            yield Work(folder=folder, lease=lease)
 
     def progress(self, kind: str, key: str) -> dict[str, Any]:
         """What a running stage last said of itself; empty where it has said nothing."""
@@ -125,12 +114,14 @@ class Store:
             return {}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Work:
     """The work folder of one running stage."""
 
     folder: Path
     """The final folder; the work lies in its `.partial` sibling."""
+    lease: Lease
+    """The right to work on it."""
 
     @property
     def partial(self) -> Path:
@@ -152,9 +143,10 @@ class Work:
         return path
 
     def report(self, progress: Mapping[str, Any]) -> None:
-        """Replace `progress.json`."""
-        self.partial.mkdir(parents=True, exist_ok=True)
-        write_json(self.partial / "progress.json", progress, durable=False)
+        """Replace `progress.json`; a display must not end a training, so failure is let go."""
+        with contextlib.suppress(OSError):
+            self.partial.mkdir(parents=True, exist_ok=True)
+            write_json(self.partial / "progress.json", progress, durable=False)
 
     def publish(self, record: Mapping[str, Any]) -> Artifact:
         """Make the payload the artifact; the loser of a race gets the winner's."""
@@ -207,76 +199,3 @@ def file_sha256(path: Path) -> str:
 def _flush(path: Path) -> None:
     with path.open("rb") as file:
         os.fsync(file.fileno())
-
-
-@contextlib.contextmanager
-def _lease(path: Path) -> Iterator[None]:
-    """Hold a lease file, touching it until the block ends."""
-    holder = {"host": socket.gethostname(), "pid": os.getpid(), "taken": time.time()}
-    for _ in range(3):
-        try:
-            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-        except FileExistsError:
-            if is_held(path):
-                raise StageBusy(f"{path} is held by another process") from None
-            _discard(path)
-            continue
-        with os.fdopen(descriptor, "w") as file:
-            json.dump(holder, file)
-        break
-    else:
-        raise StageBusy(f"{path} is contended by other processes")
-    stop = threading.Event()
-    heart = threading.Thread(target=_beat, args=(path, stop), daemon=True)
-    heart.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        heart.join()
-        path.unlink(missing_ok=True)
-
-
-def _beat(path: Path, stop: threading.Event) -> None:
-    while not stop.wait(LEASE_HEARTBEAT_S):
-        with contextlib.suppress(FileNotFoundError):
-            os.utime(path)
-
-
-def is_held(path: Path) -> bool:
-    """Whether a living process holds this lease."""
-    try:
-        age_s = time.time() - path.stat().st_mtime
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return False
-    try:
-        holder = json.loads(text)
-    except ValueError:
-        holder = {}
-    if age_s > LEASE_EXPIRES_S:
-        return False
-    if holder.get("host") != socket.gethostname() or "pid" not in holder:
-        return True
-    return _is_alive(int(holder["pid"]))
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _discard(path: Path) -> None:
-    """Remove a dead lease; one that another process has just renewed is put back."""
-    grave = path.with_name(f"{path.name}.{os.getpid()}.dead")
-    with contextlib.suppress(FileNotFoundError):
-        path.rename(grave)
-        if is_held(grave):
-            with contextlib.suppress(FileExistsError):
-                os.link(grave, path)
-        grave.unlink()

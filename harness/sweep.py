@@ -12,7 +12,8 @@ from typing import Any, ClassVar, Literal
 
 from harness.configuration import ConfigError, nearest, parse_yaml, read_yaml, validate
 from harness.keys import content_hash, to_plain
-from harness.trial import AutoGuidanceWith, Trial, check_trial
+from harness.stages.weights import describe_weights
+from harness.trial import AlignedWith, AutoGuidanceWith, Trial, check_trial
 
 STAGE_KINDS = (
     "encoder",
@@ -28,12 +29,13 @@ STAGE_KINDS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What one stage holds while it runs. It moves no number and enters no key."""
+    """What one stage holds while it runs. It enters no key; `cpus` and `compile` move the last bits
+    of numbers, because sums are taken in another order."""
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
     cpus: int = 1
-    """CPU cores, and threads of the stage; sums are taken in another order with another number."""
+    """CPU cores, and threads of the stage."""
     gpus: float | Literal["auto"] = "auto"
     """One GPU or a fraction of it; `auto` asks for one where the machine or cluster has any."""
     checkpoint_every_s: float = 600.0
@@ -99,8 +101,11 @@ class Point:
 
     @property
     def trial_id(self) -> str:
-        """First 12 digits of the trial's content hash."""
-        return content_hash(self.trial)[:12]
+        """First 12 digits of the hash of the trial and of the weights that it takes from files."""
+        encoders = [self.trial.evaluation.extractor]
+        if isinstance(self.trial.tokenizer.alignment, AlignedWith):
+            encoders.append(self.trial.tokenizer.alignment.encoder)
+        return content_hash([self.trial, [describe_weights(e) for e in encoders]])[:12]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +137,7 @@ def load_sweep(path: Path, settings: Sequence[str] = ()) -> Sweep:
         _check_blocks(tree)
         for setting in settings:
             _override(tree, setting)
+        _merge_default_resources(tree)
         file = validate(SweepFile, tree)
         _check_outline(file)
         return Sweep(file=file, points=tuple(_expand(file)), source=source)
@@ -228,6 +234,15 @@ def _set_trial_field(tree: dict[str, Any], path: str, value: Any) -> None:
 def _paths_of_axis(presets: Mapping[str, Any], axis: str) -> set[str]:
     values = presets.get(axis)
     return {path for value in values.values() for path in value} if values else {axis}
+
+
+def _merge_default_resources(tree: dict[str, Any]) -> None:
+    """A stage kind's block changes what it names; the rest is that of `default`."""
+    blocks = tree.get("resources")
+    if isinstance(blocks, dict) and isinstance(blocks.get("default"), dict):
+        for kind, block in blocks.items():
+            if isinstance(block, dict):
+                blocks[kind] = {**blocks["default"], **block}
 
 
 def _check_outline(file: SweepFile) -> None:
@@ -359,7 +374,7 @@ def weak_trial(file: SweepFile, point: Point, guidance: AutoGuidanceWith) -> Tri
         ConfigError: Its tokenizer or data differ, so that its latents are not the same.
     """
     trial = build_trial(file, point.axes, weak=guidance.weak)
-    for part in ("data", "tokenizer"):
+    for part in ("data", "tokenizer", "latents"):
         if content_hash(getattr(trial, part)) != content_hash(getattr(point.trial, part)):
             raise ConfigError(
                 f"the weak model must live in the same latents, but its {part} differs; "

@@ -1,7 +1,6 @@
 """The results table: one atomic JSON file a row, compiled to parquet and CSV."""
 
 import datetime
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.execution import Outcome
-from harness.plan import Plan, PlannedRow, Stage, guidance_label
+from harness.plan import Plan, PlannedRow, guidance_label, with_inputs
 from harness.protocol import generation_protocol, reconstruction_protocol
 from harness.store import Artifact, Store, write_json
 from harness.trial import AlignedWith
@@ -136,13 +135,22 @@ def make_row(
 def write_rows(
     plan: Plan, store: Store, outcomes: Mapping[str, Outcome], results: Path
 ) -> list[dict[str, Any]]:
-    """Write `rows/<row id>.json` for every row of the plan."""
-    folder = results / "rows"
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write `rows/<row id>.json` for every row of the plan, and remove those of earlier plans."""
     rows = [make_row(row, plan.sweep.file.name, store, outcomes) for row in plan.rows]
-    for values in rows:
-        write_json(folder / f"{values['row_id']}.json", values)
+    folder = results / "rows"
+    kept = {write_row(values, results) for values in rows}
+    for path in folder.glob("*.json"):
+        if path not in kept:
+            path.unlink()
     return rows
+
+
+def write_row(values: Mapping[str, Any], results: Path) -> Path:
+    """Write one row's file."""
+    path = results / "rows" / f"{values['row_id']}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, values)
+    return path
 
 
 def compile_table(rows: Sequence[Mapping[str, Any]], results: Path) -> pd.DataFrame:
@@ -216,9 +224,9 @@ def _status(
     artifacts: Mapping[str, Artifact | None],
     outcomes: Mapping[str, Outcome],
 ) -> dict[str, Any]:
-    if artifacts["reconstruction"] and artifacts["generation"]:
+    if all(artifacts.values()):
         return {"status": "done"}
-    ended = [outcomes[s.key] for s in _all_stages(row) if s.key in outcomes]
+    ended = [outcomes[s.key] for s in with_inputs(row.stages) if s.key in outcomes]
     bad = [o for o in ended if o.status in ("failed", "diverged", "blocked")]
     worst = min(bad, key=lambda o: ("diverged", "failed", "blocked").index(o.status), default=None)
     if worst is None:
@@ -226,12 +234,6 @@ def _status(
     own = {stage.key for stage in (row.generator, row.generation, row.reconstruction)}
     status = worst.status if worst.key in own or worst.status == "blocked" else "blocked"
     return {"status": status, "error": worst.error}
-
-
-def _all_stages(row: PlannedRow) -> list[Stage]:
-    from harness.plan import in_order, with_inputs
-
-    return in_order(with_inputs(row.stages))
 
 
 def _measurements(row: PlannedRow, artifacts: Mapping[str, Artifact | None]) -> dict[str, Any]:
@@ -245,11 +247,13 @@ def _measurements(row: PlannedRow, artifacts: Mapping[str, Artifact | None]) -> 
         values["tokenizer_s"] = tokenizer.record["cost"]["wall_s"]
     if generator:
         values["generator_params"] = generator.result["parameters"]
-        values["generator_s"] = generator.record["cost"]["wall_s"]
+        # A snapshot has cost its share of the whole training.
+        share = row.step / row.trial.generator.training.steps
+        values["generator_s"] = share * generator.record["cost"]["wall_s"]
         values["device"] = generator.record["environment"]["device"]
-    if tokenizer and generator:
-        costs = (tokenizer.record["cost"], generator.record["cost"])
-        values["train_flops"] = sum(cost["estimated_flops"] for cost in costs)
+        if tokenizer:
+            flops = [a.record["cost"]["estimated_flops"] for a in (tokenizer, generator)]
+            values["train_flops"] = flops[0] + share * flops[1]
     if extractor:
         values |= _extractor(row, extractor)
     if extractor and reconstruction:
@@ -289,9 +293,3 @@ def distance_name(extractor: Any) -> str:
     if extractor.kind == "in_domain":
         return "in-domain Fréchet distance"
     return f"Fréchet distance ({extractor.name})"
-
-
-def read_rows(results: Path) -> list[dict[str, Any]]:
-    """All row files of a results folder."""
-    paths = sorted((results / "rows").glob("*.json"))
-    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]

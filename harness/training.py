@@ -23,7 +23,7 @@ class TrainingConfig:
     betas: tuple[float, float] = (0.9, 0.999)
     """Adam's decay rates of the first and second moment."""
     weight_decay: float = 0.0
-    """Decoupled weight decay."""
+    """Weight decay: decoupled (AdamW) in encoders and generators, L2 (Adam) in tokenizers."""
     warmup_steps: int = 0
     """Steps over which the learning rate rises linearly from zero."""
     schedule: Literal["constant", "cosine"] = "constant"

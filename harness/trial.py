@@ -17,7 +17,12 @@ from models.autoencoder import AutoencoderConfig
 from models.ema import EmaConfig
 from models.flow import FlowConfig
 from models.foundation import TimmEncoderConfig
-from models.guidance import AutoGuidance, ClassifierFreeGuidance, NoGuidance
+from models.guidance import (
+    AutoGuidance,
+    ClassifierFreeGuidance,
+    NoGuidance,
+    guided_channels,
+)
 from models.latent import LatentLayout
 from models.lightningdit import LightningDiTConfig
 from models.perceptual import LPIPSConfig, NoPerceptual
@@ -66,7 +71,24 @@ MetricExtractor = Annotated[
 """Networks whose features a Fréchet distance can be measured in."""
 
 
-PerceptualMetric = Annotated[NoPerceptual | LPIPSConfig, Field(discriminator="kind")]
+@dataclass(frozen=True, kw_only=True)
+class LPIPSMetric:
+    """LPIPS as a metric of reconstructions: VGG16 with the published heads."""
+
+    __pydantic_config__: ClassVar[Any] = _FORBID
+
+    kind: Literal["lpips"] = "lpips"
+    backbone_weights: str | None = field(default=None, metadata={"key": False})
+    """File with torchvision's ImageNet VGG16; absent: torchvision's cache."""
+    head_weights: str | None = field(default=None, metadata={"key": False})
+    """File with the published heads; absent: the copy that torchmetrics ships."""
+
+    def as_loss(self) -> LPIPSConfig:
+        """The configuration that `models.perceptual.build_lpips` reads."""
+        return LPIPSConfig(backbone_weights=self.backbone_weights, head_weights=self.head_weights)
+
+
+PerceptualMetric = Annotated[NoPerceptual | LPIPSMetric, Field(discriminator="kind")]
 """Perceptual distances of reconstructions."""
 
 
@@ -245,8 +267,9 @@ class Trial:
 
     __pydantic_config__: ClassVar[Any] = _FORBID
 
-    seed: int = 0
-    """Seed that tokenizer, generator and evaluation follow unless they name their own."""
+    seed: int = field(default=0, metadata={"key": False})
+    """Seed that tokenizer, generator and evaluation follow unless they name their own. It enters
+    keys through them."""
     data: DataConfig
     """Images and splits."""
     tokenizer: TokenizerConfig
@@ -259,6 +282,9 @@ class Trial:
             part = getattr(self, name)
             if part.seed is None:
                 object.__setattr__(self, name, dataclasses.replace(part, seed=self.seed))
+            seed = getattr(self, name).seed
+            if seed < 0:
+                raise ValueError(f"`seed` must not be negative, but got {seed}; use 0 or more")
 
     @property
     def layout(self) -> LatentLayout:
@@ -289,18 +315,34 @@ def check_trial(trial: Trial) -> None:
             f"{max(p for p in range(1, min(side, patch) + 1) if side % p == 0)}",
             path="generator.patch_size",
         )
-    _check_counts(trial)
+    if trial.tokenizer.architecture.in_channels != 3:
+        raise ConfigError(
+            f"must be 3, the channels of every data set, but got "
+            f"{trial.tokenizer.architecture.in_channels}; leave it out",
+            path="tokenizer.architecture.in_channels",
+        )
+    _check_evaluation(trial)
 
 
-def _check_counts(trial: Trial) -> None:
-    for name, available in (
-        ("num_reconstructions", trial.data.num_eval_images),
-        ("num_reference", trial.data.num_train_images),
-    ):
-        asked = getattr(trial.evaluation, name)
-        if asked is not None and asked > available:
-            raise ConfigError(
-                f"must be at most {available}, the images of its split, but got {asked}; lower it "
-                "or leave it out to take all",
-                path=f"evaluation.{name}",
-            )
+def _check_evaluation(trial: Trial) -> None:
+    evaluation, alignment = trial.evaluation, trial.tokenizer.alignment
+    classes = trial.data.num_classes
+    if evaluation.label_policy == "balanced" and evaluation.num_images % classes:
+        raise ConfigError(
+            f"must be a multiple of the {classes} classes under label_policy balanced, but got "
+            f"{evaluation.num_images}; use {-(-evaluation.num_images // classes) * classes}",
+            path="evaluation.num_images",
+        )
+    if isinstance(alignment, AlignedWith) and alignment.encoder == evaluation.extractor:
+        raise ConfigError(
+            "must be another network than the one the tokenizer is aligned with, but is the same; "
+            "change its name or seed, or a tokenizer is graded by what it was trained to match",
+            path="evaluation.extractor",
+        )
+    for number, guidance in enumerate(evaluation.guidance):
+        if guidance.kind != "none":
+            try:
+                guided_channels(guidance.channels, trial.layout)
+            except ValueError as error:
+                path = f"evaluation.guidance.{number}.channels"
+                raise ConfigError(str(error), path=path) from error

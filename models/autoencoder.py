@@ -36,6 +36,13 @@ class AutoencoderConfig:
     """Groups of every group normalisation; must divide every width."""
 
     def __post_init__(self) -> None:
+        positive = (self.base_width, self.num_blocks, self.norm_groups, *self.width_multipliers)
+        if min(positive) < 1 or not 0.0 <= self.dropout < 1.0:
+            raise ValueError(
+                "`base_width`, `num_blocks`, `norm_groups` and `width_multipliers` must be at "
+                f"least 1 and `dropout` in [0, 1), but got {self.base_width}, {self.num_blocks}, "
+                f"{self.norm_groups}, {self.width_multipliers} and {self.dropout}; correct them"
+            )
         misfits = [width for width in self.widths if width % self.norm_groups]
         if misfits or not self.widths:
             raise ValueError(

@@ -27,7 +27,7 @@ class TimmEncoderConfig:
     name: str
     """timm model name, e.g. `vit_large_patch14_dinov2.lvd142m`."""
     weights: str = field(default="pretrained", metadata={"key": False})
-    """`pretrained` (timm's cache or download), `random`, or the path of a local file. The path
+    """`pretrained` (timm's cache), `random`, or the path of a local file. The path
     enters no content key (`metadata`); the file's hash does."""
     normalisation: Literal["repo", "imagenet", "none"] = "repo"
     """`repo` feeds [-1, 1] as the published code does, `imagenet` standardises with ImageNet's
@@ -174,17 +174,18 @@ def _create_model(config: TimmEncoderConfig) -> nn.Module:
     arguments: dict[str, Any] = dict(config.model_args)
     arguments["pretrained"] = config.weights != "random"
     if config.weights not in ("pretrained", "random"):
-        if not Path(config.weights).is_file():
+        path = Path(config.weights).expanduser()
+        if not path.is_file():
             raise ValueError(
                 f"`weights` must be `pretrained`, `random` or a file, but {config.weights} is no "
                 "file; correct the path"
             )
-        arguments["pretrained_cfg_overlay"] = {"file": config.weights} | {
+        arguments["pretrained_cfg_overlay"] = {"file": str(path)} | {
             name: value for name, value in arguments.items() if name == "num_classes"
         }
     try:
         return _create_for_any_size(config.name, arguments)
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, TypeError) as error:
         raise ValueError(
             f"`name` must be a network of this timm version with weights {config.weights!r} at "
             f"hand, but {config.name} failed: {error}; check the name, or give a local file as "

@@ -103,7 +103,8 @@ def build_lpips(config: LPIPSConfig) -> LPIPS:
 
 
 def _read_heads(config: LPIPSConfig) -> list[Tensor]:
-    path = Path(config.head_weights) if config.head_weights else _bundled_heads()
+    given = Path(config.head_weights).expanduser() if config.head_weights else None
+    path = given or _bundled_heads()
     if path is None or not path.is_file():
         raise ValueError(
             f"LPIPS needs the published heads `vgg.pth`, but found none at {path}; install "
@@ -133,7 +134,7 @@ def _bundled_heads() -> Path | None:
 def _read_backbone(config: LPIPSConfig) -> nn.Sequential:
     if config.backbone_weights is None:
         return _download_backbone()
-    path = Path(config.backbone_weights)
+    path = Path(config.backbone_weights).expanduser()
     if not path.is_file():
         raise ValueError(
             f"`backbone_weights` must name a file with torchvision's VGG16, but {path} does not "

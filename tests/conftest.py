@@ -7,7 +7,7 @@ import jaxtyping
 import torch
 from beartype import BeartypeConf, beartype
 
-# The hook takes its checker by name. PEP 484 lets an int stand for a float, beartype by default not.
+# The hook takes its checker by name; this one lets an int stand for a float, as PEP 484 does.
 checker = ModuleType("frontier_type_checker")
 checker.check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # type: ignore[attr-defined]
 sys.modules[checker.__name__] = checker

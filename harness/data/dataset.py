@@ -84,6 +84,20 @@ def check_indices(indices: Int64[np.ndarray, " b"], num_images: int) -> None:
         )
 
 
+def spread(count: int, num_images: int) -> Int64[np.ndarray, " m"]:
+    """`count` positions spread evenly over 0..`num_images` - 1, so over the classes of a folder.
+
+    Raises:
+        ValueError: There are fewer images than are asked for.
+    """
+    if count > num_images:
+        raise ValueError(
+            f"at most {num_images:,} images can be taken of the split, but {count:,} are asked "
+            "for; lower num_reconstructions or num_reference, or leave it out"
+        )
+    return np.arange(count, dtype=np.int64) * num_images // count
+
+
 def batches(num_images: int, batch_size: int) -> Iterator[Int64[np.ndarray, " b"]]:
     """Positions 0..`num_images` - 1 in order, `batch_size` at a time; the last may be shorter."""
     for start in range(0, num_images, batch_size):

@@ -69,6 +69,11 @@ class DigitsConfig:
         """Images of the evaluation split."""
         return 360
 
+    @property
+    def eval_split(self) -> str:
+        """Name of the evaluation split."""
+        return "test"
+
     def missing(self) -> list[MissingItem]:
         """Nothing: the images come with scikit-learn."""
         return []

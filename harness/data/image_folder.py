@@ -36,8 +36,8 @@ class ImageFolderConfig:
     """Folder that holds the split folders; `~` is the home folder."""
     train_split: str = "train"
     """Folder of the training split, below `root`."""
-    eval_split: str = "val"
-    """Folder of the evaluation split, below `root`."""
+    eval_split: str = field(default="val", metadata={"key": False})
+    """Folder of the evaluation split, below `root`; what reads it has it in its key."""
     resolution: int = 256
     """Side of the images in pixels after resize and crop."""
     crop: Pipeline = "opencv_crop"
@@ -48,8 +48,8 @@ class ImageFolderConfig:
     """Number of class folders in each split."""
     num_train_images: int
     """Images of the training split."""
-    num_eval_images: int
-    """Images of the evaluation split."""
+    num_eval_images: int = field(metadata={"key": False})
+    """Images of the evaluation split; what reads them has their number in its key."""
 
     def __post_init__(self) -> None:
         for name in ("resolution", "num_classes", "num_train_images", "num_eval_images"):

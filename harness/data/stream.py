@@ -48,13 +48,7 @@ class BatchStream:
         if step < 0:
             raise ValueError(f"`step` must not be negative, but got {step}; count from 0")
         num_images = self.dataset.num_images(self.split)
-        first, stop = step * self.batch_size, (step + 1) * self.batch_size
-        pieces = []
-        for epoch in range(first // num_images, (stop - 1) // num_images + 1):
-            order = epoch_order(self.seed, epoch, num_images)
-            done = epoch * num_images
-            pieces.append(order[max(0, first - done) : stop - done])
-        return np.concatenate(pieces)
+        return batch_indices(self.seed, step, self.batch_size, num_images)
 
     def batch(self, step: int) -> tuple[UInt8[Tensor, "b 3 h w"], Int64[Tensor, " b"]]:
         """Images and labels of batch 0, 1, 2, ..."""

@@ -12,7 +12,7 @@ from harness.executors.interface import Listener, StageEvent, block_descendants
 from harness.plan import Stage
 from harness.sweep import Resources
 
-POLL_S = 1.0
+BUSY_POLL_S = 1.0
 """Seconds between two looks at a stage that another process works on."""
 
 
@@ -39,7 +39,7 @@ class InlineExecutor:
             outcome = run_stage(stage, store_root, request, gpus)
             while outcome.status == "busy":
                 listen(StageEvent(stage=stage, what="waiting"))
-                time.sleep(POLL_S)
+                time.sleep(BUSY_POLL_S)
                 outcome = run_stage(stage, store_root, request, gpus)
             outcomes[stage.key] = outcome
             listen(StageEvent(stage=stage, what="ended", outcome=outcome))

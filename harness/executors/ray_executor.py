@@ -19,10 +19,15 @@ from harness.cost import critical_paths
 from harness.execution import Outcome, run_stage
 from harness.executors.interface import Listener, StageEvent, block_descendants
 from harness.plan import Stage
+from harness.store import Store
 from harness.sweep import Resources
 
 POLL_S = 1.0
+"""Seconds between two looks at the queue."""
+BUSY_POLL_S = 5.0
 """Seconds after which a stage that another process works on is looked at again."""
+SLACK = 1e-6
+"""Fractions of a GPU don't add up to exactly one."""
 OBJECT_STORE_BYTES = 200 * 2**20
 """Ray's object store: only tickets pass through it."""
 INFRASTRUCTURE_RETRIES = 3
@@ -100,7 +105,7 @@ class _Queue:
         resources: Mapping[str, Resources],
         listen: Listener,
     ) -> None:
-        self.stages, self.store_root, self.listen = stages, store_root, listen
+        self.stages, self.store, self.listen = stages, Store(store_root), listen
         self.resources = resources
         total = ray.cluster_resources()
         self.free = {"CPU": total.get("CPU", 0.0), "GPU": total.get("GPU", 0.0)}
@@ -116,9 +121,7 @@ class _Queue:
 
     def run(self) -> dict[str, Outcome]:
         while len(self.outcomes) < len(self.stages):
-            for stage in self._ready():
-                if self._fits(stage):
-                    self._submit(stage)
+            self._submit_ready()
             if not self.running:
                 time.sleep(POLL_S)
                 continue
@@ -126,6 +129,16 @@ class _Queue:
             for reference in finished:
                 self._collect(reference)
         return self.outcomes
+
+    def _submit_ready(self) -> None:
+        """Submit in order; what a waiting stage lacks is held for it, not given to later ones."""
+        reserved: set[str] = set()
+        for stage in self._ready():
+            needs = self._needs(stage)
+            lacking = {n for n, need in needs.items() if need > self.free[n] + SLACK}
+            if not lacking and not any(needs[name] > 0 for name in reserved):
+                self._submit(stage)
+            reserved |= lacking
 
     def _ready(self) -> list[Stage]:
         busy = {stage.key for stage in self.running.values()}
@@ -143,15 +156,12 @@ class _Queue:
     def _needs(self, stage: Stage) -> dict[str, float]:
         return {"CPU": float(self.resources[stage.kind].cpus), "GPU": self.gpus[stage.kind]}
 
-    def _fits(self, stage: Stage) -> bool:
-        return all(self.free[name] >= need for name, need in self._needs(stage).items())
-
     def _submit(self, stage: Stage) -> None:
         needs = self._needs(stage)
         task = self.gpu_task if needs["GPU"] > 0 else self.task
         options = {"num_cpus": needs["CPU"], "num_gpus": needs["GPU"], "name": stage.label}
         reference = task.options(**options).remote(
-            stage, str(self.store_root), self.resources[stage.kind], needs["GPU"]
+            stage, str(self.store.root), self.resources[stage.kind], needs["GPU"]
         )
         self.running[reference] = stage
         for name, need in needs.items():
@@ -168,22 +178,30 @@ class _Queue:
             message = f"{type(error).__name__}: {' '.join(str(error).split())}"[:2000]
             outcome = Outcome(key=stage.key, status="failed", error=message)
         if outcome.status == "busy":
-            self.not_before[stage.key] = time.monotonic() + POLL_S
+            self.not_before[stage.key] = time.monotonic() + BUSY_POLL_S
             self.listen(StageEvent(stage=stage, what="waiting"))
             return
+        if outcome.status == "done" and not self.store.find(stage.kind, stage.key):
+            error = (
+                f"the stage ran on another machine, but its artifact is not in {self.store.root} "
+                "here; give a --store on a file system that all machines see"
+            )
+            outcome = Outcome(key=stage.key, status="failed", error=error, wall_s=outcome.wall_s)
         self.outcomes[stage.key] = outcome
         self.listen(StageEvent(stage=stage, what="ended", outcome=outcome))
         if outcome.status in ("failed", "diverged"):
             block_descendants(stage, self.stages, self.outcomes, self.listen)
 
     def _refuse_impossible(self) -> None:
+        """Ray would wait for ever for a request that no machine of the cluster can meet."""
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         for kind in {stage.kind for stage in self.stages}:
-            need = self.resources[kind]
-            if need.cpus > self.free["CPU"] or self.gpus[kind] > self.free["GPU"]:
+            cpus, gpus = self.resources[kind].cpus, self.gpus[kind]
+            if not any(n.get("CPU", 0) >= cpus and n.get("GPU", 0) >= gpus for n in nodes):
+                sizes = ", ".join(f"{n.get('CPU', 0):g}/{n.get('GPU', 0):g}" for n in nodes)
                 raise ConfigError(
-                    f"asks for {need.cpus} CPUs and {self.gpus[kind]:g} GPUs, but the whole "
-                    f"cluster has {self.free['CPU']:g} CPUs and {self.free['GPU']:g} GPUs; lower "
-                    "the request or join machines to the cluster",
+                    f"asks for {cpus} CPUs and {gpus:g} GPUs on one machine, but the machines have "
+                    f"{sizes} (CPUs/GPUs); lower the request or join larger machines",
                     path=f"resources.{kind}",
                 )
 

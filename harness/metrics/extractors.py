@@ -1,6 +1,5 @@
 """Feature networks of the metrics behind one interface: 8-bit images in, float32 features out."""
 
-import hashlib
 import io
 import pickle
 import re
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from harness.data.missing import MissingItem
 from harness.data.pixel_range import to_model_range
+from harness.store import file_sha256
 
 _DEFAULT_FILE = "weights-inception-2015-12-05-6726825d.pth"
 _DEFAULT_ADDRESS = (
@@ -204,12 +204,6 @@ class InceptionExtractor(FeatureExtractor):
 
     def logits(self, images: UInt8[Tensor, "b 3 h w"]) -> None:
         """Nothing: its 1008 classes are no data set's labels."""
-
-
-def file_sha256(path: Path) -> str:
-    """sha256 of a file's bytes, 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _load_inception(path: Path) -> nn.Module:

@@ -33,6 +33,9 @@ class StageContext:
     """Seconds between two checkpoints."""
     compile: bool = False
     """Whether to compile the trained network."""
+    earlier_s: float = field(default=0.0, init=False)
+    """Seconds of earlier attempts that this one continues."""
+    _started: float = field(default_factory=time.monotonic, init=False)
     _reported: float = field(default=0.0, init=False)
     _saved: float = field(default_factory=time.monotonic, init=False)
     _bad_step: Tensor | None = field(default=None, init=False)
@@ -73,12 +76,19 @@ class StageContext:
         self.work.report({"step": step, "total": total, **numbers(), **speed})
         self._reported = now
         if state is not None and save_due and step < total:
-            save_checkpoint(self.work.checkpoints, step, state())
+            elapsed_s = self.earlier_s + time.monotonic() - self._started
+            content = {"state": state(), "elapsed_s": elapsed_s}
+            save_checkpoint(self.work.checkpoints, step, content)
             self._saved = time.monotonic()
 
     def resume(self) -> tuple[int, dict[str, Any]] | None:
         """Steps done and state of the newest whole checkpoint, or None."""
-        return load_checkpoint(self.work.checkpoints)
+        found = load_checkpoint(self.work.checkpoints)
+        if found is None:
+            return None
+        step, content = found
+        self.earlier_s = content["elapsed_s"]
+        return step, content["state"]
 
     def _speed(self, step: int, total: int, now: float, images: int) -> dict[str, float]:
         if self._first is None:
@@ -95,5 +105,5 @@ class StageContext:
         if self._bad_step is not None and int(self._bad_step) < 2**62:
             raise Diverged(
                 f"the loss is not finite at step {int(self._bad_step)}; lower the learning rate, "
-                "or set max_grad_norm or generator.qk_norm"
+                "or set training.max_grad_norm (a generator may also set qk_norm)"
             )

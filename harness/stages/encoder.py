@@ -54,6 +54,7 @@ def run(config: EncoderStage, context: StageContext) -> Mapping[str, Any]:
         InceptionExtractor(encoder)
         shutil.copyfile(encoder.path, context.work.payload / "inception.pth")
         return {}
+    torch.manual_seed(derive_seed(0, "encoder", "random weights"))
     network = FeatureEncoder(encoder)
     write_tensors(context.work.payload / "model.safetensors", network.model.state_dict())
     return {"feature_dim": network.feature_dim}

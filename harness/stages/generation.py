@@ -12,7 +12,12 @@ from harness.data.dataset import batches
 from harness.data.pixel_range import to_uint8
 from harness.image_grids import save_grid
 from harness.metrics.classification import labels_met
-from harness.metrics.frechet import FeatureStatistics, frechet_distance, self_test
+from harness.metrics.frechet import (
+    FeatureStatistics,
+    frechet_distance,
+    require_full_rank,
+    self_test,
+)
 from harness.metrics.image_mean import ImageMean
 from harness.random_streams import generator_for
 from harness.stages.context import StageContext
@@ -98,7 +103,13 @@ def run(config: GenerationStage, context: StageContext) -> Mapping[str, Any]:
     self_test(device)
     sampling = _load_sampling(config, context)
     extractor = load_extractor(context.inputs["extractor"], device)
+    reference = FeatureStatistics.from_tensors(
+        context.inputs["reference"].tensors("statistics.safetensors")
+    )
+    require_full_rank("num_images", config.num_images, reference.dim)
+    require_full_rank("num_reference", reference.num_samples, reference.dim)
     generator = context.inputs["generator"]
+    _check_same_images(generator, context.inputs["reference"])
     labels = asked_labels(config, torch.tensor(generator.result["label_counts"])).to(device)
     statistics = FeatureStatistics.empty(extractor.feature_dim, device)
     recognised = ImageMean.empty(device)
@@ -112,15 +123,6 @@ def run(config: GenerationStage, context: StageContext) -> Mapping[str, Any]:
         context.after_step(int(indices[-1]) + 1, config.num_images, dict)
     _save_samples(sampling, context)
     write_tensors(context.work.payload / "statistics.safetensors", statistics.to_tensors())
-    reference = FeatureStatistics.from_tensors(
-        context.inputs["reference"].tensors("statistics.safetensors")
-    )
-    for name, side in (("num_images", statistics), ("num_reference", reference)):
-        if side.rank_deficient:
-            raise ValueError(
-                f"`evaluation.{name}` must exceed the {side.dim} features of the extractor for a "
-                f"Fréchet distance to mean anything, but is {side.num_samples}; raise it"
-            )
     return {
         "gfid": frechet_distance(statistics, reference),
         "label_accuracy": recognised.compute() if recognised.num_images else None,
@@ -173,6 +175,16 @@ def _check_same_latents(generator: Artifact, tokenizer: Artifact) -> None:
         raise ValueError(
             f"a generator must be decoded by the tokenizer it learnt from ({learnt}), but got "
             f"{given}; sample it with its own tokenizer"
+        )
+
+
+def _check_same_images(generator: Artifact, reference: Artifact) -> None:
+    learnt, held_to = (a.result["data_fingerprint"] for a in (generator, reference))
+    if learnt != held_to:
+        raise ValueError(
+            f"samples must be held to the images that the generator learnt from (fingerprint "
+            f"{learnt}), but the reference was made from others ({held_to}); another content of "
+            "the data set needs another data.name"
         )
 
 

@@ -110,6 +110,7 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
         "std": encoded.result["std"],
         "label_counts": encoded.result["label_counts"],
         "layout": encoded.result["layout"],
+        "data_fingerprint": encoded.result["data_fingerprint"],
         "tokenizer_key": encoded.record["inputs"]["tokenizer"],
     }
 

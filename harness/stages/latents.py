@@ -83,6 +83,7 @@ def run(config: LatentsStage, context: StageContext) -> Mapping[str, Any]:
         "mean": mean.flatten().tolist(),
         "std": std.flatten().tolist(),
         "label_counts": counts.tolist(),
+        "data_fingerprint": dataset.fingerprint(),
     }
 
 

@@ -8,10 +8,15 @@ from typing import Any, Literal
 import torch
 
 from harness.data import open_dataset
-from harness.data.dataset import batches
+from harness.data.dataset import batches, spread
 from harness.data.pixel_range import to_model_range, to_uint8
 from harness.image_grids import save_pairs
-from harness.metrics.frechet import FeatureStatistics, frechet_distance, self_test
+from harness.metrics.frechet import (
+    FeatureStatistics,
+    frechet_distance,
+    require_full_rank,
+    self_test,
+)
 from harness.metrics.image_mean import ImageMean
 from harness.metrics.image_quality import psnr, ssim
 from harness.random_streams import generator_for
@@ -19,8 +24,8 @@ from harness.stages.context import StageContext
 from harness.stages.encoder import load_extractor
 from harness.stages.tokenizer import load_tokenizer
 from harness.stages.weights import describe_lpips
-from harness.trial import Crop, DataConfig, PerceptualMetric, Trial, published
-from models.perceptual import LPIPSConfig, build_lpips
+from harness.trial import Crop, DataConfig, LPIPSMetric, PerceptualMetric, Trial, published
+from models.perceptual import build_lpips
 
 VERSION = 1
 """Raised by hand when the numbers that this stage makes change."""
@@ -31,10 +36,12 @@ class ReconstructionStage:
     """What the stage reads, beside tokenizer and extractor."""
 
     data: DataConfig
+    split: str
+    """Name of the evaluation split."""
     crop: Crop
     """Crop and resize of the evaluated images; `training`: the data set's own, centred."""
     num_images: int
-    """The first images of the evaluation split, in its fixed order."""
+    """Images, spread evenly over the evaluation split."""
     posterior: Literal["sample", "mode"]
     perceptual: PerceptualMetric
     perceptual_weights: str
@@ -50,6 +57,7 @@ class ReconstructionStage:
         assert evaluation.seed is not None
         return cls(
             data=trial.data,
+            split=trial.data.eval_split,
             crop=evaluation.reconstruction_crop,
             num_images=evaluation.num_reconstructions or trial.data.num_eval_images,
             posterior=evaluation.posterior,
@@ -68,16 +76,18 @@ def run(config: ReconstructionStage, context: StageContext) -> Mapping[str, Any]
     dataset = open_dataset(config.data)
     pipeline = published(config.crop)
     extractor = load_extractor(context.inputs["extractor"], device)
+    require_full_rank("num_reconstructions", config.num_images, extractor.feature_dim)
     tokenizer = load_tokenizer(context.inputs["tokenizer"], device)
     perceptual = (
-        build_lpips(config.perceptual).to(device)
-        if isinstance(config.perceptual, LPIPSConfig)
+        build_lpips(config.perceptual.as_loss()).to(device)
+        if isinstance(config.perceptual, LPIPSMetric)
         else None
     )
     original = reconstructed = FeatureStatistics.empty(extractor.feature_dim, device)
     decibels = similarity = distance = ImageMean.empty(device)
-    for number, indices in enumerate(batches(config.num_images, config.batch_size)):
-        pixels = dataset.images("eval", indices, pipeline).to(device)
+    chosen = spread(config.num_images, dataset.num_images("eval"))
+    for number, local in enumerate(batches(len(chosen), config.batch_size)):
+        pixels = dataset.images("eval", chosen[local], pipeline).to(device)
         images = to_model_range(pixels)
         posterior = tokenizer.encode(images)
         if config.posterior == "sample":
@@ -96,7 +106,7 @@ def run(config: ReconstructionStage, context: StageContext) -> Mapping[str, Any]
             distance = distance.update(perceptual(decoded, images).flatten())
         if number == 0:
             save_pairs(context.work.payload / "reconstructions.png", pixels, rounded)
-        context.after_step(int(indices[-1]) + 1, config.num_images, dict)
+        context.after_step(int(local[-1]) + 1, len(chosen), dict)
     return {
         "rfid": frechet_distance(reconstructed, original),
         # A perfect reconstruction has no finite value, and JSON no infinite one.

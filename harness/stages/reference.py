@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.data import open_dataset
-from harness.data.dataset import batches
+from harness.data.dataset import batches, spread
 from harness.metrics.frechet import FeatureStatistics
 from harness.stages.context import StageContext
 from harness.stages.encoder import load_extractor
@@ -27,7 +27,7 @@ class ReferenceStage:
     crop: Crop
     """Crop and resize of the images; `training`: the data set's own, centred."""
     num_images: int
-    """The first images of the training split, in its fixed order."""
+    """Images, spread evenly over the training split."""
     batch_size: int
 
     @classmethod
@@ -47,9 +47,14 @@ def run(config: ReferenceStage, context: StageContext) -> Mapping[str, Any]:
     dataset = open_dataset(config.data)
     extractor = load_extractor(context.inputs["extractor"], context.device)
     statistics = FeatureStatistics.empty(extractor.feature_dim, context.device)
-    for indices in batches(config.num_images, config.batch_size):
-        images = dataset.images("train", indices, published(config.crop))
+    chosen = spread(config.num_images, dataset.num_images("train"))
+    for local in batches(len(chosen), config.batch_size):
+        images = dataset.images("train", chosen[local], published(config.crop))
         statistics = statistics.update(extractor.features(images))
-        context.after_step(int(indices[-1]) + 1, config.num_images, dict)
+        context.after_step(int(local[-1]) + 1, len(chosen), dict)
     write_tensors(context.work.payload / "statistics.safetensors", statistics.to_tensors())
-    return {"num_images": config.num_images, "feature_dim": extractor.feature_dim}
+    return {
+        "num_images": config.num_images,
+        "feature_dim": extractor.feature_dim,
+        "data_fingerprint": dataset.fingerprint(),
+    }

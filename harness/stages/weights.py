@@ -9,6 +9,7 @@ import torch
 from harness.data.missing import MissingItem
 from harness.metrics.extractors import InceptionConfig
 from harness.store import file_sha256
+from harness.trial import LPIPSMetric
 from models.foundation import TimmEncoderConfig
 from models.perceptual import LPIPSConfig
 
@@ -32,37 +33,37 @@ def describe_weights(config: Any) -> str:
 
 def describe_lpips(config: Any) -> str:
     """What stands for the weights of LPIPS in a key: its files' hashes; empty without LPIPS."""
-    if not isinstance(config, LPIPSConfig):
+    if not isinstance(config, LPIPSConfig | LPIPSMetric):
         return ""
     heads = _describe_file(Path(config.head_weights)) if config.head_weights else "published"
     return f"backbone {_describe_file(_backbone_file(config))}, heads {heads}"
 
 
-def missing_weights(config: Any) -> list[MissingItem]:
-    """What an encoder's weights need that this machine does not have."""
+def missing_weights(config: Any, path: str) -> list[MissingItem]:
+    """What the weights of the encoder at a key path need that this machine does not have."""
     if isinstance(config, InceptionConfig):
         return config.missing()
     if not isinstance(config, TimmEncoderConfig) or config.weights == "random":
         return []
     if config.weights != "pretrained":
-        return _absent_file(f"the weights of {config.name}", config.weights, "weights")
-    return _missing_pretrained(config.name)
+        return _absent_file(f"the weights of {config.name}", config.weights, f"{path}.weights")
+    return _missing_pretrained(config.name, f"{path}.weights")
 
 
-def missing_lpips(config: Any) -> list[MissingItem]:
-    """What LPIPS needs that this machine does not have."""
-    if not isinstance(config, LPIPSConfig):
+def missing_lpips(config: Any, path: str) -> list[MissingItem]:
+    """What LPIPS at a key path needs that this machine does not have."""
+    if not isinstance(config, LPIPSConfig | LPIPSMetric):
         return []
     what = "the ImageNet weights of VGG16 (torchvision) for LPIPS"
-    items = _absent_file(what, str(_backbone_file(config)), "perceptual.backbone_weights")
+    items = _absent_file(what, str(_backbone_file(config)), f"{path}.backbone_weights")
     if config.head_weights:
         items += _absent_file(
-            "the heads of LPIPS (`vgg.pth`)", config.head_weights, "perceptual.head_weights"
+            "the heads of LPIPS (`vgg.pth`)", config.head_weights, f"{path}.head_weights"
         )
     return items
 
 
-def _backbone_file(config: LPIPSConfig) -> Path:
+def _backbone_file(config: LPIPSConfig | LPIPSMetric) -> Path:
     cached = Path(torch.hub.get_dir()) / "checkpoints" / VGG16_FILE
     return Path(config.backbone_weights) if config.backbone_weights else cached
 
@@ -82,7 +83,7 @@ def _absent_file(what: str, path: str, field: str) -> list[MissingItem]:
     return [MissingItem(what=what, location=path, remedy=remedy)]
 
 
-def _missing_pretrained(name: str) -> list[MissingItem]:
+def _missing_pretrained(name: str, field: str) -> list[MissingItem]:
     """Look for timm's pretrained weights in the caches that timm itself uses."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.constants import HF_HUB_CACHE
@@ -105,7 +106,7 @@ def _missing_pretrained(name: str) -> list[MissingItem]:
             return []
     remedy = (
         f"download {hub_id or known.url} on a machine with network (timm.create_model({name!r}, "
-        "pretrained=True) fills the cache), or set `weights` to the path of a local file"
+        f"pretrained=True) fills the cache), or set `{field}` to the path of a local file"
     )
     what = f"the pretrained weights of {name}"
     return [MissingItem(what=what, location=str(HF_HUB_CACHE), remedy=remedy)]

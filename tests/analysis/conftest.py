@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from analysis.table import REQUIRED_COLUMNS, load_table
+from analysis.table import REQUIRED_COLUMNS, SEED_COLUMNS, load_table
 
 MakeRow = Callable[..., dict[str, Any]]
 Load = Callable[[list[dict[str, Any]]], pd.DataFrame]
@@ -16,7 +16,7 @@ Load = Callable[[list[dict[str, Any]]], pd.DataFrame]
 
 @pytest.fixture
 def make_row() -> MakeRow:
-    """A done row; keyword arguments replace its values."""
+    """A done row; keyword arguments replace its values, seeds and tokenizer follow `seed`."""
 
     def make(**values: Any) -> dict[str, Any]:
         row: dict[str, Any] = dict.fromkeys(REQUIRED_COLUMNS)
@@ -30,6 +30,7 @@ def make_row() -> MakeRow:
             "alignment": "none",
             "generator": "lightningdit",
             "generator_size": "S",
+            "patch_size": 1,
             "generator_params": 100_000,
             "seed": 0,
             "generator_images": 1000,
@@ -47,8 +48,13 @@ def make_row() -> MakeRow:
             "reconstruction_protocol_hash": "reconstruction",
             "protocol": json.dumps({"solver": {"kind": "euler", "num_steps": 50}}),
         } | values
-        names = ("alignment", "vf_weight", "latent_dim", "generator_size", "seed")
-        row.setdefault("trial_id", None)
+        row |= {name: row["seed"] for name in SEED_COLUMNS if name not in values}
+        tokenizer = ("alignment", "alignment_encoder", "vf_weight", "adaptive_vf", "latent_dim")
+        names = (*tokenizer, "generator_size", "patch_size", *SEED_COLUMNS)
+        if "tokenizer_key" not in values:
+            row["tokenizer_key"] = "-".join(
+                str(row[name]) for name in (*tokenizer, "tokenizer_seed")
+            )
         row["trial_id"] = row["trial_id"] or "-".join(str(row[name]) for name in names)
         row["row_id"] = row["row_id"] or (
             f"{row['trial_id']}-{row['guidance']}-{row['generator_images']}"

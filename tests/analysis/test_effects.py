@@ -21,7 +21,7 @@ def _cell(mean, error):
         ((5.0, 0.5), (2.0, 0.5), "higher"),
         ((2.0, 0.5), (5.0, 0.5), "lower"),
         ((4.0, 0.5), (2.0, 0.5), "overlapping"),
-        ((5.0, math.nan), (2.0, 0.5), "one seed"),
+        ((5.0, math.nan), (2.0, 0.5), "no interval"),
         ((math.nan, math.nan), (2.0, 0.5), "not measured"),
     ],
 )
@@ -53,6 +53,40 @@ def test_alignment_is_the_ratio_of_means_with_its_range_over_common_seeds(make_r
     assert effect.gfid_ratio_range == pytest.approx((0.2, 0.5))
     assert effect.num_seeds == (3, 2)
     assert effect.gfid == "overlapping"
+
+
+def test_alignment_is_compared_at_the_same_patch_size_and_downsample(make_row, load):
+    rows = [
+        make_row(alignment=name, patch_size=patch, downsample=downsample, gfid=gfid * patch)
+        for name, gfid in (("none", 10.0), ("vf", 5.0))
+        for patch, downsample in ((1, 8), (2, 8), (4, 16))
+    ]
+    effects = compute_alignment_effects(compute_cells(load(rows), needs=("gfid",)))
+    assert [effect.gfid_ratio for effect in effects] == pytest.approx([0.5] * 3)
+
+
+def test_a_shared_tokenizer_gives_reconstruction_neither_interval_nor_range(make_row, load):
+    rows = [
+        make_row(alignment=name, generator_seed=seed, gfid=gfid + seed, rfid=rfid)
+        for name, gfid, rfid in (("none", 30.0, 2.0), ("vf", 10.0, 3.0))
+        for seed in range(3)
+    ]
+    (effect,) = compute_alignment_effects(compute_cells(load(rows), needs=("gfid",)))
+    assert (effect.gfid, effect.rfid) == ("lower", "no interval")
+    assert effect.gfid_ratio_range == pytest.approx((1 / 3, 12 / 32))
+    assert effect.rfid_ratio_range is None
+    assert (effect.num_seeds, effect.num_tokenizers) == ((3, 3), (1, 1))
+
+
+def test_a_reconstruction_range_is_taken_over_common_tokenizer_seeds(make_row, load):
+    rows = [
+        make_row(alignment=name, tokenizer_seed=tokenizer, generator_seed=seed, rfid=rfid)
+        for name, values in (("none", (2.0, 4.0)), ("vf", (3.0, 5.0)))
+        for tokenizer, rfid in enumerate(values)
+        for seed in range(2)
+    ]
+    (effect,) = compute_alignment_effects(compute_cells(load(rows), needs=("gfid",)))
+    assert effect.rfid_ratio_range == pytest.approx((1.25, 1.5))
 
 
 def test_an_aligned_cell_without_counterpart_has_no_effect(make_row, load):

@@ -68,6 +68,12 @@ def test_the_frontier_figure_names_axes_lines_and_points(dilemma_rows, load):
     assert figure.get_size_inches().tolist() == [6.5, 4.5]
 
 
+def test_the_footnote_says_where_seeds_share_a_tokenizer(make_row, load):
+    rows = [make_row(generator_seed=seed, gfid=3.0 + seed) for seed in range(3)]
+    footnote = draw_frontier(compute_frontier(load(rows))).get_supxlabel()
+    assert "mean ± standard error over 3 seeds (reconstruction: 1 tokenizer)" in footnote
+
+
 def test_labels_stay_inside_the_figure(dilemma_rows, load):
     figure = draw_frontier(compute_frontier(load(dilemma_rows)))
     figure.draw_without_rendering()

@@ -40,6 +40,28 @@ def test_each_guidance_setting_has_its_own_figures(make_row, load, tmp_path):
     assert {"frontier.png", "frontier.2.guidance-cfg-2.0.png"} <= names
 
 
+def test_stale_figures_of_an_earlier_run_are_removed_and_nothing_else(make_row, load, tmp_path):
+    cfg = make_row(guidance="cfg 2.0", guidance_scale=2.0, protocol_hash="cfg")
+    load([make_row(), cfg])
+    write_figures(tmp_path)
+    kept = {"frontier-paper.png", "frontier.txt", "frontier.svg.bak", "my.frontier.csv"}
+    for name in kept:
+        (tmp_path / "figures" / name).write_text("mine")
+    load([make_row(rfid=None)])
+    written = {path.name for path in write_figures(tmp_path)}
+    assert "frontier.png" not in written
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == written | kept
+
+
+def test_a_refused_table_leaves_the_figures_of_the_earlier_run(make_row, load, tmp_path):
+    load([make_row()])
+    written = write_figures(tmp_path)
+    load([make_row(trial_id=name, row_id=name) for name in ("a", "b")])
+    with pytest.raises(ValueError, match="one repetition"):
+        write_figures(tmp_path)
+    assert all(path.is_file() for path in written)
+
+
 def test_one_row_gives_figures_where_out_says_and_exit_code_0(make_row, load, tmp_path, capsys):
     load([make_row()])
     assert main([str(tmp_path), "--out", str(tmp_path / "paper")]) == 0
@@ -93,7 +115,7 @@ def test_grids_are_indexed_by_trial_and_shown_on_a_page(make_row, load, tmp_path
         ("t1-0", "reconstructions", "grids/t1-0_reconstructions.png"),
     }
     page = write_grids_page(table, index, results_dir=tmp_path)
-    assert "![samples](grids/t1/samples.png)" in page.read_text()
+    assert "| none | 4 | S | seed 0 | ![samples](grids/t1/samples.png)" in page.read_text()
 
 
 def test_importing_the_report_leaves_pyplot_alone():

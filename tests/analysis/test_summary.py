@@ -20,6 +20,17 @@ def test_one_seed_establishes_nothing(dilemma_rows, load):
     assert "intervals apart" not in words
 
 
+def test_shared_tokenizers_establish_nothing_of_reconstruction(dilemma_rows, load):
+    rows = [row | {"tokenizer_seed": 0} for row in dilemma_rows]
+    keys = ("alignment", "latent_dim")
+    rows = [row | {"tokenizer_key": "-".join(str(row[key]) for key in keys)} for row in rows]
+    words = summarize(load(rows))
+    assert "per cell 2 seeds (reconstruction: 1 tokenizer)" in words
+    assert "do not show what another tokenizer would change" in words
+    assert "it shows" not in words
+    assert "reconstruction x1, no interval (n=2; reconstruction n=1)" in words
+
+
 def test_overlapping_intervals_claim_no_difference(make_row, load):
     values = {"none": (1.0, 9.0), "vf": (2.0, 7.0)}
     rows = [

@@ -60,6 +60,8 @@ def test_an_unreadable_table_is_refused_by_name(tmp_path, name, content):
             "'reconstruction_protocol_hash' must be known where 'rfid' is",
         ),
         ({"alignment": None}, "'alignment' must be known"),
+        ({"generator_seed": None}, "'generator_seed' must be known"),
+        ({"tokenizer_key": None}, "'tokenizer_key' must be known where 'rfid' is"),
         ({"latent_dim": None}, "'latent_dim' must be known"),
         ({"protocol": "{"}, "'protocol' of row .* must be a JSON object"),
         ({"protocol": json.dumps([1])}, "'protocol' of row .* must be a JSON object"),

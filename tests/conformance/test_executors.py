@@ -39,7 +39,10 @@ def encoder(label: str, *, seed: int = 0, learning_rate: float = 1e-3) -> Stage:
     return Stage(kind="encoder", config=config, inputs={}, label=label)
 
 
-def reference(label: str, extractor: Stage, data=DigitsConfig()) -> Stage:  # noqa: B008
+def reference(
+    label: str, extractor: Stage, data: DigitsConfig | ImageFolderConfig | None = None
+) -> Stage:
+    data = data or DigitsConfig()
     config = ReferenceStage(data=data, crop="training", num_images=50, batch_size=50)
     return Stage(kind="reference", config=config, inputs={"extractor": extractor}, label=label)
 

@@ -73,6 +73,8 @@ def test_noise_becomes_a_finite_latent_of_the_layouts_shape(stage):
         return model(x, torch.full((2, stage.layout.num_groups), t), labels)
 
     with torch.no_grad():
-        latents = sample(velocity, torch.randn(2, 4, 4, 4), SamplerConfig(num_steps=3), stage.layout)
+        latents = sample(
+            velocity, torch.randn(2, 4, 4, 4), SamplerConfig(num_steps=3), stage.layout
+        )
     assert latents.shape == (2, *stage.layout.shape)
     assert torch.isfinite(latents).all()

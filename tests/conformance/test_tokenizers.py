@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from harness.configuration import validate
-from harness.stages.tokenizer import TokenizerStage
+from harness.trial import TokenizerConfig
+from models.autoencoder import Autoencoder
 from models.tokenizer_loss import TokenizerLoss
 
 FEATURES = 6
@@ -29,7 +30,7 @@ CHOICES = {
 
 
 @pytest.fixture(params=CHOICES)
-def stage(request) -> TokenizerStage:
+def settings(request) -> TokenizerConfig:
     choice = CHOICES[request.param]
     architecture = {
         "base_width": 8,
@@ -46,7 +47,11 @@ def stage(request) -> TokenizerStage:
         **choice,
         "architecture": architecture,
     }
-    return validate(TokenizerStage, {"tokenizer": tokenizer, "data": {"kind": "digits"}})
+    return validate(TokenizerConfig, tokenizer)
+
+
+def build(settings: TokenizerConfig) -> Autoencoder:
+    return Autoencoder(settings.architecture, latent_dim=settings.latent_dim, resolution=16)
 
 
 @pytest.fixture
@@ -54,20 +59,19 @@ def images() -> torch.Tensor:
     return torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-def test_images_become_latents_of_the_declared_shape_and_images_again(stage, images):
-    model = stage.build().eval()
-    side = 16 // stage.tokenizer.architecture.downsample
+def test_images_become_latents_of_the_declared_shape_and_images_again(settings, images):
+    model = build(settings).eval()
+    side = 16 // settings.architecture.downsample
     posterior = model.encode(images)
-    assert posterior.mode().shape == (2, stage.tokenizer.latent_dim, side, side)
+    assert posterior.mode().shape == (2, settings.latent_dim, side, side)
     assert model.decode(posterior.mode()).shape == images.shape
     noise = torch.zeros_like(posterior.mean)
     assert torch.equal(posterior.sample(noise), posterior.mode())
 
 
-def test_the_loss_is_finite_and_its_gradient_reaches_every_trained_parameter(stage, images):
+def test_the_loss_is_finite_and_its_gradient_reaches_every_trained_parameter(settings, images):
     torch.manual_seed(0)
-    settings = stage.tokenizer
-    model = stage.build()
+    model = build(settings)
     criterion = TokenizerLoss(
         settings.loss,
         settings.alignment,
@@ -88,9 +92,9 @@ def test_the_loss_is_finite_and_its_gradient_reaches_every_trained_parameter(sta
         assert all(p.grad is not None for p in criterion.discriminator_parameters())
 
 
-def test_equal_seeds_build_equal_networks(stage):
+def test_equal_seeds_build_equal_networks(settings):
     def weights() -> torch.Tensor:
         torch.manual_seed(1)
-        return torch.cat([p.flatten() for p in stage.build().parameters()])
+        return torch.cat([p.flatten() for p in build(settings).parameters()])
 
     assert torch.equal(weights(), weights())

@@ -95,7 +95,10 @@ FILES = {
         ["grid", "give the same trial", "drop one value"],
     ),
     "a resolution that the tokenizer does not divide": (
-        {"trial/tokenizer/architecture/width_multipliers": [1, 1, 1, 1, 1], "trial/data/resolution": 24},
+        {
+            "trial/tokenizer/architecture/width_multipliers": [1, 1, 1, 1, 1],
+            "trial/data/resolution": 24,
+        },
         ["trial.data.resolution", "multiple", "factor 16", "24", "use 16"],
     ),
     "a resolution that the data set cannot give": (

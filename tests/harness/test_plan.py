@@ -151,7 +151,9 @@ def test_a_dry_run_says_in_words_what_would_run(command, write, tree):
     assert not Path("artifacts").exists()
 
 
-def test_the_published_grid_plans_with_the_published_parameter_counts(tmp_path, capsys, monkeypatch):
+def test_the_published_grid_plans_with_the_published_parameter_counts(
+    tmp_path, capsys, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     path = ROOT / "sweeps" / "imagenet256.yaml"
     assert main([str(path), "--dry-run", "--json"]) == 0

@@ -55,7 +55,9 @@ def test_what_moves_the_generation_metric_moves_its_protocol_alone(load, setting
     assert before[1] == after[1]
 
 
-@pytest.mark.parametrize("setting", ["evaluation.num_reconstructions=30", "evaluation.posterior=mode"])
+@pytest.mark.parametrize(
+    "setting", ["evaluation.num_reconstructions=30", "evaluation.posterior=mode"]
+)
 def test_what_moves_the_reconstruction_metrics_moves_their_protocol_alone(load, setting):
     before, after = hashes(load()), hashes(load(setting))
     assert before[0] == after[0]

@@ -33,15 +33,17 @@ def test_a_further_axis_value_runs_what_is_new_only(command, write, tree):
 
 def test_snapshots_and_every_kind_of_guidance_are_measured(command, write, tree):
     tree["trial"]["generator"]["snapshots"] = [2]
+    tree["trial"]["generator"]["ema"] = {"decay": 0.1}
+    tree["trial"]["generator"]["training"]["learning_rate"] = 0.1
     tree["trial"]["evaluation"]["guidance"] = [
         {"kind": "none"},
-        {"kind": "cfg", "scale": 2.0},
+        {"kind": "cfg", "scale": 5.0},
         {"kind": "autoguidance", "scale": 2.0, "weak": {"generator.training.steps": 3}},
     ]
     ended = command(write(tree), "--json")
     assert ended.code == 0, ended.err
     rows = ended.json["rows"]
-    assert [row["guidance"] for row in rows] == 2 * ["none", "cfg 2", "autoguidance 2"]
+    assert [row["guidance"] for row in rows] == 2 * ["none", "cfg 5", "autoguidance 2"]
     assert [row["generator_images"] for row in rows] == 3 * [16] + 3 * [32]
     assert all(row["gfid"] is not None for row in rows)
     assert len({row["gfid"] for row in rows[3:]}) == 3

@@ -1,16 +1,12 @@
 """The store: artifacts are whole or absent, and one process at a time works on a stage."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
 
-from harness.store import LEASE_EXPIRES_S, StageBusy, Store, file_sha256, write_json, write_tensors
+from harness.lease import StageBusy
+from harness.store import Store, file_sha256, write_json, write_tensors
 
 RECORD = {"result": {"value": 1.0}}
 
@@ -24,18 +20,6 @@ def publish(store: Store, value: float = 1.0):
     with store.work("tokenizer", "key") as work:
         write_tensors(work.payload / "model.safetensors", {"weight": torch.full((2,), value)})
         return work.publish({"result": {"value": value}})
-
-
-def write_lease(store: Store, **holder) -> None:
-    path = store.root / "tokenizer" / "key.lease"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), **holder}))
-
-
-def a_dead_process() -> int:
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
 
 
 def test_a_published_artifact_is_found_with_its_content_hashes(store):
@@ -92,41 +76,6 @@ def test_a_stage_held_by_a_living_process_is_busy(store):
             pass
     with store.work("tokenizer", "key"):
         pass
-
-
-def test_the_lease_of_a_dead_process_is_taken_over(store):
-    write_lease(store, pid=a_dead_process())
-    publish(store)
-    assert store.find("tokenizer", "key")
-
-
-def test_the_lease_of_another_machine_holds_until_its_heartbeat_is_old(store):
-    write_lease(store, host="elsewhere", pid=1)
-    with pytest.raises(StageBusy), store.work("tokenizer", "key"):
-        pass
-    old = time.time() - LEASE_EXPIRES_S - 1
-    os.utime(store.root / "tokenizer" / "key.lease", (old, old))
-    publish(store)
-    assert store.find("tokenizer", "key")
-
-
-def test_an_unreadable_lease_holds_until_it_is_old(store):
-    write_lease(store)
-    path = store.root / "tokenizer" / "key.lease"
-    path.write_text("")
-    with pytest.raises(StageBusy), store.work("tokenizer", "key"):
-        pass
-
-
-def test_a_lease_is_kept_alive_while_it_is_held(store, monkeypatch):
-    monkeypatch.setattr("harness.store.LEASE_HEARTBEAT_S", 0.02)
-    with store.work("tokenizer", "key"):
-        path = store.root / "tokenizer" / "key.lease"
-        os.utime(path, (0, 0))
-        deadline = time.monotonic() + 10
-        while path.stat().st_mtime == 0 and time.monotonic() < deadline:
-            time.sleep(0.02)
-        assert path.stat().st_mtime > 0
 
 
 def test_a_record_that_cannot_be_read_is_named_with_the_way_to_mend_it(store):
