@@ -96,6 +96,8 @@ def draw_dilemma(data: DilemmaData) -> Figure:
     figure.suptitle(
         f"Latent dim against generation and PSNR: {setting.dataset}, {setting.resolution} px",
         fontsize=TITLE_SIZE,
+        x=0.01,
+        ha="left",
     )
     add_legend(figure, choose_marks(data.points), with_front=False)
     add_footnote(figure, setting, len(data.gaps))

@@ -56,9 +56,10 @@ def write_grids_page(table: pd.DataFrame, index: pd.DataFrame, *, results_dir: P
         "| alignment | latent dim | generator size | seeds | " + " | ".join(kinds) + " |",
         "|" + "---|" * (4 + len(kinds)),
     ]
-    trials = table.drop_duplicates("trial_id", keep="last").set_index("trial_id")
+    last = table.drop_duplicates("trial_id", keep="last")
+    trials = {str(row["trial_id"]): row for _, row in last.iterrows()}
     for trial_id, pictures in index.groupby("trial_id", sort=False):
-        trial = trials.loc[trial_id]
+        trial = trials[str(trial_id)]
         paths = dict(zip(pictures["kind"], pictures["path"], strict=True))
         shown = [f"![{kind}]({paths[kind]})" if kind in paths else "" for kind in kinds]
         about = [

@@ -4,6 +4,8 @@ A line's trials differ in their latent dim and seeds alone. A setting that diffe
 therefore splits lines and joins their names; one that does not goes without saying.
 """
 
+from typing import Any
+
 import pandas as pd
 
 UNALIGNED = "none"
@@ -49,23 +51,28 @@ def name_lines(rows: pd.DataFrame) -> pd.DataFrame:
 def _name_generators(rows: pd.DataFrame) -> pd.Series:
     names = rows["generator_size"].astype(object)
     if _differs(rows["generator"]):
-        names = rows["generator"].map(_format) + " " + names
+        names = _map_text(rows["generator"], "{} ") + names
     if _differs(rows["patch_size"]):
-        names = names + "/" + rows["patch_size"].map(_format)
+        names = names + _map_text(rows["patch_size"], "/{}")
     return names
 
 
 def _describe(values: pd.Series) -> pd.Series:
     """Text to join a name; an encoder's name needs no word before it."""
-    prefix = " " if values.name == "alignment_encoder" else f", {values.name} "
-    return prefix + values.map(_format)
+    needs_word = values.name != "alignment_encoder"
+    return _map_text(values, f", {values.name} {{}}" if needs_word else " {}")
+
+
+def _map_text(values: pd.Series, pattern: str) -> pd.Series:
+    texts = [pattern.format(_format(value)) for value in values]
+    return pd.Series(texts, index=values.index, dtype=object)
 
 
 def _differs(values: pd.Series) -> bool:
     return values.nunique(dropna=False) > 1
 
 
-def _format(value: object) -> str:
+def _format(value: Any) -> str:
     if pd.isna(value):
         return "unknown"
     return f"{value:g}" if isinstance(value, (int, float)) else str(value)

@@ -4,6 +4,7 @@ Colours are those of Okabe and Ito, which colour-blind readers tell apart; size 
 marker and the line style, so that a figure also reads in grey.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,6 +26,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINE_STYLES = ("-", "--", ":", "-.")
 FONT_SIZE = 8.0
 TITLE_SIZE = 9.5
+LEGEND_CHARACTERS = 18
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +120,7 @@ def scale_axis(axes: Axes, side: Literal["x", "y"], values: pd.Series) -> None:
 def add_legend(figure: Figure, marks: Marks, *, with_front: bool) -> None:
     """Puts the meaning of colours, markers and the front beside the axes."""
     handles = [_heading("alignment")]
-    handles += [_key(name, color=c, linewidth=3.0) for name, c in marks.colours.items()]
+    handles += [_key(_wrap(name), color=c, linewidth=3.0) for name, c in marks.colours.items()]
     handles += [_heading("generator size")]
     handles += [
         _key(size, color="0.35", marker=marker, linestyle=style, markersize=5)
@@ -153,6 +155,16 @@ def add_footnote(figure: Figure, setting: Setting, num_gaps: int) -> None:
         x=0.01,
         ha="left",
     )
+
+
+def _wrap(name: str) -> str:
+    """Breaks a long name after spaces and underscores, so that a legend leaves the axes room."""
+    lines = [""]
+    for piece in re.findall(r"[^ _]*[ _]?", name):
+        if lines[-1] and len(lines[-1] + piece) > LEGEND_CHARACTERS:
+            lines.append("")
+        lines[-1] += piece
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def _heading(text: str) -> Line2D:

@@ -74,6 +74,14 @@ def test_the_footnote_says_where_seeds_share_a_tokenizer(make_row, load):
     assert "mean ± standard error over 3 seeds (reconstruction: 1 tokenizer)" in footnote
 
 
+def test_a_long_alignment_name_is_broken_in_the_legend(make_row, load):
+    vf = {"alignment": "vf", "rfid": 1.0}
+    rows = [make_row(alignment_encoder=name, **vf) for name in ("mae", "vit_large_dinov2.lvd142m")]
+    figure = draw_frontier(compute_frontier(load(rows)))
+    keys = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert {"vf mae", "vf vit_large_\ndinov2.lvd142m"} <= set(keys)
+
+
 def test_labels_stay_inside_the_figure(dilemma_rows, load):
     figure = draw_frontier(compute_frontier(load(dilemma_rows)))
     figure.draw_without_rendering()

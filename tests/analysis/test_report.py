@@ -41,15 +41,14 @@ def test_each_guidance_setting_has_its_own_figures(make_row, load, tmp_path):
 
 
 def test_stale_figures_of_an_earlier_run_are_removed_and_nothing_else(make_row, load, tmp_path):
-    cfg = make_row(guidance="cfg 2.0", guidance_scale=2.0, protocol_hash="cfg")
-    load([make_row(), cfg])
-    write_figures(tmp_path)
+    stale = {"frontier.png", "frontier.2.guidance-cfg-2.0.svg", "dilemma.3.crop-none.pdf"}
     kept = {"frontier-paper.png", "frontier.txt", "frontier.svg.bak", "my.frontier.csv"}
-    for name in kept:
-        (tmp_path / "figures" / name).write_text("mine")
+    (tmp_path / "figures").mkdir()
+    for name in stale | kept:
+        (tmp_path / "figures" / name).write_text("earlier")
     load([make_row(rfid=None)])
     written = {path.name for path in write_figures(tmp_path)}
-    assert "frontier.png" not in written
+    assert not written & stale
     assert {path.name for path in (tmp_path / "figures").iterdir()} == written | kept
 
 
