@@ -322,6 +322,7 @@ def check_trial(trial: Trial) -> None:
             path="tokenizer.architecture.in_channels",
         )
     _check_evaluation(trial)
+    _check_counts(trial)
 
 
 def _check_evaluation(trial: Trial) -> None:
@@ -346,3 +347,17 @@ def _check_evaluation(trial: Trial) -> None:
             except ValueError as error:
                 path = f"evaluation.guidance.{number}.channels"
                 raise ConfigError(str(error), path=path) from error
+
+
+def _check_counts(trial: Trial) -> None:
+    for name, available in (
+        ("num_reconstructions", trial.data.num_eval_images),
+        ("num_reference", trial.data.num_train_images),
+    ):
+        asked = getattr(trial.evaluation, name)
+        if asked is not None and asked > available:
+            raise ConfigError(
+                f"must be at most {available}, the images of its split, but got {asked}; lower it "
+                "or leave it out to take all",
+                path=f"evaluation.{name}",
+            )

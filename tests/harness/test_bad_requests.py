@@ -206,6 +206,15 @@ FILES = {
 }
 
 
+def test_a_tokenizer_is_not_graded_by_the_network_it_is_aligned_with(command, write, tree):
+    tree["grid"] = {"alignment": ["vf"]}
+    tree["trial"]["evaluation"]["extractor"].pop("seed")
+    ended = command(write(tree))
+    assert ended.code == 2
+    assert "trial.evaluation.extractor" in ended.err
+    assert "another network than the one the tokenizer is aligned with" in ended.err
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_that_cannot_be_right_is_refused(name, command, write, tree, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)

@@ -150,7 +150,7 @@ def test_the_keys_of_the_small_sweep_are_pinned(load):
         "encoder": "32e250b0d18c",
         "reference": "e22c64741881",
         "tokenizer": "e4c3c605c509",
-        "reconstruction": "e5875362a659",
+        "reconstruction": "39bb2819393e",
         "latents": "e655ea55ec8a",
         "generator": "02c6ad6d1af0",
         "generation": "38fc319820e8",

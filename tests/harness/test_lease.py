@@ -46,7 +46,7 @@ def test_an_error_in_the_block_gives_the_lease_back(path):
 def test_a_process_that_died_holds_nothing(path):
     program = (
         "import os, sys; from pathlib import Path; from harness.lease import hold; "
-        "hold(Path(sys.argv[1])).__enter__(); os._exit(0)"
+        "held = hold(Path(sys.argv[1])); held.__enter__(); os._exit(0)"
     )
     root = str(Path(__file__).parents[2])
     subprocess.run(

@@ -53,12 +53,6 @@ def test_a_further_value_adds_stages_and_changes_none(load):
     assert len(after - before) == 5
 
 
-def test_the_same_network_as_extractor_and_alignment_encoder_is_one_stage(load, tree):
-    tree["trial"]["evaluation"]["extractor"].pop("seed")
-    plan = make_plan(load("grid.alignment=[vf]"))
-    assert counts(plan)["encoder"] == 1
-
-
 def test_an_exclusion_leaves_its_combinations_out(load):
     exclude = "exclude=[{alignment: vf, generator.size: [pico, nano]}]"
     assert len(make_plan(load(*GRID, exclude)).rows) == 4
