@@ -28,6 +28,9 @@ FONT_SIZE = 8.0
 TITLE_SIZE = 9.5
 LEGEND_CHARACTERS = 18
 
+LOG_FROM = 5.0
+"""Ratio of the largest to the smallest value from which an axis is logarithmic."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Marks:
@@ -105,9 +108,9 @@ def label_distance(side: str, distance_name: str, images: str) -> str:
 
 
 def scale_axis(axes: Axes, side: Literal["x", "y"], values: pd.Series) -> None:
-    """Makes an axis logarithmic, with plain numbers, where positive values span a decade."""
+    """Makes an axis logarithmic, with plain numbers, where values span a factor of `LOG_FROM`."""
     known = values[np.isfinite(values)]
-    if known.empty or known.min() <= 0 or known.max() / known.min() <= 10:
+    if known.empty or known.min() <= 0 or known.max() / known.min() <= LOG_FROM:
         return
     axes.set(**{f"{side}scale": "log"})
     axis = axes.xaxis if side == "x" else axes.yaxis
