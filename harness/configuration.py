@@ -150,8 +150,10 @@ def _from_pydantic(error: pydantic.ValidationError, expected: Any, tree: Any) ->
         return ConfigError(message, path=where)
     if kind == "value_error":
         return ConfigError(str(context.get("error", first["msg"])), path=where)
-    words = first["msg"].replace("valid array", "list").replace("an object", "a mapping")
-    return ConfigError(f"{words[0].lower()}{words[1:]}, but got {value!r}", path=where)
+    messages = [e["msg"] for e in errors if _locate(tree, e)[0] == path]
+    words = " or ".join(dict.fromkeys(message.removeprefix("Input ") for message in messages))
+    words = words.replace("valid array", "list").replace("an object", "a mapping")
+    return ConfigError(f"{words}, but got {value!r}", path=where)
 
 
 def _of_members_meant(errors: Sequence[Any]) -> list[Any]:
