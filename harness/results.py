@@ -53,19 +53,35 @@ def write_results(
     text = yaml.safe_dump(resolved_tree(plan.sweep), sort_keys=False, allow_unicode=True)
     (results / "sweep.yaml").write_text(text, encoding="utf-8")
     rows = write_rows(plan, store, outcomes, results)
+    before = _read_bytes(results / "table.csv")
     frame = compile_table(rows, results)
+    unchanged = before == _read_bytes(results / "table.csv")
     write_json(results / "manifest.json", _manifest(plan, store, outcomes, wall_s))
     grids = _copy_grids(plan, store, results)
-    figures, words = _analyse(results, frame)
+    figures, words = _analyse(results, frame, drawn=_figures(results) if unchanged else [])
     return Written(rows=rows, figures=figures, grids=grids, words=words, wall_s=wall_s)
 
 
-def _analyse(results: Path, frame: pd.DataFrame) -> tuple[list[Path], str]:
-    """Figures and closing words; a table that cannot be drawn is told, the run has succeeded."""
+def _analyse(results: Path, frame: pd.DataFrame, drawn: list[Path]) -> tuple[list[Path], str]:
+    """Figures and closing words; a table that cannot be drawn is told, the run has succeeded.
+
+    Args:
+        results: The results folder.
+        frame: Its table.
+        drawn: Figures of this very table, which need not be drawn again.
+    """
     try:
-        return write_figures(results), summarize(frame)
+        return drawn or write_figures(results), summarize(frame)
     except ValueError as error:
         return [], f"no figures: {error}"
+
+
+def _figures(results: Path) -> list[Path]:
+    return sorted(path for path in (results / "figures").glob("*") if path.is_file())
+
+
+def _read_bytes(path: Path) -> bytes:
+    return path.read_bytes() if path.is_file() else b""
 
 
 def _manifest(

@@ -12,7 +12,6 @@ from typing import ClassVar, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torchdiffeq import odeint
 
 from models.latent import LatentLayout
 
@@ -113,6 +112,8 @@ def _heun_step(
 def _integrate_adaptively(
     velocity_fn: VelocityFunction, noise: Float[Tensor, "b c h w"], config: SamplerConfig
 ) -> Float[Tensor, "b c h w"]:
+    from torchdiffeq import odeint  # It brings SciPy, which takes half a second.
+
     ends = torch.tensor([0.0, 1.0], device=noise.device)
     path = odeint(
         lambda time, state: velocity_fn(state, time.item()),
