@@ -212,6 +212,8 @@ def _tokenizer(trial: Trial) -> Stage:
     aligned = config.alignment.kind
     if isinstance(config.alignment, AlignedWith):
         aligned += f" {config.alignment.vf_weight:g} {config.alignment.encoder.name}"
+    if config.phases:
+        aligned += f" in {len(config.phases)} phases"
     size = f"f{config.architecture.downsample}d{config.latent_dim}"
     return Stage(
         kind="tokenizer",

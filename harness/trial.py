@@ -10,7 +10,9 @@ from harness.configuration import ConfigError
 from harness.data.digits import DigitsConfig
 from harness.data.image_folder import ImageFolderConfig
 from harness.data.pipelines import Pipeline
+from harness.keys import KEY_UNLESS_DEFAULT
 from harness.metrics.extractors import InceptionConfig
+from harness.phases import PhaseInForce, TokenizerPhase, spell_out
 from harness.training import TrainingConfig
 from models.alignment import NoAlignment, VFAlignment
 from models.autoencoder import AutoencoderConfig
@@ -119,6 +121,8 @@ class TokenizerConfig:
     """Reconstruction, KL and adversarial terms."""
     training: TrainingConfig
     """Length and optimiser."""
+    phases: tuple[TokenizerPhase, ...] = field(default=(), metadata=KEY_UNLESS_DEFAULT)
+    """Phases of a staged training, whose steps sum to `training.steps`; empty: one phase."""
     seed: int | None = None
     """Seed of weights and batches; absent: the trial's."""
 
@@ -127,6 +131,12 @@ class TokenizerConfig:
             raise ValueError(
                 f"`latent_dim` must be positive, but got {self.latent_dim}; use 16, 32 or 64"
             )
+        spell_out(self.phases, self.training.steps, self.loss, self.alignment)
+
+    @property
+    def schedule(self) -> tuple[PhaseInForce, ...]:
+        """The phases with all that is in force in each."""
+        return spell_out(self.phases, self.training.steps, self.loss, self.alignment)
 
 
 @dataclass(frozen=True, kw_only=True)

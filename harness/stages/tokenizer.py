@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 from harness.data import open_dataset
 from harness.data.pixel_range import to_model_range
 from harness.data.stream import BatchStream
+from harness.phases import phase_at
 from harness.random_streams import derive_seed, generator_for
 from harness.stages.context import StageContext
 from harness.stages.curves import Curve
@@ -51,7 +52,7 @@ class TokenizerStage:
 def run(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
     """One flat loop: two Adams, autoencoder first, then the discriminator on the same images."""
     device, settings = context.device, config.tokenizer
-    training, seed = settings.training, settings.seed
+    training, seed, schedule = settings.training, settings.seed, settings.schedule
     assert seed is not None
     side = config.data.resolution // settings.architecture.downsample
     encoder = None
@@ -100,6 +101,13 @@ def run(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
         }
 
     for step in range(first, training.steps):
+        phase = phase_at(schedule, step)
+        criterion.enter(phase.loss, phase.alignment)
+        if phase.resets_optimizers and step == phase.first_step:
+            adam.state.clear()
+            if adversary_adam:
+                adversary_adam.state.clear()
+        batch = step - phase.first_step
         torch.manual_seed(derive_seed(seed, "tokenizer", "dropout", step))
         random = generator_for(seed, "tokenizer", step, device=device)
         pixels, _ = stream.batch(step)
@@ -108,9 +116,9 @@ def run(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
         noise = torch.randn(shape, generator=random, device=device)
         features = None if encoder is None else encoder.features(images, grid=(side, side))
         with autocast(training, device):
-            loss = criterion.autoencoder_loss(model, images, noise, features, step)
+            loss = criterion.autoencoder_loss(model, images, noise, features, batch)
         backward_and_step(loss.total, adam, training, step)
-        if adversary_adam and criterion.discriminator_is_on(step):
+        if adversary_adam and criterion.discriminator_is_on(batch):
             with autocast(training, device):
                 adversary_loss = criterion.discriminator_loss(images, loss.reconstruction)
             backward_and_step(adversary_loss, adversary_adam, training, step)
