@@ -11,6 +11,7 @@ from harness.data import open_dataset
 from harness.data.pixel_range import to_model_range
 from harness.data.stream import BatchStream
 from harness.execution import run_stage
+from harness.keys import to_plain
 from harness.phases import TokenizerPhase, spell_out
 from harness.plan import Stage, make_plan
 from harness.random_streams import derive_seed, generator_for
@@ -122,10 +123,12 @@ def test_the_released_recipe_is_the_published_one():
     schedule = load_sweep(RELEASED).points[0].trial.tokenizer.schedule
     assert [phase.first_step / 5005 for phase in schedule] == [0, 100, 115]
     assert [phase.resets_optimizers for phase in schedule] == [False, True, True]
-    assert [phase.loss.discriminator.start_step for phase in schedule] == [5001, 1, 1]
-    numbers = [(p.alignment.vf_weight, p.alignment.cos_margin) for p in schedule]
-    assert numbers == [(0.5, 0.0), (0.1, 0.0), (0.1, 0.5)]
-    assert [phase.alignment.distmat_margin for phase in schedule] == [0.0, 0.0, 0.25]
+    starts = [phase["loss"]["discriminator"]["start_step"] for phase in to_plain(schedule)]
+    assert starts == [5001, 1, 1]
+    aligned = [phase["alignment"] for phase in to_plain(schedule)]
+    names = ("vf_weight", "cos_margin", "distmat_margin")
+    numbers = [tuple(alignment[name] for name in names) for alignment in aligned]
+    assert numbers == [(0.5, 0.0, 0.0), (0.1, 0.0, 0.0), (0.1, 0.5, 0.25)]
 
 
 def test_the_released_sweep_plans_two_rows_with_the_published_sizes(tmp_path, capsys, monkeypatch):
