@@ -381,6 +381,13 @@ def _check_evaluation(trial: Trial) -> None:
             "change its name or seed, or a tokenizer is graded by what it was trained to match",
             path="evaluation.extractor",
         )
+    repa = trial.generator.repa
+    if isinstance(repa, REPAWith) and repa.encoder == evaluation.extractor:
+        raise ConfigError(
+            "must be another network than the one the generator is aligned with, but is the same; "
+            "change its name or seed, or a generator is graded by what it was trained to match",
+            path="evaluation.extractor",
+        )
     for number, guidance in enumerate(evaluation.guidance):
         if guidance.kind != "none":
             try:

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from harness.data import open_dataset
+from harness.data.image_folder import ImageFolderConfig
 from harness.data.pixel_range import to_model_range
 from harness.execution import run_stage
 from harness.latent_set import LatentSet
@@ -40,6 +41,7 @@ def encoded(load, tmp_path):
 @pytest.mark.parametrize("name", ["imagenet256.yaml", "vavae_released.yaml"])
 def test_the_paper_sweeps_use_the_three_published_pipelines(name):
     trial = load_sweep(SWEEPS / name).points[0].trial
+    assert isinstance(trial.data, ImageFolderConfig)
     assert (trial.data.crop, trial.data.flip) == ("opencv_crop", False)
     assert trial.latents.crop == trial.evaluation.reference_crop == "adm_center"
     assert trial.evaluation.reconstruction_crop == "resize_center"

@@ -122,6 +122,11 @@ def test_the_estimate_counts_the_encoder(load):
     assert aligned > plain
 
 
+def test_a_generator_is_not_graded_by_the_network_it_is_aligned_with(load):
+    with pytest.raises(ConfigError, match="graded by what it was trained to match"):
+        load(repa(), f"evaluation.extractor={ENCODER}")
+
+
 def test_a_tap_beyond_the_last_block_is_refused(load):
     with pytest.raises(ConfigError, match=r"`repa.block` must be at most the depth 1, but got 2"):
         load(repa(block=2))
