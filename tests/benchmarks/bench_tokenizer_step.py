@@ -188,8 +188,9 @@ def whole_terms(
     vf = loss.alignment.total(loss.alignment(z, features))
 
     def ratio(term: Tensor, weight: Tensor, limit: float) -> Tensor:
-        gradients = (torch.autograd.grad(t, weight, retain_graph=True)[0] for t in (nll, term))
-        return balance_weight(*gradients, limit).detach()
+        (by_nll,) = torch.autograd.grad(nll, weight, retain_graph=True)
+        (by_term,) = torch.autograd.grad(term, weight, retain_graph=True)
+        return balance_weight(by_nll, by_term, limit).detach()
 
     gan_weight = 0.5 * ratio(gan, model.last_decoder_weight, tokenizer_loss.GAN_WEIGHT_LIMIT)
     vf_weight = 0.1 * ratio(vf, model.last_encoder_weight, tokenizer_loss.VF_WEIGHT_LIMIT)
