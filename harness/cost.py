@@ -57,9 +57,8 @@ def estimate(stage: Stage) -> Estimate:
         return _encoder(config)
     if isinstance(config, TokenizerStage):
         parameters, _ = _measured(config, lambda: _tokenizer_forward(config))
-        encoder = inputs["encoder"].config if "encoder" in inputs else None
         return Estimate(
-            flops=tokenizer_training_flops(config, encoder),
+            flops=tokenizer_training_flops(config, _encoder_of(stage, "encoder")),
             disk_bytes=BYTES * parameters,
             parameters=parameters,
         )
@@ -67,7 +66,7 @@ def estimate(stage: Stage) -> Estimate:
         parameters, _ = _measured(config, lambda: _generator_forward(config))
         snapshots = len(config.generator.snapshot_steps)
         return Estimate(
-            flops=generator_training_flops(config),
+            flops=generator_training_flops(config, _encoder_of(stage, "representation")),
             disk_bytes=BYTES * parameters * snapshots,
             parameters=parameters,
         )
@@ -105,6 +104,8 @@ def tokenizer_training_flops(config: TokenizerStage, encoder: EncoderStage | Non
     and backward to the pixels, then two images forward and backward to its weights).
     """
     training, loss = config.tokenizer.training, config.tokenizer.loss
+    if config.checkpoint:
+        return 0.0
     per_image = FORWARDS_A_STEP * _tokenizer_flops(config)
     side = config.data.resolution
     if encoder is not None:
@@ -120,11 +121,21 @@ def tokenizer_training_flops(config: TokenizerStage, encoder: EncoderStage | Non
     return training.steps * training.batch_size * per_image
 
 
-def generator_training_flops(config: GeneratorStage) -> float:
-    """FLOPs of training a generator."""
+def generator_training_flops(config: GeneratorStage, encoder: EncoderStage | None) -> float:
+    """FLOPs of training a generator, the encoder that its tokens are aligned with included."""
     training = config.generator.training
-    _, per_image = _measured(config, lambda: _generator_forward(config))
-    return training.steps * training.batch_size * FORWARDS_A_STEP * per_image
+    if config.checkpoint:
+        return 0.0
+    per_image = FORWARDS_A_STEP * _measured(config, lambda: _generator_forward(config))[1]
+    if encoder is not None:
+        cells = config.layout.height // config.generator.patch_size
+        per_image += _measured([encoder, cells], lambda: _encoder_forward(encoder, cells))[1]
+    return training.steps * training.batch_size * per_image
+
+
+def _encoder_of(stage: Stage, name: str) -> EncoderStage | None:
+    """The frozen network that a training looks to, or None."""
+    return stage.inputs[name].config if name in stage.inputs else None
 
 
 def _encoder(config: EncoderStage) -> Estimate:

@@ -2,7 +2,9 @@
 
 A key is the sha256 of a canonical JSON text. Dataclasses are written with their type names, so
 that two configurations that happen to have the same fields don't share a key. A field declared
-with `field(metadata={"key": False})` (a path, say) does not move numbers and is left out.
+with `field(metadata={"key": False})` (a path, say) does not move numbers and is left out. One with
+`{"key": "unless_default"}` came later than stored artifacts did; at its default, which stands for
+what they did, it is left out too, so that a further option makes nothing run again.
 """
 
 import dataclasses
@@ -14,6 +16,8 @@ from typing import Any
 
 NO_KEY = {"key": False}
 """Metadata of a dataclass field that does not enter the content key."""
+KEY_UNLESS_DEFAULT = {"key": "unless_default"}
+"""Metadata of a dataclass field that enters the content key where it differs from its default."""
 
 
 def to_plain(value: Any, *, typed: bool = False, for_key: bool = False) -> Any:
@@ -28,7 +32,7 @@ def to_plain(value: Any, *, typed: bool = False, for_key: bool = False) -> Any:
         fields = {
             f.name: to_plain(getattr(value, f.name), typed=typed, for_key=for_key)
             for f in dataclasses.fields(value)
-            if not (for_key and f.metadata.get("key") is False)
+            if not (for_key and _left_out(value, f))
         }
         return {"type": type(value).__name__, **fields} if typed else fields
     if isinstance(value, Mapping):
@@ -42,6 +46,12 @@ def to_plain(value: Any, *, typed: bool = False, for_key: bool = False) -> Any:
     raise ValueError(
         f"a configuration holds JSON values, but got {type(value).__name__}: {value!r}"
     )
+
+
+def _left_out(value: Any, field: "dataclasses.Field[Any]") -> bool:
+    rule = field.metadata.get("key")
+    at_default = getattr(value, field.name) == field.default
+    return rule is False or (rule == "unless_default" and at_default)
 
 
 def canonical_json(value: Any) -> str:

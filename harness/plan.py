@@ -4,6 +4,7 @@ import dataclasses
 import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from harness.configuration import ConfigError
@@ -18,7 +19,7 @@ from harness.stages.reference import ReferenceStage
 from harness.stages.tokenizer import TokenizerStage
 from harness.stages.weights import describe_weights
 from harness.sweep import Point, Sweep, weak_trial
-from harness.trial import AlignedWith, AutoGuidanceWith, Guidance, Trial
+from harness.trial import AlignedWith, AutoGuidanceWith, Guidance, REPAWith, Trial
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -207,11 +208,15 @@ def _encoder(config: Any, trial: Trial, role: str) -> Stage:
 
 def _tokenizer(trial: Trial) -> Stage:
     config, inputs = trial.tokenizer, {}
-    if isinstance(config.alignment, AlignedWith):
+    if isinstance(config.alignment, AlignedWith) and config.checkpoint is None:
         inputs["encoder"] = _encoder(config.alignment.encoder, trial, "alignment encoder")
     aligned = config.alignment.kind
     if isinstance(config.alignment, AlignedWith):
         aligned += f" {config.alignment.vf_weight:g} {config.alignment.encoder.name}"
+    if config.checkpoint is not None:
+        aligned += f" from {Path(config.checkpoint).name}"
+    elif config.phases:
+        aligned += f" in {len(config.phases)} phases"
     size = f"f{config.architecture.downsample}d{config.latent_dim}"
     return Stage(
         kind="tokenizer",
@@ -228,13 +233,18 @@ def _generator(trial: Trial, tokenizer: Stage) -> Stage:
         inputs={"tokenizer": tokenizer},
         label=tokenizer.label,
     )
-    config = trial.generator
-    return Stage(
-        kind="generator",
-        config=GeneratorStage.of(trial),
-        inputs={"latents": latents},
-        label=f"{config.size_name}/{config.patch_size} seed {config.seed} on {tokenizer.label}",
-    )
+    config, stage = trial.generator, GeneratorStage.of(trial)
+    inputs, parts = {"latents": latents}, [f"{config.size_name}/{config.patch_size}"]
+    if config.checkpoint is not None:
+        parts.append(f"from {Path(config.checkpoint).name}")
+    if isinstance(config.repa, REPAWith):
+        parts.append(f"repa {config.repa.weight:g} {config.repa.encoder.name}")
+        if stage.learns_representations:
+            inputs["representation"] = _encoder(
+                config.repa.encoder, trial, "representation encoder"
+            )
+    label = f"{' '.join(parts)} seed {config.seed} on {tokenizer.label}"
+    return Stage(kind="generator", config=stage, inputs=inputs, label=label)
 
 
 def _generation(

@@ -6,11 +6,16 @@ from pathlib import Path
 from harness.data.missing import MissingItem
 from harness.plan import Stage
 from harness.stages.encoder import EncoderStage
+from harness.stages.generator import GeneratorStage
 from harness.stages.reconstruction import ReconstructionStage
 from harness.stages.tokenizer import TokenizerStage
-from harness.stages.weights import missing_lpips, missing_weights
+from harness.stages.weights import missing_checkpoint, missing_lpips, missing_weights
 
-ENCODER_PATHS = {"encoder": "tokenizer.alignment.encoder", "extractor": "evaluation.extractor"}
+ENCODER_PATHS = {
+    "encoder": "tokenizer.alignment.encoder",
+    "representation": "generator.repa.encoder",
+    "extractor": "evaluation.extractor",
+}
 """Name under which a stage reads an encoder -> key path of its configuration in the trial."""
 
 
@@ -39,7 +44,13 @@ def _missing(stage: Stage, encoder_path: str) -> list[MissingItem]:
     if isinstance(config, EncoderStage):
         items += missing_weights(config.encoder, encoder_path)
     if isinstance(config, TokenizerStage):
-        items += missing_lpips(config.tokenizer.loss.perceptual, "tokenizer.loss.perceptual")
+        given = config.tokenizer.checkpoint
+        if given is None:
+            items += missing_lpips(config.tokenizer.loss.perceptual, "tokenizer.loss.perceptual")
+        items += missing_checkpoint("the tokenizer's weights", given, "tokenizer.checkpoint")
+    if isinstance(config, GeneratorStage):
+        given = config.generator.checkpoint
+        items += missing_checkpoint("the generator's weights", given, "generator.checkpoint")
     if isinstance(config, ReconstructionStage):
         items += missing_lpips(config.perceptual, "evaluation.perceptual")
     return items

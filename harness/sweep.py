@@ -12,8 +12,8 @@ from typing import Any, ClassVar, Literal
 
 from harness.configuration import ConfigError, nearest, parse_yaml, read_yaml, validate
 from harness.keys import content_hash, to_plain
-from harness.stages.weights import describe_weights
-from harness.trial import AlignedWith, AutoGuidanceWith, Trial, check_trial
+from harness.stages.weights import describe_checkpoint, describe_weights
+from harness.trial import AlignedWith, AutoGuidanceWith, REPAWith, Trial, check_trial
 
 STAGE_KINDS = (
     "encoder",
@@ -102,10 +102,19 @@ class Point:
     @property
     def trial_id(self) -> str:
         """First 12 digits of the hash of the trial and of the weights that it takes from files."""
-        encoders = [self.trial.evaluation.extractor]
-        if isinstance(self.trial.tokenizer.alignment, AlignedWith):
-            encoders.append(self.trial.tokenizer.alignment.encoder)
-        return content_hash([self.trial, [describe_weights(e) for e in encoders]])[:12]
+        trial, encoders = self.trial, [self.trial.evaluation.extractor]
+        if isinstance(trial.tokenizer.alignment, AlignedWith):
+            encoders.append(trial.tokenizer.alignment.encoder)
+        if isinstance(trial.generator.repa, REPAWith):
+            encoders.append(trial.generator.repa.encoder)
+        weights: list[Any] = [describe_weights(e) for e in encoders]
+        networks = {"tokenizer": trial.tokenizer, "generator": trial.generator}
+        taken = {
+            name: describe_checkpoint(network.checkpoint)
+            for name, network in networks.items()
+            if network.checkpoint is not None
+        }
+        return content_hash([trial, [*weights, taken] if taken else weights])[:12]
 
 
 @dataclass(frozen=True, kw_only=True)

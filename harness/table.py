@@ -87,7 +87,10 @@ COLUMNS: dict[str, Column] = {
     "extractor": _text("feature network of the Fréchet distances"),
     "distance_name": _text("what rfid and gfid are: FID, or in-domain Fréchet distance"),
     "extractor_accuracy": _number("the in-domain extractor's accuracy on the evaluation split"),
-    "provenance": _text("published, reproduced, or reconstruction of a method partly guessed"),
+    "provenance": _text(
+        "published (tokenizer and generator from files), reproduced, or reconstruction of a method "
+        "partly guessed"
+    ),
     "protocol_hash": _text("hash of everything that moves gfid but no weight"),
     "protocol": _text("what is hashed [JSON]"),
     "reconstruction_protocol_hash": _text("hash of everything that moves rfid but no weight"),
@@ -178,6 +181,7 @@ def _replace(path: Path, write: Any) -> None:
 def _configuration(row: PlannedRow, sweep: str) -> dict[str, Any]:
     trial, tokenizer, generator = row.trial, row.trial.tokenizer, row.trial.generator
     evaluation, guidance = trial.evaluation, row.guidance
+    from_files = tokenizer.checkpoint is not None and generator.checkpoint is not None
     values: dict[str, Any] = {
         "row_id": row.row_id,
         "trial_id": row.trial_id,
@@ -201,7 +205,7 @@ def _configuration(row: PlannedRow, sweep: str) -> dict[str, Any]:
         "guidance_kind": guidance.kind,
         "guidance_scale": 1.0 if guidance.kind == "none" else guidance.scale,
         "label_policy": evaluation.label_policy,
-        "provenance": "reproduced",
+        "provenance": "published" if from_files else "reproduced",
         "tokenizer_key": row.tokenizer.key,
         "generator_key": row.generator.key,
         "generation_key": row.generation.key,
@@ -244,14 +248,16 @@ def _measurements(row: PlannedRow, artifacts: Mapping[str, Artifact | None]) -> 
     if tokenizer:
         values["tokenizer_params"] = tokenizer.result["parameters"]
         values["tokenizer_images"] = tokenizer.result["images"]
-        values["tokenizer_s"] = tokenizer.record["cost"]["wall_s"]
+        if _was_trained(tokenizer):
+            values["tokenizer_s"] = tokenizer.record["cost"]["wall_s"]
     if generator:
         values["generator_params"] = generator.result["parameters"]
         # A snapshot has cost its share of the whole training.
         share = row.step / row.trial.generator.training.steps
-        values["generator_s"] = share * generator.record["cost"]["wall_s"]
+        if _was_trained(generator):
+            values["generator_s"] = share * generator.record["cost"]["wall_s"]
         values["device"] = generator.record["environment"]["device"]
-        if tokenizer:
+        if tokenizer and _was_trained(tokenizer) and _was_trained(generator):
             flops = [a.record["cost"]["estimated_flops"] for a in (tokenizer, generator)]
             values["train_flops"] = flops[0] + share * flops[1]
     if extractor:
@@ -274,6 +280,10 @@ def _measurements(row: PlannedRow, artifacts: Mapping[str, Artifact | None]) -> 
         protocol = generation_protocol(row, extractor)
         values["protocol"], values["protocol_hash"] = protocol.text, protocol.hash
     return values
+
+
+def _was_trained(artifact: Artifact) -> bool:
+    return "checkpoint" not in artifact.result
 
 
 def _extractor(row: PlannedRow, artifact: Artifact) -> dict[str, Any]:

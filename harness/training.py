@@ -1,6 +1,7 @@
 """What every training loop shares: its length, optimiser settings, learning rate and batches."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -69,6 +70,19 @@ def optimizer_settings(training: TrainingConfig) -> dict[str, Any]:
         "weight_decay": training.weight_decay,
         "fused": True,
     }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Load an optimiser's state; moments take the memory format of their parameter.
+
+    Fused kernels walk parameter and moments in the order of memory, while a stored tensor is always
+    contiguous.
+    """
+    optimizer.load_state_dict(dict(state))
+    for parameter, moments in optimizer.state.items():
+        for name, value in moments.items():
+            if value.shape == parameter.shape:
+                moments[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def autocast(training: TrainingConfig, device: torch.device) -> torch.autocast:

@@ -10,7 +10,9 @@ from harness.configuration import ConfigError
 from harness.data.digits import DigitsConfig
 from harness.data.image_folder import ImageFolderConfig
 from harness.data.pipelines import Pipeline
+from harness.keys import KEY_UNLESS_DEFAULT, NO_KEY
 from harness.metrics.extractors import InceptionConfig
+from harness.phases import PhaseInForce, TokenizerPhase, spell_out
 from harness.training import TrainingConfig
 from models.alignment import NoAlignment, VFAlignment
 from models.autoencoder import AutoencoderConfig
@@ -26,6 +28,7 @@ from models.guidance import (
 from models.latent import LatentLayout
 from models.lightningdit import LightningDiTConfig
 from models.perceptual import LPIPSConfig, NoPerceptual
+from models.repa import NoREPA, REPAConfig
 from models.sampler import SamplerConfig
 from models.tokenizer_loss import TokenizerLossConfig
 
@@ -119,6 +122,11 @@ class TokenizerConfig:
     """Reconstruction, KL and adversarial terms."""
     training: TrainingConfig
     """Length and optimiser."""
+    phases: tuple[TokenizerPhase, ...] = field(default=(), metadata=KEY_UNLESS_DEFAULT)
+    """Phases of a staged training, whose steps sum to `training.steps`; empty: one phase."""
+    checkpoint: str | None = field(default=None, metadata=NO_KEY)
+    """Official or Lightning-style file to take the weights from; nothing is trained then, and the
+    other fields say how the file was. Its hash enters the key, its path does not."""
     seed: int | None = None
     """Seed of weights and batches; absent: the trial's."""
 
@@ -127,6 +135,12 @@ class TokenizerConfig:
             raise ValueError(
                 f"`latent_dim` must be positive, but got {self.latent_dim}; use 16, 32 or 64"
             )
+        spell_out(self.phases, self.training.steps, self.loss, self.alignment)
+
+    @property
+    def schedule(self) -> tuple[PhaseInForce, ...]:
+        """The phases with all that is in force in each."""
+        return spell_out(self.phases, self.training.steps, self.loss, self.alignment)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +169,16 @@ class LatentsConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class REPAWith(REPAConfig):
+    """Representation alignment of a generator (arXiv 2410.06940) and the network it looks to."""
+
+    __pydantic_config__: ClassVar[Any] = _FORBID
+
+    encoder: AlignmentEncoder
+    """The frozen feature network; it sees the very images behind the latents."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class GeneratorConfig(LightningDiTConfig):
     """A LightningDiT and its training."""
 
@@ -168,6 +192,13 @@ class GeneratorConfig(LightningDiTConfig):
     """Length and optimiser."""
     snapshots: tuple[int, ...] = ()
     """Steps at which the moving average is kept for evaluation, beside the last one."""
+    repa: Annotated[NoREPA | REPAWith, Field(discriminator="kind")] = field(
+        default=NoREPA(), metadata=KEY_UNLESS_DEFAULT
+    )
+    """Alignment of its tokens with a foundation model."""
+    checkpoint: str | None = field(default=None, metadata=NO_KEY)
+    """Official file to take the averaged weights from; nothing is trained then, and the other
+    fields say how the file was. Its hash enters the key, its path does not."""
     seed: int | None = None
     """Seed of weights and batches; absent: the trial's."""
 
@@ -178,6 +209,16 @@ class GeneratorConfig(LightningDiTConfig):
             raise ValueError(
                 f"`snapshots` must be rising steps between 0 and training.steps = "
                 f"{self.training.steps}, but got {list(self.snapshots)}; the last is always kept"
+            )
+        if self.checkpoint is not None and self.snapshots:
+            raise ValueError(
+                f"a `checkpoint` holds one snapshot, but `snapshots` asks for "
+                f"{list(self.snapshots)} too; remove them"
+            )
+        if isinstance(self.repa, REPAWith) and self.repa.block > self.shape.depth:
+            raise ValueError(
+                f"`repa.block` must be at most the depth {self.shape.depth}, but got "
+                f"{self.repa.block}; tap an earlier block"
             )
 
     @property
@@ -338,6 +379,13 @@ def _check_evaluation(trial: Trial) -> None:
         raise ConfigError(
             "must be another network than the one the tokenizer is aligned with, but is the same; "
             "change its name or seed, or a tokenizer is graded by what it was trained to match",
+            path="evaluation.extractor",
+        )
+    repa = trial.generator.repa
+    if isinstance(repa, REPAWith) and repa.encoder == evaluation.extractor:
+        raise ConfigError(
+            "must be another network than the one the generator is aligned with, but is the same; "
+            "change its name or seed, or a generator is graded by what it was trained to match",
             path="evaluation.extractor",
         )
     for number, guidance in enumerate(evaluation.guidance):

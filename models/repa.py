@@ -59,4 +59,5 @@ class REPAHead(nn.Module):
     ) -> Float[Tensor, ""]:
         """Mean over tokens of 1 - cosine, in [0, 2]; features lie on the token grid."""
         targets = features.flatten(2).transpose(1, 2)
-        return (1.0 - functional.cosine_similarity(self.project(tokens), targets, dim=-1)).mean()
+        predicted = self.project(tokens).float()
+        return (1.0 - functional.cosine_similarity(predicted, targets, dim=-1)).mean()

@@ -120,6 +120,19 @@ class TokenizerLoss(nn.Module):
                 alignment, latent_dim=latent_dim, feature_dim=feature_dim
             )
 
+    def enter(self, config: TokenizerLossConfig, alignment: NoAlignment | VFAlignment) -> None:
+        """Use other weights, margins and start steps from now on; all networks stay.
+
+        Args:
+            config: as at construction, but for numbers of the terms.
+            alignment: likewise.
+        """
+        assert type(alignment) is not NoAlignment or self.alignment is None
+        assert config.discriminator.kind == self.config.discriminator.kind
+        self.config = config
+        if self.alignment is not None and isinstance(alignment, VFAlignment):
+            self.alignment.config = alignment
+
     def autoencoder_parameters(self) -> list[nn.Parameter]:
         """Parameters to train together with the autoencoder: the projection, unless frozen."""
         if self.alignment is None:

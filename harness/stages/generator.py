@@ -1,22 +1,31 @@
 """Stage `generator`: a LightningDiT trained on encoded images by flow matching."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from pydantic import TypeAdapter
-from torch import nn
 
 from harness.data.stream import batch_indices
+from harness.keys import KEY_UNLESS_DEFAULT
 from harness.latent_set import LatentSet
 from harness.random_streams import derive_seed, generator_for
 from harness.stages.context import StageContext
 from harness.stages.curves import Curve
+from harness.stages.representation import TokenAlignment
+from harness.stages.weights import check_checkpoint, describe_checkpoint
 from harness.store import Artifact, write_tensors
-from harness.training import autocast, backward_and_step, optimizer_settings
-from harness.trial import GeneratorConfig, Trial
+from harness.training import (
+    autocast,
+    backward_and_step,
+    optimizer_settings,
+    restore_optimizer,
+)
+from harness.trial import Crop, DataConfig, GeneratorConfig, REPAWith, Trial
+from models import checkpoint
 from models.ema import Ema
 from models.flow import flow_loss, flow_total, interpolate, sample_time, velocity_target
 from models.latent import LatentLayout
@@ -33,13 +42,30 @@ class GeneratorStage:
     generator: GeneratorConfig
     layout: LatentLayout
     num_classes: int
+    data: DataConfig | None = field(default=None, metadata=KEY_UNLESS_DEFAULT)
+    """Images behind the latents, where tokens are aligned with their features."""
+    crop: Crop = field(default="training", metadata=KEY_UNLESS_DEFAULT)
+    """Crop and resize of these images."""
+    checkpoint: str = field(default="", metadata=KEY_UNLESS_DEFAULT)
+    """What stands for the file of trained weights: its hash; empty where they are trained here."""
 
     @classmethod
     def of(cls, trial: Trial) -> "GeneratorStage":
         """A trial's generator."""
-        return cls(
-            generator=trial.generator, layout=trial.layout, num_classes=trial.data.num_classes
+        stage = cls(
+            generator=trial.generator,
+            layout=trial.layout,
+            num_classes=trial.data.num_classes,
+            checkpoint=describe_checkpoint(trial.generator.checkpoint),
         )
+        if not stage.learns_representations:
+            return stage
+        return replace(stage, data=trial.data, crop=trial.latents.crop)
+
+    @property
+    def learns_representations(self) -> bool:
+        """Whether training here aligns tokens with an encoder's features."""
+        return isinstance(self.generator.repa, REPAWith) and not self.checkpoint
 
     def build(self) -> LightningDiT:
         """The untrained network."""
@@ -48,24 +74,31 @@ class GeneratorStage:
 
 def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
     """One flat loop: velocity regression on the linear path, AdamW, EMA of the weights."""
+    if config.checkpoint:
+        return _take(config, context)
     device, settings = context.device, config.generator
     training, seed = settings.training, settings.seed
     assert seed is not None
-    encoded = context.inputs["latents"]
-    latents = LatentSet(encoded, device)
+    latents = LatentSet(context.inputs["latents"], device)
     torch.manual_seed(derive_seed(seed, "generator", "weights"))
     model = config.build().to(device).train()
     ema = Ema(model, settings.ema)
     trained = [p for p in model.parameters() if p.requires_grad]
+    alignment = _token_alignment(config, context, model, latents)
+    trained += alignment.head.parameters() if alignment else ()
     optimizer = torch.optim.AdamW(trained, **optimizer_settings(training))
-    network: nn.Module = torch.compile(model) if context.compile else model  # type: ignore[assignment]
+    network: Any = model.forward_with_tap if alignment else model
+    if context.compile:
+        network = torch.compile(network)
     curve = Curve(context.work, every=max(1, training.steps // 200))
     first = 0
     if resumed := context.resume():
         first, saved = resumed
         model.load_state_dict(saved["model"])
         ema.load_state_dict(saved["ema"])
-        optimizer.load_state_dict(saved["optimizer"])
+        restore_optimizer(optimizer, saved["optimizer"])
+        if alignment:
+            alignment.head.load_state_dict(saved["head"])
     curve.rewind(first)
 
     def state() -> Mapping[str, Any]:
@@ -74,6 +107,7 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
             "model": model.state_dict(),
             "ema": ema.state_dict(),
             "optimizer": optimizer.state_dict(),
+            "head": alignment.head.state_dict() if alignment else {},
         }
 
     for step in range(first, training.steps):
@@ -84,16 +118,25 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
         labels = drop_labels(labels, config.num_classes, settings.class_dropout, random)
         noise = torch.randn(clean.shape, generator=random, device=device)
         time = sample_time(settings.flow, len(clean), config.layout.num_groups, random, step)
-        with autocast(training, device):
-            predicted = network(interpolate(clean, noise, time, config.layout), time, labels)
+        noisy = interpolate(clean, noise, time, config.layout)
+        if alignment is None:
+            with autocast(training, device):
+                predicted, aligned = network(noisy, time, labels), {}
+        else:
+            features = alignment.features(indices, views)
+            with autocast(training, device):
+                predicted, tokens = network(noisy, time, labels, alignment.config.block)
+                aligned = {"repa": alignment.head(tokens, features)}
         terms = flow_loss(predicted.float(), velocity_target(clean, noise))
         loss = flow_total(settings.flow, terms)
+        if alignment:
+            loss = loss + alignment.config.weight * aligned["repa"]
         backward_and_step(loss, optimizer, training, step)
         ema.update(model)
         context.watch(step, loss)
-        curve.note(step, terms)
+        curve.note(step, terms | aligned)
         if step + 1 in settings.snapshot_steps:
-            path = context.work.payload / f"ema-step{step + 1:09d}.safetensors"
+            path = context.work.payload / snapshot_name(step + 1)
             write_tensors(path, ema.module.state_dict())
         context.after_step(
             step + 1,
@@ -103,8 +146,26 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
             images=training.batch_size,
         )
     curve.publish()
+    return _result(config, context, num_parameters(model))
+
+
+def _take(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
+    """The averaged weights of a file in place of training; the settings say how they came to be."""
+    settings = config.generator
+    assert settings.checkpoint is not None
+    check_checkpoint(settings.checkpoint, config.checkpoint)
+    model = config.build()
+    checkpoint.load_generator(model, Path(settings.checkpoint).expanduser())
+    path = context.work.payload / snapshot_name(settings.training.steps)
+    write_tensors(path, model.state_dict())
+    source = f"{Path(settings.checkpoint).name}, {config.checkpoint}"
+    return {**_result(config, context, num_parameters(model)), "checkpoint": source}
+
+
+def _result(config: GeneratorStage, context: StageContext, parameters: int) -> dict[str, Any]:
+    training, encoded = config.generator.training, context.inputs["latents"]
     return {
-        "parameters": num_parameters(model),
+        "parameters": parameters,
         "images": training.steps * training.batch_size,
         "mean": encoded.result["mean"],
         "std": encoded.result["std"],
@@ -115,9 +176,29 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
     }
 
 
+def _token_alignment(
+    config: GeneratorStage, context: StageContext, model: LightningDiT, latents: LatentSet
+) -> TokenAlignment | None:
+    repa, seed = config.generator.repa, config.generator.seed
+    if not isinstance(repa, REPAWith):
+        return None
+    assert config.data is not None
+    assert seed is not None
+    torch.manual_seed(derive_seed(seed, "generator", "representation"))
+    encoder = context.inputs["representation"]
+    return TokenAlignment(
+        repa, model, encoder, data=config.data, crop=config.crop, views=latents.views
+    )
+
+
+def snapshot_name(step: int) -> str:
+    """File of the averaged weights after `step` training steps."""
+    return f"ema-step{step:09d}.safetensors"
+
+
 def load_generator(artifact: Artifact, step: int, device: torch.device) -> LightningDiT:
     """The averaged weights after `step` training steps, in evaluation mode."""
     config: GeneratorStage = TypeAdapter(GeneratorStage).validate_python(artifact.record["config"])
     model = config.build()
-    model.load_state_dict(artifact.tensors(f"ema-step{step:09d}.safetensors"))
+    model.load_state_dict(artifact.tensors(snapshot_name(step)))
     return model.requires_grad_(False).eval().to(device)

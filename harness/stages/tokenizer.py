@@ -1,7 +1,8 @@
 """Stage `tokenizer`: a VA-VAE trained on images, aligned with a frozen encoder or not."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,14 +11,22 @@ from pydantic import TypeAdapter
 from harness.data import open_dataset
 from harness.data.pixel_range import to_model_range
 from harness.data.stream import BatchStream
+from harness.keys import KEY_UNLESS_DEFAULT
+from harness.phases import phase_at
 from harness.random_streams import derive_seed, generator_for
 from harness.stages.context import StageContext
 from harness.stages.curves import Curve
 from harness.stages.encoder import load_encoder
-from harness.stages.weights import describe_lpips
+from harness.stages.weights import check_checkpoint, describe_checkpoint, describe_lpips
 from harness.store import Artifact, write_tensors
-from harness.training import autocast, backward_and_step, optimizer_settings
+from harness.training import (
+    autocast,
+    backward_and_step,
+    optimizer_settings,
+    restore_optimizer,
+)
 from harness.trial import DataConfig, TokenizerConfig, Trial
+from models import checkpoint
 from models.autoencoder import Autoencoder
 from models.tokenizer_loss import TokenizerLoss
 
@@ -33,12 +42,20 @@ class TokenizerStage:
     data: DataConfig
     perceptual_weights: str
     """What stands for the weights of LPIPS: their hashes; empty without."""
+    checkpoint: str = field(default="", metadata=KEY_UNLESS_DEFAULT)
+    """What stands for the file of trained weights: its hash; empty where they are trained here."""
 
     @classmethod
     def of(cls, trial: Trial) -> "TokenizerStage":
         """A trial's tokenizer."""
-        weights = describe_lpips(trial.tokenizer.loss.perceptual)
-        return cls(tokenizer=trial.tokenizer, data=trial.data, perceptual_weights=weights)
+        given = trial.tokenizer.checkpoint
+        loss = trial.tokenizer.loss
+        return cls(
+            tokenizer=trial.tokenizer,
+            data=trial.data,
+            perceptual_weights=describe_lpips(loss.perceptual) if given is None else "",
+            checkpoint=describe_checkpoint(given),
+        )
 
     def build(self) -> Autoencoder:
         """The untrained network."""
@@ -50,15 +67,17 @@ class TokenizerStage:
 
 def run(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
     """One flat loop: two Adams, autoencoder first, then the discriminator on the same images."""
+    if config.checkpoint:
+        return _take(config, context)
     device, settings = context.device, config.tokenizer
-    training, seed = settings.training, settings.seed
+    training, seed, schedule = settings.training, settings.seed, settings.schedule
     assert seed is not None
     side = config.data.resolution // settings.architecture.downsample
     encoder = None
     if "encoder" in context.inputs:
         encoder = load_encoder(context.inputs["encoder"], device)
     torch.manual_seed(derive_seed(seed, "tokenizer", "weights"))
-    model = config.build().to(device).train()
+    model = config.build().to(device).to(memory_format=memory_format(device)).train()
     criterion = TokenizerLoss(
         settings.loss,
         settings.alignment,
@@ -85,9 +104,9 @@ def run(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
         first, saved = resumed
         model.load_state_dict(saved["model"])
         criterion.load_state_dict(saved["criterion"])
-        adam.load_state_dict(saved["adam"])
+        restore_optimizer(adam, saved["adam"])
         if adversary_adam:
-            adversary_adam.load_state_dict(saved["adversary_adam"])
+            restore_optimizer(adversary_adam, saved["adversary_adam"])
     curve.rewind(first)
 
     def state() -> Mapping[str, Any]:
@@ -100,6 +119,13 @@ def run(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
         }
 
     for step in range(first, training.steps):
+        phase = phase_at(schedule, step)
+        criterion.enter(phase.loss, phase.alignment)
+        if phase.resets_optimizers and step == phase.first_step:
+            adam.state.clear()
+            if adversary_adam:
+                adversary_adam.state.clear()
+        batch = step - phase.first_step
         torch.manual_seed(derive_seed(seed, "tokenizer", "dropout", step))
         random = generator_for(seed, "tokenizer", step, device=device)
         pixels, _ = stream.batch(step)
@@ -108,9 +134,9 @@ def run(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
         noise = torch.randn(shape, generator=random, device=device)
         features = None if encoder is None else encoder.features(images, grid=(side, side))
         with autocast(training, device):
-            loss = criterion.autoencoder_loss(model, images, noise, features, step)
+            loss = criterion.autoencoder_loss(model, images, noise, features, batch)
         backward_and_step(loss.total, adam, training, step)
-        if adversary_adam and criterion.discriminator_is_on(step):
+        if adversary_adam and criterion.discriminator_is_on(batch):
             with autocast(training, device):
                 adversary_loss = criterion.discriminator_loss(images, loss.reconstruction)
             backward_and_step(adversary_loss, adversary_adam, training, step)
@@ -133,9 +159,30 @@ def run(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
     }
 
 
+def _take(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
+    """The weights of a file in place of training; the settings say how they came to be."""
+    settings = config.tokenizer
+    assert settings.checkpoint is not None
+    check_checkpoint(settings.checkpoint, config.checkpoint)
+    model = config.build()
+    checkpoint.load_tokenizer(model, Path(settings.checkpoint).expanduser())
+    write_tensors(context.work.payload / "model.safetensors", model.state_dict())
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "images": settings.training.steps * settings.training.batch_size,
+        "checkpoint": f"{Path(settings.checkpoint).name}, {config.checkpoint}",
+    }
+
+
+def memory_format(device: torch.device) -> torch.memory_format:
+    """How images and convolutions lie in memory: channels last on CUDA; moves rounding only."""
+    return torch.channels_last if device.type == "cuda" else torch.contiguous_format
+
+
 def load_tokenizer(artifact: Artifact, device: torch.device) -> Autoencoder:
     """The trained network, frozen and in evaluation mode."""
     config: TokenizerStage = TypeAdapter(TokenizerStage).validate_python(artifact.record["config"])
     model = config.build()
     model.load_state_dict(artifact.tensors("model.safetensors"))
-    return model.requires_grad_(False).eval().to(device)
+    model.requires_grad_(False).eval().to(device)
+    return model.to(memory_format=memory_format(device))

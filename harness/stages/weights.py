@@ -39,6 +39,30 @@ def describe_lpips(config: Any) -> str:
     return f"backbone {_describe_file(_backbone_file(config))}, heads {heads}"
 
 
+def describe_checkpoint(path: str | None) -> str:
+    """What stands for a trained network's file in a key: its hash; empty where none is given."""
+    return "" if path is None else _describe_file(Path(path))
+
+
+def check_checkpoint(path: str, described: str) -> None:
+    """Refuse a file that is no longer the one that a key stands for.
+
+    Raises:
+        ValueError: It is gone or has another content.
+    """
+    now = describe_checkpoint(path)
+    if now != described:
+        raise ValueError(
+            f"the checkpoint {path} must be the file that was planned with ({described}), but is "
+            f"{now}; put that file back, or run the command again to plan with the new one"
+        )
+
+
+def missing_checkpoint(what: str, path: str | None, field: str) -> list[MissingItem]:
+    """A trained network's file that a sweep names and this machine does not have."""
+    return [] if path is None else _absent_file(what, path, field)
+
+
 def missing_weights(config: Any, path: str) -> list[MissingItem]:
     """What the weights of the encoder at a key path need that this machine does not have."""
     if isinstance(config, InceptionConfig):

@@ -24,6 +24,22 @@ SETTINGS = (
     "generator.ema.warmup=true",
     "latents.flip=true",
 )
+PHASES = (  # Step 4 lies in the second phase, step 3 starts it.
+    "tokenizer.phases=[{steps: 3, vf_weight: 0.5}, "
+    "{steps: 3, cos_margin: 0.0, discriminator_start: 1}]"
+)
+REPA = (
+    "generator.repa={kind: repa, block: 1, hidden_width: 8, encoder: "
+    "{kind: timm, name: vit_tiny_patch16_224, weights: random, "
+    "model_args: {img_size: 16, patch_size: 8, embed_dim: 16, depth: 1, num_heads: 2}}}"
+)
+CASES = {
+    "encoder": ("encoder",),
+    "tokenizer": ("tokenizer",),
+    "tokenizer in phases": ("tokenizer", PHASES),
+    "generator": ("generator",),
+    "generator with aligned tokens": ("generator", REPA),
+}
 EVERY_STEP = Resources(checkpoint_every_s=1e-9)
 
 
@@ -52,18 +68,20 @@ def interrupt_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("damaged", [False, True], ids=["newest", "previous"])
-@pytest.mark.parametrize("kind", ["encoder", "tokenizer", "generator"])
+@pytest.mark.parametrize("case", CASES)
 def test_a_resumed_stage_equals_the_uninterrupted_one(
-    load, tmp_path, finished, kind, damaged, monkeypatch
+    load, tmp_path, finished, case, damaged, monkeypatch
 ):
-    stage = next(s for s in reversed(make_plan(load(*SETTINGS)).stages) if s.kind == kind)
+    kind, *settings = CASES[case]
+    plan = make_plan(load(*SETTINGS, *settings))
+    stage = next(s for s in reversed(plan.stages) if s.kind == kind)
     if kind == "encoder":
-        stage = next(s for s in make_plan(load(*SETTINGS)).stages if "alignment" in s.label)
+        stage = next(s for s in plan.stages if "alignment" in s.label)
     bring(stage, finished)
     store = Store(tmp_path / "interrupted")
     for source in stage.inputs.values():
         target = store.folder(source.kind, source.key)
-        target.parent.mkdir(parents=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         target.symlink_to(finished.folder(source.kind, source.key))
     with monkeypatch.context() as patch:
         interrupt_after(4, patch)

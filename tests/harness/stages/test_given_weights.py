@@ -1,0 +1,114 @@
+"""Weights from official files in place of training: strictly loaded, and rows like others."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from harness.execution import run_stage
+from harness.plan import make_plan
+from harness.store import Store
+from harness.sweep import Resources
+from models.checkpoint import export_generator, read_checkpoint
+
+
+@pytest.fixture
+def files(load, tmp_path) -> dict[str, Path]:
+    """Random networks of the small sweep in the two official layouts."""
+    stages = {stage.kind: stage for stage in make_plan(load()).stages}
+    torch.manual_seed(0)
+    tokenizer, generator = (stages[k].config.build() for k in ("tokenizer", "generator"))
+    extras = {"loss.logvar": torch.zeros(()), "linear_proj.weight": torch.zeros(3, 2, 1, 1)}
+    paths = {"tokenizer": tmp_path / "vavae.pt", "generator": tmp_path / "lightningdit.pt"}
+    torch.save({"state_dict": tokenizer.state_dict() | extras, "epoch": 1}, paths["tokenizer"])
+    for parameter in generator.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    export_generator(stages["generator"].config.build(), paths["generator"], ema=generator)
+    return paths
+
+
+def settings(files: dict[str, Path]) -> list[str]:
+    return [f"{kind}.checkpoint={path}" for kind, path in files.items()]
+
+
+def keys(sweep) -> dict[str, str]:
+    return {stage.kind: stage.key for stage in make_plan(sweep).stages}
+
+
+def test_files_give_a_row_without_training(command, write, tree, files):
+    tree["grid"] = {"alignment": ["vf"]}
+    ended = command(write(tree), *(f"--set={setting}" for setting in settings(files)))
+    assert ended.code == 0, ended.err
+    (row,) = csv.DictReader(Path("results/small/table.csv").read_text().splitlines())
+    assert (row["status"], row["provenance"]) == ("done", "published")
+    assert (row["tokenizer_s"], row["generator_s"], row["train_flops"]) == ("", "", "")
+    store = Store(Path("artifacts"))
+    tokenizer = store.get("tokenizer", row["tokenizer_key"])
+    generator = store.get("generator", row["generator_key"])
+    assert tokenizer.record["inputs"] == {}
+    assert tokenizer.result["checkpoint"].startswith("vavae.pt, sha256 ")
+    assert tokenizer.record["cost"]["estimated_flops"] == 0.0
+    given = read_checkpoint(files["tokenizer"])["state_dict"]
+    for name, tensor in tokenizer.tensors("model.safetensors").items():
+        assert torch.equal(tensor, given[name])
+    averaged = read_checkpoint(files["generator"])["ema"]
+    for name, tensor in generator.tensors("ema-step000000004.safetensors").items():
+        assert torch.equal(tensor, averaged[name])
+
+
+def test_the_content_of_a_file_enters_the_key_and_its_place_does_not(load, files, tmp_path):
+    here = keys(load(*settings(files)))
+    moved = {kind: tmp_path / f"moved-{kind}.pt" for kind in files}
+    for kind, path in files.items():
+        shutil.copyfile(path, moved[kind])
+    assert keys(load(*settings(moved))) == here
+    torch.save({"state_dict": {}}, moved["tokenizer"])
+    there = keys(load(*settings(moved)))
+    assert {kind for kind in here if here[kind] != there[kind]} == {
+        "tokenizer",
+        "reconstruction",
+        "latents",
+        "generator",
+        "generation",
+    }
+    assert keys(load()) != here
+
+
+def test_trials_with_and_without_files_are_two(load, files):
+    path = str(files["generator"])
+    sweep = load(f"grid.generator.checkpoint=[null, {path}]")
+    assert len({point.trial_id for point in sweep.points}) == 2
+
+
+def test_absent_files_are_named_before_anything_starts(command, write, tree):
+    tree["trial"]["tokenizer"]["checkpoint"] = "absent-vae.pt"
+    tree["trial"]["generator"]["checkpoint"] = "absent-dit.pt"
+    ended = command(write(tree))
+    assert ended.code == 2
+    for text in ("absent-vae.pt", "tokenizer.checkpoint", "absent-dit.pt", "generator.checkpoint"):
+        assert text in ended.err
+    assert not Path("artifacts").exists()
+
+
+def test_a_file_of_another_network_fails_with_what_does_not_fit(load, files, tmp_path):
+    sweep = load("tokenizer.latent_dim=3", f"tokenizer.checkpoint={files['tokenizer']}")
+    stage = next(s for s in make_plan(sweep).stages if s.kind == "tokenizer")
+    outcome = run_stage(stage, tmp_path / "store", Resources(), 0.0)
+    assert outcome.status == "failed"
+    assert "quant_conv.weight (4, 4, 1, 1) for (6, 6, 1, 1)" in outcome.error
+
+
+def test_a_file_that_changed_since_the_plan_is_refused(load, files, tmp_path):
+    sweep = load(f"tokenizer.checkpoint={files['tokenizer']}")
+    stage = next(s for s in make_plan(sweep).stages if s.kind == "tokenizer")
+    torch.save({"state_dict": {}}, files["tokenizer"])
+    outcome = run_stage(stage, tmp_path / "store", Resources(), 0.0)
+    assert outcome.status == "failed"
+    assert "must be the file that was planned with" in outcome.error
+
+
+def test_snapshots_of_a_file_are_refused(load):
+    with pytest.raises(ValueError, match="holds one snapshot"):
+        load("generator.checkpoint=dit.pt", "generator.snapshots=[1]")
