@@ -6,6 +6,7 @@ reservations: a stage is submitted when its resources are free, longest remainin
 """
 
 import os
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,8 @@ SLACK = 1e-6
 """Fractions of a GPU don't add up to exactly one."""
 OBJECT_STORE_BYTES = 200 * 2**20
 """Ray's object store: only tickets pass through it."""
+ANSWER_S = 10.0
+"""Seconds that a cluster has to accept a connection."""
 INFRASTRUCTURE_RETRIES = 3
 """How often Ray starts a stage again whose worker process died."""
 
@@ -63,6 +66,8 @@ class RayExecutor:
 
 
 def _connect(address: str | None) -> None:
+    if address and address != "auto":
+        _require_answer(address)
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
@@ -77,6 +82,18 @@ def _connect(address: str | None) -> None:
                 **quiet,
             )
     except (OSError, RuntimeError, ValueError, RayError) as error:
+        raise ConfigError(_connection_message(address, error), path="--address") from error
+
+
+def _require_answer(address: str) -> None:
+    """Ray itself waits for minutes where nothing listens."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        if not host or not port.isdigit():
+            raise ValueError("it is not HOST:PORT")
+        with socket.create_connection((host, int(port)), timeout=ANSWER_S):
+            return
+    except (OSError, ValueError) as error:
         raise ConfigError(_connection_message(address, error), path="--address") from error
 
 
