@@ -98,7 +98,11 @@ def closing_text(
     lines = ["", *_table(written.rows), ""]
     for row in written.rows:
         if row["status"] in ("failed", "diverged", "blocked"):
-            lines.append(f"{row['status']} row {row['row_id']}: {row['error']}")
+            name = (
+                f"latent dim {row['latent_dim']}, {row['alignment']}, {row['generator_size']}, "
+                f"seed {row['seed']}, guidance {row['guidance']}"
+            )
+            lines.append(f"{row['status']} row {row['row_id']} ({name}): {row['error']}")
     pending = sum(row["status"] == "pending" for row in written.rows)
     if pending:
         lines.append(f"{pending} rows are pending: not all of their stages have run")
