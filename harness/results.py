@@ -1,5 +1,6 @@
 """The results folder of a sweep: what was asked, what came out, and how to trace it."""
 
+import json
 import shutil
 import time
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from analysis.summary import summarize
 from harness.execution import Outcome, command_line, environment
 from harness.keys import to_plain
 from harness.plan import Plan
-from harness.store import Store, write_json
+from harness.store import Store, file_sha256, write_json
 from harness.sweep import resolved_tree
 from harness.table import compile_table, write_rows
 
@@ -53,35 +54,35 @@ def write_results(
     text = yaml.safe_dump(resolved_tree(plan.sweep), sort_keys=False, allow_unicode=True)
     (results / "sweep.yaml").write_text(text, encoding="utf-8")
     rows = write_rows(plan, store, outcomes, results)
-    before = _read_bytes(results / "table.csv")
     frame = compile_table(rows, results)
-    unchanged = before == _read_bytes(results / "table.csv")
     write_json(results / "manifest.json", _manifest(plan, store, outcomes, wall_s))
     grids = _copy_grids(plan, store, results)
-    figures, words = _analyse(results, frame, drawn=_figures(results) if unchanged else [])
+    figures, words = _analyse(results, frame)
     return Written(rows=rows, figures=figures, grids=grids, words=words, wall_s=wall_s)
 
 
-def _analyse(results: Path, frame: pd.DataFrame, drawn: list[Path]) -> tuple[list[Path], str]:
-    """Figures and closing words; a table that cannot be drawn is told, the run has succeeded.
-
-    Args:
-        results: The results folder.
-        frame: Its table.
-        drawn: Figures of this very table, which need not be drawn again.
-    """
+def _analyse(results: Path, frame: pd.DataFrame) -> tuple[list[Path], str]:
+    """Figures and closing words; a table that cannot be drawn is told, the run has succeeded."""
     try:
-        return drawn or write_figures(results), summarize(frame)
+        return _figures(results), summarize(frame)
     except ValueError as error:
         return [], f"no figures: {error}"
 
 
 def _figures(results: Path) -> list[Path]:
-    return sorted(path for path in (results / "figures").glob("*") if path.is_file())
-
-
-def _read_bytes(path: Path) -> bytes:
-    return path.read_bytes() if path.is_file() else b""
+    """Draw the figures, unless those that are there were all drawn from this very table."""
+    note = results / "figures" / "drawn.json"
+    table = file_sha256(results / "table.csv")
+    if note.is_file():
+        drawn = json.loads(note.read_text(encoding="utf-8"))
+        paths = [results / name for name in drawn["files"]]
+        if drawn["table_sha256"] == table and all(path.is_file() for path in paths):
+            return paths
+        note.unlink()
+    paths = write_figures(results)
+    names = [path.relative_to(results).as_posix() for path in paths]
+    write_json(note, {"table_sha256": table, "files": names})
+    return paths
 
 
 def _manifest(

@@ -23,6 +23,25 @@ def test_a_small_sweep_runs_and_repeats_nothing(command, write, tree):
     assert Path("results/small/table.parquet").read_bytes() == table
 
 
+def test_figures_are_drawn_again_only_where_they_are_missing_or_of_another_table(
+    command, write, tree
+):
+    path, figure = write(tree), Path("results/small/figures/frontier.png")
+    command(path)
+    drawn, when = figure.read_bytes(), figure.stat().st_mtime_ns
+    command(path)
+    assert figure.stat().st_mtime_ns == when
+    figure.unlink()
+    command(path)
+    assert figure.read_bytes() == drawn
+    # As a run leaves it that was killed after it wrote its table and before it drew.
+    note = figure.with_name("drawn.json")
+    note.write_text(note.read_text().replace('"table_sha256": "', '"table_sha256": "0'))
+    figure.write_bytes(b"of another table")
+    command(path)
+    assert figure.read_bytes() == drawn
+
+
 def test_a_further_axis_value_runs_what_is_new_only(command, write, tree):
     path = write(tree)
     assert "executed 7 stages" in command(path, "--set", "grid.tokenizer.latent_dim=[2]").out
