@@ -189,7 +189,8 @@ def _valid_names(expected: Any, location: Sequence[str | int]) -> set[str]:
     def resolve(node: dict[str, Any]) -> dict[str, Any]:
         while "$ref" in node:
             node = definitions[node["$ref"].rsplit("/", 1)[-1]]
-        return node
+        present = [option for option in node.get("anyOf", []) if option.get("type") != "null"]
+        return resolve(present[0]) if len(present) == 1 else node
 
     node = resolve(schema)
     for part in location:

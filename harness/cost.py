@@ -18,6 +18,8 @@ from harness.plan import Stage
 from harness.stages.encoder import EncoderStage, build_network
 from harness.stages.generation import GenerationStage
 from harness.stages.generator import GeneratorStage
+from harness.stages.given_pairs import GivenPairsStage
+from harness.stages.given_samples import GivenSamplesStage
 from harness.stages.latents import LatentsStage
 from harness.stages.reconstruction import ReconstructionStage
 from harness.stages.reference import ReferenceStage
@@ -36,6 +38,7 @@ BYTES = 4
 INCEPTION_FLOPS = 11.4e9
 """Inception-v3 at 299x299: 5.7e9 multiply-adds (Szegedy et al., arXiv 1512.00567)."""
 INCEPTION_PARAMETERS = 23_900_000
+INCEPTION_FEATURES = 2048
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +80,15 @@ def estimate(stage: Stage) -> Estimate:
         per_image = _tokenizer_flops(tokenizer) + 2 * _encoder_flops(extractor)
         return Estimate(flops=config.num_images * per_image, disk_bytes=1e5)
     if isinstance(config, ReferenceStage):
-        per_image = _encoder_flops(inputs["extractor"].config)
-        return Estimate(flops=config.num_images * per_image, disk_bytes=1e5)
+        extractor = inputs["extractor"].config
+        dim = _feature_dim(extractor)
+        # Moments of pooled and of spatial features, which are about as wide, in float64.
+        disk = 2 * 8 * dim**2 + BYTES * dim * min(config.num_features, config.num_images)
+        flops = config.num_images * _encoder_flops(extractor)
+        return Estimate(flops=flops, disk_bytes=disk)
+    if isinstance(config, GivenSamplesStage | GivenPairsStage):
+        # Given images are not counted before they are read.
+        return Estimate(flops=0.0, disk_bytes=8 * _feature_dim(inputs["extractor"].config) ** 2)
     assert isinstance(config, GenerationStage)
     return _generation(config, stage)
 
@@ -171,7 +181,9 @@ def _generation(config: GenerationStage, stage: Stage) -> Estimate:
         per_evaluation += _measured(weak, lambda: _generator_forward(weak))[1]
     per_image = evaluations * per_evaluation + _tokenizer_flops(tokenizer) / 2
     per_image += _encoder_flops(stage.inputs["extractor"].config)
-    return Estimate(flops=config.num_images * per_image, disk_bytes=5e5)
+    samples = 3 * tokenizer.data.resolution**2 * config.num_images if config.keep_samples else 0
+    disk = 8 * _feature_dim(stage.inputs["extractor"].config) ** 2 + samples + 5e5
+    return Estimate(flops=config.num_images * per_image, disk_bytes=disk)
 
 
 def _tokenizer_flops(config: TokenizerStage) -> float:
@@ -183,6 +195,18 @@ def _encoder_flops(config: EncoderStage) -> float:
         return INCEPTION_FLOPS
     return _measured(config, lambda: _encoder_forward(config))[1]
 
+
+def _feature_dim(config: EncoderStage) -> int:
+    if not isinstance(config.encoder, InDomainEncoder | TimmEncoderConfig):
+        return INCEPTION_FEATURES
+    key = canonical_json(config)
+    if key not in _feature_dims:
+        with torch.device("meta"):
+            _feature_dims[key] = build_network(config).feature_dim
+    return _feature_dims[key]
+
+
+_feature_dims: dict[str, int] = {}
 
 Forward = Callable[[], tuple[nn.Module, tuple[Any, ...]]]
 

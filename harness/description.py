@@ -39,10 +39,12 @@ def describe_plan(
             "row_id": row.row_id,
             "trial_id": row.trial_id,
             "axes": dict(row.axes),
-            "step": row.step,
-            "guidance": row.guidance.kind,
+            "step": row.generator.step if row.generator else None,
+            "guidance": row.generator.guidance.kind if row.generator else None,
             "tokenizer_parameters": parameters.get(row.tokenizer.key),
-            "generator_parameters": parameters.get(row.generator.key),
+            "generator_parameters": parameters.get(row.generator.training.key)
+            if row.generator
+            else None,
         }
         for row in plan.rows
     ]
@@ -78,7 +80,8 @@ def plan_text(described: Mapping[str, Any]) -> str:
     lines += ["", f"{len(described['rows'])} rows:"]
     for row in described["rows"]:
         axes = ", ".join(f"{axis} {value}" for axis, value in row["axes"].items())
-        lines.append(f"  {row['row_id']}  {axes or 'one trial'}, guidance {row['guidance']}")
+        sampled = f"guidance {row['guidance']}" if row["guidance"] else "tokenizer only"
+        lines.append(f"  {row['row_id']}  {axes or 'one trial'}, {sampled}")
     lines += [
         "",
         f"{described['to_run']} stages to run, {described['to_reuse']} to reuse; estimated "
@@ -95,14 +98,7 @@ def closing_text(
     plan: Plan, written: Written, outcomes: Mapping[str, Outcome], results: Path
 ) -> str:
     """What a person reads when a run has ended: table, places, cost, and what failed."""
-    lines = ["", *_table(written.rows), ""]
-    for row in written.rows:
-        if row["status"] in ("failed", "diverged", "blocked"):
-            name = (
-                f"latent dim {row['latent_dim']}, {row['alignment']}, {row['generator_size']}, "
-                f"seed {row['seed']}, guidance {row['guidance']}"
-            )
-            lines.append(f"{row['status']} row {row['row_id']} ({name}): {row['error']}")
+    lines = ["", *_table(written.rows), "", *_remarks(written.rows)]
     pending = sum(row["status"] == "pending" for row in written.rows)
     if pending:
         lines.append(f"{pending} rows are pending: not all of their stages have run")
@@ -123,6 +119,42 @@ def closing_text(
     if written.grids:
         lines.append(f"samples and reconstructions: {results / 'grids'}")
     return "\n".join(lines)
+
+
+def rows_text(rows: Sequence[Mapping[str, Any]], results: Path) -> str:
+    """What a person reads when given images have been scored: all rows of the folder."""
+    lines = ["", *_table(rows), "", *_remarks(rows)]
+    return "\n".join([*lines, f"table: {results / 'table.csv'} (and .parquet)"])
+
+
+def _remarks(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Rows that failed, and rows whose numbers call for caution."""
+    lines = []
+    for row in rows:
+        if row["status"] in ("failed", "diverged", "blocked"):
+            name = (
+                f"latent dim {row['latent_dim']}, {row['alignment']}, {row['generator_size']}, "
+                f"seed {row['seed']}, guidance {row['guidance']}"
+            )
+            lines.append(f"{row['status']} row {row['row_id']} ({name}): {row['error']}")
+    return lines + [_rank_warning(row) for row in rows if row["rank_deficient"] == "yes"]
+
+
+def _rank_warning(row: Mapping[str, Any]) -> str:
+    counts = ", ".join(
+        f"{row[name]:,} {noun}"
+        for name, noun in (
+            ("num_images", "samples"),
+            ("num_reference", "reference images"),
+            ("num_reconstructions", "reconstructions"),
+        )
+        if row[name] is not None
+    )
+    return (
+        f"warning: row {row['row_id']} has a distance whose covariance lacks rank: {counts}; each "
+        "must exceed the number of the extractor's features. Such distances are far too large and "
+        "compare at equal numbers only (column rank_deficient)"
+    )
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -146,6 +178,9 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         "psnr": "PSNR [dB]",
         "ssim": "SSIM",
         "gfid": "generation",
+        "gfid_infinity": "at infinity",
+        "precision": "precision",
+        "recall": "recall",
         "label_accuracy": "label accuracy",
     }
     cells = [[_cell(row[name]) for name in shown] for row in rows]

@@ -2,7 +2,7 @@
 
 import dataclasses
 import heapq
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,16 @@ from harness.stages.reference import ReferenceStage
 from harness.stages.tokenizer import TokenizerStage
 from harness.stages.weights import describe_weights
 from harness.sweep import Point, Sweep, weak_trial
-from harness.trial import AlignedWith, AutoGuidanceWith, Guidance, REPAWith, Trial
+from harness.trial import (
+    AlignedWith,
+    AutoGuidanceWith,
+    GeneratorConfig,
+    Guidance,
+    ReferenceImages,
+    REPAWith,
+    StatisticsFile,
+    Trial,
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -62,19 +71,35 @@ class PlannedRow:
     trial_id: str
     axes: Mapping[str, Any]
     trial: Trial
-    step: int
-    """Training step of the generator's snapshot."""
-    guidance: Guidance
+    extractor: Stage
     tokenizer: Stage
     reconstruction: Stage
-    generator: Stage
-    generation: Stage
+    generator: "SampledGenerator | None" = None
+    """Absent in a trial of a tokenizer alone."""
 
     @property
     def stages(self) -> tuple[Stage, ...]:
         """The stages that the row reads."""
-        extractor = self.generation.inputs["extractor"]
-        return self.tokenizer, self.reconstruction, self.generator, self.generation, extractor
+        own = (self.extractor, self.tokenizer, self.reconstruction)
+        return (*own, *self.generator.stages) if self.generator else own
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampledGenerator:
+    """A row's generator: one snapshot under one guidance setting."""
+
+    step: int
+    """Training step of the snapshot."""
+    guidance: Guidance
+    training: Stage
+    reference: Stage
+    generations: tuple[Stage, ...]
+    """One for each sampling seed."""
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages that the row reads."""
+        return self.training, self.reference, *self.generations
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +182,7 @@ def guidance_label(guidance: Guidance) -> str:
 
 def _plan_point(sweep: Sweep, point: Point) -> list[PlannedRow]:
     trial = point.trial
-    extractor = _encoder(trial.evaluation.extractor, trial, "metric extractor")
+    extractor = encoder_stage(trial.evaluation.extractor, trial, "metric extractor")
     tokenizer = _tokenizer(trial)
     reconstruction = Stage(
         kind="reconstruction",
@@ -165,38 +190,75 @@ def _plan_point(sweep: Sweep, point: Point) -> list[PlannedRow]:
         inputs={"tokenizer": tokenizer, "extractor": extractor},
         label=tokenizer.label,
     )
-    reference = Stage(
-        kind="reference",
-        config=ReferenceStage.of(trial),
-        inputs={"extractor": extractor},
-        label=f"{trial.data.name} train",
-    )
-    generator = _generator(trial, tokenizer)
+    common: dict[str, Any] = {
+        "trial_id": point.trial_id,
+        "axes": point.axes,
+        "trial": trial,
+        "extractor": extractor,
+        "tokenizer": tokenizer,
+        "reconstruction": reconstruction,
+    }
+    if trial.generator is None:
+        return [PlannedRow(row_id=content_hash([point.trial_id, "tokenizer"])[:16], **common)]
+    return [
+        PlannedRow(
+            row_id=content_hash([point.trial_id, sampled.step, sampled.guidance])[:16],
+            generator=sampled,
+            **common,
+        )
+        for sampled in _sampled_generators(sweep, point, trial.generator, tokenizer, extractor)
+    ]
+
+
+def _sampled_generators(
+    sweep: Sweep, point: Point, config: GeneratorConfig, tokenizer: Stage, extractor: Stage
+) -> Iterator[SampledGenerator]:
+    """Every snapshot under every guidance setting."""
+    trial, evaluation = point.trial, point.trial.evaluation
+    reference = reference_stage(trial, extractor)
+    generator = _generator(trial, config, tokenizer)
     inputs = {
         "generator": generator,
         "tokenizer": tokenizer,
         "extractor": extractor,
         "reference": reference,
     }
-    return [
-        PlannedRow(
-            row_id=content_hash([point.trial_id, step, guidance])[:16],
-            trial_id=point.trial_id,
-            axes=point.axes,
-            trial=trial,
-            step=step,
-            guidance=guidance,
-            tokenizer=tokenizer,
-            reconstruction=reconstruction,
-            generator=generator,
-            generation=_generation(sweep, point, inputs, step, guidance),
-        )
-        for step in trial.generator.snapshot_steps
-        for guidance in trial.evaluation.guidance
-    ]
+    for step in config.snapshot_steps:
+        for guidance in evaluation.guidance:
+            yield SampledGenerator(
+                step=step,
+                guidance=guidance,
+                training=generator,
+                reference=reference,
+                generations=tuple(
+                    _generation(sweep, point, inputs, step, guidance, number)
+                    for number in range(evaluation.sampling_seeds)
+                ),
+            )
 
 
-def _encoder(config: Any, trial: Trial, role: str) -> Stage:
+def reference_stage(trial: Trial, extractor: Stage) -> Stage:
+    """The stage of what a trial's samples are held to."""
+    return Stage(
+        kind="reference",
+        config=ReferenceStage.of(trial),
+        inputs={"extractor": extractor},
+        label=_reference_label(trial),
+    )
+
+
+def _reference_label(trial: Trial) -> str:
+    source = trial.evaluation.reference
+    if isinstance(source, StatisticsFile):
+        return Path(source.path).name
+    if isinstance(source, ReferenceImages):
+        place = getattr(source.images, "path", "")
+        return Path(place).name if place else f"{trial.data.name} {source.images.kind}"
+    return f"{trial.data.name} train"
+
+
+def encoder_stage(config: Any, trial: Trial, role: str) -> Stage:
+    """The stage of a feature network, trained on a trial's data where it is trained here."""
     stage = EncoderStage(
         encoder=config,
         data=trial.data if config.kind == "in_domain" else None,
@@ -209,7 +271,7 @@ def _encoder(config: Any, trial: Trial, role: str) -> Stage:
 def _tokenizer(trial: Trial) -> Stage:
     config, inputs = trial.tokenizer, {}
     if isinstance(config.alignment, AlignedWith) and config.checkpoint is None:
-        inputs["encoder"] = _encoder(config.alignment.encoder, trial, "alignment encoder")
+        inputs["encoder"] = encoder_stage(config.alignment.encoder, trial, "alignment encoder")
     aligned = config.alignment.kind
     if isinstance(config.alignment, AlignedWith):
         aligned += f" {config.alignment.vf_weight:g} {config.alignment.encoder.name}"
@@ -226,21 +288,21 @@ def _tokenizer(trial: Trial) -> Stage:
     )
 
 
-def _generator(trial: Trial, tokenizer: Stage) -> Stage:
+def _generator(trial: Trial, config: GeneratorConfig, tokenizer: Stage) -> Stage:
     latents = Stage(
         kind="latents",
         config=LatentsStage.of(trial),
         inputs={"tokenizer": tokenizer},
         label=tokenizer.label,
     )
-    config, stage = trial.generator, GeneratorStage.of(trial)
+    stage = GeneratorStage.of(trial, config)
     inputs, parts = {"latents": latents}, [f"{config.size_name}/{config.patch_size}"]
     if config.checkpoint is not None:
         parts.append(f"from {Path(config.checkpoint).name}")
     if isinstance(config.repa, REPAWith):
         parts.append(f"repa {config.repa.weight:g} {config.repa.encoder.name}")
         if stage.learns_representations:
-            inputs["representation"] = _encoder(
+            inputs["representation"] = encoder_stage(
                 config.repa.encoder, trial, "representation encoder"
             )
     label = f"{' '.join(parts)} seed {config.seed} on {tokenizer.label}"
@@ -248,20 +310,32 @@ def _generator(trial: Trial, tokenizer: Stage) -> Stage:
 
 
 def _generation(
-    sweep: Sweep, point: Point, inputs: Mapping[str, Stage], step: int, guidance: Guidance
+    sweep: Sweep,
+    point: Point,
+    inputs: Mapping[str, Stage],
+    step: int,
+    guidance: Guidance,
+    number: int,
 ) -> Stage:
+    trained = point.trial.generator
+    assert trained is not None
     parts, weak_step = [inputs["generator"].label], None
-    if step != point.trial.generator.training.steps:
+    if step != trained.training.steps:
         parts.append(f"step {step}")
     if guidance.kind != "none":
         parts.append(guidance_label(guidance))
+    if number:
+        parts.append(f"samples {number + 1}")
     if isinstance(guidance, AutoGuidanceWith):
         weak = weak_trial(sweep.file, point, guidance)
+        assert weak.generator is not None
         weak_step = weak.generator.training.steps
-        inputs = {**inputs, "weak": _generator(weak, inputs["tokenizer"])}
+        inputs = {**inputs, "weak": _generator(weak, weak.generator, inputs["tokenizer"])}
     return Stage(
         kind="generation",
-        config=GenerationStage.of(point.trial, step=step, guidance=guidance, weak_step=weak_step),
+        config=GenerationStage.of(
+            point.trial, step=step, guidance=guidance, weak_step=weak_step, number=number
+        ),
         inputs=inputs,
         label=", ".join(parts),
     )

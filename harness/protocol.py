@@ -11,9 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.keys import to_plain
-from harness.plan import PlannedRow
-from harness.stages.encoder import extractor_identity
+from harness.metrics.extractors import ExtractionConfig
+from harness.stages.encoder import EncoderStage, extractor_identity
+from harness.stages.generation import GenerationStage
+from harness.stages.reconstruction import ReconstructionStage
+from harness.stages.reference import ReferenceStage
 from harness.store import Artifact
+from harness.trial import Crop, DataConfig
 
 UINT8_ROUNDING = "floor(clamp(127.5 x + 128, 0, 255))"
 """How images leave the range [-1, 1] before any metric sees them, as published."""
@@ -36,14 +40,17 @@ class Protocol:
         return hashlib.sha256(self.text.encode()).hexdigest()[:12]
 
 
-def reconstruction_protocol(row: PlannedRow, extractor: Artifact) -> Protocol:
-    """How rfid, psnr, ssim and lpips of a row were measured."""
-    config = row.reconstruction.config
+def reconstruction_protocol(
+    config: ReconstructionStage, network: EncoderStage, weights: Artifact
+) -> Protocol:
+    """How rfid, psnr, ssim and lpips were measured, in the features of a network."""
     return Protocol(
         {
-            **_shared(row, extractor),
+            **_data(config.data),
+            **_extractor(network, weights, config.extraction),
+            "uint8": UINT8_ROUNDING,
             "split": config.split,
-            "crop": _crop(row, config.crop),
+            "crop": _crop(config.data, config.crop),
             "num_images": config.num_images,
             "posterior": config.posterior,
             "perceptual": config.perceptual.kind,
@@ -52,9 +59,10 @@ def reconstruction_protocol(row: PlannedRow, extractor: Artifact) -> Protocol:
     )
 
 
-def generation_protocol(row: PlannedRow, extractor: Artifact) -> Protocol:
-    """How gfid and label_accuracy of a row were measured."""
-    config, reference = row.generation.config, row.generation.inputs["reference"].config
+def generation_protocol(
+    config: GenerationStage, reference: ReferenceStage, network: EncoderStage, weights: Artifact
+) -> Protocol:
+    """How gfid and the other metrics of samples were measured, in the features of a network."""
     adaptive = config.sampler.kind == "dopri5"
     unused = {"num_steps", "timestep_shift"} if adaptive else {"atol", "rtol"}
     sampler = {k: v for k, v in to_plain(config.sampler).items() if k not in unused}
@@ -63,33 +71,70 @@ def generation_protocol(row: PlannedRow, extractor: Artifact) -> Protocol:
         sampler["batch_size"] = config.batch_size
     return Protocol(
         {
-            **_shared(row, extractor),
-            "reference_split": getattr(row.trial.data, "train_split", "train"),
-            "reference_crop": _crop(row, reference.crop),
-            "num_reference": reference.num_images,
+            **reference_fields(reference, network, weights),
+            "uint8": UINT8_ROUNDING,
             "num_images": config.num_images,
             "label_policy": config.label_policy,
             "sampler": sampler,
+            "num_function_evaluations": config.sampler.num_function_evaluations,
             "guidance": to_plain(config.guidance),
             "weights": "moving average",
         }
     )
 
 
-def _shared(row: PlannedRow, extractor: Artifact) -> dict[str, Any]:
-    # Where its weights come from is told by their hash.
-    config = to_plain(row.trial.evaluation.extractor)
-    seen = {k: v for k, v in config.items() if k not in ("weights", "sha256", "training", "seed")}
+def made_elsewhere(protocol: Protocol) -> Protocol:
+    """The protocol of images of which nobody says how they were made, only how they are scored."""
+    unknown = (
+        "split",
+        "crop",
+        "posterior",
+        "label_policy",
+        "sampler",
+        "num_function_evaluations",
+        "guidance",
+        "weights",
+        "uint8",
+    )
+    return Protocol(
+        {name: "unknown" if name in unknown else v for name, v in protocol.fields.items()}
+    )
+
+
+def reference_fields(
+    reference: ReferenceStage, network: EncoderStage, weights: Artifact
+) -> dict[str, Any]:
+    """What samples are held to, and in which features."""
+    shared = {**_data(reference.data), **_extractor(network, weights, reference.extraction)}
+    if reference.content:
+        return {**shared, "reference": f"{reference.source.kind}, {reference.content}"}
     return {
-        "dataset": row.trial.data.name,
-        "resolution": row.trial.data.resolution,
-        "extractor": seen,
-        "extractor_sha256": extractor_identity(extractor),
-        "uint8": UINT8_ROUNDING,
+        **shared,
+        "reference": "training split",
+        "reference_split": getattr(reference.data, "train_split", "train"),
+        "reference_crop": _crop(reference.data, reference.crop),
+        "num_reference": reference.num_images,
+        "num_reference_features": reference.num_features,
+    }
+
+
+def _data(config: DataConfig) -> dict[str, Any]:
+    return {"dataset": config.name, "resolution": config.resolution}
+
+
+def _extractor(
+    network: EncoderStage, weights: Artifact, extraction: ExtractionConfig
+) -> dict[str, Any]:
+    # Where its weights come from is told by their hash.
+    unused = ("weights", "sha256", "training", "seed")
+    return {
+        "extractor": {k: v for k, v in to_plain(network.encoder).items() if k not in unused},
+        "extractor_sha256": extractor_identity(weights),
+        "extraction": to_plain(extraction),
         "statistics": "float64 moments, symmetric eigen-decomposition",
     }
 
 
-def _crop(row: PlannedRow, crop: str) -> str:
-    own = getattr(row.trial.data, "crop", "none")
+def _crop(data: DataConfig, crop: Crop) -> str:
+    own = getattr(data, "crop", "none")
     return own if crop == "training" else crop

@@ -3,13 +3,18 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from harness.configuration import ConfigError
 from harness.data.missing import MissingItem
 from harness.plan import Stage
 from harness.stages.encoder import EncoderStage
 from harness.stages.generator import GeneratorStage
+from harness.stages.given_pairs import GivenPairsStage
+from harness.stages.given_samples import GivenSamplesStage
 from harness.stages.reconstruction import ReconstructionStage
+from harness.stages.reference import ReferenceStage
 from harness.stages.tokenizer import TokenizerStage
 from harness.stages.weights import missing_checkpoint, missing_lpips, missing_weights
+from harness.trial import ReferenceImages, StatisticsFile
 
 ENCODER_PATHS = {
     "encoder": "tokenizer.alignment.encoder",
@@ -35,11 +40,29 @@ def missing_items(stages: Iterable[Stage]) -> list[MissingItem]:
     return list(found.values())
 
 
+def fetch_missing(stages: Iterable[Stage]) -> None:
+    """Download what is missing and has a usual address; the rest stays missing.
+
+    Raises:
+        ConfigError: A download failed, with its cause.
+    """
+    for item in missing_items(stages):
+        if item.fetch is None:
+            continue
+        try:
+            item.fetch()
+        except (OSError, RuntimeError, ValueError) as error:
+            raise ConfigError(
+                f"{item.what} could not be fetched ({error}); {item.remedy}", path="--download"
+            ) from error
+
+
 def _missing(stage: Stage, encoder_path: str) -> list[MissingItem]:
     config = stage.config
     items: list[MissingItem] = []
     data = getattr(config, "data", None)
-    if data is not None:
+    elsewhere = isinstance(config, ReferenceStage) and config.content
+    if data is not None and not elsewhere:
         items += data.missing()
     if isinstance(config, EncoderStage):
         items += missing_weights(config.encoder, encoder_path)
@@ -51,9 +74,22 @@ def _missing(stage: Stage, encoder_path: str) -> list[MissingItem]:
     if isinstance(config, GeneratorStage):
         given = config.generator.checkpoint
         items += missing_checkpoint("the generator's weights", given, "generator.checkpoint")
-    if isinstance(config, ReconstructionStage):
+    if isinstance(config, ReferenceStage):
+        items += _missing_reference(config)
+    if isinstance(config, GivenSamplesStage):
+        items += config.samples.missing()
+    if isinstance(config, GivenPairsStage):
+        items += config.originals.missing() + config.reconstructions.missing()
+    if isinstance(config, ReconstructionStage | GivenPairsStage):
         items += missing_lpips(config.perceptual, "evaluation.perceptual")
     return items
+
+
+def _missing_reference(config: ReferenceStage) -> list[MissingItem]:
+    if isinstance(config.source, StatisticsFile):
+        path = "evaluation.reference.path"
+        return missing_checkpoint("the reference statistics", config.source.path, path)
+    return config.source.images.missing() if isinstance(config.source, ReferenceImages) else []
 
 
 def writable_error(folder: Path) -> str:

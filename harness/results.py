@@ -3,7 +3,7 @@
 import json
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ from analysis.summary import summarize
 from harness.execution import Outcome, command_line, environment
 from harness.keys import to_plain
 from harness.plan import Plan
-from harness.store import Store, file_sha256, write_json
+from harness.store import Artifact, Store, file_sha256, write_json
 from harness.sweep import resolved_tree
-from harness.table import compile_table, write_rows
+from harness.table import compile_table, write_row, write_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +59,34 @@ def write_results(
     grids = _copy_grids(plan, store, results)
     figures, words = _analyse(results, frame)
     return Written(rows=rows, figures=figures, grids=grids, words=words, wall_s=wall_s)
+
+
+def write_given_row(
+    row: Mapping[str, Any], artifacts: Sequence[Artifact], results: Path, wall_s: float
+) -> list[dict[str, Any]]:
+    """Add the row of given images to a results folder; returns all rows that are there."""
+    write_row(row, results)
+    paths = sorted((results / "rows").glob("*.json"))
+    rows = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    compile_table(rows, results)
+    manifest = results / "manifest.json"
+    known = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else {}
+    known[row["row_id"]] = {
+        "command": command_line(),
+        "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "wall_s": wall_s,
+        "environment": environment(torch.device("cpu")),
+        "artifacts": {str(a.path): a.record["config"] for a in artifacts},
+    }
+    write_json(manifest, known)
+    folder = results / "grids"
+    folder.mkdir(parents=True, exist_ok=True)
+    for artifact in artifacts:
+        for name in ("samples", "reconstructions"):
+            source = artifact.path / f"{name}.png"
+            if source.is_file():
+                shutil.copyfile(source, folder / f"{row['trial_id']}_{name}.png")
+    return rows
 
 
 def _analyse(results: Path, frame: pd.DataFrame) -> tuple[list[Path], str]:
@@ -125,10 +153,10 @@ def _copy_grids(plan: Plan, store: Store, results: Path) -> list[Path]:
     for row in plan.rows:
         several = len([other for other in plan.rows if other.trial_id == row.trial_id]) > 1
         samples = f"{row.trial_id}_samples{f'_{row.row_id}' if several else ''}.png"
-        for stage, name, target in (
-            (row.reconstruction, "reconstructions.png", f"{row.trial_id}_reconstructions.png"),
-            (row.generation, "samples.png", samples),
-        ):
+        grids = [(row.reconstruction, "reconstructions.png", f"{row.trial_id}_reconstructions.png")]
+        if row.generator:
+            grids.append((row.generator.generations[0], "samples.png", samples))
+        for stage, name, target in grids:
             artifact = store.find(stage.kind, stage.key)
             if artifact and (artifact.path / name).is_file():
                 shutil.copyfile(artifact.path / name, folder / target)

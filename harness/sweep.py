@@ -12,7 +12,9 @@ from typing import Any, ClassVar, Literal
 
 from harness.configuration import ConfigError, nearest, parse_yaml, read_yaml, validate
 from harness.keys import content_hash, to_plain
-from harness.stages.weights import describe_checkpoint, describe_weights
+from harness.protocol_presets import apply_presets
+from harness.stages.reference import describe_source
+from harness.stages.weights import describe_file, describe_weights
 from harness.trial import AlignedWith, AutoGuidanceWith, REPAWith, Trial, check_trial
 
 STAGE_KINDS = (
@@ -105,15 +107,15 @@ class Point:
         trial, encoders = self.trial, [self.trial.evaluation.extractor]
         if isinstance(trial.tokenizer.alignment, AlignedWith):
             encoders.append(trial.tokenizer.alignment.encoder)
-        if isinstance(trial.generator.repa, REPAWith):
+        if trial.generator is not None and isinstance(trial.generator.repa, REPAWith):
             encoders.append(trial.generator.repa.encoder)
         weights: list[Any] = [describe_weights(e) for e in encoders]
-        networks = {"tokenizer": trial.tokenizer, "generator": trial.generator}
-        taken = {
-            name: describe_checkpoint(network.checkpoint)
-            for name, network in networks.items()
-            if network.checkpoint is not None
-        }
+        files = {"tokenizer": trial.tokenizer.checkpoint}
+        if trial.generator is not None:
+            files["generator"] = trial.generator.checkpoint
+        taken = {name: describe_file(path) for name, path in files.items() if path is not None}
+        if content := describe_source(trial.evaluation.reference):
+            taken["reference"] = content
         return content_hash([trial, [*weights, taken] if taken else weights])[:12]
 
 
@@ -367,6 +369,8 @@ def build_trial(file: SweepFile, axes: Mapping[str, Any], weak: Mapping[str, Any
     for path, _, value in changes:
         set_path(tree, path, value)
     try:
+        if isinstance(tree.get("evaluation"), dict):
+            tree["evaluation"] = apply_presets(tree["evaluation"])
         trial = validate(Trial, tree)
         check_trial(trial)
     except ConfigError as error:

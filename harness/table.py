@@ -1,6 +1,8 @@
 """The results table: one atomic JSON file a row, compiled to parquet and CSV."""
 
 import datetime
+import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.execution import Outcome
-from harness.plan import Plan, PlannedRow, guidance_label, with_inputs
+from harness.plan import Plan, PlannedRow, Stage, guidance_label, with_inputs
 from harness.protocol import generation_protocol, reconstruction_protocol
+from harness.protocol_presets import protocol_name
+from harness.stages.encoder import EncoderStage
 from harness.store import Artifact, Store, write_json
 from harness.trial import AlignedWith
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised when a column changes its name or meaning."""
 
 Kind = Literal["text", "count", "number"]
@@ -79,25 +83,42 @@ COLUMNS: dict[str, Column] = {
     "psnr": _number("peak signal-to-noise ratio of reconstructions, mean over images [dB]"),
     "ssim": _number("structural similarity of reconstructions, mean over images"),
     "lpips": _number("perceptual distance of reconstructions (VGG16), mean over images"),
-    "gfid": _number("Fréchet distance of samples to the training split; see distance_name"),
+    "gfid": _number(
+        "Fréchet distance of samples to the reference, mean over sampling seeds; see distance_name"
+    ),
+    "gfid_se": _number("standard error of gfid over sampling seeds, absent with one"),
+    "num_sampling_seeds": _count("sets of samples behind gfid and the metrics that follow"),
+    "gfid_infinity": _number("gfid extrapolated to infinitely many samples"),
+    "sfid": _number("Fréchet distance of spatial features, 7 channels of an inner layer"),
+    "inception_score": _number("inception score in the order of ADM's splits, higher is better"),
+    "inception_score_shuffled": _number("inception score over shuffled splits"),
+    "kid": _number("kernel distance of samples to the reference, mean over subsets"),
+    "kid_se": _number("standard error of kid over subsets"),
+    "precision": _number("share of samples among the reference images' neighbourhoods"),
+    "recall": _number("share of reference images among the samples' neighbourhoods"),
     "label_accuracy": _number("share of samples in which the extractor sees the class asked for"),
     "num_images": _count("generated images behind gfid"),
-    "num_reference": _count("training images behind the reference of gfid"),
+    "num_reference": _count("images behind the reference of gfid, absent where a file hides it"),
     "num_reconstructions": _count("images behind rfid, psnr, ssim and lpips"),
     "extractor": _text("feature network of the Fréchet distances"),
     "distance_name": _text("what rfid and gfid are: FID, or in-domain Fréchet distance"),
+    "rank_deficient": _text(
+        "yes where fewer images than features are behind a distance, which biases it strongly"
+    ),
     "extractor_accuracy": _number("the in-domain extractor's accuracy on the evaluation split"),
     "provenance": _text(
-        "published (tokenizer and generator from files), reproduced, or reconstruction of a method "
-        "partly guessed"
+        "published (tokenizer and generator from files), reproduced, given (images made "
+        "elsewhere), or reconstruction of a method partly guessed"
     ),
+    "protocol_name": _text("preset that the protocol of gfid equals"),
     "protocol_hash": _text("hash of everything that moves gfid but no weight"),
     "protocol": _text("what is hashed [JSON]"),
+    "reconstruction_protocol_name": _text("preset that the protocol of rfid equals"),
     "reconstruction_protocol_hash": _text("hash of everything that moves rfid but no weight"),
     "reconstruction_protocol": _text("what is hashed [JSON]"),
     "tokenizer_key": _text("artifact of the tokenizer"),
     "generator_key": _text("artifact of the generator"),
-    "generation_key": _text("artifact of the samples"),
+    "generation_key": _text("artifact of the samples, of the first sampling seed"),
     "tokenizer_s": _number("training time of the tokenizer [s]"),
     "generator_s": _number("training time of the generator [s]"),
     "generation_s": _number("time of sampling and its metrics [s]"),
@@ -110,6 +131,33 @@ COLUMNS: dict[str, Column] = {
 """Column -> kind and meaning, in the order of the table."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class RowArtifacts:
+    """The artifacts of one row that are there."""
+
+    extractor: Artifact | None
+    tokenizer: Artifact | None
+    reconstruction: Artifact | None
+    generator: Artifact | None
+    generations: tuple[Artifact | None, ...]
+
+    @classmethod
+    def find(cls, row: PlannedRow, store: Store) -> "RowArtifacts":
+        """Look each of them up."""
+
+        def find(stage: Stage | None) -> Artifact | None:
+            return None if stage is None else store.find(stage.kind, stage.key)
+
+        sampled = row.generator
+        return cls(
+            extractor=find(row.extractor),
+            tokenizer=find(row.tokenizer),
+            reconstruction=find(row.reconstruction),
+            generator=find(sampled.training) if sampled else None,
+            generations=tuple(find(s) for s in sampled.generations) if sampled else (),
+        )
+
+
 def make_row(
     row: PlannedRow, sweep: str, store: Store, outcomes: Mapping[str, Outcome]
 ) -> dict[str, Any]:
@@ -118,19 +166,11 @@ def make_row(
     A row whose stages have not all ended well has a status and an error and no metrics of what
     is missing.
     """
-    artifacts = {
-        name: store.find(stage.kind, stage.key)
-        for name, stage in (
-            ("tokenizer", row.tokenizer),
-            ("reconstruction", row.reconstruction),
-            ("generator", row.generator),
-            ("generation", row.generation),
-            ("extractor", row.generation.inputs["extractor"]),
-        )
-    }
+    artifacts = RowArtifacts.find(row, store)
     values: dict[str, Any] = dict.fromkeys(COLUMNS)
     values |= _configuration(row, sweep) | _status(row, artifacts, outcomes)
-    values |= _measurements(row, artifacts)
+    values |= _tokenizer(artifacts) | _generator(row, artifacts)
+    values |= _reconstruction(row, artifacts) | _generation(row, artifacts)
     assert list(values) == list(COLUMNS), "a row has exactly the table's columns"
     return values
 
@@ -179,9 +219,7 @@ def _replace(path: Path, write: Any) -> None:
 
 
 def _configuration(row: PlannedRow, sweep: str) -> dict[str, Any]:
-    trial, tokenizer, generator = row.trial, row.trial.tokenizer, row.trial.generator
-    evaluation, guidance = trial.evaluation, row.guidance
-    from_files = tokenizer.checkpoint is not None and generator.checkpoint is not None
+    trial, tokenizer = row.trial, row.trial.tokenizer
     values: dict[str, Any] = {
         "row_id": row.row_id,
         "trial_id": row.trial_id,
@@ -193,22 +231,11 @@ def _configuration(row: PlannedRow, sweep: str) -> dict[str, Any]:
         "latent_dim": tokenizer.latent_dim,
         "alignment": tokenizer.alignment.kind,
         "vf_weight": 0.0,
-        "generator": generator.kind,
-        "generator_size": generator.size_name,
-        "patch_size": generator.patch_size,
         "seed": trial.seed,
         "tokenizer_seed": tokenizer.seed,
-        "generator_seed": generator.seed,
-        "evaluation_seed": evaluation.seed,
-        "generator_images": row.step * generator.training.batch_size,
-        "guidance": guidance_label(guidance),
-        "guidance_kind": guidance.kind,
-        "guidance_scale": 1.0 if guidance.kind == "none" else guidance.scale,
-        "label_policy": evaluation.label_policy,
-        "provenance": "published" if from_files else "reproduced",
+        "evaluation_seed": trial.evaluation.seed,
         "tokenizer_key": row.tokenizer.key,
-        "generator_key": row.generator.key,
-        "generation_key": row.generation.key,
+        "provenance": "reproduced" if tokenizer.checkpoint is None else "published",
         "schema_version": SCHEMA_VERSION,
     }
     if isinstance(tokenizer.alignment, AlignedWith):
@@ -220,74 +247,173 @@ def _configuration(row: PlannedRow, sweep: str) -> dict[str, Any]:
             "distmat_margin": alignment.distmat_margin,
             "adaptive_vf": "yes" if alignment.adaptive else "no",
         }
-    return values
+    return values | _sampled_configuration(row)
+
+
+def _sampled_configuration(row: PlannedRow) -> dict[str, Any]:
+    generator, sampled = row.trial.generator, row.generator
+    if generator is None or sampled is None:
+        return {}
+    guidance, first = sampled.guidance, sampled.generations[0]
+    from_files = row.trial.tokenizer.checkpoint is not None and generator.checkpoint is not None
+    return {
+        "generator": generator.kind,
+        "generator_size": generator.size_name,
+        "patch_size": generator.patch_size,
+        "generator_seed": generator.seed,
+        "generator_images": sampled.step * generator.training.batch_size,
+        "guidance": guidance_label(guidance),
+        "guidance_kind": guidance.kind,
+        "guidance_scale": 1.0 if guidance.kind == "none" else guidance.scale,
+        "label_policy": row.trial.evaluation.label_policy,
+        "provenance": "published" if from_files else "reproduced",
+        "generator_key": sampled.training.key,
+        "generation_key": first.key,
+    }
 
 
 def _status(
-    row: PlannedRow,
-    artifacts: Mapping[str, Artifact | None],
-    outcomes: Mapping[str, Outcome],
+    row: PlannedRow, artifacts: RowArtifacts, outcomes: Mapping[str, Outcome]
 ) -> dict[str, Any]:
-    if all(artifacts.values()):
+    sampled = row.generator
+    there = [artifacts.extractor, artifacts.tokenizer, artifacts.reconstruction]
+    there += [artifacts.generator, *artifacts.generations] if sampled else []
+    if all(there):
         return {"status": "done"}
     ended = [outcomes[s.key] for s in with_inputs(row.stages) if s.key in outcomes]
     bad = [o for o in ended if o.status in ("failed", "diverged", "blocked")]
     worst = min(bad, key=lambda o: ("diverged", "failed", "blocked").index(o.status), default=None)
     if worst is None:
         return {"status": "pending"}
-    own = {stage.key for stage in (row.generator, row.generation, row.reconstruction)}
+    own = {row.reconstruction.key}
+    own |= {stage.key for stage in (sampled.training, *sampled.generations)} if sampled else set()
     status = worst.status if worst.key in own or worst.status == "blocked" else "blocked"
     return {"status": status, "error": worst.error}
 
 
-def _measurements(row: PlannedRow, artifacts: Mapping[str, Artifact | None]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    tokenizer, generator = artifacts["tokenizer"], artifacts["generator"]
-    reconstruction, generation = artifacts["reconstruction"], artifacts["generation"]
-    extractor = artifacts["extractor"]
-    if tokenizer:
-        values["tokenizer_params"] = tokenizer.result["parameters"]
-        values["tokenizer_images"] = tokenizer.result["images"]
-        if _was_trained(tokenizer):
-            values["tokenizer_s"] = tokenizer.record["cost"]["wall_s"]
-    if generator:
-        values["generator_params"] = generator.result["parameters"]
-        # A snapshot has cost its share of the whole training.
-        share = row.step / row.trial.generator.training.steps
-        if _was_trained(generator):
-            values["generator_s"] = share * generator.record["cost"]["wall_s"]
-        values["device"] = generator.record["environment"]["device"]
-        if tokenizer and _was_trained(tokenizer) and _was_trained(generator):
-            flops = [a.record["cost"]["estimated_flops"] for a in (tokenizer, generator)]
-            values["train_flops"] = flops[0] + share * flops[1]
-    if extractor:
-        values |= _extractor(row, extractor)
-    if extractor and reconstruction:
-        result = reconstruction.result
-        values |= {name: result[name] for name in ("rfid", "psnr", "ssim", "lpips")}
-        values["num_reconstructions"] = result["num_images"]
-        protocol = reconstruction_protocol(row, extractor)
-        values["reconstruction_protocol"] = protocol.text
-        values["reconstruction_protocol_hash"] = protocol.hash
-    if extractor and generation:
-        result = generation.result
-        names = ("gfid", "label_accuracy", "num_images", "num_reference")
-        values |= {name: result[name] for name in names}
-        values["generation_s"] = generation.record["cost"]["wall_s"]
-        values["git_revision"] = generation.record["environment"]["git_revision"]
-        created = datetime.datetime.fromtimestamp(generation.record["created"], datetime.UTC)
-        values["created"] = created.isoformat(timespec="seconds")
-        protocol = generation_protocol(row, extractor)
-        values["protocol"], values["protocol_hash"] = protocol.text, protocol.hash
+def _tokenizer(artifacts: RowArtifacts) -> dict[str, Any]:
+    tokenizer = artifacts.tokenizer
+    if tokenizer is None:
+        return {}
+    values = {
+        "tokenizer_params": tokenizer.result["parameters"],
+        "tokenizer_images": tokenizer.result["images"],
+    }
+    if _was_trained(tokenizer):
+        cost = tokenizer.record["cost"]
+        values |= {"tokenizer_s": cost["wall_s"], "train_flops": cost["estimated_flops"]}
     return values
+
+
+def _generator(row: PlannedRow, artifacts: RowArtifacts) -> dict[str, Any]:
+    trained, sampled, generator = row.trial.generator, row.generator, artifacts.generator
+    if trained is None or sampled is None:
+        return {}
+    if generator is None:
+        return {"train_flops": None}
+    # A snapshot has cost its share of the whole training.
+    share = sampled.step / trained.training.steps
+    values: dict[str, Any] = {
+        "generator_params": generator.result["parameters"],
+        "device": generator.record["environment"]["device"],
+        "train_flops": None,
+    }
+    if _was_trained(generator):
+        values["generator_s"] = share * generator.record["cost"]["wall_s"]
+    if artifacts.tokenizer and _was_trained(artifacts.tokenizer) and _was_trained(generator):
+        flops = [a.record["cost"]["estimated_flops"] for a in (artifacts.tokenizer, generator)]
+        values["train_flops"] = flops[0] + share * flops[1]
+    return values
+
+
+def _reconstruction(row: PlannedRow, artifacts: RowArtifacts) -> dict[str, Any]:
+    extractor, reconstruction = artifacts.extractor, artifacts.reconstruction
+    if extractor is None:
+        return {}
+    values = describe_extractor(row.extractor.config, extractor)
+    if reconstruction is None:
+        return values
+    protocol = reconstruction_protocol(row.reconstruction.config, row.extractor.config, extractor)
+    return {
+        **values,
+        **reconstruction_columns(reconstruction.result),
+        "reconstruction_protocol_name": protocol_name(row.trial.evaluation, "reconstruction"),
+        "reconstruction_protocol": protocol.text,
+        "reconstruction_protocol_hash": protocol.hash,
+    }
+
+
+def reconstruction_columns(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Metrics of a tokenizer from the result of its stage."""
+    return {
+        **{name: result[name] for name in ("rfid", "psnr", "ssim", "lpips")},
+        "num_reconstructions": result["num_images"],
+        "rank_deficient": "yes" if result["rank_deficient"] else "no",
+    }
+
+
+def _generation(row: PlannedRow, artifacts: RowArtifacts) -> dict[str, Any]:
+    sampled, extractor = row.generator, artifacts.extractor
+    made = [artifact for artifact in artifacts.generations if artifact]
+    if sampled is None or extractor is None or not made or len(made) < len(sampled.generations):
+        return {}
+    created = datetime.datetime.fromtimestamp(made[0].record["created"], datetime.UTC)
+    first = sampled.generations[0].config
+    protocol = generation_protocol(first, sampled.reference.config, row.extractor.config, extractor)
+    values = generation_columns([artifact.result for artifact in made])
+    if artifacts.reconstruction and artifacts.reconstruction.result["rank_deficient"]:
+        values["rank_deficient"] = "yes"
+    return {
+        **values,
+        "generation_s": sum(artifact.record["cost"]["wall_s"] for artifact in made),
+        "git_revision": made[0].record["environment"]["git_revision"],
+        "created": created.isoformat(timespec="seconds"),
+        "protocol_name": protocol_name(row.trial.evaluation, "generation", sampled.guidance),
+        "protocol": protocol.text,
+        "protocol_hash": protocol.hash,
+    }
+
+
+SAMPLE_METRICS = (
+    "gfid",
+    "gfid_infinity",
+    "sfid",
+    "inception_score",
+    "inception_score_shuffled",
+    "kid",
+    "kid_se",
+    "precision",
+    "recall",
+    "label_accuracy",
+)
+"""Columns that a set of samples gives; a row holds their mean over its sets."""
+
+
+def generation_columns(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Metrics of samples, from the results of one stage or more (one a sampling seed)."""
+    values: dict[str, Any] = {}
+    for name in SAMPLE_METRICS:
+        found = [result[name] for result in results]
+        values[name] = None if None in found else statistics.fmean(found)
+    if len(results) > 1:
+        spread = statistics.stdev(result["gfid"] for result in results)
+        values["gfid_se"] = spread / math.sqrt(len(results))
+    return {
+        **values,
+        "num_sampling_seeds": len(results),
+        "num_images": results[0]["num_images"],
+        "num_reference": results[0]["num_reference"],
+        "rank_deficient": "yes" if results[0]["rank_deficient"] else "no",
+    }
 
 
 def _was_trained(artifact: Artifact) -> bool:
     return "checkpoint" not in artifact.result
 
 
-def _extractor(row: PlannedRow, artifact: Artifact) -> dict[str, Any]:
-    config = row.trial.evaluation.extractor
+def describe_extractor(network: EncoderStage, artifact: Artifact) -> dict[str, Any]:
+    """The columns that say in which features distances are measured."""
+    config = network.encoder
     name = f"{config.kind} {config.name}" if config.kind != "inception" else "inception-v3-compat"
     return {
         "extractor": name,

@@ -7,11 +7,11 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from harness.configuration import ConfigError
-from harness.data.digits import DigitsConfig
-from harness.data.image_folder import ImageFolderConfig
+from harness.data import DatasetConfig
+from harness.data.image_sets import ImageSetConfig
 from harness.data.pipelines import Pipeline
 from harness.keys import KEY_UNLESS_DEFAULT, NO_KEY
-from harness.metrics.extractors import InceptionConfig
+from harness.metrics.extractors import ExtractionConfig, InceptionConfig
 from harness.phases import PhaseInForce, TokenizerPhase, spell_out
 from harness.training import TrainingConfig
 from models.alignment import NoAlignment, VFAlignment
@@ -32,7 +32,7 @@ from models.repa import NoREPA, REPAConfig
 from models.sampler import SamplerConfig
 from models.tokenizer_loss import TokenizerLossConfig
 
-DataConfig = Annotated[DigitsConfig | ImageFolderConfig, Field(discriminator="kind")]
+DataConfig = Annotated[DatasetConfig, Field(discriminator="kind")]
 """Every kind of data set."""
 
 Crop = Pipeline | Literal["training"]
@@ -252,6 +252,54 @@ Guidance = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainingSplit:
+    """Generated images are held to the training split of the data set."""
+
+    __pydantic_config__: ClassVar[Any] = _FORBID
+
+    kind: Literal["training_split"] = "training_split"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatisticsFile:
+    """Generated images are held to statistics that others made: ADM's or pytorch-fid's `.npz`,
+    torch-fidelity's `.pt`, or `.safetensors` of this program."""
+
+    __pydantic_config__: ClassVar[Any] = _FORBID
+
+    kind: Literal["statistics_file"] = "statistics_file"
+    path: str = field(metadata=NO_KEY)
+    """The file; its hash enters the key, its path does not."""
+    num_images: int | None = None
+    """Images behind the statistics; needed where the file does not say (ADM's ImageNet reference:
+    1,281,167)."""
+
+    def __post_init__(self) -> None:
+        if self.num_images is not None and self.num_images < 2:
+            raise ValueError(
+                f"`num_images` must be at least 2, but got {self.num_images}; give the number of "
+                "images behind the statistics"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceImages:
+    """Generated images are held to a set of images: a folder, an archive, or another split."""
+
+    __pydantic_config__: ClassVar[Any] = _FORBID
+
+    kind: Literal["images"] = "images"
+    images: Annotated[ImageSetConfig, Field(discriminator="kind")]
+    """Where they are."""
+
+
+ReferenceSource = Annotated[
+    TrainingSplit | StatisticsFile | ReferenceImages, Field(discriminator="kind")
+]
+"""What generated images can be held to."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
     """How tokenizer and generator are measured: everything that moves a metric but no weight."""
 
@@ -263,6 +311,10 @@ class EvaluationConfig:
     """LPIPS of the reconstructions; needs the weights of VGG16."""
     reconstruction_crop: Crop = "training"
     """Crop and resize of the evaluated images; `training`: the data set's own, centred."""
+    extraction: ExtractionConfig = field(default=ExtractionConfig(), metadata=KEY_UNLESS_DEFAULT)
+    """Precision and compilation of the feature network."""
+    reference: ReferenceSource = field(default=TrainingSplit(), metadata=KEY_UNLESS_DEFAULT)
+    """What generated images are held to."""
     reference_crop: Crop = "training"
     """Crop and resize of the images behind the generation reference."""
     posterior: Literal["sample", "mode"] = "sample"
@@ -273,22 +325,36 @@ class EvaluationConfig:
     """Generated images."""
     num_reference: int | None = None
     """Images of the training split behind the generation reference; absent: all of them."""
+    num_reference_features: int = field(default=10_000, metadata=KEY_UNLESS_DEFAULT)
+    """Of these, at most so many are kept one by one, for precision, recall and the kernel distance
+    (ADM's reference has 10,000)."""
     label_policy: Literal["balanced", "random", "data"] = "random"
     """Labels asked for: equal counts a class, uniform draws (published), or as in the data."""
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     """ODE solver and time grid."""
     guidance: tuple[Guidance, ...] = (NoGuidance(),)
     """One row of the table each."""
+    sampling_seeds: int = field(default=1, metadata=KEY_UNLESS_DEFAULT)
+    """Sets of samples a row, each of its own noise and labels; above 1 the row holds means and the
+    standard error of gfid."""
+    keep_samples: bool = field(default=False, metadata=KEY_UNLESS_DEFAULT)
+    """Keep the generated images as an ADM archive (`samples.npz`, 8-bit pixels; 50,000 images of
+    256 pixels are 9.2 GiB), which the official evaluator reads."""
     batch_size: int = 250
     """Images at a time in sampling and feature extraction."""
     seed: int | None = None
     """Seed of noise and labels; absent: the trial's."""
 
     def __post_init__(self) -> None:
-        for name in ("num_images", "batch_size"):
-            if getattr(self, name) < 2:
+        for name, least in (
+            ("num_images", 2),
+            ("batch_size", 2),
+            ("num_reference_features", 2),
+            ("sampling_seeds", 1),
+        ):
+            if getattr(self, name) < least:
                 raise ValueError(
-                    f"`{name}` must be at least 2, but got {getattr(self, name)}; raise it"
+                    f"`{name}` must be at least {least}, but got {getattr(self, name)}; raise it"
                 )
         for name in ("num_reconstructions", "num_reference"):
             value = getattr(self, name)
@@ -315,12 +381,15 @@ class Trial:
     """Images and splits."""
     tokenizer: TokenizerConfig
     latents: LatentsConfig = field(default_factory=LatentsConfig)
-    generator: GeneratorConfig
+    generator: GeneratorConfig | None = None
+    """Absent: the tokenizer alone is trained and measured, and rows have no generation metrics."""
     evaluation: EvaluationConfig
 
     def __post_init__(self) -> None:
         for name in ("tokenizer", "generator", "evaluation"):
             part = getattr(self, name)
+            if part is None:
+                continue
             if part.seed is None:
                 object.__setattr__(self, name, dataclasses.replace(part, seed=self.seed))
             seed = getattr(self, name).seed
@@ -348,7 +417,8 @@ def check_trial(trial: Trial) -> None:
             "tokenizer.architecture.width_multipliers (each further level halves the grid)",
             path="data.resolution",
         )
-    side, patch = resolution // downsample, trial.generator.patch_size
+    side = resolution // downsample
+    patch = 1 if trial.generator is None else trial.generator.patch_size
     if side % patch:
         raise ConfigError(
             f"must divide the latent side {side} (resolution {resolution} / downsampling "
@@ -381,7 +451,7 @@ def _check_evaluation(trial: Trial) -> None:
             "change its name or seed, or a tokenizer is graded by what it was trained to match",
             path="evaluation.extractor",
         )
-    repa = trial.generator.repa
+    repa = NoREPA() if trial.generator is None else trial.generator.repa
     if isinstance(repa, REPAWith) and repa.encoder == evaluation.extractor:
         raise ConfigError(
             "must be another network than the one the generator is aligned with, but is the same; "

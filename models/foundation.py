@@ -1,6 +1,7 @@
 """Frozen feature networks from timm: dense features, pooled features and logits."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -33,7 +34,18 @@ class TimmEncoderConfig:
     """`repo` feeds [-1, 1] as the published code does, `imagenet` standardises with ImageNet's
     mean and deviation, `none` feeds [0, 1]."""
     antialias: bool = False
-    """Whether the bilinear resize is antialiased (published: it is not)."""
+    """Whether the resize is antialiased (published for alignment: it is not)."""
+    interpolation: Literal["bilinear", "bicubic"] = field(
+        default="bilinear", metadata={"key": "unless_default"}
+    )
+    """How images are resized. `bicubic` also cuts off what overshoots and rounds to 8 bits, so that
+    with `antialias` it is Pillow's, as published for FD-DINOv2 (arXiv 2306.04675)."""
+    position_resize: Literal["timm", "dinov2"] = field(
+        default="timm", metadata={"key": "unless_default"}
+    )
+    """How position embeddings are brought to another input size. `timm`: antialiased bicubic;
+    `dinov2`: once, to `input_size`, as the published DINOv2 without registers does, not antialiased
+    and with its offset of 0.1 cells."""
     bfloat16: bool = False
     """Whether the network runs in bfloat16 on CUDA (published: float32); no effect on the CPU."""
     feature_level: int | None = None
@@ -43,6 +55,18 @@ class TimmEncoderConfig:
     or the side of the pretraining."""
     model_args: Mapping[str, ModelArgument] = field(default_factory=dict)
     """Further arguments of `timm.create_model`, e.g. `num_classes`, `img_size`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderOutputs:
+    """Everything that one forward pass of a `FeatureEncoder` gives."""
+
+    pooled: Float[Tensor, "b d"]
+    """Globally pooled features (the class token of DINOv2)."""
+    dense: Float[Tensor, "b c h w"] | None
+    """Feature map, of the configured level; None where the network has no map."""
+    logits: Float[Tensor, "b k"] | None
+    """Class scores; None where the network has no classification head."""
 
 
 class FeatureEncoder(nn.Module):
@@ -61,6 +85,8 @@ class FeatureEncoder(nn.Module):
         super().__init__()
         self.config = config
         self.model = _create_model(config)
+        if config.position_resize == "dinov2":
+            _resize_positions_as_dinov2(self.model, self.input_size)
         self.eval().requires_grad_(False)
 
     @property
@@ -114,6 +140,25 @@ class FeatureEncoder(nn.Module):
         with self._precision(images):
             return self.model(self.prepare(images, self.input_size)).float()
 
+    @torch.no_grad()
+    def outputs(self, images: Float[Tensor, "b c h w"]) -> EncoderOutputs:
+        """Pooled features, feature map and logits from one pass, at the network's own input size.
+
+        The body runs in the precision of the configuration or else of the caller's autocast,
+        pooling and head in float32.
+        """
+        inputs = self.prepare(images, self.input_size)
+        precision = self._precision(images) if self.config.bfloat16 else nullcontext()
+        with precision:
+            hidden, dense = self._hidden_and_map(inputs)
+        with torch.autocast(images.device.type, enabled=False):
+            hidden = hidden.float()
+            pooled = self.model.forward_head(hidden, pre_logits=True)
+            logits = self.model.forward_head(hidden) if self.model.num_classes > 0 else None
+        return EncoderOutputs(
+            pooled=pooled, dense=None if dense is None else dense.float(), logits=logits
+        )
+
     @property
     def input_size(self) -> tuple[int, int]:
         """Image size for pooled features and logits: `img_size`, or that of the pretraining."""
@@ -141,9 +186,7 @@ class FeatureEncoder(nn.Module):
     ) -> Float[Tensor, "b c h w"]:
         """Resize images in [-1, 1] to (rows, columns) and normalise them for the network."""
         if tuple(images.shape[2:]) != size:
-            images = functional.interpolate(
-                images, size, mode="bilinear", antialias=self.config.antialias
-            )
+            images = self._resize(images, size)
         if self.config.normalisation == "repo":
             return images
         unit = (images + 1.0) / 2.0
@@ -154,6 +197,16 @@ class FeatureEncoder(nn.Module):
         )
         return (unit - mean) / deviation
 
+    def _resize(self, images: Tensor, size: tuple[int, int]) -> Tensor:
+        antialias = self.config.antialias
+        if self.config.interpolation == "bilinear":
+            return functional.interpolate(images, size, mode="bilinear", antialias=antialias)
+        # Pillow goes along rows first, and rounds after each of the two passes.
+        for step in ((images.shape[2], size[1]), size):
+            images = functional.interpolate(images, step, mode="bicubic", antialias=antialias)
+            images = (127.5 * images.clamp(-1.0, 1.0) + 128.0).floor() / 127.5 - 1.0
+        return images
+
     def _dense(self, inputs: Tensor, grid: tuple[int, int]) -> Tensor:
         if self._has_level:
             return self.model.forward_intermediates(
@@ -163,7 +216,22 @@ class FeatureEncoder(nn.Module):
                 output_fmt="NCHW",
                 intermediates_only=True,
             )[0]
+        return self._as_map(self.model.forward_features(inputs), grid)
+
+    def _hidden_and_map(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What the network's head takes, and the feature map."""
+        if self._has_level:
+            hidden, (dense,) = self.model.forward_intermediates(
+                inputs, indices=[self.config.feature_level], norm=True, output_fmt="NCHW"
+            )
+            return hidden, dense
         hidden = self.model.forward_features(inputs)
+        if hidden.ndim == 2:
+            return hidden, None
+        rows, columns = inputs.shape[2:]
+        return hidden, self._as_map(hidden, (rows // self.stride, columns // self.stride))
+
+    def _as_map(self, hidden: Tensor, grid: tuple[int, int]) -> Tensor:
         if hidden.ndim == 3:
             tokens = hidden[:, self.model.num_prefix_tokens :]
             return tokens.transpose(1, 2).unflatten(2, grid)
@@ -203,3 +271,22 @@ def _create_for_any_size(name: str, arguments: dict[str, Any]) -> nn.Module:
         if "dynamic_img_size" not in str(error):
             raise
         return timm.create_model(name, **arguments)
+
+
+def _resize_positions_as_dinov2(model: Any, size: tuple[int, int]) -> None:
+    """Bring a vision transformer's learnt positions to an input size in DINOv2's own way."""
+    learnt = getattr(model, "pos_embed", None)
+    if learnt is None or model.num_prefix_tokens != 1:
+        raise ValueError(
+            "`position_resize: dinov2` must meet learnt positions and one class token, but "
+            f"{type(model).__name__} came without; use `timm`"
+        )
+    learnt = learnt.detach()
+    rows, columns = model.patch_embed.grid_size
+    model.set_input_size(img_size=size)
+    grid = model.patch_embed.grid_size
+    cells = learnt[:, 1:].unflatten(1, (rows, columns)).permute(0, 3, 1, 2)
+    scale = ((grid[0] + 0.1) / rows, (grid[1] + 0.1) / columns)
+    cells = functional.interpolate(cells, scale_factor=scale, mode="bicubic")
+    resized = torch.cat([learnt[:, :1], cells.flatten(2).transpose(1, 2)], dim=1)
+    model.pos_embed = nn.Parameter(resized)

@@ -3,9 +3,13 @@
 from harness.data.dataset import ImageDataset
 from harness.data.digits import DigitsConfig, DigitsDataset
 from harness.data.image_folder import ImageFolderConfig, ImageFolderDataset
+from harness.data.parquet import ParquetConfig, ParquetDataset
+
+DatasetConfig = DigitsConfig | ImageFolderConfig | ParquetConfig
+"""Every kind of data set, told apart by `kind`."""
 
 
-def open_dataset(config: DigitsConfig | ImageFolderConfig) -> ImageDataset:
+def open_dataset(config: DatasetConfig) -> ImageDataset:
     """Open the data set that a configuration describes.
 
     Raises:
@@ -13,4 +17,6 @@ def open_dataset(config: DigitsConfig | ImageFolderConfig) -> ImageDataset:
     """
     if isinstance(config, DigitsConfig):
         return DigitsDataset(config)
-    return ImageFolderDataset(config)
+    if isinstance(config, ImageFolderConfig):
+        return ImageFolderDataset(config)
+    return ParquetDataset(config)

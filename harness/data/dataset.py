@@ -1,7 +1,7 @@
 """The one interface of every image data set."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -69,6 +69,47 @@ class ImageDataset(ABC):
     @abstractmethod
     def fingerprint(self) -> str:
         """sha256 that changes when the content changes, 64 hexadecimal digits."""
+
+
+def check_declaration(config: object, counts: Sequence[str], names: Sequence[str]) -> None:
+    """Refuse declared counts that are not positive and names that are empty.
+
+    Args:
+        config: A data set's configuration.
+        counts: Fields that hold counts or sizes.
+        names: Fields that hold names.
+
+    Raises:
+        ValueError: With the name of the field.
+    """
+    for name in counts:
+        if getattr(config, name) <= 0:
+            raise ValueError(
+                f"`{name}` must be positive, but got {getattr(config, name)}; raise it"
+            )
+    for name in names:
+        if not getattr(config, name):
+            raise ValueError(f"`{name}` must not be empty, but got ''; name it")
+
+
+def check_count(place: str, declared: str, noun: str, expected: int, found: int) -> None:
+    """Refuse data that are not as many as declared.
+
+    Args:
+        place: Where they are, in words.
+        declared: What declares their number.
+        noun: What is counted.
+        expected: The declared number.
+        found: The number there.
+
+    Raises:
+        ValueError: The numbers differ.
+    """
+    if found != expected:
+        raise ValueError(
+            f"{place} must hold {expected:,} {noun} ({declared}), but {found:,} were found; "
+            f"complete it or declare {found}"
+        )
 
 
 def check_indices(indices: Int64[np.ndarray, " b"], num_images: int) -> None:

@@ -1,22 +1,24 @@
 """Photographs in class folders, `<root>/<split>/<class>/<image>`, decoded when asked for."""
 
 import hashlib
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, final
 
 import numpy as np
-import torch
 from jaxtyping import Int64, UInt8
-from PIL import Image
 from torch import Tensor
 
-from harness.data.dataset import ImageDataset, Split, check_indices
+from harness.data.dataset import (
+    ImageDataset,
+    Split,
+    check_count,
+    check_declaration,
+    check_indices,
+)
 from harness.data.missing import MissingItem
-from harness.data.pipelines import Pipeline, square_pixels
+from harness.data.pipelines import Pipeline, draw_augmentation, mirror, read_rgb, read_squares
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 """File names that count as images; case does not matter."""
@@ -52,14 +54,11 @@ class ImageFolderConfig:
     """Images of the evaluation split; what reads them has their number in its key."""
 
     def __post_init__(self) -> None:
-        for name in ("resolution", "num_classes", "num_train_images", "num_eval_images"):
-            if getattr(self, name) <= 0:
-                raise ValueError(
-                    f"`{name}` must be positive, but got {getattr(self, name)}; raise it"
-                )
-        for name in ("name", "root", "train_split", "eval_split"):
-            if not getattr(self, name):
-                raise ValueError(f"`{name}` must not be empty, but got ''; name it")
+        check_declaration(
+            self,
+            counts=("resolution", "num_classes", "num_train_images", "num_eval_images"),
+            names=("name", "root", "train_split", "eval_split"),
+        )
         if self.train_split == self.eval_split:
             raise ValueError(
                 f"`eval_split` must differ from `train_split`, but both are {self.eval_split!r}; "
@@ -138,13 +137,8 @@ class ImageFolderDataset(ImageDataset):
         self, split: Split, indices: Int64[np.ndarray, " b"], generator: np.random.Generator
     ) -> UInt8[Tensor, "b 3 h w"]:
         """Decode images at random crop positions, mirrored at random if so configured."""
-        draws = generator.random((len(indices), 3))
-        positions = [(float(down), float(right)) for down, right in draws[:, :2]]
-        images = self._decode(split, indices, self._config.crop, positions)
-        if not self._config.flip:
-            return images
-        mirrored = torch.from_numpy(draws[:, 2] < 0.5)[:, None, None, None]
-        return torch.where(mirrored, images.flip(3), images)
+        positions, mirrored = draw_augmentation(len(indices), generator, flip=self._config.flip)
+        return mirror(self._decode(split, indices, self._config.crop, positions), mirrored)
 
     def fingerprint(self) -> str:
         """sha256 of names and sizes of all files; contents are not read."""
@@ -164,15 +158,7 @@ class ImageFolderDataset(ImageDataset):
     ) -> UInt8[Tensor, "b 3 h w"]:
         check_indices(indices, self.num_images(split))
         paths = [self._splits[split].paths[index] for index in indices]
-
-        def decode(path: Path, position: tuple[float, float] | None) -> UInt8[np.ndarray, "h w 3"]:
-            return square_pixels(read_rgb(path), self.resolution, pipeline, position)
-
-        with ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1)) as pool:
-            pixels = list(pool.map(decode, paths, positions or [None] * len(paths)))
-        shape = (len(paths), self.resolution, self.resolution, 3)
-        stacked = np.stack(pixels) if pixels else np.zeros(shape, dtype=np.uint8)
-        return torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous()
+        return read_squares(paths, read_rgb, self.resolution, pipeline, positions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,50 +174,21 @@ class _FolderSplit:
         files = [
             (path, label)
             for label, name in enumerate(class_names)
-            for path in _sorted_images(folder / name)
+            for path in sorted_images(folder / name)
         ]
-        _check_count(folder, "num_classes", "class folders", num_classes, len(class_names))
-        _check_count(folder, "the declared number of images", "images", num_images, len(files))
+        place = repr(str(folder))
+        check_count(place, "num_classes", "class folders", num_classes, len(class_names))
+        check_count(place, "the declared number of images", "images", num_images, len(files))
         labels = np.array([label for _, label in files], dtype=np.int64)
         labels.setflags(write=False)
         paths = tuple(path for path, _ in files)
         return cls(folder=folder, class_names=class_names, paths=paths, labels=labels)
 
 
-def read_rgb(path: Path) -> Image.Image:
-    """Decode one image file to RGB; grey, palette, CMYK and alpha are converted.
-
-    Raises:
-        ValueError: The file is unreadable, truncated, no image, or has more than 8 bits a channel
-            (PIL would clip it).
-    """
-    try:
-        with Image.open(path) as image:
-            mode, converted = image.mode, image.convert("RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(
-            f"every image must be readable, but {str(path)!r} is not ({error}); replace it or "
-            "remove it and lower the declared number of images"
-        ) from error
-    if mode.startswith(("I", "F")):
-        raise ValueError(
-            f"every image must have 8 bits a channel, but {str(path)!r} has mode {mode!r}; convert "
-            "the file"
-        )
-    return converted
-
-
-def _sorted_images(folder: Path) -> list[Path]:
+def sorted_images(folder: Path) -> list[Path]:
+    """All image files below a folder, in the order of their paths."""
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
 def _declared_counts(config: ImageFolderConfig) -> tuple[tuple[Split, int], tuple[Split, int]]:
     return ("train", config.num_train_images), ("eval", config.num_eval_images)
-
-
-def _check_count(folder: Path, declared: str, noun: str, expected: int, found: int) -> None:
-    if found != expected:
-        raise ValueError(
-            f"{str(folder)!r} must hold {expected:,} {noun} ({declared}), but {found:,} were "
-            f"found; complete the folder or declare {found}"
-        )

@@ -1,6 +1,7 @@
 """What a configuration names and this machine does not have, told before anything starts."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import final
 
 
@@ -15,6 +16,8 @@ class MissingItem:
     """Path where it was looked for."""
     remedy: str
     """How to give it."""
+    fetch: Callable[[], None] | None = field(default=None, compare=False, repr=False)
+    """Downloads it to that place, where it has a usual address."""
 
     def __str__(self) -> str:
         return f"{self.what} must be at {self.location!r}, but nothing is there; {self.remedy}"

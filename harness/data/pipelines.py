@@ -1,4 +1,6 @@
-"""The three published ways from a photograph to a square of pixels (arXiv 2501.01423 and its code).
+"""From image files to squares of pixels: decoding, and the three published crops.
+
+The crops are those of arXiv 2501.01423 and its code:
 
 | pipeline        | used for            | shortest side to the resolution        | crop            |
 |-----------------|---------------------|----------------------------------------|-----------------|
@@ -7,19 +9,139 @@
 | `resize_center` | tokenizer metrics   | antialiased bilinear (torchvision)     | centre          |
 
 `opencv_crop` follows OpenCV's geometry in float32; OpenCV itself uses 11-bit fixed-point weights
-for 8-bit images and so differs by at most one pixel step.
+for 8-bit images and so differs by at most one pixel step. An image that has the resolution already
+comes out of each of them as it went in.
 """
 
-from typing import Literal
+import io
+import os
+import struct
+import zlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 from PIL import Image
+from torch import Tensor
 from torch.nn import functional
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 Pipeline = Literal["opencv_crop", "adm_center", "resize_center"]
 """Name of a published crop and resize."""
+
+# What PIL's decoders raise on broken files, found by feeding them such.
+_DECODING_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+
+class UnreadableImage(ValueError):
+    """An image that cannot be turned into 8-bit RGB; the message names it."""
+
+
+def read_rgb(source: Path | bytes, name: str | None = None) -> Image.Image:
+    """Decode one image to RGB; grey, palette, CMYK and alpha are converted.
+
+    Args:
+        source: An image file or its bytes.
+        name: What errors call the image; absent: its path.
+
+    Raises:
+        UnreadableImage: It is unreadable, truncated, no image, or grey with more than 8 bits, which
+            PIL would clip (colour of 16 bits keeps its upper 8).
+    """
+    called = name or repr(str(source))
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            mode, converted = image.mode, image.convert("RGB")
+    except _DECODING_ERRORS as error:
+        raise UnreadableImage(
+            f"every image must be readable, but {called} is not ({error}); replace it, or remove "
+            "it and lower the number of images where that is declared"
+        ) from error
+    if mode.startswith(("I", "F")):
+        raise UnreadableImage(
+            f"every image must have 8 bits a channel, but {called} has mode {mode!r}; convert it"
+        )
+    return converted
+
+
+def read_squares(
+    items: Sequence[T],
+    read: Callable[[T], Image.Image],
+    resolution: int,
+    pipeline: Pipeline,
+    positions: Sequence[tuple[float, float]] | None = None,
+) -> UInt8[Tensor, "b 3 h w"]:
+    """Read, resize and crop images in parallel threads.
+
+    Args:
+        items: What `read` takes, one a image.
+        read: Gives an RGB image; its errors pass through.
+        resolution: Side of the result in pixels.
+        pipeline: Published crop and resize.
+        positions: Crop positions as `square_pixels` takes them, one a image; absent: the centre.
+    """
+
+    def square(placed: tuple[T, tuple[float, float] | None]) -> UInt8[np.ndarray, "h w 3"]:
+        item, position = placed
+        return square_pixels(read(item), resolution, pipeline, position)
+
+    placed = list(zip(items, positions or [None] * len(items), strict=True))
+    return stack_squares(in_threads(square, placed), resolution)
+
+
+def in_threads(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """`list(map(function, items))` by as many threads as there are cores, at most 16."""
+    num_threads = min(16, os.cpu_count() or 1)
+    # Small images are decoded faster than a thread is woken.
+    size = min(16, -(-len(items) // num_threads)) or 1
+    parts = [items[start : start + size] for start in range(0, len(items), size)]
+    with ThreadPoolExecutor(max_workers=num_threads) as pool:
+        done = pool.map(lambda part: [function(item) for item in part], parts)
+        return [result for part in done for result in part]
+
+
+def stack_squares(
+    pixels: Sequence[UInt8[np.ndarray, "h w 3"]], resolution: int
+) -> UInt8[Tensor, "b 3 h w"]:
+    """One batch of images that are `resolution` pixels wide and high."""
+    shape = (0, resolution, resolution, 3)
+    stacked = np.stack(pixels) if pixels else np.zeros(shape, dtype=np.uint8)
+    return torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous()
+
+
+def draw_augmentation(
+    num_images: int, generator: np.random.Generator, *, flip: bool
+) -> tuple[list[tuple[float, float]], Bool[np.ndarray, " b"]]:
+    """Draw crop positions and which images to mirror (half of them where `flip`, else none).
+
+    The positions don't depend on `flip`.
+    """
+    draws = generator.random((num_images, 3))
+    positions = [(float(down), float(right)) for down, right in draws[:, :2]]
+    return positions, (draws[:, 2] < 0.5) & flip
+
+
+def mirror(
+    images: UInt8[Tensor, "b 3 h w"], mirrored: Bool[np.ndarray, " b"]
+) -> UInt8[Tensor, "b 3 h w"]:
+    """Swap left and right of the images that are marked."""
+    if not mirrored.any():
+        return images
+    return torch.where(torch.from_numpy(mirrored)[:, None, None, None], images.flip(3), images)
 
 
 def square_pixels(
@@ -37,6 +159,8 @@ def square_pixels(
         position: Crop position (down, right) as fractions in [0, 1) of the room to move; absent:
             the centre. Only `opencv_crop` has a position to choose.
     """
+    if image.size == (resolution, resolution):
+        return np.asarray(image)
     if pipeline == "adm_center":
         return _adm_center(image, resolution)
     if pipeline == "resize_center":

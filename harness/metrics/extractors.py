@@ -1,25 +1,66 @@
-"""Feature networks of the metrics behind one interface: 8-bit images in, float32 features out."""
+"""Feature networks of the metrics behind one interface: 8-bit images in, float32 features out.
 
-import io
-import pickle
+One pass through a network gives everything that metrics want of a batch: pooled features (Fréchet
+and kernel distance, precision, recall), spatial features (sFID) and class scores (inception score,
+label accuracy). `ExtractionConfig` says in which precision, and whether compiled.
+"""
+
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, final, runtime_checkable
 
 import torch
 from jaxtyping import Float, Float32, UInt8
-from torch import Tensor, nn
+from torch import Tensor
 
 from harness.data.missing import MissingItem
 from harness.data.pixel_range import to_model_range
+from harness.metrics.inception_network import InceptionNetwork
 from harness.store import file_sha256
+from models.foundation import EncoderOutputs
 
 _DEFAULT_FILE = "weights-inception-2015-12-05-6726825d.pth"
 _DEFAULT_ADDRESS = (
     f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{_DEFAULT_FILE}"
 )
+INCEPTION_NAME = "inception-v3-compat"
+"""torch-fidelity's name of the network of the published FID."""
+_SPATIAL_CHANNELS = 7
+_CPU_BATCH = 8
+"""Images that Inception-v3 takes at a time on a CPU: its first layers then stay in the cache, which
+halves the time of a batch of 64."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class ExtractionConfig:
+    """How a feature network is run; part of the protocol, since it moves features slightly."""
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of convolutions and products inside the network. `float32` excludes TensorFloat-32; means
+    over the feature map and class scores are float32 in both."""
+    compile: bool = False
+    """Whether the network is compiled, which takes a minute and pays off for many images."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Extracted:
+    """What one pass gives for a batch, on the network's device."""
+
+    features: Float32[Tensor, "b d"]
+    """Pooled features."""
+    spatial: Float32[Tensor, "b s"] | None
+    """First 7 channels of an inner feature map in the order row, column, channel; None where the
+    network has no map."""
+    logits: Float32[Tensor, "b k"] | None
+    """Class scores, not always of this data set's classes; None where the network has none."""
 
 
 class FeatureExtractor(ABC):
@@ -40,25 +81,69 @@ class FeatureExtractor(ABC):
     def feature_dim(self) -> int:
         """Width of the features."""
 
+    @property
     @abstractmethod
-    def features(self, images: UInt8[Tensor, "b 3 h w"]) -> Float32[Tensor, "b d"]:
-        """Features of a batch, on the network's device and without gradient."""
+    def classifies_labels(self) -> bool:
+        """Whether `logits` score the classes of the evaluated data set, in the order of labels."""
 
     @abstractmethod
-    def logits(self, images: UInt8[Tensor, "b 3 h w"]) -> Float32[Tensor, "b k"] | None:
-        """Class scores of a batch, or none where the network is no classifier of this data."""
+    def extract(self, images: UInt8[Tensor, "b 3 h w"]) -> Extracted:
+        """Everything about a batch from one pass, without gradient."""
+
+    def features(self, images: UInt8[Tensor, "b 3 h w"]) -> Float32[Tensor, "b d"]:
+        """Pooled features of a batch, where nothing else is wanted."""
+        return self.extract(images).features
+
+
+@final
+class _Runner:
+    """Runs a function of images in the asked precision, compiled if asked.
+
+    A compiled function sees one batch size only, its first: shorter batches are padded.
+    """
+
+    def __init__(
+        self, function: Callable[[Tensor], Any], config: ExtractionConfig, device: torch.device
+    ) -> None:
+        self._function = function
+        if config.compile:
+            self._function = torch.compile(function, dynamic=False)
+        self._config, self._device = config, device
+        self._size = 0
+
+    @torch.no_grad()
+    def __call__(self, images: UInt8[Tensor, "b 3 h w"]) -> Any:
+        """The function's result; where it is compiled, that of a batch padded with black."""
+        images = images.to(self._device)
+        if self._config.compile:
+            self._size = max(self._size, len(images))
+            padding = images.new_zeros(self._size - len(images), *images.shape[1:])
+            images = torch.cat([images, padding])
+        low = self._config.precision == "bfloat16"
+        with (
+            _exact_convolutions(),
+            torch.autocast(self._device.type, torch.bfloat16, enabled=low),
+        ):
+            return self._function(images)
+
+
+@contextmanager
+def _exact_convolutions() -> Iterator[None]:
+    """Without TensorFloat-32, which cuDNN otherwise uses for float32 convolutions."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 @runtime_checkable
 class PooledEncoder(Protocol):
-    """What `EncoderExtractor` asks of a network: one feature vector and class scores per image."""
+    """What `EncoderExtractor` asks of a network."""
 
-    def pooled(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
-        """Feature vectors of images in [-1, 1]."""
-        ...
-
-    def logits(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k"]:
-        """Class scores of images in [-1, 1]."""
+    def outputs(self, images: Float[Tensor, "b 3 h w"]) -> EncoderOutputs:
+        """Pooled features, feature map and class scores of images in [-1, 1], from one pass."""
         ...
 
 
@@ -73,6 +158,7 @@ class EncoderExtractor(FeatureExtractor):
         feature_dim: Width of its pooled features.
         device: Where the network is.
         has_logits: Its class scores are of this data set's classes.
+        extraction: Precision and compilation.
     """
 
     def __init__(
@@ -84,10 +170,15 @@ class EncoderExtractor(FeatureExtractor):
         feature_dim: int,
         device: torch.device | str = "cpu",
         has_logits: bool = True,
+        extraction: ExtractionConfig = ExtractionConfig(),
     ) -> None:
-        self._encoder = encoder
         self._name, self._identity, self._feature_dim = name, identity, feature_dim
-        self._device, self._has_logits = torch.device(device), has_logits
+        self._classifies_labels = has_logits
+
+        def outputs(images: Tensor) -> EncoderOutputs:
+            return encoder.outputs(to_model_range(images))
+
+        self._run = _Runner(outputs, extraction, torch.device(device))
 
     @property
     def name(self) -> str:
@@ -104,17 +195,20 @@ class EncoderExtractor(FeatureExtractor):
         """Width of the pooled features."""
         return self._feature_dim
 
-    @torch.no_grad()
-    def features(self, images: UInt8[Tensor, "b 3 h w"]) -> Float32[Tensor, "b d"]:
-        """Pooled features of a batch."""
-        return self._encoder.pooled(to_model_range(images.to(self._device))).float()
+    @property
+    def classifies_labels(self) -> bool:
+        """Whether it was trained on the classes of the evaluated data set."""
+        return self._classifies_labels
 
-    @torch.no_grad()
-    def logits(self, images: UInt8[Tensor, "b 3 h w"]) -> Float32[Tensor, "b k"] | None:
-        """Class scores of a batch, or none where they are not of this data set's classes."""
-        if not self._has_logits:
-            return None
-        return self._encoder.logits(to_model_range(images.to(self._device))).float()
+    def extract(self, images: UInt8[Tensor, "b 3 h w"]) -> Extracted:
+        """Pooled features, 7 channels of the feature map, and class scores."""
+        count, found = len(images), self._run(images)
+        spatial = None
+        if found.dense is not None:
+            channels = found.dense[:count, :_SPATIAL_CHANNELS].float()
+            spatial = channels.permute(0, 2, 3, 1).flatten(1)
+        logits = None if found.logits is None else found.logits[:count].float()
+        return Extracted(features=found.pooled[:count].float(), spatial=spatial, logits=logits)
 
 
 @final
@@ -156,13 +250,42 @@ class InceptionConfig:
             if self.weights == "default"
             else "set `weights` to the path of the file"
         )
-        what = "the Inception-v3 weights of torch-fidelity"
-        return [MissingItem(what=what, location=str(self.path), remedy=remedy)]
+        return [
+            MissingItem(
+                what="the Inception-v3 weights of torch-fidelity",
+                location=str(self.path),
+                remedy=remedy,
+                fetch=self.fetch if self.weights == "default" else None,
+            )
+        ]
+
+    def fetch(self) -> None:
+        """Download torch-fidelity's file to the default place; nothing is kept of another content.
+
+        Raises:
+            ValueError: `weights` names a file of one's own, or what came has another sha256.
+            OSError: The address cannot be reached.
+        """
+        if self.weights != "default":
+            raise ValueError(
+                f"`weights` must be 'default' for a download, but is {self.weights!r}; put that "
+                "file there yourself, or set `weights` to 'default'"
+            )
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(
+                _DEFAULT_ADDRESS, str(self.path), hash_prefix=self.sha256, progress=False
+            )
+        except RuntimeError as error:
+            raise ValueError(
+                f"the sha256 of {_DEFAULT_ADDRESS} must begin with {self.sha256}, but the download "
+                f"differs ({error}); try again, or set `sha256` if these weights are meant"
+            ) from error
 
 
 @final
 class InceptionExtractor(FeatureExtractor):
-    """torch-fidelity's FID-compatible Inception-v3: 2048 pooled features, ImageNet class scores.
+    """torch-fidelity's FID-compatible Inception-v3: 2048 pooled features, 1008 class scores.
 
     Images are resized to 299x299 inside, as TensorFlow 1 did. Nothing is downloaded.
 
@@ -170,7 +293,12 @@ class InceptionExtractor(FeatureExtractor):
         ValueError: The weights are absent, have another sha256 or other tensors.
     """
 
-    def __init__(self, config: InceptionConfig, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        config: InceptionConfig,
+        device: torch.device | str = "cpu",
+        extraction: ExtractionConfig = ExtractionConfig(),
+    ) -> None:
         if absent := config.missing():
             raise ValueError(str(absent[0]))
         self._sha256 = file_sha256(config.path)
@@ -180,12 +308,13 @@ class InceptionExtractor(FeatureExtractor):
                 f"{self._sha256}; get the file again, or set `sha256` if these weights are meant"
             )
         self._device = torch.device(device)
-        self._network = _load_inception(config.path).to(self._device)
+        network = InceptionNetwork(config.path).to(self._device)
+        self._run = _Runner(network, extraction, self._device)
 
     @property
     def name(self) -> str:
         """torch-fidelity's name of the network."""
-        return "inception-v3-compat"
+        return INCEPTION_NAME
 
     @property
     def identity(self) -> str:
@@ -197,43 +326,17 @@ class InceptionExtractor(FeatureExtractor):
         """Width of the last pooled layer."""
         return 2048
 
-    @torch.no_grad()
-    def features(self, images: UInt8[Tensor, "b 3 h w"]) -> Float32[Tensor, "b d"]:
-        """Pooled features of a batch."""
-        return self._network(images.to(self._device))[0]
+    @property
+    def classifies_labels(self) -> bool:
+        """No: its 1008 classes are no data set's labels."""
+        return False
 
-    def logits(self, images: UInt8[Tensor, "b 3 h w"]) -> None:
-        """Nothing: its 1008 classes are no data set's labels."""
-
-
-def _load_inception(path: Path) -> nn.Module:
-    # Importing torch-fidelity takes seconds, and most sweeps never need it.
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-
-    # torch-fidelity unpickles whatever its path holds; it is given a copy of checked tensors only.
-    checked = io.BytesIO()
-    torch.save(_read_tensors(path), checked)
-    checked.seek(0)
-    try:
-        return FeatureExtractorInceptionV3(
-            "inception-v3-compat", ["2048"], feature_extractor_weights_path=checked
-        )
-    except RuntimeError as error:
-        raise ValueError(
-            f"{str(path)!r} must hold torch-fidelity's Inception-v3 tensors, but does not: "
-            f"{error}; give its file"
-        ) from error
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{str(path)!r} must hold tensors and nothing else, but other objects came; save its "
-            "state dict as .safetensors"
-        ) from error
+    def extract(self, images: UInt8[Tensor, "b 3 h w"]) -> Extracted:
+        """2048 features, 2023 spatial ones (`mixed_6/conv`) and the scores without bias."""
+        size = _CPU_BATCH if self._device.type == "cpu" else len(images)
+        parts = [
+            [output[: len(part)] for output in self._run(part)]
+            for part in images.split(max(1, size))
+        ]
+        features, spatial, logits = (torch.cat(outputs) for outputs in zip(*parts, strict=True))
+        return Extracted(features=features, spatial=spatial, logits=logits)

@@ -6,6 +6,7 @@ sum of square roots of the eigenvalues of S_a^(1/2) S_b S_a^(1/2), which is symm
 matrix square roots are avoided: several releases of SciPy and its linear algebra got them wrong.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
@@ -43,6 +44,22 @@ class FeatureStatistics:
         zeros = torch.zeros(dim, dim, dtype=torch.float64, device=device)
         return cls(num_samples=0, mean=zeros[0].clone(), scatter=zeros)
 
+    @classmethod
+    def from_moments(
+        cls, mean: Float64[Tensor, " d"], covariance: Float64[Tensor, "d d"], num_samples: int
+    ) -> "FeatureStatistics":
+        """Statistics whose mean and unbiased covariance are known.
+
+        Raises:
+            ValueError: There are fewer than two samples.
+        """
+        if num_samples < 2:
+            raise ValueError(
+                f"a covariance must have at least 2 samples, but got {num_samples}; give the "
+                "number of images behind it"
+            )
+        return cls(num_samples=num_samples, mean=mean, scatter=covariance * (num_samples - 1))
+
     @property
     def dim(self) -> int:
         """Number of features."""
@@ -63,10 +80,17 @@ class FeatureStatistics:
         if features.shape[0] == 0:
             return self
         wide = features.detach().to(self.mean.device, torch.float64)
+        num_samples = self.num_samples + len(wide)
         mean = wide.mean(dim=0)
-        centred = wide - mean
-        batch = FeatureStatistics(num_samples=wide.shape[0], mean=mean, scatter=centred.T @ centred)
-        return self.merge(batch)
+        shift = mean - self.mean
+        between = self.num_samples * (len(wide) / num_samples)
+        # The shift of the mean is one more row, so that the large matrix is gone through once.
+        rows = torch.cat([wide - mean, math.sqrt(between) * shift[None]])
+        return FeatureStatistics(
+            num_samples=num_samples,
+            mean=self.mean + shift * (len(wide) / num_samples),
+            scatter=torch.addmm(self.scatter, rows.T, rows),
+        )
 
     def merge(self, other: "FeatureStatistics") -> "FeatureStatistics":
         """Statistics of both sets of samples together, those of another worker for instance.
@@ -187,20 +211,56 @@ def gaussian_distance(
     Raises:
         ValueError: A moment is not finite.
     """
-    for moment in (mean_a, covariance_a, mean_b, covariance_b):
-        if not torch.isfinite(moment).all():
-            raise ValueError(
-                "features must be finite, but their moments hold NaN or infinity; look at the "
-                "images and the extractor's precision"
-            )
-    values, vectors = torch.linalg.eigh(covariance_a)
-    root = (vectors * values.clamp_min(0.0).sqrt()) @ vectors.T
-    product = root @ covariance_b @ root
-    eigenvalues = torch.linalg.eigvalsh(0.5 * (product + product.T))
-    trace_of_root = eigenvalues.clamp_min(0.0).sqrt().sum()
-    traces = covariance_a.trace() + covariance_b.trace()
-    distance = (mean_a - mean_b).square().sum() + traces - 2.0 * trace_of_root
-    return max(0.0, float(distance))
+    return FactoredGaussian.of(mean_a, covariance_a).distance(mean_b, covariance_b)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class FactoredGaussian:
+    """A Gaussian with the root of its covariance, to which many others are compared."""
+
+    mean: Float64[Tensor, " d"]
+    """Its mean."""
+    trace: Float64[Tensor, ""]
+    """Trace of its covariance."""
+    root: Float64[Tensor, "d d"]
+    """Symmetric square root of its covariance."""
+
+    @classmethod
+    def of(
+        cls, mean: Float64[Tensor, " d"], covariance: Float64[Tensor, "d d"]
+    ) -> "FactoredGaussian":
+        """Factor a covariance; eigenvalues below zero, which are round-off, count as zero.
+
+        Raises:
+            ValueError: A moment is not finite.
+        """
+        _check_finite(mean, covariance)
+        values, vectors = torch.linalg.eigh(covariance)
+        root = (vectors * values.clamp_min(0.0).sqrt()) @ vectors.T
+        return cls(mean=mean, trace=covariance.trace(), root=root)
+
+    def distance(self, mean: Float64[Tensor, " d"], covariance: Float64[Tensor, "d d"]) -> float:
+        """Fréchet distance to another Gaussian (module docstring), at least 0.
+
+        Raises:
+            ValueError: A moment is not finite.
+        """
+        _check_finite(mean, covariance)
+        product = self.root @ covariance @ self.root
+        eigenvalues = torch.linalg.eigvalsh(0.5 * (product + product.T))
+        trace_of_root = eigenvalues.clamp_min(0.0).sqrt().sum()
+        traces = self.trace + covariance.trace()
+        distance = (self.mean - mean).square().sum() + traces - 2.0 * trace_of_root
+        return max(0.0, float(distance))
+
+
+def _check_finite(mean: Float64[Tensor, " d"], covariance: Float64[Tensor, "d d"]) -> None:
+    if not (torch.isfinite(mean).all() and torch.isfinite(covariance).all()):
+        raise ValueError(
+            "features must be finite, but their moments hold NaN or infinity; look at the "
+            "images and the extractor's precision"
+        )
 
 
 def self_test(device: torch.device | str = "cpu", num_blocks: int = 64) -> None:

@@ -17,6 +17,7 @@ from harness.data.stream import BatchStream
 from harness.metrics.classification import labels_met
 from harness.metrics.extractors import (
     EncoderExtractor,
+    ExtractionConfig,
     FeatureExtractor,
     InceptionConfig,
     InceptionExtractor,
@@ -68,13 +69,15 @@ def load_encoder(artifact: Artifact, device: torch.device) -> FeatureEncoder:
     return network.to(device)
 
 
-def load_extractor(artifact: Artifact, device: torch.device) -> FeatureExtractor:
+def load_extractor(
+    artifact: Artifact, device: torch.device, extraction: ExtractionConfig
+) -> FeatureExtractor:
     """Build the feature extractor of a metric from an encoder artifact."""
     encoder = artifact.record["config"]["encoder"]
     if encoder["kind"] == "inception":
         path = artifact.path / "inception.pth"
         copied = InceptionConfig(weights=str(path), sha256=encoder["sha256"])
-        return InceptionExtractor(copied, device)
+        return InceptionExtractor(copied, device, extraction)
     network = load_encoder(artifact, device)
     return EncoderExtractor(
         network,
@@ -83,6 +86,7 @@ def load_extractor(artifact: Artifact, device: torch.device) -> FeatureExtractor
         feature_dim=network.feature_dim,
         device=device,
         has_logits=encoder["kind"] == "in_domain",
+        extraction=extraction,
     )
 
 

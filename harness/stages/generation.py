@@ -1,7 +1,8 @@
 """Stage `generation`: samples of one generator snapshot under one guidance setting, and metrics."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -10,19 +11,17 @@ from torch import Tensor
 
 from harness.data.dataset import batches
 from harness.data.pixel_range import to_uint8
+from harness.data.sample_archive import SampleWriter
 from harness.image_grids import save_grid
-from harness.metrics.classification import labels_met
-from harness.metrics.frechet import (
-    FeatureStatistics,
-    frechet_distance,
-    require_full_rank,
-    self_test,
-)
-from harness.metrics.image_mean import ImageMean
-from harness.random_streams import generator_for
+from harness.keys import KEY_UNLESS_DEFAULT
+from harness.metrics.extractors import ExtractionConfig
+from harness.metrics.frechet import self_test
+from harness.metrics.sample_scores import SampleScores
+from harness.random_streams import derive_seed, generator_for
 from harness.stages.context import StageContext
 from harness.stages.encoder import load_extractor
 from harness.stages.generator import load_generator
+from harness.stages.reference import load_reference
 from harness.stages.tokenizer import load_tokenizer
 from harness.store import Artifact, write_tensors
 from harness.trial import AutoGuidanceWith, Guidance, Trial
@@ -31,7 +30,7 @@ from models.guidance import guided_velocity
 from models.lightningdit import LightningDiT
 from models.sampler import SamplerConfig, sample
 
-VERSION = 1
+VERSION = 2
 """Raised by hand when the numbers that this stage makes change."""
 GRID_ROWS, GRID_COLUMNS = 8, 10
 """Shown samples: the first classes side by side, one noise a row."""
@@ -51,14 +50,25 @@ class GenerationStage:
     label_policy: Literal["balanced", "random", "data"]
     batch_size: int
     seed: int
+    extraction: ExtractionConfig = field(default=ExtractionConfig(), metadata=KEY_UNLESS_DEFAULT)
+    keep_samples: bool = field(default=False, metadata=KEY_UNLESS_DEFAULT)
 
     @classmethod
     def of(
-        cls, trial: Trial, *, step: int, guidance: Guidance, weak_step: int | None
+        cls, trial: Trial, *, step: int, guidance: Guidance, weak_step: int | None, number: int = 0
     ) -> "GenerationStage":
-        """How a trial's generator is measured at one snapshot under one guidance setting."""
+        """How a trial's generator is measured at one snapshot under one guidance setting.
+
+        Args:
+            trial: The trial.
+            step: Training step of the snapshot.
+            guidance: The setting.
+            weak_step: Training step of the weaker model's snapshot, under AutoGuidance.
+            number: Which of the sampling seeds, from 0.
+        """
         evaluation = trial.evaluation
-        assert evaluation.seed is not None
+        seed = evaluation.seed
+        assert seed is not None
         return cls(
             step=step,
             guidance=guidance,
@@ -67,7 +77,9 @@ class GenerationStage:
             num_images=evaluation.num_images,
             label_policy=evaluation.label_policy,
             batch_size=evaluation.batch_size,
-            seed=evaluation.seed,
+            seed=derive_seed(seed, "samples", number) if number else seed,
+            extraction=evaluation.extraction,
+            keep_samples=evaluation.keep_samples,
         )
 
 
@@ -102,32 +114,25 @@ def run(config: GenerationStage, context: StageContext) -> Mapping[str, Any]:
     device = context.device
     self_test(device)
     sampling = _load_sampling(config, context)
-    extractor = load_extractor(context.inputs["extractor"], device)
-    reference = FeatureStatistics.from_tensors(
-        context.inputs["reference"].tensors("statistics.safetensors")
-    )
-    require_full_rank("num_images", config.num_images, reference.dim)
-    require_full_rank("num_reference", reference.num_samples, reference.dim)
+    extractor = load_extractor(context.inputs["extractor"], device, config.extraction)
+    reference = load_reference(context.inputs["reference"])
     generator = context.inputs["generator"]
     _check_same_images(generator, context.inputs["reference"])
     labels = asked_labels(config, torch.tensor(generator.result["label_counts"])).to(device)
-    statistics = FeatureStatistics.empty(extractor.feature_dim, device)
-    recognised = ImageMean.empty(device)
-    for number, indices in enumerate(batches(config.num_images, config.batch_size)):
-        asked = labels[torch.from_numpy(indices).to(device)]
-        images = sampling.images(asked, generator_for(config.seed, "noise", number, device=device))
-        statistics = statistics.update(extractor.features(images))
-        logits = extractor.logits(images)
-        if logits is not None:
-            recognised = recognised.update(labels_met(logits, asked))
-        context.after_step(int(indices[-1]) + 1, config.num_images, dict)
+    scores = SampleScores(extractor, config.num_images, device)
+    with _archive(config, context) as archive:
+        for number, indices in enumerate(batches(config.num_images, config.batch_size)):
+            asked = labels[torch.from_numpy(indices).to(device)]
+            random = generator_for(config.seed, "noise", number, device=device)
+            images = sampling.images(asked, random)
+            scores.update(images, asked)
+            if archive is not None:
+                archive.add(images, asked)
+            context.after_step(int(indices[-1]) + 1, config.num_images, dict)
     _save_samples(sampling, context)
-    write_tensors(context.work.payload / "statistics.safetensors", statistics.to_tensors())
+    write_tensors(context.work.payload / "statistics.safetensors", scores.statistics.to_tensors())
     return {
-        "gfid": frechet_distance(statistics, reference),
-        "label_accuracy": recognised.compute() if recognised.num_images else None,
-        "num_images": config.num_images,
-        "num_reference": reference.num_samples,
+        **scores.compute(reference),
         "num_function_evaluations": config.sampler.num_function_evaluations,
     }
 
@@ -147,6 +152,20 @@ def asked_labels(config: GenerationStage, label_counts: Int64[Tensor, " k"]) -> 
     if config.label_policy == "random":
         return torch.randint(num_classes, (count,), generator=random)
     return torch.multinomial(label_counts.double(), count, replacement=True, generator=random)
+
+
+def _archive(
+    config: GenerationStage, context: StageContext
+) -> AbstractContextManager[SampleWriter | None]:
+    """A writer of the samples where they are to be kept."""
+    if not config.keep_samples:
+        return nullcontext()
+    tokenizer = context.inputs["tokenizer"].record["config"]
+    return SampleWriter(
+        context.work.payload / "samples.npz",
+        num_images=config.num_images,
+        resolution=tokenizer["data"]["resolution"],
+    )
 
 
 def _load_sampling(config: GenerationStage, context: StageContext) -> Sampling:
@@ -179,6 +198,8 @@ def _check_same_latents(generator: Artifact, tokenizer: Artifact) -> None:
 
 
 def _check_same_images(generator: Artifact, reference: Artifact) -> None:
+    if "data_fingerprint" not in reference.result:
+        return
     learnt, held_to = (a.result["data_fingerprint"] for a in (generator, reference))
     if learnt != held_to:
         raise ValueError(

@@ -16,7 +16,7 @@ from harness.random_streams import derive_seed, generator_for
 from harness.stages.context import StageContext
 from harness.stages.curves import Curve
 from harness.stages.representation import TokenAlignment
-from harness.stages.weights import check_checkpoint, describe_checkpoint
+from harness.stages.weights import check_file, describe_file
 from harness.store import Artifact, write_tensors
 from harness.training import (
     autocast,
@@ -50,13 +50,13 @@ class GeneratorStage:
     """What stands for the file of trained weights: its hash; empty where they are trained here."""
 
     @classmethod
-    def of(cls, trial: Trial) -> "GeneratorStage":
+    def of(cls, trial: Trial, generator: GeneratorConfig) -> "GeneratorStage":
         """A trial's generator."""
         stage = cls(
-            generator=trial.generator,
+            generator=generator,
             layout=trial.layout,
             num_classes=trial.data.num_classes,
-            checkpoint=describe_checkpoint(trial.generator.checkpoint),
+            checkpoint=describe_file(generator.checkpoint),
         )
         if not stage.learns_representations:
             return stage
@@ -153,7 +153,7 @@ def _take(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
     """The averaged weights of a file in place of training; the settings say how they came to be."""
     settings = config.generator
     assert settings.checkpoint is not None
-    check_checkpoint(settings.checkpoint, config.checkpoint)
+    check_file(settings.checkpoint, config.checkpoint)
     model = config.build()
     checkpoint.load_generator(model, Path(settings.checkpoint).expanduser())
     path = context.work.payload / snapshot_name(settings.training.steps)

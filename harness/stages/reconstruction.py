@@ -1,8 +1,7 @@
 """Stage `reconstruction`: what a tokenizer loses, measured on the evaluation split."""
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -11,23 +10,18 @@ from harness.data import open_dataset
 from harness.data.dataset import batches, spread
 from harness.data.pixel_range import to_model_range, to_uint8
 from harness.image_grids import save_pairs
-from harness.metrics.frechet import (
-    FeatureStatistics,
-    frechet_distance,
-    require_full_rank,
-    self_test,
-)
-from harness.metrics.image_mean import ImageMean
-from harness.metrics.image_quality import psnr, ssim
+from harness.keys import KEY_UNLESS_DEFAULT
+from harness.metrics.extractors import ExtractionConfig
+from harness.metrics.frechet import self_test
+from harness.metrics.reconstruction_scores import ReconstructionScores
 from harness.random_streams import generator_for
 from harness.stages.context import StageContext
 from harness.stages.encoder import load_extractor
 from harness.stages.tokenizer import load_tokenizer
-from harness.stages.weights import describe_lpips
-from harness.trial import Crop, DataConfig, LPIPSMetric, PerceptualMetric, Trial, published
-from models.perceptual import build_lpips
+from harness.stages.weights import describe_lpips, load_perceptual
+from harness.trial import Crop, DataConfig, PerceptualMetric, Trial, published
 
-VERSION = 1
+VERSION = 2
 """Raised by hand when the numbers that this stage makes change."""
 
 
@@ -49,6 +43,7 @@ class ReconstructionStage:
     batch_size: int
     seed: int
     """Seed of the posterior's noise."""
+    extraction: ExtractionConfig = field(default=ExtractionConfig(), metadata=KEY_UNLESS_DEFAULT)
 
     @classmethod
     def of(cls, trial: Trial) -> "ReconstructionStage":
@@ -65,6 +60,7 @@ class ReconstructionStage:
             perceptual_weights=describe_lpips(evaluation.perceptual),
             batch_size=evaluation.batch_size,
             seed=evaluation.seed,
+            extraction=evaluation.extraction,
         )
 
 
@@ -75,16 +71,10 @@ def run(config: ReconstructionStage, context: StageContext) -> Mapping[str, Any]
     self_test(device)
     dataset = open_dataset(config.data)
     pipeline = published(config.crop)
-    extractor = load_extractor(context.inputs["extractor"], device)
-    require_full_rank("num_reconstructions", config.num_images, extractor.feature_dim)
+    extractor = load_extractor(context.inputs["extractor"], device, config.extraction)
+    perceptual = load_perceptual(config.perceptual, device)
+    scores = ReconstructionScores(extractor, perceptual, device)
     tokenizer = load_tokenizer(context.inputs["tokenizer"], device)
-    perceptual = (
-        build_lpips(config.perceptual.as_loss()).to(device)
-        if isinstance(config.perceptual, LPIPSMetric)
-        else None
-    )
-    original = reconstructed = FeatureStatistics.empty(extractor.feature_dim, device)
-    decibels = similarity = distance = ImageMean.empty(device)
     chosen = spread(config.num_images, dataset.num_images("eval"))
     for number, local in enumerate(batches(len(chosen), config.batch_size)):
         pixels = dataset.images("eval", chosen[local], pipeline).to(device)
@@ -98,26 +88,8 @@ def run(config: ReconstructionStage, context: StageContext) -> Mapping[str, Any]
             latents = posterior.mode()
         decoded = tokenizer.decode(latents)
         rounded = to_uint8(decoded)
-        original = original.update(extractor.features(pixels))
-        reconstructed = reconstructed.update(extractor.features(rounded))
-        decibels = decibels.update(psnr(rounded, pixels))
-        similarity = similarity.update(ssim(decoded, images))
-        if perceptual is not None:
-            distance = distance.update(perceptual(decoded, images).flatten())
+        scores.update(decoded, rounded, pixels)
         if number == 0:
             save_pairs(context.work.payload / "reconstructions.png", pixels, rounded)
         context.after_step(int(local[-1]) + 1, len(chosen), dict)
-    return {
-        "rfid": frechet_distance(reconstructed, original),
-        # A perfect reconstruction has no finite value, and JSON no infinite one.
-        "psnr": finite_or_none(decibels.compute()),
-        "ssim": similarity.compute(),
-        "lpips": None if perceptual is None else distance.compute(),
-        "num_images": config.num_images,
-        "feature_dim": extractor.feature_dim,
-    }
-
-
-def finite_or_none(value: float) -> float | None:
-    """The value, or None where it is infinite or not a number."""
-    return value if math.isfinite(value) else None
+    return scores.compute()

@@ -1,21 +1,44 @@
-"""Stage `reference`: feature statistics of the training split, which generated images are held to.
+"""Stage `reference`: what generated images are held to, as statistics and features.
 
-Images are read without augmentation.
+Images are read without augmentation. Statistics that others made take the place of the training
+split where the evaluation names their file.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
 
 from harness.data import open_dataset
 from harness.data.dataset import batches, spread
+from harness.data.image_sets import open_image_set
+from harness.keys import KEY_UNLESS_DEFAULT
+from harness.metrics.extractors import INCEPTION_NAME, ExtractionConfig, FeatureExtractor
 from harness.metrics.frechet import FeatureStatistics
+from harness.metrics.sample_scores import Reference
+from harness.metrics.statistics_files import read_statistics
 from harness.stages.context import StageContext
 from harness.stages.encoder import load_extractor
-from harness.store import write_tensors
-from harness.trial import Crop, DataConfig, Trial, published
+from harness.stages.weights import check_file, describe_file
+from harness.store import Artifact, write_tensors
+from harness.trial import (
+    Crop,
+    DataConfig,
+    ReferenceImages,
+    ReferenceSource,
+    StatisticsFile,
+    TrainingSplit,
+    Trial,
+    published,
+)
 
-VERSION = 1
+VERSION = 2
 """Raised by hand when the numbers that this stage makes change."""
 
 
@@ -28,7 +51,14 @@ class ReferenceStage:
     """Crop and resize of the images; `training`: the data set's own, centred."""
     num_images: int
     """Images, spread evenly over the training split."""
+    num_features: int
+    """Images whose features are kept, spread evenly over those."""
     batch_size: int
+    extraction: ExtractionConfig = field(default=ExtractionConfig(), metadata=KEY_UNLESS_DEFAULT)
+    source: ReferenceSource = field(default=TrainingSplit(), metadata=KEY_UNLESS_DEFAULT)
+    """What takes the place of the training split, if anything."""
+    content: str = field(default="", metadata=KEY_UNLESS_DEFAULT)
+    """What stands for the content of that: the file's hash or the images' fingerprint."""
 
     @classmethod
     def of(cls, trial: Trial) -> "ReferenceStage":
@@ -38,23 +68,111 @@ class ReferenceStage:
             data=trial.data,
             crop=evaluation.reference_crop,
             num_images=evaluation.num_reference or trial.data.num_train_images,
+            num_features=evaluation.num_reference_features,
             batch_size=evaluation.batch_size,
+            extraction=evaluation.extraction,
+            source=evaluation.reference,
+            content=describe_source(evaluation.reference),
         )
 
 
+def describe_source(source: ReferenceSource) -> str:
+    """What stands for a reference's content; empty for the training split, `absent` if missing."""
+    if isinstance(source, StatisticsFile):
+        return describe_file(source.path)
+    if isinstance(source, ReferenceImages):
+        absent = source.images.missing()
+        return "absent" if absent else f"images {open_image_set(source.images).fingerprint()}"
+    return ""
+
+
+@torch.no_grad()
 def run(config: ReferenceStage, context: StageContext) -> Mapping[str, Any]:
-    """Accumulate the statistics of the reference images."""
-    dataset = open_dataset(config.data)
-    extractor = load_extractor(context.inputs["extractor"], context.device)
-    statistics = FeatureStatistics.empty(extractor.feature_dim, context.device)
-    chosen = spread(config.num_images, dataset.num_images("train"))
-    for local in batches(len(chosen), config.batch_size):
-        images = dataset.images("train", chosen[local], published(config.crop))
-        statistics = statistics.update(extractor.features(images))
-        context.after_step(int(local[-1]) + 1, len(chosen), dict)
-    write_tensors(context.work.payload / "statistics.safetensors", statistics.to_tensors())
+    """Accumulate the statistics of the reference images, or take those of a file."""
+    extractor = load_extractor(context.inputs["extractor"], context.device, config.extraction)
+    source = config.source
+    if isinstance(source, StatisticsFile):
+        check_file(source.path, config.content)
+        reference, found = _from_file(source, extractor, config, context), {}
+    elif isinstance(source, ReferenceImages):
+        images = open_image_set(source.images)
+        reference = _extracted(
+            images.images, np.arange(images.num_images), extractor, config, context
+        )
+        found = {"skipped": list(images.skipped)}
+    else:
+        dataset = open_dataset(config.data)
+        chosen = spread(config.num_images, dataset.num_images("train"))
+        read = partial(dataset.images, "train", pipeline=published(config.crop))
+        reference = _extracted(read, chosen, extractor, config, context)
+        found = {"data_fingerprint": dataset.fingerprint()}
+    write_tensors(context.work.payload / "reference.safetensors", reference.to_tensors())
     return {
-        "num_images": config.num_images,
+        "num_images": reference.statistics.num_samples,
         "feature_dim": extractor.feature_dim,
-        "data_fingerprint": dataset.fingerprint(),
+        **found,
     }
+
+
+def _extracted(
+    read: Callable[[Int64[np.ndarray, " b"]], UInt8[Tensor, "b 3 h w"]],
+    chosen: Int64[np.ndarray, " n"],
+    extractor: FeatureExtractor,
+    config: ReferenceStage,
+    context: StageContext,
+) -> Reference:
+    """Statistics of the chosen images, and the features of some spread evenly over them."""
+    kept = min(config.num_features, len(chosen))
+    place = np.full(len(chosen), kept)
+    place[spread(kept, len(chosen))] = np.arange(kept)
+    reference = Reference.empty(extractor.feature_dim, kept, context.device)
+    for local in batches(len(chosen), config.batch_size):
+        found = extractor.extract(read(chosen[local]))
+        reference = reference.update(found, torch.from_numpy(place[local]))
+        context.after_step(int(local[-1]) + 1, len(chosen), dict)
+    return reference
+
+
+def _from_file(
+    source: StatisticsFile,
+    extractor: FeatureExtractor,
+    config: ReferenceStage,
+    context: StageContext,
+) -> Reference:
+    """Moments as others computed them; features come from the images in the file, if any."""
+    given = read_statistics(Path(source.path).expanduser())
+    given.require_extractor(
+        name=extractor.name, identity=extractor.identity, feature_dim=extractor.feature_dim
+    )
+    if given.extractor is None and extractor.name != INCEPTION_NAME:
+        raise ValueError(
+            f"statistics that don't name their extractor, as those of {source.path}, must be of "
+            f"{INCEPTION_NAME}, as ADM's and pytorch-fid's are, but `evaluation.extractor` is "
+            f"{extractor.name}; give statistics of that network, or images as the reference"
+        )
+    count = given.num_samples or source.num_images
+    if count is None:
+        raise ValueError(
+            f"the number of images behind {source.path} must be known, but the file does not say; "
+            "set evaluation.reference.num_images (ADM's ImageNet reference: 1281167)"
+        )
+    bank = None
+    if given.images is not None:
+        images = open_image_set(given.images)
+        chosen = np.arange(min(config.num_features, images.num_images))
+        bank = _extracted(images.images, chosen, extractor, config, context).bank
+    spatial = None
+    if given.spatial_mean is not None and given.spatial_covariance is not None:
+        spatial = FeatureStatistics.from_moments(
+            given.spatial_mean, given.spatial_covariance, count
+        )
+    return Reference(
+        statistics=FeatureStatistics.from_moments(given.mean, given.covariance, count),
+        spatial=spatial,
+        bank=bank,
+    )
+
+
+def load_reference(artifact: Artifact) -> Reference:
+    """What samples are held to."""
+    return Reference.from_tensors(artifact.tensors("reference.safetensors"))

@@ -8,6 +8,8 @@ from harness.stages import (
     encoder,
     generation,
     generator,
+    given_pairs,
+    given_samples,
     latents,
     reconstruction,
     reference,
@@ -36,5 +38,7 @@ KINDS: dict[str, StageKind] = {
         "latents": latents,
         "generator": generator,
         "generation": generation,
+        "given_samples": given_samples,
+        "given_pairs": given_pairs,
     }.items()
 }

@@ -17,7 +17,7 @@ from harness.random_streams import derive_seed, generator_for
 from harness.stages.context import StageContext
 from harness.stages.curves import Curve
 from harness.stages.encoder import load_encoder
-from harness.stages.weights import check_checkpoint, describe_checkpoint, describe_lpips
+from harness.stages.weights import check_file, describe_file, describe_lpips
 from harness.store import Artifact, write_tensors
 from harness.training import (
     autocast,
@@ -54,7 +54,7 @@ class TokenizerStage:
             tokenizer=trial.tokenizer,
             data=trial.data,
             perceptual_weights=describe_lpips(loss.perceptual) if given is None else "",
-            checkpoint=describe_checkpoint(given),
+            checkpoint=describe_file(given),
         )
 
     def build(self) -> Autoencoder:
@@ -163,7 +163,7 @@ def _take(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
     """The weights of a file in place of training; the settings say how they came to be."""
     settings = config.tokenizer
     assert settings.checkpoint is not None
-    check_checkpoint(settings.checkpoint, config.checkpoint)
+    check_file(settings.checkpoint, config.checkpoint)
     model = config.build()
     checkpoint.load_tokenizer(model, Path(settings.checkpoint).expanduser())
     write_tensors(context.work.payload / "model.safetensors", model.state_dict())

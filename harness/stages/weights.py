@@ -1,6 +1,7 @@
 """Weights that come from elsewhere: what identifies them, and what is missing on this machine."""
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from harness.metrics.extractors import InceptionConfig
 from harness.store import file_sha256
 from harness.trial import LPIPSMetric
 from models.foundation import TimmEncoderConfig
-from models.perceptual import LPIPSConfig
+from models.perceptual import LPIPS, LPIPSConfig, NoPerceptual, build_lpips
 
 VGG16_FILE = "vgg16-397923af.pth"
 """torchvision's ImageNet weights of VGG16 in the cache of torch.hub."""
@@ -39,21 +40,26 @@ def describe_lpips(config: Any) -> str:
     return f"backbone {_describe_file(_backbone_file(config))}, heads {heads}"
 
 
-def describe_checkpoint(path: str | None) -> str:
+def load_perceptual(config: NoPerceptual | LPIPSMetric, device: torch.device) -> LPIPS | None:
+    """LPIPS as a metric, frozen, where it is asked for."""
+    return build_lpips(config.as_loss()).to(device) if isinstance(config, LPIPSMetric) else None
+
+
+def describe_file(path: str | None) -> str:
     """What stands for a trained network's file in a key: its hash; empty where none is given."""
     return "" if path is None else _describe_file(Path(path))
 
 
-def check_checkpoint(path: str, described: str) -> None:
+def check_file(path: str, described: str) -> None:
     """Refuse a file that is no longer the one that a key stands for.
 
     Raises:
         ValueError: It is gone or has another content.
     """
-    now = describe_checkpoint(path)
+    now = describe_file(path)
     if now != described:
         raise ValueError(
-            f"the checkpoint {path} must be the file that was planned with ({described}), but is "
+            f"{path} must be the file that was planned with ({described}), but is "
             f"{now}; put that file back, or run the command again to plan with the new one"
         )
 
@@ -79,7 +85,8 @@ def missing_lpips(config: Any, path: str) -> list[MissingItem]:
     if not isinstance(config, LPIPSConfig | LPIPSMetric):
         return []
     what = "the ImageNet weights of VGG16 (torchvision) for LPIPS"
-    items = _absent_file(what, str(_backbone_file(config)), f"{path}.backbone_weights")
+    fetch = None if config.backbone_weights else _fetch_vgg16
+    items = _absent_file(what, str(_backbone_file(config)), f"{path}.backbone_weights", fetch)
     if config.head_weights:
         items += _absent_file(
             "the heads of LPIPS (`vgg.pth`)", config.head_weights, f"{path}.head_weights"
@@ -100,11 +107,27 @@ def _describe_file(path: Path) -> str:
     return f"sha256 {_sha256(path, status.st_size, status.st_mtime_ns)}"
 
 
-def _absent_file(what: str, path: str, field: str) -> list[MissingItem]:
+def _absent_file(
+    what: str, path: str, field: str, fetch: Callable[[], None] | None = None
+) -> list[MissingItem]:
     if Path(path).expanduser().is_file():
         return []
     remedy = f"put the file there, or set `{field}` to the path of a copy"
-    return [MissingItem(what=what, location=path, remedy=remedy)]
+    return [MissingItem(what=what, location=path, remedy=remedy, fetch=fetch)]
+
+
+def _fetch_vgg16() -> None:
+    """torchvision's ImageNet weights of VGG16, to the cache of torch.hub."""
+    from torchvision.models import VGG16_Weights
+
+    VGG16_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True)
+
+
+def _fetch_pretrained(name: str) -> None:
+    """timm's pretrained weights, to timm's cache."""
+    import timm
+
+    timm.create_model(name, pretrained=True)
 
 
 def _missing_pretrained(name: str, field: str) -> list[MissingItem]:
@@ -133,7 +156,14 @@ def _missing_pretrained(name: str, field: str) -> list[MissingItem]:
         f"pretrained=True) fills the cache), or set `{field}` to the path of a local file"
     )
     what = f"the pretrained weights of {name}"
-    return [MissingItem(what=what, location=str(HF_HUB_CACHE), remedy=remedy)]
+    return [
+        MissingItem(
+            what=what,
+            location=str(HF_HUB_CACHE),
+            remedy=remedy,
+            fetch=partial(_fetch_pretrained, name),
+        )
+    ]
 
 
 @lru_cache(maxsize=64)

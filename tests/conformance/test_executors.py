@@ -43,7 +43,9 @@ def reference(
     label: str, extractor: Stage, data: DigitsConfig | ImageFolderConfig | None = None
 ) -> Stage:
     data = data or DigitsConfig()
-    config = ReferenceStage(data=data, crop="training", num_images=50, batch_size=50)
+    config = ReferenceStage(
+        data=data, crop="training", num_images=50, num_features=20, batch_size=50
+    )
     return Stage(kind="reference", config=config, inputs={"extractor": extractor}, label=label)
 
 

@@ -16,8 +16,13 @@ def extractor(weights: str = "a" * 64) -> Artifact:
 
 def hashes(sweep, artifact: Artifact | None = None) -> tuple[str, str]:
     row = make_plan(sweep).rows[0]
-    artifact = artifact or extractor()
-    return generation_protocol(row, artifact).hash, reconstruction_protocol(row, artifact).hash
+    assert row.generator is not None
+    used = row.extractor.config, artifact or extractor()
+    samples = row.generator.generations[0].config, row.generator.reference.config
+    return (
+        generation_protocol(*samples, *used).hash,
+        reconstruction_protocol(row.reconstruction.config, *used).hash,
+    )
 
 
 @pytest.mark.parametrize(
@@ -31,6 +36,8 @@ def hashes(sweep, artifact: Artifact | None = None) -> tuple[str, str]:
         "generator.training.steps=9",
         "latents.posterior=mode",
         "evaluation.batch_size=17",
+        "evaluation.sampling_seeds=3",
+        "evaluation.keep_samples=true",
     ],
 )
 def test_models_and_seeds_leave_both_protocols_alone(load, setting):
@@ -47,6 +54,7 @@ def test_models_and_seeds_leave_both_protocols_alone(load, setting):
         "evaluation.sampler.kind=heun",
         "evaluation.sampler.timestep_shift=0.3",
         "evaluation.guidance=[{kind: cfg, scale: 2.0}]",
+        "evaluation.num_reference_features=50",
     ],
 )
 def test_what_moves_the_generation_metric_moves_its_protocol_alone(load, setting):
@@ -64,8 +72,9 @@ def test_what_moves_the_reconstruction_metrics_moves_their_protocol_alone(load, 
     assert before[1] != after[1]
 
 
-def test_image_size_moves_both_protocols(load):
-    assert all(map(str.__ne__, hashes(load()), hashes(load("data.resolution=32"))))
+@pytest.mark.parametrize("setting", ["data.resolution=32", "evaluation.extraction.compile=true"])
+def test_image_size_and_extraction_move_both_protocols(load, setting):
+    assert all(map(str.__ne__, hashes(load()), hashes(load(setting))))
 
 
 def test_the_weights_of_the_extractor_are_part_of_both_protocols(load):
@@ -81,5 +90,10 @@ def test_settings_that_a_solver_does_not_use_are_no_part_of_its_protocol(load):
 
 def test_guidance_settings_of_one_trial_have_protocols_of_their_own(load):
     guidance = "evaluation.guidance=[{kind: cfg, scale: 2.0}, {kind: cfg, scale: 3.0}]"
-    rows = make_plan(load(guidance)).rows
-    assert len({generation_protocol(row, extractor()).hash for row in rows}) == 2
+    protocols = set()
+    for row in make_plan(load(guidance)).rows:
+        assert row.generator is not None
+        samples = row.generator.generations[0].config, row.generator.reference.config
+        used = row.extractor.config, extractor()
+        protocols.add(generation_protocol(*samples, *used).hash)
+    assert len(protocols) == 2

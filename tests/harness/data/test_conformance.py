@@ -1,14 +1,24 @@
 """What holds for every kind of data set."""
 
+import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 
-from harness.data import DigitsConfig, ImageDataset, ImageFolderConfig, open_dataset
+from harness.data import (
+    DigitsConfig,
+    ImageDataset,
+    ImageFolderConfig,
+    ParquetConfig,
+    open_dataset,
+)
 from harness.data.stream import BatchStream
 
 SPLITS = ("train", "eval")
@@ -39,7 +49,49 @@ def _open_image_folder(root: Path) -> ImageDataset:
     )
 
 
-OPENERS = {"digits": _open_digits, "image_folder": _open_image_folder}
+def _write_parquet(path: Path, count: int) -> None:
+    random = np.random.default_rng(count)
+    images = []
+    for number in range(count):
+        file = io.BytesIO()
+        pixels = random.integers(0, 256, size=(20 + number % 3, 26, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(file, "png")
+        images.append({"bytes": file.getvalue(), "path": f"{number}.png"})
+    features = {"label": {"names": ["ant", "bird", "cat"], "_type": "ClassLabel"}}
+    table = pa.table({"image": images, "label": np.arange(count) % 3})
+    text = json.dumps({"info": {"features": features}})
+    pq.write_table(table.replace_schema_metadata({"huggingface": text}), path, row_group_size=5)
+
+
+def _open_parquet(root: Path, **options: str) -> ImageDataset:
+    root.mkdir()
+    _write_parquet(root / "train-00000-of-00002.parquet", 7)
+    _write_parquet(root / "train-00001-of-00002.parquet", 5)
+    _write_parquet(root / "test-00000-of-00001.parquet", 6)
+    return open_dataset(
+        ParquetConfig(
+            name="animals",
+            root=str(root),
+            resolution=16,
+            flip=True,
+            num_classes=3,
+            num_train_images=12,
+            num_eval_images=6,
+            **options,  # type: ignore[arg-type]
+        )
+    )
+
+
+def _open_parquet_in_memory(root: Path) -> ImageDataset:
+    return _open_parquet(root, keep="memory")
+
+
+OPENERS = {
+    "digits": _open_digits,
+    "image_folder": _open_image_folder,
+    "parquet": _open_parquet,
+    "parquet_in_memory": _open_parquet_in_memory,
+}
 
 
 @pytest.fixture(params=list(OPENERS))

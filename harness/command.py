@@ -1,0 +1,188 @@
+"""What the commands share: where things lie, who runs the stages, and checks before any starts."""
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from harness.configuration import ConfigError
+from harness.cost import estimate
+from harness.execution import Outcome
+from harness.executors import Executor, StageEvent
+from harness.plan import Plan, Stage
+from harness.progress import ProgressView
+from harness.requirements import fetch_missing, missing_items, writable_error
+from harness.store import Store
+from harness.sweep import STAGE_KINDS, SweepFile
+
+EXIT_DONE, EXIT_ROWS_FAILED, EXIT_WRONG_REQUEST, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+
+def exit_code(work: Callable[[], int]) -> int:
+    """The exit code of a command; a wrong request and an interruption are told in words."""
+    try:
+        return work()
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_WRONG_REQUEST
+    except KeyboardInterrupt:
+        print(
+            "\ninterrupted: finished stages are kept, training goes on from its last checkpoint; "
+            "run the same command again to continue",
+            file=sys.stderr,
+        )
+        return EXIT_INTERRUPTED
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options of every command that runs stages."""
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="PATH=VALUE",
+        dest="settings",
+        help="override one value of the file, for example generator.training.steps=100 or "
+        "grid.tokenizer.latent_dim='[4, 8]'; may be given several times",
+    )
+    parser.add_argument("--json", action="store_true", help="print plan or outcome as JSON")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=Path("results"),
+        metavar="DIR",
+        help="folder that holds one folder of results a sweep (default: results)",
+    )
+    parser.add_argument(
+        "--store",
+        type=Path,
+        default=Path("artifacts"),
+        metavar="DIR",
+        help="folder of the artifacts, shared by sweeps and machines (default: artifacts)",
+    )
+    parser.add_argument(
+        "--executor",
+        choices=("ray", "inline"),
+        default="ray",
+        help="ray: stages in parallel, on this machine or a cluster (default); inline: one after "
+        "the other in this process, without Ray",
+    )
+    parser.add_argument(
+        "--address",
+        metavar="A",
+        help="address of a running Ray cluster (HOST:PORT or auto); default: start Ray here",
+    )
+    parser.add_argument(
+        "--download",
+        action="store_true",
+        help="fetch missing published weights (Inception-v3, VGG16, timm) from their usual places "
+        "before anything starts; without it nothing is ever downloaded",
+    )
+
+
+def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Refuse options that don't go together."""
+    if options.address and options.executor != "ray":
+        parser.error("--address names a Ray cluster; it goes with --executor ray")
+
+
+def stages_to_run(plan: Plan, store: Store) -> list[Stage]:
+    """Stages that lead to something the plan wants and whose artifacts are not in the store.
+
+    An intermediate artifact that was removed is not made again where nothing needs it any more.
+    """
+    missing = {s for s in plan.stages if not store.find(s.kind, s.key)}
+    inner = {i for stage in plan.stages for i in stage.inputs.values()}
+    read = {stage for row in plan.rows for stage in row.stages}
+    needed: set[Stage] = set()
+    waiting = [s for s in missing if s not in inner or s in read]
+    while waiting:
+        stage = waiting.pop()
+        if stage not in needed:
+            needed.add(stage)
+            waiting += [i for i in stage.inputs.values() if i in missing]
+    return [stage for stage in plan.stages if stage in needed]
+
+
+def check_start(
+    options: argparse.Namespace, stages: Sequence[Stage], results: Path, source: str
+) -> None:
+    """Refuse to start where files are missing or nothing can be written.
+
+    Raises:
+        ConfigError: Lists all that is missing, each with its remedy.
+    """
+    if options.download:
+        fetch_missing(stages)
+    if missing := missing_items(stages):
+        items = "".join(f"\n  - {item}" for item in missing)
+        raise ConfigError(f"nothing was started, because this is missing:{items}", source=source)
+    for folder in (results, options.store):
+        if error := writable_error(folder):
+            raise ConfigError(error)
+
+
+def check_networks(stages: Sequence[Stage], source: str) -> None:
+    """Build every network once without memory, so that a wrong one is told before anything starts.
+
+    Raises:
+        ConfigError: A network cannot be built from its configuration.
+    """
+    for stage in stages:
+        try:
+            estimate(stage)
+        except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
+            message = f"the networks of {stage.kind} {stage.label!r} cannot be built: {error}"
+            raise ConfigError(message, path=f"trial.{stage.kind}", source=source) from error
+
+
+def execute(
+    options: argparse.Namespace,
+    stages: list[Stage],
+    store: Store,
+    file: SweepFile,
+    source: str,
+    ended: Callable[[Stage], None],
+) -> Mapping[str, Outcome]:
+    """Run stages in the chosen executor under a progress view.
+
+    Args:
+        options: The command's options.
+        stages: What to run, inputs first.
+        store: Where artifacts are read and written.
+        file: Sweep file with the resources of each kind.
+        source: Where it was read from, for messages.
+        ended: Called with each stage as it ends.
+    """
+    if not stages:
+        return {}
+    resources = {kind: file.resources_of(kind) for kind in STAGE_KINDS}
+    executor = _executor(options)
+    try:
+        with ProgressView(stages, store) as view:
+
+            def listen(event: StageEvent) -> None:
+                view(event)
+                if event.what == "ended":
+                    ended(event.stage)
+
+            return executor.run(stages, store.root.resolve(), resources, listen)
+    except ConfigError as error:
+        in_file = error.path.startswith("resources.")
+        raise error.within(source=source if in_file else "") from error
+
+
+def _executor(options: argparse.Namespace) -> Executor:
+    if options.executor == "inline":
+        from harness.executors.inline import InlineExecutor
+
+        return InlineExecutor()
+    try:
+        from harness.executors.ray_executor import RayExecutor
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"the ray executor needs Ray, but {error.name} is not installed; run with "
+            "--executor inline, or `pip install ray`",
+            path="--executor",
+        ) from error
+    return RayExecutor(options.address)

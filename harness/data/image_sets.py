@@ -1,0 +1,386 @@
+"""Sets of images to be scored, wherever they come from: folders, sample archives, data sets."""
+
+import hashlib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal, final
+
+import numpy as np
+import torch
+from jaxtyping import Int64, UInt8
+from PIL import Image
+from torch import Tensor
+
+from harness.data import DatasetConfig, open_dataset
+from harness.data.dataset import Split, check_indices
+from harness.data.image_folder import IMAGE_SUFFIXES, sorted_images
+from harness.data.missing import MissingItem
+from harness.data.pipelines import (
+    Pipeline,
+    UnreadableImage,
+    in_threads,
+    read_rgb,
+    read_squares,
+)
+from harness.data.sample_archive import SampleArchive
+from harness.keys import content_hash
+
+_FORBID: Any = {"extra": "forbid"}
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class FolderImages:
+    """All image files below a folder, in the order of their paths."""
+
+    __pydantic_config__: ClassVar[Any] = _FORBID
+
+    kind: Literal["folder"] = "folder"
+    path: str = field(metadata={"key": False})
+    """The folder; `~` is the home folder."""
+    resolution: int | None = None
+    """Side in pixels that `pipeline` brings the images to; absent: they stay as they are."""
+    pipeline: Pipeline | None = None
+    """Published crop and resize; absent: none, and all images must have one size."""
+    on_unreadable: Literal["stop", "skip"] = field(default="stop", metadata={"key": False})
+    """What an unreadable file does. `skip` reads every file once at opening, counts and lists."""
+    max_unreadable: float = field(default=0.01, metadata={"key": False})
+    """Share of the files, 0..1, that may be skipped; one file always may."""
+
+    def __post_init__(self) -> None:
+        _check_conversion(self.path, self.resolution, self.pipeline)
+        if not 0.0 <= self.max_unreadable <= 1.0:
+            raise ValueError(
+                f"`max_unreadable` must be a share in 0..1, but got {self.max_unreadable}; use 0.01"
+            )
+
+    @property
+    def location(self) -> Path:
+        """The folder, `~` expanded."""
+        return Path(self.path).expanduser()
+
+    def missing(self) -> list[MissingItem]:
+        """The folder if it is absent; nothing is opened."""
+        if self.location.is_dir():
+            return []
+        remedy = "set `path` to the folder that holds them"
+        return [MissingItem(what="a folder of images", location=str(self.location), remedy=remedy)]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class NpzImages:
+    """The samples of an `.npz` in ADM's format: `arr_0` uint8 NHWC, labels in `arr_1` if any."""
+
+    __pydantic_config__: ClassVar[Any] = _FORBID
+
+    kind: Literal["npz"] = "npz"
+    path: str = field(metadata={"key": False})
+    """The file; `~` is the home folder."""
+    resolution: int | None = None
+    """Side in pixels that `pipeline` brings the images to; absent: they stay as they are."""
+    pipeline: Pipeline | None = None
+    """Published crop and resize; absent: none."""
+
+    def __post_init__(self) -> None:
+        _check_conversion(self.path, self.resolution, self.pipeline)
+
+    @property
+    def location(self) -> Path:
+        """The file, `~` expanded."""
+        return Path(self.path).expanduser()
+
+    def missing(self) -> list[MissingItem]:
+        """The file if it is absent; nothing is opened."""
+        if self.location.is_file():
+            return []
+        remedy = "set `path` to the file"
+        return [MissingItem(what="an .npz of samples", location=str(self.location), remedy=remedy)]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class DatasetImages:
+    """A split of a data set, without augmentation."""
+
+    __pydantic_config__: ClassVar[Any] = _FORBID
+
+    kind: Literal["dataset"] = "dataset"
+    data: DatasetConfig
+    """The data set."""
+    split: Split
+    """Part of it."""
+    pipeline: Pipeline | None = None
+    """Published crop and resize; absent: the one that training uses, centred."""
+
+    def missing(self) -> list[MissingItem]:
+        """What the data set lacks."""
+        return self.data.missing()
+
+
+ImageSetConfig = FolderImages | NpzImages | DatasetImages
+"""Every kind of image set, told apart by `kind`."""
+
+
+class ImageSet(ABC):
+    """Images of one size, addressed by index."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Name for tables: of the folder, the file, or the data set and its split."""
+
+    @property
+    @abstractmethod
+    def num_images(self) -> int:
+        """Number of images, those that are skipped left out."""
+
+    @abstractmethod
+    def images(self, indices: Int64[np.ndarray, " b"]) -> UInt8[Tensor, "b 3 h w"]:
+        """Read images.
+
+        Args:
+            indices: Positions, 0..`num_images` - 1, in any order.
+
+        Raises:
+            ValueError: An index lies outside the set, or an image cannot be read.
+        """
+
+    @abstractmethod
+    def labels(self) -> Int64[np.ndarray, " n"] | None:
+        """Classes of the images, where the source names them."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """sha256 that changes when the images change, 64 hexadecimal digits."""
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """Files that were left out, with the reasons."""
+        return ()
+
+
+def open_image_set(source: ImageSetConfig | Path | str) -> ImageSet:
+    """Open a set of images.
+
+    Args:
+        source: A configuration, or the path of a folder of images or of an `.npz`.
+
+    Raises:
+        ValueError: It is absent, not what its kind says, of mixed sizes, or unreadable.
+    """
+    config = _from_path(source) if isinstance(source, Path | str) else source
+    if absent := config.missing():
+        raise ValueError("; ".join(str(item) for item in absent))
+    if isinstance(config, FolderImages):
+        return _FolderSet(config)
+    return _NpzSet(config) if isinstance(config, NpzImages) else _DatasetSet(config)
+
+
+def _from_path(path: Path | str) -> FolderImages | NpzImages:
+    place = Path(path).expanduser()
+    if place.suffix == ".npz" and not place.is_dir():
+        return NpzImages(path=str(path))
+    if place.is_dir() or not place.exists():
+        return FolderImages(path=str(path))
+    raise ValueError(
+        f"a set of images must be a folder or an .npz file, but got {str(place)!r}; give one of "
+        "them, or a configuration with its `kind`"
+    )
+
+
+@final
+class _FolderSet(ImageSet):
+    def __init__(self, config: FolderImages) -> None:
+        self._config = config
+        paths = sorted_images(config.location)
+        if not paths:
+            raise ValueError(
+                f"{str(config.location)!r} must hold images, but no file below it ends in "
+                f"{', '.join(sorted(IMAGE_SUFFIXES))}; give another folder"
+            )
+        self._paths, self._skipped = paths, ()
+        if config.on_unreadable == "skip":
+            self._paths, self._skipped = _leave_out_unreadable(paths, config.max_unreadable)
+        if config.pipeline is None:
+            self._shape = (*_one_size(self._paths), 3)
+
+    @property
+    def name(self) -> str:
+        return self._config.location.resolve().name
+
+    @property
+    def num_images(self) -> int:
+        return len(self._paths)
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        return self._skipped
+
+    def images(self, indices: Int64[np.ndarray, " b"]) -> UInt8[Tensor, "b 3 h w"]:
+        check_indices(indices, self.num_images)
+        paths = [self._paths[index] for index in indices]
+        if self._config.pipeline is not None and self._config.resolution is not None:
+            return read_squares(paths, read_rgb, self._config.resolution, self._config.pipeline)
+        pixels = in_threads(_read_pixels, paths)
+        return _as_batch(np.stack(pixels) if pixels else np.zeros((0, *self._shape), np.uint8))
+
+    def labels(self) -> None:
+        return None
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(_conversion(self._config).encode())
+        for path in self._paths:
+            name = path.relative_to(self._config.location).as_posix()
+            digest.update(f"{name}\0{path.stat().st_size}\n".encode())
+        return digest.hexdigest()
+
+
+def _leave_out_unreadable(
+    paths: Sequence[Path], max_share: float
+) -> tuple[list[Path], tuple[str, ...]]:
+    reasons = in_threads(_reason_not_to_read, paths)
+    skipped = tuple(reason for reason in reasons if reason is not None)
+    allowed = max(1, math.floor(max_share * len(paths)))
+    if len(skipped) > allowed or len(skipped) == len(paths):
+        raise ValueError(
+            f"at most {allowed} of {len(paths):,} files may be unreadable (`max_unreadable` "
+            f"{max_share:g}), but {len(skipped):,} are: {'; '.join(skipped[:3])}; replace them, or "
+            "raise the limit"
+        )
+    return [p for p, r in zip(paths, reasons, strict=True) if r is None], skipped
+
+
+def _reason_not_to_read(path: Path) -> str | None:
+    try:
+        read_rgb(path)
+    except UnreadableImage as error:
+        return str(error)
+    return None
+
+
+def _stored_size(path: Path) -> tuple[int, int]:
+    """Width and height as the file's header says."""
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        # Decoding words what is wrong.
+        return read_rgb(path).size
+
+
+def _one_size(paths: Sequence[Path]) -> tuple[int, int]:
+    """Height and width of all images."""
+    sizes = in_threads(_stored_size, paths)
+    for path, size in zip(paths, sizes, strict=True):
+        if size != sizes[0]:
+            raise ValueError(
+                f"all images must have one size, but {str(paths[0])!r} has "
+                f"{sizes[0][0]}x{sizes[0][1]} pixels and {str(path)!r} has {size[0]}x{size[1]}; "
+                "set `pipeline` and `resolution` to crop and resize them"
+            )
+    return sizes[0][1], sizes[0][0]
+
+
+def _read_pixels(path: Path) -> UInt8[np.ndarray, "h w 3"]:
+    return np.asarray(read_rgb(path))
+
+
+@final
+class _NpzSet(ImageSet):
+    def __init__(self, config: NpzImages) -> None:
+        self._config = config
+        path = config.location
+        archive = SampleArchive(path)
+        self._pixels, self._crc = archive.array("arr_0"), archive.checksum("arr_0")
+        self._labels = archive.array("arr_1") if "arr_1" in archive.names else None
+        shape, dtype = self._pixels.shape, self._pixels.dtype
+        if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or not all(shape):
+            raise ValueError(
+                f"`arr_0` of {str(path)!r} must be uint8 images of shape (number, height, width, "
+                f"3), but is {dtype} of shape {shape}; round to 0..255 and put channels last"
+            )
+        self._check_labels()
+
+    @property
+    def name(self) -> str:
+        return self._config.location.stem
+
+    @property
+    def num_images(self) -> int:
+        return self._pixels.shape[0]
+
+    def images(self, indices: Int64[np.ndarray, " b"]) -> UInt8[Tensor, "b 3 h w"]:
+        check_indices(indices, self.num_images)
+        pixels = self._pixels[indices]
+        if self._config.pipeline is None or self._config.resolution is None:
+            return _as_batch(pixels)
+        return read_squares(
+            list(pixels), Image.fromarray, self._config.resolution, self._config.pipeline
+        )
+
+    def labels(self) -> Int64[np.ndarray, " n"] | None:
+        return None if self._labels is None else np.array(self._labels, dtype=np.int64)
+
+    def fingerprint(self) -> str:
+        text = f"{self._pixels.shape} {self._crc} {_conversion(self._config)}"
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def _check_labels(self) -> None:
+        labels = self._labels
+        if labels is None or (labels.shape == (self.num_images,) and labels.dtype.kind in "iu"):
+            return
+        raise ValueError(
+            f"`arr_1` of {str(self._config.location)!r} must be one whole number an image "
+            f"({self.num_images:,}), but is {labels.dtype} of shape {labels.shape}; write the "
+            "labels again or leave them out"
+        )
+
+
+@final
+class _DatasetSet(ImageSet):
+    def __init__(self, config: DatasetImages) -> None:
+        self._config = config
+        self._dataset = open_dataset(config.data)
+
+    @property
+    def name(self) -> str:
+        data = self._config.data
+        return f"{data.name} {data.eval_split if self._config.split == 'eval' else 'train'}"
+
+    @property
+    def num_images(self) -> int:
+        return self._dataset.num_images(self._config.split)
+
+    def images(self, indices: Int64[np.ndarray, " b"]) -> UInt8[Tensor, "b 3 h w"]:
+        return self._dataset.images(self._config.split, indices, self._config.pipeline)
+
+    def labels(self) -> Int64[np.ndarray, " n"]:
+        return self._dataset.labels(self._config.split)
+
+    def fingerprint(self) -> str:
+        text = f"{self._dataset.fingerprint()} {content_hash(self._config)}"
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _check_conversion(path: str, resolution: int | None, pipeline: Pipeline | None) -> None:
+    if not path:
+        raise ValueError("`path` must not be empty, but got ''; name the images")
+    if (resolution is None) != (pipeline is None):
+        raise ValueError(
+            f"`resolution` and `pipeline` must be given together, but got {resolution} and "
+            f"{pipeline}; add the other or leave both out"
+        )
+    if resolution is not None and resolution <= 0:
+        raise ValueError(f"`resolution` must be positive, but got {resolution}; raise it")
+
+
+def _conversion(config: FolderImages | NpzImages) -> str:
+    return f"{config.pipeline} {config.resolution}\n"
+
+
+def _as_batch(pixels: UInt8[np.ndarray, "b h w 3"]) -> UInt8[Tensor, "b 3 h w"]:
+    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).contiguous()

@@ -1,0 +1,168 @@
+"""The features of single images, for metrics that compare image by image.
+
+KID, precision and recall need the features themselves, not their moments. A bank keeps those of
+the images whose places are below its capacity, so that its memory is known before the first image
+comes: 4 bytes times capacity times width. Features come back in the order of their places,
+whichever worker handled which.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float, Float32, Int64
+from torch import Tensor
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class FeatureBank:
+    """Features of up to `capacity` images; every operation returns a new object.
+
+    Batches are kept as they came, so that adding one copies nothing that was there before.
+    """
+
+    dim: int
+    """Number of features."""
+    capacity: int
+    """Images kept at most."""
+    device: torch.device
+    """Where features are kept."""
+    num_seen: int
+    """Images that came, kept or not."""
+    batches: tuple[Float32[Tensor, "_ d"], ...]
+    """Features kept, in the order in which they came."""
+    places: tuple[Int64[Tensor, " _"], ...]
+    """The place of each, on the CPU."""
+
+    @classmethod
+    def empty(cls, dim: int, capacity: int, device: torch.device | str = "cpu") -> "FeatureBank":
+        """A bank without images.
+
+        Raises:
+            ValueError: A number is not positive.
+        """
+        if min(dim, capacity) < 1:
+            raise ValueError(
+                f"`dim` and `capacity` must be positive, but got {dim} and {capacity}; give the "
+                "extractor's width and the number of images to keep"
+            )
+        return cls(
+            dim=dim,
+            capacity=capacity,
+            device=torch.device(device),
+            num_seen=0,
+            batches=(),
+            places=(),
+        )
+
+    @property
+    def num_images(self) -> int:
+        """Images kept."""
+        return sum(len(places) for places in self.places)
+
+    def update(
+        self, features: Float[Tensor, "b d"], positions: Int64[Tensor, " b"] | None = None
+    ) -> "FeatureBank":
+        """Add a batch; features are stored as float32.
+
+        Args:
+            features: Feature vectors, in any floating-point type and on any device.
+            positions: Place of each image; one outside 0..`capacity` - 1 is not kept. Absent: the
+                images follow on those that came before.
+
+        Raises:
+            ValueError: The width differs from the one of this bank.
+        """
+        self._check_width(features.shape[1])
+        if positions is None:
+            positions = self.num_seen + torch.arange(len(features))
+        places = positions.cpu()
+        kept = torch.nonzero((places >= 0) & (places < self.capacity)).flatten()
+        chosen = features.detach()[kept.to(features.device)].to(self.device, torch.float32)
+        return self._with(len(features), (chosen,), (places[kept],))
+
+    def merge(self, other: "FeatureBank") -> "FeatureBank":
+        """Both sets of images together, those of another worker for instance.
+
+        Raises:
+            ValueError: Widths or capacities differ.
+        """
+        self._check_width(other.dim)
+        if other.capacity != self.capacity:
+            raise ValueError(
+                f"banks must have one capacity to be merged, but got {self.capacity} and "
+                f"{other.capacity}; give each worker the capacity of the whole"
+            )
+        moved = tuple(batch.to(self.device) for batch in other.batches)
+        return self._with(other.num_seen, moved, other.places)
+
+    def compute(self) -> Float32[Tensor, "n d"]:
+        """The kept features in the order of their places.
+
+        Raises:
+            ValueError: Two images had one place.
+        """
+        if not self.batches:
+            return torch.empty(0, self.dim, device=self.device)
+        places = torch.cat(self.places)
+        ordered, order = places.sort()
+        if bool((ordered.diff() == 0).any()):
+            raise ValueError(
+                "each image must have its own place in a bank, but two came with one place; pass "
+                "`positions` where several workers share the images"
+            )
+        features = torch.cat(self.batches)
+        in_order = torch.equal(order, torch.arange(len(order)))
+        return features if in_order else features[order.to(self.device)]
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Tensors for storage; `from_tensors` restores the same bits."""
+        return {
+            "features": self.compute().cpu(),
+            "places": torch.cat([torch.empty(0, dtype=torch.int64), *self.places]).sort().values,
+            "capacity": torch.tensor(self.capacity, dtype=torch.int64),
+            "num_seen": torch.tensor(self.num_seen, dtype=torch.int64),
+        }
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "FeatureBank":
+        """Restore a bank from storage.
+
+        Raises:
+            ValueError: A tensor is absent or has an unexpected shape or type.
+        """
+        names = ("features", "places", "capacity", "num_seen")
+        if absent := [name for name in names if name not in tensors]:
+            raise ValueError(
+                f"a stored bank must hold {', '.join(names)}, but {', '.join(absent)} came not "
+                f"(found: {', '.join(sorted(tensors)) or 'nothing'}); compute it again"
+            )
+        features, places = tensors["features"], tensors["places"]
+        if features.dtype != torch.float32 or features.shape[:-1] != places.shape:
+            raise ValueError(
+                f"a stored bank must hold one float32 row a place, but got {features.dtype} "
+                f"{tuple(features.shape)} for {tuple(places.shape)} places; compute it again"
+            )
+        bank = cls.empty(features.shape[1], int(tensors["capacity"]))
+        return bank._with(int(tensors["num_seen"]), (features,), (places,))
+
+    def _with(
+        self, num_seen: int, batches: tuple[Tensor, ...], places: tuple[Tensor, ...]
+    ) -> "FeatureBank":
+        return FeatureBank(
+            dim=self.dim,
+            capacity=self.capacity,
+            device=self.device,
+            num_seen=self.num_seen + num_seen,
+            batches=self.batches + batches,
+            places=self.places + places,
+        )
+
+    def _check_width(self, width: int) -> None:
+        if width != self.dim:
+            raise ValueError(
+                f"features must be {self.dim} wide as those before, but got {width}; use one "
+                "extractor for everything that is compared"
+            )

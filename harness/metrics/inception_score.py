@@ -1,0 +1,149 @@
+"""Inception score from streamed float64 sums, in constant memory.
+
+exp of the mean divergence between an image's class posterior and the posteriors' mean (Salimans et
+al., arXiv 1606.03498, sect. 4), once for each split of the images, then averaged over the splits.
+Which image belongs to which split is settled before the first comes: `splits_in_order` as ADM's
+evaluator does, `splits_shuffled` as torch-fidelity does. Both are functions of the number of
+images, so that workers agree on them and neither needs all posteriors at once.
+"""
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor
+
+
+def splits_in_order(num_images: int, split_size: int = 5000) -> Int64[Tensor, " n"]:
+    """Split of each image where consecutive `split_size` form one; the last may be smaller.
+
+    Raises:
+        ValueError: A number is not positive.
+    """
+    if min(num_images, split_size) < 1:
+        raise ValueError(
+            "`num_images` and `split_size` must be positive, but got "
+            f"{num_images} and {split_size}; score some images"
+        )
+    return torch.arange(num_images) // split_size
+
+
+def splits_shuffled(num_images: int, num_splits: int = 10, seed: int = 2020) -> Int64[Tensor, " n"]:
+    """Split of each image where `num_splits` of equal size are drawn at random.
+
+    Sizes differ by one at most. Defaults and order are torch-fidelity's.
+
+    Raises:
+        ValueError: A split would hold no image.
+    """
+    if not 1 <= num_splits <= num_images:
+        raise ValueError(
+            f"`num_splits` must lie in 1..{num_images}, the number of images, but got "
+            f"{num_splits}; use fewer splits or more images"
+        )
+    order = np.random.RandomState(seed).permutation(num_images)
+    ends = np.arange(1, num_splits + 1) * num_images // num_splits
+    splits = np.empty(num_images, dtype=np.int64)
+    splits[order] = np.searchsorted(ends, np.arange(num_images), side="right")
+    return torch.from_numpy(splits)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class InceptionScore:
+    """Sums of class posteriors p over the images of each split; every operation returns a new
+    object."""
+
+    num_images: Int64[Tensor, " s"]
+    """Images seen of each split."""
+    posterior: Float64[Tensor, "s k"]
+    """Sum of p over them."""
+    negative_entropy: Float64[Tensor, " s"]
+    """Sum of p log p over them and over classes, in nats."""
+
+    @classmethod
+    def empty(
+        cls, num_splits: int, num_classes: int, device: torch.device | str = "cpu"
+    ) -> "InceptionScore":
+        """The score of no images; later updates are computed on `device`.
+
+        Raises:
+            ValueError: A number is not positive.
+        """
+        if min(num_splits, num_classes) < 1:
+            raise ValueError(
+                "`num_splits` and `num_classes` must be positive, but got "
+                f"{num_splits} and {num_classes}; give the sizes of the splits and the logits"
+            )
+        zeros = torch.zeros(num_splits, num_classes, dtype=torch.float64, device=device)
+        return cls(
+            num_images=torch.zeros(num_splits, dtype=torch.int64, device=device),
+            posterior=zeros,
+            negative_entropy=zeros[:, 0].clone(),
+        )
+
+    def update(self, logits: Float[Tensor, "b k"], splits: Int64[Tensor, " b"]) -> "InceptionScore":
+        """Add a batch.
+
+        Args:
+            logits: Class scores, of any floating-point type and on any device.
+            splits: The split of each image, from `splits_in_order` or `splits_shuffled`.
+
+        Raises:
+            ValueError: The number of classes differs from the one of this score.
+        """
+        num_splits, num_classes = self.posterior.shape
+        if logits.shape[1] != num_classes:
+            raise ValueError(
+                f"logits must have {num_classes} classes as those before, but got "
+                f"{logits.shape[1]}; use one extractor for everything that is scored"
+            )
+        device = self.posterior.device
+        log_posterior = logits.detach().to(device, torch.float64).log_softmax(dim=1)
+        posterior = log_posterior.exp()
+        # A product with indicators sums in one order on every device; index_add_ doesn't on CUDA.
+        members = splits.to(device) == torch.arange(num_splits, device=device)[:, None]
+        weights = members.to(torch.float64)
+        return InceptionScore(
+            num_images=self.num_images + members.sum(dim=1),
+            posterior=self.posterior + weights @ posterior,
+            negative_entropy=self.negative_entropy
+            + weights @ (posterior * log_posterior).sum(dim=1),
+        )
+
+    def merge(self, other: "InceptionScore") -> "InceptionScore":
+        """The score of both sets of images together, those of another worker for instance."""
+        device = self.posterior.device
+        return InceptionScore(
+            num_images=self.num_images + other.num_images.to(device),
+            posterior=self.posterior + other.posterior.to(device),
+            negative_entropy=self.negative_entropy + other.negative_entropy.to(device),
+        )
+
+    def compute(self) -> tuple[float, float]:
+        """Mean and standard deviation (divided by the number) of the splits' scores.
+
+        Returns:
+            The mean in [1, number of classes], higher is better; the deviation is no standard
+            error, since a smaller split has a lower score.
+
+        Raises:
+            ValueError: A split has no images, or a logit was not finite.
+        """
+        if not bool((self.num_images > 0).all()):
+            raise ValueError(
+                f"every split must have images, but their numbers are {self.num_images.tolist()}; "
+                "score as many images as the splits were made for"
+            )
+        if not bool(torch.isfinite(self.negative_entropy).all()):
+            raise ValueError(
+                "logits must be finite, but their sums hold NaN or infinity; look at the images "
+                "and the extractor's precision"
+            )
+        counts = self.num_images.to(torch.float64)
+        marginal = self.posterior / counts[:, None]
+        divergence = self.negative_entropy / counts - torch.xlogy(marginal, marginal).sum(dim=1)
+        scores = divergence.exp()
+        return float(scores.mean()), float(scores.std(correction=0))

@@ -1,0 +1,71 @@
+"""Every metric of reconstructions and their originals, from one pass over the pairs."""
+
+import math
+from typing import Any, final
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from harness.data.pixel_range import to_model_range
+from harness.metrics.extractors import FeatureExtractor
+from harness.metrics.frechet import FeatureStatistics, frechet_distance
+from harness.metrics.image_mean import ImageMean
+from harness.metrics.image_quality import psnr, ssim
+
+
+@final
+class ReconstructionScores:
+    """Accumulates pairs; `compute` gives the distances.
+
+    Args:
+        extractor: Network of the features.
+        perceptual: LPIPS on `device`, or None.
+        device: Where to accumulate.
+    """
+
+    def __init__(
+        self,
+        extractor: FeatureExtractor,
+        perceptual: nn.Module | None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self._extractor, self._perceptual = extractor, perceptual
+        empty = FeatureStatistics.empty(extractor.feature_dim, device)
+        self._reconstructed = self._original = empty
+        self._decibels = self._similarity = self._distance = ImageMean.empty(device)
+
+    def update(
+        self,
+        decoded: Float[Tensor, "b 3 h w"],
+        rounded: UInt8[Tensor, "b 3 h w"],
+        originals: UInt8[Tensor, "b 3 h w"],
+    ) -> None:
+        """Add pairs.
+
+        Args:
+            decoded: Reconstructions in [-1, 1] and beyond, as decoded: SSIM and LPIPS see them.
+            rounded: The same as 8-bit images: PSNR and features see them.
+            originals: What they are reconstructions of.
+        """
+        images = to_model_range(originals)
+        self._original = self._original.update(self._extractor.features(originals))
+        self._reconstructed = self._reconstructed.update(self._extractor.features(rounded))
+        self._decibels = self._decibels.update(psnr(rounded, originals))
+        self._similarity = self._similarity.update(ssim(decoded, images))
+        if self._perceptual is not None:
+            self._distance = self._distance.update(self._perceptual(decoded, images).flatten())
+
+    def compute(self) -> dict[str, Any]:
+        """Every metric by the name of its column; None where it cannot be measured."""
+        decibels = self._decibels.compute()
+        return {
+            "rfid": frechet_distance(self._reconstructed, self._original),
+            # A perfect reconstruction has no finite value, and JSON no infinite one.
+            "psnr": decibels if math.isfinite(decibels) else None,
+            "ssim": self._similarity.compute(),
+            "lpips": None if self._perceptual is None else self._distance.compute(),
+            "num_images": self._original.num_samples,
+            "feature_dim": self._original.dim,
+            "rank_deficient": self._original.rank_deficient,
+        }

@@ -1,0 +1,313 @@
+"""Moments of features from files: those that others made, and this project's own.
+
+| file                | made by        | holds                                                     |
+|---------------------|----------------|-----------------------------------------------------------|
+| `.npz`              | ADM            | `mu`, `sigma`, `mu_s`, `sigma_s` (sFID), `arr_0` (images) |
+| `.npz`              | pytorch-fid    | `mu`, `sigma`                                             |
+| `*-stat-fid-*.pt`   | torch-fidelity | `mu` float32, `sigma` float64; its extractor in the name  |
+| `.safetensors`      | this project   | count, mean and scatter; extractor and weights hash       |
+
+Nothing is unpickled but plain arrays. The foreign files don't say how many images they come from.
+"""
+
+import hashlib
+import os
+import pickle
+import re
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from harness.data.image_sets import NpzImages
+from harness.metrics.frechet import FeatureStatistics
+
+_SPATIAL = "spatial."
+_ASYMMETRY = 1e-5
+_TORCH_FIDELITY = re.compile(
+    r".+?-(?P<extractor>inception-v3-compat|vgg16|clip-(?:rn|vit)[\w-]+?|dinov2-vit-[slbg]-14)"
+    r"-stat-fid-.+"
+)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class ImportedStatistics:
+    """Mean and covariance of the features of a set of images, checked."""
+
+    mean: Float64[Tensor, " d"]
+    """Mean of the features."""
+    covariance: Float64[Tensor, "d d"]
+    """Their unbiased covariance."""
+    num_samples: int | None = None
+    """Images behind them; absent: the file does not say."""
+    spatial_mean: Float64[Tensor, " s"] | None = None
+    """Mean of the spatial features (sFID); absent: the file has none."""
+    spatial_covariance: Float64[Tensor, "s s"] | None = None
+    """Their unbiased covariance."""
+    images: NpzImages | None = None
+    """Images that came along (ADM: 10,000 for precision and recall), to be opened when needed."""
+    source: str
+    """Path of the file."""
+    extractor: str | None = None
+    """Name of the feature network; absent: the file does not say."""
+    extractor_identity: str | None = None
+    """What tells the network's weights from all others; absent: the file does not say."""
+
+    @property
+    def dim(self) -> int:
+        """Number of features."""
+        return self.mean.shape[0]
+
+    def require_extractor(self, *, name: str, identity: str, feature_dim: int) -> None:
+        """Refuse statistics of another feature network, as far as the file tells.
+
+        Args:
+            name: The network in use.
+            identity: What tells its weights from all others.
+            feature_dim: Width of its features.
+
+        Raises:
+            ValueError: Width, name or weights differ.
+        """
+        for what, expected, found in (
+            ("feature width", feature_dim, self.dim),
+            ("network", name, self.extractor),
+            ("weights", identity, self.extractor_identity),
+        ):
+            if found is not None and found != expected:
+                raise ValueError(
+                    f"statistics must be of the extractor in use ({name!r}: {what} {expected}), "
+                    f"but {self.source!r} has statistics of another extractor ({what} {found}); "
+                    "give a file made with this one, or set `extractor` to that of the file"
+                )
+
+    def fingerprint(self) -> str:
+        """sha256 of the moments, 64 hexadecimal digits; the same whatever file holds them."""
+        digest = hashlib.sha256()
+        for moment in (self.mean, self.covariance, self.spatial_mean, self.spatial_covariance):
+            if moment is not None:
+                digest.update(moment.contiguous().numpy().astype("<f8").tobytes())
+        return digest.hexdigest()
+
+
+def read_statistics(path: Path) -> ImportedStatistics:
+    """Read the statistics of a reference set; the module's docstring lists the kinds of file.
+
+    Raises:
+        ValueError: The file is absent, of no such kind or damaged, or its moments are no mean and
+            covariance.
+    """
+    if not path.is_file():
+        raise ValueError(
+            f"feature statistics must be at {str(path)!r}, but nothing is there; give the path of "
+            "an .npz, .pt or .safetensors file"
+        )
+    if path.suffix == ".npz":
+        return _read_npz(path)
+    if path.suffix == ".pt":
+        return _read_torch_fidelity(path)
+    if path.suffix == ".safetensors":
+        return _read_own(path)
+    raise ValueError(
+        f"feature statistics must be an .npz, .pt or .safetensors file, but got {str(path)!r}; "
+        "convert it"
+    )
+
+
+def write_statistics(
+    path: Path,
+    statistics: FeatureStatistics,
+    *,
+    extractor: str,
+    extractor_identity: str,
+    spatial: FeatureStatistics | None = None,
+) -> None:
+    """Write statistics as `.safetensors`, whole or not at all; `read_statistics` reads them.
+
+    Args:
+        path: File to write; one that is there already is replaced.
+        statistics: Of the features.
+        extractor: Name of the feature network.
+        extractor_identity: What tells its weights from all others.
+        spatial: Of its spatial features, for sFID.
+
+    Raises:
+        ValueError: The path does not end in `.safetensors`.
+    """
+    if path.suffix != ".safetensors":
+        raise ValueError(
+            f"statistics must be written as .safetensors, but got {str(path)!r}; rename it"
+        )
+    tensors = statistics.to_tensors()
+    if spatial is not None:
+        tensors |= {f"{_SPATIAL}{name}": tensor for name, tensor in spatial.to_tensors().items()}
+    metadata = {"extractor": extractor, "extractor_identity": extractor_identity}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        save_file({name: t.contiguous() for name, t in tensors.items()}, temporary, metadata)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read_npz(path: Path) -> ImportedStatistics:
+    if not zipfile.is_zipfile(path):
+        raise ValueError(_unreadable(path, "no zip archive, or cut off"))
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            names = archive.files
+            found = {n: archive[n] for n in ("mu", "sigma", "mu_s", "sigma_s") if n in names}
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError) as error:
+        raise ValueError(_unreadable(path, error)) from error
+    _require_moments(path, names)
+    mean, covariance = _check_moments(path, ("mu", found["mu"]), ("sigma", found["sigma"]))
+    spatial = (None, None)
+    if "mu_s" in found and "sigma_s" in found:
+        pairs = [(name, found[name]) for name in ("mu_s", "sigma_s")]
+        spatial = _check_moments(path, pairs[0], pairs[1])
+    return ImportedStatistics(
+        mean=mean,
+        covariance=covariance,
+        spatial_mean=spatial[0],
+        spatial_covariance=spatial[1],
+        images=NpzImages(path=str(path)) if "arr_0" in names else None,
+        source=str(path),
+    )
+
+
+def _read_torch_fidelity(path: Path) -> ImportedStatistics:
+    if not zipfile.is_zipfile(path):
+        raise ValueError(_unreadable(path, "no file of torch.save, or cut off"))
+    # The arrays of NumPy inside need these names; nothing else is let in.
+    rebuild = np.zeros(1).__reduce__()[0]
+    allowed: list[Any] = [
+        (rebuild, "numpy.core.multiarray._reconstruct"),
+        (rebuild, "numpy._core.multiarray._reconstruct"),
+        np.ndarray,
+        np.dtype,
+        *(type(np.dtype(kind)) for kind in ("float32", "float64")),
+    ]
+    try:
+        with torch.serialization.safe_globals(allowed):
+            moments = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(_unreadable(path, "it holds other objects")) from error
+    except (RuntimeError, OSError, EOFError, LookupError) as error:
+        raise ValueError(_unreadable(path, error)) from error
+    if not isinstance(moments, dict):
+        raise ValueError(
+            f"{str(path)!r} must hold `mu` and `sigma`, but holds one {type(moments).__name__}; "
+            "give the file with -stat-fid- in its name"
+        )
+    _require_moments(path, list(moments))
+    mean, covariance = _check_moments(path, ("mu", moments["mu"]), ("sigma", moments["sigma"]))
+    named = _TORCH_FIDELITY.fullmatch(path.stem)
+    return ImportedStatistics(
+        mean=mean,
+        covariance=covariance,
+        source=str(path),
+        extractor=named["extractor"] if named else None,
+    )
+
+
+def _read_own(path: Path) -> ImportedStatistics:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(_unreadable(path, error)) from error
+    mean, covariance, num_samples = _own_moments(path, tensors)
+    spatial = {n.removeprefix(_SPATIAL): t for n, t in tensors.items() if n.startswith(_SPATIAL)}
+    spatial_moments = _own_moments(path, spatial) if spatial else (None, None, None)
+    return ImportedStatistics(
+        mean=mean,
+        covariance=covariance,
+        num_samples=num_samples,
+        spatial_mean=spatial_moments[0],
+        spatial_covariance=spatial_moments[1],
+        source=str(path),
+        extractor=metadata.get("extractor"),
+        extractor_identity=metadata.get("extractor_identity"),
+    )
+
+
+def _own_moments(
+    path: Path, tensors: Mapping[str, Tensor]
+) -> tuple[Float64[Tensor, " d"], Float64[Tensor, "d d"], int]:
+    try:
+        statistics = FeatureStatistics.from_tensors(tensors)
+        moments = statistics.compute()
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r}: {error}") from error
+    mean, covariance = _check_moments(path, ("mean", moments[0]), ("scatter", moments[1]))
+    return mean, covariance, statistics.num_samples
+
+
+def _require_moments(path: Path, names: list[str]) -> None:
+    if absent := [name for name in ("mu", "sigma") if name not in names]:
+        raise ValueError(
+            f"{str(path)!r} must hold `mu` and `sigma`, but {' and '.join(absent)} came not "
+            f"(found: {', '.join(map(str, names)) or 'nothing'}); give statistics, or score the "
+            "images themselves if it holds samples"
+        )
+
+
+def _check_moments(
+    path: Path, named_mean: tuple[str, Any], named_covariance: tuple[str, Any]
+) -> tuple[Float64[Tensor, " d"], Float64[Tensor, "d d"]]:
+    """The moments in float64, or an error if they cannot be a mean and a covariance."""
+    (mean_name, first), (covariance_name, second) = (
+        (name, _as_float64(path, name, values)) for name, values in (named_mean, named_covariance)
+    )
+    if first.ndim != 1 or second.shape != (len(first), len(first)):
+        raise ValueError(
+            f"`{mean_name}` and `{covariance_name}` of {str(path)!r} must be a vector and a square "
+            f"matrix of its width, but got shapes {tuple(first.shape)} and "
+            f"{tuple(second.shape)}; compute the statistics again"
+        )
+    for name, moment in ((mean_name, first), (covariance_name, second)):
+        if not torch.isfinite(moment).all():
+            raise ValueError(
+                f"`{name}` of {str(path)!r} must be finite, but holds NaN or infinity; compute the "
+                "statistics again"
+            )
+    scale = second.abs().max()
+    asymmetry = float((second - second.T).abs().max() / scale) if scale > 0 else 0.0
+    if asymmetry > _ASYMMETRY or bool((second.diagonal() < 0).any()):
+        raise ValueError(
+            f"`{covariance_name}` of {str(path)!r} must be a covariance, but its halves differ by "
+            f"{asymmetry:.2g} of its largest value and its least variance is "
+            f"{float(second.diagonal().min()):.2g}; compute the statistics again"
+        )
+    return first, second
+
+
+def _as_float64(path: Path, name: str, values: Any) -> Tensor:
+    if isinstance(values, np.ndarray) and values.dtype.kind == "f":
+        return torch.from_numpy(np.asarray(values, dtype=np.float64))
+    if isinstance(values, Tensor) and values.is_floating_point():
+        return values.to(torch.float64)
+    held = getattr(values, "dtype", type(values).__name__)
+    raise ValueError(
+        f"`{name}` of {str(path)!r} must be an array of floating-point numbers, but is {held}; "
+        "compute the statistics again"
+    )
+
+
+def _unreadable(path: Path, reason: object) -> str:
+    return (
+        f"{str(path)!r} must hold arrays and nothing else, but cannot be read ({reason}); get it "
+        "again"
+    )

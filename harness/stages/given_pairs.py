@@ -1,0 +1,65 @@
+"""Stage `given_pairs`: metrics of reconstructions that were not made here, and their originals."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from harness.data.dataset import batches
+from harness.data.pixel_range import to_model_range
+from harness.image_grids import save_pairs
+from harness.keys import KEY_UNLESS_DEFAULT, NO_KEY
+from harness.metrics.extractors import ExtractionConfig
+from harness.metrics.frechet import self_test
+from harness.metrics.reconstruction_scores import ReconstructionScores
+from harness.stages.context import StageContext
+from harness.stages.encoder import load_extractor
+from harness.stages.given_samples import AnyImages, open_as_planned
+from harness.stages.weights import load_perceptual
+from harness.trial import PerceptualMetric
+
+VERSION = 1
+"""Raised by hand when the numbers that this stage makes change."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GivenPairsStage:
+    """What the stage reads, beside the extractor."""
+
+    reconstructions: AnyImages = field(metadata=NO_KEY)
+    """Where the reconstructions are; their content enters the key, their place does not."""
+    originals: AnyImages = field(metadata=NO_KEY)
+    """Where the originals are, in the same order."""
+    content: tuple[str, str]
+    """Fingerprints of both."""
+    perceptual: PerceptualMetric
+    perceptual_weights: str
+    """What stands for the weights of LPIPS: their hashes; empty without."""
+    batch_size: int
+    extraction: ExtractionConfig = field(default=ExtractionConfig(), metadata=KEY_UNLESS_DEFAULT)
+
+
+@torch.no_grad()
+def run(config: GivenPairsStage, context: StageContext) -> Mapping[str, Any]:
+    """Compare image by image, and set by set in features."""
+    device = context.device
+    self_test(device)
+    sets = (config.reconstructions, config.originals)
+    made, originals = map(open_as_planned, sets, config.content)
+    if made.num_images != originals.num_images:
+        raise ValueError(
+            f"each original must have one reconstruction, but {originals.name!r} has "
+            f"{originals.num_images:,} images and {made.name!r} {made.num_images:,}; give both in "
+            "the same order and number"
+        )
+    extractor = load_extractor(context.inputs["extractor"], device, config.extraction)
+    perceptual = load_perceptual(config.perceptual, device)
+    scores = ReconstructionScores(extractor, perceptual, device)
+    for indices in batches(made.num_images, config.batch_size):
+        pairs = made.images(indices).to(device), originals.images(indices).to(device)
+        scores.update(to_model_range(pairs[0]), *pairs)
+        if indices[0] == 0:
+            save_pairs(context.work.payload / "reconstructions.png", pairs[1], pairs[0])
+        context.after_step(int(indices[-1]) + 1, made.num_images, dict)
+    return {**scores.compute(), "source": made.name}

@@ -1,0 +1,76 @@
+"""Stage `given_samples`: metrics of samples that were not made here."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+
+from harness.data.dataset import batches
+from harness.data.image_sets import ImageSet, ImageSetConfig, open_image_set
+from harness.image_grids import save_grid
+from harness.keys import KEY_UNLESS_DEFAULT, NO_KEY
+from harness.metrics.extractors import ExtractionConfig
+from harness.metrics.frechet import self_test
+from harness.metrics.sample_scores import SampleScores
+from harness.stages.context import StageContext
+from harness.stages.encoder import load_extractor
+from harness.stages.reference import load_reference
+from harness.store import write_tensors
+
+VERSION = 1
+"""Raised by hand when the numbers that this stage makes change."""
+SHOWN = 80
+"""Samples in the grid."""
+
+AnyImages = Annotated[ImageSetConfig, Field(discriminator="kind")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GivenSamplesStage:
+    """What the stage reads, beside extractor and reference."""
+
+    samples: AnyImages = field(metadata=NO_KEY)
+    """Where the images are; their content enters the key, their place does not."""
+    content: str
+    """Fingerprint of the images."""
+    batch_size: int
+    extraction: ExtractionConfig = field(default=ExtractionConfig(), metadata=KEY_UNLESS_DEFAULT)
+
+
+@torch.no_grad()
+def run(config: GivenSamplesStage, context: StageContext) -> Mapping[str, Any]:
+    """Extract features and compare with the reference."""
+    device = context.device
+    self_test(device)
+    samples = open_as_planned(config.samples, config.content)
+    extractor = load_extractor(context.inputs["extractor"], device, config.extraction)
+    scores = SampleScores(extractor, samples.num_images, device)
+    for indices in batches(samples.num_images, config.batch_size):
+        images = samples.images(indices)
+        scores.update(images)
+        if indices[0] == 0:
+            save_grid(context.work.payload / "samples.png", images[:SHOWN], columns=10)
+        context.after_step(int(indices[-1]) + 1, samples.num_images, dict)
+    write_tensors(context.work.payload / "statistics.safetensors", scores.statistics.to_tensors())
+    return {
+        **scores.compute(load_reference(context.inputs["reference"])),
+        "source": samples.name,
+        "skipped": list(samples.skipped),
+    }
+
+
+def open_as_planned(config: ImageSetConfig, content: str) -> ImageSet:
+    """Open a set of images whose content is the one that a key stands for.
+
+    Raises:
+        ValueError: It is another by now.
+    """
+    images = open_image_set(config)
+    if images.fingerprint() != content:
+        raise ValueError(
+            f"the images of {images.name!r} must be those that were planned with, but have "
+            "changed since; run the command again"
+        )
+    return images
