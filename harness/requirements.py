@@ -5,11 +5,14 @@ from pathlib import Path
 
 from harness.data.missing import MissingItem
 from harness.plan import Stage
+from harness.pretrained import DiffusersTokenizerConfig
 from harness.stages.encoder import EncoderStage
 from harness.stages.generator import GeneratorStage
+from harness.stages.pretrained import missing_pretrained
 from harness.stages.reconstruction import ReconstructionStage
 from harness.stages.tokenizer import TokenizerStage
 from harness.stages.weights import missing_checkpoint, missing_lpips, missing_weights
+from harness.trial import AnyTokenizerConfig
 
 ENCODER_PATHS = {
     "encoder": "tokenizer.alignment.encoder",
@@ -44,16 +47,23 @@ def _missing(stage: Stage, encoder_path: str) -> list[MissingItem]:
     if isinstance(config, EncoderStage):
         items += missing_weights(config.encoder, encoder_path)
     if isinstance(config, TokenizerStage):
-        given = config.tokenizer.checkpoint
-        if given is None:
-            items += missing_lpips(config.tokenizer.loss.perceptual, "tokenizer.loss.perceptual")
-        items += missing_checkpoint("the tokenizer's weights", given, "tokenizer.checkpoint")
+        items += _missing_for(config.tokenizer)
     if isinstance(config, GeneratorStage):
         given = config.generator.checkpoint
         items += missing_checkpoint("the generator's weights", given, "generator.checkpoint")
     if isinstance(config, ReconstructionStage):
         items += missing_lpips(config.perceptual, "evaluation.perceptual")
     return items
+
+
+def _missing_for(tokenizer: AnyTokenizerConfig) -> list[MissingItem]:
+    if isinstance(tokenizer, DiffusersTokenizerConfig):
+        return missing_pretrained(tokenizer)
+    if tokenizer.checkpoint is None:
+        return missing_lpips(tokenizer.loss.perceptual, "tokenizer.loss.perceptual")
+    return missing_checkpoint(
+        "the tokenizer's weights", tokenizer.checkpoint, "tokenizer.checkpoint"
+    )
 
 
 def writable_error(folder: Path) -> str:

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 
 from harness.configuration import ConfigError, nearest, parse_yaml, read_yaml, validate
 from harness.keys import content_hash, to_plain
+from harness.stages.pretrained import describe_tokenizer
 from harness.stages.weights import describe_checkpoint, describe_weights
 from harness.trial import AlignedWith, AutoGuidanceWith, REPAWith, Trial, check_trial
 
@@ -108,12 +109,11 @@ class Point:
         if isinstance(trial.generator.repa, REPAWith):
             encoders.append(trial.generator.repa.encoder)
         weights: list[Any] = [describe_weights(e) for e in encoders]
-        networks = {"tokenizer": trial.tokenizer, "generator": trial.generator}
         taken = {
-            name: describe_checkpoint(network.checkpoint)
-            for name, network in networks.items()
-            if network.checkpoint is not None
+            "tokenizer": describe_tokenizer(trial.tokenizer),
+            "generator": describe_checkpoint(trial.generator.checkpoint),
         }
+        taken = {name: described for name, described in taken.items() if described}
         return content_hash([trial, [*weights, taken] if taken else weights])[:12]
 
 

@@ -51,7 +51,7 @@ COLUMNS: dict[str, Column] = {
     "error": _text("why there are no numbers, in one line"),
     "dataset": _text("data set"),
     "resolution": _count("side of the images [pixels]"),
-    "tokenizer": _text("kind of the tokenizer"),
+    "tokenizer": _text("kind of the tokenizer; a pretrained one's name and scaling too"),
     "downsample": _count("image side over latent side"),
     "latent_dim": _count("latent channels"),
     "alignment": _text("kind of the alignment, `none` without"),
@@ -61,7 +61,7 @@ COLUMNS: dict[str, Column] = {
     "distmat_margin": _number("margin of the alignment's distance-matrix term"),
     "adaptive_vf": _text("whether gradient norms scale the alignment's weight: yes or no"),
     "tokenizer_params": _count("parameters of encoder and decoder"),
-    "tokenizer_images": _count("images seen in training the tokenizer"),
+    "tokenizer_images": _count("images seen in training the tokenizer; empty for a pretrained one"),
     "generator": _text("kind of the generator"),
     "generator_size": _text("size of the generator"),
     "patch_size": _count("side of a token [latent cells]"),
@@ -181,15 +181,15 @@ def _replace(path: Path, write: Any) -> None:
 def _configuration(row: PlannedRow, sweep: str) -> dict[str, Any]:
     trial, tokenizer, generator = row.trial, row.trial.tokenizer, row.trial.generator
     evaluation, guidance = trial.evaluation, row.guidance
-    from_files = tokenizer.checkpoint is not None and generator.checkpoint is not None
+    from_files = tokenizer.is_given and generator.checkpoint is not None
     values: dict[str, Any] = {
         "row_id": row.row_id,
         "trial_id": row.trial_id,
         "sweep": sweep,
         "dataset": trial.data.name,
         "resolution": trial.data.resolution,
-        "tokenizer": tokenizer.kind,
-        "downsample": tokenizer.architecture.downsample,
+        "tokenizer": tokenizer.name,
+        "downsample": tokenizer.downsample,
         "latent_dim": tokenizer.latent_dim,
         "alignment": tokenizer.alignment.kind,
         "vf_weight": 0.0,
