@@ -124,8 +124,8 @@ def _own_scaling(
     scaling = tokenizer.result["scaling"]
     if scaling is None:
         raise ValueError(
-            "`tokenizer.scaling` may be `own` where config.json has a scaling, but this one has "
-            "none; set tokenizer.scaling: statistics"
+            "config.json must have a scaling under tokenizer.scaling: own, but has none; set "
+            "tokenizer.scaling: statistics"
         )
     shape = (1, -1, 1, 1)
     return torch.tensor(scaling["mean"]).view(shape), torch.tensor(scaling["std"]).view(shape)
