@@ -75,17 +75,25 @@ class DiffusersAutoencoder(nn.Module):
 def weight_files(folder: Path) -> tuple[Path, ...]:
     """The weights in a folder: safetensors before torch files, whole before shards with an index.
 
-    Empty where there are none, or where a shard that the index names is absent.
+    Empty where there are none, where a shard that the index names is absent, or where the index
+    names none.
     """
     for suffix in ("safetensors", "bin"):
         whole, index = folder / f"{WEIGHTS}.{suffix}", folder / f"{WEIGHTS}.{suffix}.index.json"
         if whole.is_file():
             return (whole,)
         if index.is_file():
-            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-            shards = [folder / name for name in sorted(names)]
-            return (index, *shards) if all(shard.is_file() for shard in shards) else ()
+            shards = _shards(index)
+            return (index, *shards) if shards and all(s.is_file() for s in shards) else ()
     return ()
+
+
+def _shards(index: Path) -> list[Path]:
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        return [index.parent / name for name in sorted(names)]
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return []
 
 
 def read_network_config(folder: Path, class_name: str | None = None) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Pretrained autoencoders: the outputs of diffusers, under this program's interface."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -218,6 +219,8 @@ def test_torch_files_and_shards_load_too(save):
     assert all(torch.equal(again[name], tensor) for name, tensor in whole.items())
     shards[-1].unlink()
     assert weight_files(folder) == ()
+    shards[0].write_text("[]")
+    assert weight_files(folder) == ()
 
 
 @pytest.mark.parametrize(("field", "value"), [("latent_dim", 8), ("downsample", 4)])
@@ -267,6 +270,12 @@ def test_a_configuration_that_builds_nothing_is_refused():
     config = {"_class_name": "AutoencoderKL", "norm_num_groups": 7}
     with pytest.raises(ValueError, match="cannot be built"):
         build_diffusers_autoencoder(config)
+
+
+def test_an_absent_package_is_named_with_its_installation(monkeypatch):
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    with pytest.raises(ValueError, match="pip install diffusers"):
+        build_diffusers_autoencoder({"_class_name": "AutoencoderKL"})
 
 
 def test_the_wrapper_adds_no_tensor_of_its_own(save):
