@@ -204,12 +204,15 @@ def _valid_names(expected: Any, location: Sequence[str | int]) -> set[str]:
             node = resolve(node["prefixItems"][part])
         else:
             options = [resolve(o) for o in node.get("anyOf", node.get("oneOf", []))]
-            named = [
-                o for o in options if o.get("title") == part or part in o.get("properties", {})
-            ]
+            named = [o for o in options if o.get("title") == part or _has_kind(o, part)]
+            named = named or [o for o in options if part in o.get("properties", {})]
             if not named:
                 return set()
             node = named[0]
             if part in node.get("properties", {}):
                 node = resolve(node["properties"][part])
     return set(node.get("properties", {}))
+
+
+def _has_kind(schema: Mapping[str, Any], name: str | int) -> bool:
+    return schema.get("properties", {}).get("kind", {}).get("const") == name

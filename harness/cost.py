@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from harness.keys import canonical_json
 from harness.plan import Stage
+from harness.pretrained import DiffusersTokenizerConfig
 from harness.stages.encoder import EncoderStage, build_network
 from harness.stages.generation import GenerationStage
 from harness.stages.generator import GeneratorStage
@@ -59,7 +60,7 @@ def estimate(stage: Stage) -> Estimate:
     if isinstance(config, EncoderStage):
         return _encoder(config)
     if isinstance(config, TokenizerStage):
-        parameters, _ = _measured(config, lambda: _tokenizer_forward(config))
+        parameters, _ = _tokenizer_size(config)
         return Estimate(
             flops=tokenizer_training_flops(config, _encoder_of(stage, "encoder")),
             disk_bytes=BYTES * parameters,
@@ -113,13 +114,13 @@ def tokenizer_training_flops(config: TokenizerStage, encoder: EncoderStage | Non
     VGG16 (two images forward, one backward to the pixels) and eight of the discriminator (forward
     and backward to the pixels, then two images forward and backward to its weights).
     """
-    training, loss = config.tokenizer.training, config.tokenizer.loss
-    if config.checkpoint:
+    if config.checkpoint or isinstance(config.tokenizer, DiffusersTokenizerConfig):
         return 0.0
+    training, loss = config.tokenizer.training, config.tokenizer.loss
     per_image = FORWARDS_A_STEP * _tokenizer_flops(config)
     side = config.data.resolution
     if encoder is not None:
-        cells = side // config.tokenizer.architecture.downsample
+        cells = side // config.tokenizer.downsample
         per_image += _measured([encoder, cells], lambda: _encoder_forward(encoder, cells))[1]
     if isinstance(loss.perceptual, LPIPSConfig):
         per_image += 3 * _forward_flops(("vgg16", side), lambda: _vgg16_forward(side))
@@ -187,7 +188,21 @@ def _generation(config: GenerationStage, stage: Stage) -> Estimate:
 
 
 def _tokenizer_flops(config: TokenizerStage) -> float:
-    return _measured(config, lambda: _tokenizer_forward(config))[1]
+    return _tokenizer_size(config)[1]
+
+
+def _tokenizer_size(config: TokenizerStage) -> tuple[int, float]:
+    """Parameters, and FLOPs of one image's way through the tokenizer.
+
+    Both are 0 for a pretrained one that cannot be built here: the plan names its files as missing,
+    or its stage fails and says why.
+    """
+    try:
+        return _measured(config, lambda: _tokenizer_forward(config))
+    except (ValueError, RuntimeError):
+        if isinstance(config.tokenizer, DiffusersTokenizerConfig):
+            return 0, 0.0
+        raise
 
 
 def _encoder_flops(config: EncoderStage) -> float:

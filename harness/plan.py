@@ -270,21 +270,10 @@ def encoder_stage(config: Any, trial: Trial, role: str) -> Stage:
 
 def _tokenizer(trial: Trial) -> Stage:
     config, inputs = trial.tokenizer, {}
-    if isinstance(config.alignment, AlignedWith) and config.checkpoint is None:
+    if isinstance(config.alignment, AlignedWith) and not config.is_given:
         inputs["encoder"] = encoder_stage(config.alignment.encoder, trial, "alignment encoder")
-    aligned = config.alignment.kind
-    if isinstance(config.alignment, AlignedWith):
-        aligned += f" {config.alignment.vf_weight:g} {config.alignment.encoder.name}"
-    if config.checkpoint is not None:
-        aligned += f" from {Path(config.checkpoint).name}"
-    elif config.phases:
-        aligned += f" in {len(config.phases)} phases"
-    size = f"f{config.architecture.downsample}d{config.latent_dim}"
     return Stage(
-        kind="tokenizer",
-        config=TokenizerStage.of(trial),
-        inputs=inputs,
-        label=f"{size} {aligned} seed {config.seed}",
+        kind="tokenizer", config=TokenizerStage.of(trial), inputs=inputs, label=config.label
     )
 
 

@@ -6,15 +6,17 @@ from pathlib import Path
 from harness.configuration import ConfigError
 from harness.data.missing import MissingItem
 from harness.plan import Stage
+from harness.pretrained import DiffusersTokenizerConfig
 from harness.stages.encoder import EncoderStage
 from harness.stages.generator import GeneratorStage
 from harness.stages.given_pairs import GivenPairsStage
 from harness.stages.given_samples import GivenSamplesStage
+from harness.stages.pretrained import missing_pretrained
 from harness.stages.reconstruction import ReconstructionStage
 from harness.stages.reference import ReferenceStage
 from harness.stages.tokenizer import TokenizerStage
 from harness.stages.weights import missing_checkpoint, missing_lpips, missing_weights
-from harness.trial import ReferenceImages, StatisticsFile
+from harness.trial import AnyTokenizerConfig, ReferenceImages, StatisticsFile
 
 ENCODER_PATHS = {
     "encoder": "tokenizer.alignment.encoder",
@@ -67,10 +69,7 @@ def _missing(stage: Stage, encoder_path: str) -> list[MissingItem]:
     if isinstance(config, EncoderStage):
         items += missing_weights(config.encoder, encoder_path)
     if isinstance(config, TokenizerStage):
-        given = config.tokenizer.checkpoint
-        if given is None:
-            items += missing_lpips(config.tokenizer.loss.perceptual, "tokenizer.loss.perceptual")
-        items += missing_checkpoint("the tokenizer's weights", given, "tokenizer.checkpoint")
+        items += _missing_for(config.tokenizer)
     if isinstance(config, GeneratorStage):
         given = config.generator.checkpoint
         items += missing_checkpoint("the generator's weights", given, "generator.checkpoint")
@@ -90,6 +89,16 @@ def _missing_reference(config: ReferenceStage) -> list[MissingItem]:
         path = "evaluation.reference.path"
         return missing_checkpoint("the reference statistics", config.source.path, path)
     return config.source.images.missing() if isinstance(config.source, ReferenceImages) else []
+
+
+def _missing_for(tokenizer: AnyTokenizerConfig) -> list[MissingItem]:
+    if isinstance(tokenizer, DiffusersTokenizerConfig):
+        return missing_pretrained(tokenizer)
+    if tokenizer.checkpoint is None:
+        return missing_lpips(tokenizer.loss.perceptual, "tokenizer.loss.perceptual")
+    return missing_checkpoint(
+        "the tokenizer's weights", tokenizer.checkpoint, "tokenizer.checkpoint"
+    )
 
 
 def writable_error(folder: Path) -> str:

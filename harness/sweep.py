@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 from harness.configuration import ConfigError, nearest, parse_yaml, read_yaml, validate
 from harness.keys import content_hash, to_plain
 from harness.protocol_presets import apply_presets
+from harness.stages.pretrained import describe_tokenizer
 from harness.stages.reference import describe_source
 from harness.stages.weights import describe_file, describe_weights
 from harness.trial import AlignedWith, AutoGuidanceWith, REPAWith, Trial, check_trial
@@ -110,12 +111,12 @@ class Point:
         if trial.generator is not None and isinstance(trial.generator.repa, REPAWith):
             encoders.append(trial.generator.repa.encoder)
         weights: list[Any] = [describe_weights(e) for e in encoders]
-        files = {"tokenizer": trial.tokenizer.checkpoint}
-        if trial.generator is not None:
-            files["generator"] = trial.generator.checkpoint
-        taken = {name: describe_file(path) for name, path in files.items() if path is not None}
-        if content := describe_source(trial.evaluation.reference):
-            taken["reference"] = content
+        taken = {
+            "tokenizer": describe_tokenizer(trial.tokenizer),
+            "generator": describe_file(trial.generator.checkpoint if trial.generator else None),
+            "reference": describe_source(trial.evaluation.reference),
+        }
+        taken = {name: described for name, described in taken.items() if described}
         return content_hash([trial, [*weights, taken] if taken else weights])[:12]
 
 

@@ -55,7 +55,7 @@ COLUMNS: dict[str, Column] = {
     "error": _text("why there are no numbers, in one line"),
     "dataset": _text("data set"),
     "resolution": _count("side of the images [pixels]"),
-    "tokenizer": _text("kind of the tokenizer"),
+    "tokenizer": _text("kind of the tokenizer; a pretrained one's name and scaling too"),
     "downsample": _count("image side over latent side"),
     "latent_dim": _count("latent channels"),
     "alignment": _text("kind of the alignment, `none` without"),
@@ -65,7 +65,7 @@ COLUMNS: dict[str, Column] = {
     "distmat_margin": _number("margin of the alignment's distance-matrix term"),
     "adaptive_vf": _text("whether gradient norms scale the alignment's weight: yes or no"),
     "tokenizer_params": _count("parameters of encoder and decoder"),
-    "tokenizer_images": _count("images seen in training the tokenizer"),
+    "tokenizer_images": _count("images seen in training the tokenizer; empty for a pretrained one"),
     "generator": _text("kind of the generator"),
     "generator_size": _text("size of the generator"),
     "patch_size": _count("side of a token [latent cells]"),
@@ -226,8 +226,8 @@ def _configuration(row: PlannedRow, sweep: str) -> dict[str, Any]:
         "sweep": sweep,
         "dataset": trial.data.name,
         "resolution": trial.data.resolution,
-        "tokenizer": tokenizer.kind,
-        "downsample": tokenizer.architecture.downsample,
+        "tokenizer": tokenizer.name,
+        "downsample": tokenizer.downsample,
         "latent_dim": tokenizer.latent_dim,
         "alignment": tokenizer.alignment.kind,
         "vf_weight": 0.0,
@@ -235,7 +235,7 @@ def _configuration(row: PlannedRow, sweep: str) -> dict[str, Any]:
         "tokenizer_seed": tokenizer.seed,
         "evaluation_seed": trial.evaluation.seed,
         "tokenizer_key": row.tokenizer.key,
-        "provenance": "reproduced" if tokenizer.checkpoint is None else "published",
+        "provenance": "published" if tokenizer.is_given else "reproduced",
         "schema_version": SCHEMA_VERSION,
     }
     if isinstance(tokenizer.alignment, AlignedWith):
@@ -255,7 +255,7 @@ def _sampled_configuration(row: PlannedRow) -> dict[str, Any]:
     if generator is None or sampled is None:
         return {}
     guidance, first = sampled.guidance, sampled.generations[0]
-    from_files = row.trial.tokenizer.checkpoint is not None and generator.checkpoint is not None
+    from_files = row.trial.tokenizer.is_given and generator.checkpoint is not None
     return {
         "generator": generator.kind,
         "generator_size": generator.size_name,

@@ -1,10 +1,12 @@
 """A trial: one complete configuration of data, tokenizer, generator and evaluation."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from harness.configuration import ConfigError
 from harness.data import DatasetConfig
@@ -13,6 +15,7 @@ from harness.data.pipelines import Pipeline
 from harness.keys import KEY_UNLESS_DEFAULT, NO_KEY
 from harness.metrics.extractors import ExtractionConfig, InceptionConfig
 from harness.phases import PhaseInForce, TokenizerPhase, spell_out
+from harness.pretrained import DiffusersTokenizerConfig
 from harness.training import TrainingConfig
 from models.alignment import NoAlignment, VFAlignment
 from models.autoencoder import AutoencoderConfig
@@ -135,12 +138,64 @@ class TokenizerConfig:
             raise ValueError(
                 f"`latent_dim` must be positive, but got {self.latent_dim}; use 16, 32 or 64"
             )
+        if self.architecture.in_channels != 3:
+            raise ValueError(
+                f"`architecture.in_channels` must be 3, the channels of every data set, but got "
+                f"{self.architecture.in_channels}; leave it out"
+            )
         spell_out(self.phases, self.training.steps, self.loss, self.alignment)
+
+    @property
+    def downsample(self) -> int:
+        """Image side over latent side."""
+        return self.architecture.downsample
+
+    @property
+    def scaling(self) -> Literal["statistics"]:
+        """Latents are normalised by their measured mean and deviation."""
+        return "statistics"
+
+    @property
+    def is_given(self) -> bool:
+        """Whether its weights come from a file and nothing is trained."""
+        return self.checkpoint is not None
+
+    @property
+    def name(self) -> str:
+        """What the table calls it."""
+        return self.kind
+
+    @property
+    def label(self) -> str:
+        """What it is, in words, for people."""
+        aligned = self.alignment.kind
+        if isinstance(self.alignment, AlignedWith):
+            aligned += f" {self.alignment.vf_weight:g} {self.alignment.encoder.name}"
+        if self.checkpoint is not None:
+            aligned += f" from {Path(self.checkpoint).name}"
+        elif self.phases:
+            aligned += f" in {len(self.phases)} phases"
+        return f"f{self.downsample}d{self.latent_dim} {aligned} seed {self.seed}"
 
     @property
     def schedule(self) -> tuple[PhaseInForce, ...]:
         """The phases with all that is in force in each."""
         return spell_out(self.phases, self.training.steps, self.loss, self.alignment)
+
+
+def _tokenizer_kind(tree: Any) -> str:
+    """The `kind` of a block or of a configuration; a block that names none is a VA-VAE."""
+    if isinstance(tree, Mapping):
+        return str(tree.get("kind", "va_vae"))
+    return str(getattr(tree, "kind", "va_vae"))
+
+
+AnyTokenizerConfig = Annotated[
+    Annotated[TokenizerConfig, Tag("va_vae")]
+    | Annotated[DiffusersTokenizerConfig, Tag("diffusers")],
+    Discriminator(_tokenizer_kind),
+]
+"""Every kind of tokenizer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -379,7 +434,7 @@ class Trial:
     keys through them."""
     data: DataConfig
     """Images and splits."""
-    tokenizer: TokenizerConfig
+    tokenizer: AnyTokenizerConfig
     latents: LatentsConfig = field(default_factory=LatentsConfig)
     generator: GeneratorConfig | None = None
     """Absent: the tokenizer alone is trained and measured, and rows have no generation metrics."""
@@ -399,7 +454,7 @@ class Trial:
     @property
     def layout(self) -> LatentLayout:
         """Channel groups and grid of this trial's latents."""
-        side = self.data.resolution // self.tokenizer.architecture.downsample
+        side = self.data.resolution // self.tokenizer.downsample
         return LatentLayout.single(channels=self.tokenizer.latent_dim, height=side, width=side)
 
 
@@ -409,12 +464,13 @@ def check_trial(trial: Trial) -> None:
     Raises:
         ConfigError: With the key path inside the trial.
     """
-    resolution, downsample = trial.data.resolution, trial.tokenizer.architecture.downsample
+    resolution, downsample = trial.data.resolution, trial.tokenizer.downsample
     if resolution % downsample:
         raise ConfigError(
             f"must be a multiple of the tokenizer's downsampling factor {downsample}, but got "
-            f"{resolution}; use {resolution // downsample * downsample or downsample}, or change "
-            "tokenizer.architecture.width_multipliers (each further level halves the grid)",
+            f"{resolution}; use {resolution // downsample * downsample or downsample}, or another "
+            "tokenizer (each further level of tokenizer.architecture.width_multipliers halves the "
+            "grid)",
             path="data.resolution",
         )
     side = resolution // downsample
@@ -425,12 +481,6 @@ def check_trial(trial: Trial) -> None:
             f"{downsample}), but got {patch}; use "
             f"{max(p for p in range(1, min(side, patch) + 1) if side % p == 0)}",
             path="generator.patch_size",
-        )
-    if trial.tokenizer.architecture.in_channels != 3:
-        raise ConfigError(
-            f"must be 3, the channels of every data set, but got "
-            f"{trial.tokenizer.architecture.in_channels}; leave it out",
-            path="tokenizer.architecture.in_channels",
         )
     _check_evaluation(trial)
     _check_counts(trial)

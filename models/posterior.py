@@ -1,4 +1,4 @@
-"""The diagonal Gaussian that an autoencoder's encoder predicts for each image."""
+"""What an encoder predicts for each image: a diagonal Gaussian, or a single latent."""
 
 from dataclasses import dataclass
 
@@ -36,3 +36,19 @@ class Posterior:
         """KL divergence from N(0, I) in nats, summed over the latent of each image."""
         per_element = self.mean.square() + self.log_variance.exp() - 1.0 - self.log_variance
         return 0.5 * per_element.sum(dim=(1, 2, 3))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointPosterior:
+    """What a deterministic encoder predicts: all of q(z | x) at one latent."""
+
+    mean: Float[Tensor, "b c h w"]
+    """The latent, unbounded."""
+
+    def sample(self, noise: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """The latent whatever the `noise`."""
+        return self.mean
+
+    def mode(self) -> Float[Tensor, "b c h w"]:
+        """The latent."""
+        return self.mean

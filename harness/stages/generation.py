@@ -22,10 +22,9 @@ from harness.stages.context import StageContext
 from harness.stages.encoder import load_extractor
 from harness.stages.generator import load_generator
 from harness.stages.reference import load_reference
-from harness.stages.tokenizer import load_tokenizer
+from harness.stages.tokenizer import AnyAutoencoder, load_tokenizer
 from harness.store import Artifact, write_tensors
 from harness.trial import AutoGuidanceWith, Guidance, Trial
-from models.autoencoder import Autoencoder
 from models.guidance import guided_velocity
 from models.lightningdit import LightningDiT
 from models.sampler import SamplerConfig, sample
@@ -89,7 +88,7 @@ class Sampling:
 
     model: LightningDiT
     weak: LightningDiT | None
-    tokenizer: Autoencoder
+    tokenizer: AnyAutoencoder
     mean: Tensor
     std: Tensor
     config: GenerationStage

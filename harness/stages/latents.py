@@ -5,9 +5,9 @@ Posterior samples with fixed noise, of every image and, where asked, of its mirr
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -17,13 +17,12 @@ from torch import Tensor
 from harness.data import open_dataset
 from harness.data.dataset import ImageDataset, batches
 from harness.data.pixel_range import to_model_range
-from harness.keys import to_plain
+from harness.keys import KEY_UNLESS_DEFAULT, to_plain
 from harness.random_streams import derive_seed, generator_for
 from harness.stages.context import StageContext
-from harness.stages.tokenizer import load_tokenizer
-from harness.store import write_tensors
+from harness.stages.tokenizer import AnyAutoencoder, load_tokenizer
+from harness.store import Artifact, write_tensors
 from harness.trial import DataConfig, LatentsConfig, Trial, published
-from models.autoencoder import Autoencoder
 from models.latent import LatentLayout
 
 VERSION = 1
@@ -42,6 +41,8 @@ class LatentsStage:
     """Channel groups and grid; they travel with the latents."""
     seed: int
     """Seed of the posterior's noise."""
+    scaling: Literal["own", "statistics"] = field(default="statistics", metadata=KEY_UNLESS_DEFAULT)
+    """How they are normalised: by the tokenizer's own scaling, or as measured here."""
 
     @classmethod
     def of(cls, trial: Trial) -> "LatentsStage":
@@ -52,6 +53,7 @@ class LatentsStage:
             latents=trial.latents,
             layout=trial.layout,
             seed=trial.tokenizer.seed,
+            scaling=trial.tokenizer.scaling,
         )
 
 
@@ -72,7 +74,10 @@ def run(config: LatentsStage, context: StageContext) -> Mapping[str, Any]:
             temporary.replace(path)
         paths.append(path)
         context.after_step(int(indices[-1]) + 1, num_images, dict)
-    mean, std = _statistics(paths, num_images, config)
+    if config.scaling == "own":
+        mean, std = _own_scaling(context.inputs["tokenizer"])
+    else:
+        mean, std = _statistics(paths, num_images, config)
     write_tensors(payload / "statistics.safetensors", {"mean": mean, "std": std})
     labels = torch.from_numpy(dataset.labels("train").copy())
     counts = torch.bincount(labels, minlength=dataset.num_classes)
@@ -90,7 +95,7 @@ def run(config: LatentsStage, context: StageContext) -> Mapping[str, Any]:
 def _encode_shard(
     config: LatentsStage,
     dataset: ImageDataset,
-    tokenizer: Autoencoder,
+    tokenizer: AnyAutoencoder,
     indices: Any,
     device: torch.device,
 ) -> dict[str, Tensor]:
@@ -110,6 +115,20 @@ def _encode_shard(
             latents.append((posterior.sample(noise) if sampled else posterior.mode()).cpu())
     labels = torch.from_numpy(dataset.labels("train")[indices].copy())
     return {view: torch.cat(latents) for view, latents in parts.items()} | {"labels": labels}
+
+
+def _own_scaling(
+    tokenizer: Artifact,
+) -> tuple[Float[Tensor, "1 c 1 1"], Float[Tensor, "1 c 1 1"]]:
+    """Mean and deviation that stand for the scaling in a pretrained tokenizer's file."""
+    scaling = tokenizer.result["scaling"]
+    if scaling is None:
+        raise ValueError(
+            "config.json must have a scaling under tokenizer.scaling: own, but has none; set "
+            "tokenizer.scaling: statistics"
+        )
+    shape = (1, -1, 1, 1)
+    return torch.tensor(scaling["mean"]).view(shape), torch.tensor(scaling["std"]).view(shape)
 
 
 def _statistics(

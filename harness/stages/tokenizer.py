@@ -1,4 +1,7 @@
-"""Stage `tokenizer`: a VA-VAE trained on images, aligned with a frozen encoder or not."""
+"""Stage `tokenizer`: a VA-VAE trained on images, aligned with a frozen encoder or not.
+
+One from a file, or a pretrained autoencoder of diffusers, is copied in place of training.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,11 +16,13 @@ from harness.data.pixel_range import to_model_range
 from harness.data.stream import BatchStream
 from harness.keys import KEY_UNLESS_DEFAULT
 from harness.phases import phase_at
+from harness.pretrained import DiffusersTokenizerConfig
 from harness.random_streams import derive_seed, generator_for
+from harness.stages import pretrained
 from harness.stages.context import StageContext
 from harness.stages.curves import Curve
 from harness.stages.encoder import load_encoder
-from harness.stages.weights import check_file, describe_file, describe_lpips
+from harness.stages.weights import check_file, describe_lpips
 from harness.store import Artifact, write_tensors
 from harness.training import (
     autocast,
@@ -25,11 +30,14 @@ from harness.training import (
     optimizer_settings,
     restore_optimizer,
 )
-from harness.trial import DataConfig, TokenizerConfig, Trial
+from harness.trial import AnyTokenizerConfig, DataConfig, TokenizerConfig, Trial
 from models import checkpoint
 from models.autoencoder import Autoencoder
+from models.diffusers_autoencoder import DiffusersAutoencoder
 from models.tokenizer_loss import TokenizerLoss
 
+AnyAutoencoder = Autoencoder | DiffusersAutoencoder
+"""What encodes images and decodes latents."""
 VERSION = 1
 """Raised by hand when the numbers that this stage makes change."""
 
@@ -38,7 +46,7 @@ VERSION = 1
 class TokenizerStage:
     """What the stage reads, beside the encoder it is aligned with."""
 
-    tokenizer: TokenizerConfig
+    tokenizer: AnyTokenizerConfig
     data: DataConfig
     perceptual_weights: str
     """What stands for the weights of LPIPS: their hashes; empty without."""
@@ -48,36 +56,43 @@ class TokenizerStage:
     @classmethod
     def of(cls, trial: Trial) -> "TokenizerStage":
         """A trial's tokenizer."""
-        given = trial.tokenizer.checkpoint
-        loss = trial.tokenizer.loss
+        config, perceptual_weights = trial.tokenizer, ""
+        given = pretrained.describe_tokenizer(config)
+        if isinstance(config, DiffusersTokenizerConfig):
+            config = pretrained.identity(config)
+        elif not given:
+            perceptual_weights = describe_lpips(config.loss.perceptual)
         return cls(
-            tokenizer=trial.tokenizer,
+            tokenizer=config,
             data=trial.data,
-            perceptual_weights=describe_lpips(loss.perceptual) if given is None else "",
-            checkpoint=describe_file(given),
+            perceptual_weights=perceptual_weights,
+            checkpoint=given,
         )
 
-    def build(self) -> Autoencoder:
-        """The untrained network."""
-        config = self.tokenizer
-        return Autoencoder(
-            config.architecture, latent_dim=config.latent_dim, resolution=self.data.resolution
-        )
+    def build(self) -> AnyAutoencoder:
+        """The untrained network; of a pretrained one, from the files that it is taken from."""
+        if isinstance(self.tokenizer, DiffusersTokenizerConfig):
+            return pretrained.build(self.tokenizer)
+        return _network(self.tokenizer, self.data)
 
 
 def run(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
     """One flat loop: two Adams, autoencoder first, then the discriminator on the same images."""
-    if config.checkpoint:
-        return _take(config, context)
     device, settings = context.device, config.tokenizer
+    if isinstance(settings, DiffusersTokenizerConfig):
+        return pretrained.take(settings, config.checkpoint, context)
+    if config.checkpoint:
+        return _take(config, settings, context)
     training, seed, schedule = settings.training, settings.seed, settings.schedule
     assert seed is not None
-    side = config.data.resolution // settings.architecture.downsample
+    side = config.data.resolution // settings.downsample
     encoder = None
     if "encoder" in context.inputs:
         encoder = load_encoder(context.inputs["encoder"], device)
     torch.manual_seed(derive_seed(seed, "tokenizer", "weights"))
-    model = config.build().to(device).to(memory_format=memory_format(device)).train()
+    model = (
+        _network(settings, config.data).to(device).to(memory_format=memory_format(device)).train()
+    )
     criterion = TokenizerLoss(
         settings.loss,
         settings.alignment,
@@ -159,12 +174,19 @@ def run(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
     }
 
 
-def _take(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
+def _network(config: TokenizerConfig, data: DataConfig) -> Autoencoder:
+    return Autoencoder(
+        config.architecture, latent_dim=config.latent_dim, resolution=data.resolution
+    )
+
+
+def _take(
+    config: TokenizerStage, settings: TokenizerConfig, context: StageContext
+) -> Mapping[str, Any]:
     """The weights of a file in place of training; the settings say how they came to be."""
-    settings = config.tokenizer
     assert settings.checkpoint is not None
     check_file(settings.checkpoint, config.checkpoint)
-    model = config.build()
+    model = _network(settings, config.data)
     checkpoint.load_tokenizer(model, Path(settings.checkpoint).expanduser())
     write_tensors(context.work.payload / "model.safetensors", model.state_dict())
     return {
@@ -179,10 +201,13 @@ def memory_format(device: torch.device) -> torch.memory_format:
     return torch.channels_last if device.type == "cuda" else torch.contiguous_format
 
 
-def load_tokenizer(artifact: Artifact, device: torch.device) -> Autoencoder:
-    """The trained network, frozen and in evaluation mode."""
+def load_tokenizer(artifact: Artifact, device: torch.device) -> AnyAutoencoder:
+    """The network of an artifact, frozen and in evaluation mode."""
     config: TokenizerStage = TypeAdapter(TokenizerStage).validate_python(artifact.record["config"])
-    model = config.build()
-    model.load_state_dict(artifact.tensors("model.safetensors"))
+    if isinstance(config.tokenizer, DiffusersTokenizerConfig):
+        model = pretrained.load_copy(config.tokenizer, artifact)
+    else:
+        model = _network(config.tokenizer, config.data)
+        model.load_state_dict(artifact.tensors("model.safetensors"))
     model.requires_grad_(False).eval().to(device)
     return model.to(memory_format=memory_format(device))
