@@ -13,7 +13,7 @@ from harness.plan import Plan, Stage
 from harness.progress import ProgressView
 from harness.requirements import fetch_missing, missing_items, writable_error
 from harness.store import Store
-from harness.sweep import STAGE_KINDS, SweepFile
+from harness.sweep import SweepFile
 
 EXIT_DONE, EXIT_ROWS_FAILED, EXIT_WRONG_REQUEST, EXIT_INTERRUPTED = 0, 1, 2, 130
 
@@ -156,7 +156,7 @@ def execute(
     """
     if not stages:
         return {}
-    resources = {kind: file.resources_of(kind) for kind in STAGE_KINDS}
+    resources = {stage.kind: file.resources_of(stage.kind) for stage in stages}
     executor = _executor(options)
     try:
         with ProgressView(stages, store) as view:

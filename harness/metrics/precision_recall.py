@@ -17,7 +17,7 @@ def precision_recall(
     generated: Float[Tensor, "n d"],
     reference: Float[Tensor, "m d"],
     neighbors: int = 3,
-    block: int = 4096,
+    block: int = 2048,
 ) -> tuple[float, float]:
     """Improved precision and recall (module docstring), on the features' device.
 
@@ -105,7 +105,7 @@ def _check_sets(generated: Tensor, reference: Tensor, neighbors: int, block: int
             "more images"
         )
     if block < 1:
-        raise ValueError(f"`block` must be positive, but got {block}; use 4096")
+        raise ValueError(f"`block` must be positive, but got {block}; use 2048")
     if not (torch.isfinite(generated.sum()) and torch.isfinite(reference.sum())):
         raise ValueError(
             "features must be finite, but hold NaN or infinity; look at the images and the "

@@ -150,6 +150,7 @@ def _train(
             training.steps,
             lambda loss=loss: {"loss": float(loss.detach())},
             lambda: {"model": network.model.state_dict(), "optimizer": optimizer.state_dict()},
+            images=training.batch_size,
         )
     network.eval().requires_grad_(False)
     write_tensors(context.work.payload / "model.safetensors", network.model.state_dict())

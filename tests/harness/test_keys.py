@@ -148,10 +148,10 @@ def test_the_keys_of_the_small_sweep_are_pinned(load):
     keys = {stage.kind: stage.key[:12] for stage in make_plan(load()).stages}
     assert keys == {
         "encoder": "32e250b0d18c",
-        "reference": "e22c64741881",
+        "reference": "babdc20d305a",
         "tokenizer": "e4c3c605c509",
-        "reconstruction": "39bb2819393e",
+        "reconstruction": "b461b70a844b",
         "latents": "e655ea55ec8a",
         "generator": "02c6ad6d1af0",
-        "generation": "38fc319820e8",
+        "generation": "64ffbaf79ba6",
     }

@@ -74,3 +74,17 @@ def test_sets_that_cannot_be_compared_are_refused():
         kernel_distance(good, good[:1])
     with pytest.raises(ValueError, match="finite"):
         kernel_distance(good, good * math.inf)
+
+
+def test_kernels_of_everything_and_of_subsets_give_the_same():
+    first, second = _features(120, 8, 0), _features(100, 8, 1, shift=0.2)
+    whole = kernel_distance(first, second, num_subsets=9, subset_size=50)
+    alone = [kernel_distance(first, second, num_subsets=4, subset_size=50)]
+    reference = kid_features_to_metric(
+        first, second, kid_subsets=4, kid_subset_size=50, verbose=False
+    )
+    assert alone[0].value == pytest.approx(reference["kernel_inception_distance_mean"], rel=1e-4)
+    reference = kid_features_to_metric(
+        first, second, kid_subsets=9, kid_subset_size=50, verbose=False
+    )
+    assert whole.value == pytest.approx(reference["kernel_inception_distance_mean"], rel=1e-4)

@@ -1,0 +1,179 @@
+"""`python -m harness.evaluate`: rows of what was not trained here, under a sweep's protocol."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from harness.data import open_dataset
+from harness.evaluate import main
+from harness.plan import make_plan
+from harness.store import Store
+
+from .conftest import Ended
+
+
+@pytest.fixture
+def evaluate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Ended]:
+    """Runs the command in this process, inline, from an empty folder."""
+    folder = tmp_path / "evaluated"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+
+    def run(*arguments: str) -> Ended:
+        capsys.readouterr()
+        try:
+            code = main([*arguments, "--executor", "inline"])
+        except SystemExit as exit_:
+            code = int(exit_.code or 0)
+        captured = capsys.readouterr()
+        return Ended(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def sweep(write, tree) -> str:
+    return str(write(tree))
+
+
+@pytest.fixture
+def digits(load) -> np.ndarray:
+    """The evaluation images, as an ADM archive holds them."""
+    dataset = open_dataset(load().points[0].trial.data)
+    return dataset.images("eval", np.arange(60)).permute(0, 2, 3, 1).numpy()
+
+
+def as_folder(folder: Path, images: np.ndarray) -> str:
+    folder.mkdir()
+    for number, pixels in enumerate(images):
+        Image.fromarray(pixels).save(folder / f"{number:05}.png")
+    return str(folder)
+
+
+def rows(name: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(Path(f"results/{name}/table.csv").read_text().splitlines()))
+
+
+def test_a_folder_and_an_archive_of_the_same_images_score_the_same(
+    evaluate, sweep, digits, tmp_path
+):
+    np.savez(tmp_path / "samples.npz", arr_0=digits)
+    folder = as_folder(tmp_path / "samples", digits)
+    for place in (folder, str(tmp_path / "samples.npz")):
+        ended = evaluate("images", sweep, "--name", "mine", "--samples", place)
+        assert ended.code == 0, ended.err
+    first, second = rows("mine")
+    for metric in ("gfid", "kid", "precision", "recall", "inception_score", "sfid"):
+        assert first[metric] == second[metric]
+    assert (first["provenance"], first["num_images"], first["guidance"]) == (
+        "given",
+        "60",
+        "unknown",
+    )
+    assert Path(f"results/mine/grids/{first['trial_id']}_samples.png").is_file()
+
+
+def test_the_evaluation_split_against_itself_is_perfect(evaluate, sweep):
+    ended = evaluate("images", sweep, "--name", "self", "--samples", "eval", "--reference", "eval",
+                     "--reconstructions", "eval", "--originals", "eval")  # fmt: skip
+    assert ended.code == 0, ended.err
+    (row,) = rows("self")
+    assert float(row["gfid"]) == pytest.approx(0, abs=1e-8)
+    assert float(row["rfid"]) == pytest.approx(0, abs=1e-8)
+    assert (row["precision"], row["recall"], row["ssim"]) == ("1.0", "1.0", "1.0")
+    assert row["psnr"] == ""
+
+
+def test_declared_samples_stand_beside_the_rows_of_the_sweep(
+    evaluate, command, sweep, digits, tmp_path
+):
+    assert command(Path(sweep)).code == 0
+    (own,) = rows("small")
+    np.savez(tmp_path / "samples.npz", arr_0=digits[:40])
+    np.savez(tmp_path / "originals.npz", arr_0=digits[:40])
+    pairs = ("--reconstructions", f"{tmp_path}/samples.npz", "--originals",
+             f"{tmp_path}/originals.npz")  # fmt: skip
+    ended = evaluate("images", sweep, "--name", "theirs", "--as-declared",
+                     "--samples", f"{tmp_path}/samples.npz", *pairs,
+                     "--column", "latent_dim=32", "--column", "generator_size=XL")  # fmt: skip
+    assert ended.code == 0, ended.err
+    (row,) = rows("theirs")
+    assert row["protocol_hash"] == own["protocol_hash"]
+    assert row["reconstruction_protocol_hash"] == own["reconstruction_protocol_hash"]
+    assert (row["latent_dim"], row["generator_size"]) == ("32", "XL")
+
+
+def test_undeclared_samples_have_a_protocol_of_their_own(evaluate, sweep):
+    evaluate("images", sweep, "--name", "u", "--samples", "eval")
+    fields = json.loads(rows("u")[0]["protocol"])
+    assert fields["sampler"] == fields["guidance"] == "unknown"
+    assert fields["num_images"] == 360
+
+
+def test_statistics_of_other_programs_serve_as_the_reference(evaluate, sweep, tmp_path):
+    dim = 16
+    np.savez(tmp_path / "stats.npz", mu=np.zeros(dim), sigma=np.eye(dim))
+    request = ("images", sweep, "--name", "s", "--samples", "eval")
+    ended = evaluate(*request, "--reference", str(tmp_path / "stats.npz"))
+    assert ended.code == 1
+    assert "must be of inception-v3-compat" in ended.out
+
+
+def test_an_unreadable_image_stops_or_is_skipped_and_counted(evaluate, sweep, digits, tmp_path):
+    folder = as_folder(tmp_path / "samples", digits)
+    Path(folder, "00003.png").write_bytes(b"no image")
+    request = ("images", sweep, "--name", "bad", "--samples", folder)
+    stopped = evaluate(*request)
+    assert stopped.code != 0
+    assert "00003.png" in stopped.err + stopped.out
+    skipping = evaluate(*request, "--on-unreadable", "skip")
+    assert skipping.code == 0, skipping.err
+    assert "skipped: " in skipping.out
+    assert rows("bad")[-1]["num_images"] == "59"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "nothing to score"),
+        (("--samples", "nowhere"), "'nowhere' is none of them"),
+        (("--reconstructions", "eval"), "go together"),
+        (("--reference", "eval", "--reconstructions", "eval", "--originals", "eval"), "--samples"),
+        (("--samples", "eval", "--column", "gfid=1"), "describing column"),
+        (("--samples", "eval", "--column", "latent_dim=much"), "must be a count"),
+    ],
+)
+def test_wrong_requests_are_refused_with_the_way_to_mend_them(evaluate, sweep, arguments, message):
+    ended = evaluate("images", sweep, "--name", "wrong", *arguments)
+    assert ended.code == 2
+    assert message in ended.err
+
+
+def test_a_tokenizer_from_a_file_gets_a_row_without_a_generator(evaluate, load, sweep, tmp_path):
+    stages = {stage.kind: stage for stage in make_plan(load()).stages}
+    torch.manual_seed(0)
+    weights = stages["tokenizer"].config.build().state_dict()
+    torch.save({"state_dict": weights}, tmp_path / "vavae.pt")
+    given = f"--set=tokenizer.checkpoint={tmp_path / 'vavae.pt'}"
+    ended = evaluate("tokenizer", sweep, given)
+    assert ended.code == 0, ended.err
+    (row,) = rows("small-evaluated")
+    assert (row["status"], row["gfid"], row["generator"]) == ("done", "", "")
+    assert float(row["rfid"]) > 0
+    kinds = {path.parent.name for path in Store(Path("artifacts")).root.glob("*/*/")}
+    assert kinds == {"encoder", "tokenizer", "reconstruction"}
+
+
+@pytest.mark.parametrize("what", ["tokenizer", "generator"])
+def test_what_would_be_trained_is_refused(evaluate, sweep, what):
+    ended = evaluate(what, sweep)
+    assert ended.code == 2
+    assert "nothing is trained here" in ended.err
