@@ -9,17 +9,17 @@ so that one tokenizer counts once.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from analysis.columns import SEED_COLUMNS
 from analysis.lines import name_lines
+from analysis.measures import MEASURES
 from analysis.protocol import join_unique, require_one_protocol
-from analysis.table import SEED_COLUMNS
 
-METRICS = ("rfid", "gfid", "psnr", "label_accuracy")
-RECONSTRUCTION_METRICS = ("rfid", "psnr")
+METRICS = tuple(MEASURES)
+RECONSTRUCTION_METRICS = tuple(name for name in METRICS if MEASURES[name].of == "tokenizer")
 """Metrics of the tokenizer alone."""
 CELL_COLUMNS = ("alignment", "generator_size", "latent_dim")
 
@@ -68,9 +68,9 @@ class Cells:
     rows: pd.DataFrame
     """The rows used: the table's columns, with the names and `baseline` of `name_lines`."""
     points: pd.DataFrame
-    """One line a cell: `CELL_COLUMNS`, `baseline`, `generator_params`, `num_seeds`,
-    `num_tokenizers`, and for each metric its mean, `<metric>_sd` and `<metric>_se` (NaN with one
-    seed; of reconstruction metrics over tokenizers, NaN with one)."""
+    """One line a cell: `CELL_COLUMNS`, `baseline`, `generator_params`, `train_flops`,
+    `num_seeds`, `num_tokenizers`, and for each metric its mean, `<metric>_sd` and `<metric>_se`
+    (NaN with one seed; of reconstruction metrics over tokenizers, NaN with one)."""
     gaps: pd.DataFrame
     """Rows left out: `row_id`, `trial_id`, `reason`."""
     setting: Setting
@@ -176,33 +176,27 @@ def _require_distinct_repetitions(rows: pd.DataFrame) -> None:
 
 
 def _average(rows: pd.DataFrame) -> pd.DataFrame:
-    records: list[dict[str, Any]] = []
-    for _, members in rows.groupby(list(CELL_COLUMNS), sort=False):
-        names = (*CELL_COLUMNS, "baseline")
-        record: dict[str, Any] = {column: members[column].iloc[0] for column in names}
-        record["generator_params"] = members["generator_params"].mean()
-        record["num_seeds"] = len(members)
-        record["num_tokenizers"] = members["tokenizer_key"].nunique(dropna=False)
-        for metric in METRICS:
-            record |= _describe_spread(members, metric)
-        records.append(record)
-    spread = [f"{metric}{suffix}" for metric in METRICS for suffix in ("", "_sd", "_se")]
-    about = ["baseline", "generator_params", "num_seeds", "num_tokenizers"]
-    points = pd.DataFrame(records, columns=pd.Index([*CELL_COLUMNS, *about, *spread]))
-    return _order(points)
-
-
-def _describe_spread(members: pd.DataFrame, metric: str) -> dict[str, float]:
-    """Mean, deviation and standard error over tokenizers or repetitions, as the metric's are."""
-    on_tokenizer = metric in RECONSTRUCTION_METRICS
-    independent = average_tokenizers(members, metric) if on_tokenizer else members
-    values = independent[metric].dropna()
-    deviation = values.std(ddof=1) if len(values) > 1 else np.nan
-    return {
-        metric: values.mean() if len(values) else np.nan,
-        f"{metric}_sd": deviation,
-        f"{metric}_se": deviation / np.sqrt(max(len(values), 1)),
+    by = list(CELL_COLUMNS)
+    cells = rows.groupby(by, sort=False)
+    tokenizers = (
+        rows.groupby([*by, "tokenizer_key"], sort=False, dropna=False)[list(RECONSTRUCTION_METRICS)]
+        .mean()
+        .groupby(level=by, sort=False)
+    )
+    columns: dict[str, pd.Series] = {
+        "baseline": cells["baseline"].first(),
+        "generator_params": cells["generator_params"].mean(),
+        "train_flops": cells["train_flops"].mean(),
+        "num_seeds": cells.size(),
+        "num_tokenizers": cells["tokenizer_key"].nunique(dropna=False),
     }
+    for metric in METRICS:
+        independent = tokenizers if metric in RECONSTRUCTION_METRICS else cells
+        deviation = independent[metric].std(ddof=1)
+        columns[metric] = independent[metric].mean()
+        columns[f"{metric}_sd"] = deviation
+        columns[f"{metric}_se"] = deviation / np.sqrt(independent[metric].count())
+    return _order(pd.DataFrame(columns).rename_axis(index=by).reset_index())
 
 
 def _order(points: pd.DataFrame) -> pd.DataFrame:

@@ -18,7 +18,7 @@ from analysis.cells import (
     average_tokenizers,
     split_lines,
 )
-from analysis.table import SEED_COLUMNS
+from analysis.columns import SEED_COLUMNS
 
 INTERVAL_ERRORS = 2.0
 

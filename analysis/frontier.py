@@ -2,11 +2,9 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from analysis.cells import Setting, compute_cells, split_lines
 from analysis.labels import place_labels, point_to_better
@@ -22,6 +20,7 @@ from analysis.marks import (
     new_figure,
     scale_axis,
 )
+from analysis.pareto import pareto_mask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,34 +41,6 @@ class FrontierData:
     def front(self) -> pd.DataFrame:
         """The points on the Pareto front, from the best reconstruction to the worst."""
         return self.points[self.points["on_front"]].sort_values(["rfid", "gfid"])
-
-
-def pareto_mask(values: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Marks the points that no other point dominates, where lower is better in every column.
-
-    A point dominates another if it is nowhere worse and somewhere better; equal points do not
-    dominate each other.
-
-    Args:
-        values: Array of shape (points, objectives). A point with NaN is never on the front.
-
-    Returns:
-        Array of shape (points,), true on the front.
-
-    Raises:
-        ValueError: If the array has not two dimensions.
-    """
-    if values.ndim != 2:
-        raise ValueError(
-            f"values must have the shape (points, objectives), but got {values.shape};"
-            " stack the objectives as columns"
-        )
-    front = np.asarray(~np.isnan(values).any(axis=1))
-    for index in np.flatnonzero(front):
-        no_worse = (values <= values[index]).all(axis=1)
-        better = (values < values[index]).any(axis=1)
-        front[index] = not (no_worse & better).any()
-    return front
 
 
 def compute_frontier(table: pd.DataFrame) -> FrontierData:

@@ -19,6 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from analysis.cells import Setting
+from analysis.measures import choose_scale
 
 WIDTH_INCH, HEIGHT_INCH, DOTS_PER_INCH = 6.5, 4.5, 200
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -27,9 +28,6 @@ LINE_STYLES = ("-", "--", ":", "-.")
 FONT_SIZE = 8.0
 TITLE_SIZE = 9.5
 LEGEND_CHARACTERS = 18
-
-LOG_FROM = 5.0
-"""Ratio of the largest to the smallest value from which an axis is logarithmic."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,10 +106,10 @@ def label_distance(side: str, distance_name: str, images: str) -> str:
 
 
 def scale_axis(axes: Axes, side: Literal["x", "y"], values: pd.Series) -> None:
-    """Makes an axis logarithmic, with plain numbers, where values span a factor of `LOG_FROM`."""
-    known = values[np.isfinite(values)]
-    if known.empty or known.min() <= 0 or known.max() / known.min() <= LOG_FROM:
+    """Makes an axis logarithmic, with plain numbers, where `choose_scale` says so."""
+    if choose_scale(values) == "linear":
         return
+    known = values[np.isfinite(values)]
     axes.set(**{f"{side}scale": "log"})
     axis = axes.xaxis if side == "x" else axes.yaxis
     few = known.max() / known.min() > 3000

@@ -34,6 +34,7 @@ __all__ = [
     "split_by_protocol",
 ]
 
+
 def load_table(path: Path | str) -> pd.DataFrame:
     """Reads and checks a results table.
 
