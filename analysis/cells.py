@@ -111,7 +111,7 @@ def compute_cells(table: pd.DataFrame, *, needs: tuple[str, ...]) -> Cells:
         rows=used.reset_index(drop=True),
         points=points,
         gaps=gaps[gaps["reason"] != ""].reset_index(drop=True),
-        setting=_describe_setting(used if len(used) else table, points),
+        setting=describe_rows(used if len(used) else table, points),
     )
 
 
@@ -196,19 +196,30 @@ def _average(rows: pd.DataFrame) -> pd.DataFrame:
         columns[metric] = independent[metric].mean()
         columns[f"{metric}_sd"] = deviation
         columns[f"{metric}_se"] = deviation / np.sqrt(independent[metric].count())
-    return _order(pd.DataFrame(columns).rename_axis(index=by).reset_index())
+    return order_points(pd.DataFrame(columns).rename_axis(index=by).reset_index())
 
 
-def _order(points: pd.DataFrame) -> pd.DataFrame:
-    """Unaligned first, then by label; sizes from the smallest to the largest; then latent dims."""
+def order_points(points: pd.DataFrame, *, last: str = "latent_dim") -> pd.DataFrame:
+    """Orders points: unaligned first, then by label; smallest size first; then by latent dim.
+
+    Args:
+        points: With `CELL_COLUMNS`, `baseline` and `generator_params`.
+        last: A column that orders points of one latent dim.
+    """
     params = points.groupby("generator_size")["generator_params"].transform("mean")
     aligned = points["alignment"] != points["baseline"]
     keys = points.assign(aligned=aligned, params=params)
-    by = ["aligned", "alignment", "params", "generator_size", "latent_dim"]
+    by = ["aligned", "alignment", "params", "generator_size", "latent_dim", last]
     return points.loc[keys.sort_values(by, kind="stable").index].reset_index(drop=True)
 
 
-def _describe_setting(rows: pd.DataFrame, points: pd.DataFrame) -> Setting:
+def describe_rows(rows: pd.DataFrame, points: pd.DataFrame) -> Setting:
+    """Says what rows have in common.
+
+    Args:
+        rows: Rows of one protocol.
+        points: Their means, with `num_seeds` and `num_tokenizers`.
+    """
     shares = (points["num_tokenizers"] < points["num_seeds"]).any()
     return Setting(
         dataset=join_unique(rows["dataset"]) or "unknown data set",

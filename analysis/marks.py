@@ -32,16 +32,16 @@ LEGEND_CHARACTERS = 18
 
 @dataclass(frozen=True, kw_only=True)
 class Marks:
-    """Colour by alignment, marker and line style by generator size."""
+    """Colour by alignment, marker and line style by another property, such as generator size."""
 
     colours: dict[str, str]
     """Alignment label to hexadecimal colour."""
     shapes: dict[str, tuple[str, str]]
-    """Generator size to marker and line style."""
+    """The other property's value to marker and line style."""
 
-    def of_line(self, alignment: str, size: str) -> dict[str, Any]:
+    def of_line(self, alignment: str, shape: str) -> dict[str, Any]:
         """Keyword arguments of a line's `plot` or `errorbar`."""
-        marker, style = self.shapes[size]
+        marker, style = self.shapes[shape]
         return {
             "color": self.colours[alignment],
             "marker": marker,
@@ -53,18 +53,18 @@ class Marks:
         }
 
 
-def choose_marks(points: pd.DataFrame) -> Marks:
-    """Gives each alignment a colour and each generator size a marker, in the points' order."""
+def choose_marks(points: pd.DataFrame, shape_by: str = "generator_size") -> Marks:
+    """Gives each alignment a colour and each value of a column a marker, in the points' order."""
     alignments = [str(name) for name in points["alignment"].unique()]
-    sizes = [str(name) for name in points["generator_size"].unique()]
+    shapes = [str(name) for name in points[shape_by].unique()]
     colours = list(OKABE_ITO)
     if len(alignments) > len(colours):
         colours = [to_hex(c) for c in colormaps["viridis"](np.linspace(0, 0.95, len(alignments)))]
     return Marks(
         colours=dict(zip(alignments, colours, strict=False)),
         shapes={
-            size: (MARKERS[i % len(MARKERS)], LINE_STYLES[i % len(LINE_STYLES)])
-            for i, size in enumerate(sizes)
+            shape: (MARKERS[i % len(MARKERS)], LINE_STYLES[i % len(LINE_STYLES)])
+            for i, shape in enumerate(shapes)
         },
     )
 
