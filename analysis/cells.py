@@ -8,6 +8,7 @@ share a tokenizer; what is measured on the tokenizer alone is then averaged per 
 so that one tokenizer counts once.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,7 +105,7 @@ def compute_cells(table: pd.DataFrame, *, needs: tuple[str, ...]) -> Cells:
     early = used["generator_images"] < late
     reasons.loc[early[early].index] = "an earlier snapshot than the rest of its cell"
     used = used[~early]
-    _require_distinct_repetitions(used)
+    require_distinct_repetitions(used)
     gaps = last.assign(reason=reasons)[["row_id", "trial_id", "reason"]]
     points = _average(used)
     return Cells(
@@ -160,8 +161,17 @@ def _reason_to_omit(row: pd.Series, needs: tuple[str, ...]) -> str:
     return ""
 
 
-def _require_distinct_repetitions(rows: pd.DataFrame) -> None:
-    columns = [*CELL_COLUMNS, *SEED_COLUMNS]
+def require_distinct_repetitions(rows: pd.DataFrame, by: tuple[str, ...] = CELL_COLUMNS) -> None:
+    """Refuses two rows of one group and one triple of seeds.
+
+    Args:
+        rows: Done rows, named by `name_lines`.
+        by: Columns that make a group, `CELL_COLUMNS` among them.
+
+    Raises:
+        ValueError: If there are such rows; the message names them.
+    """
+    columns = [*by, *SEED_COLUMNS]
     repeated = rows[rows.duplicated(columns, keep=False)]
     if repeated.empty:
         return
@@ -175,18 +185,25 @@ def _require_distinct_repetitions(rows: pd.DataFrame) -> None:
     )
 
 
-def _average(rows: pd.DataFrame) -> pd.DataFrame:
-    by = list(CELL_COLUMNS)
-    cells = rows.groupby(by, sort=False)
+def average_rows(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Averages every metric over the rows that agree in some columns.
+
+    Args:
+        rows: Done rows, each a repetition of its own within its group.
+        by: Columns to agree in; missing values agree.
+
+    Returns:
+        One line a group: `by`, `num_seeds`, `num_tokenizers`, and for each metric its mean,
+        `<metric>_sd` and `<metric>_se` as in `Cells.points`.
+    """
+    by = list(by)
+    cells = rows.groupby(by, sort=False, dropna=False)
     tokenizers = (
         rows.groupby([*by, "tokenizer_key"], sort=False, dropna=False)[list(RECONSTRUCTION_METRICS)]
         .mean()
-        .groupby(level=by, sort=False)
+        .groupby(level=by, sort=False, dropna=False)
     )
     columns: dict[str, pd.Series] = {
-        "baseline": cells["baseline"].first(),
-        "generator_params": cells["generator_params"].mean(),
-        "train_flops": cells["train_flops"].mean(),
         "num_seeds": cells.size(),
         "num_tokenizers": cells["tokenizer_key"].nunique(dropna=False),
     }
@@ -196,7 +213,19 @@ def _average(rows: pd.DataFrame) -> pd.DataFrame:
         columns[metric] = independent[metric].mean()
         columns[f"{metric}_sd"] = deviation
         columns[f"{metric}_se"] = deviation / np.sqrt(independent[metric].count())
-    return order_points(pd.DataFrame(columns).rename_axis(index=by).reset_index())
+    return pd.DataFrame(columns).rename_axis(index=by).reset_index()
+
+
+def _average(rows: pd.DataFrame) -> pd.DataFrame:
+    by = list(CELL_COLUMNS)
+    cells = rows.groupby(by, sort=False)
+    about: dict[str, pd.Series] = {
+        "baseline": cells["baseline"].first(),
+        "generator_params": cells["generator_params"].mean(),
+        "train_flops": cells["train_flops"].mean(),
+    }
+    known = pd.DataFrame(about).rename_axis(index=by).reset_index()
+    return order_points(known.merge(average_rows(rows, by), on=by))
 
 
 def order_points(points: pd.DataFrame, *, last: str = "latent_dim") -> pd.DataFrame:

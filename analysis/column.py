@@ -1,5 +1,6 @@
 """Figures one column of a two-column paper wide: 3.3 inches, legend above, footnote below."""
 
+import re
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -13,12 +14,15 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from analysis.cells import Setting
-from analysis.marks import Marks, blank_figure, freeze_layout
+from analysis.marks import FONT_SIZE, Marks, blank_figure, freeze_layout, style_axes
 
 COLUMN_INCH = 3.3
 PANEL_INCH = 1.55
 LEGEND_LINE_INCH = 0.14
-FONT_SIZE = 7.0
+FOOTNOTE_LINE_INCH = 0.09
+AXIS_INCH = 0.45
+"""Height that the labels of the lowest axes need."""
+LEGEND_CHARACTERS = 22
 FOOTNOTE_SIZE = 5.5
 FOOTNOTE_CHARACTERS = 76
 MAX_KEYS = 12
@@ -26,31 +30,35 @@ MAX_KEYS = 12
 
 
 def new_column_figure(
-    num_rows: int, num_columns: int, *, marks: Marks, share_x: bool, share_y: bool
+    num_rows: int,
+    num_columns: int,
+    *,
+    share_x: bool,
+    share_y: bool,
+    panel_inch: float = PANEL_INCH,
 ) -> tuple[Figure, NDArray[Any]]:
     """An empty figure of one column's width.
 
     Args:
         num_rows: Panels from top to bottom.
         num_columns: Panels from left to right.
-        marks: What the legend above will explain.
         share_x: Whether panels above each other share their x axis.
         share_y: Whether panels beside each other share their y axis.
+        panel_inch: Height of a panel, inches.
 
     Returns:
         The figure and its axes, shape (rows, columns).
     """
-    lines = min(max(len(marks.colours), len(marks.shapes)), MAX_KEYS)
-    height = PANEL_INCH * num_rows + LEGEND_LINE_INCH * lines + 0.75
-    figure = blank_figure(COLUMN_INCH, height)
+    figure = blank_figure(COLUMN_INCH, panel_inch * num_rows + AXIS_INCH)
     panels = figure.subplots(
-        num_rows, num_columns, squeeze=False, sharex="col" if share_x else False, sharey=share_y
+        num_rows,
+        num_columns,
+        squeeze=False,
+        sharex="col" if share_x else False,
+        sharey="row" if share_y else False,
     )
     for axes in panels.flat:
-        axes.grid(visible=True, color="0.92", linewidth=0.5)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(labelsize=FONT_SIZE - 0.5, length=2.5)
+        style_axes(axes)
     return figure, panels
 
 
@@ -81,27 +89,35 @@ def draw_line(axes: Axes, line: pd.DataFrame, x: str, y: str, look: dict[str, An
     known = line[np.isfinite(line[x]) & np.isfinite(line[y])]
     if known.empty:
         return
-    small = look | {"linewidth": 1.0, "markersize": 3.8, "markeredgewidth": 0.4}
     errors = known[f"{y}_se"].fillna(0.0).to_numpy()
-    axes.errorbar(known[x].to_numpy(), known[y].to_numpy(), yerr=errors, elinewidth=0.6, **small)
+    axes.errorbar(known[x].to_numpy(), known[y].to_numpy(), yerr=errors, elinewidth=0.6, **look)
 
 
-def finish_column_figure(figure: Figure, marks: Marks, footnote: Sequence[str]) -> None:
-    """Adds the legend and the footnote, and lays the figure out once.
+def finish_column_figure(
+    figure: Figure, marks: Marks, footnote: Sequence[str], extra_keys: Sequence[Line2D] = ()
+) -> None:
+    """Adds the legend and the footnote, makes room for them and lays the figure out once.
 
     Args:
         figure: From `new_column_figure`, with everything drawn.
         marks: Colours and markers used.
         footnote: Sentences under the figure; empty ones are left out.
+        extra_keys: Entries of the legend for what the marks don't cover.
     """
-    colours = [_key(name, color=colour, linewidth=2.5) for name, colour in marks.colours.items()]
+    colours = [make_key(name, color=c, linewidth=2.5) for name, c in marks.colours.items()]
     shapes = [
-        _key(name, color="0.35", marker=marker, linestyle=style, markersize=3.8, linewidth=1.0)
+        make_key(name, color="0.35", marker=marker, linestyle=style, markersize=4, linewidth=1.0)
         for name, (marker, style) in marks.shapes.items()
     ]
-    num_lines = min(max(len(colours), len(shapes)), MAX_KEYS)
+    columns = [colours, [*shapes, *extra_keys]]
+    num_entries = min(max(map(len, columns)), MAX_KEYS)
+    columns = [_fill(keys, num_entries) for keys in columns]
+    num_lines = max(sum(str(k.get_label()).count("\n") + 1 for k in keys) for keys in columns)
+    notes = textwrap.wrap("; ".join(filter(None, footnote)), FOOTNOTE_CHARACTERS)
+    room = LEGEND_LINE_INCH * num_lines + FOOTNOTE_LINE_INCH * len(notes)
+    figure.set_figheight(figure.get_figheight() + room)
     figure.legend(
-        handles=[*_fill(colours, num_lines), *_fill(shapes, num_lines)],
+        handles=[*columns[0], *columns[1]],
         loc="outside upper center",
         fontsize=FONT_SIZE - 0.5,
         frameon=False,
@@ -111,14 +127,13 @@ def finish_column_figure(figure: Figure, marks: Marks, footnote: Sequence[str]) 
         labelspacing=0.25,
         borderaxespad=0.2,
     )
-    figure.supxlabel(
-        "\n".join(textwrap.wrap("; ".join(filter(None, footnote)), FOOTNOTE_CHARACTERS)),
-        fontsize=FOOTNOTE_SIZE,
-        color="0.35",
-        x=0.01,
-        ha="left",
-    )
+    figure.supxlabel("\n".join(notes), fontsize=FOOTNOTE_SIZE, color="0.35", x=0.01, ha="left")
     freeze_layout(figure)
+
+
+def make_key(label: str, **look: Any) -> Line2D:
+    """An entry of the legend; a long name is broken."""
+    return Line2D([], [], label=_wrap(label), **look)
 
 
 def describe_setting(setting: Setting, num_gaps: int) -> list[str]:
@@ -132,6 +147,7 @@ def describe_setting(setting: Setting, num_gaps: int) -> list[str]:
         f"{setting.dataset}, {setting.resolution} px",
         f"{setting.num_images} samples",
         f"extractor {setting.extractor}",
+        f"labels {setting.label_policy}",
         spread,
         f"{num_gaps} row{'s' if num_gaps > 1 else ''} left out" if num_gaps else "",
     ]
@@ -141,9 +157,15 @@ def _fill(keys: list[Line2D], num_lines: int) -> list[Line2D]:
     """One column of the legend: as many entries as there are lines, the last for the rest."""
     if len(keys) > num_lines:
         rest = len(keys) - num_lines + 1
-        return [*keys[: num_lines - 1], _key(f"and {rest} more", linestyle="None")]
-    return [*keys, *(_key("", linestyle="None") for _ in range(num_lines - len(keys)))]
+        return [*keys[: num_lines - 1], make_key(f"and {rest} more", linestyle="None")]
+    return [*keys, *(make_key("", linestyle="None") for _ in range(num_lines - len(keys)))]
 
 
-def _key(label: str, **look: Any) -> Line2D:
-    return Line2D([], [], label=label, **look)
+def _wrap(name: str) -> str:
+    """Breaks a long name after spaces and underscores, so that a legend leaves the axes room."""
+    lines = [""]
+    for piece in re.findall(r"[^ _]*[ _]?", name):
+        if lines[-1] and len(lines[-1] + piece) > LEGEND_CHARACTERS:
+            lines.append("")
+        lines[-1] += piece
+    return "\n".join(line.rstrip() for line in lines)

@@ -163,7 +163,7 @@ def draw_convergence(data: ConvergenceData) -> Figure:
     points = data.points.assign(shape=[f"d={dim:g}" for dim in data.points["latent_dim"]])
     sizes = [str(size) for size in points["generator_size"].unique()]
     marks = choose_marks(points, "shape")
-    figure, panels = new_column_figure(len(sizes), 1, marks=marks, share_x=True, share_y=False)
+    figure, panels = new_column_figure(len(sizes), 1, share_x=True, share_y=False)
     for axes, size in zip(panels[:, 0], sizes, strict=True):
         mine = points[points["generator_size"] == size]
         for (alignment, shape), line in mine.groupby(["alignment", "shape"], sort=False):

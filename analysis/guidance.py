@@ -14,14 +14,13 @@ from matplotlib.figure import Figure
 
 from analysis.cells import Setting, compute_cells, describe_rows
 from analysis.column import (
-    FONT_SIZE,
     describe_setting,
     draw_line,
     finish_column_figure,
     label_panel,
     new_column_figure,
 )
-from analysis.marks import choose_marks, scale_axis
+from analysis.marks import FONT_SIZE, choose_marks, scale_axis
 from analysis.measures import name_measure
 from analysis.protocol import split_by_protocol
 
@@ -95,7 +94,7 @@ def draw_guidance(data: GuidanceData) -> Figure:
         shape = shape + data.points["family"].map(lambda family: f", {family}" if family else "")
     points = data.points.assign(shape=shape)
     marks = choose_marks(points, "shape")
-    figure, panels = new_column_figure(len(metrics), 1, marks=marks, share_x=True, share_y=False)
+    figure, panels = new_column_figure(len(metrics), 1, share_x=True, share_y=False)
     for axes, metric in zip(panels[:, 0], metrics, strict=True):
         for (alignment, *_), line in points.groupby(["alignment", *names], sort=False):
             look = marks.of_line(str(alignment), str(line["shape"].iloc[0]))

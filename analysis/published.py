@@ -37,7 +37,10 @@ class PublishedOverlay:
         """Lines through the latent dims: (their name, their points)."""
         groups = self.points.groupby(["alignment", "generator"], sort=False)
         return [
-            (f"published: {alignment}, {generator}", line.sort_values("latent_dim"))
+            (
+                f"published: {alignment}, {str(generator).removeprefix('LightningDiT-')}",
+                line.sort_values("latent_dim"),
+            )
             for (alignment, generator), line in groups
         ]
 
@@ -102,8 +105,8 @@ def _compare_figure(rows: pd.DataFrame) -> str:
     """Why no published number may stand in this figure; empty where some may."""
     if rows.empty:
         return "no row of the figure is done"
-    names = rows["dataset"].dropna().map(lambda name: re.sub(r"[^a-z0-9]", "", name.lower()))
-    if names.empty or not names.isin(IMAGENET_NAMES).all():
+    names = {re.sub(r"[^a-z0-9]", "", str(name).lower()) for name in rows["dataset"].dropna()}
+    if not names or not names <= set(IMAGENET_NAMES):
         return f"data set {DATASET}, the figure's is {_join(rows['dataset'])}"
     if not (rows["resolution"] == RESOLUTION).all():
         return f"{RESOLUTION} px, the figure's is {_join(rows['resolution'])} px"

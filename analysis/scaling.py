@@ -75,7 +75,7 @@ def draw_scaling(data: ScalingData) -> Figure:
         )
     points = data.points.assign(shape=[f"d={dim:g}" for dim in data.points["latent_dim"]])
     marks = choose_marks(points, "shape")
-    figure, panels = new_column_figure(1, len(costs), marks=marks, share_x=False, share_y=True)
+    figure, panels = new_column_figure(1, len(costs), share_x=False, share_y=True)
     for axes, cost in zip(panels[0], costs, strict=True):
         for (alignment, shape), line in points.groupby(["alignment", "shape"], sort=False):
             look = marks.of_line(str(alignment), str(shape))

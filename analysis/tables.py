@@ -121,10 +121,10 @@ def format_csv(table: ResultTable) -> str:
     Returns:
         CSV with a header; footnotes are not in it, so that every program reads it.
     """
-    full = table.rows.copy()
-    for name in table.decimals:
-        full.insert(full.columns.get_loc(f"{name}_se") + 1, f"{name}_rank", table.ranks[name])
-    return full.to_csv(index=False, lineterminator="\n")
+    full = table.rows.assign(**{f"{name}_rank": table.ranks[name] for name in table.decimals})
+    measured = [f"{name}{end}" for name in table.decimals for end in ("", "_se", "_rank")]
+    about = [*CELL_COLUMNS, "num_seeds", "num_tokenizers"]
+    return full[[*about, *measured]].to_csv(index=False, lineterminator="\n")
 
 
 def escape_latex(text: str) -> str:
@@ -182,13 +182,13 @@ def _list_cells(
 ) -> list[list[str]]:
     """The table's text: names, counts, and each metric with its mark and standard error."""
     lines = []
-    for position, row in table.rows.iterrows():
+    for position, (_, row) in enumerate(table.rows.iterrows()):
         texts = [str(row["alignment"]), str(row["generator_size"])]
         texts += [f"{row['latent_dim']:g}", f"{row['num_seeds']:d}"]
         for name, decimals in table.decimals.items():
             mean, error = row[name], row[f"{name}_se"]
             text = f"{mean:.{decimals}f}" if np.isfinite(mean) else missing
-            text = marks[table.ranks.loc[position, name]].format(text)
+            text = marks[table.ranks[name].iloc[position]].format(text)
             known = np.isfinite(mean) and np.isfinite(error)
             texts.append(spread.format(text, f"{error:.{decimals}f}") if known else text)
         lines.append(texts)

@@ -38,7 +38,7 @@ def test_like_protocols_show_table_2_as_lines_over_the_latent_dims(make_row):
     assert set(overlay.points["source"]) == {"arXiv 2501.01423v3 Table 2"}
     lines = dict(overlay.lines())
     assert len(lines) == 9
-    dino = lines["published: DINOv2, LightningDiT-B"]
+    dino = lines["published: DINOv2, B"]
     assert dino["gfid"].tolist() == [15.79, 15.82, 24.00]
 
 
