@@ -178,8 +178,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _name_configurations(rows: pd.DataFrame) -> pd.Series:
     """Names as brief as both tables allow: what is the same everywhere goes without saying."""
-    names = rows["alignment"].astype(object) + ", " + rows["generator_size"].astype(object)
-    names = names + [f", d={dim:g}" for dim in rows["latent_dim"]]
+    identity = zip(rows["alignment"], rows["generator_size"], rows["latent_dim"], strict=True)
+    texts = [f"{alignment}, {size}, d={dim:g}" for alignment, size, dim in identity]
+    names = pd.Series(texts, index=rows.index, dtype=object)
     for column, pattern in (
         ("dataset", ", {}"),
         ("resolution", ", {:g} px"),
@@ -190,7 +191,7 @@ def _name_configurations(rows: pd.DataFrame) -> pd.Series:
             names = names + [
                 "" if pd.isna(value) else pattern.format(value) for value in rows[column]
             ]
-    return names.fillna("unnamed")
+    return names
 
 
 def _average(rows: pd.DataFrame) -> pd.DataFrame:

@@ -74,7 +74,8 @@ class ConvergenceData:
     """One line a snapshot: `CELL_COLUMNS`, `baseline`, `generator_images`, `gfid`, `gfid_se`
     (NaN with one seed), `num_seeds`."""
     speedups: list[Speedup]
-    """One an aligned line that has an unaligned counterpart of its size and latent dim."""
+    """One an aligned line of two snapshots or more that has an unaligned counterpart of its size
+    and latent dim."""
     gaps: pd.DataFrame
     """Rows left out: `row_id`, `trial_id`, `reason`."""
     setting: Setting
@@ -217,10 +218,10 @@ def _compute_speedups(
     speedups = []
     for key, line in lines.items():
         base_key = (line["baseline"].iloc[0], *key[1:])
-        if base_key == key or base_key not in lines or (line["gfid"] <= 0).any():
+        if base_key == key or base_key not in lines or len(line) < 2:
             continue
         base = lines[base_key].iloc[-1]
-        if base["gfid"] <= 0:
+        if (line["gfid"] <= 0).any() or base["gfid"] <= 0:
             continue
         curves = (_curves_of(members[key]), _curves_of(members[base_key]))
         speedups.append(_measure(line, base, curves, config))

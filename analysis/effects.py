@@ -128,21 +128,26 @@ def compute_dilemma_effects(cells: Cells) -> list[DilemmaEffect]:
 def compute_alignment_effects(cells: Cells) -> list[AlignmentEffect]:
     """Compares each aligned cell with the unaligned one of its size and latent dim, if any."""
     effects: list[AlignmentEffect] = []
-    aligned = cells.points["alignment"] != cells.points["baseline"]
-    for _, cell in cells.points[aligned].iterrows():
-        baseline = _find_baseline(cells.points, cell)
-        if baseline is None:
+    columns = list(CELL_COLUMNS)
+    members = dict(list(cells.rows.groupby(columns, sort=False)))
+    keys = cells.points[columns].itertuples(index=False, name=None)
+    points = dict(zip(keys, (cell for _, cell in cells.points.iterrows()), strict=True))
+    for key, cell in points.items():
+        baseline_key = (cell["baseline"], *key[1:])
+        baseline = points.get(baseline_key)
+        if baseline is None or baseline_key == key:
             continue
+        rows = (members[key], members[baseline_key])
         effects.append(
             AlignmentEffect(
                 alignment=str(cell["alignment"]),
                 generator_size=str(cell["generator_size"]),
                 latent_dim=float(cell["latent_dim"]),
-                gfid_ratio=float(cell["gfid"] / baseline["gfid"]),
-                gfid_ratio_range=_range_over_seeds(cells.rows, cell, baseline, "gfid"),
+                gfid_ratio=divide(cell["gfid"], baseline["gfid"]),
+                gfid_ratio_range=_range_over_seeds(*rows, "gfid"),
                 gfid=compare_cells(cell, baseline, "gfid"),
-                rfid_ratio=float(cell["rfid"] / baseline["rfid"]),
-                rfid_ratio_range=_range_over_seeds(cells.rows, cell, baseline, "rfid"),
+                rfid_ratio=divide(cell["rfid"], baseline["rfid"]),
+                rfid_ratio_range=_range_over_seeds(*rows, "rfid"),
                 rfid=compare_cells(cell, baseline, "rfid"),
                 num_seeds=(int(cell["num_seeds"]), int(baseline["num_seeds"])),
                 num_tokenizers=(int(cell["num_tokenizers"]), int(baseline["num_tokenizers"])),
@@ -151,26 +156,22 @@ def compute_alignment_effects(cells: Cells) -> list[AlignmentEffect]:
     return effects
 
 
-def _find_baseline(points: pd.DataFrame, cell: pd.Series) -> pd.Series | None:
-    same = (points["generator_size"] == cell["generator_size"]) & (
-        points["latent_dim"] == cell["latent_dim"]
-    )
-    found = points[same & (points["alignment"] == cell["baseline"])]
-    return None if found.empty else found.iloc[0]
+def divide(first: float, second: float) -> float:
+    """A ratio; NaN over 0."""
+    return float(first / second) if second != 0 else float("nan")
 
 
 def _range_over_seeds(
-    rows: pd.DataFrame, cell: pd.Series, baseline: pd.Series, metric: str
+    members: pd.DataFrame, baseline: pd.DataFrame, metric: str
 ) -> tuple[float, float] | None:
-    ratios = (_by_seed(rows, cell, metric) / _by_seed(rows, baseline, metric)).dropna()
+    denominators = _by_seed(baseline, metric)
+    ratios = (_by_seed(members, metric) / denominators.where(denominators != 0)).dropna()
     if len(ratios) < 2:
         return None
     return float(ratios.min()), float(ratios.max())
 
 
-def _by_seed(rows: pd.DataFrame, cell: pd.Series, metric: str) -> pd.Series:
-    columns = list(CELL_COLUMNS)
-    members = rows[(rows[columns] == cell[columns]).all(axis=1)]
+def _by_seed(members: pd.DataFrame, metric: str) -> pd.Series:
     if metric in RECONSTRUCTION_METRICS:
         return average_tokenizers(members, metric).groupby("tokenizer_seed")[metric].mean()
     return members.set_index(list(SEED_COLUMNS))[metric]

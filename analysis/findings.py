@@ -60,7 +60,7 @@ def say_speedups(speedups: list[Speedup]) -> list[str]:
         Sentences, one a speed-up; one that there is none where nothing is to be compared.
     """
     if not speedups:
-        return ["Convergence: no aligned line has an unaligned counterpart."]
+        return ["Convergence: no aligned line of two snapshots has an unaligned counterpart."]
     head = "Convergence (images to reach the unaligned generator's last generation distance):"
     return [head, *map(_say_speedup, speedups)]
 

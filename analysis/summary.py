@@ -14,11 +14,14 @@ from analysis.effects import (
     compare_cells,
     compute_alignment_effects,
     compute_dilemma_effects,
+    divide,
 )
 from analysis.protocol import split_by_protocol
 from analysis.table import check_table
 
 MAX_REASONS = 8
+MAX_LINES = 60
+"""Comparisons listed under one heading at most; totals count them all."""
 
 
 def summarize(table: pd.DataFrame) -> str:
@@ -100,14 +103,18 @@ def _say_dilemma(cells: Cells) -> list[str]:
     effects = compute_dilemma_effects(cells)
     if not effects:
         return ["The dilemma: no line has two latent dims, so nothing is said about it."]
-    return ["The dilemma, from the smallest to the largest latent dim:", *map(_say_line, effects)]
+    lines = ["The dilemma, from the smallest to the largest latent dim:"]
+    lines += [_say_line(effect) for effect in effects[:MAX_LINES]]
+    if len(effects) > MAX_LINES:
+        lines.append(f"- and {len(effects) - MAX_LINES} more lines")
+    return lines
 
 
 def _say_line(effect: DilemmaEffect) -> str:
     small, large = effect.small, effect.large
     changes = [
         f"generation {small['gfid']:.3g} -> {large['gfid']:.3g}"
-        f" (x{large['gfid'] / small['gfid']:.3g}"
+        f" (x{divide(large['gfid'], small['gfid']):.3g}"
         + ("" if effect.is_monotone else ", not at every step")
         + ")"
     ]
@@ -144,7 +151,9 @@ def _say_alignment(cells: Cells) -> list[str]:
     if not effects:
         return ["Alignment: no aligned cell has an unaligned counterpart, so nothing is said."]
     lines = ["Alignment against none (ratio of means; below 1 alignment is better):"]
-    lines += [_say_effect(effect) for effect in effects]
+    lines += [_say_effect(effect) for effect in effects[:MAX_LINES]]
+    if len(effects) > MAX_LINES:
+        lines.append(f"- and {len(effects) - MAX_LINES} more cells")
     names = dict.fromkeys(effect.alignment for effect in effects)
     return lines + [_say_total(name, effects) for name in names]
 
