@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from analysis.cells import Setting
 from analysis.marks import FONT_SIZE, Marks, blank_figure, freeze_layout, style_axes
 
-COLUMN_INCH = 3.3
+COLUMN_INCH, TWO_COLUMNS_INCH = 3.3, 6.9
+MAX_COLUMNS = 3
+"""Panels beside each other that one column holds; more take two."""
 PANEL_INCH = 1.55
 LEGEND_LINE_INCH = 0.14
 FOOTNOTE_LINE_INCH = 0.09
@@ -37,7 +39,7 @@ def new_column_figure(
     share_y: bool,
     panel_inch: float = PANEL_INCH,
 ) -> tuple[Figure, NDArray[Any]]:
-    """An empty figure of one column's width.
+    """An empty figure of one column's width, of two with more than `MAX_COLUMNS` panels.
 
     Args:
         num_rows: Panels from top to bottom.
@@ -49,7 +51,8 @@ def new_column_figure(
     Returns:
         The figure and its axes, shape (rows, columns).
     """
-    figure = blank_figure(COLUMN_INCH, panel_inch * num_rows + AXIS_INCH)
+    width = COLUMN_INCH if num_columns <= MAX_COLUMNS else TWO_COLUMNS_INCH
+    figure = blank_figure(width, panel_inch * num_rows + AXIS_INCH)
     panels = figure.subplots(
         num_rows,
         num_columns,

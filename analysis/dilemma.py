@@ -64,7 +64,7 @@ def draw_dilemma(data: DilemmaData) -> Figure:
         data: From `compute_dilemma`, with at least one point.
 
     Returns:
-        A figure of 6.5 × 4.5 inches, wider with more than three sizes, at 200 dots per inch.
+        A figure one column wide, two columns with more than three sizes.
 
     Raises:
         ValueError: If there are no points.

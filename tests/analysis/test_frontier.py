@@ -95,3 +95,11 @@ def test_many_points_carry_no_labels(make_row, load):
     rows = [make_row(latent_dim=d, rfid=d, gfid=1 / d) for d in range(1, 71)]
     texts = draw_frontier(compute_frontier(load(rows))).axes[0].texts
     assert [text.get_text() for text in texts] == ["better"]
+
+
+def test_more_than_three_sizes_take_two_columns(make_row, load):
+    rows = [
+        make_row(generator_size=s, generator_params=p)
+        for s, p in zip("SMLX", (1, 2, 3, 4), strict=True)
+    ]
+    assert draw_dilemma(compute_dilemma(load(rows))).get_size_inches()[0] == 6.9
