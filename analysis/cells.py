@@ -116,20 +116,6 @@ def compute_cells(table: pd.DataFrame, *, needs: tuple[str, ...]) -> Cells:
     )
 
 
-def average_tokenizers(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Averages a metric of the tokenizer over the rows that share one.
-
-    Args:
-        rows: Rows of one cell.
-        metric: One of `RECONSTRUCTION_METRICS`.
-
-    Returns:
-        One line a tokenizer: `tokenizer_key`, `tokenizer_seed` and the metric.
-    """
-    tokenizers = rows.groupby("tokenizer_key", as_index=False, sort=False, dropna=False)
-    return tokenizers.agg({"tokenizer_seed": "first", metric: "mean"})
-
-
 def describe_seeds(row: pd.Series) -> str:
     """A repetition in words: "seed 0" where its three seeds agree, else each of them."""
     if len({row[column] for column in SEED_COLUMNS}) == 1:

@@ -151,7 +151,8 @@ def draw_diagnostics(data: DiagnosticsData) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(3))
     for axes in panels.flat[len(names) :]:
         axes.set_visible(False)
-    scale_axis(panels[0, 0], "y", data.points["gfid"])
+    for axes in panels[:, 0]:
+        scale_axis(axes, "y", data.points["gfid"])
     figure.supylabel(f"generation: {data.setting.distance_name}", fontsize=FONT_SIZE)
     rule = f"rank r: Spearman's, over n cells of a size, from n = {MIN_POINTS}"
     footnote = [*describe_setting(data.setting, len(data.gaps)), rule]

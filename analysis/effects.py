@@ -6,7 +6,7 @@ says so.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -15,13 +15,13 @@ from analysis.cells import (
     CELL_COLUMNS,
     RECONSTRUCTION_METRICS,
     Cells,
-    average_tokenizers,
     split_lines,
 )
 from analysis.columns import SEED_COLUMNS
 
 INTERVAL_ERRORS = 2.0
 
+Seeds = tuple[Any, ...]
 Verdict = Literal["higher", "lower", "overlapping", "no interval", "not measured"]
 
 
@@ -129,7 +129,7 @@ def compute_alignment_effects(cells: Cells) -> list[AlignmentEffect]:
     """Compares each aligned cell with the unaligned one of its size and latent dim, if any."""
     effects: list[AlignmentEffect] = []
     columns = list(CELL_COLUMNS)
-    members = dict(list(cells.rows.groupby(columns, sort=False)))
+    by_seed = {metric: _index_by_seed(cells.rows, metric) for metric in ("gfid", "rfid")}
     keys = cells.points[columns].itertuples(index=False, name=None)
     points = dict(zip(keys, (cell for _, cell in cells.points.iterrows()), strict=True))
     for key, cell in points.items():
@@ -137,17 +137,20 @@ def compute_alignment_effects(cells: Cells) -> list[AlignmentEffect]:
         baseline = points.get(baseline_key)
         if baseline is None or baseline_key == key:
             continue
-        rows = (members[key], members[baseline_key])
+        ranges = {
+            metric: _range_over_seeds(values.get(key, {}), values.get(baseline_key, {}))
+            for metric, values in by_seed.items()
+        }
         effects.append(
             AlignmentEffect(
                 alignment=str(cell["alignment"]),
                 generator_size=str(cell["generator_size"]),
                 latent_dim=float(cell["latent_dim"]),
                 gfid_ratio=divide(cell["gfid"], baseline["gfid"]),
-                gfid_ratio_range=_range_over_seeds(*rows, "gfid"),
+                gfid_ratio_range=ranges["gfid"],
                 gfid=compare_cells(cell, baseline, "gfid"),
                 rfid_ratio=divide(cell["rfid"], baseline["rfid"]),
-                rfid_ratio_range=_range_over_seeds(*rows, "rfid"),
+                rfid_ratio_range=ranges["rfid"],
                 rfid=compare_cells(cell, baseline, "rfid"),
                 num_seeds=(int(cell["num_seeds"]), int(baseline["num_seeds"])),
                 num_tokenizers=(int(cell["num_tokenizers"]), int(baseline["num_tokenizers"])),
@@ -162,16 +165,24 @@ def divide(first: float, second: float) -> float:
 
 
 def _range_over_seeds(
-    members: pd.DataFrame, baseline: pd.DataFrame, metric: str
+    values: dict[Seeds, float], baseline: dict[Seeds, float]
 ) -> tuple[float, float] | None:
-    denominators = _by_seed(baseline, metric)
-    ratios = (_by_seed(members, metric) / denominators.where(denominators != 0)).dropna()
-    if len(ratios) < 2:
-        return None
-    return float(ratios.min()), float(ratios.max())
+    ratios = [
+        divide(value, baseline[seeds]) for seeds, value in values.items() if seeds in baseline
+    ]
+    known = [ratio for ratio in ratios if np.isfinite(ratio)]
+    return (min(known), max(known)) if len(known) > 1 else None
 
 
-def _by_seed(members: pd.DataFrame, metric: str) -> pd.Series:
+def _index_by_seed(rows: pd.DataFrame, metric: str) -> dict[Seeds, dict[Seeds, float]]:
+    """Each cell's values by its seeds; a tokenizer's own metric by the tokenizer's seed."""
+    columns = list(CELL_COLUMNS)
+    values = rows.set_index([*columns, *SEED_COLUMNS])[metric]
     if metric in RECONSTRUCTION_METRICS:
-        return average_tokenizers(members, metric).groupby("tokenizer_seed")[metric].mean()
-    return members.set_index(list(SEED_COLUMNS))[metric]
+        tokenizers = rows.groupby([*columns, "tokenizer_key", "tokenizer_seed"], dropna=False)
+        once = tokenizers[metric].mean()
+        values = once.groupby(level=[*columns, "tokenizer_seed"]).mean()
+    index: dict[Seeds, dict[Seeds, float]] = {}
+    for key, value in zip(values.index, values, strict=True):
+        index.setdefault(key[: len(columns)], {})[key[len(columns) :]] = float(value)
+    return index
