@@ -51,6 +51,8 @@ class Setting:
     """Seeds per cell, count or range of counts."""
     tokenizers: str
     """Tokenizers per cell, count or range of counts; empty where each seed has its own."""
+    selection: str = ""
+    """Which lines are shown where there are more than a figure holds; empty where all are."""
 
     @property
     def repetitions(self) -> str:

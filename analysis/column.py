@@ -152,6 +152,7 @@ def describe_setting(setting: Setting, num_gaps: int) -> list[str]:
         f"extractor {setting.extractor}",
         f"labels {setting.label_policy}",
         spread,
+        setting.selection,
         f"{num_gaps} row{'s' if num_gaps > 1 else ''} left out" if num_gaps else "",
     ]
 

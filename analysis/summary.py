@@ -40,13 +40,23 @@ def summarize(table: pd.DataFrame) -> str:
     if table.empty:
         return "The table has no rows: nothing can be said."
     parts = [
-        _summarize_group(name, compute_cells(rows, needs=("gfid",)), rows)
+        "\n".join(summarize_group(name, compute_cells(rows, needs=("gfid",)), rows))
         for name, rows in split_by_protocol(table).items()
     ]
     return "\n\n".join(parts)
 
 
-def _summarize_group(name: str, cells: Cells, rows: pd.DataFrame) -> str:
+def summarize_group(name: str, cells: Cells, rows: pd.DataFrame) -> list[str]:
+    """Says what one protocol's rows show.
+
+    Args:
+        name: Name of the group; empty where there is one.
+        cells: From `compute_cells(rows, needs=("gfid",))`.
+        rows: The group's rows.
+
+    Returns:
+        Lines of plain text, those of a list after a hyphen.
+    """
     setting = cells.setting
     num_done = int((rows["status"] == "done").sum())
     head = [
@@ -55,9 +65,7 @@ def _summarize_group(name: str, cells: Cells, rows: pd.DataFrame) -> str:
         + f": {num_done} of {len(rows)} rows done."
     ]
     if cells.points.empty:
-        return "\n".join(
-            [*head, "No row has a generation distance: nothing can be said.", *_say_gaps(cells)]
-        )
+        return [*head, "No row has a generation distance: nothing can be said.", *_say_gaps(cells)]
     head += [
         f"Distances are the {setting.distance_name}, lower is better; extractor"
         f" {setting.extractor}; {setting.num_images} samples, {setting.num_reconstructions}"
@@ -65,7 +73,7 @@ def _summarize_group(name: str, cells: Cells, rows: pd.DataFrame) -> str:
         _say_interval(cells),
     ]
     body = [*_say_best(cells), *_say_dilemma(cells), *_say_alignment(cells), *_say_gaps(cells)]
-    return "\n".join([*head, *body])
+    return [*head, *body]
 
 
 def _say_interval(cells: Cells) -> str:
