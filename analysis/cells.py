@@ -8,18 +8,19 @@ share a tokenizer; what is measured on the tokenizer alone is then averaged per 
 so that one tokenizer counts once.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from analysis.columns import SEED_COLUMNS
 from analysis.lines import name_lines
+from analysis.measures import MEASURES
 from analysis.protocol import join_unique, require_one_protocol
-from analysis.table import SEED_COLUMNS
 
-METRICS = ("rfid", "gfid", "psnr", "label_accuracy")
-RECONSTRUCTION_METRICS = ("rfid", "psnr")
+METRICS = tuple(MEASURES)
+RECONSTRUCTION_METRICS = tuple(name for name in METRICS if MEASURES[name].of == "tokenizer")
 """Metrics of the tokenizer alone."""
 CELL_COLUMNS = ("alignment", "generator_size", "latent_dim")
 
@@ -50,6 +51,8 @@ class Setting:
     """Seeds per cell, count or range of counts."""
     tokenizers: str
     """Tokenizers per cell, count or range of counts; empty where each seed has its own."""
+    selection: str = ""
+    """Which lines are shown where there are more than a figure holds; empty where all are."""
 
     @property
     def repetitions(self) -> str:
@@ -68,9 +71,9 @@ class Cells:
     rows: pd.DataFrame
     """The rows used: the table's columns, with the names and `baseline` of `name_lines`."""
     points: pd.DataFrame
-    """One line a cell: `CELL_COLUMNS`, `baseline`, `generator_params`, `num_seeds`,
-    `num_tokenizers`, and for each metric its mean, `<metric>_sd` and `<metric>_se` (NaN with one
-    seed; of reconstruction metrics over tokenizers, NaN with one)."""
+    """One line a cell: `CELL_COLUMNS`, `baseline`, `generator_params`, `train_flops`,
+    `num_seeds`, `num_tokenizers`, and for each metric its mean, `<metric>_sd` and `<metric>_se`
+    (NaN with one seed; of reconstruction metrics over tokenizers, NaN with one)."""
     gaps: pd.DataFrame
     """Rows left out: `row_id`, `trial_id`, `reason`."""
     setting: Setting
@@ -104,29 +107,15 @@ def compute_cells(table: pd.DataFrame, *, needs: tuple[str, ...]) -> Cells:
     early = used["generator_images"] < late
     reasons.loc[early[early].index] = "an earlier snapshot than the rest of its cell"
     used = used[~early]
-    _require_distinct_repetitions(used)
+    require_distinct_repetitions(used)
     gaps = last.assign(reason=reasons)[["row_id", "trial_id", "reason"]]
     points = _average(used)
     return Cells(
         rows=used.reset_index(drop=True),
         points=points,
         gaps=gaps[gaps["reason"] != ""].reset_index(drop=True),
-        setting=_describe_setting(used if len(used) else table, points),
+        setting=describe_rows(used if len(used) else table, points),
     )
-
-
-def average_tokenizers(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Averages a metric of the tokenizer over the rows that share one.
-
-    Args:
-        rows: Rows of one cell.
-        metric: One of `RECONSTRUCTION_METRICS`.
-
-    Returns:
-        One line a tokenizer: `tokenizer_key`, `tokenizer_seed` and the metric.
-    """
-    tokenizers = rows.groupby("tokenizer_key", as_index=False, sort=False, dropna=False)
-    return tokenizers.agg({"tokenizer_seed": "first", metric: "mean"})
 
 
 def describe_seeds(row: pd.Series) -> str:
@@ -160,8 +149,17 @@ def _reason_to_omit(row: pd.Series, needs: tuple[str, ...]) -> str:
     return ""
 
 
-def _require_distinct_repetitions(rows: pd.DataFrame) -> None:
-    columns = [*CELL_COLUMNS, *SEED_COLUMNS]
+def require_distinct_repetitions(rows: pd.DataFrame, by: tuple[str, ...] = CELL_COLUMNS) -> None:
+    """Refuses two rows of one group and one triple of seeds.
+
+    Args:
+        rows: Done rows, named by `name_lines`.
+        by: Columns that make a group, `CELL_COLUMNS` among them.
+
+    Raises:
+        ValueError: If there are such rows; the message names them.
+    """
+    columns = [*by, *SEED_COLUMNS]
     repeated = rows[rows.duplicated(columns, keep=False)]
     if repeated.empty:
         return
@@ -175,46 +173,70 @@ def _require_distinct_repetitions(rows: pd.DataFrame) -> None:
     )
 
 
-def _average(rows: pd.DataFrame) -> pd.DataFrame:
-    records: list[dict[str, Any]] = []
-    for _, members in rows.groupby(list(CELL_COLUMNS), sort=False):
-        names = (*CELL_COLUMNS, "baseline")
-        record: dict[str, Any] = {column: members[column].iloc[0] for column in names}
-        record["generator_params"] = members["generator_params"].mean()
-        record["num_seeds"] = len(members)
-        record["num_tokenizers"] = members["tokenizer_key"].nunique(dropna=False)
-        for metric in METRICS:
-            record |= _describe_spread(members, metric)
-        records.append(record)
-    spread = [f"{metric}{suffix}" for metric in METRICS for suffix in ("", "_sd", "_se")]
-    about = ["baseline", "generator_params", "num_seeds", "num_tokenizers"]
-    points = pd.DataFrame(records, columns=pd.Index([*CELL_COLUMNS, *about, *spread]))
-    return _order(points)
+def average_rows(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Averages every metric over the rows that agree in some columns.
 
+    Args:
+        rows: Done rows, each a repetition of its own within its group.
+        by: Columns to agree in; missing values agree.
 
-def _describe_spread(members: pd.DataFrame, metric: str) -> dict[str, float]:
-    """Mean, deviation and standard error over tokenizers or repetitions, as the metric's are."""
-    on_tokenizer = metric in RECONSTRUCTION_METRICS
-    independent = average_tokenizers(members, metric) if on_tokenizer else members
-    values = independent[metric].dropna()
-    deviation = values.std(ddof=1) if len(values) > 1 else np.nan
-    return {
-        metric: values.mean() if len(values) else np.nan,
-        f"{metric}_sd": deviation,
-        f"{metric}_se": deviation / np.sqrt(max(len(values), 1)),
+    Returns:
+        One line a group: `by`, `num_seeds`, `num_tokenizers`, and for each metric its mean,
+        `<metric>_sd` and `<metric>_se` as in `Cells.points`.
+    """
+    by = list(by)
+    cells = rows.groupby(by, sort=False, dropna=False)
+    tokenizers = (
+        rows.groupby([*by, "tokenizer_key"], sort=False, dropna=False)[list(RECONSTRUCTION_METRICS)]
+        .mean()
+        .groupby(level=by, sort=False, dropna=False)
+    )
+    columns: dict[str, pd.Series] = {
+        "num_seeds": cells.size(),
+        "num_tokenizers": cells["tokenizer_key"].nunique(dropna=False),
     }
+    for metric in METRICS:
+        independent = tokenizers if metric in RECONSTRUCTION_METRICS else cells
+        deviation = independent[metric].std(ddof=1)
+        columns[metric] = independent[metric].mean()
+        columns[f"{metric}_sd"] = deviation
+        columns[f"{metric}_se"] = deviation / np.sqrt(independent[metric].count())
+    return pd.DataFrame(columns).rename_axis(index=by).reset_index()
 
 
-def _order(points: pd.DataFrame) -> pd.DataFrame:
-    """Unaligned first, then by label; sizes from the smallest to the largest; then latent dims."""
+def _average(rows: pd.DataFrame) -> pd.DataFrame:
+    by = list(CELL_COLUMNS)
+    cells = rows.groupby(by, sort=False)
+    about: dict[str, pd.Series] = {
+        "baseline": cells["baseline"].first(),
+        "generator_params": cells["generator_params"].mean(),
+        "train_flops": cells["train_flops"].mean(),
+    }
+    known = pd.DataFrame(about).rename_axis(index=by).reset_index()
+    return order_points(known.merge(average_rows(rows, by), on=by))
+
+
+def order_points(points: pd.DataFrame, *, last: str = "latent_dim") -> pd.DataFrame:
+    """Orders points: unaligned first, then by label; smallest size first; then by latent dim.
+
+    Args:
+        points: With `CELL_COLUMNS`, `baseline` and `generator_params`.
+        last: A column that orders points of one latent dim.
+    """
     params = points.groupby("generator_size")["generator_params"].transform("mean")
     aligned = points["alignment"] != points["baseline"]
     keys = points.assign(aligned=aligned, params=params)
-    by = ["aligned", "alignment", "params", "generator_size", "latent_dim"]
+    by = ["aligned", "alignment", "params", "generator_size", "latent_dim", last]
     return points.loc[keys.sort_values(by, kind="stable").index].reset_index(drop=True)
 
 
-def _describe_setting(rows: pd.DataFrame, points: pd.DataFrame) -> Setting:
+def describe_rows(rows: pd.DataFrame, points: pd.DataFrame) -> Setting:
+    """Says what rows have in common.
+
+    Args:
+        rows: Rows of one protocol.
+        points: Their means, with `num_seeds` and `num_tokenizers`.
+    """
     shares = (points["num_tokenizers"] < points["num_seeds"]).any()
     return Setting(
         dataset=join_unique(rows["dataset"]) or "unknown data set",

@@ -5,28 +5,21 @@ where that happens, both rows of the figure rise to the right.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from analysis.cells import Setting, compute_cells, split_lines
-from analysis.marks import (
-    FONT_SIZE,
-    HEIGHT_INCH,
-    TITLE_SIZE,
-    WIDTH_INCH,
-    add_footnote,
-    add_legend,
-    blank_figure,
-    choose_marks,
-    freeze_layout,
-    scale_axis,
-    style_axes,
+from analysis.column import (
+    describe_setting,
+    draw_line,
+    finish_column_figure,
+    label_panel,
+    new_column_figure,
 )
+from analysis.marks import FONT_SIZE, Marks, choose_marks, scale_axis
 
 PANEL_INCH = 1.3
 
@@ -71,7 +64,7 @@ def draw_dilemma(data: DilemmaData) -> Figure:
         data: From `compute_dilemma`, with at least one point.
 
     Returns:
-        A figure of 6.5 × 4.5 inches, wider with more than three sizes, at 200 dots per inch.
+        A figure one column wide, two columns with more than three sizes.
 
     Raises:
         ValueError: If there are no points.
@@ -82,40 +75,31 @@ def draw_dilemma(data: DilemmaData) -> Figure:
             f" came ({len(data.gaps)} rows left out); finish the sweep first"
         )
     sizes, setting = data.sizes(), data.setting
-    figure = blank_figure(max(WIDTH_INCH, PANEL_INCH * (len(sizes) + 2)), HEIGHT_INCH)
-    panels = figure.subplots(2, len(sizes), sharex=True, sharey="row", squeeze=False)
+    marks = choose_marks(data.points)
+    figure, panels = new_column_figure(
+        2, len(sizes), share_x=True, share_y=True, panel_inch=PANEL_INCH
+    )
     for column, size in enumerate(sizes):
         for panel, metric in zip(panels[:, column], ("gfid", "psnr"), strict=True):
-            _draw_panel(panel, data.points, metric=metric, size=size)
-        panels[0, column].set_title(f"generator {size}", fontsize=TITLE_SIZE)
-        panels[1, column].set_xlabel("latent dim (channels)", fontsize=FONT_SIZE)
-    panels[0, 0].set_ylabel(
-        f"generation:\n{setting.distance_name}\nlower is better", fontsize=FONT_SIZE
-    )
-    panels[1, 0].set_ylabel("reconstruction:\nPSNR (dB)\nhigher is better", fontsize=FONT_SIZE)
-    figure.suptitle(
-        f"Latent dim against generation and PSNR: {setting.dataset}, {setting.resolution} px",
-        fontsize=TITLE_SIZE,
-        x=0.01,
-        ha="left",
-    )
-    add_legend(figure, choose_marks(data.points), with_front=False)
-    add_footnote(figure, setting, len(data.gaps))
-    freeze_layout(figure)
+            _draw_panel(panel, data.points, marks, metric=metric, size=size)
+        panels[0, column].set_title(f"generator {size}", fontsize=FONT_SIZE, loc="left")
+    label_panel(panels[0, 0], y=f"{setting.distance_name}\nlower is better")
+    label_panel(panels[1, 0], y="PSNR (dB)\nhigher is better")
+    panels[1, (len(sizes) - 1) // 2].set_xlabel("latent dim (channels)", fontsize=FONT_SIZE)
+    notes = [
+        *describe_setting(setting, len(data.gaps)),
+        f"{setting.num_reconstructions} reconstructions",
+        f"{setting.generator_images} training images",
+        f"guidance {setting.guidance}",
+    ]
+    finish_column_figure(figure, marks, notes)
     return figure
 
 
-def _draw_panel(axes: Axes, points: pd.DataFrame, *, metric: str, size: str) -> None:
-    style_axes(axes)
-    marks = choose_marks(points)
+def _draw_panel(axes: Axes, points: pd.DataFrame, marks: Marks, *, metric: str, size: str) -> None:
     for alignment, line_size, line in split_lines(points):
-        known = line[np.isfinite(line[metric])]
-        if line_size != size or known.empty:
-            continue
-        errors = known[f"{metric}_se"].fillna(0.0).to_numpy()
-        look: dict[str, Any] = marks.of_line(alignment, size)
-        x, y = known["latent_dim"].to_numpy(), known[metric].to_numpy()
-        axes.errorbar(x, y, yerr=errors, elinewidth=0.8, **look)
+        if line_size == size:
+            draw_line(axes, line, "latent_dim", metric, marks.of_line(alignment, size))
     if points[metric].notna().sum() == 0:
         axes.text(
             0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", fontsize=FONT_SIZE

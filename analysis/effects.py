@@ -6,7 +6,7 @@ says so.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -15,13 +15,13 @@ from analysis.cells import (
     CELL_COLUMNS,
     RECONSTRUCTION_METRICS,
     Cells,
-    average_tokenizers,
     split_lines,
 )
-from analysis.table import SEED_COLUMNS
+from analysis.columns import SEED_COLUMNS
 
 INTERVAL_ERRORS = 2.0
 
+Seeds = tuple[Any, ...]
 Verdict = Literal["higher", "lower", "overlapping", "no interval", "not measured"]
 
 
@@ -128,21 +128,29 @@ def compute_dilemma_effects(cells: Cells) -> list[DilemmaEffect]:
 def compute_alignment_effects(cells: Cells) -> list[AlignmentEffect]:
     """Compares each aligned cell with the unaligned one of its size and latent dim, if any."""
     effects: list[AlignmentEffect] = []
-    aligned = cells.points["alignment"] != cells.points["baseline"]
-    for _, cell in cells.points[aligned].iterrows():
-        baseline = _find_baseline(cells.points, cell)
-        if baseline is None:
+    columns = list(CELL_COLUMNS)
+    by_seed = {metric: _index_by_seed(cells.rows, metric) for metric in ("gfid", "rfid")}
+    keys = cells.points[columns].itertuples(index=False, name=None)
+    points = dict(zip(keys, (cell for _, cell in cells.points.iterrows()), strict=True))
+    for key, cell in points.items():
+        baseline_key = (cell["baseline"], *key[1:])
+        baseline = points.get(baseline_key)
+        if baseline is None or baseline_key == key:
             continue
+        ranges = {
+            metric: _range_over_seeds(values.get(key, {}), values.get(baseline_key, {}))
+            for metric, values in by_seed.items()
+        }
         effects.append(
             AlignmentEffect(
                 alignment=str(cell["alignment"]),
                 generator_size=str(cell["generator_size"]),
                 latent_dim=float(cell["latent_dim"]),
-                gfid_ratio=float(cell["gfid"] / baseline["gfid"]),
-                gfid_ratio_range=_range_over_seeds(cells.rows, cell, baseline, "gfid"),
+                gfid_ratio=divide(cell["gfid"], baseline["gfid"]),
+                gfid_ratio_range=ranges["gfid"],
                 gfid=compare_cells(cell, baseline, "gfid"),
-                rfid_ratio=float(cell["rfid"] / baseline["rfid"]),
-                rfid_ratio_range=_range_over_seeds(cells.rows, cell, baseline, "rfid"),
+                rfid_ratio=divide(cell["rfid"], baseline["rfid"]),
+                rfid_ratio_range=ranges["rfid"],
                 rfid=compare_cells(cell, baseline, "rfid"),
                 num_seeds=(int(cell["num_seeds"]), int(baseline["num_seeds"])),
                 num_tokenizers=(int(cell["num_tokenizers"]), int(baseline["num_tokenizers"])),
@@ -151,26 +159,30 @@ def compute_alignment_effects(cells: Cells) -> list[AlignmentEffect]:
     return effects
 
 
-def _find_baseline(points: pd.DataFrame, cell: pd.Series) -> pd.Series | None:
-    same = (points["generator_size"] == cell["generator_size"]) & (
-        points["latent_dim"] == cell["latent_dim"]
-    )
-    found = points[same & (points["alignment"] == cell["baseline"])]
-    return None if found.empty else found.iloc[0]
+def divide(first: float, second: float) -> float:
+    """A ratio; NaN over 0."""
+    return float(first / second) if second != 0 else float("nan")
 
 
 def _range_over_seeds(
-    rows: pd.DataFrame, cell: pd.Series, baseline: pd.Series, metric: str
+    values: dict[Seeds, float], baseline: dict[Seeds, float]
 ) -> tuple[float, float] | None:
-    ratios = (_by_seed(rows, cell, metric) / _by_seed(rows, baseline, metric)).dropna()
-    if len(ratios) < 2:
-        return None
-    return float(ratios.min()), float(ratios.max())
+    ratios = [
+        divide(value, baseline[seeds]) for seeds, value in values.items() if seeds in baseline
+    ]
+    known = [ratio for ratio in ratios if np.isfinite(ratio)]
+    return (min(known), max(known)) if len(known) > 1 else None
 
 
-def _by_seed(rows: pd.DataFrame, cell: pd.Series, metric: str) -> pd.Series:
+def _index_by_seed(rows: pd.DataFrame, metric: str) -> dict[Seeds, dict[Seeds, float]]:
+    """Each cell's values by its seeds; a tokenizer's own metric by the tokenizer's seed."""
     columns = list(CELL_COLUMNS)
-    members = rows[(rows[columns] == cell[columns]).all(axis=1)]
+    values = rows.set_index([*columns, *SEED_COLUMNS])[metric]
     if metric in RECONSTRUCTION_METRICS:
-        return average_tokenizers(members, metric).groupby("tokenizer_seed")[metric].mean()
-    return members.set_index(list(SEED_COLUMNS))[metric]
+        tokenizers = rows.groupby([*columns, "tokenizer_key", "tokenizer_seed"], dropna=False)
+        once = tokenizers[metric].mean()
+        values = once.groupby(level=[*columns, "tokenizer_seed"]).mean()
+    index: dict[Seeds, dict[Seeds, float]] = {}
+    for key, value in zip(values.index, values, strict=True):
+        index.setdefault(key[: len(columns)], {})[key[len(columns) :]] = float(value)
+    return index

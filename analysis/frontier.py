@@ -1,27 +1,32 @@
 """The frontier: reconstruction against generation, and which points no other point beats."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
+from matplotlib.lines import Line2D
 
 from analysis.cells import Setting, compute_cells, split_lines
-from analysis.labels import place_labels, point_to_better
-from analysis.marks import (
-    FONT_SIZE,
-    TITLE_SIZE,
-    Marks,
-    add_footnote,
-    add_legend,
-    choose_marks,
-    freeze_layout,
-    label_distance,
-    new_figure,
-    scale_axis,
+from analysis.column import (
+    describe_setting,
+    finish_column_figure,
+    label_panel,
+    make_key,
+    new_column_figure,
 )
+from analysis.labels import place_labels, point_to_better
+from analysis.marks import choose_marks, label_distance, scale_axis
+from analysis.pareto import pareto_mask
+from analysis.published import PublishedOverlay, select_published
+
+PANEL_INCH = 2.5
+MAX_LABELS = 60
+"""Points from which on they carry no labels, which would hide them, count."""
+PUBLISHED_MARKERS = "os^DvPX<>*ph"
+FRONT_LOOK: dict[str, Any] = {"color": "0.85", "linewidth": 3.5}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +39,8 @@ class FrontierData:
     """Rows left out: `row_id`, `trial_id`, `reason`."""
     setting: Setting
     """What the points have in common."""
+    published: PublishedOverlay
+    """Published points of a like protocol, and what was left out."""
 
     def lines(self) -> list[tuple[str, str, pd.DataFrame]]:
         """Lines through the latent dims: (alignment, generator size, its points by latent dim)."""
@@ -42,34 +49,6 @@ class FrontierData:
     def front(self) -> pd.DataFrame:
         """The points on the Pareto front, from the best reconstruction to the worst."""
         return self.points[self.points["on_front"]].sort_values(["rfid", "gfid"])
-
-
-def pareto_mask(values: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Marks the points that no other point dominates, where lower is better in every column.
-
-    A point dominates another if it is nowhere worse and somewhere better; equal points do not
-    dominate each other.
-
-    Args:
-        values: Array of shape (points, objectives). A point with NaN is never on the front.
-
-    Returns:
-        Array of shape (points,), true on the front.
-
-    Raises:
-        ValueError: If the array has not two dimensions.
-    """
-    if values.ndim != 2:
-        raise ValueError(
-            f"values must have the shape (points, objectives), but got {values.shape};"
-            " stack the objectives as columns"
-        )
-    front = np.asarray(~np.isnan(values).any(axis=1))
-    for index in np.flatnonzero(front):
-        no_worse = (values <= values[index]).all(axis=1)
-        better = (values < values[index]).any(axis=1)
-        front[index] = not (no_worse & better).any()
-    return front
 
 
 def compute_frontier(table: pd.DataFrame) -> FrontierData:
@@ -87,7 +66,12 @@ def compute_frontier(table: pd.DataFrame) -> FrontierData:
     cells = compute_cells(table, needs=("rfid", "gfid"))
     front = pareto_mask(cells.points[["rfid", "gfid"]].to_numpy(dtype=float))
     points = cells.points.assign(on_front=front)
-    return FrontierData(points=points, gaps=cells.gaps, setting=cells.setting)
+    return FrontierData(
+        points=points,
+        gaps=cells.gaps,
+        setting=cells.setting,
+        published=select_published(cells.rows),
+    )
 
 
 def draw_frontier(data: FrontierData) -> Figure:
@@ -97,7 +81,7 @@ def draw_frontier(data: FrontierData) -> Figure:
         data: From `compute_frontier`, with at least one point.
 
     Returns:
-        A figure of 6.5 × 4.5 inches at 200 dots per inch.
+        A figure one column wide.
 
     Raises:
         ValueError: If there are no points.
@@ -107,50 +91,78 @@ def draw_frontier(data: FrontierData) -> Figure:
             "a frontier must have at least one point with both distances, but none came"
             f" ({len(data.gaps)} rows left out); finish the sweep first"
         )
-    setting = data.setting
-    figure, axes = new_figure()
-    axes.set_title(
-        f"Reconstruction against generation: {setting.dataset}, {setting.resolution} px",
-        fontsize=TITLE_SIZE,
-    )
-    axes.set_xlabel(
-        label_distance("reconstruction", setting.distance_name, "test split"),
-        fontsize=FONT_SIZE,
-    )
-    axes.set_ylabel(
-        label_distance("generation", setting.distance_name, "samples"), fontsize=FONT_SIZE
+    name, marks = data.setting.distance_name, choose_marks(data.points)
+    figure, panels = new_column_figure(1, 1, share_x=False, share_y=False, panel_inch=PANEL_INCH)
+    axes = panels[0, 0]
+    label_panel(
+        axes,
+        x=label_distance("reconstruction", name, "test split"),
+        y=label_distance("generation", name, "samples"),
     )
     scale_axis(axes, "x", data.points["rfid"])
     scale_axis(axes, "y", data.points["gfid"])
-    marks = choose_marks(data.points)
     _draw_front(axes, data.front())
+    published = list(_draw_published(axes, data.published))
     for alignment, size, line in data.lines():
-        _draw_line(axes, line, marks, alignment, size)
-    add_legend(figure, marks, with_front=True)
-    add_footnote(figure, setting, len(data.gaps))
-    freeze_layout(figure)
-    point_to_better(axes, data.points[["rfid", "gfid"]].to_numpy(dtype=float))
-    place_labels(
-        axes,
-        data.points[["rfid", "gfid"]].to_numpy(dtype=float),
-        [f"d={dim:g}" for dim in data.points["latent_dim"]],
-        [marks.colours[alignment] for alignment in data.points["alignment"]],
-    )
+        _draw_line(axes, line, marks.of_line(alignment, size))
+    front = make_key("Pareto front", marker="o", markersize=8, **FRONT_LOOK)
+    finish_column_figure(figure, marks, _write_footnote(data), [front, *published])
+    values = data.points[["rfid", "gfid"]].to_numpy(dtype=float)
+    point_to_better(axes, values)
+    if len(values) <= MAX_LABELS:
+        place_labels(
+            axes,
+            values,
+            [f"d={dim:g}" for dim in data.points["latent_dim"]],
+            [marks.colours[alignment] for alignment in data.points["alignment"]],
+        )
     return figure
 
 
-def _draw_line(axes: Axes, line: pd.DataFrame, marks: Marks, alignment: str, size: str) -> None:
+def _draw_line(axes: Axes, line: pd.DataFrame, look: dict[str, Any]) -> None:
     axes.errorbar(
         line["rfid"].to_numpy(),
         line["gfid"].to_numpy(),
         xerr=line["rfid_se"].fillna(0.0).to_numpy(),
         yerr=line["gfid_se"].fillna(0.0).to_numpy(),
-        elinewidth=0.8,
-        **marks.of_line(alignment, size),
+        elinewidth=0.6,
+        **look,
     )
 
 
 def _draw_front(axes: Axes, front: pd.DataFrame) -> None:
     x, y = front["rfid"].to_numpy(), front["gfid"].to_numpy()
-    axes.plot(x, y, drawstyle="steps-post", color="0.85", linewidth=4.0, zorder=0)
-    axes.plot(x, y, linestyle="", marker="o", markersize=13, color="0.85", zorder=0)
+    axes.plot(x, y, drawstyle="steps-post", zorder=0, **FRONT_LOOK)
+    axes.plot(x, y, linestyle="", marker="o", markersize=9, color="0.85", zorder=0)
+
+
+def _draw_published(axes: Axes, published: PublishedOverlay) -> Iterator[Line2D]:
+    """Draws published lines grey and hollow, so that nobody takes them for measured ones."""
+    for index, (name, line) in enumerate(published.lines()):
+        look: dict[str, Any] = {
+            "color": "0.5",
+            "linestyle": ":",
+            "linewidth": 0.8,
+            "marker": PUBLISHED_MARKERS[index % len(PUBLISHED_MARKERS)],
+            "markersize": 3.5,
+            "markerfacecolor": "none",
+            "markeredgewidth": 0.6,
+        }
+        axes.plot(line["rfid"].to_numpy(), line["gfid"].to_numpy(), zorder=1.5, **look)
+        yield make_key(name, **look)
+
+
+def _write_footnote(data: FrontierData) -> list[str]:
+    setting, points = data.setting, data.published.points
+    notes = [
+        *describe_setting(setting, len(data.gaps)),
+        f"{setting.num_reconstructions} reconstructions",
+        f"{setting.generator_images} training images",
+        f"guidance {setting.guidance}",
+    ]
+    if len(points):
+        sources = ", ".join(points["source"].unique())
+        notes.append(f"published: {sources}, of like evaluation but their own training")
+        if points["guidance_inferred"].any():
+            notes.append("that these are unguided is inferred")
+    return notes

@@ -1,10 +1,9 @@
-"""How figures look: colours, markers, axes, labels and footnotes shared by all of them.
+"""How figures look: colours, markers and axes shared by all of them.
 
 Colours are those of Okabe and Ito, which colour-blind readers tell apart; size is carried by the
 marker and the line style, so that a figure also reads in grey.
 """
 
-import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,68 +14,54 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from analysis.cells import Setting
+from analysis.measures import choose_scale
 
-WIDTH_INCH, HEIGHT_INCH, DOTS_PER_INCH = 6.5, 4.5, 200
+DOTS_PER_INCH = 200
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINE_STYLES = ("-", "--", ":", "-.")
-FONT_SIZE = 8.0
-TITLE_SIZE = 9.5
-LEGEND_CHARACTERS = 18
-
-LOG_FROM = 5.0
-"""Ratio of the largest to the smallest value from which an axis is logarithmic."""
+FONT_SIZE = 7.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Marks:
-    """Colour by alignment, marker and line style by generator size."""
+    """Colour by alignment, marker and line style by another property, such as generator size."""
 
     colours: dict[str, str]
     """Alignment label to hexadecimal colour."""
     shapes: dict[str, tuple[str, str]]
-    """Generator size to marker and line style."""
+    """The other property's value to marker and line style."""
 
-    def of_line(self, alignment: str, size: str) -> dict[str, Any]:
+    def of_line(self, alignment: str, shape: str) -> dict[str, Any]:
         """Keyword arguments of a line's `plot` or `errorbar`."""
-        marker, style = self.shapes[size]
+        marker, style = self.shapes[shape]
         return {
             "color": self.colours[alignment],
             "marker": marker,
             "linestyle": style,
-            "linewidth": 1.3,
-            "markersize": 5.5,
+            "linewidth": 1.0,
+            "markersize": 4.0,
             "markeredgecolor": "white",
-            "markeredgewidth": 0.6,
+            "markeredgewidth": 0.4,
         }
 
 
-def choose_marks(points: pd.DataFrame) -> Marks:
-    """Gives each alignment a colour and each generator size a marker, in the points' order."""
+def choose_marks(points: pd.DataFrame, shape_by: str = "generator_size") -> Marks:
+    """Gives each alignment a colour and each value of a column a marker, in the points' order."""
     alignments = [str(name) for name in points["alignment"].unique()]
-    sizes = [str(name) for name in points["generator_size"].unique()]
+    shapes = [str(name) for name in points[shape_by].unique()]
     colours = list(OKABE_ITO)
     if len(alignments) > len(colours):
         colours = [to_hex(c) for c in colormaps["viridis"](np.linspace(0, 0.95, len(alignments)))]
     return Marks(
         colours=dict(zip(alignments, colours, strict=False)),
         shapes={
-            size: (MARKERS[i % len(MARKERS)], LINE_STYLES[i % len(LINE_STYLES)])
-            for i, size in enumerate(sizes)
+            shape: (MARKERS[i % len(MARKERS)], LINE_STYLES[i % len(LINE_STYLES)])
+            for i, shape in enumerate(shapes)
         },
     )
-
-
-def new_figure() -> tuple[Figure, Axes]:
-    """An empty figure with one axes, without pyplot's global state."""
-    figure = blank_figure(WIDTH_INCH, HEIGHT_INCH)
-    axes = figure.add_subplot()
-    style_axes(axes)
-    return figure, axes
 
 
 def blank_figure(width_inch: float, height_inch: float) -> Figure:
@@ -96,10 +81,10 @@ def freeze_layout(figure: Figure) -> None:
 
 def style_axes(axes: Axes) -> None:
     """Light grid, no frame at the top and right, small numbers."""
-    axes.grid(visible=True, color="0.92", linewidth=0.6)
+    axes.grid(visible=True, color="0.92", linewidth=0.5)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=FONT_SIZE)
+    axes.tick_params(labelsize=FONT_SIZE - 0.5, length=2.5)
 
 
 def label_distance(side: str, distance_name: str, images: str) -> str:
@@ -108,71 +93,13 @@ def label_distance(side: str, distance_name: str, images: str) -> str:
 
 
 def scale_axis(axes: Axes, side: Literal["x", "y"], values: pd.Series) -> None:
-    """Makes an axis logarithmic, with plain numbers, where values span a factor of `LOG_FROM`."""
-    known = values[np.isfinite(values)]
-    if known.empty or known.min() <= 0 or known.max() / known.min() <= LOG_FROM:
+    """Makes an axis logarithmic, with plain numbers, where `choose_scale` says so."""
+    if choose_scale(values) == "linear":
         return
+    known = values[np.isfinite(values)]
     axes.set(**{f"{side}scale": "log"})
     axis = axes.xaxis if side == "x" else axes.yaxis
     few = known.max() / known.min() > 3000
     axis.set_major_locator(LogLocator(subs=(1.0,) if few else (1.0, 2.0, 5.0)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
-
-
-def add_legend(figure: Figure, marks: Marks, *, with_front: bool) -> None:
-    """Puts the meaning of colours, markers and the front beside the axes."""
-    handles = [_heading("alignment")]
-    handles += [_key(_wrap(name), color=c, linewidth=3.0) for name, c in marks.colours.items()]
-    handles += [_heading("generator size")]
-    handles += [
-        _key(size, color="0.35", marker=marker, linestyle=style, markersize=5)
-        for size, (marker, style) in marks.shapes.items()
-    ]
-    if with_front:
-        front = _key("Pareto front", color="0.85", marker="o", linewidth=4.0, markersize=10)
-        handles += [_heading(""), front]
-    legend = figure.legend(
-        handles=handles,
-        loc="outside right upper",
-        fontsize=FONT_SIZE,
-        frameon=False,
-        handlelength=3.2,
-    )
-    for handle, text in zip(handles, legend.get_texts(), strict=True):
-        text.set_fontweight("bold" if handle.get_linestyle() == "None" else "normal")
-
-
-def add_footnote(figure: Figure, setting: Setting, num_gaps: int) -> None:
-    """Says under the figure what its numbers rest on, so that it reads without a caption."""
-    seeds = setting.repetitions
-    one_seed = setting.seeds == "1"
-    spread = f"{seeds}, no error bars" if one_seed else f"mean ± standard error over {seeds}"
-    gaps = f"; {num_gaps} row{'s' if num_gaps > 1 else ''} left out" if num_gaps else ""
-    figure.supxlabel(
-        f"{setting.num_images} samples, {setting.num_reconstructions} reconstructions;"
-        f" {setting.generator_images} training images; extractor {setting.extractor};\n"
-        f"guidance {setting.guidance}; labels {setting.label_policy}; {spread}{gaps}",
-        fontsize=FONT_SIZE - 1.5,
-        color="0.35",
-        x=0.01,
-        ha="left",
-    )
-
-
-def _wrap(name: str) -> str:
-    """Breaks a long name after spaces and underscores, so that a legend leaves the axes room."""
-    lines = [""]
-    for piece in re.findall(r"[^ _]*[ _]?", name):
-        if lines[-1] and len(lines[-1] + piece) > LEGEND_CHARACTERS:
-            lines.append("")
-        lines[-1] += piece
-    return "\n".join(line.rstrip() for line in lines)
-
-
-def _heading(text: str) -> Line2D:
-    return Line2D([], [], linestyle="None", label=text)
-
-
-def _key(label: str, **look: Any) -> Line2D:
-    return Line2D([], [], label=label, **look)

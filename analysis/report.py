@@ -1,8 +1,14 @@
-"""Figures and words of a results folder: `python -m analysis.report RESULTS_DIR [--out DIR]`."""
+"""The report of sweeps: `python -m analysis.report RESULTS [RESULTS ...] [--out DIR]`.
+
+Figures, tables and words go into `figures/` of the results folder, the page `report.html` beside
+it; with `--out`, and with several folders, into one folder of their own.
+"""
 
 import argparse
 import re
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +17,33 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.typing import RcKeyType
 
-from analysis.dilemma import compute_dilemma, draw_dilemma
-from analysis.frontier import compute_frontier, draw_frontier
+from analysis.curves import load_curves
 from analysis.grids import index_grids, write_grids_page
+from analysis.group import GroupAnalysis, Omission, Plot, analyse_group, plan_shared_plots
+from analysis.page import PageContent, ShownFigure, render_page
+from analysis.pictures import Album, collect_pictures
 from analysis.protocol import split_by_protocol
-from analysis.summary import summarize
-from analysis.table import load_table
+from analysis.provenance import trace_table
+from analysis.summary import summarize_group
+from analysis.table import load_tables
+from analysis.tables import compute_result_table, format_csv, format_latex, format_markdown
 
 EXIT_OK, EXIT_WRONG_REQUEST = 0, 2
+REPORT_VERSION = 2
+"""Counts up whenever a report has other files or another look, so that old ones are made anew."""
+PAGE = "report.html"
 SUFFIXES = ("png", "svg", "pdf")
-OWN_FILE = re.compile(r"(frontier|dilemma)(\.\d+\.[A-Za-z0-9.-]*)?\.(png|svg|pdf)|frontier\.csv")
-"""Names of the figures and data that this command writes."""
+GROUP_SUFFIX = r"(\.\d+\.[A-Za-z0-9.-]*)?"
+OWN_FILE = re.compile(
+    rf"(frontier|dilemma|convergence|scaling|diagnostics){GROUP_SUFFIX}\.(png|svg|pdf)"
+    r"|(guidance(\.\d+)?|curves\.[a-z0-9-]+)\.(png|svg|pdf)"
+    rf"|results{GROUP_SUFFIX}\.(md|tex|csv)|frontier\.csv|summary\.txt"
+)
+"""Names of the figures, tables and data that this command writes."""
+MAX_GROUPS = 6
+"""Protocols that have figures; all have words, tables and a place in the page's plot."""
+MAX_WHOLE_GROUPS = 2
+"""Protocols up to which each has every figure; with more the first alone has."""
 REPRODUCIBLE_STYLE: dict[RcKeyType, Any] = {"svg.hashsalt": "latent-frontier", "pdf.fonttype": 42}
 METADATA: dict[str, dict[str, Any]] = {
     "png": {"Software": None},
@@ -30,51 +52,83 @@ METADATA: dict[str, dict[str, Any]] = {
 }
 
 
-def write_figures(results_dir: Path | str, out_dir: Path | str | None = None) -> list[Path]:
-    """Writes the figures of a sweep, their data and, where there are grids, an index of them.
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a report wrote and says."""
 
-    With several protocols or guidance settings there is a figure for each: the group with the
-    most rows done gets the plain name, the others carry what tells them apart in theirs. What an
-    earlier run wrote there is removed, so that a figure in the folder is one of this table.
+    files: list[Path]
+    """Files written, the page last."""
+    words: str
+    """Summary and findings, then what was left out, plain text."""
+
+
+def write_report(results: Sequence[Path | str], out_dir: Path | str | None = None) -> Report:
+    """Writes the report of one results folder or several.
+
+    Each protocol has figures and tables of its own: the one with the most rows done gets the plain
+    names, the others carry what tells them apart in theirs. What an earlier run wrote there is
+    removed once everything is computed, so that a figure in the folder is one of this table.
 
     Args:
-        results_dir: A results folder with a table.
-        out_dir: Where figures go; `<results_dir>/figures` if None.
+        results: Results folders, or tables, of any schema version; at least one.
+        out_dir: Where all files go; if None, `figures/` of the folder with the page beside it, and
+            for several folders one named after all of them beside the first.
 
     Returns:
-        The files written: `frontier.{png,svg,pdf}`, `dilemma.{png,svg,pdf}`, `frontier.csv` and
-        `<results_dir>/grids.md`.
+        The files written and the words. A table without a single measured row gives a page, which
+        says so, and no figure.
 
     Raises:
-        ValueError: If the table is missing or wrong, or has no row that can be drawn.
+        ValueError: If a table is missing, wrong or empty.
         OSError: If a file cannot be written.
     """
-    results_dir = Path(results_dir)
-    table = load_table(results_dir)
-    _require_measured(table, results_dir)
-    results_dir = results_dir if results_dir.is_dir() else results_dir.parent
-    out_dir = Path(out_dir) if out_dir is not None else results_dir / "figures"
-    figures = [
-        (name, compute_frontier(rows), compute_dilemma(rows))
-        for name, rows in split_by_protocol(table).items()
-    ]
-    out_dir.mkdir(parents=True, exist_ok=True)
-    _remove_stale(out_dir)
-    written: list[Path] = []
-    for position, (name, frontier, dilemma) in enumerate(figures):
-        suffix = f".{position + 1}.{_slug(name)}" if position else ""
-        if not frontier.points.empty:
-            written += _save(draw_frontier(frontier), out_dir, f"frontier{suffix}")
-        if not dilemma.points.empty:
-            written += _save(draw_dilemma(dilemma), out_dir, f"dilemma{suffix}")
-    data = out_dir / "frontier.csv"
-    points = pd.concat([frontier.points.assign(group=name) for name, frontier, _ in figures])
-    points.to_csv(data, index=False, lineterminator="\n")
-    written.append(data)
-    grids = index_grids(results_dir, table)
-    if not grids.empty:
-        written.append(write_grids_page(table, grids, results_dir=results_dir))
-    return written
+    table = load_tables(results)
+    folders = [path if path.is_dir() else path.parent for path in map(Path, results)]
+    if table.empty:
+        raise ValueError(
+            f"the table of {folders[0]} must have rows, but it is empty;"
+            " run the sweep again so that it writes some"
+        )
+    page_dir, figures_dir = _choose_folders(folders, out_dir)
+    groups = _analyse_groups(table)
+    curves = pd.concat([load_curves(folder) for folder in folders], ignore_index=True)
+    shared = plan_shared_plots(table, curves)
+    words = [summarize_group(group.name, group.cells, group.rows) for group in groups]
+    omissions = _collect_omissions(groups, shared)
+    text = _write_words(groups, words, omissions)
+    figures_dir.mkdir(parents=True, exist_ok=True)
+    _remove_stale(figures_dir)
+    plots = [plot for group in groups[:MAX_GROUPS] for plot in group.plots]
+    plots += [plot for plot in shared if isinstance(plot, Plot)]
+    stems = _name_groups(groups)
+    figures = [_save_plot(plot, figures_dir, stems) for plot in plots]
+    files = [file for figure in figures for file in figure.files]
+    files += _write_tables(groups, figures_dir, stems)
+    (figures_dir / "summary.txt").write_text(f"{text}\n", encoding="utf-8")
+    files.append(figures_dir / "summary.txt")
+    grids = pd.concat(
+        [_find_grids(folder, table) for folder in dict.fromkeys(folders)], ignore_index=True
+    )
+    if len(folders) == 1 and not grids.empty:
+        files.append(write_grids_page(table, grids, results_dir=folders[0]))
+    content = PageContent(
+        title=" + ".join(dict.fromkeys(folder.resolve().name for folder in folders)),
+        table=table,
+        groups=groups,
+        words=words,
+        figures=figures,
+        album=_fill_album(grids, groups, table),
+        provenance=trace_table(table, list(dict.fromkeys(folders))),
+        omissions=omissions,
+    )
+    page = page_dir / PAGE
+    page.write_text(render_page(content), encoding="utf-8")
+    return Report(files=[*files, page], words=text)
+
+
+def write_figures(results_dir: Path | str, out_dir: Path | str | None = None) -> list[Path]:
+    """Writes the report of one results folder, as `write_report`; returns the files."""
+    return write_report([results_dir], out_dir).files
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -84,37 +138,128 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: Command line without the program's name; that of the process if None.
 
     Returns:
-        0 with figures written, 2 where the request or the table is wrong or nothing is drawable.
+        0 with the report written, 2 where the request or a table is wrong or empty.
     """
     parser = argparse.ArgumentParser(prog="python -m analysis.report", description=__doc__)
-    parser.add_argument("results_dir", type=Path, help="results folder of a sweep")
-    parser.add_argument("--out", type=Path, help="where figures go; default: RESULTS_DIR/figures")
+    parser.add_argument("results", type=Path, nargs="+", help="results folders of sweeps")
+    parser.add_argument("--out", type=Path, help="one folder for all files of the report")
     request = parser.parse_args(arguments)
     try:
-        written = write_figures(request.results_dir, request.out)
-        words = summarize(load_table(request.results_dir))
+        report = write_report(request.results, request.out)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_WRONG_REQUEST
-    print(words)
+    print(report.words)
     print()
-    for path in written:
+    for path in report.files:
         print(f"wrote {path}")
     return EXIT_OK
 
 
-def _require_measured(table: pd.DataFrame, results_dir: Path) -> None:
-    if table.empty:
-        raise ValueError(
-            f"the table of {results_dir} must have rows, but it is empty;"
-            " run the sweep again so that it writes some"
+def _choose_folders(folders: list[Path], out_dir: Path | str | None) -> tuple[Path, Path]:
+    """Where the page goes and where the figures go."""
+    if out_dir is not None:
+        return Path(out_dir), Path(out_dir)
+    names = list(dict.fromkeys(folder.resolve().name for folder in folders))
+    if len(folders) > 1:
+        joined = folders[0].resolve().parent / "+".join(names)
+        return joined, joined / "figures"
+    return folders[0], folders[0] / "figures"
+
+
+def _analyse_groups(table: pd.DataFrame) -> list[GroupAnalysis]:
+    split = split_by_protocol(table)
+    whole = len(split) if len(split) <= MAX_WHOLE_GROUPS else 1
+    return [
+        analyse_group(name, rows, every_figure=position < whole)
+        for position, (name, rows) in enumerate(split.items())
+    ]
+
+
+def _collect_omissions(
+    groups: list[GroupAnalysis], shared: Sequence[Plot | Omission]
+) -> list[Omission]:
+    """What is not shown; what several groups lack for one reason stands once."""
+    known: dict[tuple[str, str], list[str]] = {}
+    for group in groups[:MAX_GROUPS]:
+        for each in group.omissions:
+            known.setdefault((each.what, each.reason), []).append(group.name)
+    omissions = [
+        Omission(
+            what=f"{what} ({'; '.join(names)})" if names != [g.name for g in groups] else what,
+            reason=reason,
         )
-    finite = table["gfid"].abs() < float("inf")
-    if not (finite & (table["status"] == "done")).any():
-        raise ValueError(
-            f"the table of {results_dir} must have a done row with a generation distance, but it"
-            f" has none: {summarize(table)}\nmend what failed and run the sweep again"
-        )
+        for (what, reason), names in known.items()
+    ]
+    omissions += [each for each in shared if isinstance(each, Omission)]
+    if len(groups) > MAX_GROUPS:
+        names = "; ".join(group.name for group in groups[MAX_GROUPS:][:MAX_GROUPS])
+        rest = len(groups) - MAX_GROUPS
+        reason = f"figures are drawn for the {MAX_GROUPS} protocols with the most rows ({names}"
+        reason += ", ...)" if rest > MAX_GROUPS else ")"
+        omissions.append(Omission(what=f"figures of {rest} more protocols", reason=reason))
+    return omissions
+
+
+def _write_words(
+    groups: list[GroupAnalysis], words: list[list[str]], omissions: list[Omission]
+) -> str:
+    parts = [
+        "\n".join([*lines, *group.findings]) for group, lines in zip(groups, words, strict=True)
+    ]
+    left_out = [f"- {each.what}: {each.reason}" for each in omissions]
+    if left_out:
+        parts.append("\n".join(["Not shown:", *left_out]))
+    return "\n\n".join(parts)
+
+
+def _name_groups(groups: list[GroupAnalysis]) -> dict[str, str]:
+    """What a group's file names have after their kind."""
+    return {
+        group.name: f".{position + 1}.{_slug(group.name)}" if position else ""
+        for position, group in enumerate(groups)
+    } | {"": ""}
+
+
+def _save_plot(plot: Plot, out_dir: Path, stems: dict[str, str]) -> ShownFigure:
+    detail = f".{_slug(plot.detail).lower()}" if plot.detail else ""
+    files = _save(plot.draw(), out_dir, f"{plot.kind}{detail}{stems[plot.group]}")
+    group = f" {plot.group}." if plot.group else ""
+    return ShownFigure(caption=f"{plot.caption}{group}", files=files)
+
+
+def _write_tables(groups: list[GroupAnalysis], out_dir: Path, stems: dict[str, str]) -> list[Path]:
+    """The result tables of each group, and the points of all frontiers."""
+    files = []
+    for group in groups:
+        if group.cells.points.empty:
+            continue
+        table = compute_result_table(group.cells)
+        for suffix, write in (("md", format_markdown), ("tex", format_latex), ("csv", format_csv)):
+            files.append(out_dir / f"results{stems[group.name]}.{suffix}")
+            files[-1].write_text(write(table), encoding="utf-8")
+    points = [group.frontier.points.assign(group=group.name) for group in groups]
+    filled = [each for each in points if not each.empty]
+    if filled:
+        files.append(out_dir / "frontier.csv")
+        pd.concat(filled).to_csv(files[-1], index=False, lineterminator="\n")
+    return files
+
+
+def _find_grids(folder: Path, table: pd.DataFrame) -> pd.DataFrame:
+    grids = index_grids(folder, table)
+    return grids.assign(file=[str(folder / path) for path in grids["path"]])
+
+
+def _fill_album(grids: pd.DataFrame, groups: list[GroupAnalysis], table: pd.DataFrame) -> Album:
+    """One trial of each cell first, so that a full page lacks repetitions rather than cells."""
+    first, rest = [], []
+    for group in groups:
+        keys = group.cells.rows[["alignment", "generator_size", "latent_dim"]]
+        for trial, repeats in zip(group.cells.rows["trial_id"], keys.duplicated(), strict=True):
+            (rest if repeats else first).append(str(trial))
+    others = table["trial_id"].dropna().astype(str)
+    return collect_pictures(grids, list(dict.fromkeys([*first, *rest, *others])))
 
 
 def _remove_stale(out_dir: Path) -> None:

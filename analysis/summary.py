@@ -14,11 +14,14 @@ from analysis.effects import (
     compare_cells,
     compute_alignment_effects,
     compute_dilemma_effects,
+    divide,
 )
 from analysis.protocol import split_by_protocol
 from analysis.table import check_table
 
 MAX_REASONS = 8
+MAX_LINES = 60
+"""Comparisons listed under one heading at most; totals count them all."""
 
 
 def summarize(table: pd.DataFrame) -> str:
@@ -37,13 +40,23 @@ def summarize(table: pd.DataFrame) -> str:
     if table.empty:
         return "The table has no rows: nothing can be said."
     parts = [
-        _summarize_group(name, compute_cells(rows, needs=("gfid",)), rows)
+        "\n".join(summarize_group(name, compute_cells(rows, needs=("gfid",)), rows))
         for name, rows in split_by_protocol(table).items()
     ]
     return "\n\n".join(parts)
 
 
-def _summarize_group(name: str, cells: Cells, rows: pd.DataFrame) -> str:
+def summarize_group(name: str, cells: Cells, rows: pd.DataFrame) -> list[str]:
+    """Says what one protocol's rows show.
+
+    Args:
+        name: Name of the group; empty where there is one.
+        cells: From `compute_cells(rows, needs=("gfid",))`.
+        rows: The group's rows.
+
+    Returns:
+        Lines of plain text, those of a list after a hyphen.
+    """
     setting = cells.setting
     num_done = int((rows["status"] == "done").sum())
     head = [
@@ -52,9 +65,7 @@ def _summarize_group(name: str, cells: Cells, rows: pd.DataFrame) -> str:
         + f": {num_done} of {len(rows)} rows done."
     ]
     if cells.points.empty:
-        return "\n".join(
-            [*head, "No row has a generation distance: nothing can be said.", *_say_gaps(cells)]
-        )
+        return [*head, "No row has a generation distance: nothing can be said.", *_say_gaps(cells)]
     head += [
         f"Distances are the {setting.distance_name}, lower is better; extractor"
         f" {setting.extractor}; {setting.num_images} samples, {setting.num_reconstructions}"
@@ -62,7 +73,7 @@ def _summarize_group(name: str, cells: Cells, rows: pd.DataFrame) -> str:
         _say_interval(cells),
     ]
     body = [*_say_best(cells), *_say_dilemma(cells), *_say_alignment(cells), *_say_gaps(cells)]
-    return "\n".join([*head, *body])
+    return [*head, *body]
 
 
 def _say_interval(cells: Cells) -> str:
@@ -100,14 +111,18 @@ def _say_dilemma(cells: Cells) -> list[str]:
     effects = compute_dilemma_effects(cells)
     if not effects:
         return ["The dilemma: no line has two latent dims, so nothing is said about it."]
-    return ["The dilemma, from the smallest to the largest latent dim:", *map(_say_line, effects)]
+    lines = ["The dilemma, from the smallest to the largest latent dim:"]
+    lines += [_say_line(effect) for effect in effects[:MAX_LINES]]
+    if len(effects) > MAX_LINES:
+        lines.append(f"- and {len(effects) - MAX_LINES} more lines")
+    return lines
 
 
 def _say_line(effect: DilemmaEffect) -> str:
     small, large = effect.small, effect.large
     changes = [
         f"generation {small['gfid']:.3g} -> {large['gfid']:.3g}"
-        f" (x{large['gfid'] / small['gfid']:.3g}"
+        f" (x{divide(large['gfid'], small['gfid']):.3g}"
         + ("" if effect.is_monotone else ", not at every step")
         + ")"
     ]
@@ -144,7 +159,9 @@ def _say_alignment(cells: Cells) -> list[str]:
     if not effects:
         return ["Alignment: no aligned cell has an unaligned counterpart, so nothing is said."]
     lines = ["Alignment against none (ratio of means; below 1 alignment is better):"]
-    lines += [_say_effect(effect) for effect in effects]
+    lines += [_say_effect(effect) for effect in effects[:MAX_LINES]]
+    if len(effects) > MAX_LINES:
+        lines.append(f"- and {len(effects) - MAX_LINES} more cells")
     names = dict.fromkeys(effect.alignment for effect in effects)
     return lines + [_say_total(name, effects) for name in names]
 

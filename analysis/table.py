@@ -1,92 +1,38 @@
 """Reading the results table: the only interface between the harness and the analysis.
 
-`REQUIRED_COLUMNS` says what is read from the table, `load_table` refuses a table that does not
-keep to it, and `require_one_protocol` refuses to put numbers of unlike protocols on one axis.
+`analysis.columns` says what is read from the table, `load_table` refuses a table that does not
+keep to it, `load_tables` joins those of several sweeps, and `require_one_protocol` refuses to put
+numbers of unlike protocols on one axis.
 """
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
+from analysis.columns import (
+    NUMERIC_COLUMNS,
+    OPTIONAL_COLUMNS,
+    OPTIONAL_NUMBERS,
+    REQUIRED_COLUMNS,
+    SEED_COLUMNS,
+    STATUSES,
+)
 from analysis.protocol import parse_protocol, require_one_protocol, split_by_protocol
 
 __all__ = [
     "NUMERIC_COLUMNS",
+    "OPTIONAL_COLUMNS",
     "REQUIRED_COLUMNS",
     "SEED_COLUMNS",
     "STATUSES",
     "check_table",
     "load_table",
+    "load_tables",
     "require_one_protocol",
     "split_by_protocol",
 ]
-
-REQUIRED_COLUMNS: dict[str, str] = {
-    "row_id": "name of the row, unique in the table",
-    "trial_id": "name of the trial; one trial has a row per snapshot and guidance setting",
-    "sweep": "name of the sweep",
-    "status": "done, failed, blocked, diverged or pending",
-    "error": "why the row is not done; missing when it is",
-    "dataset": "name of the data set",
-    "resolution": "height and width of the images, pixels",
-    "tokenizer": "kind of the tokenizer",
-    "downsample": "pixels per latent position along one side",
-    "latent_dim": "channels of the latent",
-    "alignment": "kind of the alignment, 'none' without one",
-    "alignment_encoder": "network that the tokenizer is aligned with; missing without alignment",
-    "vf_weight": "weight of the alignment loss; missing without alignment",
-    "cos_margin": "margin of the cosine term, 0 to 1; missing without alignment",
-    "distmat_margin": "margin of the distance-matrix term, 0 to 1; missing without alignment",
-    "adaptive_vf": "whether gradient norms scale the weight, yes or no; missing without alignment",
-    "generator": "kind of the generator",
-    "generator_size": "name of the generator's size",
-    "patch_size": "latent positions per token along one side, count",
-    "generator_params": "parameters of the generator, count",
-    "seed": "seed of the trial, the default of the three below",
-    "tokenizer_seed": "seed of the tokenizer",
-    "generator_seed": "seed of the generator",
-    "evaluation_seed": "seed of noise and labels in the evaluation",
-    "generator_images": "training images the generator has seen at this snapshot, count",
-    "guidance": "label of the guidance setting, such as 'none' or 'cfg 4.0'",
-    "guidance_scale": "guidance scale; 1 or missing without guidance",
-    "label_policy": "how class labels of the samples are chosen",
-    "rfid": "Fréchet distance of reconstructions to the originals, lower is better",
-    "psnr": "peak signal-to-noise ratio of reconstructions, dB, higher is better",
-    "ssim": "structural similarity of reconstructions, at most 1, higher is better",
-    "lpips": "perceptual distance of reconstructions, lower is better",
-    "gfid": "Fréchet distance of samples to the reference, lower is better",
-    "label_accuracy": "share of samples recognised as the class asked for, 0 to 1",
-    "num_images": "samples behind gfid, count",
-    "num_reconstructions": "reconstructions behind rfid, count",
-    "extractor": "feature network behind the distances",
-    "distance_name": "name of the distances: 'in-domain Fréchet distance' or 'FID'",
-    "protocol_hash": "hash of everything but the model that moves gfid, guidance included",
-    "reconstruction_protocol_hash": "hash of everything but the model that moves rfid",
-    "protocol": "the generation protocol's fields, JSON object",
-    "reconstruction_protocol": "the reconstruction protocol's fields, JSON object",
-    "tokenizer_key": "key of the tokenizer's artifact",
-    "generator_key": "key of the generator's artifact",
-    "tokenizer_s": "training time of the tokenizer, seconds",
-    "generator_s": "training time of the generator, seconds",
-    "train_flops": "training cost of tokenizer and generator, floating point operations",
-    "device": "what the trial ran on",
-    "git_revision": "revision of the code",
-    "created": "when the row was written, ISO 8601",
-    "schema_version": "version of the table's schema",
-}
-"""Every column that the analysis reads, with its meaning and unit."""
-
-SEED_COLUMNS = ("tokenizer_seed", "generator_seed", "evaluation_seed")
-"""Columns that together name a repetition; the trial's `seed` is only their default."""
-NUMERIC_COLUMNS = (
-    *("resolution", "downsample", "latent_dim", "vf_weight", "cos_margin", "distmat_margin"),
-    *("patch_size", "generator_params", "seed", *SEED_COLUMNS, "generator_images"),
-    *("guidance_scale", "rfid", "psnr", "ssim"),
-    *("lpips", "gfid", "label_accuracy", "num_images", "num_reconstructions", "tokenizer_s"),
-    *("generator_s", "train_flops"),
-)
-STATUSES = ("done", "failed", "blocked", "diverged", "pending")
 
 
 def load_table(path: Path | str) -> pd.DataFrame:
@@ -98,6 +44,7 @@ def load_table(path: Path | str) -> pd.DataFrame:
 
     Returns:
         The table; numbers are numeric with NaN where missing, the rest is text or missing.
+        Columns of `OPTIONAL_COLUMNS` that the table lacks, being older, are missing throughout.
 
     Raises:
         ValueError: If there is no table, it cannot be read, lacks a column, has a value of the
@@ -105,6 +52,36 @@ def load_table(path: Path | str) -> pd.DataFrame:
     """
     file = _find_table(Path(path))
     return check_table(_read_table(file), source=str(file))
+
+
+def load_tables(paths: Sequence[Path | str]) -> pd.DataFrame:
+    """Reads and joins the results tables of several sweeps, of any schema version.
+
+    A row that several tables have stands once: sweeps that share a trial share its row. Where it
+    is done in one of them only, that one counts.
+
+    Args:
+        paths: Results folders or files, as `load_table` takes them; at least one.
+
+    Returns:
+        The joined table, in the order of the paths, with the new column `results_dir`: the path
+        that the row came from, as it was given.
+
+    Raises:
+        ValueError: If there is no path, a table is wrong as in `load_table`, or tables have a row
+            in common whose distances differ.
+    """
+    if not paths:
+        raise ValueError("there must be a results folder, but none came; name one or more")
+    tables = [load_table(path).assign(results_dir=str(path)) for path in paths]
+    filled = [table for table in tables if not table.empty]
+    if len(filled) < 2:
+        return filled[0] if filled else tables[0]
+    joined = pd.concat(filled, ignore_index=True)
+    _refuse_conflicts(joined)
+    done_first = joined.assign(later=joined["status"] != "done")
+    kept = done_first.sort_values("later", kind="stable").drop_duplicates("row_id")
+    return joined.loc[kept.index.sort_values()].reset_index(drop=True)
 
 
 def check_table(table: pd.DataFrame, *, source: str = "the table") -> pd.DataFrame:
@@ -132,9 +109,32 @@ def check_table(table: pd.DataFrame, *, source: str = "the table") -> pd.DataFra
         column: (_to_number if column in NUMERIC_COLUMNS else _to_text)(table, column, source)
         for column in REQUIRED_COLUMNS
     }
+    for column in OPTIONAL_COLUMNS:
+        known = table if column in table.columns else table.assign(**{column: None})
+        convert = _to_number if column in OPTIONAL_NUMBERS else _to_text
+        converted[column] = convert(known, column, source)
     checked = table.assign(**converted).reset_index(drop=True)
     _check_rows(checked, source)
     return checked
+
+
+def _refuse_conflicts(joined: pd.DataFrame) -> None:
+    """Refuses one row with two results: which of them to believe is the user's to say."""
+    done = joined[joined["status"] == "done"]
+    for metric in ("rfid", "gfid"):
+        differs = done.groupby("row_id")[metric].nunique() > 1
+        if differs.any():
+            row_id = differs[differs].index[0]
+            rows = done[done["row_id"] == row_id]
+            values = " and ".join(
+                f"{value:g} ({place})"
+                for value, place in zip(rows[metric], rows["results_dir"], strict=True)
+            )
+            raise ValueError(
+                f"a row of several results must have one {metric}, but row {row_id} has {values};"
+                " give one of the folders, or set them side by side with"
+                " `python -m analysis.compare`"
+            )
 
 
 def _find_table(path: Path) -> Path:

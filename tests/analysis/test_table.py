@@ -4,7 +4,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.table import NUMERIC_COLUMNS, REQUIRED_COLUMNS, check_table, load_table
+from analysis.table import (
+    NUMERIC_COLUMNS,
+    OPTIONAL_COLUMNS,
+    REQUIRED_COLUMNS,
+    check_table,
+    load_table,
+    load_tables,
+)
 
 
 def test_every_numeric_column_is_a_required_one():
@@ -90,3 +97,57 @@ def test_missing_values_of_every_kind_become_nan_or_none(make_row):
 
 def test_an_empty_table_loads(load):
     assert load([]).empty
+
+
+def test_a_table_of_the_first_schema_has_later_columns_as_missing(make_row, load):
+    table = load([make_row()])
+    assert set(OPTIONAL_COLUMNS) <= set(table.columns)
+    assert table["sfid"].dtype == float
+    assert table["sfid"].isna().all()
+    assert table["protocol_name"].tolist() == [None]
+
+
+def test_a_later_column_is_read_as_its_kind(make_row, tmp_path):
+    row = make_row(schema_version=2) | {"sfid": 4.25, "rank_deficient": "yes"}
+    pd.DataFrame([row]).to_csv(tmp_path / "table.csv", index=False)
+    table = load_table(tmp_path)
+    assert (table["sfid"][0], table["rank_deficient"][0]) == (4.25, "yes")
+
+
+def _write(folder, rows):
+    folder.mkdir()
+    pd.DataFrame(rows).to_csv(folder / "table.csv", index=False)
+    return folder
+
+
+def test_tables_of_unlike_schema_are_joined_with_their_origin(make_row, tmp_path):
+    old = _write(tmp_path / "old", [make_row(schema_version=1)])
+    new = _write(tmp_path / "new", [make_row(seed=1, schema_version=2) | {"kid": 0.5}])
+    table = load_tables([old, new])
+    assert table["kid"].isna().tolist() == [True, False]
+    assert table["results_dir"].tolist() == [str(old), str(new)]
+
+
+def test_a_row_that_tables_share_stands_once_as_done(make_row, tmp_path):
+    failed = make_row(row_id="a", status="failed", gfid=None, rfid=None)
+    first = _write(tmp_path / "first", [failed, make_row(row_id="b", seed=1)])
+    second = _write(tmp_path / "second", [make_row(row_id="a"), make_row(row_id="b", seed=1)])
+    table = load_tables([first, second])
+    assert sorted(table["row_id"]) == ["a", "b"]
+    assert (table["status"] == "done").all()
+
+
+def test_a_row_with_two_results_is_refused(make_row, tmp_path):
+    first = _write(tmp_path / "first", [make_row(row_id="a", gfid=3.0)])
+    second = _write(tmp_path / "second", [make_row(row_id="a", gfid=4.0)])
+    with pytest.raises(ValueError, match=r"row a has 3 .*first\) and 4 .*analysis.compare"):
+        load_tables([first, second])
+
+
+def test_empty_tables_join_to_an_empty_or_the_other_one(make_row, tmp_path):
+    empty = _write(tmp_path / "empty", pd.DataFrame(columns=list(REQUIRED_COLUMNS)))
+    full = _write(tmp_path / "full", [make_row()])
+    assert load_tables([empty, empty]).empty
+    assert len(load_tables([empty, full])) == 1
+    with pytest.raises(ValueError, match="none came"):
+        load_tables([])

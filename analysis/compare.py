@@ -1,0 +1,298 @@
+"""Two results side by side: `python -m analysis.compare A B [--out FILE.csv]`.
+
+A and B are results folders of two sweeps, or of one sweep at two revisions. Rows are matched by
+their configuration, averaged over seeds, and told apart by what changed beyond noise.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.stats import t
+
+from analysis.cells import (
+    METRICS,
+    RECONSTRUCTION_METRICS,
+    average_rows,
+    require_distinct_repetitions,
+)
+from analysis.lines import name_lines
+from analysis.measures import MEASURES
+from analysis.table import load_table
+
+EXIT_OK, EXIT_WRONG_REQUEST = 0, 2
+CONFIGURATION = (
+    *("alignment", "generator_size", "latent_dim", "dataset", "resolution"),
+    *("guidance", "generator_images"),
+)
+"""Columns that match rows, after `name_lines` has put every other setting into the names."""
+LEVEL = 0.95
+VERDICTS = ("changed", "noise unknown", "within noise", "equal", "unlike protocol")
+"""What is said of a metric, from what asks for a look to what cannot be compared."""
+MAX_LISTED = 40
+"""Lines listed under one heading at most; the CSV has them all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What changed from one table to another."""
+
+    changes: pd.DataFrame
+    """One line a configuration and metric that both have: `CONFIGURATION`, `name`, `metric`,
+    `first`, `first_se`, `first_seeds`, `second`, `second_se`, `second_seeds`, `change` (second
+    less first), `relative` (over the first), `better` (yes, no or empty), `noise` (seeds;
+    sampling where one row's sampling seeds stand in; empty where not known), `verdict`."""
+    only_first: pd.DataFrame
+    """Configurations done in the first table only: `CONFIGURATION`, `name`, `reason`."""
+    only_second: pd.DataFrame
+    """The same of the second."""
+
+    def having(self, verdict: str) -> pd.DataFrame:
+        """The changes of one of `VERDICTS`, largest relative change first."""
+        mine = self.changes[self.changes["verdict"] == verdict]
+        return mine.loc[mine["relative"].abs().sort_values(ascending=False, kind="stable").index]
+
+
+def compare_tables(first: pd.DataFrame, second: pd.DataFrame) -> Comparison:
+    """Compares the done rows of two tables.
+
+    A change is beyond noise where it is larger than Welch's interval at `LEVEL` over seeds. With
+    one row on a side the standard error over sampling seeds stands in for gfid, where the table
+    has it, and otherwise the noise is unknown; equal numbers are equal either way.
+
+    Args:
+        first: A table as from `load_table`.
+        second: Another one.
+
+    Returns:
+        The comparison; without changes where no configuration is in both.
+
+    Raises:
+        ValueError: If one table has a configuration's repetition twice.
+    """
+    tables = {"first": first, "second": second}
+    both = pd.concat(
+        [table.dropna(axis=1, how="all").assign(side=side) for side, table in tables.items()],
+        ignore_index=True,
+    ).reindex(columns=[*first.columns, "side"])
+    named = name_lines(both)
+    named["name"] = _name_configurations(named)
+    done = named[named["status"] == "done"]
+    averages = {side: _average(done[done["side"] == side]) for side in tables}
+    keys = [*CONFIGURATION, "name"]
+    joined = averages["first"].merge(averages["second"], on=keys, suffixes=("|a", "|b"))
+    changes = [_compare_metric(joined, metric) for metric in METRICS]
+    columns = pd.Index([*keys, *_compare_metric(joined.iloc[:0], "gfid").columns[len(keys) :]])
+    found = [part for part in changes if not part.empty]
+    return Comparison(
+        changes=pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=columns),
+        only_first=_find_missing(averages["first"], averages["second"], named, "second"),
+        only_second=_find_missing(averages["second"], averages["first"], named, "first"),
+    )
+
+
+def describe_comparison(comparison: Comparison, *, first: str, second: str) -> str:
+    """Says what changed, in plain text.
+
+    Args:
+        comparison: From `compare_tables`.
+        first: What to call the first table.
+        second: What to call the second.
+
+    Returns:
+        Lines: changes beyond noise, changes of unknown noise, counts of the rest, and what only
+        one of both has.
+    """
+    changes = comparison.changes
+    lines = [f"A = {first}", f"B = {second}"]
+    if changes.empty:
+        lines.append("No configuration is done in both with a number to compare.")
+    changed = comparison.having("changed")
+    judged = int(changes["verdict"].isin(["changed", "within noise"]).sum())
+    if judged:
+        lines.append(
+            f"Changed beyond noise ({LEVEL:.0%} intervals over seeds): {len(changed)} of {judged}"
+            f" comparisons; chance alone would show about {(1 - LEVEL) * judged:.1f}."
+        )
+        if (changed["noise"] == "sampling").any():
+            lines.append(
+                "Where a side has one row, the noise is that of its sampling seeds alone: another"
+                " training seed may differ by more."
+            )
+        lines += _list_changes(changed)
+    unknown = comparison.having("noise unknown")
+    if len(unknown):
+        lines.append(
+            f"Different, noise unknown (one seed on a side): {len(unknown)}. Whether these are"
+            " changes cannot be said."
+        )
+        lines += _list_changes(unknown)
+    for verdict in ("within noise", "equal"):
+        if count := len(comparison.having(verdict)):
+            lines.append(f"{verdict.capitalize()}: {count}.")
+    unlike = comparison.having("unlike protocol")
+    if len(unlike):
+        lines.append(f"Not compared, since their protocols differ: {len(unlike)}.")
+        names = unlike["name"] + ": " + unlike["metric"]
+        lines += _shorten([f"- {name}" for name in names])
+    for label, rows in (("A", comparison.only_first), ("B", comparison.only_second)):
+        if len(rows):
+            lines.append(f"Done only in {label}: {len(rows)}.")
+            pairs = zip(rows["name"], rows["reason"], strict=True)
+            lines += _shorten([f"- {name}: {reason}" for name, reason in pairs])
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command.
+
+    Args:
+        arguments: Command line without the program's name; that of the process if None.
+
+    Returns:
+        0 with the comparison printed, 2 where the request or a table is wrong.
+    """
+    parser = argparse.ArgumentParser(prog="python -m analysis.compare", description=__doc__)
+    parser.add_argument("first", type=Path, metavar="A", help="results folder or table")
+    parser.add_argument("second", type=Path, metavar="B", help="results folder or table")
+    parser.add_argument("--out", type=Path, metavar="FILE.csv", help="where every number goes")
+    request = parser.parse_args(arguments)
+    try:
+        comparison = compare_tables(load_table(request.first), load_table(request.second))
+        if request.out is not None:
+            request.out.parent.mkdir(parents=True, exist_ok=True)
+            comparison.changes.to_csv(request.out, index=False, lineterminator="\n")
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_WRONG_REQUEST
+    first, second = str(request.first), str(request.second)
+    print(describe_comparison(comparison, first=first, second=second))
+    if request.out is not None:
+        print(f"wrote {request.out}")
+    return EXIT_OK
+
+
+def _name_configurations(rows: pd.DataFrame) -> pd.Series:
+    """Names as brief as both tables allow: what is the same everywhere goes without saying."""
+    identity = zip(rows["alignment"], rows["generator_size"], rows["latent_dim"], strict=True)
+    texts = [f"{alignment}, {size}, d={dim:g}" for alignment, size, dim in identity]
+    names = pd.Series(texts, index=rows.index, dtype=object)
+    for column, pattern in (
+        ("dataset", ", {}"),
+        ("resolution", ", {:g} px"),
+        ("guidance", ", guidance {}"),
+        ("generator_images", ", {:,.0f} images"),
+    ):
+        if rows[column].nunique(dropna=False) > 1:
+            names = names + [
+                "" if pd.isna(value) else pattern.format(value) for value in rows[column]
+            ]
+    return names
+
+
+def _average(rows: pd.DataFrame) -> pd.DataFrame:
+    require_distinct_repetitions(rows, CONFIGURATION)
+    keys = [*CONFIGURATION, "name"]
+    groups = rows.groupby(keys, sort=False, dropna=False)
+    about: dict[str, pd.Series] = {
+        "protocol_hash": groups["protocol_hash"].first(),
+        "reconstruction_protocol_hash": groups["reconstruction_protocol_hash"].first(),
+        "sampling_se": groups["gfid_se"].first(),
+    }
+    known = pd.DataFrame(about).rename_axis(index=keys).reset_index()
+    return average_rows(rows, keys).merge(known, on=keys)
+
+
+def _compare_metric(joined: pd.DataFrame, metric: str) -> pd.DataFrame:
+    on_tokenizer = metric in RECONSTRUCTION_METRICS
+    known = joined[joined[f"{metric}|a"].notna() & joined[f"{metric}|b"].notna()]
+    count = "num_tokenizers" if on_tokenizer else "num_seeds"
+    first, second = known[f"{metric}|a"], known[f"{metric}|b"]
+    errors = [_estimate_error(known, metric, side) for side in ("a", "b")]
+    change = second - first
+    noise = _reach(errors, [known[f"{count}|{side}"] for side in ("a", "b")])
+    stands_in = known[f"{metric}_se|a"].isna() | known[f"{metric}_se|b"].isna()
+    protocol = "reconstruction_protocol_hash" if on_tokenizer else "protocol_hash"
+    alike = known[f"{protocol}|a"] == known[f"{protocol}|b"]
+    verdict = np.select(
+        [~alike, change == 0, ~np.isfinite(noise), change.abs() > noise],
+        ["unlike protocol", "equal", "noise unknown", "changed"],
+        default="within noise",
+    )
+    lower = MEASURES[metric].better == "lower"
+    better = np.where((change < 0) == lower, "yes", "no")
+    return known[[*CONFIGURATION, "name"]].assign(
+        metric=metric,
+        first=first,
+        first_se=errors[0],
+        first_seeds=known[f"{count}|a"],
+        second=second,
+        second_se=errors[1],
+        second_seeds=known[f"{count}|b"],
+        change=change,
+        relative=change / first.abs().where(first != 0),
+        better=np.where((change == 0) | ~alike, "", better),
+        noise=np.select([~np.isfinite(noise), stands_in], ["", "sampling"], default="seeds"),
+        verdict=verdict,
+    )
+
+
+def _estimate_error(known: pd.DataFrame, metric: str, side: str) -> pd.Series:
+    """Standard error over seeds; over sampling seeds where there is one row with that of gfid."""
+    error = known[f"{metric}_se|{side}"]
+    if metric != "gfid":
+        return error
+    return error.where(error.notna(), known[f"sampling_se|{side}"])
+
+
+def _reach(errors: list[pd.Series], counts: list[pd.Series]) -> pd.Series:
+    """How far two means may lie apart by chance (Welch); NaN where an error is not known."""
+    freedoms = [np.maximum(count - 1, 1) for count in counts]
+    squares = [error**2 for error in errors]
+    total = squares[0] + squares[1]
+    parts = squares[0] ** 2 / freedoms[0] + squares[1] ** 2 / freedoms[1]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        degrees = np.where(parts > 0, total**2 / parts, 1.0)
+    return total**0.5 * pd.Series(t.ppf((1 + LEVEL) / 2, degrees), index=total.index)
+
+
+def _find_missing(
+    mine: pd.DataFrame, other: pd.DataFrame, named: pd.DataFrame, other_side: str
+) -> pd.DataFrame:
+    """Configurations of one table that are not done in the other, and why."""
+    lost = mine[~mine["name"].isin(other["name"])][[*CONFIGURATION, "name"]]
+    rest = named[(named["side"] == other_side) & (named["status"] != "done")]
+    reasons = rest.assign(
+        reason=rest["status"] + rest["error"].map(lambda e: f": {e}" if e else "")
+    )
+    by_name = reasons.drop_duplicates("name").set_index("name")["reason"]
+    told = [by_name.get(name, "not in the other table") for name in lost["name"]]
+    return lost.assign(reason=told).reset_index(drop=True)
+
+
+def _list_changes(changes: pd.DataFrame) -> list[str]:
+    return _shorten([_say_change(row) for _, row in changes.iterrows()])
+
+
+def _say_change(row: pd.Series) -> str:
+    sides = [
+        f"{row[side]:.4g}" + (f" ± {row[f'{side}_se']:.2g}" if row[f"{side}_se"] > 0 else "")
+        for side in ("first", "second")
+    ]
+    relative = f" ({row['relative']:+.1%})" if np.isfinite(row["relative"]) else ""
+    direction = {"yes": "better", "no": "worse"}[row["better"]]
+    return f"- {row['name']}: {row['metric']} {sides[0]} -> {sides[1]}{relative}, {direction}"
+
+
+def _shorten(lines: list[str]) -> list[str]:
+    if len(lines) <= MAX_LISTED:
+        return lines
+    return [*lines[:MAX_LISTED], f"- and {len(lines) - MAX_LISTED} more"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

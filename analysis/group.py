@@ -1,0 +1,268 @@
+"""All that is computed of one protocol's rows: what to draw, what to say, what was left out."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis.cells import Cells, compute_cells
+from analysis.convergence import ConvergenceData, compute_convergence, draw_convergence
+from analysis.curves import compute_curves, draw_curves
+from analysis.diagnostics import DiagnosticsData, compute_diagnostics, draw_diagnostics
+from analysis.dilemma import compute_dilemma, draw_dilemma
+from analysis.dilemma_slope import compute_dilemma_slopes
+from analysis.findings import say_correlations, say_gains, say_slopes, say_speedups
+from analysis.frontier import FrontierData, compute_frontier, draw_frontier
+from analysis.gain import compute_gains
+from analysis.guidance import compute_guidance, draw_guidance
+from analysis.pareto import pareto_mask
+from analysis.published import PublishedOverlay
+from analysis.scaling import ScalingData, compute_scaling, draw_scaling
+
+MAX_LINES = 24
+"""Lines that figures and findings hold; the page's plot and the tables have all of them."""
+LINE = ["alignment", "generator_size"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plot:
+    """A figure that is computed and can be drawn."""
+
+    kind: str
+    """What it is: frontier, dilemma, convergence, scaling, diagnostics, guidance or curves."""
+    group: str = ""
+    """Name of the protocol; empty where there is one, or where the figure spans several."""
+    detail: str = ""
+    """What tells it from others of its kind: the stage of training curves, say."""
+    caption: str
+    """What it shows."""
+    draw: Callable[[], Figure]
+    """Draws it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Omission:
+    """Something that is not shown."""
+
+    what: str
+    """What is missing."""
+    reason: str
+    """Why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupAnalysis:
+    """What is known of one protocol's rows."""
+
+    name: str
+    """Name of the protocol; empty where there is one."""
+    rows: pd.DataFrame
+    """The group's rows."""
+    cells: Cells
+    """Means over seeds of all rows with a generation distance."""
+    frontier: FrontierData
+    """Points with both distances."""
+    plots: list[Plot]
+    """Figures."""
+    findings: list[str]
+    """Sentences on gains, slopes, speed-ups and correlations."""
+    omissions: list[Omission]
+    """Figures, lines and published numbers left out."""
+
+
+def analyse_group(name: str, rows: pd.DataFrame, *, every_figure: bool = True) -> GroupAnalysis:
+    """Computes everything of one protocol.
+
+    Args:
+        name: Name of the group.
+        rows: Its rows, as from `split_by_protocol`.
+        every_figure: Whether there are more than the frontier and the dilemma.
+
+    Returns:
+        The analysis; without figures where no row has a generation distance.
+
+    Raises:
+        ValueError: If a cell holds one repetition twice.
+    """
+    cells = compute_cells(rows, needs=("gfid",))
+    frontier = compute_frontier(rows)
+    focus, selection = select_lines(rows, cells)
+    shown = _tell(compute_frontier(focus) if selection else frontier, selection)
+    dilemma = _tell(compute_dilemma(focus), selection)
+    planned = [_plan_frontier(shown), _plan_dilemma(dilemma)]
+    findings: list[str] = []
+    if not cells.points.empty:
+        focused = compute_cells(focus, needs=("rfid", "gfid"))
+        findings += say_gains(compute_gains(focused))
+        findings += say_slopes(compute_dilemma_slopes(focused))
+    if every_figure:
+        convergence = _tell(compute_convergence(focus), selection)
+        diagnostics = _tell(compute_diagnostics(focus), selection)
+        if convergence.speedups:
+            findings += say_speedups(convergence.speedups)
+        findings += say_correlations(diagnostics.correlations)
+        planned += [
+            _plan_convergence(convergence),
+            _plan_scaling(_tell(compute_scaling(focus), selection)),
+            _plan_diagnostics(diagnostics),
+        ]
+    else:
+        what = "convergence, scaling and diagnostics"
+        reason = "drawn for the protocol with the most rows alone where there are several"
+        planned.append(Omission(what=what, reason=reason))
+    omissions = [each for each in planned if isinstance(each, Omission)]
+    if selection:
+        omissions.append(Omission(what="lines of figures and findings", reason=selection))
+    return GroupAnalysis(
+        name=name,
+        rows=rows,
+        cells=cells,
+        frontier=frontier,
+        plots=[replace(each, group=name) for each in planned if isinstance(each, Plot)],
+        findings=findings,
+        omissions=omissions + _list_unpublished(frontier.published),
+    )
+
+
+def plan_shared_plots(table: pd.DataFrame, curves: pd.DataFrame) -> list[Plot | Omission]:
+    """Computes the figures that belong to no one protocol: guidance and training curves.
+
+    Args:
+        table: Any table that `check_table` accepts.
+        curves: From `load_curves`.
+
+    Returns:
+        Figures, and what is left out.
+
+    Raises:
+        ValueError: If a cell holds one repetition twice.
+    """
+    planned: list[Plot | Omission] = []
+    for number, data in enumerate(compute_guidance(table), start=1):
+        kept = _largest_lines(data.points, data.points["gfid"])
+        if kept is not None:
+            keys = pd.MultiIndex.from_frame(data.points[LINE])
+            note = f"{len(kept)} of {len(data.points[LINE].drop_duplicates())} lines shown"
+            data = _tell(replace(data, points=data.points[keys.isin(kept)]), note)
+        planned.append(
+            Plot(
+                kind="guidance",
+                detail="" if number == 1 else str(number),
+                caption="What guidance does: generation against the guidance scale.",
+                draw=lambda data=data: draw_guidance(data),
+            )
+        )
+    if not planned:
+        planned.append(Omission(what="guidance", reason="one guidance setting only"))
+    figures = compute_curves(curves, table)
+    for data in figures:
+        planned.append(
+            Plot(
+                kind="curves",
+                detail=data.stage_kind,
+                caption=f"Training curves: {data.stage_kind}.",
+                draw=lambda data=data: draw_curves(data),
+            )
+        )
+    if not figures:
+        reason = "the results folder holds no curves.parquet or curves.csv with finite values"
+        planned.append(Omission(what="training curves", reason=reason))
+    return planned
+
+
+def select_lines(rows: pd.DataFrame, cells: Cells) -> tuple[pd.DataFrame, str]:
+    """Selects the rows of at most `MAX_LINES` lines, so that figures stay legible.
+
+    Lines on the Pareto front come first, then those of the lowest generation distance, each with
+    its unaligned counterpart.
+
+    Args:
+        rows: Rows of one protocol.
+        cells: Their means, from `compute_cells(rows, needs=("gfid",))`.
+
+    Returns:
+        The rows of these lines and all that are not done; and the selection in words, empty where
+        every line is in it.
+    """
+    points = cells.points
+    front = pareto_mask(points[["rfid", "gfid"]].fillna(np.inf).to_numpy(dtype=float))
+    kept = _largest_lines(points, points["gfid"].where(~front, -np.inf))
+    if kept is None:
+        return rows, ""
+    used = cells.rows[pd.MultiIndex.from_frame(cells.rows[LINE]).isin(kept)]
+    is_kept = rows["trial_id"].fillna(rows["row_id"]).isin(
+        used["trial_id"].fillna(used["row_id"])
+    ) | (rows["status"] != "done")
+    num_lines = len(points[LINE].drop_duplicates())
+    return rows[is_kept], (
+        f"{len(kept)} of {num_lines} lines: the Pareto front's, then those of lowest generation"
+        " distance, with their counterparts"
+    )
+
+
+def _largest_lines(points: pd.DataFrame, merit: pd.Series) -> set[tuple[str, str]] | None:
+    """The lines of lowest merit with their baselines; None where all of them fit."""
+    best = points.assign(merit=merit).groupby(LINE, sort=False)[["merit", "baseline"]]
+    lines = best.agg({"merit": "min", "baseline": "first"}).sort_values("merit", kind="stable")
+    if len(lines) <= MAX_LINES:
+        return None
+    kept: dict[tuple[str, str], None] = {}
+    for (alignment, size), line in lines.iterrows():  # pyright: ignore[reportGeneralTypeIssues]
+        if len(kept) >= MAX_LINES:
+            break
+        kept[(alignment, size)] = None
+        if len(kept) < MAX_LINES and (line["baseline"], size) in lines.index:
+            kept[(line["baseline"], size)] = None
+    return set(kept)
+
+
+def _tell(data: Any, selection: str) -> Any:
+    """The data with the selection in its setting, from where the footnote takes it."""
+    return replace(data, setting=replace(data.setting, selection=selection))
+
+
+def _plan_frontier(data: FrontierData) -> Plot | Omission:
+    if data.points.empty:
+        return Omission(what="frontier", reason="no row has both distances")
+    caption = "The frontier: reconstruction against generation, lines through the latent dims."
+    return Plot(kind="frontier", caption=caption, draw=lambda: draw_frontier(data))
+
+
+def _plan_dilemma(data: Any) -> Plot | Omission:
+    if data.points.empty:
+        return Omission(what="dilemma", reason="no row has a generation distance")
+    caption = "The dilemma: generation and PSNR against the latent dim."
+    return Plot(kind="dilemma", caption=caption, draw=lambda: draw_dilemma(data))
+
+
+def _plan_convergence(data: ConvergenceData) -> Plot | Omission:
+    by = [*LINE, "latent_dim"]
+    if data.points.empty or data.points.groupby(by).size().max() < 2:
+        return Omission(what="convergence", reason="no generator has two snapshots with a distance")
+    caption = "Convergence: generation against training images."
+    return Plot(kind="convergence", caption=caption, draw=lambda: draw_convergence(data))
+
+
+def _plan_scaling(data: ScalingData) -> Plot | Omission:
+    if not any(data.points[cost].nunique() > 1 for cost in data.costs()):
+        return Omission(what="scaling", reason="all generators are of one size and one cost")
+    caption = "Scaling: generation against the generator's parameters and the training FLOPs."
+    return Plot(kind="scaling", caption=caption, draw=lambda: draw_scaling(data))
+
+
+def _plan_diagnostics(data: DiagnosticsData) -> Plot | Omission:
+    if not data.diagnostics():
+        return Omission(what="latent diagnostics", reason="the table has none of their columns")
+    caption = "Latent diagnostics against generation, with rank correlations."
+    return Plot(kind="diagnostics", caption=caption, draw=lambda: draw_diagnostics(data))
+
+
+def _list_unpublished(overlay: PublishedOverlay) -> list[Omission]:
+    reasons = overlay.left_out.groupby("reason", sort=False)["count"].sum()
+    return [
+        Omission(what=f"{count} published number{'s' if count > 1 else ''}", reason=str(reason))
+        for reason, count in reasons.items()
+    ]

@@ -1,0 +1,127 @@
+"""Grids of samples and reconstructions as data URIs, within a limit on the page's size."""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from PIL import Image, ImageChops
+
+MAX_SIDE = 640
+"""Longer side of a grid in the page, pixels; larger ones are scaled down."""
+LOSSLESS_BYTE = 120_000
+"""Grids that take more than this as PNG are encoded as JPEG, bytes."""
+JPEG_QUALITY = 88
+BUDGET_BYTE = 5_000_000
+"""All pictures of a page together, bytes before base64."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """One grid."""
+
+    trial_id: str
+    """Its trial."""
+    kind: str
+    """What it shows: samples, reconstructions or the rest of its file's name."""
+    uri: str
+    """The image as a data URI."""
+    width: int
+    """Width, pixels."""
+    height: int
+    """Height, pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Album:
+    """The pictures of a page."""
+
+    pictures: list[Picture]
+    """Those within the limit, in the order of the trials asked for."""
+    notes: list[str]
+    """What was scaled, encoded anew, unreadable or left out, in words."""
+
+
+def collect_pictures(
+    grids: pd.DataFrame, trials: Sequence[str], *, budget_byte: int = BUDGET_BYTE
+) -> Album:
+    """Reads the grids of trials until the page is full.
+
+    Args:
+        grids: From `index_grids`, with `file`: the path of each picture.
+        trials: Trials in the order in which they are wanted.
+        budget_byte: Limit on all pictures together, bytes before base64.
+
+    Returns:
+        The pictures, all of a trial or none, and what was done to them.
+    """
+    by_trial = {str(name): rows for name, rows in grids.groupby("trial_id", sort=False)}
+    wanted = [trial for trial in trials if trial in by_trial]
+    pictures: list[Picture] = []
+    changed: set[str] = set()
+    unreadable: list[str] = []
+    left = budget_byte
+    for position, trial in enumerate(wanted):
+        mine = []
+        for row in by_trial[trial].itertuples():
+            read = _read_picture(Path(str(row.file)), trial, str(row.kind))
+            if read is None:
+                unreadable.append(str(row.path))
+            else:
+                mine.append(read[0])
+                changed |= read[1]
+        left -= sum(len(picture.uri) * 3 // 4 for picture in mine)
+        if left < 0:
+            rest = len(wanted) - position
+            notes = [f"{rest} of {len(wanted)} trials have no pictures here: the page is full"]
+            return Album(pictures=pictures, notes=notes + _say_changes(changed, unreadable))
+        pictures += mine
+    return Album(pictures=pictures, notes=_say_changes(changed, unreadable))
+
+
+def _read_picture(file: Path, trial: str, kind: str) -> tuple[Picture, set[str]] | None:
+    """A grid as the page has it, and what was done to it; None where it is no image."""
+    try:
+        with Image.open(file, formats=["PNG"]) as opened:
+            image = opened.convert("RGB")
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return None
+    changed = set()
+    if max(image.size) > MAX_SIDE:
+        image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
+        changed.add(f"scaled down to {MAX_SIDE} pixels")
+    red, green, blue = image.split()
+    if not ImageChops.difference(red, green).getbbox() and not (
+        ImageChops.difference(red, blue).getbbox()
+    ):
+        image = red
+    data, media = _encode(image, "PNG"), "png"
+    if len(data) > LOSSLESS_BYTE:
+        data, media = _encode(image, "JPEG", quality=JPEG_QUALITY), "jpeg"
+        changed.add(f"encoded as JPEG of quality {JPEG_QUALITY}")
+    picture = Picture(
+        trial_id=trial,
+        kind=kind,
+        uri=f"data:image/{media};base64,{base64.b64encode(data).decode('ascii')}",
+        width=image.width,
+        height=image.height,
+    )
+    return picture, changed
+
+
+def _encode(image: Image.Image, name: str, **options: int) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format=name, **options)
+    return buffer.getvalue()
+
+
+def _say_changes(changed: set[str], unreadable: list[str]) -> list[str]:
+    notes = []
+    if changed:
+        notes.append(f"large pictures are {' and '.join(sorted(changed))}; originals: grids/")
+    if unreadable:
+        more = f" and {len(unreadable) - 3} more" if len(unreadable) > 3 else ""
+        notes.append(f"no readable PNG: {', '.join(unreadable[:3])}{more}")
+    return notes

@@ -1,0 +1,100 @@
+import pandas as pd
+import pytest
+
+from analysis.compare import compare_tables, describe_comparison, main
+from analysis.table import check_table
+
+
+def _table(rows):
+    return check_table(pd.DataFrame(rows))
+
+
+def _seeds(make_row, values, **same):
+    return [make_row(seed=seed, gfid=gfid, **same) for seed, gfid in enumerate(values)]
+
+
+def _verdicts(comparison, metric="gfid"):
+    mine = comparison.changes[comparison.changes["metric"] == metric]
+    return mine["verdict"].tolist()
+
+
+def test_a_change_beyond_the_noise_of_the_seeds_is_told(make_row):
+    first = _table(_seeds(make_row, (3.0, 3.1, 3.2)))
+    second = _table(_seeds(make_row, (4.0, 4.1, 4.2)))
+    comparison = compare_tables(first, second)
+    assert _verdicts(comparison) == ["changed"]
+    assert _verdicts(comparison, "psnr") == ["equal"]
+    words = describe_comparison(comparison, first="a", second="b")
+    assert "none, S, d=4: gfid 3.1 ± 0.058 -> 4.1 ± 0.058 (+32.3%), worse" in words
+    assert "1 of 1 comparisons" in words
+
+
+def test_a_change_within_the_noise_is_not(make_row):
+    first, second = _table(_seeds(make_row, (3, 5, 7))), _table(_seeds(make_row, (4, 6, 8)))
+    assert _verdicts(compare_tables(first, second)) == ["within noise"]
+
+
+def test_rows_are_matched_by_configuration_not_by_name(make_row):
+    first = _table([make_row(row_id="x", trial_id="x", gfid=3.0)])
+    second = _table([make_row(row_id="y", trial_id="y", gfid=3.0)])
+    assert _verdicts(compare_tables(first, second)) == ["equal"]
+
+
+def test_single_rows_have_unknown_noise_unless_sampling_seeds_tell_it(make_row):
+    first, second = _table([make_row(gfid=3.0)]), _table([make_row(gfid=4.0)])
+    comparison = compare_tables(first, second)
+    assert _verdicts(comparison) == ["noise unknown"]
+    assert "cannot be said" in describe_comparison(comparison, first="a", second="b")
+    rows = [_table([make_row(gfid=gfid) | {"gfid_se": 0.001}]) for gfid in (3.0, 4.0)]
+    assert _verdicts(compare_tables(*rows)) == ["changed"]
+
+
+def test_unlike_protocols_are_not_compared(make_row):
+    first, second = _table([make_row()]), _table([make_row(protocol_hash="other", gfid=9.0)])
+    comparison = compare_tables(first, second)
+    assert _verdicts(comparison) == ["unlike protocol"]
+    assert _verdicts(comparison, "rfid") == ["equal"]
+    assert "none, S, d=4: gfid" in describe_comparison(comparison, first="a", second="b")
+
+
+def test_what_only_one_table_has_is_listed_with_the_reason(make_row):
+    first = _table([make_row(), make_row(latent_dim=16)])
+    failed = make_row(latent_dim=16, status="failed", error="boom", gfid=None, rfid=None)
+    second = _table([make_row(), failed, make_row(latent_dim=64)])
+    comparison = compare_tables(first, second)
+    assert comparison.only_first["reason"].tolist() == ["failed: boom"]
+    assert comparison.only_second["name"].tolist() == ["none, S, d=64"]
+    assert "Done only in B: 1." in describe_comparison(comparison, first="a", second="b")
+
+
+def test_snapshots_and_guidance_are_configurations_of_their_own(make_row):
+    rows = [make_row(generator_images=images) for images in (1000, 2000)]
+    comparison = compare_tables(_table(rows), _table(rows))
+    names = comparison.changes["name"].unique().tolist()
+    assert names == ["none, S, d=4, 1,000 images", "none, S, d=4, 2,000 images"]
+
+
+def test_tables_of_older_schema_and_without_common_rows_compare_to_nothing(make_row):
+    empty = _table([make_row(status="failed", gfid=None, rfid=None)])
+    comparison = compare_tables(empty, _table([make_row()]))
+    assert comparison.changes.empty
+    assert "No configuration" in describe_comparison(comparison, first="a", second="b")
+
+
+def test_the_command_prints_and_writes_every_number(make_row, tmp_path, capsys):
+    for name, gfid in (("a", 3.0), ("b", 4.0)):
+        (tmp_path / name).mkdir()
+        pd.DataFrame([make_row(gfid=gfid)]).to_csv(tmp_path / name / "table.csv", index=False)
+    out = tmp_path / "changes.csv"
+    assert main([str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(out)]) == 0
+    assert "noise unknown" in capsys.readouterr().out
+    assert set(pd.read_csv(out)["metric"]) == {"rfid", "psnr", "gfid", "label_accuracy"}
+
+
+@pytest.mark.parametrize("missing", ["a", "b"])
+def test_a_missing_folder_is_exit_code_2(make_row, tmp_path, capsys, missing):
+    for name in {"a", "b"} - {missing}:
+        (tmp_path / name).mkdir()
+        pd.DataFrame([make_row()]).to_csv(tmp_path / name / "table.csv", index=False)
+    assert main([str(tmp_path / "a"), str(tmp_path / "b")]) == 2
+    assert "must hold table.parquet or table.csv" in capsys.readouterr().err
