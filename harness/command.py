@@ -9,6 +9,7 @@ from harness.configuration import ConfigError
 from harness.cost import estimate
 from harness.execution import Outcome
 from harness.executors import Executor, StageEvent
+from harness.metrics.frechet import self_test
 from harness.plan import Plan, Stage
 from harness.progress import ProgressView
 from harness.requirements import fetch_missing, missing_items, writable_error
@@ -107,11 +108,13 @@ def stages_to_run(plan: Plan, store: Store) -> list[Stage]:
 def check_start(
     options: argparse.Namespace, stages: Sequence[Stage], results: Path, source: str
 ) -> None:
-    """Refuse to start where files are missing or nothing can be written.
+    """Refuse to start where files are missing, nothing can be written, or numbers come out wrong.
 
     Raises:
         ConfigError: Lists all that is missing, each with its remedy.
+        RuntimeError: This machine's linear algebra fails the self-test of the Fréchet distance.
     """
+    self_test()
     if options.download:
         fetch_missing(stages)
     if missing := missing_items(stages):

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from harness.keys import canonical_json
 from harness.plan import Stage
 from harness.pretrained import DiffusersTokenizerConfig
+from harness.stages.diagnostics import DiagnosticsStage
 from harness.stages.encoder import EncoderStage, build_network
 from harness.stages.generation import GenerationStage
 from harness.stages.generator import GeneratorStage
@@ -87,6 +88,11 @@ def estimate(stage: Stage) -> Estimate:
         disk = 2 * 8 * dim**2 + BYTES * dim * min(config.num_features, config.num_images)
         flops = config.num_images * _encoder_flops(extractor)
         return Estimate(flops=flops, disk_bytes=disk)
+    if isinstance(config, DiagnosticsStage):
+        # t-SNE and the probe are no networks; what they cost is seconds on a CPU.
+        images = min(config.diagnostics.num_images, config.data.num_eval_images)
+        flops = images * _tokenizer_flops(inputs["tokenizer"].config) / 2
+        return Estimate(flops=flops, disk_bytes=1e4)
     if isinstance(config, GivenSamplesStage | GivenPairsStage):
         # Given images are not counted before they are read.
         return Estimate(flops=0.0, disk_bytes=8 * _feature_dim(inputs["extractor"].config) ** 2)
@@ -130,6 +136,11 @@ def tokenizer_training_flops(config: TokenizerStage, encoder: EncoderStage | Non
             (network, side), lambda: (PatchDiscriminator(network), _image(side, side))
         )
     return training.steps * training.batch_size * per_image
+
+
+def generator_flops_per_image(config: GeneratorStage) -> float:
+    """FLOPs of one evaluation of a generator's velocity for one image, without guidance."""
+    return _measured(config, lambda: _generator_forward(config))[1]
 
 
 def generator_training_flops(config: GeneratorStage, encoder: EncoderStage | None) -> float:

@@ -17,6 +17,7 @@ from pathlib import Path
 from harness.command import add_options, check_options, exit_code
 from harness.configuration import ConfigError
 from harness.given_images import GivenImages, evaluate_images
+from harness.plan import make_plan
 from harness.run import run_sweep
 from harness.sweep import Point, Sweep, load_sweep
 
@@ -116,31 +117,32 @@ def _from_files(sweep: Sweep, *, with_generator: bool) -> Sweep:
     """The sweep whose networks all come from files; without generators, each tokenizer once.
 
     Raises:
-        ConfigError: A network would be trained.
+        ConfigError: A network would be trained, or there is no generator.
     """
     points: dict[str, Point] = {}
     for point in sweep.points:
-        trial = point.trial
         if not with_generator:
-            trial = dataclasses.replace(trial, generator=None)
-        elif trial.generator is None or trial.generator.checkpoint is None:
+            point = dataclasses.replace(
+                point, trial=dataclasses.replace(point.trial, generator=None)
+            )
+        elif point.trial.generator is None:
             raise ConfigError(
-                "must name the file of a trained generator, but names none: nothing is trained "
-                "here; set it, or train it with harness.run",
-                path="trial.generator.checkpoint",
+                "must be a block, but the trial has none; use `evaluate tokenizer`",
+                path="trial.generator",
                 source=sweep.source,
             )
-        if not trial.tokenizer.is_given:
-            raise ConfigError(
-                "must name the file of a trained tokenizer, but names none: nothing is trained "
-                "here; set it (or tokenizer.kind: diffusers), or train it with harness.run",
-                path="trial.tokenizer.checkpoint",
-                source=sweep.source,
-            )
-        point = dataclasses.replace(point, trial=trial)
         points.setdefault(point.trial_id, point)
     file = dataclasses.replace(sweep.file, name=f"{sweep.file.name}-evaluated")
-    return dataclasses.replace(sweep, file=file, points=tuple(points.values()))
+    evaluated = dataclasses.replace(sweep, file=file, points=tuple(points.values()))
+    for stage in make_plan(evaluated).stages:
+        if stage.kind in ("tokenizer", "generator") and not stage.config.checkpoint:
+            raise ConfigError(
+                f"must name the file of a trained {stage.kind}, but {stage.label!r} would be "
+                "trained, and nothing is trained here; set it, or use harness.run",
+                path=f"trial.{stage.kind}.checkpoint",
+                source=sweep.source,
+            )
+    return evaluated
 
 
 if __name__ == "__main__":

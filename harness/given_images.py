@@ -36,7 +36,7 @@ from harness.plan import (
     with_inputs,
 )
 from harness.protocol import generation_protocol, made_elsewhere, reconstruction_protocol
-from harness.protocol_presets import protocol_name
+from harness.protocol_presets import generation_name, reconstruction_name
 from harness.results import write_given_row
 from harness.stages.generation import GenerationStage
 from harness.stages.given_pairs import GivenPairsStage
@@ -121,18 +121,24 @@ def evaluate_images(options: argparse.Namespace, sweep: Sweep, given: GivenImage
     described = _described(given.columns)
     request = _request(sweep, given)
     store, results = Store(options.store), options.results / given.name
+    if (results / "sweep.yaml").is_file():
+        raise ConfigError(
+            f"the results of given images need a folder of their own, but {results} holds those of "
+            "a sweep; use another --name"
+        )
     stages = in_order(with_inputs(request.scored))
     to_run = [stage for stage in stages if not store.find(stage.kind, stage.key)]
     check_networks(to_run, sweep.source)
     check_start(options, to_run, results, sweep.source)
     outcomes = execute(options, to_run, store, sweep.file, sweep.source, lambda _: None)
     row = _row(request, given, described, store, outcomes)
-    artifacts = [a for a in (store.find(s.kind, s.key) for s in request.scored) if a]
+    artifacts = [a for a in (store.find(s.kind, s.key) for s in stages) if a]
     rows = write_given_row(row, artifacts, results, time.monotonic() - started)
-    print(json.dumps({"row": row}, indent=1) if options.json else rows_text(rows, results))
-    for artifact in artifacts:
-        for reason in artifact.result.get("skipped", []):
-            print(f"skipped: {reason}")
+    skipped = [reason for a in artifacts for reason in a.result.get("skipped", [])]
+    if options.json:
+        print(json.dumps({"row": row, "skipped": skipped}, indent=1))
+    else:
+        print("\n".join([rows_text(rows, results), *(f"skipped: {text}" for text in skipped)]))
     return EXIT_DONE if row["status"] == "done" else EXIT_ROWS_FAILED
 
 
@@ -162,12 +168,18 @@ def _check(sweep: Sweep, given: GivenImages) -> None:
         raise ConfigError("--reference is what samples are held to; give --samples too")
     first, *others = (point.trial for point in sweep.points)
     for other in others:
-        if (other.data, other.evaluation) != (first.data, first.evaluation):
+        evaluation = replace(other.evaluation, seed=first.evaluation.seed)
+        if (other.data, evaluation) != (first.data, first.evaluation):
             raise ConfigError(
                 "the sweep's trials have unlike data or evaluation, so its protocol is not one; "
                 "fix the axis with --set grid.AXIS='[VALUE]'",
                 source=sweep.source,
             )
+    if given.as_declared and given.originals not in (None, "eval"):
+        raise ConfigError(
+            "--as-declared says that reconstructions are of the sweep's evaluation images, so "
+            f"these must be the originals, but got {given.originals!r}; give --originals eval"
+        )
     if given.as_declared and given.samples and len(first.evaluation.guidance) > 1:
         raise ConfigError(
             "--as-declared needs one guidance setting, but the sweep file has several; name the "
@@ -182,6 +194,7 @@ def _samples(given: GivenImages, trial: Trial, extractor: Stage, reference: Stag
     config = GivenSamplesStage(
         samples=images,
         content=_content(images),
+        resolution=trial.data.resolution,
         batch_size=trial.evaluation.batch_size,
         extraction=trial.evaluation.extraction,
     )
@@ -204,6 +217,7 @@ def _pairs(given: GivenImages, trial: Trial, extractor: Stage) -> Stage:
         reconstructions=sets[0],
         originals=sets[1],
         content=(_content(sets[0]), _content(sets[1])),
+        resolution=trial.data.resolution,
         perceptual=evaluation.perceptual,
         perceptual_weights=describe_lpips(evaluation.perceptual),
         batch_size=evaluation.batch_size,
@@ -244,7 +258,10 @@ def _holds_statistics(path: Path) -> bool:
     """Whether a file holds moments; an .npz may hold images alone."""
     if path.suffix != ".npz":
         return path.suffix in (".pt", ".safetensors")
-    return "mu" in SampleArchive(path).names
+    try:
+        return "mu" in SampleArchive(path).names
+    except ValueError as error:
+        raise ConfigError(str(error), path="--reference") from error
 
 
 def _content(images: ImageSetConfig) -> str:
@@ -291,7 +308,8 @@ def _row(
     outcomes: Mapping[str, Outcome],
 ) -> dict[str, Any]:
     trial = request.trial
-    identity = content_hash([[s.key for s in request.scored], described, given.as_declared])
+    declared = trial.evaluation if given.as_declared else None
+    identity = content_hash([[stage.key for stage in request.scored], described, declared])
     values: dict[str, Any] = dict.fromkeys(COLUMNS)
     values |= {
         "row_id": identity[:16],
@@ -301,6 +319,8 @@ def _row(
         "resolution": trial.data.resolution,
         "tokenizer": given.name,
         "generator": given.name if request.samples else None,
+        "tokenizer_key": request.pairs.key if request.pairs else None,
+        "generator_key": request.samples.key if request.samples else None,
         "provenance": "given",
         "schema_version": SCHEMA_VERSION,
         **described,
@@ -313,8 +333,12 @@ def _row(
     values |= {"status": "done", **describe_extractor(request.extractor.config, extractor)}
     if request.pairs:
         values |= _pairs_columns(request, given, store, extractor)
+    values["num_skipped"] = _num_skipped(request, store)
+    deficient = values["rank_deficient"]
     if request.samples:
         values |= _samples_columns(request, given, store, extractor)
+    if deficient == "yes":
+        values["rank_deficient"] = deficient
     return values
 
 
@@ -325,15 +349,25 @@ def _pairs_columns(
     result = store.get("given_pairs", request.pairs.key).result
     config = replace(ReconstructionStage.of(request.trial), num_images=result["num_images"])
     protocol = reconstruction_protocol(config, request.extractor.config, extractor)
-    name = protocol_name(request.trial.evaluation, "reconstruction")
-    if not given.as_declared:
-        protocol, name = made_elsewhere(protocol), ""
+    columns, name = reconstruction_columns(result), ""
+    if given.as_declared:
+        # SSIM and LPIPS of a sweep see unrounded images, which nobody has any more.
+        columns |= {"ssim": None, "lpips": None}
+        name = reconstruction_name(request.trial, config)
+    else:
+        protocol = made_elsewhere(protocol, content_hash(request.pairs.config.content))
     return {
-        **reconstruction_columns(result),
+        **columns,
         "reconstruction_protocol_name": name,
         "reconstruction_protocol": protocol.text,
         "reconstruction_protocol_hash": protocol.hash,
     }
+
+
+def _num_skipped(request: _Request, store: Store) -> int:
+    stages = [*request.scored, *([request.reference] if request.samples else [])]
+    artifacts = [store.get(stage.kind, stage.key) for stage in stages]
+    return sum(len(artifact.result.get("skipped", [])) for artifact in artifacts)
 
 
 def _samples_columns(
@@ -363,11 +397,9 @@ def _samples_columns(
             "guidance_scale": 1.0 if guidance.kind == "none" else guidance.scale,
             "label_policy": evaluation.label_policy,
             "evaluation_seed": evaluation.seed,
-            "protocol_name": protocol_name(evaluation, "generation", guidance)
-            if same_number
-            else "",
+            "protocol_name": generation_name(request.trial, guidance) if same_number else "",
         }
     else:
-        protocol = made_elsewhere(protocol)
+        protocol = made_elsewhere(protocol, request.samples.config.content)
         values |= {"guidance": "unknown", "protocol_name": ""}
     return values | {"protocol": protocol.text, "protocol_hash": protocol.hash}

@@ -10,6 +10,7 @@ from typing import Any
 from harness.configuration import ConfigError
 from harness.keys import content_hash
 from harness.stages import registry
+from harness.stages.diagnostics import DiagnosticsStage
 from harness.stages.encoder import EncoderStage
 from harness.stages.generation import GenerationStage
 from harness.stages.generator import GeneratorStage
@@ -24,6 +25,7 @@ from harness.trial import (
     AutoGuidanceWith,
     GeneratorConfig,
     Guidance,
+    LatentDiagnostics,
     ReferenceImages,
     REPAWith,
     StatisticsFile,
@@ -76,11 +78,14 @@ class PlannedRow:
     reconstruction: Stage
     generator: "SampledGenerator | None" = None
     """Absent in a trial of a tokenizer alone."""
+    diagnostics: Stage | None = None
+    """Absent where latents are not looked at."""
 
     @property
     def stages(self) -> tuple[Stage, ...]:
         """The stages that the row reads."""
         own = (self.extractor, self.tokenizer, self.reconstruction)
+        own += (self.diagnostics,) if self.diagnostics else ()
         return (*own, *self.generator.stages) if self.generator else own
 
 
@@ -197,6 +202,7 @@ def _plan_point(sweep: Sweep, point: Point) -> list[PlannedRow]:
         "extractor": extractor,
         "tokenizer": tokenizer,
         "reconstruction": reconstruction,
+        "diagnostics": _diagnostics(trial, tokenizer),
     }
     if trial.generator is None:
         return [PlannedRow(row_id=content_hash([point.trial_id, "tokenizer"])[:16], **common)]
@@ -235,6 +241,27 @@ def _sampled_generators(
                     for number in range(evaluation.sampling_seeds)
                 ),
             )
+
+
+def _latents(trial: Trial, tokenizer: Stage) -> Stage:
+    return Stage(
+        kind="latents",
+        config=LatentsStage.of(trial),
+        inputs={"tokenizer": tokenizer},
+        label=tokenizer.label,
+    )
+
+
+def _diagnostics(trial: Trial, tokenizer: Stage) -> Stage | None:
+    wanted = trial.evaluation.diagnostics
+    if not isinstance(wanted, LatentDiagnostics):
+        return None
+    return Stage(
+        kind="diagnostics",
+        config=DiagnosticsStage.of(trial, wanted),
+        inputs={"tokenizer": tokenizer, "latents": _latents(trial, tokenizer)},
+        label=tokenizer.label,
+    )
 
 
 def reference_stage(trial: Trial, extractor: Stage) -> Stage:
@@ -278,12 +305,7 @@ def _tokenizer(trial: Trial) -> Stage:
 
 
 def _generator(trial: Trial, config: GeneratorConfig, tokenizer: Stage) -> Stage:
-    latents = Stage(
-        kind="latents",
-        config=LatentsStage.of(trial),
-        inputs={"tokenizer": tokenizer},
-        label=tokenizer.label,
-    )
+    latents = _latents(trial, tokenizer)
     stage = GeneratorStage.of(trial, config)
     inputs, parts = {"latents": latents}, [f"{config.size_name}/{config.patch_size}"]
     if config.checkpoint is not None:

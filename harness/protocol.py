@@ -83,9 +83,14 @@ def generation_protocol(
     )
 
 
-def made_elsewhere(protocol: Protocol) -> Protocol:
-    """The protocol of images of which nobody says how they were made, only how they are scored."""
-    unknown = (
+def made_elsewhere(protocol: Protocol, content: str) -> Protocol:
+    """The protocol of images of which nobody says how they were made, only how they are scored.
+
+    Args:
+        protocol: As if they had been made here.
+        content: What tells these images from all others: two unknown ways are not one.
+    """
+    unknown = {
         "split",
         "crop",
         "posterior",
@@ -95,17 +100,20 @@ def made_elsewhere(protocol: Protocol) -> Protocol:
         "guidance",
         "weights",
         "uint8",
-    )
-    return Protocol(
-        {name: "unknown" if name in unknown else v for name, v in protocol.fields.items()}
-    )
+    }
+    known = {name: v for name, v in protocol.fields.items() if name not in unknown}
+    return Protocol({**known, "made": f"unknown, images {content[:12]}"})
 
 
 def reference_fields(
     reference: ReferenceStage, network: EncoderStage, weights: Artifact
 ) -> dict[str, Any]:
     """What samples are held to, and in which features."""
-    shared = {**_data(reference.data), **_extractor(network, weights, reference.extraction)}
+    shared = {
+        **_data(reference.data),
+        **_extractor(network, weights, reference.extraction),
+        "num_reference_features": reference.num_features,
+    }
     if reference.content:
         return {**shared, "reference": f"{reference.source.kind}, {reference.content}"}
     return {
@@ -114,7 +122,6 @@ def reference_fields(
         "reference_split": getattr(reference.data, "train_split", "train"),
         "reference_crop": _crop(reference.data, reference.crop),
         "num_reference": reference.num_images,
-        "num_reference_features": reference.num_features,
     }
 
 

@@ -47,7 +47,7 @@ class Written:
 def write_results(
     plan: Plan, store: Store, outcomes: Mapping[str, Outcome], results: Path, wall_s: float
 ) -> Written:
-    """Write `sweep.yaml`, `rows/`, `table.*`, `manifest.json`, `grids/` and `figures/`.
+    """Write the table, its rows, training curves, manifest, grids and figures of a sweep.
 
     What an earlier plan left in the folder and this one does not have is removed; artifacts stay.
     """
@@ -55,6 +55,7 @@ def write_results(
     (results / "sweep.yaml").write_text(text, encoding="utf-8")
     rows = write_rows(plan, store, outcomes, results)
     frame = compile_table(rows, results)
+    _write_curves(plan, store, results)
     write_json(results / "manifest.json", _manifest(plan, store, outcomes, wall_s))
     grids = _copy_grids(plan, store, results)
     figures, words = _analyse(results, frame)
@@ -141,6 +142,34 @@ def _manifest(
         "stages": stages,
         "trials": {row.trial_id: to_plain(row.trial) for row in plan.rows},
     }
+
+
+def _write_curves(plan: Plan, store: Store, results: Path) -> None:
+    """Put the training curves of all stages into one `curves.parquet`."""
+    lines: list[dict[str, Any]] = []
+    for stage in plan.stages:
+        artifact = store.find(stage.kind, stage.key)
+        if artifact is None or not (artifact.path / "curve.jsonl").is_file():
+            continue
+        training = getattr(stage.config, stage.kind).training
+        for text in (artifact.path / "curve.jsonl").read_text(encoding="utf-8").splitlines():
+            terms = json.loads(text)
+            step = terms.pop("step")
+            shared = {
+                "stage_kind": stage.kind,
+                "key": stage.key,
+                "label": stage.label,
+                "step": step,
+                "images": (step + 1) * training.batch_size,
+            }
+            lines += [{**shared, "term": name, "value": value} for name, value in terms.items()]
+    path = results / "curves.parquet"
+    if not lines:
+        path.unlink(missing_ok=True)
+        return
+    temporary = path.with_name(".curves.tmp")
+    pd.DataFrame(lines).to_parquet(temporary, index=False)
+    temporary.replace(path)
 
 
 def _copy_grids(plan: Plan, store: Store, results: Path) -> list[Path]:

@@ -24,6 +24,7 @@ STAGE_KINDS = (
     "tokenizer",
     "reconstruction",
     "latents",
+    "diagnostics",
     "generator",
     "generation",
 )

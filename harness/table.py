@@ -12,10 +12,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from harness.cost import generator_flops_per_image
 from harness.execution import Outcome
+from harness.metrics.extractors import INCEPTION_SHA256
 from harness.plan import Plan, PlannedRow, Stage, guidance_label, with_inputs
 from harness.protocol import generation_protocol, reconstruction_protocol
-from harness.protocol_presets import protocol_name
+from harness.protocol_presets import generation_name, reconstruction_name
 from harness.stages.encoder import EncoderStage
 from harness.store import Artifact, Store, write_json
 from harness.trial import AlignedWith
@@ -70,6 +72,9 @@ COLUMNS: dict[str, Column] = {
     "generator_size": _text("size of the generator"),
     "patch_size": _count("side of a token [latent cells]"),
     "generator_params": _count("parameters of the generator, position code included"),
+    "generator_flops_per_image": _number(
+        "FLOPs of one evaluation of the generator's velocity for one image, without guidance"
+    ),
     "seed": _count("seed of the trial"),
     "tokenizer_seed": _count("seed of the tokenizer"),
     "generator_seed": _count("seed of the generator"),
@@ -93,10 +98,16 @@ COLUMNS: dict[str, Column] = {
     "inception_score": _number("inception score in the order of ADM's splits, higher is better"),
     "inception_score_shuffled": _number("inception score over shuffled splits"),
     "kid": _number("kernel distance of samples to the reference, mean over subsets"),
-    "kid_se": _number("standard error of kid over subsets"),
+    "kid_se": _number("standard error of kid, over subsets or, with several, over sampling seeds"),
     "precision": _number("share of samples among the reference images' neighbourhoods"),
     "recall": _number("share of reference images among the samples' neighbourhoods"),
     "label_accuracy": _number("share of samples in which the extractor sees the class asked for"),
+    "density_cv": _number("coefficient of variation of the latents' density, after t-SNE"),
+    "density_gini": _number("Gini coefficient of the latents' density, after t-SNE"),
+    "density_entropy": _number("normalised entropy of the latents' density, after t-SNE"),
+    "linear_probe_accuracy": _number("accuracy of a linear classifier on the latents"),
+    "spectrum_high_share": _number("share of the latents' power above half the Nyquist frequency"),
+    "channel_std_ratio": _number("largest over smallest deviation of a latent channel"),
     "num_images": _count("generated images behind gfid"),
     "num_reference": _count("images behind the reference of gfid, absent where a file hides it"),
     "num_reconstructions": _count("images behind rfid, psnr, ssim and lpips"),
@@ -105,6 +116,7 @@ COLUMNS: dict[str, Column] = {
     "rank_deficient": _text(
         "yes where fewer images than features are behind a distance, which biases it strongly"
     ),
+    "num_skipped": _count("unreadable images left out of a given set, absent where made here"),
     "extractor_accuracy": _number("the in-domain extractor's accuracy on the evaluation split"),
     "provenance": _text(
         "published (tokenizer and generator from files), reproduced, given (images made "
@@ -138,6 +150,7 @@ class RowArtifacts:
     extractor: Artifact | None
     tokenizer: Artifact | None
     reconstruction: Artifact | None
+    diagnostics: Artifact | None
     generator: Artifact | None
     generations: tuple[Artifact | None, ...]
 
@@ -153,6 +166,7 @@ class RowArtifacts:
             extractor=find(row.extractor),
             tokenizer=find(row.tokenizer),
             reconstruction=find(row.reconstruction),
+            diagnostics=find(row.diagnostics),
             generator=find(sampled.training) if sampled else None,
             generations=tuple(find(s) for s in sampled.generations) if sampled else (),
         )
@@ -171,6 +185,8 @@ def make_row(
     values |= _configuration(row, sweep) | _status(row, artifacts, outcomes)
     values |= _tokenizer(artifacts) | _generator(row, artifacts)
     values |= _reconstruction(row, artifacts) | _generation(row, artifacts)
+    if artifacts.diagnostics:
+        values |= {name: artifacts.diagnostics.result[name] for name in DIAGNOSTICS}
     assert list(values) == list(COLUMNS), "a row has exactly the table's columns"
     return values
 
@@ -267,6 +283,7 @@ def _sampled_configuration(row: PlannedRow) -> dict[str, Any]:
         "guidance_scale": 1.0 if guidance.kind == "none" else guidance.scale,
         "label_policy": row.trial.evaluation.label_policy,
         "provenance": "published" if from_files else "reproduced",
+        "generator_flops_per_image": generator_flops_per_image(sampled.training.config),
         "generator_key": sampled.training.key,
         "generation_key": first.key,
     }
@@ -277,6 +294,7 @@ def _status(
 ) -> dict[str, Any]:
     sampled = row.generator
     there = [artifacts.extractor, artifacts.tokenizer, artifacts.reconstruction]
+    there += [artifacts.diagnostics] if row.diagnostics else []
     there += [artifacts.generator, *artifacts.generations] if sampled else []
     if all(there):
         return {"status": "done"}
@@ -286,6 +304,7 @@ def _status(
     if worst is None:
         return {"status": "pending"}
     own = {row.reconstruction.key}
+    own |= {row.diagnostics.key} if row.diagnostics else set()
     own |= {stage.key for stage in (sampled.training, *sampled.generations)} if sampled else set()
     status = worst.status if worst.key in own or worst.status == "blocked" else "blocked"
     return {"status": status, "error": worst.error}
@@ -337,7 +356,7 @@ def _reconstruction(row: PlannedRow, artifacts: RowArtifacts) -> dict[str, Any]:
     return {
         **values,
         **reconstruction_columns(reconstruction.result),
-        "reconstruction_protocol_name": protocol_name(row.trial.evaluation, "reconstruction"),
+        "reconstruction_protocol_name": reconstruction_name(row.trial, row.reconstruction.config),
         "reconstruction_protocol": protocol.text,
         "reconstruction_protocol_hash": protocol.hash,
     }
@@ -368,11 +387,21 @@ def _generation(row: PlannedRow, artifacts: RowArtifacts) -> dict[str, Any]:
         "generation_s": sum(artifact.record["cost"]["wall_s"] for artifact in made),
         "git_revision": made[0].record["environment"]["git_revision"],
         "created": created.isoformat(timespec="seconds"),
-        "protocol_name": protocol_name(row.trial.evaluation, "generation", sampled.guidance),
+        "protocol_name": generation_name(row.trial, sampled.guidance),
         "protocol": protocol.text,
         "protocol_hash": protocol.hash,
     }
 
+
+DIAGNOSTICS = (
+    "density_cv",
+    "density_gini",
+    "density_entropy",
+    "linear_probe_accuracy",
+    "spectrum_high_share",
+    "channel_std_ratio",
+)
+"""Columns that a look at the latents gives."""
 
 SAMPLE_METRICS = (
     "gfid",
@@ -396,8 +425,10 @@ def generation_columns(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         found = [result[name] for result in results]
         values[name] = None if None in found else statistics.fmean(found)
     if len(results) > 1:
-        spread = statistics.stdev(result["gfid"] for result in results)
-        values["gfid_se"] = spread / math.sqrt(len(results))
+        for name in ("gfid", "kid"):
+            found = [result[name] for result in results]
+            error = None if None in found else statistics.stdev(found) / math.sqrt(len(found))
+            values[f"{name}_se"] = error
     return {
         **values,
         "num_sampling_seeds": len(results),
@@ -425,7 +456,8 @@ def describe_extractor(network: EncoderStage, artifact: Artifact) -> dict[str, A
 def distance_name(extractor: Any) -> str:
     """What a Fréchet distance may be called: plain FID only in Inception's features."""
     if extractor.kind == "inception":
-        return "FID"
+        published = extractor.sha256.startswith(INCEPTION_SHA256)
+        return "FID" if published else "Fréchet distance (Inception-v3 of other weights)"
     if extractor.kind == "in_domain":
         return "in-domain Fréchet distance"
     return f"Fréchet distance ({extractor.name})"

@@ -348,6 +348,38 @@ class ReferenceImages:
     """Where they are."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class NoDiagnostics:
+    """Latents are not looked at by themselves."""
+
+    __pydantic_config__: ClassVar[Any] = _FORBID
+
+    kind: Literal["none"] = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentDiagnostics:
+    """Uniformity, linear probe, spectrum and channels of each tokenizer's latents."""
+
+    __pydantic_config__: ClassVar[Any] = _FORBID
+
+    kind: Literal["latents"] = "latents"
+    num_images: int = 10_000
+    """Training images, at most, whose latents are read, and as many for testing the probe."""
+    num_vectors: int = 10_000
+    """Of these, at most so many are embedded by t-SNE, one position each (published: 10,000, about
+    a minute on a CPU)."""
+    seed: int = 42
+    """Seed of the embedding, as published."""
+
+    def __post_init__(self) -> None:
+        if min(self.num_images, self.num_vectors) < 100:
+            raise ValueError(
+                f"`num_images` and `num_vectors` must be at least 100, but got {self.num_images} "
+                f"and {self.num_vectors}; raise them"
+            )
+
+
 ReferenceSource = Annotated[
     TrainingSplit | StatisticsFile | ReferenceImages, Field(discriminator="kind")
 ]
@@ -395,6 +427,10 @@ class EvaluationConfig:
     keep_samples: bool = field(default=False, metadata=KEY_UNLESS_DEFAULT)
     """Keep the generated images as an ADM archive (`samples.npz`, 8-bit pixels; 50,000 images of
     256 pixels are 9.2 GiB), which the official evaluator reads."""
+    diagnostics: Annotated[NoDiagnostics | LatentDiagnostics, Field(discriminator="kind")] = field(
+        default=NoDiagnostics(), metadata=KEY_UNLESS_DEFAULT
+    )
+    """A look at the latents themselves, a stage for each tokenizer."""
     batch_size: int = 250
     """Images at a time in sampling and feature extraction."""
     seed: int | None = None

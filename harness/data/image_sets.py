@@ -5,6 +5,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, final
 
@@ -27,6 +28,7 @@ from harness.data.pipelines import (
 )
 from harness.data.sample_archive import SampleArchive
 from harness.keys import content_hash
+from harness.store import file_sha256
 
 _FORBID: Any = {"extra": "forbid"}
 
@@ -34,7 +36,11 @@ _FORBID: Any = {"extra": "forbid"}
 @final
 @dataclass(frozen=True, kw_only=True)
 class FolderImages:
-    """All image files below a folder, in the order of their paths."""
+    """All image files below a folder, in the order of their paths.
+
+    Files whose names are all plain numbers (`0.png`, `1.png`, `10.png`) come in the order of those
+    numbers within each folder, which is the order of the archive they were written from.
+    """
 
     __pydantic_config__: ClassVar[Any] = _FORBID
 
@@ -155,7 +161,16 @@ class ImageSet(ABC):
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """sha256 that changes when the images change, 64 hexadecimal digits."""
+        """sha256 that changes when the images change, 64 hexadecimal digits.
+
+        Folders are read byte by byte, once a process for each file that stays as it is; archives
+        have checksums. Data sets are identified as their own `fingerprint` says.
+        """
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """Names of the images in their order; None where they have none but their places."""
+        return None
 
     @property
     def skipped(self) -> tuple[str, ...]:
@@ -196,7 +211,7 @@ def _from_path(path: Path | str) -> FolderImages | NpzImages:
 class _FolderSet(ImageSet):
     def __init__(self, config: FolderImages) -> None:
         self._config = config
-        paths = sorted_images(config.location)
+        paths = _in_numeric_order(sorted_images(config.location))
         if not paths:
             raise ValueError(
                 f"{str(config.location)!r} must hold images, but no file below it ends in "
@@ -217,6 +232,12 @@ class _FolderSet(ImageSet):
         return len(self._paths)
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Paths below the folder, without suffix."""
+        folder = self._config.location
+        return tuple(p.relative_to(folder).with_suffix("").as_posix() for p in self._paths)
+
+    @property
     def skipped(self) -> tuple[str, ...]:
         return self._skipped
 
@@ -233,10 +254,29 @@ class _FolderSet(ImageSet):
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256(_conversion(self._config).encode())
-        for path in self._paths:
+        contents = in_threads(_content, self._paths)
+        for path, content in zip(self._paths, contents, strict=True):
             name = path.relative_to(self._config.location).as_posix()
-            digest.update(f"{name}\0{path.stat().st_size}\n".encode())
+            digest.update(f"{name}\0{content}\n".encode())
         return digest.hexdigest()
+
+
+def _in_numeric_order(paths: list[Path]) -> list[Path]:
+    """Files by the numbers in their names, folder by folder, if all names are plain numbers."""
+    if not all(path.stem.isascii() and path.stem.isdecimal() for path in paths):
+        return paths
+    return sorted(paths, key=lambda path: (path.parent, int(path.stem)))
+
+
+def _content(path: Path) -> str:
+    """sha256 of a file's bytes, read again only where the file changed."""
+    status = path.stat()
+    return _sha256(path, status.st_size, status.st_mtime_ns)
+
+
+@cache
+def _sha256(path: Path, _size: int, _modified_ns: int) -> str:
+    return file_sha256(path)
 
 
 def _leave_out_unreadable(

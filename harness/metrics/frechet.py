@@ -16,6 +16,9 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+_ROUND_OFF = 1e-6
+"""Of the traces: how far below 0 a distance may fall. Equal sets without full rank reach 1e-7."""
+
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -193,6 +196,7 @@ def frechet_distance(first: FeatureStatistics, second: FeatureStatistics) -> flo
     Raises:
         ValueError: The widths differ, a set has fewer than two samples, or a feature was not
             finite.
+        RuntimeError: The distance comes out negative by more than round-off.
     """
     first._check_width(second.dim)
     (mean_a, covariance_a), (mean_b, covariance_b) = first.compute(), second.compute()
@@ -211,6 +215,7 @@ def gaussian_distance(
 
     Raises:
         ValueError: A moment is not finite.
+        RuntimeError: The distance comes out negative by more than round-off.
     """
     return FactoredGaussian.of(mean_a, covariance_a).distance(mean_b, covariance_b)
 
@@ -250,14 +255,22 @@ class FactoredGaussian:
 
         Raises:
             ValueError: A moment is not finite.
+            RuntimeError: The distance comes out negative by more than round-off.
         """
         _check_finite(mean, covariance)
         product = self.root.T @ covariance @ self.root
         eigenvalues = torch.linalg.eigvalsh(0.5 * (product + product.T))
         trace_of_root = eigenvalues.clamp_min(0.0).sqrt().sum()
         traces = self.trace + covariance.trace()
-        distance = (self.mean - mean).square().sum() + traces - 2.0 * trace_of_root
-        return max(0.0, float(distance))
+        distance = float((self.mean - mean).square().sum() + traces - 2.0 * trace_of_root)
+        if not distance >= -_ROUND_OFF * float(traces):
+            raise RuntimeError(
+                f"a Fréchet distance must be at least 0 but for round-off ({_ROUND_OFF:g} of the "
+                f"traces {float(traces):.6g}), but {distance:.6g} came out; the matrices are no "
+                "covariances, or this machine's linear algebra library is broken: compute the "
+                "statistics again, or on another device"
+            )
+        return max(0.0, distance)
 
 
 def _check_finite(mean: Float64[Tensor, " d"], covariance: Float64[Tensor, "d d"]) -> None:

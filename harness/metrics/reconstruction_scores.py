@@ -34,6 +34,7 @@ class ReconstructionScores:
         empty = FeatureStatistics.empty(extractor.feature_dim, device)
         self._reconstructed = self._original = empty
         self._decibels = self._similarity = self._distance = ImageMean.empty(device)
+        self._lossless = ImageMean.empty(device)
 
     def update(
         self,
@@ -51,18 +52,25 @@ class ReconstructionScores:
         images = to_model_range(originals)
         self._original = self._original.update(self._extractor.features(originals))
         self._reconstructed = self._reconstructed.update(self._extractor.features(rounded))
-        self._decibels = self._decibels.update(psnr(rounded, originals))
+        decibels = psnr(rounded, originals)
+        self._decibels = self._decibels.update(decibels)
+        self._lossless = self._lossless.update(decibels.isinf())
         self._similarity = self._similarity.update(ssim(decoded, images))
         if self._perceptual is not None:
             self._distance = self._distance.update(self._perceptual(decoded, images).flatten())
 
     def compute(self) -> dict[str, Any]:
-        """Every metric by the name of its column; None where it cannot be measured."""
+        """Every metric by the name of its column; None where it cannot be measured.
+
+        `num_lossless` counts the images without any error: with one or more, the published mean
+        of decibels is infinite, and `psnr` is None.
+        """
         decibels = self._decibels.compute()
         return {
             "rfid": frechet_distance(self._reconstructed, self._original),
-            # A perfect reconstruction has no finite value, and JSON no infinite one.
+            # JSON has no infinite numbers.
             "psnr": decibels if math.isfinite(decibels) else None,
+            "num_lossless": int(self._lossless.total),
             "ssim": self._similarity.compute(),
             "lpips": None if self._perceptual is None else self._distance.compute(),
             "num_images": self._original.num_samples,

@@ -13,7 +13,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from harness.metrics.classification import labels_met
-from harness.metrics.extractors import Extracted, FeatureExtractor
+from harness.metrics.extractors import Extracted, FeatureExtractor, exact_float32
 from harness.metrics.extrapolation import ChunkedStatistics, extrapolated_distance
 from harness.metrics.feature_bank import FeatureBank
 from harness.metrics.frechet import FeatureStatistics, frechet_distance
@@ -144,16 +144,23 @@ class SampleScores:
         """Moments of all features so far."""
         return self._statistics.whole()
 
+    @property
+    def spatial(self) -> FeatureStatistics | None:
+        """Moments of all spatial features so far; None where the extractor has none."""
+        return self._spatial
+
     def compute(self, reference: Reference) -> dict[str, Any]:
         """Every metric by the name of its column; None where it cannot be measured."""
         whole = self.statistics
         extrapolated = extrapolated_distance(self._statistics, reference.statistics)
         scores = [score.compute()[0] for score in self._inception] or [None, None]
+        sfid, sfid_reason = self._spatial_distance(reference)
         return {
             "gfid": frechet_distance(whole, reference.statistics),
             "gfid_infinity": extrapolated.value,
             "gfid_infinity_reason": extrapolated.reason,
-            "sfid": self._spatial_distance(reference),
+            "sfid": sfid,
+            "sfid_reason": sfid_reason,
             "inception_score": scores[0],
             "inception_score_shuffled": scores[1],
             **self._neighbourhoods(reference),
@@ -164,12 +171,20 @@ class SampleScores:
             "rank_deficient": whole.rank_deficient or reference.statistics.rank_deficient,
         }
 
-    def _spatial_distance(self, reference: Reference) -> float | None:
-        """None too where the covariance lacks rank: spatial features are wide on large maps."""
+    def _spatial_distance(self, reference: Reference) -> tuple[float | None, str]:
+        """The distance, or why there is none: spatial features are wide on large maps."""
         ours, theirs = self._spatial, reference.spatial
-        if ours is None or theirs is None or ours.rank_deficient or theirs.rank_deficient:
-            return None
-        return frechet_distance(ours, theirs)
+        if ours is None:
+            return None, "the extractor has no spatial features"
+        if theirs is None:
+            return None, "the reference has no spatial statistics"
+        for whose, found in (("samples", ours), ("reference", theirs)):
+            if found.rank_deficient:
+                return None, (
+                    f"{whose}: {found.num_samples:,} images, but more than {found.dim:,} "
+                    "are needed, the number of spatial features"
+                )
+        return frechet_distance(ours, theirs), ""
 
     def _neighbourhoods(self, reference: Reference) -> dict[str, Any]:
         names = ("kid", "kid_se", "precision", "recall")
@@ -178,8 +193,9 @@ class SampleScores:
         ours, theirs = self._features.compute(), reference.bank.compute().to(self._device)
         if min(len(ours), len(theirs)) <= NEIGHBORS:
             return dict.fromkeys(names)
-        kernel = kernel_distance(ours, theirs)
-        precision, recall = precision_recall(ours, theirs, NEIGHBORS)
+        with exact_float32():
+            kernel = kernel_distance(ours, theirs)
+            precision, recall = precision_recall(ours, theirs, NEIGHBORS)
         return dict(
             zip(names, (kernel.value, kernel.standard_error, precision, recall), strict=True)
         )

@@ -11,6 +11,7 @@ Nothing is unpickled but plain arrays. The foreign files don't say how many imag
 """
 
 import hashlib
+import json
 import os
 import pickle
 import re
@@ -29,10 +30,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from harness.data.image_sets import NpzImages
+from harness.metrics.extractors import INCEPTION_NAME, INCEPTION_SHA256
 from harness.metrics.frechet import FeatureStatistics
 
 _SPATIAL = "spatial."
+_EXTRACTOR = "extractor"
 _ASYMMETRY = 1e-5
+_NEGATIVE = 1e-6
+"""Of the largest eigenvalue: how far below 0 round-off may bring the least one."""
 _TORCH_FIDELITY = re.compile(
     r".+?-(?P<extractor>inception-v3-compat|vgg16|clip-(?:rn|vit)[\w-]+?|dinov2-vit-[slbg]-14)"
     r"-stat-fid-.+"
@@ -69,7 +74,10 @@ class ImportedStatistics:
         return self.mean.shape[0]
 
     def require_extractor(self, *, name: str, identity: str, feature_dim: int) -> None:
-        """Refuse statistics of another feature network, as far as the file tells.
+        """Refuse statistics of another feature network.
+
+        Files that don't tell their weights (ADM's, pytorch-fid's, torch-fidelity's) are taken for
+        statistics of torch-fidelity's Inception, whose features those programs share.
 
         Args:
             name: The network in use.
@@ -77,7 +85,8 @@ class ImportedStatistics:
             feature_dim: Width of its features.
 
         Raises:
-            ValueError: Width, name or weights differ.
+            ValueError: Width, name or weights differ, or the file does not tell its weights and
+                the network in use is not torch-fidelity's Inception with its weights.
         """
         for what, expected, found in (
             ("feature width", feature_dim, self.dim),
@@ -90,6 +99,14 @@ class ImportedStatistics:
                     f"but {self.source!r} has statistics of another extractor ({what} {found}); "
                     "give a file made with this one, or set `extractor` to that of the file"
                 )
+        published = name == INCEPTION_NAME and identity.startswith(INCEPTION_SHA256)
+        if self.extractor_identity is None and not published:
+            raise ValueError(
+                f"statistics that don't name their weights, as those of {self.source!r}, must be "
+                f"of {INCEPTION_NAME} with torch-fidelity's weights (sha256 {INCEPTION_SHA256}...),"
+                f" but the extractor in use is {name!r} with weights {identity}; give statistics "
+                "made with this one, or images as the reference"
+            )
 
     def fingerprint(self) -> str:
         """sha256 of the moments, 64 hexadecimal digits; the same whatever file holds them."""
@@ -151,7 +168,9 @@ def write_statistics(
     tensors = statistics.to_tensors()
     if spatial is not None:
         tensors |= {f"{_SPATIAL}{name}": tensor for name, tensor in spatial.to_tensors().items()}
-    metadata = {"extractor": extractor, "extractor_identity": extractor_identity}
+    # One entry: the order of several is not the same in every process, and so are the bytes.
+    told = {"name": extractor, "identity": extractor_identity}
+    metadata = {_EXTRACTOR: json.dumps(told, sort_keys=True)}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -172,10 +191,7 @@ def _read_npz(path: Path) -> ImportedStatistics:
         raise ValueError(_unreadable(path, error)) from error
     _require_moments(path, names)
     mean, covariance = _check_moments(path, ("mu", found["mu"]), ("sigma", found["sigma"]))
-    spatial = (None, None)
-    if "mu_s" in found and "sigma_s" in found:
-        pairs = [(name, found[name]) for name in ("mu_s", "sigma_s")]
-        spatial = _check_moments(path, pairs[0], pairs[1])
+    spatial = _spatial_moments(path, found)
     return ImportedStatistics(
         mean=mean,
         covariance=covariance,
@@ -184,6 +200,20 @@ def _read_npz(path: Path) -> ImportedStatistics:
         images=NpzImages(path=str(path)) if "arr_0" in names else None,
         source=str(path),
     )
+
+
+def _spatial_moments(
+    path: Path, found: Mapping[str, Any]
+) -> tuple[Float64[Tensor, " s"], Float64[Tensor, "s s"]] | tuple[None, None]:
+    held = [name for name in ("mu_s", "sigma_s") if name in found]
+    if not held:
+        return None, None
+    if len(held) == 1:
+        raise ValueError(
+            f"{str(path)!r} must hold both `mu_s` and `sigma_s` or neither, but holds `{held[0]}` "
+            "alone; get the file again, or leave that out"
+        )
+    return _check_moments(path, ("mu_s", found["mu_s"]), ("sigma_s", found["sigma_s"]))
 
 
 def _read_torch_fidelity(path: Path) -> ImportedStatistics:
@@ -231,6 +261,7 @@ def _read_own(path: Path) -> ImportedStatistics:
     mean, covariance, num_samples = _own_moments(path, tensors)
     spatial = {n.removeprefix(_SPATIAL): t for n, t in tensors.items() if n.startswith(_SPATIAL)}
     spatial_moments = _own_moments(path, spatial) if spatial else (None, None, None)
+    told = _told_extractor(path, metadata)
     return ImportedStatistics(
         mean=mean,
         covariance=covariance,
@@ -238,9 +269,25 @@ def _read_own(path: Path) -> ImportedStatistics:
         spatial_mean=spatial_moments[0],
         spatial_covariance=spatial_moments[1],
         source=str(path),
-        extractor=metadata.get("extractor"),
-        extractor_identity=metadata.get("extractor_identity"),
+        extractor=told.get("name"),
+        extractor_identity=told.get("identity"),
     )
+
+
+def _told_extractor(path: Path, metadata: Mapping[str, str]) -> dict[str, str]:
+    """Name and identity of the extractor; empty where the file does not tell."""
+    if _EXTRACTOR not in metadata:
+        return {}
+    try:
+        told = json.loads(metadata[_EXTRACTOR])
+    except ValueError:
+        told = None
+    if not isinstance(told, dict) or {type(v) for v in told.values()} != {str}:
+        raise ValueError(
+            f"`{_EXTRACTOR}` in the header of {str(path)!r} must hold its name and identity, but "
+            f"holds {metadata[_EXTRACTOR]!r}; write the statistics again"
+        )
+    return told
 
 
 def _own_moments(
@@ -267,7 +314,11 @@ def _require_moments(path: Path, names: list[str]) -> None:
 def _check_moments(
     path: Path, named_mean: tuple[str, Any], named_covariance: tuple[str, Any]
 ) -> tuple[Float64[Tensor, " d"], Float64[Tensor, "d d"]]:
-    """The moments in float64, or an error if they cannot be a mean and a covariance."""
+    """The moments in float64, the covariance symmetric to the bit.
+
+    Raises:
+        ValueError: They cannot be a mean and a covariance.
+    """
     (mean_name, first), (covariance_name, second) = (
         (name, _as_float64(path, name, values)) for name, values in (named_mean, named_covariance)
     )
@@ -291,7 +342,19 @@ def _check_moments(
             f"{asymmetry:.2g} of its largest value and its least variance is "
             f"{float(second.diagonal().min()):.2g}; compute the statistics again"
         )
+    second = 0.5 * (second + second.T)
+    _check_positive(path, covariance_name, second)
     return first, second
+
+
+def _check_positive(path: Path, name: str, covariance: Float64[Tensor, "d d"]) -> None:
+    eigenvalues = torch.linalg.eigvalsh(covariance)
+    least, largest = float(eigenvalues[0]), float(eigenvalues[-1])
+    if least < -_NEGATIVE * largest:
+        raise ValueError(
+            f"`{name}` of {str(path)!r} must be a covariance, whose eigenvalues are not negative, "
+            f"but they reach from {least:.2g} to {largest:.2g}; compute the statistics again"
+        )
 
 
 def _as_float64(path: Path, name: str, values: Any) -> Tensor:

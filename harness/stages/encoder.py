@@ -53,7 +53,9 @@ def run(config: EncoderStage, context: StageContext) -> Mapping[str, Any]:
         return _train(config, encoder, context)
     if isinstance(encoder, InceptionConfig):
         InceptionExtractor(encoder)
-        shutil.copyfile(encoder.path, context.work.payload / "inception.pth")
+        # The suffix says how the file is read.
+        copy = context.work.payload / f"inception{encoder.path.suffix}"
+        shutil.copyfile(encoder.path, copy)
         return {}
     torch.manual_seed(derive_seed(0, "encoder", "random weights"))
     network = FeatureEncoder(encoder)
@@ -75,7 +77,7 @@ def load_extractor(
     """Build the feature extractor of a metric from an encoder artifact."""
     encoder = artifact.record["config"]["encoder"]
     if encoder["kind"] == "inception":
-        path = artifact.path / "inception.pth"
+        path = artifact.path / _weights_file(artifact)
         copied = InceptionConfig(weights=str(path), sha256=encoder["sha256"])
         return InceptionExtractor(copied, device, extraction)
     network = load_encoder(artifact, device)
@@ -92,8 +94,12 @@ def load_extractor(
 
 def extractor_identity(artifact: Artifact) -> str:
     """Hash of an extractor's weights, for the protocol."""
+    return artifact.sha256(_weights_file(artifact))
+
+
+def _weights_file(artifact: Artifact) -> str:
     (name,) = artifact.record["files"]
-    return artifact.sha256(name)
+    return name
 
 
 def build_network(config: EncoderStage) -> FeatureEncoder:

@@ -17,13 +17,14 @@ from harness.keys import KEY_UNLESS_DEFAULT
 from harness.metrics.extractors import ExtractionConfig
 from harness.metrics.frechet import self_test
 from harness.metrics.sample_scores import SampleScores
+from harness.metrics.statistics_files import write_statistics
 from harness.random_streams import derive_seed, generator_for
 from harness.stages.context import StageContext
 from harness.stages.encoder import load_extractor
 from harness.stages.generator import load_generator
 from harness.stages.reference import load_reference
 from harness.stages.tokenizer import AnyAutoencoder, load_tokenizer
-from harness.store import Artifact, write_tensors
+from harness.store import Artifact
 from harness.trial import AutoGuidanceWith, Guidance, Trial
 from models.guidance import guided_velocity
 from models.lightningdit import LightningDiT
@@ -129,7 +130,13 @@ def run(config: GenerationStage, context: StageContext) -> Mapping[str, Any]:
                 archive.add(images, asked)
             context.after_step(int(indices[-1]) + 1, config.num_images, dict)
     _save_samples(sampling, context)
-    write_tensors(context.work.payload / "statistics.safetensors", scores.statistics.to_tensors())
+    write_statistics(
+        context.work.payload / "statistics.safetensors",
+        scores.statistics,
+        extractor=extractor.name,
+        extractor_identity=extractor.identity,
+        spatial=scores.spatial,
+    )
     return {
         **scores.compute(reference),
         "num_function_evaluations": config.sampler.num_function_evaluations,

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from harness.data.dataset import batches
+from harness.data.image_sets import ImageSet
 from harness.data.pixel_range import to_model_range
 from harness.image_grids import save_pairs
 from harness.keys import KEY_UNLESS_DEFAULT, NO_KEY
@@ -15,8 +16,8 @@ from harness.metrics.frechet import self_test
 from harness.metrics.reconstruction_scores import ReconstructionScores
 from harness.stages.context import StageContext
 from harness.stages.encoder import load_extractor
-from harness.stages.given_samples import AnyImages, open_as_planned
-from harness.stages.weights import load_perceptual
+from harness.stages.given_samples import AnyImages, open_as_planned, require_resolution
+from harness.stages.weights import describe_lpips, load_perceptual
 from harness.trial import PerceptualMetric
 
 VERSION = 1
@@ -30,9 +31,11 @@ class GivenPairsStage:
     reconstructions: AnyImages = field(metadata=NO_KEY)
     """Where the reconstructions are; their content enters the key, their place does not."""
     originals: AnyImages = field(metadata=NO_KEY)
-    """Where the originals are, in the same order."""
+    """Where the originals are, in the same order; in two folders also by the same names."""
     content: tuple[str, str]
     """Fingerprints of both."""
+    resolution: int
+    """Side that the images must have, in pixels: that of the data set."""
     perceptual: PerceptualMetric
     perceptual_weights: str
     """What stands for the weights of LPIPS: their hashes; empty without."""
@@ -42,24 +45,70 @@ class GivenPairsStage:
 
 @torch.no_grad()
 def run(config: GivenPairsStage, context: StageContext) -> Mapping[str, Any]:
-    """Compare image by image, and set by set in features."""
+    """Compare image by image, and set by set in features.
+
+    Raises:
+        ValueError: The sets are not pairs, or they or the weights of LPIPS changed since they were
+            planned with.
+    """
     device = context.device
     self_test(device)
     sets = (config.reconstructions, config.originals)
     made, originals = map(open_as_planned, sets, config.content)
+    check_pairs(made, originals)
+    _check_perceptual(config)
+    extractor = load_extractor(context.inputs["extractor"], device, config.extraction)
+    perceptual = load_perceptual(config.perceptual, device)
+    scores = ReconstructionScores(extractor, perceptual, device)
+    for indices in batches(made.num_images, config.batch_size):
+        pairs = [
+            require_resolution(part.images(indices), part.name, config.resolution).to(device)
+            for part in (made, originals)
+        ]
+        scores.update(to_model_range(pairs[0]), *pairs)
+        if indices[0] == 0:
+            save_pairs(context.work.payload / "reconstructions.png", pairs[1], pairs[0])
+        context.after_step(int(indices[-1]) + 1, made.num_images, dict)
+    return {**scores.compute(), "source": made.name}
+
+
+def check_pairs(made: ImageSet, originals: ImageSet) -> None:
+    """Refuse two sets that are not reconstructions and originals, one by one.
+
+    Args:
+        made: The reconstructions.
+        originals: The originals.
+
+    Raises:
+        ValueError: Files were skipped, or number or names (where both have some) differ.
+    """
+    for images in (made, originals):
+        if images.skipped:
+            raise ValueError(
+                f"pairs must be whole, but {len(images.skipped):,} images of {images.name!r} were "
+                f"skipped: {'; '.join(images.skipped[:3])}; replace them, or remove them and their "
+                "partners too"
+            )
     if made.num_images != originals.num_images:
         raise ValueError(
             f"each original must have one reconstruction, but {originals.name!r} has "
             f"{originals.num_images:,} images and {made.name!r} {made.num_images:,}; give both in "
             "the same order and number"
         )
-    extractor = load_extractor(context.inputs["extractor"], device, config.extraction)
-    perceptual = load_perceptual(config.perceptual, device)
-    scores = ReconstructionScores(extractor, perceptual, device)
-    for indices in batches(made.num_images, config.batch_size):
-        pairs = made.images(indices).to(device), originals.images(indices).to(device)
-        scores.update(to_model_range(pairs[0]), *pairs)
-        if indices[0] == 0:
-            save_pairs(context.work.payload / "reconstructions.png", pairs[1], pairs[0])
-        context.after_step(int(indices[-1]) + 1, made.num_images, dict)
-    return {**scores.compute(), "source": made.name}
+    if made.names is None or originals.names is None:
+        return
+    for place, (ours, theirs) in enumerate(zip(made.names, originals.names, strict=True)):
+        if ours != theirs:
+            raise ValueError(
+                f"a reconstruction must have the name of its original, but image {place:,} is "
+                f"{ours!r} in {made.name!r} and {theirs!r} in {originals.name!r}; rename the files"
+            )
+
+
+def _check_perceptual(config: GivenPairsStage) -> None:
+    now = describe_lpips(config.perceptual)
+    if now != config.perceptual_weights:
+        raise ValueError(
+            f"the weights of LPIPS must be those planned with ({config.perceptual_weights}), but "
+            f"are {now}; put those files back, or run the command again to plan with these"
+        )

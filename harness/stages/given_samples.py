@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import torch
+from jaxtyping import UInt8
 from pydantic import Field
+from torch import Tensor
 
 from harness.data.dataset import batches
 from harness.data.image_sets import ImageSet, ImageSetConfig, open_image_set
@@ -14,10 +16,10 @@ from harness.keys import KEY_UNLESS_DEFAULT, NO_KEY
 from harness.metrics.extractors import ExtractionConfig
 from harness.metrics.frechet import self_test
 from harness.metrics.sample_scores import SampleScores
+from harness.metrics.statistics_files import write_statistics
 from harness.stages.context import StageContext
 from harness.stages.encoder import load_extractor
 from harness.stages.reference import load_reference
-from harness.store import write_tensors
 
 VERSION = 1
 """Raised by hand when the numbers that this stage makes change."""
@@ -35,6 +37,8 @@ class GivenSamplesStage:
     """Where the images are; their content enters the key, their place does not."""
     content: str
     """Fingerprint of the images."""
+    resolution: int
+    """Side that the images must have, in pixels: that of the data set."""
     batch_size: int
     extraction: ExtractionConfig = field(default=ExtractionConfig(), metadata=KEY_UNLESS_DEFAULT)
 
@@ -48,17 +52,40 @@ def run(config: GivenSamplesStage, context: StageContext) -> Mapping[str, Any]:
     extractor = load_extractor(context.inputs["extractor"], device, config.extraction)
     scores = SampleScores(extractor, samples.num_images, device)
     for indices in batches(samples.num_images, config.batch_size):
-        images = samples.images(indices)
+        images = require_resolution(samples.images(indices), samples.name, config.resolution)
         scores.update(images)
         if indices[0] == 0:
             save_grid(context.work.payload / "samples.png", images[:SHOWN], columns=10)
         context.after_step(int(indices[-1]) + 1, samples.num_images, dict)
-    write_tensors(context.work.payload / "statistics.safetensors", scores.statistics.to_tensors())
+    write_statistics(
+        context.work.payload / "statistics.safetensors",
+        scores.statistics,
+        extractor=extractor.name,
+        extractor_identity=extractor.identity,
+        spatial=scores.spatial,
+    )
     return {
         **scores.compute(load_reference(context.inputs["reference"])),
         "source": samples.name,
         "skipped": list(samples.skipped),
     }
+
+
+def require_resolution(
+    images: UInt8[Tensor, "b 3 h w"], name: str, resolution: int
+) -> UInt8[Tensor, "b 3 h w"]:
+    """The images, if they have the size of the data set that they are measured on.
+
+    Raises:
+        ValueError: They have another.
+    """
+    if images.shape[2:] != (resolution, resolution):
+        raise ValueError(
+            f"the images of {name!r} must have {resolution}x{resolution} pixels as the sweep's "
+            f"data set, but have {images.shape[2]}x{images.shape[3]}; take a sweep file of that size, "
+            "or set data.resolution"
+        )
+    return images
 
 
 def open_as_planned(config: ImageSetConfig, content: str) -> ImageSet:

@@ -15,11 +15,12 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from harness.configuration import ConfigError
 from harness.data import open_dataset
 from harness.data.dataset import batches, spread
 from harness.data.image_sets import open_image_set
 from harness.keys import KEY_UNLESS_DEFAULT
-from harness.metrics.extractors import INCEPTION_NAME, ExtractionConfig, FeatureExtractor
+from harness.metrics.extractors import ExtractionConfig, FeatureExtractor
 from harness.metrics.frechet import FeatureStatistics
 from harness.metrics.sample_scores import Reference
 from harness.metrics.statistics_files import read_statistics
@@ -81,8 +82,12 @@ def describe_source(source: ReferenceSource) -> str:
     if isinstance(source, StatisticsFile):
         return describe_file(source.path)
     if isinstance(source, ReferenceImages):
-        absent = source.images.missing()
-        return "absent" if absent else f"images {open_image_set(source.images).fingerprint()}"
+        if source.images.missing():
+            return "absent"
+        try:
+            return f"images {open_image_set(source.images).fingerprint()}"
+        except ValueError as error:
+            raise ConfigError(str(error), path="evaluation.reference.images") from error
     return ""
 
 
@@ -144,12 +149,6 @@ def _from_file(
     given.require_extractor(
         name=extractor.name, identity=extractor.identity, feature_dim=extractor.feature_dim
     )
-    if given.extractor is None and extractor.name != INCEPTION_NAME:
-        raise ValueError(
-            f"statistics that don't name their extractor, as those of {source.path}, must be of "
-            f"{INCEPTION_NAME}, as ADM's and pytorch-fid's are, but `evaluation.extractor` is "
-            f"{extractor.name}; give statistics of that network, or images as the reference"
-        )
     count = given.num_samples or source.num_images
     if count is None:
         raise ValueError(
@@ -159,7 +158,7 @@ def _from_file(
     bank = None
     if given.images is not None:
         images = open_image_set(given.images)
-        chosen = np.arange(min(config.num_features, images.num_images))
+        chosen = spread(min(config.num_features, images.num_images), images.num_images)
         bank = _extracted(images.images, chosen, extractor, config, context).bank
     spatial = None
     if given.spatial_mean is not None and given.spatial_covariance is not None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.stages import (
+    diagnostics,
     encoder,
     generation,
     generator,
@@ -36,6 +37,7 @@ KINDS: dict[str, StageKind] = {
         "tokenizer": tokenizer,
         "reconstruction": reconstruction,
         "latents": latents,
+        "diagnostics": diagnostics,
         "generator": generator,
         "generation": generation,
         "given_samples": given_samples,

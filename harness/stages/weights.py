@@ -14,8 +14,10 @@ from harness.trial import LPIPSMetric
 from models.foundation import TimmEncoderConfig
 from models.perceptual import LPIPS, LPIPSConfig, NoPerceptual, build_lpips
 
-VGG16_FILE = "vgg16-397923af.pth"
-"""torchvision's ImageNet weights of VGG16 in the cache of torch.hub."""
+VGG16_SHA256 = "397923af"
+"""First digits of the sha256 of torchvision's ImageNet weights of VGG16."""
+VGG16_FILE = f"vgg16-{VGG16_SHA256}.pth"
+"""Their name in the cache of torch.hub."""
 
 
 def describe_weights(config: Any) -> str:

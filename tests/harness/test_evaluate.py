@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from analysis.report import write_figures
 from harness.data import open_dataset
 from harness.evaluate import main
 from harness.plan import make_plan
@@ -93,28 +94,62 @@ def test_the_evaluation_split_against_itself_is_perfect(evaluate, sweep):
 
 
 def test_declared_samples_stand_beside_the_rows_of_the_sweep(
-    evaluate, command, sweep, digits, tmp_path
+    evaluate, command, write, tree, digits, tmp_path
 ):
+    del tree["trial"]["evaluation"]["num_reconstructions"]
+    sweep = str(write(tree))
     assert command(Path(sweep)).code == 0
     (own,) = rows("small")
     np.savez(tmp_path / "samples.npz", arr_0=digits[:40])
-    np.savez(tmp_path / "originals.npz", arr_0=digits[:40])
-    pairs = ("--reconstructions", f"{tmp_path}/samples.npz", "--originals",
-             f"{tmp_path}/originals.npz")  # fmt: skip
     ended = evaluate("images", sweep, "--name", "theirs", "--as-declared",
-                     "--samples", f"{tmp_path}/samples.npz", *pairs,
-                     "--column", "latent_dim=32", "--column", "generator_size=XL")  # fmt: skip
+                     "--samples", f"{tmp_path}/samples.npz",
+                     "--reconstructions", "eval", "--originals", "eval",
+                     "--column", "latent_dim=32", "--column", "alignment=none",
+                     "--column", "generator_size=XL")  # fmt: skip
     assert ended.code == 0, ended.err
     (row,) = rows("theirs")
     assert row["protocol_hash"] == own["protocol_hash"]
     assert row["reconstruction_protocol_hash"] == own["reconstruction_protocol_hash"]
     assert (row["latent_dim"], row["generator_size"]) == ("32", "XL")
+    # The sweep's own SSIM sees unrounded images, which given ones are not.
+    assert row["ssim"] == ""
+    assert write_figures(Path("results/theirs"))
+
+
+def test_originals_of_another_split_cannot_be_declared(evaluate, sweep):
+    ended = evaluate("images", sweep, "--name", "wrong", "--as-declared",
+                     "--reconstructions", "train", "--originals", "train")  # fmt: skip
+    assert ended.code == 2
+    assert "give --originals eval" in ended.err
+
+
+def test_images_of_another_size_are_refused(evaluate, sweep, digits, tmp_path):
+    np.savez(tmp_path / "large.npz", arr_0=digits.repeat(2, 1).repeat(2, 2))
+    ended = evaluate("images", sweep, "--name", "l", "--samples", f"{tmp_path}/large.npz")
+    assert ended.code == 1
+    assert "must have 16x16 pixels" in ended.out
+
+
+def test_unreadable_references_are_told_as_wrong_requests(evaluate, sweep, tmp_path):
+    (tmp_path / "broken.npz").write_bytes(b"no archive")
+    request = ("images", sweep, "--name", "b", "--samples", "eval")
+    ended = evaluate(*request, "--reference", f"{tmp_path}/broken.npz")
+    assert ended.code == 2
+    assert "broken.npz" in ended.err
+
+
+def test_two_unknown_ways_of_sampling_are_not_one_protocol(evaluate, sweep, digits, tmp_path):
+    for name, part in (("a", digits[:40]), ("b", digits[20:])):
+        np.savez(tmp_path / f"{name}.npz", arr_0=part)
+        evaluate("images", sweep, "--name", "u", "--samples", f"{tmp_path}/{name}.npz")
+    first, second = rows("u")
+    assert first["protocol_hash"] != second["protocol_hash"]
 
 
 def test_undeclared_samples_have_a_protocol_of_their_own(evaluate, sweep):
     evaluate("images", sweep, "--name", "u", "--samples", "eval")
     fields = json.loads(rows("u")[0]["protocol"])
-    assert fields["sampler"] == fields["guidance"] == "unknown"
+    assert fields["made"].startswith("unknown, images ")
     assert fields["num_images"] == 360
 
 
@@ -124,7 +159,7 @@ def test_statistics_of_other_programs_serve_as_the_reference(evaluate, sweep, tm
     request = ("images", sweep, "--name", "s", "--samples", "eval")
     ended = evaluate(*request, "--reference", str(tmp_path / "stats.npz"))
     assert ended.code == 1
-    assert "must be of inception-v3-compat" in ended.out
+    assert "inception-v3-compat" in ended.out
 
 
 def test_an_unreadable_image_stops_or_is_skipped_and_counted(evaluate, sweep, digits, tmp_path):
@@ -137,7 +172,8 @@ def test_an_unreadable_image_stops_or_is_skipped_and_counted(evaluate, sweep, di
     skipping = evaluate(*request, "--on-unreadable", "skip")
     assert skipping.code == 0, skipping.err
     assert "skipped: " in skipping.out
-    assert rows("bad")[-1]["num_images"] == "59"
+    (scored,) = (row for row in rows("bad") if row["status"] == "done")
+    assert (scored["num_images"], scored["num_skipped"]) == ("59", "1")
 
 
 @pytest.mark.parametrize(

@@ -204,6 +204,36 @@ def test_the_fingerprint_of_files_sees_their_change(folder, npz, tmp_path):
     assert open_image_set(npz).fingerprint() != before[1]
 
 
+def test_the_fingerprint_of_a_folder_sees_a_file_of_the_same_size(folder, tmp_path):
+    before, path = open_image_set(folder).fingerprint(), tmp_path / "images/a/0.png"
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 1
+    path.write_bytes(content)
+    assert open_image_set(folder).fingerprint() != before
+
+
+def test_images_of_folders_are_named_by_their_paths_and_others_not_at_all(folder, npz, tmp_path):
+    assert open_image_set(folder).names == ("a/0", "a/1", "a/2", "b/3", "b/4")
+    assert open_image_set(npz).names is open_image_set(_split(tmp_path)).names is None
+
+
+@pytest.mark.parametrize(
+    ("names", "order"),
+    [
+        (("0", "1", "2", "10", "11"), "0 1 2 10 11"),
+        (("008", "009", "010", "999", "1000"), "008 009 010 999 1000"),
+        (("0", "1", "2", "10", "x"), "0 1 10 2 x"),
+    ],
+)
+def test_plain_numbers_are_sorted_as_numbers_and_other_names_as_text(tmp_path, names, order):
+    for name, pixels in zip(names, PIXELS, strict=True):
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    read = open_image_set(tmp_path)
+    assert read.names == tuple(order.split())
+    second = PIXELS[names.index(order.split()[2])]
+    assert np.array_equal(read.images(np.array([2]))[0].permute(1, 2, 0), second)
+
+
 def test_a_compressed_archive_is_read_with_a_message(tmp_path):
     np.savez_compressed(tmp_path / "small.npz", PIXELS)
     with pytest.warns(UserWarning, match=r"compressed, so 0\.00 GiB are read into memory"):

@@ -135,6 +135,21 @@ def test_features_that_are_not_finite_are_refused():
         frechet_distance(good, bad)
 
 
+@pytest.mark.parametrize("num_samples", [2, 20, 65])
+def test_equal_sets_without_full_rank_are_at_distance_zero(num_samples):
+    statistics = _statistics(_features(num_samples, 64, 0))
+    assert frechet_distance(statistics, statistics) == pytest.approx(0.0, abs=1e-5)
+
+
+def test_a_distance_that_is_negative_beyond_round_off_stops(monkeypatch):
+    first, second = (_statistics(_features(300, 24, seed)).compute()[1] for seed in (0, 1))
+    mean = torch.zeros(24, dtype=torch.float64)
+    eigenvalues = torch.linalg.eigvalsh
+    monkeypatch.setattr(torch.linalg, "eigvalsh", lambda matrix: 4.0 * eigenvalues(matrix))
+    with pytest.raises(RuntimeError, match="must be at least 0 but for round-off"):
+        gaussian_distance(mean, first, mean, second)
+
+
 def test_the_self_test_passes_here_and_stops_where_linear_algebra_is_broken(monkeypatch):
     self_test()
     monkeypatch.setattr(frechet, "gaussian_distance", lambda *_: 42.0)

@@ -7,8 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from harness.data.image_sets import open_image_set
+from harness.metrics.extractors import INCEPTION_NAME, INCEPTION_SHA256
 from harness.metrics.frechet import FeatureStatistics, frechet_distance, gaussian_distance
 from harness.metrics.statistics_files import read_statistics, write_statistics
 
@@ -128,12 +131,40 @@ def test_statistics_of_another_extractor_are_refused(tmp_path):
             read.require_extractor(**use)
 
 
-def test_a_file_that_does_not_say_its_extractor_is_held_to_the_width_alone(path):
+def test_a_file_that_does_not_name_its_weights_is_of_torch_fidelitys_inception(path):
     np.savez(path, mu=MU, sigma=SIGMA)
-    read_statistics(path).require_extractor(name="any", identity="any", feature_dim=4)
+    published = {"name": INCEPTION_NAME, "identity": f"{INCEPTION_SHA256}01", "feature_dim": 4}
+    read_statistics(path).require_extractor(**published)
+    for change in ({"name": "dinov2"}, {"identity": "ff"}):
+        with pytest.raises(ValueError, match=f"must be of {INCEPTION_NAME} with torch-fidelity's"):
+            read_statistics(path).require_extractor(**published | change)
+
+
+def test_own_files_have_the_same_bytes_in_every_process(tmp_path):
+    path = tmp_path / "own.safetensors"
+    write_statistics(path, _statistics(), extractor="net", extractor_identity="ab12")
+    with safe_open(path, framework="pt") as file:
+        # The order of several entries would follow a random hash.
+        assert len(file.metadata()) == 1
+
+
+@pytest.mark.parametrize("told", ["net", "{}", "[1]", '{"name": 1}'])
+def test_a_header_that_tells_no_extractor_is_refused(tmp_path, told):
+    path = tmp_path / "own.safetensors"
+    save_file(_statistics().to_tensors(), path, {"extractor": told})
+    with pytest.raises(ValueError, match="must hold its name and identity"):
+        read_statistics(path)
+
+
+def test_halves_that_differ_by_round_off_are_made_equal(path):
+    np.savez(path, mu=MU, sigma=SIGMA + np.triu(np.full((4, 4), 1e-9), 1))
+    covariance = read_statistics(path).covariance
+    assert torch.equal(covariance, covariance.T)
+    np.testing.assert_allclose(covariance, SIGMA, atol=1e-9)
 
 
 NOT_FINITE = np.where(np.eye(4) > 0, np.nan, SIGMA)
+NEGATIVE = np.full((4, 4), 2.0) - np.eye(4)
 ASYMMETRIC = SIGMA + np.triu(np.ones((4, 4)), 1)
 
 
@@ -147,6 +178,12 @@ ASYMMETRIC = SIGMA + np.triu(np.ones((4, 4)), 1)
         ({"mu": MU, "sigma": NOT_FINITE}, "`sigma`.* must be finite"),
         ({"mu": MU, "sigma": ASYMMETRIC}, "its halves differ"),
         ({"mu": MU, "sigma": -SIGMA}, "its least variance is -"),
+        (
+            {"mu": MU, "sigma": NEGATIVE},
+            "but they reach from -1 to 7",
+        ),
+        ({"mu": MU, "sigma": SIGMA, "mu_s": MU}, "holds `mu_s` alone"),
+        ({"mu": MU, "sigma": SIGMA, "sigma_s": SIGMA}, "holds `sigma_s` alone"),
         ({"mu": MU, "sigma": np.eye(4, dtype=np.int64)}, "floating-point numbers, but is int64"),
         ({"mu": MU, "sigma": np.array([[None]])}, "arrays and nothing else"),
         ({"mu": MU, "sigma": SIGMA, "mu_s": MU, "sigma_s": SIGMA[:2]}, "`mu_s` and `sigma_s`"),

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from harness.evaluate import main as evaluate
 from harness.plan import make_plan
 from harness.store import Store
 from harness.table import SAMPLE_METRICS
@@ -86,3 +87,17 @@ def test_a_tokenizer_alone_makes_a_row(command, write, tree):
     assert (ended.code, found["status"], found["gfid"]) == (0, "done", None)
     assert found["rfid"] > 0
     assert not artifacts("generation")
+
+
+def test_statistics_of_samples_serve_again_as_a_reference(command, write, tree):
+    tree["trial"]["evaluation"]["keep_samples"] = True
+    sweep = write(tree)
+    assert command(sweep).code == 0
+    (made,) = artifacts("generation")
+    places = ("--samples", f"{made.path}/samples.npz",
+              "--reference", f"{made.path}/statistics.safetensors")  # fmt: skip
+    assert evaluate(["images", str(sweep), "--name", "self", *places, "--executor", "inline"]) == 0
+    (found,) = artifacts("given_samples")
+    assert found.result["gfid"] == pytest.approx(0.0, abs=1e-8)
+    assert found.result["sfid"] == pytest.approx(0.0, abs=1e-8)
+    assert found.result["num_reference"] == 40

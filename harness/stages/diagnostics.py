@@ -1,0 +1,120 @@
+"""Stage `diagnostics`: what a tokenizer's latents look like, without any generator."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from analysis.uniformity import UniformityConfig, measure_uniformity
+from jaxtyping import Float
+from torch import Tensor
+
+from harness.data import open_dataset
+from harness.data.dataset import ImageDataset, batches, spread
+from harness.data.pixel_range import to_model_range
+from harness.latent_set import LatentSet
+from harness.metrics.latent_diagnostics import linear_probe_accuracy, spectrum_high_share
+from harness.random_streams import derive_seed
+from harness.stages.context import StageContext
+from harness.stages.tokenizer import AnyAutoencoder, load_tokenizer
+from harness.trial import Crop, DataConfig, LatentDiagnostics, Trial, published
+
+VERSION = 1
+"""Raised by hand when the numbers that this stage makes change."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiagnosticsStage:
+    """What the stage reads, beside tokenizer and latents."""
+
+    data: DataConfig
+    split: str
+    """Name of the evaluation split, whose latents the linear probe is tested on."""
+    crop: Crop
+    """Crop and resize of those images."""
+    diagnostics: LatentDiagnostics
+    batch_size: int
+    seed: int
+    """Seed of the choice of images and positions."""
+
+    @classmethod
+    def of(cls, trial: Trial, diagnostics: LatentDiagnostics) -> "DiagnosticsStage":
+        """How a trial's latents are looked at."""
+        seed = trial.evaluation.seed
+        assert seed is not None
+        return cls(
+            data=trial.data,
+            split=trial.data.eval_split,
+            crop=trial.latents.crop,
+            diagnostics=diagnostics,
+            batch_size=trial.latents.batch_size,
+            seed=seed,
+        )
+
+
+@torch.no_grad()
+def run(config: DiagnosticsStage, context: StageContext) -> Mapping[str, Any]:
+    """Read a random part of the latents and measure it."""
+    device, wanted = context.device, config.diagnostics
+    dataset = open_dataset(config.data)
+    latents = LatentSet(context.inputs["latents"], device)
+    random = np.random.default_rng(derive_seed(config.seed, "diagnostics"))
+    chosen = np.sort(random.permutation(len(latents))[: wanted.num_images])
+    views = random.integers(len(latents.views), size=len(chosen))
+    seen, labels = latents.batch(chosen, views)
+    single = _one_position_each(seen, random)
+    context.after_step(1, 3, dict)
+    uniformity = measure_uniformity(
+        single.cpu().numpy(),
+        UniformityConfig(num_vectors=wanted.num_vectors, seed=wanted.seed),
+    )
+    context.after_step(2, 3, dict)
+    tokenizer = load_tokenizer(context.inputs["tokenizer"], device)
+    held_out = spread(
+        min(wanted.num_images, dataset.num_images("eval")), dataset.num_images("eval")
+    )
+    encoded = _encode(dataset, held_out, tokenizer, config, device)
+    accuracy = linear_probe_accuracy(
+        seen.flatten(1),
+        labels,
+        ((encoded - latents.mean) / latents.std).flatten(1),
+        torch.from_numpy(dataset.labels("eval")[held_out].copy()).to(device),
+        dataset.num_classes,
+    )
+    context.after_step(3, 3, dict)
+    std = latents.std.flatten()
+    return {
+        **dataclasses.asdict(uniformity),
+        "linear_probe_accuracy": accuracy,
+        "spectrum_high_share": spectrum_high_share(seen),
+        "channel_std_ratio": float(std.max() / std.min()),
+        "channel_mean": latents.mean.flatten().tolist(),
+        "channel_std": std.tolist(),
+        "num_images": len(chosen),
+    }
+
+
+def _one_position_each(
+    latents: Float[Tensor, "n c h w"], random: np.random.Generator
+) -> Float[Tensor, "n c"]:
+    """The vector of one random position of each image, as in the paper."""
+    flat = latents.flatten(2)
+    places = torch.from_numpy(random.integers(flat.shape[2], size=len(flat))).to(flat.device)
+    return flat[torch.arange(len(flat), device=flat.device), :, places]
+
+
+def _encode(
+    dataset: ImageDataset,
+    indices: np.ndarray,
+    tokenizer: AnyAutoencoder,
+    config: DiagnosticsStage,
+    device: torch.device,
+) -> Float[Tensor, "m c h w"]:
+    """Means of the posteriors of evaluation images."""
+    parts = []
+    for local in batches(len(indices), config.batch_size):
+        images = dataset.images("eval", indices[local], published(config.crop))
+        parts.append(tokenizer.encode(to_model_range(images.to(device))).mode())
+    return torch.cat(parts)

@@ -1,0 +1,45 @@
+"""Weights of feature networks in the store: kept as the kind of file that they came as."""
+
+import pytest
+import torch
+import torch_fidelity.feature_extractor_inceptionv3 as inception
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from harness.execution import run_stage
+from harness.metrics.extractors import ExtractionConfig, InceptionConfig, InceptionExtractor
+from harness.plan import Stage
+from harness.stages.encoder import EncoderStage, extractor_identity, load_extractor
+from harness.store import Store, file_sha256
+from harness.sweep import Resources
+
+
+@pytest.fixture(scope="module")
+def state() -> dict[str, Tensor]:
+    """Random weights in the layout of torch-fidelity's file, built without fetching it."""
+    torch.manual_seed(0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inception, "load_state_dict_from_url", lambda *_, **__: {})
+        patch.setattr(nn.Module, "load_state_dict", lambda *_, **__: None)
+        return inception.FeatureExtractorInceptionV3("random", ["2048"]).state_dict()
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_inception_from_either_kind_of_file_is_read_back_from_the_store(state, tmp_path, suffix):
+    path = tmp_path / f"random{suffix}"
+    (save_file if suffix == ".safetensors" else torch.save)(state, path)
+    config = InceptionConfig(weights=str(path), sha256=file_sha256(path)[:12])
+    stage = Stage(
+        kind="encoder",
+        config=EncoderStage(encoder=config, data=None, weights="random"),
+        inputs={},
+        label="inception",
+    )
+    store = Store(tmp_path / "artifacts")
+    outcome = run_stage(stage, store.root, Resources(), gpus=0)
+    assert outcome.status == "done", outcome.error
+    artifact = store.get("encoder", stage.key)
+    loaded = load_extractor(artifact, torch.device("cpu"), ExtractionConfig())
+    assert loaded.identity == extractor_identity(artifact) == file_sha256(path)
+    images = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
+    assert torch.equal(loaded.features(images), InceptionExtractor(config).features(images))
