@@ -51,14 +51,31 @@ def write_results(
 
     What an earlier plan left in the folder and this one does not have is removed; artifacts stay.
     """
-    text = yaml.safe_dump(resolved_tree(plan.sweep), sort_keys=False, allow_unicode=True)
-    (results / "sweep.yaml").write_text(text, encoding="utf-8")
-    rows = write_rows(plan, store, outcomes, results)
-    frame = compile_table(rows, results)
-    write_json(results / "manifest.json", _manifest(plan, store, outcomes, wall_s))
+    write_yaml(results / "sweep.yaml", resolved_tree(plan.sweep))
+    rows, frame = write_tables(plan, store, outcomes, results, wall_s)
     grids = _copy_grids(plan, store, results)
     figures, words = _analyse(results, frame)
     return Written(rows=rows, figures=figures, grids=grids, words=words, wall_s=wall_s)
+
+
+def write_tables(
+    plan: Plan, store: Store, outcomes: Mapping[str, Outcome], results: Path, wall_s: float
+) -> tuple[list[dict[str, Any]], pd.DataFrame]:
+    """Write `rows/`, `table.*` and `manifest.json`.
+
+    Returns:
+        The rows, and the compiled table.
+    """
+    rows = write_rows(plan, store, outcomes, results)
+    frame = compile_table(rows, results)
+    write_json(results / "manifest.json", _manifest(plan, store, outcomes, wall_s))
+    return rows, frame
+
+
+def write_yaml(path: Path, tree: Mapping[str, Any]) -> None:
+    """Write a file that a command can read again."""
+    text = yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True)
+    path.write_text(text, encoding="utf-8")
 
 
 def _analyse(results: Path, frame: pd.DataFrame) -> tuple[list[Path], str]:
