@@ -64,9 +64,9 @@ def write_figures(results_dir: Path | str, out_dir: Path | str | None = None) ->
     for position, (name, frontier, dilemma) in enumerate(figures):
         suffix = f".{position + 1}.{_slug(name)}" if position else ""
         if not frontier.points.empty:
-            written += _save(draw_frontier(frontier), out_dir, f"frontier{suffix}")
+            written += save_figure(draw_frontier(frontier), out_dir, f"frontier{suffix}")
         if not dilemma.points.empty:
-            written += _save(draw_dilemma(dilemma), out_dir, f"dilemma{suffix}")
+            written += save_figure(draw_dilemma(dilemma), out_dir, f"dilemma{suffix}")
     data = out_dir / "frontier.csv"
     points = pd.concat([frontier.points.assign(group=name) for name, frontier, _ in figures])
     points.to_csv(data, index=False, lineterminator="\n")
@@ -123,7 +123,7 @@ def _remove_stale(out_dir: Path) -> None:
             file.unlink()
 
 
-def _save(figure: Figure, out_dir: Path, name: str) -> list[Path]:
+def save_figure(figure: Figure, out_dir: Path, name: str) -> list[Path]:
     """Saves a figure in every format, without dates or random names, so equal data gives it."""
     paths = [out_dir / f"{name}.{suffix}" for suffix in SUFFIXES]
     with mpl.rc_context(REPRODUCIBLE_STYLE):

@@ -51,6 +51,13 @@ class ProgressView:
         with self._lock:
             self.stages += [stage for stage in stages if stage not in self.stages]
 
+    def note(self, text: str) -> None:
+        """Say something beside the stages."""
+        if self._console.is_terminal:
+            self._console.print(text, highlight=False, markup=False)
+        else:
+            self._say(text)
+
     def __call__(self, event: StageEvent) -> None:
         """Take note of a stage that began or ended."""
         stage = event.stage
@@ -91,9 +98,7 @@ class ProgressView:
             ended, running, stages = dict(self.ended), set(self.running), list(self.stages)
         waiting = [s for s in stages if s.key not in ended and s.key not in running]
         ready = [
-            s
-            for s in waiting
-            if all(i.key in ended or i not in stages for i in s.inputs.values())
+            s for s in waiting if all(i.key in ended or i not in stages for i in s.inputs.values())
         ]
         counts = [f"{len(running)} running", f"{len(ready)} ready"]
         counts.append(f"{len(waiting) - len(ready)} waiting")

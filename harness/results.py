@@ -52,24 +52,37 @@ def write_results(
     What an earlier plan left in the folder and this one does not have is removed; artifacts stay.
     """
     write_yaml(results / "sweep.yaml", resolved_tree(plan.sweep))
-    rows, frame = write_tables(plan, store, outcomes, results, wall_s)
-    grids = _copy_grids(plan, store, results)
+    rows, frame, grids = write_tables(plan, store, outcomes, results, wall_s)
     figures, words = _analyse(results, frame)
     return Written(rows=rows, figures=figures, grids=grids, words=words, wall_s=wall_s)
 
 
 def write_tables(
-    plan: Plan, store: Store, outcomes: Mapping[str, Outcome], results: Path, wall_s: float
-) -> tuple[list[dict[str, Any]], pd.DataFrame]:
-    """Write `rows/`, `table.*` and `manifest.json`.
+    plan: Plan,
+    store: Store,
+    outcomes: Mapping[str, Outcome],
+    results: Path,
+    wall_s: float,
+    *,
+    row_outcomes: Mapping[str, Outcome] | None = None,
+) -> tuple[list[dict[str, Any]], pd.DataFrame, list[Path]]:
+    """Write `rows/`, `table.*`, `manifest.json` and `grids/`.
+
+    Args:
+        plan: Stages and rows.
+        store: Where the artifacts lie.
+        outcomes: How the stages of this run ended.
+        results: The results folder.
+        wall_s: Length of the run in seconds.
+        row_outcomes: What rows without numbers say, where that is known from elsewhere.
 
     Returns:
-        The rows, and the compiled table.
+        The rows, the compiled table and the grids.
     """
-    rows = write_rows(plan, store, outcomes, results)
+    rows = write_rows(plan, store, outcomes if row_outcomes is None else row_outcomes, results)
     frame = compile_table(rows, results)
     write_json(results / "manifest.json", _manifest(plan, store, outcomes, wall_s))
-    return rows, frame
+    return rows, frame, _copy_grids(plan, store, results)
 
 
 def write_yaml(path: Path, tree: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from harness.cost import estimate
 from harness.description import closing_text, describe_plan, plan_text
 from harness.execution import Outcome
 from harness.executors import Executor, StageEvent
-from harness.plan import Plan, Stage, make_plan
+from harness.plan import Plan, Stage, make_plan, stages_to_run
 from harness.progress import ProgressView
 from harness.requirements import missing_items, writable_error
 from harness.results import write_results
@@ -62,8 +62,20 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="override one value of the file, for example generator.training.steps=100 or "
         "grid.tokenizer.latent_dim='[4, 8]'; may be given several times",
     )
-    parser.add_argument("--dry-run", action="store_true", help="print the plan and start nothing")
     parser.add_argument("--json", action="store_true", help="print plan or outcome as JSON")
+    parser.add_argument(
+        "--only",
+        choices=STAGE_KINDS,
+        metavar="KIND",
+        help=f"run stages of one kind and what they need: {', '.join(STAGE_KINDS)}",
+    )
+    add_run_arguments(parser)
+    return checked(parser, arguments)
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of every command that runs stages."""
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and start nothing")
     parser.add_argument(
         "--results",
         type=Path,
@@ -90,12 +102,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="A",
         help="address of a running Ray cluster (HOST:PORT or auto); default: start Ray here",
     )
-    parser.add_argument(
-        "--only",
-        choices=STAGE_KINDS,
-        metavar="KIND",
-        help=f"run stages of one kind and what they need: {', '.join(STAGE_KINDS)}",
-    )
+
+
+def checked(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse, and refuse arguments that contradict each other."""
     options = parser.parse_args(arguments)
     if options.address and options.executor != "ray":
         parser.error("--address names a Ray cluster; it goes with --executor ray")
@@ -109,20 +119,13 @@ def _run(options: argparse.Namespace) -> int:
     wanted = plan.restricted_to(options.only) if options.only else plan
     to_run = stages_to_run(wanted, store)
     missing = [str(item) for item in missing_items(to_run)]
-    _check_networks(to_run, sweep.source)
+    check_networks(to_run, sweep.source)
     if options.dry_run:
         described = describe_plan(wanted, store, to_run, missing)
         print(json.dumps(described, indent=1) if options.json else plan_text(described))
         return EXIT_DONE
-    if missing:
-        items = "".join(f"\n  - {item}" for item in missing)
-        raise ConfigError(
-            f"nothing was started, because this is missing:{items}", source=sweep.source
-        )
     results = options.results / sweep.file.name
-    for folder in (results, options.store):
-        if error := writable_error(folder):
-            raise ConfigError(error)
+    require_ready(missing, (results, options.store), sweep.source)
     if note := _replaced_note(results, sweep):
         print(note, file=sys.stderr)
     try:
@@ -140,29 +143,11 @@ def _run(options: argparse.Namespace) -> int:
     return EXIT_DONE if all_good else EXIT_ROWS_FAILED
 
 
-def stages_to_run(plan: Plan, store: Store) -> list[Stage]:
-    """Stages that lead to something the plan wants and whose artifacts are not in the store.
-
-    An intermediate artifact that was removed is not made again where nothing needs it any more.
-    """
-    missing = {s for s in plan.stages if not store.find(s.kind, s.key)}
-    inner = {i for stage in plan.stages for i in stage.inputs.values()}
-    read = {stage for row in plan.rows for stage in row.stages}
-    needed: set[Stage] = set()
-    waiting = [s for s in missing if s not in inner or s in read]
-    while waiting:
-        stage = waiting.pop()
-        if stage not in needed:
-            needed.add(stage)
-            waiting += [i for i in stage.inputs.values() if i in missing]
-    return [stage for stage in plan.stages if stage in needed]
-
-
 def _execute(
     options: argparse.Namespace, plan: Plan, to_run: list[Stage], store: Store, results: Path
 ) -> dict[str, Outcome]:
     resources = {kind: plan.sweep.file.resources_of(kind) for kind in STAGE_KINDS}
-    executor = _executor(options)
+    executor = make_executor(options)
     try:
         with ProgressView(to_run, store) as view:
 
@@ -186,7 +171,21 @@ def _write_finished_rows(plan: Plan, ended: Stage, store: Store, results: Path) 
                 write_row(values, results)
 
 
-def _check_networks(stages: list[Stage], source: str) -> None:
+def require_ready(missing: Sequence[str], folders: Sequence[Path], source: str) -> None:
+    """Refuse to start where something is missing or a folder cannot be written.
+
+    Raises:
+        ConfigError: Names everything that is missing.
+    """
+    if missing:
+        items = "".join(f"\n  - {item}" for item in missing)
+        raise ConfigError(f"nothing was started, because this is missing:{items}", source=source)
+    for folder in folders:
+        if error := writable_error(folder):
+            raise ConfigError(error)
+
+
+def check_networks(stages: Sequence[Stage], source: str) -> None:
     """Build every network once without memory, so that a wrong one is told before anything starts.
 
     Raises:
@@ -213,7 +212,12 @@ def _replaced_note(results: Path, sweep: Sweep) -> str:
     )
 
 
-def _executor(options: argparse.Namespace) -> Executor:
+def make_executor(options: argparse.Namespace) -> Executor:
+    """The executor that the arguments ask for.
+
+    Raises:
+        ConfigError: Ray is asked for and not installed.
+    """
     if options.executor == "inline":
         from harness.executors.inline import InlineExecutor
 

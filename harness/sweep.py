@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar, cast
 
 from harness.configuration import ConfigError, nearest, parse_yaml, read_yaml, validate
 from harness.keys import content_hash, to_plain
@@ -177,10 +177,11 @@ def read_file(
     tree = read_yaml(path)
     if not isinstance(tree, dict):
         raise ConfigError(f"must be a mapping, but got {type(tree).__name__}", source=source)
+    keys = [f.name for f in dataclasses.fields(cast(Any, expected))]
     try:
         _check_blocks(tree, dotted)
         for setting in settings:
-            _override(tree, setting, [f.name for f in dataclasses.fields(expected)], dotted)
+            _override(tree, setting, keys, dotted)
         _merge_default_resources(tree)
         return validate(expected, tree)
     except ConfigError as error:
