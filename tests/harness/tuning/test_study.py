@@ -18,14 +18,11 @@ def proposals(study):
     return [dict(told.point.axes) for told in study.told()]
 
 
-@pytest.mark.parametrize("kind", SAMPLERS)
-def test_every_sampler_fills_a_conditional_space_with_named_trials_first(kind, load, tmp_path):
-    study = open_toy(tmp_path, load(f"sampler.kind={kind}", "num_trials=7"))
+def test_the_first_trials_are_those_of_the_file_by_name(load, tmp_path):
+    study = open_toy(tmp_path, load())
     run_toy(study, window=2)
-    assert [told.name for told in study.told()][:3] == ["published default", "no alignment", ""]
-    assert sum(told.finished for told in study.told()) == 7
-    assert study.remaining() == []
-    assert {axes["alignment"] for axes in proposals(study)} == {"adaptive", "fixed", "none"}
+    assert [told.name for told in study.told()] == ["published default", "no alignment", "", ""]
+    assert proposals(study)[1] == {"alignment": "none"}
 
 
 @pytest.mark.parametrize("kind", SAMPLERS)
@@ -42,6 +39,7 @@ def test_a_killed_study_proposes_what_an_uninterrupted_one_does(kind, load, tmp_
     whole = open_toy(tmp_path / "whole", tuning)
     run_toy(whole, window=3)
     assert proposals(killed) == proposals(whole)
+    assert {axes["alignment"] for axes in proposals(whole)} == {"adaptive", "fixed", "none"}
     assert sum(t.state == TrialState.COMPLETE for t in killed.study.get_trials()) == 7
 
 

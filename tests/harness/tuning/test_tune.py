@@ -24,7 +24,8 @@ def trials(results=RESULTS):
     return pd.read_csv(results / "trials.csv", keep_default_na=False, na_values=[""])
 
 
-def test_every_trial_is_a_row_and_the_outputs_are_there(command, write, tree):
+def test_every_trial_is_a_row_and_the_outputs_are_there(command, write, tree, monkeypatch):
+    monkeypatch.setattr("harness.results._figures", lambda results: [])
     tree["confirmation"] = {"seeds": [1, 2]}
     ended = command(write(tree))
     assert ended.code == 0, ended.err
