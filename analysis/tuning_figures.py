@@ -193,7 +193,7 @@ def draw_importance(trials: Trials, importance: pd.DataFrame) -> Figure:
     axes.set_xlim(0, 1)
     axes.set_xlabel("share of importance (PED-ANOVA) among these trials", fontsize=FONT_SIZE)
     axes.set_title(f"What the objectives depend on: search {trials.name}", fontsize=TITLE_SIZE)
-    axes.legend(fontsize=FONT_SIZE, frameon=False)
+    figure.legend(loc="outside lower right", ncols=3, fontsize=FONT_SIZE, frameon=False)
     note = "by chance: what 9 of 10 shuffles of the values stay below; bars below it say nothing"
     _footnote(figure, trials, note)
     freeze_layout(figure)
