@@ -223,7 +223,7 @@ def _name_groups(groups: list[GroupAnalysis]) -> dict[str, str]:
 
 def _save_plot(plot: Plot, out_dir: Path, stems: dict[str, str]) -> ShownFigure:
     detail = f".{_slug(plot.detail).lower()}" if plot.detail else ""
-    files = _save(plot.draw(), out_dir, f"{plot.kind}{detail}{stems[plot.group]}")
+    files = save_figure(plot.draw(), out_dir, f"{plot.kind}{detail}{stems[plot.group]}")
     group = f" {plot.group}." if plot.group else ""
     return ShownFigure(caption=f"{plot.caption}{group}", files=files)
 
@@ -268,7 +268,7 @@ def _remove_stale(out_dir: Path) -> None:
             file.unlink()
 
 
-def _save(figure: Figure, out_dir: Path, name: str) -> list[Path]:
+def save_figure(figure: Figure, out_dir: Path, name: str) -> list[Path]:
     """Saves a figure in every format, without dates or random names, so equal data gives it."""
     paths = [out_dir / f"{name}.{suffix}" for suffix in SUFFIXES]
     with mpl.rc_context(REPRODUCIBLE_STYLE):

@@ -10,7 +10,7 @@ from harness.cost import estimate
 from harness.execution import Outcome
 from harness.executors import Executor, StageEvent
 from harness.metrics.frechet import self_test
-from harness.plan import Plan, Stage
+from harness.plan import Stage
 from harness.progress import ProgressView
 from harness.requirements import fetch_missing, missing_items, writable_error
 from harness.store import Store
@@ -35,16 +35,18 @@ def exit_code(work: Callable[[], int]) -> int:
         return EXIT_INTERRUPTED
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Options of every command that runs stages."""
+def add_options(
+    parser: argparse.ArgumentParser,
+    example: str = "generator.training.steps=100 or grid.tokenizer.latent_dim='[4, 8]'",
+) -> None:
+    """Options of every command that runs stages; `example` shows how one value is overridden."""
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="PATH=VALUE",
         dest="settings",
-        help="override one value of the file, for example generator.training.steps=100 or "
-        "grid.tokenizer.latent_dim='[4, 8]'; may be given several times",
+        help=f"override one value of the file, for example {example}; may be given several times",
     )
     parser.add_argument("--json", action="store_true", help="print plan or outcome as JSON")
     parser.add_argument(
@@ -85,24 +87,6 @@ def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) 
     """Refuse options that don't go together."""
     if options.address and options.executor != "ray":
         parser.error("--address names a Ray cluster; it goes with --executor ray")
-
-
-def stages_to_run(plan: Plan, store: Store) -> list[Stage]:
-    """Stages that lead to something the plan wants and whose artifacts are not in the store.
-
-    An intermediate artifact that was removed is not made again where nothing needs it any more.
-    """
-    missing = {s for s in plan.stages if not store.find(s.kind, s.key)}
-    inner = {i for stage in plan.stages for i in stage.inputs.values()}
-    read = {stage for row in plan.rows for stage in row.stages}
-    needed: set[Stage] = set()
-    waiting = [s for s in missing if s not in inner or s in read]
-    while waiting:
-        stage = waiting.pop()
-        if stage not in needed:
-            needed.add(stage)
-            waiting += [i for i in stage.inputs.values() if i in missing]
-    return [stage for stage in plan.stages if stage in needed]
 
 
 def check_start(
@@ -160,7 +144,7 @@ def execute(
     if not stages:
         return {}
     resources = {stage.kind: file.resources_of(stage.kind) for stage in stages}
-    executor = _executor(options)
+    executor = make_executor(options)
     try:
         with ProgressView(stages, store) as view:
 
@@ -175,7 +159,12 @@ def execute(
         raise error.within(source=source if in_file else "") from error
 
 
-def _executor(options: argparse.Namespace) -> Executor:
+def make_executor(options: argparse.Namespace) -> Executor:
+    """The chosen executor.
+
+    Raises:
+        ConfigError: It is Ray's, and Ray is not installed.
+    """
     if options.executor == "inline":
         from harness.executors.inline import InlineExecutor
 

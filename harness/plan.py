@@ -19,6 +19,7 @@ from harness.stages.reconstruction import ReconstructionStage
 from harness.stages.reference import ReferenceStage
 from harness.stages.tokenizer import TokenizerStage
 from harness.stages.weights import describe_weights
+from harness.store import Store
 from harness.sweep import Point, Sweep, weak_trial
 from harness.trial import (
     AlignedWith,
@@ -178,6 +179,24 @@ def descendants(stages: Sequence[Stage], key: str) -> set[str]:
         if any(i.key == key or i.key in found for i in stage.inputs.values()):
             found.add(stage.key)
     return found
+
+
+def stages_to_run(plan: Plan, store: Store) -> list[Stage]:
+    """Stages that lead to something the plan wants and whose artifacts are not in the store.
+
+    An intermediate artifact that was removed is not made again where nothing needs it any more.
+    """
+    missing = {s for s in plan.stages if not store.find(s.kind, s.key)}
+    inner = {i for stage in plan.stages for i in stage.inputs.values()}
+    read = {stage for row in plan.rows for stage in row.stages}
+    needed: set[Stage] = set()
+    waiting = [s for s in missing if s not in inner or s in read]
+    while waiting:
+        stage = waiting.pop()
+        if stage not in needed:
+            needed.add(stage)
+            waiting += [i for i in stage.inputs.values() if i in missing]
+    return [stage for stage in plan.stages if stage in needed]
 
 
 def guidance_label(guidance: Guidance) -> str:

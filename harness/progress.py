@@ -28,7 +28,7 @@ class ProgressView:
     """Shows a run until it ends; use as a context manager and as the executor's listener."""
 
     def __init__(self, stages: Sequence[Stage], store: Store, stream: TextIO = sys.stderr) -> None:
-        self.stages, self.store, self.stream = stages, store, stream
+        self.stages, self.store, self.stream = list(stages), store, stream
         self.started = time.monotonic()
         self.running: dict[str, tuple[Stage, float]] = {}
         self.ended: dict[str, str] = {}
@@ -45,6 +45,18 @@ class ProgressView:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
+
+    def add(self, stages: Sequence[Stage]) -> None:
+        """Count further stages of a run that grows."""
+        with self._lock:
+            self.stages += [stage for stage in stages if stage not in self.stages]
+
+    def note(self, text: str) -> None:
+        """Say something beside the stages."""
+        if self._console.is_terminal:
+            self._console.print(text, highlight=False, markup=False)
+        else:
+            self._say(text)
 
     def __call__(self, event: StageEvent) -> None:
         """Take note of a stage that began or ended."""
@@ -83,12 +95,10 @@ class ProgressView:
 
     def _whole(self) -> str:
         with self._lock:
-            ended, running = dict(self.ended), set(self.running)
-        waiting = [s for s in self.stages if s.key not in ended and s.key not in running]
+            ended, running, stages = dict(self.ended), set(self.running), list(self.stages)
+        waiting = [s for s in stages if s.key not in ended and s.key not in running]
         ready = [
-            s
-            for s in waiting
-            if all(i.key in ended or i not in self.stages for i in s.inputs.values())
+            s for s in waiting if all(i.key in ended or i not in stages for i in s.inputs.values())
         ]
         counts = [f"{len(running)} running", f"{len(ready)} ready"]
         counts.append(f"{len(waiting) - len(ready)} waiting")
@@ -96,7 +106,7 @@ class ProgressView:
             number = sum(value == status for value in ended.values())
             if number or status == "done":
                 counts.append(f"{number} {status}")
-        return f"{len(ended)}/{len(self.stages)} stages: {', '.join(counts)}"
+        return f"{len(ended)}/{len(stages)} stages: {', '.join(counts)}"
 
     def _table(self) -> Table:
         table = Table(title=self._whole(), title_justify="left", expand=True)

@@ -51,13 +51,8 @@ def write_results(
 
     What an earlier plan left in the folder and this one does not have is removed; artifacts stay.
     """
-    text = yaml.safe_dump(resolved_tree(plan.sweep), sort_keys=False, allow_unicode=True)
-    (results / "sweep.yaml").write_text(text, encoding="utf-8")
-    rows = write_rows(plan, store, outcomes, results)
-    frame = compile_table(rows, results)
-    _write_curves(plan, store, results)
-    write_json(results / "manifest.json", _manifest(plan, store, outcomes, wall_s))
-    grids = _copy_grids(plan, store, results)
+    write_yaml(results / "sweep.yaml", resolved_tree(plan.sweep))
+    rows, frame, grids = write_tables(plan, store, outcomes, results, wall_s)
     figures, words = _analyse(results, frame)
     return Written(rows=rows, figures=figures, grids=grids, words=words, wall_s=wall_s)
 
@@ -88,6 +83,41 @@ def write_given_row(
             if source.is_file():
                 shutil.copyfile(source, folder / f"{row['trial_id']}_{name}.png")
     return rows
+
+
+def write_tables(
+    plan: Plan,
+    store: Store,
+    outcomes: Mapping[str, Outcome],
+    results: Path,
+    wall_s: float,
+    *,
+    row_outcomes: Mapping[str, Outcome] | None = None,
+) -> tuple[list[dict[str, Any]], pd.DataFrame, list[Path]]:
+    """Write `rows/`, `table.*`, `curves.parquet`, `manifest.json` and `grids/`.
+
+    Args:
+        plan: Stages and rows.
+        store: Where the artifacts lie.
+        outcomes: How the stages of this run ended.
+        results: The results folder.
+        wall_s: Length of the run in seconds.
+        row_outcomes: What rows without numbers say, where that is known from elsewhere.
+
+    Returns:
+        The rows, the compiled table and the grids.
+    """
+    rows = write_rows(plan, store, outcomes if row_outcomes is None else row_outcomes, results)
+    frame = compile_table(rows, results)
+    _write_curves(plan, store, results)
+    write_json(results / "manifest.json", _manifest(plan, store, outcomes, wall_s))
+    return rows, frame, _copy_grids(plan, store, results)
+
+
+def write_yaml(path: Path, tree: Mapping[str, Any]) -> None:
+    """Write a file that a command can read again."""
+    text = yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True)
+    path.write_text(text, encoding="utf-8")
 
 
 def _analyse(results: Path, frame: pd.DataFrame) -> tuple[list[Path], str]:

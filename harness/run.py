@@ -18,10 +18,9 @@ from harness.command import (
     check_start,
     execute,
     exit_code,
-    stages_to_run,
 )
 from harness.description import closing_text, describe_plan, plan_text
-from harness.plan import Plan, Stage, make_plan
+from harness.plan import Plan, Stage, make_plan, stages_to_run
 from harness.requirements import missing_items
 from harness.results import write_results
 from harness.store import Store

@@ -5,10 +5,10 @@ import dataclasses
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar, cast
 
 from harness.configuration import ConfigError, nearest, parse_yaml, read_yaml, validate
 from harness.keys import content_hash, to_plain
@@ -17,6 +17,8 @@ from harness.stages.pretrained import describe_tokenizer
 from harness.stages.reference import describe_source
 from harness.stages.weights import describe_file, describe_weights
 from harness.trial import AlignedWith, AutoGuidanceWith, REPAWith, Trial, check_trial
+
+F = TypeVar("F")
 
 STAGE_KINDS = (
     "encoder",
@@ -62,6 +64,19 @@ class Resources:
             )
 
 
+def check_name(name: str) -> None:
+    """Refuse a name that cannot name a folder of results.
+
+    Raises:
+        ValueError: It holds other characters, or leaves the folder.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        raise ValueError(
+            f"`name` must be letters, digits, '.', '_' and '-' and start with a letter or "
+            f"digit, but got {name!r}; it names a folder"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class SweepFile:
     """A sweep as written: validated in its outline, its trials still unexpanded."""
@@ -84,11 +99,7 @@ class SweepFile:
     """Stage kind -> what it holds; `default` for the kinds not named."""
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", self.name):
-            raise ValueError(
-                f"`name` must be letters, digits, '.', '_' and '-' and start with a letter or "
-                f"digit, but got {self.name!r}; it names a folder"
-            )
+        check_name(self.name)
 
     def resources_of(self, kind: str) -> Resources:
         """The request of one stage kind."""
@@ -143,17 +154,40 @@ def load_sweep(path: Path, settings: Sequence[str] = ()) -> Sweep:
         ConfigError: Names file, key path, what came and what is valid.
     """
     source = str(path)
+    file = read_file(path, settings, SweepFile, dotted=("grid",))
+    try:
+        check_resources(file.resources)
+        _check_axes(file)
+        return Sweep(file=file, points=tuple(_expand(file)), source=source)
+    except ConfigError as error:
+        raise error.within(source=source) from error
+
+
+def read_file(
+    path: Path, settings: Sequence[str], expected: type[F], *, dotted: tuple[str, ...]
+) -> F:
+    """Read, override and validate a file that has a base trial, presets and resources.
+
+    Args:
+        path: A YAML file.
+        settings: `PATH=VALUE` overrides, see `load_sweep`.
+        expected: The dataclass of the file.
+        dotted: Blocks whose keys are dotted paths; the first holds the axes.
+
+    Raises:
+        ConfigError: Names file, key path, what came and what is valid.
+    """
+    source = str(path)
     tree = read_yaml(path)
     if not isinstance(tree, dict):
         raise ConfigError(f"must be a mapping, but got {type(tree).__name__}", source=source)
+    keys = [f.name for f in dataclasses.fields(cast(Any, expected))]
     try:
-        _check_blocks(tree)
+        _check_blocks(tree, dotted)
         for setting in settings:
-            _override(tree, setting)
+            _override(tree, setting, keys, dotted)
         _merge_default_resources(tree)
-        file = validate(SweepFile, tree)
-        _check_outline(file)
-        return Sweep(file=file, points=tuple(_expand(file)), source=source)
+        return validate(expected, tree)
     except ConfigError as error:
         raise error.within(source=source) from error
 
@@ -185,8 +219,8 @@ def set_path(tree: dict[str, Any], path: str, value: Any) -> None:
     node[rest] = copy.deepcopy(value)
 
 
-def _check_blocks(tree: Mapping[str, Any]) -> None:
-    for name in ("trial", "presets", "grid"):
+def _check_blocks(tree: Mapping[str, Any], dotted: tuple[str, ...]) -> None:
+    for name in ("trial", "presets", *dotted):
         if not isinstance(tree.get(name, {}), dict):
             raise ConfigError(
                 f"must be a mapping, but got {tree[name]!r}; write {name}: {{}} for none", path=name
@@ -201,7 +235,9 @@ def _check_blocks(tree: Mapping[str, Any]) -> None:
             )
 
 
-def _override(tree: dict[str, Any], setting: str) -> None:
+def _override(
+    tree: dict[str, Any], setting: str, file_keys: list[str], dotted: tuple[str, ...]
+) -> None:
     path, separator, text = setting.partition("=")
     path = path.strip()
     if not separator or not all(path.split(".")):
@@ -215,33 +251,46 @@ def _override(tree: dict[str, Any], setting: str) -> None:
         raise error.within(path=f"--set {path}") from error
     path = path.removeprefix("trial.")
     head, _, rest = path.partition(".")
-    sweep_keys = [f.name for f in dataclasses.fields(SweepFile)]
     trial_keys = [f.name for f in dataclasses.fields(Trial)]
-    if head == "grid" and rest:
-        tree.setdefault("grid", {})[rest] = value
-    elif head in sweep_keys:
+    if head in dotted and rest:
+        tree.setdefault(head, {})[rest] = value
+    elif head in file_keys:
         set_path(tree, path, value)
     elif head in trial_keys:
-        _set_trial_field(tree, path, value)
+        axes = tree.get(dotted[0]) or {}
+        refuse_ignored(path, axes, tree.get("presets") or {}, block=dotted[0], at=f"--set {path}")
+        set_path(tree.setdefault("trial", {}), path, value)
     else:
         raise ConfigError(
-            f"unknown key {head!r}{nearest(head, sweep_keys + trial_keys)} "
-            f"(valid: {', '.join(sweep_keys + trial_keys)})",
+            f"unknown key {head!r}{nearest(head, file_keys + trial_keys)} "
+            f"(valid: {', '.join(file_keys + trial_keys)})",
             path=f"--set {path}",
         )
 
 
-def _set_trial_field(tree: dict[str, Any], path: str, value: Any) -> None:
-    grid = tree.get("grid") or {}
-    moved = {p for axis in grid for p in _paths_of_axis(tree.get("presets") or {}, axis)}
-    for axis_path in moved:
+def refuse_ignored(
+    path: str, axes: Iterable[str], presets: Mapping[str, Any], *, block: str, at: str
+) -> None:
+    """Refuse a value of the trial that an axis would overwrite.
+
+    Args:
+        path: Dotted path of the trial.
+        axes: Names of the axes.
+        presets: Axis name -> value name -> paths and values.
+        block: Key of the file under which the axes stand.
+        at: What the error calls the place of the value.
+
+    Raises:
+        ConfigError: An axis sets this path or a block around it.
+    """
+    axes = list(axes)
+    for axis_path in {p for axis in axes for p in _paths_of_axis(presets, axis)}:
         if axis_path == path or path.startswith(f"{axis_path}."):
             raise ConfigError(
-                f"is set by an axis of the grid, so this value would be ignored; change the axis "
-                f"instead: {', '.join(f'grid.{axis}' for axis in grid)}",
-                path=f"--set {path}",
+                f"is set by an axis of the {block}, so this value would be ignored; change the "
+                f"axis instead: {', '.join(f'{block}.{axis}' for axis in axes)}",
+                path=at,
             )
-    set_path(tree.setdefault("trial", {}), path, value)
 
 
 def _paths_of_axis(presets: Mapping[str, Any], axis: str) -> set[str]:
@@ -258,20 +307,28 @@ def _merge_default_resources(tree: dict[str, Any]) -> None:
                 blocks[kind] = {**blocks["default"], **block}
 
 
-def _check_outline(file: SweepFile) -> None:
-    for kind in file.resources:
+def check_resources(resources: Mapping[str, Resources]) -> None:
+    """Refuse requests of stage kinds that there are not.
+
+    Raises:
+        ConfigError: Names the kind and the valid ones.
+    """
+    for kind in resources:
         valid = (*STAGE_KINDS, "default")
         if kind not in valid:
             raise ConfigError(
                 f"unknown stage kind {kind!r}{nearest(kind, valid)} (valid: {', '.join(valid)})",
                 path=f"resources.{kind}",
             )
-        if file.resources[kind].compile and kind != "generator":
+        if resources[kind].compile and kind != "generator":
             raise ConfigError(
                 "only generator stages can be compiled, but got true; move it to "
                 "resources.generator",
                 path=f"resources.{kind}.compile",
             )
+
+
+def _check_axes(file: SweepFile) -> None:
     for axis, values in file.grid.items():
         _check_axis(file, axis, values)
     for number, rule in enumerate(file.exclude):

@@ -8,7 +8,14 @@ import torch
 
 from harness.configuration import ConfigError
 from harness.execution import Outcome, run_stage
-from harness.executors.interface import Listener, StageEvent, block_descendants
+from harness.executors.interface import (
+    Feed,
+    Listener,
+    StageEvent,
+    block_descendants,
+    fixed,
+    grow,
+)
 from harness.plan import Stage
 from harness.sweep import Resources
 
@@ -25,12 +32,17 @@ class InlineExecutor:
         store_root: Path,
         resources: Mapping[str, Resources],
         listen: Listener,
+        feed: Feed = fixed,
     ) -> dict[str, Outcome]:
         """Run all stages; see `Executor`."""
         available = torch.cuda.device_count()
-        kinds = {stage.kind for stage in stages}
+        # What a feed will ask for is not known yet: every kind must be possible.
+        kinds = {stage.kind for stage in stages} if feed is fixed else set(resources)
         grants = {kind: _grant(kind, resources[kind], available) for kind in kinds}
         outcomes: dict[str, Outcome] = {}
+        stages = list(stages)
+        grow(feed, 1, stages, outcomes, listen)
+        # The list grows while it is walked.
         for stage in stages:
             if stage.key in outcomes:
                 continue
@@ -45,6 +57,7 @@ class InlineExecutor:
             listen(StageEvent(stage=stage, what="ended", outcome=outcome))
             if outcome.status in ("failed", "diverged"):
                 block_descendants(stage, stages, outcomes, listen)
+            grow(feed, 1, stages, outcomes, listen)
         return outcomes
 
 

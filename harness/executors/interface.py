@@ -23,6 +23,16 @@ class StageEvent:
 
 Listener = Callable[[StageEvent], None]
 
+Feed = Callable[[Mapping[str, Outcome], int], Sequence[Stage]]
+"""Further stages for a graph that grows while it runs, given the outcomes so far and the capacity:
+how many stages of any kind this machine or cluster holds at a time. Asked at the start and whenever
+a stage has ended; without new stages the run ends when all known ones have."""
+
+
+def fixed(outcomes: Mapping[str, Outcome], capacity: int) -> Sequence[Stage]:
+    """The feed of a graph that does not grow."""
+    return ()
+
 
 @runtime_checkable
 class Executor(Protocol):
@@ -38,6 +48,7 @@ class Executor(Protocol):
         store_root: Path,
         resources: Mapping[str, Resources],
         listen: Listener,
+        feed: Feed = fixed,
     ) -> dict[str, Outcome]:
         """Run all stages.
 
@@ -46,6 +57,7 @@ class Executor(Protocol):
             store_root: Root of the store, seen by every worker.
             resources: Stage kind -> what it holds.
             listen: Called in this process when a stage begins and ends.
+            feed: Gives further stages; those that are known already are left out.
 
         Returns:
             Key -> outcome, for every stage.
@@ -69,3 +81,32 @@ def block_descendants(
             )
             outcomes[stage.key] = outcome
             listen(StageEvent(stage=stage, what="ended", outcome=outcome))
+
+
+def grow(
+    feed: Feed,
+    capacity: int,
+    stages: list[Stage],
+    outcomes: dict[str, Outcome],
+    listen: Listener,
+) -> bool:
+    """Append the stages that the feed gives; those that need a failed one end as blocked.
+
+    Returns:
+        Whether a stage was appended.
+    """
+    grown = False
+    while True:
+        known = {stage.key for stage in stages}
+        fed = {stage.key: stage for stage in feed(outcomes, capacity) if stage.key not in known}
+        stages += fed.values()
+        grown = grown or bool(fed)
+        for failed in [s for s in stages if _ended_badly(outcomes.get(s.key))]:
+            block_descendants(failed, stages, outcomes, listen)
+        # What was blocked at once has ended too, and the feed is to know.
+        if not any(key in outcomes for key in fed):
+            return grown
+
+
+def _ended_badly(outcome: Outcome | None) -> bool:
+    return outcome is not None and outcome.status in ("failed", "diverged")

@@ -8,7 +8,7 @@ reservations: a stage is submitted when its resources are free, longest remainin
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,14 @@ from ray.exceptions import RayError
 from harness.configuration import ConfigError
 from harness.cost import critical_paths
 from harness.execution import Outcome, run_stage
-from harness.executors.interface import Listener, StageEvent, block_descendants
+from harness.executors.interface import (
+    Feed,
+    Listener,
+    StageEvent,
+    block_descendants,
+    fixed,
+    grow,
+)
 from harness.plan import Stage
 from harness.store import Store
 from harness.sweep import Resources
@@ -56,11 +63,12 @@ class RayExecutor:
         store_root: Path,
         resources: Mapping[str, Resources],
         listen: Listener,
+        feed: Feed = fixed,
     ) -> dict[str, Outcome]:
         """Run all stages; see `Executor`."""
         _connect(self.address)
         try:
-            return _Queue(stages, store_root.resolve(), resources, listen).run()
+            return _Queue(stages, store_root.resolve(), resources, listen, feed).run()
         finally:
             ray.shutdown()
 
@@ -121,13 +129,16 @@ class _Queue:
         store_root: Path,
         resources: Mapping[str, Resources],
         listen: Listener,
+        feed: Feed,
     ) -> None:
-        self.stages, self.store, self.listen = stages, Store(store_root), listen
-        self.resources = resources
+        self.stages, self.store, self.listen = list(stages), Store(store_root), listen
+        self.resources, self.feed = resources, feed
         total = ray.cluster_resources()
         self.free = {"CPU": total.get("CPU", 0.0), "GPU": total.get("GPU", 0.0)}
         self.gpus = {kind: _grant(r, self.free["GPU"]) for kind, r in resources.items()}
-        self._refuse_impossible()
+        # What a feed will ask for is not known yet: every kind must be possible.
+        self._refuse_impossible({s.kind for s in stages} if feed is fixed else set(resources))
+        self.capacity = min(self._capacity(kind) for kind in resources)
         self.paths = critical_paths(stages)
         self.outcomes: dict[str, Outcome] = {}
         self.running: dict[ray.ObjectRef, Stage] = {}
@@ -137,6 +148,7 @@ class _Queue:
         self.gpu_task = ray.remote(max_retries=INFRASTRUCTURE_RETRIES, max_calls=1)(_run)
 
     def run(self) -> dict[str, Outcome]:
+        self._grow()
         while len(self.outcomes) < len(self.stages):
             self._submit_ready()
             if not self.running:
@@ -145,7 +157,19 @@ class _Queue:
             finished, _ = ray.wait(list(self.running), num_returns=1, timeout=POLL_S)
             for reference in finished:
                 self._collect(reference)
+            if finished:
+                self._grow()
         return self.outcomes
+
+    def _grow(self) -> None:
+        if grow(self.feed, self.capacity, self.stages, self.outcomes, self.listen):
+            self.paths = critical_paths(self.stages)
+
+    def _capacity(self, kind: str) -> int:
+        """How many stages of a kind run side by side when nothing else does; at least one."""
+        needs = {"CPU": float(self.resources[kind].cpus), "GPU": self.gpus[kind]}
+        counts = [self.free[n] / need + SLACK for n, need in needs.items() if need > 0]
+        return max(1, int(min(counts)))
 
     def _submit_ready(self) -> None:
         """Submit in order; what a waiting stage lacks is held for it, not given to later ones."""
@@ -209,10 +233,10 @@ class _Queue:
         if outcome.status in ("failed", "diverged"):
             block_descendants(stage, self.stages, self.outcomes, self.listen)
 
-    def _refuse_impossible(self) -> None:
+    def _refuse_impossible(self, kinds: Collection[str]) -> None:
         """Ray would wait for ever for a request that no machine of the cluster can meet."""
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        for kind in {stage.kind for stage in self.stages}:
+        for kind in kinds:
             cpus, gpus = self.resources[kind].cpus, self.gpus[kind]
             if not any(n.get("CPU", 0) >= cpus and n.get("GPU", 0) >= gpus for n in nodes):
                 sizes = ", ".join(f"{n.get('CPU', 0):g}/{n.get('GPU', 0):g}" for n in nodes)

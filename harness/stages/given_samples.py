@@ -82,8 +82,8 @@ def require_resolution(
     if images.shape[2:] != (resolution, resolution):
         raise ValueError(
             f"the images of {name!r} must have {resolution}x{resolution} pixels as the sweep's "
-            f"data set, but have {images.shape[2]}x{images.shape[3]}; take a sweep file of that size, "
-            "or set data.resolution"
+            f"data set, but have {images.shape[2]}x{images.shape[3]}; take a sweep file of that "
+            "size, or set data.resolution"
         )
     return images
 

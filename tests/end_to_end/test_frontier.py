@@ -129,7 +129,9 @@ def test_nothing_in_the_store_is_pickled(folders):
 def test_the_same_command_again_executes_nothing_and_starts_no_executor(
     folders, again, monkeypatch
 ):
-    monkeypatch.setattr("harness.run._executor", lambda _: pytest.fail("an executor was made"))
+    monkeypatch.setattr(
+        "harness.command.make_executor", lambda _: pytest.fail("an executor was made")
+    )
     before = table(folders["ray"])
     assert "executed 0 stages, reused 17" in again("ray")
     pd.testing.assert_frame_equal(table(folders["ray"]), before)

@@ -18,6 +18,7 @@ from harness.metrics.extractors import (
     ExtractionConfig,
     InceptionConfig,
     InceptionExtractor,
+    exact_float32,
     file_sha256,
 )
 from harness.metrics.inception_network import resize_as_tensorflow
@@ -99,21 +100,20 @@ def test_a_network_of_this_project_is_read_in_one_pass(images):
 
 
 def test_tensorfloat32_is_off_during_extraction_and_as_before_after_it(images, monkeypatch):
-    seen = []
-    backends = torch.backends.cudnn, torch.backends.cuda.matmul
-    for backend in backends:
-        monkeypatch.setattr(backend, "allow_tf32", True)
-    encoder = _Encoder()
+    def settings() -> tuple[bool, bool, str]:
+        products = bool(torch.backends.cuda.matmul.allow_tf32)
+        return torch.backends.cudnn.allow_tf32, products, torch.get_float32_matmul_precision()
+
+    seen, encoder = [], _Encoder()
     outputs = encoder.outputs
-
-    def watched(batch: Tensor) -> EncoderOutputs:
-        seen.append([backend.allow_tf32 for backend in backends])
-        return outputs(batch)
-
-    monkeypatch.setattr(encoder, "outputs", watched)
-    EncoderExtractor(encoder, name="tiny", identity="key", feature_dim=3).extract(images)
-    assert seen == [[False, False]]
-    assert all(backend.allow_tf32 for backend in backends)
+    monkeypatch.setattr(encoder, "outputs", lambda x: (seen.append(settings()), outputs(x))[1])
+    extractor = EncoderExtractor(encoder, name="tiny", identity="key", feature_dim=3)
+    with exact_float32():
+        torch.backends.cudnn.allow_tf32 = True
+        torch.set_float32_matmul_precision("medium")
+        extractor.extract(images)
+        assert settings() == (True, True, "medium")
+    assert seen == [(False, False, "highest")]
 
 
 def test_a_compiled_network_sees_one_batch_size(images, monkeypatch):

@@ -133,11 +133,12 @@ def test_statistics_of_another_extractor_are_refused(tmp_path):
 
 def test_a_file_that_does_not_name_its_weights_is_of_torch_fidelitys_inception(path):
     np.savez(path, mu=MU, sigma=SIGMA)
-    published = {"name": INCEPTION_NAME, "identity": f"{INCEPTION_SHA256}01", "feature_dim": 4}
+    identity = f"{INCEPTION_SHA256}01"
+    published: dict[str, Any] = {"name": INCEPTION_NAME, "identity": identity, "feature_dim": 4}
     read_statistics(path).require_extractor(**published)
     for change in ({"name": "dinov2"}, {"identity": "ff"}):
         with pytest.raises(ValueError, match=f"must be of {INCEPTION_NAME} with torch-fidelity's"):
-            read_statistics(path).require_extractor(**published | change)
+            read_statistics(path).require_extractor(**{**published, **change})
 
 
 def test_own_files_have_the_same_bytes_in_every_process(tmp_path):

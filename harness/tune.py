@@ -1,0 +1,236 @@
+"""`python -m harness.tune TUNE_FILE`: search settings of a trial with Optuna, or go on doing so."""
+
+import argparse
+import itertools
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import optuna
+
+from analysis.tuning_figures import write_tuning_figures
+from harness.command import (
+    EXIT_DONE,
+    EXIT_ROWS_FAILED,
+    add_options,
+    check_networks,
+    check_options,
+    check_start,
+    exit_code,
+    make_executor,
+)
+from harness.configuration import ConfigError
+from harness.description import describe_plan, plan_text
+from harness.execution import Outcome
+from harness.lease import StageBusy, hold
+from harness.plan import Stage, make_plan, stages_to_run
+from harness.progress import ProgressView
+from harness.requirements import missing_items
+from harness.store import Store
+from harness.sweep import STAGE_KINDS, Point, Sweep
+from harness.tuning.goals import Verdict
+from harness.tuning.outputs import (
+    TrialsWritten,
+    trials_text,
+    write_recommendation,
+    write_trials,
+)
+from harness.tuning.repetition import Kind, Place, repeat
+from harness.tuning.search import Search, judge_from_store
+from harness.tuning.study import JOURNAL, Asked, TuningStudy, count_finished, open_study
+from harness.tuning.tune_file import MAX_CORNERS, Repetition, Tuning, load_tune
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code.
+
+    0: the asked number of trials is finished. 1: some failed, each is named. 2: the request is
+    wrong.
+    """
+    options = _parse(arguments)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return exit_code(lambda: _run(options))
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m harness.tune",
+        description="Search settings of a trial with Optuna: every proposal is a row of the table, "
+        "shared stages are made once. Running the same command again goes on to the asked number "
+        "of finished trials.",
+        epilog="exit codes: 0 all trials finished, 1 some failed, 2 the request is wrong",
+    )
+    parser.add_argument("sweep", type=Path, help="a tune file: sweeps/tune_alignment.yaml")
+    add_options(
+        parser,
+        "num_trials=100, sampler.kind=gp or "
+        "search.tokenizer.alignment.cos_margin='{uniform: [0, 0.5]}'",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and start nothing")
+    parser.add_argument(
+        "--promote",
+        action="store_true",
+        help="after the search, run the Pareto set at full budget over several seeds, and say "
+        "whether the order held",
+    )
+    parser.add_argument(
+        "--allow-changed-space",
+        action="store_true",
+        help="where search space, objectives or caps have changed, go on with the trials that lie "
+        "in both",
+    )
+    options = parser.parse_args(arguments)
+    check_options(parser, options)
+    return options
+
+
+def _run(options: argparse.Namespace) -> int:
+    tuning = load_tune(options.sweep, options.settings)
+    store, results = Store(options.store), options.results / tuning.file.name
+    try:
+        possible = make_plan(_corners(tuning))
+    except ConfigError as error:
+        raise error.within(source=tuning.source) from error
+    to_run = stages_to_run(possible, store)
+    check_networks(to_run, tuning.source)
+    if options.dry_run:
+        missing = [str(item) for item in missing_items(to_run)]
+        _print_plan(tuning, store, results, missing, as_json=options.json)
+        return EXIT_DONE
+    check_start(options, to_run, results, tuning.source)
+    try:
+        with hold(results / "study.lease"):
+            return _search_and_report(options, tuning, store, results)
+    except StageBusy as error:
+        raise ConfigError(
+            f"one process at a time may work on a study, but another one works on "
+            f"{results / JOURNAL}; wait for it, or use another --set name=..."
+        ) from error
+
+
+def _search_and_report(
+    options: argparse.Namespace, tuning: Tuning, store: Store, results: Path
+) -> int:
+    started = time.monotonic()
+    try:
+        study = open_study(
+            results,
+            tuning,
+            allow_changed_space=options.allow_changed_space,
+            judge=lambda point: judge_from_store(point, tuning, store),
+        )
+    except ConfigError as error:
+        raise error.within(source=tuning.source) from error
+    outcomes: Mapping[str, Outcome] = {}
+    try:
+        outcomes = _execute(options, study, store, results)
+    finally:
+        written = write_trials(study, store, outcomes, results, time.monotonic() - started)
+    write_tuning_figures(results)
+    code = _repeat(options, tuning, written, results)
+    if options.promote:
+        write_tuning_figures(results)
+    words = write_recommendation(written, study, results)
+    _print_report(options, written, words, results, time.monotonic() - started)
+    return EXIT_ROWS_FAILED if code or study.remaining() else EXIT_DONE
+
+
+def _corners(tuning: Tuning) -> Sweep:
+    """First trials and corners of the space: together they need all that the search may need."""
+    points: dict[str, Point] = {}
+    for axes in itertools.islice(
+        itertools.chain(tuning.file.first.values(), tuning.space.corners()), MAX_CORNERS
+    ):
+        point = tuning.point(dict(axes))
+        points.setdefault(point.trial_id, point)
+    return tuning.sweep(list(points.values()))
+
+
+def _execute(
+    options: argparse.Namespace, study: TuningStudy, store: Store, results: Path
+) -> Mapping[str, Outcome]:
+    view, tuning = ProgressView([], store), study.tuning
+
+    def announce(asked: Asked, verdict: Verdict) -> None:
+        name = f" ({asked.name})" if asked.name else ""
+        view.note(f"trial {asked.number}{name} {verdict.status}: {verdict.words}")
+
+    search = Search(study, store, results, announce)
+    if not search.todo:
+        return {}
+
+    def feed(outcomes: Mapping[str, Outcome], capacity: int) -> Sequence[Stage]:
+        new = search.feed(outcomes, capacity)
+        view.add(new)
+        return new
+
+    resources = {kind: tuning.base.resources_of(kind) for kind in STAGE_KINDS}
+    try:
+        with view:
+            return make_executor(options).run([], store.root.resolve(), resources, view, feed)
+    except ConfigError as error:
+        in_file = error.path.startswith("resources.")
+        raise error.within(source=tuning.source if in_file else "") from error
+
+
+def _repeat(
+    options: argparse.Namespace, tuning: Tuning, written: TrialsWritten, results: Path
+) -> int:
+    """Run the recommended setting again and, if asked for, promote the Pareto set."""
+    place = Place(
+        results=results, store=options.store, executor=options.executor, address=options.address
+    )
+    kinds: list[tuple[Kind, Repetition]] = [("confirmed", tuning.file.confirmation)]
+    if options.promote:
+        kinds.append(("promoted", tuning.file.promotion))
+    code = 0
+    for kind, repetition in kinds:
+        settings = written.settings(front=kind == "promoted", references=repetition.references)
+        if settings and repetition.seeds:
+            code = max(code, repeat(kind, tuning, settings, repetition.seeds, place))
+    return code
+
+
+def _print_plan(
+    tuning: Tuning, store: Store, results: Path, missing: Sequence[str], *, as_json: bool
+) -> None:
+    """The plan of the first trials, or of one corner, stands for what a trial costs."""
+    named = list(tuning.file.first.values())
+    shown = named or list(itertools.islice(tuning.space.corners(), 1))
+    plan = make_plan(tuning.sweep([tuning.point(dict(axes)) for axes in shown]))
+    described = describe_plan(plan, store, stages_to_run(plan, store), missing)
+    finished = count_finished(results)
+    described |= {"num_trials": tuning.file.num_trials, "num_finished": finished}
+    if as_json:
+        print(json.dumps(described, indent=1))
+        return
+    what = f"its {len(named)} first trials" if named else "one trial"
+    print(plan_text(described))
+    print(
+        f"\nsearch of {tuning.file.num_trials} trials, {finished} of them finished; the plan is "
+        f"that of {what}. {tuning.file.sampler.kind} searches "
+        f"{', '.join(p.name for p in tuning.space.parameters)}"
+    )
+
+
+def _print_report(
+    options: argparse.Namespace, written: TrialsWritten, words: str, results: Path, wall_s: float
+) -> None:
+    if options.json:
+        report = {
+            "trials": json.loads(written.trials.table.to_json(orient="records")),
+            "rows": written.rows,
+            "recommendation": words,
+            "wall_s": wall_s,
+        }
+        print(json.dumps(report, indent=1))
+        return
+    print(f"\n{trials_text(written)}\n\n{words}".rstrip())
+    print(f"\ntable: {results / 'table.csv'} (and .parquet), trials: {results / 'trials.csv'}")
+    print(f"figures: {results / 'figures'}; study: {results / JOURNAL}; {wall_s:.0f} s wall")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

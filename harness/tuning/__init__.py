@@ -1,0 +1,1 @@
+"""Tuning: Optuna proposes trials, and the planner, store and executors of sweeps run them."""

@@ -1,0 +1,264 @@
+"""What a search leaves in its results folder, beside the table of its trials."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.tuning import (
+    Recommendation,
+    Repeated,
+    Trials,
+    compute_front,
+    compute_orders,
+    load_repeated,
+    load_trials,
+    recommend,
+    setting_name,
+)
+from harness.description import columns
+from harness.execution import Outcome
+from harness.keys import to_plain
+from harness.plan import make_plan
+from harness.results import write_tables, write_yaml
+from harness.store import Store, write_json
+from harness.tuning.importance import importances
+from harness.tuning.search import judged_row, recorded_outcomes
+from harness.tuning.space import Axes
+from harness.tuning.study import Told, TuningStudy
+
+IMPORTANCE_COLUMNS = ["objective", "parameter", "among", "importance", "chance", "num_trials"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialsWritten:
+    """The files of a search's trials."""
+
+    rows: list[dict[str, Any]]
+    trials: Trials
+    axes: Mapping[int, Axes]
+    """Number of the proposal -> its values."""
+
+    @property
+    def recommendation(self) -> Recommendation | None:
+        """The setting that the search recommends so far."""
+        return recommend(self.trials)
+
+    def settings(self, *, front: bool, references: Sequence[str] | None) -> dict[str, Axes]:
+        """Settings to run again: the recommended one or the whole front, and first trials.
+
+        Args:
+            front: The whole Pareto set, otherwise the recommended setting.
+            references: Names of first trials; None: all of them.
+        """
+        measured = compute_front(self.trials)
+        names = self.trials.references if references is None else references
+        chosen = measured[measured["name"].isin(list(names))]
+        best = self.recommendation
+        if front:
+            chosen = pd.concat([chosen, measured[measured["on_front"]]])
+        elif best is not None:
+            chosen = pd.concat([chosen, measured[measured["trial"] == best.trial]])
+        return {
+            setting_name(row): self.axes[int(row["trial"])]
+            for _, row in chosen.drop_duplicates("trial").iterrows()
+        }
+
+
+def write_trials(
+    study: TuningStudy,
+    store: Store,
+    outcomes: Mapping[str, Outcome],
+    results: Path,
+    wall_s: float,
+) -> TrialsWritten:
+    """Write the table, `tune.yaml`, `trials.csv`, `study.json` and `importance.csv`."""
+    told, tuning = study.told(), study.tuning
+    points = {one.point.trial_id: one.point for one in told}
+    plan = make_plan(tuning.sweep(list(points.values())))
+    recorded = recorded_outcomes(told, plan)
+    rows, _, _ = write_tables(plan, store, outcomes, results, wall_s, row_outcomes=recorded)
+    write_yaml(results / "tune.yaml", to_plain(tuning.file))
+    by_id = {row["row_id"]: row for row in rows}
+    judged = {
+        trial_id: by_id[judged_row(make_plan(tuning.sweep([point]))).row_id]
+        for trial_id, point in points.items()
+    }
+    lines = [_line(one, study, judged[one.point.trial_id]) for one in told]
+    pd.DataFrame(lines, columns=_columns(study)).to_csv(results / "trials.csv", index=False)
+    write_json(results / "study.json", _about(study, rows))
+    importance = pd.DataFrame(importances(study), columns=IMPORTANCE_COLUMNS)
+    importance.to_csv(results / "importance.csv", index=False)
+    return TrialsWritten(
+        rows=rows,
+        trials=load_trials(results),
+        axes={one.number: dict(one.point.axes) for one in told},
+    )
+
+
+def _columns(study: TuningStudy) -> list[str]:
+    goals = study.tuning.goals
+    measured = dict.fromkeys([*(o.column for o in goals.objectives), *goals.caps])
+    axes = dict.fromkeys(f"search.{p.axis}" for p in study.tuning.space.parameters)
+    head = ["trial", "name", "status", "feasible", "study_trial", "sampler", "trial_id", "row_id"]
+    return [*head, *measured, *axes, "error"]
+
+
+def _line(told: Told, study: TuningStudy, row: Mapping[str, Any]) -> dict[str, Any]:
+    attributes, goals = told.frozen.user_attrs, study.tuning.goals
+    constraints = told.frozen.constraints
+    feasible = told.status == "done" and all(value <= 0 for value in constraints.values())
+    measured = dict.fromkeys([*(o.column for o in goals.objectives), *goals.caps])
+    return {
+        "trial": told.number,
+        "name": told.name,
+        "status": told.status,
+        "feasible": "yes" if feasible else "no",
+        "study_trial": told.frozen.number,
+        "sampler": attributes["sampler"],
+        "trial_id": told.point.trial_id,
+        "row_id": row["row_id"],
+        **{column: row[column] for column in measured},
+        **{f"search.{axis}": value for axis, value in told.point.axes.items()},
+        "error": attributes.get("error", ""),
+    }
+
+
+def _about(study: TuningStudy, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    tuning = study.tuning
+    names = [row["distance_name"] for row in rows if row["distance_name"]]
+    setting = f"{rows[0]['dataset']}, {rows[0]['resolution']} px" if rows else ""
+    return {
+        "name": tuning.file.name,
+        "study": study.study.study_name,
+        "setting": setting,
+        "distance_name": names[0] if names else "",
+        "objectives": [
+            {"column": o.column, "maximised": o.maximised} for o in tuning.goals.objectives
+        ],
+        "caps": [cap.words(column) for column, cap in tuning.goals.caps.items()],
+        "references": list(tuning.file.first),
+        "sampler": to_plain(tuning.file.sampler),
+        "num_trials": tuning.file.num_trials,
+        "num_finished": sum(told.finished for told in study.told()),
+        "scales": {p.axis: p.domain.scale for p in tuning.space.parameters},
+    }
+
+
+def write_recommendation(written: TrialsWritten, study: TuningStudy, results: Path) -> str:
+    """Write `recommended.yaml`, `recommendation.json`.
+
+    Returns:
+        What they say, in words; empty where nothing was measured.
+    """
+    best = written.recommendation
+    if best is None:
+        return ""
+    axes, file = written.axes[best.trial], study.tuning.file
+    settings = {"recommended": axes, **{n: v for n, v in file.first.items() if n != best.name}}
+    sweep_file = study.tuning.sweep_file(
+        f"{file.name}_recommended"[:100], settings, file.promotion.seeds or (0,), full=True
+    )
+    write_yaml(results / "recommended.yaml", to_plain(sweep_file))
+    repeated = {
+        kind: load_repeated(results / kind, written.trials.objectives)
+        for kind in ("confirmed", "promoted")
+        if (results / kind / "settings.csv").is_file()
+    }
+    lines = _recommendation_lines(best, results)
+    for kind, runs in repeated.items():
+        lines += _repeated_lines(kind, runs, best.name, written.trials)
+    write_json(
+        results / "recommendation.json",
+        {
+            "trial": best.trial,
+            "name": best.name,
+            "setting": axes,
+            "ranges": best.ranges,
+            "values_in_search": best.values,
+            **{kind: _summary(runs) for kind, runs in repeated.items()},
+        },
+    )
+    return "\n".join(lines)
+
+
+def _recommendation_lines(best: Recommendation, results: Path) -> list[str]:
+    values = ", ".join(f"{column} {value:.4g}" for column, value in best.values.items())
+    return [
+        f"recommended: {best.name}, {values} in the search (one seed, the best of "
+        "many: expect somewhat worse)",
+        *(f"  {axis}: {text}" for axis, text in best.ranges.items()),
+        "  in brackets: where the best quarter of the trials lies",
+        f"  sweep with it: {results / 'recommended.yaml'}",
+    ]
+
+
+def _repeated_lines(kind: str, runs: Repeated, own_name: str, trials: Trials) -> list[str]:
+    budget = "the search's budget" if kind == "confirmed" else "full budget"
+    summary = runs.summary()
+    lines = [f"{kind} at {budget}, mean ± standard error over seeds:"]
+    reference = trials.references[0] if trials.references else ""
+    for setting, values in summary.iterrows():
+        words = [_spread(runs, str(setting), reference, c, values) for c in runs.objectives]
+        mark = " (recommended)" if setting == own_name else ""
+        seeds = f"{values['num_seeds']:.0f} seeds"
+        lines.append(f"  {setting}{mark}, {seeds}: {', '.join(words)}")
+    if kind == "promoted":
+        for order in compute_orders(trials, runs):
+            tau = f"Kendall's tau {order.tau:.2f}" if order.tau == order.tau else "too few for tau"
+            lines.append(
+                f"  order by {order.column} of the search at full budget: {tau}, "
+                f"{order.reversed_pairs} of {order.num_pairs} pairs reversed"
+            )
+    return lines
+
+
+def _spread(runs: Repeated, setting: str, reference: str, column: str, values: Any) -> str:
+    text = f"{column} {values[column]:.4g} ± {values[f'{column}_se']:.2g}"
+    if setting == reference or not reference:
+        return text
+    change, error, count = runs.change(setting, reference, column)
+    return text + (f" ({change:+.0%} ± {error:.0%} of {reference})" if count else "")
+
+
+def _summary(runs: Repeated) -> dict[str, Any]:
+    table = runs.summary().astype(object)
+    plain = table.where(table.notna(), None).to_dict(orient="index")
+    return {str(setting): values for setting, values in plain.items()}
+
+
+def trials_text(written: TrialsWritten) -> str:
+    """All trials as a table for people."""
+    table, trials = written.trials.table, written.trials
+    front = compute_front(trials)
+    best = set(front[front["on_front"]]["trial"])
+    head = ["trial", "", "status", *trials.objectives, "setting"]
+    lines = [
+        [
+            str(row["trial"]),
+            "front" if row["trial"] in best else "",
+            str(row["status"]),
+            *(_cell(row[column]) for column in trials.objectives),
+            _setting(row, written.axes[int(row["trial"])]),
+        ]
+        for _, row in table.iterrows()
+    ]
+    text = columns([head, *lines])
+    failed = table[table["status"].isin(["failed", "diverged", "capped", "unmeasured"])]
+    text += [
+        f"{row['status']} trial {row['trial']}: {row['error']}" for _, row in failed.iterrows()
+    ]
+    return "\n".join(text)
+
+
+def _setting(row: pd.Series, axes: Axes) -> str:
+    values = ", ".join(f"{axis.rpartition('.')[2]} {_cell(value)}" for axis, value in axes.items())
+    return f"{row['name']}: {values}" if row["name"] else values
+
+
+def _cell(value: Any) -> str:
+    if value is None or value != value:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

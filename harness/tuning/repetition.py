@@ -1,0 +1,79 @@
+"""Settings that are run again under several seeds: an ordinary sweep in a folder of the search."""
+
+import contextlib
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+from harness.command import EXIT_INTERRUPTED
+from harness.keys import to_plain
+from harness.results import write_yaml
+from harness.run import main as run_sweep
+from harness.sweep import load_sweep
+from harness.tuning.space import Axes
+from harness.tuning.tune_file import Tuning
+
+Kind = Literal["confirmed", "promoted"]
+"""Settings again at the search's budget, or at full budget."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where and how stages run, as the command line says it."""
+
+    results: Path
+    """Results folder of the search."""
+    store: Path
+    executor: str
+    address: str | None
+
+    @property
+    def arguments(self) -> list[str]:
+        """Arguments of `harness.run`."""
+        arguments = ["--results", str(self.results), "--store", str(self.store)]
+        arguments += ["--executor", self.executor]
+        return arguments + (["--address", self.address] if self.address else [])
+
+
+def repeat(
+    kind: Kind,
+    tuning: Tuning,
+    settings: Mapping[str, Axes],
+    seeds: Sequence[int],
+    place: Place,
+) -> int:
+    """Run settings under several seeds, in `<results>/<kind>/`.
+
+    Args:
+        kind: Folder, and name of the sweep.
+        tuning: The tune file.
+        settings: Name -> values of the searched fields.
+        seeds: Seeds of the trials.
+        place: Where they run.
+
+    Returns:
+        The exit code of `harness.run`.
+
+    Raises:
+        KeyboardInterrupt: The sweep was interrupted.
+    """
+    path = place.results / f"{kind}.yaml"
+    sweep_file = tuning.sweep_file(kind, settings, seeds, full=kind == "promoted")
+    write_yaml(path, to_plain(sweep_file))
+    # Standard output belongs to the search's own report.
+    with contextlib.redirect_stdout(sys.stderr):
+        code = run_sweep([str(path), *place.arguments])
+    if code == EXIT_INTERRUPTED:
+        raise KeyboardInterrupt
+    lines = [
+        {"trial_id": point.trial_id, "setting": point.axes["setting"], "seed": point.axes["seed"]}
+        for point in load_sweep(path).points
+    ]
+    folder = place.results / kind
+    folder.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(lines).to_csv(folder / "settings.csv", index=False)
+    return code

@@ -1,0 +1,167 @@
+"""The search: keeps trials in flight on a running graph of stages, and tells the study their ends.
+
+Trials are told in the order in which they were proposed, and a proposal is made as soon as the
+oldest in flight was told: so the study does not depend on which stage happens to end first, and is
+the same under every executor, while no stage waits for a whole batch.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.execution import Outcome
+from harness.execution import Status as RowStatus
+from harness.plan import Plan, PlannedRow, Stage, make_plan, stages_to_run, with_inputs
+from harness.store import Store
+from harness.sweep import Point
+from harness.table import make_row, write_row
+from harness.tuning.goals import Verdict, judge
+from harness.tuning.study import Asked, Told, TuningStudy
+from harness.tuning.tune_file import Tuning
+
+Announce = Callable[[Asked, Verdict], None]
+"""Called when a trial was told."""
+
+
+@dataclass
+class _Flight:
+    """A trial in flight."""
+
+    asked: Asked
+    plan: Plan
+    step: Literal["reconstruction", "generation"]
+    """`reconstruction`: a cap is to be looked at before the generator is started."""
+    running: list[Stage] = field(default_factory=list)
+    """Stages of this step that were not in the store."""
+    verdict: Verdict | None = None
+
+
+class Search:
+    """Feeds an executor with the trials of a study."""
+
+    def __init__(self, study: TuningStudy, store: Store, results: Path, announce: Announce) -> None:
+        self.study, self.store, self.results, self.announce = study, store, results, announce
+        self.tuning = study.tuning
+        self.todo = study.remaining()
+        self.flights: list[_Flight] = []
+        self.outcomes: Mapping[str, Outcome] = {}
+
+    def feed(self, outcomes: Mapping[str, Outcome], capacity: int) -> Sequence[Stage]:
+        """Further stages, given how all others have ended; see `executors.Feed`."""
+        self.outcomes = outcomes
+        parallel = self.tuning.file.parallel
+        window = capacity if parallel == "auto" else parallel
+        new: list[Stage] = []
+        while True:
+            while self.todo and len(self.flights) < window:
+                self.flights.append(self._launch(self.todo.pop(0), new))
+            for flight in self.flights:
+                self._advance(flight, new)
+            if not self.flights or self.flights[0].verdict is None:
+                return new
+            # One at a time: the next proposal is to know of this trial and of no later one.
+            self._tell(self.flights.pop(0))
+
+    def _launch(self, number: int, new: list[Stage]) -> _Flight:
+        asked = self.study.ask(number)
+        plan = make_plan(self.tuning.sweep([asked.point]))
+        gated = self.tuning.goals.gated
+        flight = _Flight(asked=asked, plan=plan, step="reconstruction" if gated else "generation")
+        self._start(flight, new)
+        return flight
+
+    def _start(self, flight: _Flight, new: list[Stage]) -> None:
+        gated = flight.step == "reconstruction"
+        plan = flight.plan.restricted_to("reconstruction") if gated else flight.plan
+        flight.running = stages_to_run(plan, self.store)
+        new += flight.running
+
+    def _advance(self, flight: _Flight, new: list[Stage]) -> None:
+        while flight.verdict is None:
+            if any(stage.key not in self.outcomes for stage in flight.running):
+                return
+            if flight.step == "generation":
+                flight.verdict = self._judge(flight)
+                return
+            row = self._row(flight.plan)
+            if self._ended_badly(flight):
+                flight.verdict = self._judge(flight)
+            elif self.tuning.goals.broken_caps(row):
+                flight.verdict = judge(row, self.tuning.goals, diverged=False, capped=True)
+            else:
+                flight.step = "generation"
+                self._start(flight, new)
+
+    def _ended_badly(self, flight: _Flight) -> bool:
+        return any(self.outcomes[s.key].status not in ("done", "reused") for s in flight.running)
+
+    def _judge(self, flight: _Flight) -> Verdict:
+        stages = with_inputs(s for row in flight.plan.rows for s in row.stages)
+        ended = [self.outcomes[s.key] for s in stages if s.key in self.outcomes]
+        diverged = any(outcome.status == "diverged" for outcome in ended)
+        row = self._row(flight.plan)
+        return judge(row, self.tuning.goals, diverged=diverged, capped=False)
+
+    def _row(self, plan: Plan) -> dict[str, Any]:
+        return make_row(judged_row(plan), self.tuning.file.name, self.store, self.outcomes)
+
+    def _tell(self, flight: _Flight) -> None:
+        verdict = flight.verdict
+        assert verdict is not None
+        if verdict.status == "capped":
+            error = self.tuning.goals.broken_caps(self._row(flight.plan))
+            verdict = Verdict(
+                status=verdict.status,
+                values=verdict.values,
+                violations=verdict.violations,
+                error=f"the generator was not trained: {error}",
+            )
+        self.study.tell(flight.asked, verdict)
+        self.announce(flight.asked, verdict)
+        outcomes = _as_outcomes(flight.plan, verdict.status, verdict.error)
+        for row in flight.plan.rows:
+            write_row(make_row(row, self.tuning.file.name, self.store, outcomes), self.results)
+
+
+def judged_row(plan: Plan) -> PlannedRow:
+    """The row of a trial that the search looks at: last snapshot, first guidance setting."""
+    return max(plan.rows, key=lambda row: row.generator.step if row.generator else 0)
+
+
+def judge_from_store(point: Point, tuning: Tuning, store: Store) -> Verdict | None:
+    """The verdict on a trial whose artifacts are all in the store, None on others."""
+    row = make_row(judged_row(make_plan(tuning.sweep([point]))), tuning.file.name, store, {})
+    if row["status"] != "done":
+        return None
+    return judge(row, tuning.goals, diverged=False, capped=False)
+
+
+def recorded_outcomes(told: Sequence[Told], plan: Plan) -> dict[str, Outcome]:
+    """What the study recorded of trials without numbers, as outcomes of their stages."""
+    outcomes: dict[str, Outcome] = {}
+    for one in told:
+        rows = [row for row in plan.rows if row.trial_id == one.point.trial_id]
+        for row in rows:
+            error = one.frozen.user_attrs.get("error", "")
+            outcomes |= _as_outcomes(row, one.status, error)
+    return outcomes
+
+
+def _as_outcomes(rows: Plan | PlannedRow, status: str, error: str) -> dict[str, Outcome]:
+    names: dict[str, RowStatus] = {
+        "capped": "blocked",
+        "diverged": "diverged",
+        "failed": "failed",
+    }
+    if status not in names:
+        return {}
+    planned = rows.rows if isinstance(rows, Plan) else (rows,)
+    unmade = [
+        stage
+        for row in planned
+        for stage in (row.generator.generations if row.generator else (row.reconstruction,))
+    ]
+    return {
+        stage.key: Outcome(key=stage.key, status=names[status], error=error) for stage in unmade
+    }

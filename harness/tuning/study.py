@@ -1,0 +1,385 @@
+"""The Optuna study behind a search: its journal file, what it is asked, and what it is told.
+
+Every proposal of a search has a number, which a trial of the study carries as an attribute. A
+proposal that is asked for again (a killed search, a failure that was mended) is a new trial of the
+study with the same number and values; the old one is told to have failed, which samplers ignore.
+A proposal's seed follows from its number, so that a continued search proposes what an uninterrupted
+one would have.
+"""
+
+import json
+import random
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import (
+    BaseSampler,
+    GPSampler,
+    NSGAIISampler,
+    RandomSampler,
+    TPESampler,
+)
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from harness.configuration import ConfigError
+from harness.keys import content_hash, to_plain
+from harness.sweep import Point
+from harness.tuning.goals import Verdict
+from harness.tuning.tune_file import SamplerChoice, Tuning
+
+JOURNAL = "study.journal"
+"""File in the results folder; `optuna-dashboard` opens it."""
+REDRAWS = 8
+"""How often a proposal that was already made is drawn again before it is accepted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A proposal that was asked for and not told yet."""
+
+    number: int
+    """Number of the proposal."""
+    trial: optuna.Trial
+    point: Point
+
+    @property
+    def name(self) -> str:
+        """Name of a first trial, empty otherwise."""
+        return self.trial.user_attrs.get("name", "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """The last trial of the study for one proposal."""
+
+    number: int
+    """Number of the proposal."""
+    frozen: FrozenTrial
+    point: Point
+
+    @property
+    def finished(self) -> bool:
+        """Whether it counts: it has ended, and not with an error."""
+        return self.frozen.state == TrialState.COMPLETE
+
+    @property
+    def status(self) -> str:
+        """Status of the verdict, or `pending`."""
+        return self.frozen.user_attrs.get("status", "pending")
+
+    @property
+    def name(self) -> str:
+        """Name of a first trial, empty otherwise."""
+        return self.frozen.user_attrs.get("name", "")
+
+
+class TuningStudy:
+    """A study and the tune file that it belongs to."""
+
+    def __init__(self, study: optuna.Study, tuning: Tuning) -> None:
+        self.study, self.tuning = study, tuning
+        self._points: dict[int, Point] = {}
+
+    def told(self) -> list[Told]:
+        """The last trial of every proposal, by its number.
+
+        Raises:
+            ConfigError: The file makes another trial of a proposal than was run.
+        """
+        last: dict[int, FrozenTrial] = {}
+        for frozen in self.study.get_trials(deepcopy=False):
+            attributes = frozen.user_attrs
+            if "trial_id" in attributes and "repeats" not in attributes:
+                last[attributes["proposal"]] = frozen
+        return [
+            Told(number=number, frozen=frozen, point=self._point_of(frozen))
+            for number, frozen in sorted(last.items())
+        ]
+
+    def _point_of(self, frozen: FrozenTrial) -> Point:
+        if frozen.number in self._points:
+            return self._points[frozen.number]
+        point = self.tuning.point(frozen.user_attrs["axes"])
+        if point.trial_id != frozen.user_attrs["trial_id"]:
+            raise ConfigError(
+                f"the trials of the study must stay what they were, but trial {frozen.number} of "
+                f"{self.study.study_name!r} would be another one now, since the base trial, its "
+                "proxy or its presets differ; put them back, or use another --set name=...",
+                path="trial",
+            )
+        self._points[frozen.number] = point
+        return point
+
+    def remaining(self) -> list[int]:
+        """Numbers of the proposals that are missing from the asked number of finished trials."""
+        finished = {told.number for told in self.told() if told.finished}
+        return [n for n in range(self.tuning.file.num_trials) if n not in finished]
+
+    def ask(self, number: int) -> Asked:
+        """Ask for one proposal.
+
+        A proposal that was asked for before keeps its values. One that equals an earlier trial is
+        drawn again: its choices by chance, its numbers by the sampler.
+        """
+        known = {t.frozen.user_attrs["trial_id"] for t in self.told() if t.number != number}
+        fixed, attributes = self._given(number)
+        for attempt in range(REDRAWS + 1):
+            seed = _seed(self.tuning.file.sampler.seed, number, attempt)
+            self.study.sampler = make_sampler(self.tuning.file.sampler, seed)
+            if fixed is not None:
+                self.study.enqueue_trial(fixed, user_attrs=attributes)
+            asked = self._ask_once(number)
+            if attributes or asked.point.trial_id not in known or attempt == REDRAWS:
+                return asked
+            asked.trial.set_user_attr("repeats", asked.point.trial_id)
+            self.study.tell(asked.trial, state=TrialState.FAIL)
+            fixed = self._other_choices(random.Random(seed))
+        raise AssertionError("the last attempt is accepted")
+
+    def _given(self, number: int) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+        """Values that a proposal must have, and attributes that say why."""
+        attributes: dict[str, Any] = {}
+        values = None
+        earlier = [t for t in self.told() if t.number == number]
+        if earlier:
+            values = earlier[0].frozen.params
+            attributes["retry_of"] = earlier[0].frozen.number
+        first = list(self.tuning.file.first.items())
+        if number < len(first):
+            name, axes = first[number]
+            values = values or self.tuning.space.parameters_of(axes)
+            attributes["name"] = name
+        return values, attributes
+
+    def _ask_once(self, number: int) -> Asked:
+        trial = self.study.ask()
+        kind = self.tuning.file.sampler.kind
+        axes = self.tuning.space.suggest(trial, every=kind in ("gp", "nsga2"))
+        point = self.tuning.point(axes)
+        trial.set_user_attr("proposal", number)
+        trial.set_user_attr("sampler", kind)
+        trial.set_user_attr("axes", axes)
+        trial.set_user_attr("trial_id", point.trial_id)
+        return Asked(number=number, trial=trial, point=point)
+
+    def _other_choices(self, chance: random.Random) -> dict[str, Any]:
+        return {
+            parameter.name: chance.choice(parameter.domain.names)
+            for parameter in self.tuning.space.parameters
+            if parameter.domain.choices is not None
+        }
+
+    def tell(self, asked: Asked, verdict: Verdict) -> None:
+        """Tell how a proposal ended.
+
+        An error is told as failed: it says nothing about the values. Everything else is told with
+        finite values, the worst so far standing in for what was not measured, and with
+        constraints, so that the sampler learns where not to go.
+        """
+        trial = asked.trial
+        trial.set_user_attr("status", verdict.status)
+        trial.set_user_attr("error", verdict.error)
+        if verdict.status == "failed":
+            self.study.tell(trial, state=TrialState.FAIL)
+            return
+        for name in self.tuning.goals.constraints:
+            trial.set_constraint(name, verdict.violations[name])
+        self.study.tell(trial, self._finite_values(verdict))
+
+    def _finite_values(self, verdict: Verdict) -> list[float]:
+        known = [abs(v) for v in verdict.values.values() if v is not None]
+        told = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        measured = [t for t in told if t.user_attrs.get("status") == "done"]
+        values: list[float] = []
+        for position, objective in enumerate(self.tuning.goals.objectives):
+            value = verdict.values[objective.column]
+            worst = min if objective.maximised else max
+            if value is None:
+                # Before anything was measured, a value of the size of the known ones.
+                stand_in = 0.0 if objective.maximised else max(known, default=1.0)
+                value = worst((t.values[position] for t in measured), default=stand_in)
+            values.append(value)
+        return values
+
+
+Judge = Callable[[Point], Verdict | None]
+"""The verdict on a trial from what is in the store, or None where it has not been run."""
+
+
+def open_study(
+    folder: Path, tuning: Tuning, *, allow_changed_space: bool, judge: Judge
+) -> TuningStudy:
+    """Open the study of a results folder, or start it, and clean up what a killed search left.
+
+    Args:
+        folder: Results folder.
+        tuning: The tune file.
+        allow_changed_space: Where search space, objectives or caps have changed, start a further
+            study in the same journal with all trials that lie in the new space.
+        judge: Judges the trials that are taken over.
+
+    Raises:
+        ConfigError: The search space has changed and that is not allowed; or the base trial has.
+    """
+    storage = _storage(folder)
+    study = _last_study(storage)
+    if study is None:
+        return _create(storage, tuning, tuning.file.name)
+    opened = TuningStudy(study, tuning)
+    _clean(study)
+    changed = _changes(study.user_attrs["space"], _identity(tuning))
+    if not changed:
+        opened.told()
+        return opened
+    if not allow_changed_space:
+        raise ConfigError(
+            f"must be that of the study in {folder / JOURNAL}, but differs in {', '.join(changed)};"
+            " put it back, use another --set name=..., or give --allow-changed-space to go on "
+            "with the trials that lie in both",
+            path="search",
+        )
+    number = len(optuna.get_all_study_names(storage)) + 1
+    fresh = _create(storage, tuning, f"{tuning.file.name} {number}")
+    _take_over(opened.study, fresh, judge)
+    return fresh
+
+
+def make_sampler(choice: SamplerChoice, seed: int) -> BaseSampler:
+    """A sampler for one proposal."""
+    startup = choice.num_startup
+    if choice.kind == "gp":
+        return GPSampler(seed=seed, n_startup_trials=startup, warn_independent_sampling=False)
+    if choice.kind == "nsga2":
+        return NSGAIISampler(seed=seed, population_size=startup)
+    if choice.kind == "random":
+        return RandomSampler(seed=seed)
+    # Jointly modelled parameters would make a continued study differ from an uninterrupted one:
+    # trials in flight then count with values that were drawn for them and not used.
+    return TPESampler(seed=seed, n_startup_trials=startup, multivariate=False)
+
+
+def _seed(seed: int, number: int, attempt: int) -> int:
+    return int(content_hash([seed, number, attempt])[:8], 16)
+
+
+def _create(storage: JournalStorage, tuning: Tuning, name: str) -> TuningStudy:
+    objectives = tuning.goals.objectives
+    study = optuna.create_study(
+        study_name=name,
+        storage=storage,
+        directions=["maximize" if o.maximised else "minimize" for o in objectives],
+    )
+    with warnings.catch_warnings():
+        # Optuna warns of what may change in a later version.
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        study.set_metric_names([objective.column for objective in objectives])
+    study.set_user_attr("space", _identity(tuning))
+    return TuningStudy(study, tuning)
+
+
+def count_finished(folder: Path) -> int:
+    """Finished trials of the study in a results folder, which is left as it is."""
+    study = _last_study(_storage(folder)) if (folder / JOURNAL).is_file() else None
+    trials = study.get_trials(deepcopy=False) if study else []
+    return sum(trial.state == TrialState.COMPLETE for trial in trials)
+
+
+def _storage(folder: Path) -> JournalStorage:
+    return JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+
+
+def _last_study(storage: JournalStorage) -> optuna.Study | None:
+    """The study that was created last: an allowed change of the space starts a further one."""
+    names = optuna.get_all_study_names(storage)
+    if not names:
+        return None
+    last = max(names, key=storage.get_study_id_from_name)
+    return optuna.load_study(study_name=last, storage=storage)
+
+
+def _clean(study: optuna.Study) -> None:
+    """Tell trials that nobody works on as failed; a sampler would take them for running."""
+    while any(t.state == TrialState.WAITING for t in study.get_trials(deepcopy=False)):
+        study.ask()
+    for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        study.tell(frozen.number, state=TrialState.FAIL)
+
+
+def _identity(tuning: Tuning) -> dict[str, Any]:
+    """What the trials of one study have in common, as JSON values."""
+    parameters = {p.name: _plain_domain(to_plain(p.domain)) for p in tuning.space.parameters}
+    return {
+        "search": json.loads(json.dumps(parameters)),
+        "objectives": [[o.column, o.maximised] for o in tuning.goals.objectives],
+        "caps": {column: cap.words(column) for column, cap in tuning.goals.caps.items()},
+    }
+
+
+def _plain_domain(tree: dict[str, Any]) -> dict[str, Any]:
+    """A domain without what named choices mean: the trials' names tell that."""
+    choices = tree["choices"]
+    tree["choices"] = list(choices) if isinstance(choices, dict) else choices
+    return {name: value for name, value in tree.items() if value is not None}
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    old, new = dict(before["search"]), dict(now["search"])
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    changed = [f"search.{name}" for name in names]
+    return changed + [name for name in ("objectives", "caps") if before[name] != now[name]]
+
+
+def _take_over(old: optuna.Study, fresh: TuningStudy, judge: Judge) -> None:
+    """Add the old study's trials that lie in the new space, judged anew, to the new study."""
+    tuning, number = fresh.tuning, len(fresh.tuning.file.first)
+    first = [tuning.space.parameters_of(axes) for axes in tuning.file.first.values()]
+    for told in TuningStudy(old, tuning).told():
+        try:
+            parameters = tuning.space.parameters_of(told.point.axes)
+        except ConfigError:
+            continue
+        verdict = judge(told.point)
+        if verdict is None or verdict.status != "done":
+            continue
+        is_first = parameters in first
+        position = first.index(parameters) if is_first else number
+        number += not is_first
+        name = list(tuning.file.first)[position] if is_first else ""
+        fresh.study.add_trial(_taken_over(told, tuning, parameters, verdict, position, name))
+
+
+def _taken_over(
+    told: Told,
+    tuning: Tuning,
+    parameters: Mapping[str, Any],
+    verdict: Verdict,
+    position: int,
+    name: str,
+) -> FrozenTrial:
+    old = told.frozen.params
+    # Values that were asked for but not in force stay, for samplers that need every parameter.
+    values = {p.name: parameters.get(p.name, old.get(p.name)) for p in tuning.space.parameters}
+    kept = [p for p in tuning.space.parameters if p.domain.contains(values[p.name])]
+    measured = [verdict.values[o.column] for o in tuning.goals.objectives]
+    return optuna.trial.create_trial(
+        params={p.name: values[p.name] for p in kept},
+        distributions={p.name: p.domain.distribution for p in kept},
+        values=[value for value in measured if value is not None],
+        constraints=dict(verdict.violations),
+        user_attrs={
+            "proposal": position,
+            "axes": dict(told.point.axes),
+            "trial_id": told.point.trial_id,
+            "sampler": told.frozen.user_attrs["sampler"],
+            "status": verdict.status,
+            "error": verdict.error,
+            **({"name": name} if name else {}),
+        },
+    )

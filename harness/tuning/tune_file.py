@@ -1,0 +1,242 @@
+"""The tune file: a sweep file with a `search` block instead of a grid."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from harness.configuration import ConfigError
+from harness.sweep import (
+    Point,
+    Resources,
+    Sweep,
+    SweepFile,
+    build_trial,
+    check_name,
+    check_resources,
+    read_file,
+    refuse_ignored,
+    set_path,
+)
+from harness.tuning.goals import Cap, Goals, Objective
+from harness.tuning.space import Axes, Presets, SearchSpace, parse_space
+
+MAX_CORNERS = 256
+"""Corners of the search space whose trials are built when the file is read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerChoice:
+    """What proposes trials."""
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    kind: Literal["tpe", "gp", "nsga2", "random"] = "tpe"
+    """Tree-structured Parzen estimators, a Gaussian process, a genetic algorithm, or chance."""
+    seed: int = 0
+    """Seed of the proposals; the trials' own seeds stand in the trial."""
+    num_startup: int = 10
+    """Trials before the model of `tpe` and `gp` is asked, the first ones included; the size of a
+    generation of `nsga2`."""
+
+    def __post_init__(self) -> None:
+        if self.seed < 0 or self.num_startup < 2:
+            raise ValueError(
+                f"`seed` must not be negative and `num_startup` at least 2, but got {self.seed} "
+                f"and {self.num_startup}; use 0 and 10"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repetition:
+    """Trials that are run again under other seeds."""
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    seeds: tuple[int, ...] = (1, 2, 3)
+    """Seeds of the trials; none: nothing is repeated."""
+    references: tuple[str, ...] | None = None
+    """First trials that are repeated too; absent: all of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneFile:
+    """A tune file as written: validated in its outline."""
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    name: str
+    """Folder of the results: letters, digits, `.`, `_` and `-`."""
+    description: str = ""
+    """What the search is for."""
+    trial: dict[str, Any]
+    """The base trial, at full budget."""
+    proxy: dict[str, Any] = field(default_factory=dict)
+    """Dotted paths of the trial and the values that make the search cheap; `--promote` runs
+    without them."""
+    presets: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    """Axis name -> value name -> dotted paths of the trial and their values."""
+    search: dict[str, Any]
+    """Axis (a preset's name or a dotted path of the trial) -> domain; see `space.Domain`."""
+    first: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Name -> axes and values: the first trials, which figures mark. The first is the reference
+    that others are compared with."""
+    objectives: tuple[Objective, ...] = (Objective(column="rfid"), Objective(column="gfid"))
+    """Columns to make better, together."""
+    caps: dict[str, Cap] = field(default_factory=dict)
+    """Column -> bound. A tokenizer beyond its cap is not given a generator."""
+    sampler: SamplerChoice = SamplerChoice()
+    """What proposes trials."""
+    num_trials: int
+    """Finished trials of the study in total, the first ones included."""
+    parallel: int | Literal["auto"] = "auto"
+    """Trials in flight; `auto`: as many as stages run side by side on the machine or cluster. The
+    proposals depend on it, so equal studies on unequal machines need a number."""
+    confirmation: Repetition = Repetition()
+    """After the search the recommended setting is run again, at the search's budget."""
+    promotion: Repetition = Repetition(seeds=(0, 1, 2))
+    """What `--promote` runs at full budget: the Pareto set."""
+    resources: dict[str, Resources] = field(default_factory=dict)
+    """Stage kind -> what it holds; `default` for the kinds not named."""
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        if self.num_trials < 1:
+            raise ValueError(f"`num_trials` must be at least 1, but got {self.num_trials}; use 50")
+        if self.parallel != "auto" and self.parallel < 1:
+            raise ValueError(f"`parallel` must be at least 1, but got {self.parallel}; use auto")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """A tune file with its search space and goals."""
+
+    file: TuneFile
+    space: SearchSpace
+    goals: Goals
+    base: SweepFile
+    """Trial under the proxy, presets and named choices: what the search's trials are built from."""
+    source: str
+
+    def point(self, axes: Axes) -> Point:
+        """The trial of one proposal, under the proxy."""
+        return Point(axes=axes, trial=build_trial(self.base, axes))
+
+    def sweep(self, points: Sequence[Point]) -> Sweep:
+        """Trials as a sweep."""
+        return Sweep(file=self.base, points=tuple(points), source=self.source)
+
+    def sweep_file(
+        self, name: str, settings: Mapping[str, Axes], seeds: Sequence[int], *, full: bool
+    ) -> SweepFile:
+        """A sweep over named settings of the searched fields and seeds.
+
+        Args:
+            name: Name of the sweep.
+            settings: Name -> values of the axes.
+            seeds: Seeds of the trials.
+            full: Full budget; otherwise that of the search.
+        """
+        base = self.base if not full else replace(self.base, trial=self.file.trial)
+        named = {label: self._paths(axes) for label, axes in settings.items()}
+        return SweepFile(
+            name=name,
+            description=self.file.description,
+            trial=base.trial,
+            presets={"setting": named},
+            grid={"setting": list(named), "seed": list(seeds)},
+            resources=self.file.resources,
+        )
+
+    def _paths(self, axes: Axes) -> dict[str, Any]:
+        """Dotted paths and values of a setting, presets resolved."""
+        presets = self.base.presets
+        paths: dict[str, Any] = {}
+        for axis, value in axes.items():
+            paths |= presets[axis][value] if axis in presets else {}
+        return paths | {axis: value for axis, value in axes.items() if axis not in presets}
+
+
+def load_tune(path: Path, settings: Sequence[str] = ()) -> Tuning:
+    """Read, override and validate a tune file.
+
+    Args:
+        path: A YAML file.
+        settings: `PATH=VALUE` overrides as of sweeps, `search.PATH=DOMAIN` among them.
+
+    Raises:
+        ConfigError: Names file, key path, what came and what is valid.
+    """
+    source = str(path)
+    file = read_file(path, settings, TuneFile, dotted=("search", "proxy", "caps"))
+    try:
+        check_resources(file.resources)
+        space, named = parse_space(file.search, file.presets)
+        tuning = Tuning(
+            file=file,
+            space=space,
+            goals=Goals(objectives=file.objectives, caps=file.caps),
+            base=_base(file, {**file.presets, **named}),
+            source=source,
+        )
+        _check_first(tuning)
+        _check_trials(tuning)
+    except ConfigError as error:
+        raise error.within(source=source) from error
+    return tuning
+
+
+def _base(file: TuneFile, presets: Presets) -> SweepFile:
+    tree: dict[str, Any] = {"trial": file.trial}
+    for path, value in sorted(file.proxy.items(), key=lambda item: item[0].count(".")):
+        refuse_ignored(path, file.search, presets, block="search", at=f"proxy.{path}")
+        tree = {"trial": _copied(tree["trial"])}
+        try:
+            set_path(tree["trial"], path, value)
+        except ConfigError as error:
+            raise error.within(path="proxy") from error
+    return SweepFile(
+        name=file.name,
+        description=file.description,
+        trial=tree["trial"],
+        presets=presets,
+        resources=file.resources,
+    )
+
+
+def _copied(tree: Any) -> Any:
+    return {key: _copied(value) for key, value in tree.items()} if isinstance(tree, dict) else tree
+
+
+def _check_first(tuning: Tuning) -> None:
+    file = tuning.file
+    for name, axes in file.first.items():
+        try:
+            tuning.space.parameters_of(axes)
+        except ConfigError as error:
+            raise error.within(path=f"first.{name}") from error
+    if len(file.first) > file.num_trials:
+        raise ConfigError(
+            f"must be at least {len(file.first)}, the number of first trials, but got "
+            f"{file.num_trials}; raise it",
+            path="num_trials",
+        )
+    for block in ("confirmation", "promotion"):
+        for name in getattr(file, block).references or ():
+            if name not in file.first:
+                raise ConfigError(
+                    f"must name first trials ({', '.join(file.first) or 'none'}), but got {name!r}",
+                    path=f"{block}.references",
+                )
+
+
+def _check_trials(tuning: Tuning) -> None:
+    """Build the trials at the corners of the space, as they are and at full budget."""
+    full = replace(tuning, base=replace(tuning.base, trial=tuning.file.trial))
+    for _, axes in zip(range(MAX_CORNERS), tuning.space.corners(), strict=False):
+        for budget in (tuning, full):
+            try:
+                budget.point(axes)
+            except ConfigError as error:
+                message = error.message.replace("(set by grid.", "(set by search.")
+                raise ConfigError(message, path=error.path) from error

@@ -1,0 +1,203 @@
+"""What a study is asked and told, on formulas in place of trainings."""
+
+import random
+
+import pytest
+from optuna.trial import TrialState
+
+from harness.configuration import ConfigError
+from harness.tuning.goals import Goals, Verdict, judge
+
+from .conftest import open_toy, run_toy, tell_toy
+
+SAMPLERS = ("tpe", "gp", "nsga2", "random")
+WEIGHT = "tokenizer.alignment.vf_weight"
+
+
+def proposals(study):
+    return [dict(told.point.axes) for told in study.told()]
+
+
+def test_the_first_trials_are_those_of_the_file_by_name(load, tmp_path):
+    study = open_toy(tmp_path, load())
+    run_toy(study, window=2)
+    assert [told.name for told in study.told()] == ["published default", "no alignment", "", ""]
+    assert proposals(study)[1] == {"alignment": "none"}
+
+
+@pytest.mark.parametrize("kind", SAMPLERS)
+def test_a_killed_study_proposes_what_an_uninterrupted_one_does(kind, load, tmp_path):
+    tuning = load(f"sampler.kind={kind}", "num_trials=7", "sampler.num_startup=3")
+    for name in ("killed", "whole"):
+        (tmp_path / name).mkdir()
+    run_toy(open_toy(tmp_path / "killed", tuning), window=3, stop_after=3)
+    killed = open_toy(tmp_path / "killed", tuning)
+    states = [t.state for t in killed.study.get_trials(deepcopy=False)]
+    assert states.count(TrialState.COMPLETE) == 3
+    assert TrialState.RUNNING not in states
+    run_toy(killed, window=3)
+    whole = open_toy(tmp_path / "whole", tuning)
+    run_toy(whole, window=3)
+    assert proposals(killed) == proposals(whole)
+    assert {axes["alignment"] for axes in proposals(whole)} == {"adaptive", "fixed", "none"}
+    assert sum(t.state == TrialState.COMPLETE for t in killed.study.get_trials()) == 7
+
+
+def test_a_finished_study_is_extended_to_the_number_asked_for(load, tmp_path):
+    run_toy(open_toy(tmp_path, load()), window=1)
+    before = proposals(open_toy(tmp_path, load()))
+    longer = open_toy(tmp_path, load("num_trials=6"))
+    run_toy(longer, window=1)
+    assert proposals(longer)[:4] == before
+    assert len(proposals(longer)) == 6
+
+
+def verdict(tuning, status, **values):
+    row = {"status": status, "error": "it broke", "rfid": None, "gfid": None, **values}
+    return judge(row, tuning.goals, diverged=status == "diverged", capped=status == "capped")
+
+
+def test_an_error_is_told_as_failed_and_tried_again_with_the_same_values(load, tmp_path):
+    tuning = load()
+    study = open_toy(tmp_path, tuning)
+    tell_toy(study, study.ask(0))
+    tell_toy(study, study.ask(1))
+    failed = study.ask(2)
+    study.tell(failed, verdict(tuning, "failed"))
+    assert study.study.trials[-1].state == TrialState.FAIL
+    again = open_toy(tmp_path, tuning)
+    assert again.remaining() == [2, 3]
+    assert again.ask(2).point.axes == failed.point.axes
+
+
+@pytest.mark.parametrize("status", ["diverged", "unmeasured"])
+def test_a_trial_without_numbers_is_told_finite_ones_and_a_broken_constraint(
+    status, load, tmp_path
+):
+    tuning = load()
+    study = open_toy(tmp_path, tuning)
+    tell_toy(study, study.ask(0))
+    measured = study.study.trials[0].values
+    nan = {"rfid": 0.5, "gfid": float("nan")}
+    study.tell(
+        study.ask(1),
+        verdict(tuning, "done", **nan) if status == "unmeasured" else verdict(tuning, "diverged"),
+    )
+    told = study.study.trials[1]
+    assert told.state == TrialState.COMPLETE
+    assert told.user_attrs["status"] == status
+    assert told.values[1] == measured[1]
+    assert told.constraints["measured"] > 0
+    assert [t.number for t in study.study.best_trials] == [0]
+
+
+def test_a_cap_is_a_constraint_of_every_trial(load, tmp_path):
+    tuning = load("caps.rfid={at_most: 1.2}", "num_trials=6")
+    study = open_toy(tmp_path, tuning)
+    run_toy(study, window=1)
+    for trial in study.study.trials:
+        violation = (trial.values[0] - 1.2) / 1.2
+        assert trial.constraints == {"measured": -1.0, "rfid at most 1.2": pytest.approx(violation)}
+    assert all(trial.values[0] <= 1.2 for trial in study.study.best_trials)
+
+
+def test_a_cap_in_the_other_direction_is_broken_below_it(load):
+    goals = load("caps={psnr: {at_least: 20}}").goals
+    row = {"rfid": 1.0, "gfid": 1.0, "psnr": 15.0}
+    assert goals.caps["psnr"].violation(15.0) == pytest.approx(0.25)
+    assert "psnr 15 is beyond the cap (psnr at least 20)" in goals.broken_caps(row)
+
+
+def share_within_cap(load, folder, kind):
+    folder.mkdir()
+    settings = (
+        "search={tokenizer.loss.kl_weight: {uniform: [0.001, 10]}}",
+        "objectives=[{column: gfid}]",
+        "caps.rfid={at_most: 2}",
+        "first={}",
+        "num_trials=30",
+        f"sampler={{kind: {kind}, num_startup: 6}}",
+    )
+    tuning = load(*settings)
+    study = open_toy(folder, tuning)
+    for number in range(30):
+        asked = study.ask(number)
+        weight = asked.point.axes["tokenizer.loss.kl_weight"]
+        # The objective draws to where the cap is broken.
+        row = {"status": "done", "error": None, "rfid": weight, "gfid": 10 - weight}
+        study.tell(asked, judge(row, tuning.goals, diverged=False, capped=False))
+    late = [told.point.axes["tokenizer.loss.kl_weight"] for told in study.told()[12:]]
+    return sum(weight <= 2 for weight in late) / len(late)
+
+
+def test_a_sampler_that_is_told_of_a_cap_keeps_to_it_more_than_chance(load, tmp_path):
+    by_chance = share_within_cap(load, tmp_path / "random", "random")
+    assert share_within_cap(load, tmp_path / "tpe", "tpe") > 1.5 * by_chance
+
+
+def test_a_proposal_that_was_made_before_is_drawn_again(load, tmp_path):
+    settings = "search={alignment: {choices: [adaptive, fixed, none]}}", "first={}", "num_trials=3"
+    study = open_toy(tmp_path, load(*settings))
+    run_toy(study, window=1)
+    assert {axes["alignment"] for axes in proposals(study)} == {"adaptive", "fixed", "none"}
+
+
+def test_a_proposal_that_cannot_be_new_is_accepted(load, tmp_path):
+    settings = "search={alignment: {choices: [fixed, none]}}", "first={}", "num_trials=3"
+    study = open_toy(tmp_path, load(*settings))
+    run_toy(study, window=1)
+    assert len(study.told()) == 3
+    assert study.remaining() == []
+
+
+CHANGES = {
+    "a range": (
+        "search.tokenizer.alignment.cos_margin="
+        "{uniform: [0, 0.6], when: {alignment: [adaptive, fixed]}}",
+        "cos_margin",
+    ),
+    "a choice": ("search.alignment={choices: [adaptive, none, fixed]}", "search.alignment"),
+    "an objective": ("objectives=[{column: gfid}, {column: rfid}]", "objectives"),
+    "a cap": ("caps.rfid={at_most: 3}", "caps"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_changed_space_is_refused_unless_it_is_allowed(name, load, tmp_path):
+    run_toy(open_toy(tmp_path, load()), window=1)
+    setting, words = CHANGES[name]
+    with pytest.raises(ConfigError, match=words) as refused:
+        open_toy(tmp_path, load(setting))
+    assert "--allow-changed-space" in str(refused.value)
+    study = open_toy(tmp_path, load(setting, "num_trials=6"), allow_changed_space=True)
+    taken_over = [told for told in study.told() if told.finished]
+    assert len(taken_over) >= 2
+    assert {"published default", "no alignment"} <= {told.name for told in taken_over}
+    run_toy(study, window=1)
+    assert sum(told.finished for told in study.told()) >= 6
+    assert open_toy(tmp_path, load(setting)).study.study_name == study.study.study_name
+
+
+def test_another_base_trial_is_refused(load, tmp_path):
+    run_toy(open_toy(tmp_path, load()), window=1)
+    with pytest.raises(ConfigError, match="the base trial, its proxy or its presets differ"):
+        open_toy(tmp_path, load("generator.training.steps=5"), allow_changed_space=True)
+
+
+def test_the_worst_stands_in_for_what_was_not_measured_in_either_direction(load, tmp_path):
+    tuning = load("objectives=[{column: psnr}, {column: gfid}]")
+    study = open_toy(tmp_path, tuning)
+    rng = random.Random(0)
+    for number in range(3):
+        values = {"psnr": 20 + rng.random(), "gfid": rng.random()}
+        study.tell(study.ask(number), verdict(tuning, "done", **values))
+    told = [trial.values for trial in study.study.trials]
+    study.tell(
+        study.ask(3),
+        Verdict(
+            status="diverged", values={"psnr": None, "gfid": None}, violations={"measured": 1.0}
+        ),
+    )
+    worst = [min(values[0] for values in told), max(values[1] for values in told)]
+    assert study.study.trials[-1].values == worst
+    assert isinstance(tuning.goals, Goals)

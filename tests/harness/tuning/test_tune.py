@@ -1,0 +1,211 @@
+"""The command on a small search: what it runs, what it repeats, and what it leaves behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from harness.lease import hold
+from harness.run import main as run_sweep
+from harness.table import COLUMNS
+
+RESULTS = Path("results/tuned")
+CHOICE = "evaluation.num_reconstructions"
+
+
+def trials(results=RESULTS):
+    return pd.read_csv(results / "trials.csv", keep_default_na=False, na_values=[""])
+
+
+def test_every_trial_is_a_row_and_the_outputs_are_there(command, write, tree, monkeypatch):
+    monkeypatch.setattr("harness.results._figures", lambda results: [])
+    tree["confirmation"] = {"seeds": [1, 2]}
+    ended = command(write(tree))
+    assert ended.code == 0, ended.err
+    table = pd.read_parquet(RESULTS / "table.parquet")
+    assert list(table.columns) == list(COLUMNS)
+    assert list(table["status"]) == ["done"] * 4
+    assert set(table["trial_id"]) == set(trials()["trial_id"])
+    assert list(trials()["name"])[:2] == ["published default", "no alignment"]
+    for name in ("tuning_front.png", "tuning_front.svg", "tuning_hypervolume.pdf"):
+        assert (RESULTS / "figures" / name).is_file()
+    told = json.loads((RESULTS / "recommendation.json").read_text())
+    assert told["confirmed"][told["name"]]["num_seeds"] == 2
+    assert told["confirmed"][told["name"]]["gfid_se"] > 0
+    assert "confirmed at the search's budget, mean ± standard error over seeds" in ended.out
+    again = command(write(tree))
+    assert (again.code, again.out.split("\n\n")[:2]) == (0, ended.out.split("\n\n")[:2])
+    assert "started" not in again.err
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_recommended_sweep_is_ready_to_run(command, write, tree, capsys):
+    tree["proxy"] = {"generator.training.steps": 2}
+    assert command(write(tree)).code == 0
+    capsys.readouterr()
+    assert run_sweep([str(RESULTS / "recommended.yaml"), "--dry-run", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    settings = [row["axes"]["setting"] for row in plan["rows"]]
+    assert {"recommended", "no alignment"} <= set(settings)
+    stored = yaml.safe_load((RESULTS / "recommended.yaml").read_text())
+    assert stored["trial"]["generator"]["training"]["steps"] == 4
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_killed_search_ends_like_one_that_was_never_killed(command, write, tree, tmp_path):
+    tree["num_trials"] = 6
+    path = write(tree)
+    arguments = ["--results", str(tmp_path / "killed"), "--store", str(tmp_path / "store")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "harness.tune", str(path), "--executor", "inline", *arguments],
+        cwd=Path(__file__).parents[3],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    rows, until = tmp_path / "killed/tuned/rows", time.monotonic() + 120
+    while len(list(rows.glob("*.json"))) < 3 and time.monotonic() < until:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed/tuned/trials.csv").exists()
+    ended = command(path, *arguments)
+    assert ended.code == 0, ended.err
+    assert command(path, "--results", "whole").code == 0
+    killed, whole = trials(tmp_path / "killed/tuned"), trials(Path("whole/tuned"))
+    pd.testing.assert_frame_equal(
+        killed.drop(columns="study_trial"), whole.drop(columns="study_trial")
+    )
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_tokenizer_beyond_the_cap_is_not_given_a_generator(command, write, tree):
+    ended = command(write({**tree, "caps": {"rfid": {"at_most": 1e-6}}}), "--json")
+    assert ended.code == 0, ended.err
+    assert not Path("artifacts/generator").exists()
+    assert len(list(Path("artifacts/reconstruction").iterdir())) >= 4
+    for row in ended.json["rows"]:
+        assert row["status"] == "blocked"
+        assert row["rfid"] > 0
+        assert "is beyond the cap (rfid at most 1e-06)" in row["error"]
+    assert list(trials()["status"]) == ["capped"] * 4
+    assert set(trials()["feasible"]) == {"no"}
+
+
+def failing(tree, axis, choices):
+    tree["search"] = {axis: {"choices": choices}, "seed": {"integer": [0, 99]}}
+    tree["first"] = {"bad": {axis: choices[0], "seed": 1}, "good": {axis: choices[1], "seed": 2}}
+    return {**tree, "num_trials": 2}
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_trial_that_diverges_is_told_as_such_and_the_search_goes_on(command, write, tree):
+    tree = failing(tree, "tokenizer.training.learning_rate", [1e20, 1e-3])
+    ended = command(write(tree))
+    assert ended.code == 0, ended.err
+    assert list(trials()["status"]) == ["diverged", "done"]
+    assert "not finite at step" in trials()["error"][0]
+    table = pd.read_parquet(RESULTS / "table.parquet").set_index("trial_id")
+    assert dict(table["status"])[trials()["trial_id"][0]] == "diverged"
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_trial_that_fails_is_named_and_tried_again_by_the_next_command(command, write, tree):
+    path = write(failing(tree, CHOICE, [4, 40]))
+    ended = command(path)
+    assert ended.code == 1
+    assert list(trials()["status"]) == ["failed", "done"]
+    assert "failed trial 0: ValueError" in ended.out
+    again = command(path)
+    assert again.code == 1
+    assert list(trials()["study_trial"]) == [2, 1]
+    # It keeps its place, however many trials follow.
+    assert command(path, "--set", "num_trials=3").code == 1
+    assert list(trials()["status"]) == ["failed", "done", "done"]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_two_trials_that_share_a_tokenizer_train_it_once(command, write, tree):
+    tree["search"] = {"generator.training.learning_rate": {"log": [1e-4, 1e-2]}}
+    tree["first"] = {}
+    assert command(write(tree)).code == 0
+    assert len(list(Path("artifacts/generator").iterdir())) == 4
+    assert len(list(Path("artifacts/tokenizer").iterdir())) == 1
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_promotion_runs_the_front_at_full_budget_and_says_whether_the_order_held(
+    command, write, tree
+):
+    tree["proxy"] = {"generator.training.steps": 2}
+    tree["promotion"] = {"seeds": [0, 1]}
+    ended = command(write(tree), "--promote")
+    assert ended.code == 0, ended.err
+    promoted = pd.read_parquet(RESULTS / "promoted/table.parquet")
+    assert set(promoted["generator_images"]) == {32}
+    assert set(promoted["seed"]) == {0, 1}
+    assert "order by gfid of the search at full budget" in ended.out
+    assert "pairs reversed" in ended.out
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_one_process_at_a_time_works_on_a_study(command, write, tree):
+    RESULTS.mkdir(parents=True)
+    with hold(RESULTS / "study.lease"):
+        ended = command(write(tree))
+    assert ended.code == 2
+    assert "another one works on results/tuned/study.journal" in ended.err
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_dry_run_starts_nothing_and_counts_what_is_finished(command, write, tree):
+    ended = command(write(tree), "--dry-run")
+    assert "search of 4 trials, 0 of them finished" in ended.out
+    assert not RESULTS.exists()
+    assert command(write(tree), "--set", "num_trials=2").code == 0
+    plan = command(write(tree), "--dry-run", "--json").json
+    assert (plan["num_trials"], plan["num_finished"], plan["to_run"]) == (4, 2, 0)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_changed_space_is_refused_by_the_command(command, write, tree):
+    path = write({**tree, "num_trials": 2})
+    assert command(path).code == 0
+    setting = "search.generator.training.learning_rate={log: [1e-4, 1e-2]}"
+    ended = command(path, "--set", setting, "--set", "first={}")
+    assert ended.code == 2
+    assert "differs in search.generator.training.learning_rate" in ended.err
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_single_objective_under_a_cap_is_a_search_too(command, write, tree):
+    tree |= {"objectives": [{"column": "gfid"}], "caps": {"rfid": {"at_most": 1e6}}}
+    ended = command(write(tree))
+    assert ended.code == 0, ended.err
+    assert json.loads((RESULTS / "study.json").read_text())["objectives"] == [
+        {"column": "gfid", "maximised": False}
+    ]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_missing_weights_of_any_choice_are_named_before_anything_starts(command, write, tree):
+    encoder = {"kind": "timm", "name": "vit_tiny_patch16_224", "weights": "absent.safetensors"}
+    tree["presets"]["alignment"]["fixed"]["tokenizer.alignment"]["encoder"] = encoder
+    ended = command(write(tree))
+    assert ended.code == 2
+    assert "absent.safetensors" in ended.err
+    assert not RESULTS.exists()
+
+
+@pytest.mark.parametrize("option", ["--only", "--frist"])
+@pytest.mark.usefixtures("undrawn")
+def test_an_unknown_option_is_refused(command, write, tree, option):
+    assert command(write(tree), option, "tokenizer").code == 2
