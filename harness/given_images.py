@@ -308,7 +308,7 @@ def _row(
     outcomes: Mapping[str, Outcome],
 ) -> dict[str, Any]:
     trial = request.trial
-    declared = trial.evaluation if given.as_declared else None
+    declared, seed = trial.evaluation if given.as_declared else None, described.get("seed", 0)
     identity = content_hash([[stage.key for stage in request.scored], described, declared])
     values: dict[str, Any] = dict.fromkeys(COLUMNS)
     values |= {
@@ -321,6 +321,8 @@ def _row(
         "generator": given.name if request.samples else None,
         "tokenizer_key": request.pairs.key if request.pairs else None,
         "generator_key": request.samples.key if request.samples else None,
+        # Nobody knows their seeds; images given twice are told apart by `--column seed=1`.
+        **dict.fromkeys(("seed", "tokenizer_seed", "generator_seed", "evaluation_seed"), seed),
         "provenance": "given",
         "schema_version": SCHEMA_VERSION,
         **described,
@@ -396,7 +398,6 @@ def _samples_columns(
             "guidance_kind": guidance.kind,
             "guidance_scale": 1.0 if guidance.kind == "none" else guidance.scale,
             "label_policy": evaluation.label_policy,
-            "evaluation_seed": evaluation.seed,
             "protocol_name": generation_name(request.trial, guidance) if same_number else "",
         }
     else:

@@ -142,8 +142,8 @@ FILES = {
     ),
     "more first trials than trials": ({"num_trials": 1}, ["num_trials", "at least 2"]),
     "an unknown objective": (
-        {"objectives": [{"column": "fid"}]},
-        ["objectives.0.column", "'fid'", "rfid"],
+        {"objectives": [{"column": "gfiid"}]},
+        ["objectives.0.column", "'gfiid'", "did you mean 'gfid'"],
     ),
     "an objective of text": (
         {"objectives": [{"column": "status"}]},
