@@ -48,7 +48,8 @@ class ExtractionConfig:
     """Of convolutions and products inside the network. Both exclude TensorFloat-32; means
     over the feature map and class scores are float32 in both."""
     compile: bool = False
-    """Whether the network is compiled, which takes a minute and pays off for many images."""
+    """Whether the network is compiled, which takes a minute or more. On a CPU it gains a quarter on
+    a ResNet-18 and nothing on Inception-v3."""
 
 
 @final

@@ -14,6 +14,7 @@ import yaml
 
 from harness.lease import hold
 from harness.run import main as run_sweep
+from harness.stages import registry
 from harness.table import COLUMNS
 
 RESULTS = Path("results/tuned")
@@ -118,7 +119,18 @@ def test_a_trial_that_diverges_is_told_as_such_and_the_search_goes_on(command, w
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_a_trial_that_fails_is_named_and_tried_again_by_the_next_command(command, write, tree):
+def test_a_trial_that_fails_is_named_and_tried_again_by_the_next_command(
+    command, write, tree, monkeypatch
+):
+    original = registry.KINDS["reconstruction"]
+
+    def fail(config, context):
+        if config.num_images == 4:
+            raise ValueError("the disk is on fire")
+        return original.run(config, context)
+
+    broken = registry.StageKind(version=original.version, run=fail)
+    monkeypatch.setitem(registry.KINDS, "reconstruction", broken)
     path = write(failing(tree, CHOICE, [4, 40]))
     ended = command(path)
     assert ended.code == 1
