@@ -21,6 +21,7 @@ CUT = (
     "tokenizer.training.steps=8",
     "generator.training.steps=12",
     "evaluation.num_images=200",
+    "evaluation.diagnostics.num_vectors=100",
     "evaluation.sampler.num_steps=6",
     "evaluation.extractor.training.steps=6",
     "presets.alignment.vf.tokenizer.alignment.encoder.training.steps=6",
@@ -58,7 +59,7 @@ def folders(tmp_path_factory) -> dict[str, Path]:
     ended = [(*process.communicate(timeout=400), process.returncode) for process in running]
     for out, err, code in ended:
         assert code == 0, err[-3000:]
-        assert "executed 17 stages, reused 0" in out
+        assert "executed 19 stages, reused 0" in out
     return folders
 
 
@@ -133,14 +134,14 @@ def test_the_same_command_again_executes_nothing_and_starts_no_executor(
         "harness.command.make_executor", lambda _: pytest.fail("an executor was made")
     )
     before = table(folders["ray"])
-    assert "executed 0 stages, reused 17" in again("ray")
+    assert "executed 0 stages, reused 19" in again("ray")
     pd.testing.assert_frame_equal(table(folders["ray"]), before)
 
 
 def test_a_further_axis_value_runs_only_what_is_new(again):
     more = ("--set", "grid.tokenizer.latent_dim=[4, 8]", "--dry-run", "--json")
     plan = json.loads(again("inline", *more))
-    assert (plan["to_run"], plan["to_reuse"]) == (14, 17)
+    assert (plan["to_run"], plan["to_reuse"]) == (16, 19)
     assert {stage["state"] for stage in plan["stages"] if stage["kind"] == "encoder"} == {"reuse"}
 
 
