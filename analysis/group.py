@@ -79,7 +79,7 @@ def analyse_group(name: str, rows: pd.DataFrame, *, every_figure: bool = True) -
     Args:
         name: Name of the group.
         rows: Its rows, as from `split_by_protocol`.
-        every_figure: Whether there are more than the frontier and the dilemma.
+        every_figure: Whether there are more than the frontier.
 
     Returns:
         The analysis; without figures where no row has a generation distance.
@@ -90,9 +90,7 @@ def analyse_group(name: str, rows: pd.DataFrame, *, every_figure: bool = True) -
     cells = compute_cells(rows, needs=("gfid",))
     frontier = compute_frontier(rows)
     focus, selection = select_lines(rows, cells)
-    shown = _tell(compute_frontier(focus) if selection else frontier, selection)
-    dilemma = _tell(compute_dilemma(focus), selection)
-    planned = [_plan_frontier(shown), _plan_dilemma(dilemma)]
+    planned = [_plan_frontier(_tell(compute_frontier(focus) if selection else frontier, selection))]
     findings: list[str] = []
     if not cells.points.empty:
         focused = compute_cells(focus, needs=("rfid", "gfid"))
@@ -105,12 +103,13 @@ def analyse_group(name: str, rows: pd.DataFrame, *, every_figure: bool = True) -
             findings += say_speedups(convergence.speedups)
         findings += say_correlations(diagnostics.correlations)
         planned += [
+            _plan_dilemma(_tell(compute_dilemma(focus), selection)),
             _plan_convergence(convergence),
             _plan_scaling(_tell(compute_scaling(focus), selection)),
             _plan_diagnostics(diagnostics),
         ]
     else:
-        what = "convergence, scaling and diagnostics"
+        what = "dilemma, convergence, scaling and diagnostics"
         reason = "drawn for the protocol with the most rows alone where there are several"
         planned.append(Omission(what=what, reason=reason))
     omissions = [each for each in planned if isinstance(each, Omission)]

@@ -117,26 +117,34 @@ def _write_subtitle(content: PageContent) -> Html:
 
 def _write_group(group: GroupAnalysis, lines: list[str]) -> Html:
     """The caveats, what is best, and in a fold all else that the numbers say."""
-    caveats = say_caveats(group.cells)
+    caveats = [note.partition(": ") for note in say_caveats(group.cells)]
+    items = [tag("li", tag("b", f"{about}: "), text) for about, _, text in caveats]
     heading = [tag("h3", group.name)] if group.name else []
-    boxed = [tag("ul", [tag("li", note) for note in caveats], class_="caveats")] if caveats else []
-    findings = _write_lines(group.findings)
-    return tag("div", heading, boxed, _write_lines(lines), findings, class_="group")
+    boxed = [tag("ul", items, class_="caveats")] if items else []
+    return tag("div", heading, boxed, _write_lines([*lines, *group.findings]), class_="group")
 
 
 def _write_lines(lines: Sequence[str]) -> Html:
-    """Sentences as paragraphs, lines after a hyphen as a list, folded where it is long."""
+    """Sentences as paragraphs; a list, after a hyphen each, in a fold under its heading."""
     parts: list[Html] = []
+    cards: list[Html] = []
+    heading = ""
     for is_item, run in groupby(lines, key=lambda line: line.startswith("- ")):
-        texts = [line.removeprefix("- ") for line in run]
-        if not is_item:
+        texts = list(run)
+        if is_item:
+            parts.pop()
+            cards.append(_write_card(heading, [text.removeprefix("- ") for text in texts]))
+        else:
             parts += [tag("p", text) for text in texts]
-            continue
-        items = tag("ul", [tag("li", text) for text in texts])
-        if len(texts) >= FOLD_FROM:
-            items = tag("details", tag("summary", f"{len(texts)} lines"), items)
-        parts.append(items)
-    return join(parts)
+            heading = texts[-1]
+    return join(parts, tag("div", cards, class_="cards"))
+
+
+def _write_card(heading: str, texts: list[str]) -> Html:
+    name, _, note = heading.rstrip(":").partition(" (")
+    notes = [tag("p", note.removesuffix(")"), class_="note")] if note else []
+    items = tag("ul", [tag("li", text.replace(" -> ", " → ")) for text in texts])
+    return tag("details", tag("summary", name), notes, items, open=len(texts) < FOLD_FROM)
 
 
 def _write_figures(figures: Sequence[ShownFigure]) -> Html:

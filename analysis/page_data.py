@@ -112,6 +112,17 @@ def _list_axes(rows: pd.DataFrame, names: dict[str, str]) -> list[dict[str, Any]
         values = sorted(source.unique(), key=_sort_key)
         if len(values) > 1:
             axes.append({"name": column, "label": label, "values": values})
+    return _mark_followers(rows, axes)
+
+
+def _mark_followers(rows: pd.DataFrame, axes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Says of an axis which earlier one it follows, value for value; it needs no filter then."""
+    known: dict[tuple[int, ...], str] = {}
+    for axis in axes:
+        codes = tuple(pd.factorize(_axis_values(rows, axis["name"]))[0].tolist())
+        axis["follows"] = known.setdefault(codes, axis["label"])
+        if axis["follows"] == axis["label"]:
+            axis["follows"] = ""
     return axes
 
 
@@ -137,6 +148,7 @@ def _describe_metric(name: str, rows: pd.DataFrame, group: GroupAnalysis) -> dic
     return {
         "name": name,
         "label": name_measure(name, group.cells.setting.distance_name),
+        "short": MEASURES[name].label.rstrip(":"),
         "better": MEASURES[name].better,
         "log": choose_scale(rows[name]) == "log",
     }

@@ -183,12 +183,13 @@ function drawAxes(root, view, scaleX, scaleY, width, height, edge) {
     root.append(draw("text", { x: edge.left - 7, y: y + 4, "text-anchor": "end" }, tickText(tick)));
   }
   const middle = (edge.top + height - edge.bottom) / 2;
+  const name = (metric) => (width < 520 ? metric.short : metric.label);
   const arrow = (metric, low, high) => (metric.better === "lower" ? low : high);
   root.append(
     draw("text", { class: "title", x: (edge.left + width - edge.right) / 2, y: height - 10, "text-anchor": "middle" },
-      `${view.x.label} (${arrow(view.x, "← better", "better →")})`),
+      `${name(view.x)} (${arrow(view.x, "← better", "better →")})`),
     draw("text", { class: "title", x: -middle, y: 14, "text-anchor": "middle", transform: "rotate(-90)" },
-      `${view.y.label} (${arrow(view.y, "← better", "better →")})`),
+      `${name(view.y)} (${arrow(view.y, "← better", "better →")})`),
   );
 }
 
@@ -253,7 +254,7 @@ function drawPoint(view, point, scaleX, scaleY, on) {
   const colour = colourOf(protocol, set.alignment[point.index]);
   const mark = draw("path", { class: "mark", d: markOf(protocol, set.size[point.index]) });
   mark.style.fill = colour;
-  const label = `${nameOf(set, point.index)}: ${view.x.label} ${formatNumber(point.x)}, ${view.y.label} ${formatNumber(point.y)}`;
+  const label = `${nameOf(set, point.index)}: ${view.x.short} ${formatNumber(point.x)}, ${view.y.short} ${formatNumber(point.y)}`;
   return draw(
     "g",
     {
