@@ -188,7 +188,7 @@ def _write_trial(trial_id: str, row: pd.Series, pictures: list[Picture]) -> Html
                 alt=f"{picture.kind}: {about}",
                 width=picture.width,
                 height=picture.height,
-                loading="lazy",
+                decoding="async",
                 data_trial=trial_id,
                 data_kind=picture.kind,
             ),
@@ -256,7 +256,7 @@ def _write_error(error: object) -> Html:
 def _write_cost(provenance: Provenance) -> Html:
     if not provenance.costs:
         return tag("p", "Neither times nor FLOPs are known.", class_="empty")
-    heads = ("stage", "number", "time", "FLOPs")
+    heads = (("stage", ""), ("number", "number"), ("time", "number"), ("FLOPs", "number"))
     rows = [
         tag(
             "tr",
@@ -276,7 +276,7 @@ def _write_cost(provenance: Provenance) -> Html:
         tag("td", _format_time(seconds or float("nan")), class_="number"),
         tag("td", _format_flops(flops or float("nan")), class_="number"),
     )
-    head = tag("tr", [tag("th", text, scope="col") for text in heads])
+    head = tag("tr", [tag("th", text, scope="col", class_=look) for text, look in heads])
     table = tag("table", tag("thead", head), tag("tbody", rows), tag("tfoot", total))
     note = tag("p", f"From the {provenance.cost_source}.", class_="note")
     return join(tag("div", table, class_="scroll"), note)

@@ -74,12 +74,8 @@ def dump_data(data: dict[str, Any]) -> str:
 def _build_protocol(group: GroupAnalysis) -> dict[str, Any]:
     rows = group.rows
     measured = (rows["status"] == "done") & np.isfinite(rows[list(METRICS)]).any(axis=1)
-    rows = (
-        name_lines(rows[measured])
-        .assign(kind=rows["alignment"], size=rows["generator_size"])
-        .reset_index(drop=True)
-    )
-    points = group.cells.points
+    rows = rows[measured].reset_index(drop=True)
+    rows = name_lines(rows).assign(kind=rows["alignment"], size=rows["generator_size"])
     axes = _list_axes(rows, CONFIGURATION_AXES)
     row_axes = _list_axes(rows, ROW_AXES)
     names = [name for name in METRICS if np.isfinite(rows[name]).any()]
@@ -100,7 +96,6 @@ def _build_protocol(group: GroupAnalysis) -> dict[str, Any]:
             {"name": name, "rfid": _numbers(line["rfid"]), "gfid": _numbers(line["gfid"])}
             for name, line in group.frontier.published.lines()
         ],
-        "numPoints": len(points),
     }
 
 

@@ -106,6 +106,7 @@ def _scale_cost(axes: Axes, cost: pd.Series) -> None:
     """A logarithmic axis with prefixes; of a narrow range the ends are named."""
     known = cost[np.isfinite(cost) & (cost > 0)]
     axes.set_xscale("log")
+    axes.set_xlim(known.min() / 1.2, known.max() * 1.2)
     axes.xaxis.set_major_formatter(EngFormatter(sep="", places=None))
     axes.xaxis.set_minor_formatter(NullFormatter())
     if known.max() / known.min() >= WIDE_FROM:

@@ -102,8 +102,9 @@ function activate(index) {
   view.active = index;
 }
 
+// A point stays shown until another one is, so that the way to its samples does not end it.
 function release() {
-  activate(view.pinned);
+  if (view.pinned !== null) activate(view.pinned);
 }
 
 function pin(index) {
