@@ -168,9 +168,10 @@ def _write_pictures(album: Album, table: pd.DataFrame) -> Html:
     if not album.pictures:
         reasons = "; ".join(album.notes) or "the results folder has no grids"
         return tag("p", f"No pictures: {reasons}.", class_="empty")
-    trials = table.drop_duplicates("trial_id", keep="last").set_index("trial_id")
+    last = table.dropna(subset="trial_id").drop_duplicates("trial_id", keep="last")
+    trials = {str(row["trial_id"]): row for _, row in last.iterrows()}
     entries = [
-        _write_trial(trial_id, trials.loc[trial_id], list(pictures))
+        _write_trial(trial_id, trials[trial_id], list(pictures))
         for trial_id, pictures in groupby(album.pictures, key=lambda picture: picture.trial_id)
     ]
     notes = [tag("p", f"{'; '.join(album.notes)}.", class_="note")] if album.notes else []

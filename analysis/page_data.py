@@ -5,7 +5,7 @@ ten thousand rows stay small. What is not finite is null, since JSON knows no Na
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,7 +73,8 @@ def dump_data(data: dict[str, Any]) -> str:
 
 def _build_protocol(group: GroupAnalysis) -> dict[str, Any]:
     rows = group.rows
-    measured = (rows["status"] == "done") & np.isfinite(rows[list(METRICS)]).any(axis=1)
+    finite = np.isfinite(rows[list(METRICS)].to_numpy(dtype=float)).any(axis=1)
+    measured = (rows["status"] == "done").to_numpy() & finite
     rows = rows[measured].reset_index(drop=True)
     rows = name_lines(rows).assign(kind=rows["alignment"], size=rows["generator_size"])
     axes = _list_axes(rows, CONFIGURATION_AXES)
@@ -178,20 +179,27 @@ def _build_means(
 
 
 def _build_rows(rows: pd.DataFrame, axes: list[dict[str, Any]], names: list[str]) -> dict[str, Any]:
-    known = rows[list(SEED_COLUMNS)].notna().all(axis=1)
+    seeds = rows[list(SEED_COLUMNS)].drop_duplicates()
+    described = {
+        _name_seeds(row): describe_seeds(row) if row.notna().all() else "seed unknown"
+        for _, row in seeds.iterrows()
+    }
+    keys = [_name_seeds(row) for row in rows[list(SEED_COLUMNS)].itertuples(index=False)]
     errors = {"gfid": _numbers(rows["gfid_se"])} if rows["gfid_se"].notna().any() else {}
     return {
         **_build_columns(rows, axes),
         "rowId": rows["row_id"].tolist(),
         "trial": rows["trial_id"].fillna("").tolist(),
-        "repetition": [
-            describe_seeds(row) if is_known else "seed unknown"
-            for is_known, (_, row) in zip(known, rows[list(SEED_COLUMNS)].iterrows(), strict=True)
-        ],
+        "repetition": [described[key] for key in keys],
         "images": _numbers(rows["generator_images"]),
         "metrics": {name: _numbers(rows[name]) for name in names},
         "errors": errors,
     }
+
+
+def _name_seeds(seeds: Iterable[float]) -> str:
+    """A key of three seeds that holds for missing ones too, which equal nothing."""
+    return " ".join(f"{seed:g}" for seed in seeds)
 
 
 def _build_columns(rows: pd.DataFrame, axes: list[dict[str, Any]]) -> dict[str, Any]:
