@@ -1,6 +1,7 @@
 """What must be said beside a table's numbers before anybody believes them."""
 
 from analysis.cells import Cells
+from analysis.effects import INTERVAL_ERRORS
 
 USUAL_SAMPLES = 50_000
 """Samples behind a published distance, count."""
@@ -29,16 +30,19 @@ def say_caveats(cells: Cells) -> list[str]:
     notes.append(sizes)
     if "in-domain" in setting.distance_name:
         notes.append(
-            f"Distances are taken in the features of {setting.extractor}, trained on this data:"
-            " they are no FID and not comparable with published numbers."
+            f"Extractor: distances are taken in the features of {setting.extractor}, trained on"
+            " this data; they are no FID and not comparable with published numbers."
         )
     else:
-        notes.append(f"Distances are the {setting.distance_name}; extractor {setting.extractor}.")
+        notes.append(
+            f"Extractor: distances are the {setting.distance_name}, in the features of"
+            f" {setting.extractor}."
+        )
     if (rows["rank_deficient"] == "yes").any():
-        notes.append("Some distances rest on fewer images than features (rank deficient).")
+        notes.append("Rank: some distances rest on fewer images than features (rank deficient).")
     if len(cells.gaps):
         plural = "rows are" if len(cells.gaps) > 1 else "row is"
-        notes.append(f"{len(cells.gaps)} {plural} left out; see below.")
+        notes.append(f"Gaps: {len(cells.gaps)} {plural} left out; see below.")
     names = [str(name) for name in rows["protocol_name"].dropna().unique() if name]
     if names:
         notes.append(f"Protocol preset: {', '.join(names)}.")
@@ -48,6 +52,7 @@ def say_caveats(cells: Cells) -> list[str]:
 def _say_seeds(cells: Cells) -> str:
     most = int(cells.points["num_seeds"].max())
     if most == 1:
-        return "One seed: no error bars, and no difference is established."
+        return "Seeds: one, so there are no error bars and no difference is established."
     text = f"Seeds: {cells.setting.repetitions} a point, shown as mean ± standard error"
+    text += f" (sentences: ± {INTERVAL_ERRORS:g} standard errors)"
     return f"{text}; with so few, errors are rough." if most < FEW_SEEDS else f"{text}."

@@ -99,8 +99,10 @@ def compute_cells(table: pd.DataFrame, *, needs: tuple[str, ...]) -> Cells:
     """
     require_one_protocol(table)
     last = _last_snapshots(table)
-    omitted = [_reason_to_omit(row, needs) for _, row in last.iterrows()]
-    reasons = pd.Series(omitted, index=last.index, dtype=object)
+    finite = np.isfinite(last[list(needs)].to_numpy(dtype=float)).all(axis=1)
+    bad = last[(last["status"] != "done").to_numpy() | ~finite]
+    omitted = [_reason_to_omit(row, needs) for _, row in bad.iterrows()]
+    reasons = pd.Series(omitted, index=bad.index, dtype=object).reindex(last.index, fill_value="")
     done = name_lines(last[last["status"] == "done"])
     used = done[reasons[done.index] == ""]
     late = used.groupby(list(CELL_COLUMNS))["generator_images"].transform("max")

@@ -214,7 +214,7 @@ def _compute_speedups(
     rows: pd.DataFrame, points: pd.DataFrame, config: BootstrapConfig
 ) -> list[Speedup]:
     lines = dict(list(points.groupby(LINE, sort=False)))
-    members = dict(list(rows.groupby(LINE, sort=False)))
+    curves = {key: _curves_of(mine) for key, mine in rows.groupby(LINE, sort=False)}
     speedups = []
     for key, line in lines.items():
         base_key = (line["baseline"].iloc[0], *key[1:])
@@ -223,8 +223,7 @@ def _compute_speedups(
         base = lines[base_key].iloc[-1]
         if (line["gfid"] <= 0).any() or base["gfid"] <= 0:
             continue
-        curves = (_curves_of(members[key]), _curves_of(members[base_key]))
-        speedups.append(_measure(line, base, curves, config))
+        speedups.append(_measure(line, base, (curves[key], curves[base_key]), config))
     return speedups
 
 

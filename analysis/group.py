@@ -24,6 +24,8 @@ from analysis.scaling import ScalingData, compute_scaling, draw_scaling
 
 MAX_LINES = 24
 """Lines that figures and findings hold; the page's plot and the tables have all of them."""
+MAX_SIZES = 6
+"""Generator sizes that have a panel of their own in a figure."""
 LINE = ["alignment", "generator_size"]
 
 
@@ -79,7 +81,7 @@ def analyse_group(name: str, rows: pd.DataFrame, *, every_figure: bool = True) -
     Args:
         name: Name of the group.
         rows: Its rows, as from `split_by_protocol`.
-        every_figure: Whether there are more than the frontier and the dilemma.
+        every_figure: Whether there are more than the frontier.
 
     Returns:
         The analysis; without figures where no row has a generation distance.
@@ -90,9 +92,7 @@ def analyse_group(name: str, rows: pd.DataFrame, *, every_figure: bool = True) -
     cells = compute_cells(rows, needs=("gfid",))
     frontier = compute_frontier(rows)
     focus, selection = select_lines(rows, cells)
-    shown = _tell(compute_frontier(focus) if selection else frontier, selection)
-    dilemma = _tell(compute_dilemma(focus), selection)
-    planned = [_plan_frontier(shown), _plan_dilemma(dilemma)]
+    planned = [_plan_frontier(_tell(compute_frontier(focus) if selection else frontier, selection))]
     findings: list[str] = []
     if not cells.points.empty:
         focused = compute_cells(focus, needs=("rfid", "gfid"))
@@ -105,12 +105,13 @@ def analyse_group(name: str, rows: pd.DataFrame, *, every_figure: bool = True) -
             findings += say_speedups(convergence.speedups)
         findings += say_correlations(diagnostics.correlations)
         planned += [
+            _plan_dilemma(_tell(compute_dilemma(focus), selection)),
             _plan_convergence(convergence),
             _plan_scaling(_tell(compute_scaling(focus), selection)),
             _plan_diagnostics(diagnostics),
         ]
     else:
-        what = "convergence, scaling and diagnostics"
+        what = "dilemma, convergence, scaling and diagnostics"
         reason = "drawn for the protocol with the most rows alone where there are several"
         planned.append(Omission(what=what, reason=reason))
     omissions = [each for each in planned if isinstance(each, Omission)]
@@ -224,6 +225,17 @@ def _tell(data: Any, selection: str) -> Any:
     return replace(data, setting=replace(data.setting, selection=selection))
 
 
+def _limit_sizes(data: Any) -> Any:
+    """The data of at most `MAX_SIZES` generator sizes, those of lowest generation distance."""
+    best = data.points.groupby("generator_size", sort=False)["gfid"].min().sort_values()
+    if len(best) <= MAX_SIZES:
+        return data
+    points = data.points[data.points["generator_size"].isin(best.index[:MAX_SIZES])]
+    note = f"{MAX_SIZES} of {len(best)} generator sizes shown"
+    told = "; ".join(filter(None, [data.setting.selection, note]))
+    return _tell(replace(data, points=points), told)
+
+
 def _plan_frontier(data: FrontierData) -> Plot | Omission:
     if data.points.empty:
         return Omission(what="frontier", reason="no row has both distances")
@@ -235,7 +247,7 @@ def _plan_dilemma(data: Any) -> Plot | Omission:
     if data.points.empty:
         return Omission(what="dilemma", reason="no row has a generation distance")
     caption = "The dilemma: generation and PSNR against the latent dim."
-    return Plot(kind="dilemma", caption=caption, draw=lambda: draw_dilemma(data))
+    return Plot(kind="dilemma", caption=caption, draw=lambda: draw_dilemma(_limit_sizes(data)))
 
 
 def _plan_convergence(data: ConvergenceData) -> Plot | Omission:
@@ -243,7 +255,8 @@ def _plan_convergence(data: ConvergenceData) -> Plot | Omission:
     if data.points.empty or data.points.groupby(by).size().max() < 2:
         return Omission(what="convergence", reason="no generator has two snapshots with a distance")
     caption = "Convergence: generation against training images."
-    return Plot(kind="convergence", caption=caption, draw=lambda: draw_convergence(data))
+    limited = _limit_sizes(data)
+    return Plot(kind="convergence", caption=caption, draw=lambda: draw_convergence(limited))
 
 
 def _plan_scaling(data: ScalingData) -> Plot | Omission:

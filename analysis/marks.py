@@ -74,9 +74,13 @@ def blank_figure(width_inch: float, height_inch: float) -> Figure:
 
 
 def freeze_layout(figure: Figure) -> None:
-    """Lays a finished figure out once, so that labels can be measured and every format agrees."""
+    """Lays a finished figure out once, so that labels can be measured and every format agrees.
+
+    The layout engine is taken away and not replaced by the one that does nothing ("none"): for any
+    engine matplotlib draws a figure a second time whenever it is saved.
+    """
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    figure.set_layout_engine(None)
 
 
 def style_axes(axes: Axes) -> None:

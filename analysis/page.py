@@ -117,26 +117,34 @@ def _write_subtitle(content: PageContent) -> Html:
 
 def _write_group(group: GroupAnalysis, lines: list[str]) -> Html:
     """The caveats, what is best, and in a fold all else that the numbers say."""
-    caveats = say_caveats(group.cells)
+    caveats = [note.partition(": ") for note in say_caveats(group.cells)]
+    items = [tag("li", tag("b", f"{about}: "), text) for about, _, text in caveats]
     heading = [tag("h3", group.name)] if group.name else []
-    boxed = [tag("ul", [tag("li", note) for note in caveats], class_="caveats")] if caveats else []
-    findings = _write_lines(group.findings)
-    return tag("div", heading, boxed, _write_lines(lines), findings, class_="group")
+    boxed = [tag("ul", items, class_="caveats")] if items else []
+    return tag("div", heading, boxed, _write_lines([*lines, *group.findings]), class_="group")
 
 
 def _write_lines(lines: Sequence[str]) -> Html:
-    """Sentences as paragraphs, lines after a hyphen as a list, folded where it is long."""
+    """Sentences as paragraphs; a list, after a hyphen each, in a fold under its heading."""
     parts: list[Html] = []
+    cards: list[Html] = []
+    heading = ""
     for is_item, run in groupby(lines, key=lambda line: line.startswith("- ")):
-        texts = [line.removeprefix("- ") for line in run]
-        if not is_item:
+        texts = list(run)
+        if is_item:
+            parts.pop()
+            cards.append(_write_card(heading, [text.removeprefix("- ") for text in texts]))
+        else:
             parts += [tag("p", text) for text in texts]
-            continue
-        items = tag("ul", [tag("li", text) for text in texts])
-        if len(texts) >= FOLD_FROM:
-            items = tag("details", tag("summary", f"{len(texts)} lines"), items)
-        parts.append(items)
-    return join(parts)
+            heading = texts[-1]
+    return join(parts, tag("div", cards, class_="cards"))
+
+
+def _write_card(heading: str, texts: list[str]) -> Html:
+    name, _, note = heading.rstrip(":").partition(" (")
+    notes = [tag("p", note.removesuffix(")"), class_="note")] if note else []
+    items = tag("ul", [tag("li", text.replace(" -> ", " → ")) for text in texts])
+    return tag("details", tag("summary", name), notes, items, open=len(texts) < FOLD_FROM)
 
 
 def _write_figures(figures: Sequence[ShownFigure]) -> Html:
@@ -160,9 +168,10 @@ def _write_pictures(album: Album, table: pd.DataFrame) -> Html:
     if not album.pictures:
         reasons = "; ".join(album.notes) or "the results folder has no grids"
         return tag("p", f"No pictures: {reasons}.", class_="empty")
-    trials = table.drop_duplicates("trial_id", keep="last").set_index("trial_id")
+    last = table.dropna(subset="trial_id").drop_duplicates("trial_id", keep="last")
+    trials = {str(row["trial_id"]): row for _, row in last.iterrows()}
     entries = [
-        _write_trial(trial_id, trials.loc[trial_id], list(pictures))
+        _write_trial(trial_id, trials[trial_id], list(pictures))
         for trial_id, pictures in groupby(album.pictures, key=lambda picture: picture.trial_id)
     ]
     notes = [tag("p", f"{'; '.join(album.notes)}.", class_="note")] if album.notes else []
@@ -180,7 +189,7 @@ def _write_trial(trial_id: str, row: pd.Series, pictures: list[Picture]) -> Html
                 alt=f"{picture.kind}: {about}",
                 width=picture.width,
                 height=picture.height,
-                loading="lazy",
+                decoding="async",
                 data_trial=trial_id,
                 data_kind=picture.kind,
             ),
@@ -248,7 +257,7 @@ def _write_error(error: object) -> Html:
 def _write_cost(provenance: Provenance) -> Html:
     if not provenance.costs:
         return tag("p", "Neither times nor FLOPs are known.", class_="empty")
-    heads = ("stage", "number", "time", "FLOPs")
+    heads = (("stage", ""), ("number", "number"), ("time", "number"), ("FLOPs", "number"))
     rows = [
         tag(
             "tr",
@@ -268,7 +277,7 @@ def _write_cost(provenance: Provenance) -> Html:
         tag("td", _format_time(seconds or float("nan")), class_="number"),
         tag("td", _format_flops(flops or float("nan")), class_="number"),
     )
-    head = tag("tr", [tag("th", text, scope="col") for text in heads])
+    head = tag("tr", [tag("th", text, scope="col", class_=look) for text, look in heads])
     table = tag("table", tag("thead", head), tag("tbody", rows), tag("tfoot", total))
     note = tag("p", f"From the {provenance.cost_source}.", class_="note")
     return join(tag("div", table, class_="scroll"), note)

@@ -5,7 +5,7 @@ ten thousand rows stay small. What is not finite is null, since JSON knows no Na
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,13 +73,10 @@ def dump_data(data: dict[str, Any]) -> str:
 
 def _build_protocol(group: GroupAnalysis) -> dict[str, Any]:
     rows = group.rows
-    measured = (rows["status"] == "done") & np.isfinite(rows[list(METRICS)]).any(axis=1)
-    rows = (
-        name_lines(rows[measured])
-        .assign(kind=rows["alignment"], size=rows["generator_size"])
-        .reset_index(drop=True)
-    )
-    points = group.cells.points
+    finite = np.isfinite(rows[list(METRICS)].to_numpy(dtype=float)).any(axis=1)
+    measured = (rows["status"] == "done").to_numpy() & finite
+    rows = rows[measured].reset_index(drop=True)
+    rows = name_lines(rows).assign(kind=rows["alignment"], size=rows["generator_size"])
     axes = _list_axes(rows, CONFIGURATION_AXES)
     row_axes = _list_axes(rows, ROW_AXES)
     names = [name for name in METRICS if np.isfinite(rows[name]).any()]
@@ -100,7 +97,6 @@ def _build_protocol(group: GroupAnalysis) -> dict[str, Any]:
             {"name": name, "rfid": _numbers(line["rfid"]), "gfid": _numbers(line["gfid"])}
             for name, line in group.frontier.published.lines()
         ],
-        "numPoints": len(points),
     }
 
 
@@ -112,6 +108,17 @@ def _list_axes(rows: pd.DataFrame, names: dict[str, str]) -> list[dict[str, Any]
         values = sorted(source.unique(), key=_sort_key)
         if len(values) > 1:
             axes.append({"name": column, "label": label, "values": values})
+    return _mark_followers(rows, axes)
+
+
+def _mark_followers(rows: pd.DataFrame, axes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Says of an axis which earlier one it follows, value for value; it needs no filter then."""
+    known: dict[tuple[int, ...], str] = {}
+    for axis in axes:
+        codes = tuple(pd.factorize(_axis_values(rows, axis["name"]))[0].tolist())
+        axis["follows"] = known.setdefault(codes, axis["label"])
+        if axis["follows"] == axis["label"]:
+            axis["follows"] = ""
     return axes
 
 
@@ -137,6 +144,7 @@ def _describe_metric(name: str, rows: pd.DataFrame, group: GroupAnalysis) -> dic
     return {
         "name": name,
         "label": name_measure(name, group.cells.setting.distance_name),
+        "short": MEASURES[name].label.rstrip(":"),
         "better": MEASURES[name].better,
         "log": choose_scale(rows[name]) == "log",
     }
@@ -171,20 +179,27 @@ def _build_means(
 
 
 def _build_rows(rows: pd.DataFrame, axes: list[dict[str, Any]], names: list[str]) -> dict[str, Any]:
-    known = rows[list(SEED_COLUMNS)].notna().all(axis=1)
+    seeds = rows[list(SEED_COLUMNS)].drop_duplicates()
+    described = {
+        _name_seeds(row): describe_seeds(row) if row.notna().all() else "seed unknown"
+        for _, row in seeds.iterrows()
+    }
+    keys = [_name_seeds(row) for row in rows[list(SEED_COLUMNS)].itertuples(index=False)]
     errors = {"gfid": _numbers(rows["gfid_se"])} if rows["gfid_se"].notna().any() else {}
     return {
         **_build_columns(rows, axes),
         "rowId": rows["row_id"].tolist(),
         "trial": rows["trial_id"].fillna("").tolist(),
-        "repetition": [
-            describe_seeds(row) if is_known else "seed unknown"
-            for is_known, (_, row) in zip(known, rows[list(SEED_COLUMNS)].iterrows(), strict=True)
-        ],
+        "repetition": [described[key] for key in keys],
         "images": _numbers(rows["generator_images"]),
         "metrics": {name: _numbers(rows[name]) for name in names},
         "errors": errors,
     }
+
+
+def _name_seeds(seeds: Iterable[float]) -> str:
+    """A key of three seeds that holds for missing ones too, which equal nothing."""
+    return " ".join(f"{seed:g}" for seed in seeds)
 
 
 def _build_columns(rows: pd.DataFrame, axes: list[dict[str, Any]]) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def collect_pictures(
     left = budget_byte
     for position, trial in enumerate(wanted):
         mine = []
-        for row in by_trial[trial].itertuples():
+        for row in by_trial[trial].sort_values("kind", ascending=False).itertuples():
             read = _read_picture(Path(str(row.file)), trial, str(row.kind))
             if read is None:
                 unreadable.append(str(row.path))

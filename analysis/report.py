@@ -24,7 +24,7 @@ from analysis.page import PageContent, ShownFigure, render_page
 from analysis.pictures import Album, collect_pictures
 from analysis.protocol import split_by_protocol
 from analysis.provenance import trace_table
-from analysis.summary import summarize_group
+from analysis.summary import describe_group, say_results
 from analysis.table import load_tables
 from analysis.tables import compute_result_table, format_csv, format_latex, format_markdown
 
@@ -93,7 +93,7 @@ def write_report(results: Sequence[Path | str], out_dir: Path | str | None = Non
     groups = _analyse_groups(table)
     curves = pd.concat([load_curves(folder) for folder in folders], ignore_index=True)
     shared = plan_shared_plots(table, curves)
-    words = [summarize_group(group.name, group.cells, group.rows) for group in groups]
+    words = [say_results(group.cells) for group in groups]
     omissions = _collect_omissions(groups, shared)
     text = _write_words(groups, words, omissions)
     figures_dir.mkdir(parents=True, exist_ok=True)
@@ -205,7 +205,8 @@ def _write_words(
     groups: list[GroupAnalysis], words: list[list[str]], omissions: list[Omission]
 ) -> str:
     parts = [
-        "\n".join([*lines, *group.findings]) for group, lines in zip(groups, words, strict=True)
+        "\n".join([*describe_group(group.name, group.cells, group.rows), *lines, *group.findings])
+        for group, lines in zip(groups, words, strict=True)
     ]
     left_out = [f"- {each.what}: {each.reason}" for each in omissions]
     if left_out:

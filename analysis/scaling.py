@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, NullFormatter, NullLocator
 
 from analysis.cells import Setting, compute_cells
 from analysis.column import (
@@ -21,6 +23,8 @@ COSTS = {
     "train_flops": "training FLOPs",
 }
 """What generation is held against: column of `Cells.points` and its axis label."""
+WIDE_FROM = 100.0
+"""Ratio of the largest to the smallest cost from which decades are ticked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +84,7 @@ def draw_scaling(data: ScalingData) -> Figure:
         for (alignment, shape), line in points.groupby(["alignment", "shape"], sort=False):
             look = marks.of_line(str(alignment), str(shape))
             draw_line(axes, line.sort_values(cost), cost, "gfid", look)
-        axes.set_xscale("log")
+        _scale_cost(axes, points[cost])
         label_panel(axes, x=COSTS[cost])
     scale_axis(panels[0, 0], "y", points["gfid"])
     label_panel(panels[0, 0], x=COSTS[costs[0]], y=data.setting.distance_name)
@@ -96,3 +100,18 @@ def draw_scaling(data: ScalingData) -> Figure:
         ],
     )
     return figure
+
+
+def _scale_cost(axes: Axes, cost: pd.Series) -> None:
+    """A logarithmic axis with prefixes; of a narrow range the ends are named."""
+    known = cost[np.isfinite(cost) & (cost > 0)]
+    axes.set_xscale("log")
+    axes.set_xlim(known.min() / 1.2, known.max() * 1.2)
+    axes.xaxis.set_major_formatter(EngFormatter(sep="", places=None))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    if known.max() / known.min() >= WIDE_FROM:
+        axes.xaxis.set_major_locator(LogLocator(numticks=4))
+    else:
+        ends = [float(f"{value:.2g}") for value in (known.min(), known.max())]
+        axes.xaxis.set_major_locator(FixedLocator(sorted(set(ends))))
+        axes.xaxis.set_minor_locator(NullLocator())

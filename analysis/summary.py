@@ -40,14 +40,18 @@ def summarize(table: pd.DataFrame) -> str:
     if table.empty:
         return "The table has no rows: nothing can be said."
     parts = [
-        "\n".join(summarize_group(name, compute_cells(rows, needs=("gfid",)), rows))
+        "\n".join(_summarize_group(name, compute_cells(rows, needs=("gfid",)), rows))
         for name, rows in split_by_protocol(table).items()
     ]
     return "\n\n".join(parts)
 
 
-def summarize_group(name: str, cells: Cells, rows: pd.DataFrame) -> list[str]:
-    """Says what one protocol's rows show.
+def _summarize_group(name: str, cells: Cells, rows: pd.DataFrame) -> list[str]:
+    return [*describe_group(name, cells, rows), *say_results(cells)]
+
+
+def describe_group(name: str, cells: Cells, rows: pd.DataFrame) -> list[str]:
+    """Says what one protocol's rows are, and what its numbers rest on.
 
     Args:
         name: Name of the group; empty where there is one.
@@ -55,7 +59,7 @@ def summarize_group(name: str, cells: Cells, rows: pd.DataFrame) -> list[str]:
         rows: The group's rows.
 
     Returns:
-        Lines of plain text, those of a list after a hyphen.
+        Lines of plain text.
     """
     setting = cells.setting
     num_done = int((rows["status"] == "done").sum())
@@ -65,15 +69,33 @@ def summarize_group(name: str, cells: Cells, rows: pd.DataFrame) -> list[str]:
         + f": {num_done} of {len(rows)} rows done."
     ]
     if cells.points.empty:
-        return [*head, "No row has a generation distance: nothing can be said.", *_say_gaps(cells)]
-    head += [
+        return head
+    return [
+        *head,
         f"Distances are the {setting.distance_name}, lower is better; extractor"
         f" {setting.extractor}; {setting.num_images} samples, {setting.num_reconstructions}"
         f" reconstructions; per cell {setting.repetitions}.",
         _say_interval(cells),
     ]
-    body = [*_say_best(cells), *_say_dilemma(cells), *_say_alignment(cells), *_say_gaps(cells)]
-    return [*head, *body]
+
+
+def say_results(cells: Cells) -> list[str]:
+    """Says the best cell, the dilemma, what alignment changes, and what was left out.
+
+    Args:
+        cells: From `compute_cells(rows, needs=("gfid",))`.
+
+    Returns:
+        Lines of plain text, those of a list after a hyphen; ± is twice the standard error.
+    """
+    if cells.points.empty:
+        return ["No row has a generation distance: nothing can be said.", *_say_gaps(cells)]
+    return [
+        *_say_best(cells),
+        *_say_dilemma(cells),
+        *_say_alignment(cells),
+        *_say_gaps(cells),
+    ]
 
 
 def _say_interval(cells: Cells) -> str:

@@ -182,13 +182,14 @@ def _list_cells(
 ) -> list[list[str]]:
     """The table's text: names, counts, and each metric with its mark and standard error."""
     lines = []
-    for position, (_, row) in enumerate(table.rows.iterrows()):
+    ranks = {name: table.ranks[name].tolist() for name in table.decimals}
+    for position, row in enumerate(table.rows.to_dict("records")):
         texts = [str(row["alignment"]), str(row["generator_size"])]
         texts += [f"{row['latent_dim']:g}", f"{row['num_seeds']:d}"]
         for name, decimals in table.decimals.items():
             mean, error = row[name], row[f"{name}_se"]
             text = f"{mean:.{decimals}f}" if np.isfinite(mean) else missing
-            text = marks[table.ranks[name].iloc[position]].format(text)
+            text = marks[ranks[name][position]].format(text)
             known = np.isfinite(mean) and np.isfinite(error)
             texts.append(spread.format(text, f"{error:.{decimals}f}") if known else text)
         lines.append(texts)

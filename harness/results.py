@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 import yaml
 
-from analysis.report import write_figures
+from analysis.report import REPORT_VERSION, write_figures
 from analysis.summary import summarize
 from harness.execution import Outcome, command_line, environment
 from harness.keys import to_plain
@@ -129,18 +129,18 @@ def _analyse(results: Path, frame: pd.DataFrame) -> tuple[list[Path], str]:
 
 
 def _figures(results: Path) -> list[Path]:
-    """Draw the figures, unless those that are there were all drawn from this very table."""
+    """Write the report, unless what is there was all made from this very table."""
     note = results / "figures" / "drawn.json"
-    table = file_sha256(results / "table.csv")
+    made_of = {"table_sha256": file_sha256(results / "table.csv"), "report": REPORT_VERSION}
     if note.is_file():
         drawn = json.loads(note.read_text(encoding="utf-8"))
         paths = [results / name for name in drawn["files"]]
-        if drawn["table_sha256"] == table and all(path.is_file() for path in paths):
+        if made_of.items() <= drawn.items() and all(path.is_file() for path in paths):
             return paths
         note.unlink()
     paths = write_figures(results)
     names = [path.relative_to(results).as_posix() for path in paths]
-    write_json(note, {"table_sha256": table, "files": names})
+    write_json(note, {**made_of, "files": names})
     return paths
 
 

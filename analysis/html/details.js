@@ -1,6 +1,7 @@
 // The panel beside the plot: configuration, metrics and samples of one point.
 
-function showDetails(root, view, index) {
+function showDetails(root, shots, view, index) {
+  shots.replaceChildren();
   if (index === null) {
     root.replaceChildren(
       make("h3", {}, "A point"),
@@ -14,15 +15,16 @@ function showDetails(root, view, index) {
     make("h3", {}, nameOf(set, index)),
     drawFacts(view, index),
     pinned,
-    drawShots(protocol, view.mode === "means" ? set.members[index] : [index]),
   );
+  shots.append(drawShots(protocol, view.mode === "means" ? set.members[index] : [index]));
 }
 
 function drawFacts(view, index) {
   const { set, protocol } = view;
   const facts = [];
   for (const axis of listAxes(view)) {
-    facts.push([axis.label, axis.values[set.axes[axis.name][index]]]);
+    const value = axis.values[set.axes[axis.name][index]];
+    if (!axis.follows || value !== "none") facts.push([axis.label, value]);
   }
   if (view.mode === "means") {
     const [seeds, tokenizers] = [set.seeds[index], set.tokenizers[index]];
@@ -32,7 +34,7 @@ function drawFacts(view, index) {
   }
   for (const metric of protocol.metrics) {
     const value = set.metrics[metric.name][index];
-    if (value !== null) facts.push([metric.label, formatWithError(value, set.errors[metric.name]?.[index])]);
+    if (value !== null) facts.push([metric.short, formatWithError(value, set.errors[metric.name]?.[index])]);
   }
   const lines = facts.map(([name, value]) => make("tr", {}, make("th", { scope: "row" }, name), make("td", {}, value)));
   return make("table", {}, make("tbody", {}, ...lines));
@@ -42,12 +44,12 @@ function drawFacts(view, index) {
 function drawShots(protocol, members) {
   const trials = [...new Set(members)].filter((row) => picturesOf(protocol.rows.trial[row]).length);
   if (!trials.length) return make("p", { class: "note" }, "No pictures of its trials are in this page.");
-  const shots = make("div", { class: "shots" });
+  const shots = make("div", { class: "pair" });
   const tabs = make("div", { class: "tabs" });
   const show = (chosen) => {
     shots.replaceChildren(...picturesOf(protocol.rows.trial[chosen]).map((image) =>
       make("figure", {},
-        make("img", { src: image.src, alt: image.alt, width: image.width, height: image.height }),
+        make("img", { src: image.src, alt: image.alt, width: image.getAttribute("width"), height: image.getAttribute("height") }),
         make("figcaption", {}, image.dataset.kind)),
     ));
     [...tabs.children].forEach((tab, i) => tab.setAttribute("aria-pressed", String(trials[i] === chosen)));

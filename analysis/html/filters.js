@@ -23,8 +23,17 @@ function listPassing(view) {
 }
 
 function drawFilters(root, view, onChange) {
-  const axes = listAxes(view);
+  const axes = listAxes(view).filter((axis) => !axis.follows);
+  const followers = listAxes(view).filter((axis) => axis.follows);
   root.replaceChildren(...axes.map((axis) => drawAxis(axis, view, onChange)));
+  if (followers.length) {
+    const leaders = [...new Set(followers.map((axis) => axis.follows))];
+    const words = leaders.map((leader) => {
+      const names = followers.filter((axis) => axis.follows === leader).map((axis) => axis.label);
+      return `${leader} (${names.join(", ")})`;
+    });
+    root.append(make("p", { class: "note" }, `One filter serves what differs together: ${words.join("; ")}.`));
+  }
   if (!axes.length) root.append(make("p", { class: "note" }, "All rows are of one configuration."));
 }
 

@@ -72,7 +72,7 @@ function redraw() {
 
 function describe(numPassing, numPlaced, numShown) {
   const { protocol } = view;
-  const notes = [`${protocol.setting.dataset}, guidance ${protocol.setting.guidance}; bars are standard errors.`];
+  const notes = [`${protocol.setting.dataset}, guidance ${protocol.setting.guidance}; distances: ${protocol.distance}; bars are standard errors.`];
   if (protocols.length > 1) notes.push("Protocols are never mixed on one axis: choose one at a time.");
   if (numPassing > numPlaced) notes.push(`${numPassing - numPlaced} points lack one of the two numbers, or have no logarithm.`);
   if (numPlaced > numShown) notes.push(`${numShown} of ${numPlaced} points are drawn: the front and an even sample.`);
@@ -98,12 +98,13 @@ function activate(index) {
     byId("plot").querySelectorAll('[tabindex="0"]').forEach((each) => each.setAttribute("tabindex", -1));
     mark.setAttribute("tabindex", 0);
   }
-  if (view.active !== index || index === view.pinned) showDetails(byId("details"), view, index);
+  if (view.active !== index || index === view.pinned) showDetails(byId("details"), byId("shots"), view, index);
   view.active = index;
 }
 
+// A point stays shown until another one is, so that the way to its samples does not end it.
 function release() {
-  activate(view.pinned);
+  if (view.pinned !== null) activate(view.pinned);
 }
 
 function pin(index) {
@@ -153,7 +154,7 @@ function start() {
   });
   byId("plot").addEventListener("keydown", move);
   byId("explore-body").hidden = false;
-  if (matchMedia("(max-width: 860px)").matches) byId("filter-box").open = false;
+  if (isNarrow) byId("filter-box").open = false;
   let width = 0;
   new ResizeObserver(([entry]) => {
     if (Math.round(entry.contentRect.width) === width) return;
@@ -163,6 +164,8 @@ function start() {
   chooseProtocol(0);
 }
 
+const isNarrow = matchMedia("(max-width: 860px)").matches;
+if (isNarrow) document.querySelectorAll(".cards details").forEach((each) => { each.open = false; });
 if (protocols.length) {
   start();
 } else {

@@ -4,6 +4,7 @@ const SVG = "http://www.w3.org/2000/svg";
 const NUM_COLOURS = 7;
 const MAX_POINTS = 2000;
 const MAX_SERIES = 80;
+const MAX_BARS = 400;
 const MARKS = [
   "M0-5A5 5 0 1 1 0 5A5 5 0 1 1 0-5Z",
   "M-4.5-4.5H4.5V4.5H-4.5Z",
@@ -149,11 +150,11 @@ function drawPlot(root, view, points, on) {
   }
   const published = view.published;
   const scaleX = makeScale(
-    [...points.map((p) => p.x), ...published.flatMap((line) => line.rfid)],
+    [...reach(view, points, "x", view.logX), ...published.flatMap((line) => line.rfid)],
     view.logX, edge.left, width - edge.right, width < 480 ? 4 : 7,
   );
   const scaleY = makeScale(
-    [...points.map((p) => p.y), ...published.flatMap((line) => line.gfid)],
+    [...reach(view, points, "y", view.logY), ...published.flatMap((line) => line.gfid)],
     view.logY, height - edge.bottom, edge.top, 6,
   );
   drawAxes(root, view, scaleX, scaleY, width, height, edge);
@@ -171,6 +172,18 @@ function drawPlot(root, view, points, on) {
   return shown;
 }
 
+// Values along one axis with the ends of their error bars, as far as these are drawn.
+function reach(view, points, along, isLog) {
+  const values = points.map((point) => point[along]);
+  if (points.length > MAX_BARS) return values;
+  const errors = view.set.errors[view[along].name] ?? [];
+  const ends = points.flatMap((point) => {
+    const error = errors[point.index] ?? 0;
+    return [point[along] - error, point[along] + error];
+  });
+  return [...values, ...ends.filter((value) => !isLog || value > 0)];
+}
+
 function drawAxes(root, view, scaleX, scaleY, width, height, edge) {
   for (const tick of scaleX.ticks) {
     const x = scaleX.place(tick);
@@ -183,12 +196,13 @@ function drawAxes(root, view, scaleX, scaleY, width, height, edge) {
     root.append(draw("text", { x: edge.left - 7, y: y + 4, "text-anchor": "end" }, tickText(tick)));
   }
   const middle = (edge.top + height - edge.bottom) / 2;
+  const name = (metric) => (width < 520 ? metric.short : metric.label);
   const arrow = (metric, low, high) => (metric.better === "lower" ? low : high);
   root.append(
     draw("text", { class: "title", x: (edge.left + width - edge.right) / 2, y: height - 10, "text-anchor": "middle" },
-      `${view.x.label} (${arrow(view.x, "← better", "better →")})`),
+      `${name(view.x)} (${arrow(view.x, "← better", "better →")})`),
     draw("text", { class: "title", x: -middle, y: 14, "text-anchor": "middle", transform: "rotate(-90)" },
-      `${view.y.label} (${arrow(view.y, "← better", "better →")})`),
+      `${name(view.y)} (${arrow(view.y, "← better", "better →")})`),
   );
 }
 
@@ -230,7 +244,7 @@ function drawSeries(root, view, points, scaleX, scaleY) {
       }
     }
   }
-  if (points.length > 400) return;
+  if (points.length > MAX_BARS) return;
   for (const point of points) {
     const colour = colourOf(protocol, set.alignment[point.index]);
     const [x, y] = [scaleX.place(point.x), scaleY.place(point.y)];
@@ -253,7 +267,7 @@ function drawPoint(view, point, scaleX, scaleY, on) {
   const colour = colourOf(protocol, set.alignment[point.index]);
   const mark = draw("path", { class: "mark", d: markOf(protocol, set.size[point.index]) });
   mark.style.fill = colour;
-  const label = `${nameOf(set, point.index)}: ${view.x.label} ${formatNumber(point.x)}, ${view.y.label} ${formatNumber(point.y)}`;
+  const label = `${nameOf(set, point.index)}: ${view.x.short} ${formatNumber(point.x)}, ${view.y.short} ${formatNumber(point.y)}`;
   return draw(
     "g",
     {

@@ -20,7 +20,7 @@ function listColumns(view) {
   }
   for (const metric of protocol.metrics) {
     columns.push({
-      key: metric.name, label: `${metric.label} ${metric.better === "lower" ? "↓" : "↑"}`, isNumber: true,
+      key: metric.name, label: `${metric.short} ${metric.better === "lower" ? "↓" : "↑"}`, isNumber: true,
       of: (i) => set.metrics[metric.name][i],
       show: (i) => formatWithError(set.metrics[metric.name][i], set.errors[metric.name]?.[i]),
     });

@@ -14,7 +14,7 @@ MakeRow = Callable[..., dict[str, Any]]
 Load = Callable[[list[dict[str, Any]]], pd.DataFrame]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_row() -> MakeRow:
     """A done row; keyword arguments replace its values, seeds and tokenizer follow `seed`."""
 

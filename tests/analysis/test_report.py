@@ -6,11 +6,15 @@ import pandas as pd
 import pytest
 
 from analysis.grids import index_grids, write_grids_page
-from analysis.report import main, write_figures
+from analysis.report import main, write_figures, write_report
+from analysis.table import REQUIRED_COLUMNS
 
 FIGURES = {
-    f"{name}.{suffix}" for name in ("frontier", "dilemma") for suffix in ("png", "svg", "pdf")
+    f"{name}.{suffix}"
+    for name in ("frontier", "dilemma", "scaling")
+    for suffix in ("png", "svg", "pdf")
 }
+TABLES = {"results.md", "results.tex", "results.csv", "frontier.csv", "summary.txt"}
 
 
 def test_a_results_folder_gives_figures_and_their_data(dilemma_rows, load, tmp_path):
@@ -18,7 +22,7 @@ def test_a_results_folder_gives_figures_and_their_data(dilemma_rows, load, tmp_p
     (tmp_path / "grids").mkdir()
     (tmp_path / "grids" / f"{trial}.png").write_bytes(b"")
     written = write_figures(tmp_path)
-    assert {path.name for path in written} == FIGURES | {"frontier.csv", "grids.md"}
+    assert {path.name for path in written} == FIGURES | TABLES | {"grids.md", "report.html"}
     assert all(path.stat().st_size for path in written)
     assert {path.parent for path in written} == {tmp_path / "figures", tmp_path}
     points = pd.read_csv(tmp_path / "figures" / "frontier.csv", keep_default_na=False)
@@ -30,6 +34,7 @@ def test_equal_tables_give_equal_files(dilemma_rows, load, tmp_path):
     load(dilemma_rows)
     first = write_figures(tmp_path, tmp_path / "a")
     second = write_figures(tmp_path, tmp_path / "b")
+    assert len(first) == len(FIGURES | TABLES) + 1
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
 
 
@@ -42,12 +47,15 @@ def test_each_guidance_setting_has_its_own_figures(make_row, load, tmp_path):
 
 def test_stale_figures_of_an_earlier_run_are_removed_and_nothing_else(make_row, load, tmp_path):
     stale = {"frontier.png", "frontier.2.guidance-cfg-2.0.svg", "dilemma.3.crop-none.pdf"}
+    stale |= {"convergence.svg", "scaling.png", "diagnostics.2.crop-none.pdf", "guidance.2.png"}
+    stale |= {"curves.generator.pdf", "results.2.crop-none.tex"}
     kept = {"frontier-paper.png", "frontier.txt", "frontier.svg.bak", "my.frontier.csv"}
+    kept |= {"curves.png", "results.xlsx", "guidance-paper.png", "summary.md"}
     (tmp_path / "figures").mkdir()
     for name in stale | kept:
         (tmp_path / "figures" / name).write_text("earlier")
     load([make_row(rfid=None)])
-    written = {path.name for path in write_figures(tmp_path)}
+    written = {path.name for path in write_figures(tmp_path)} - {"report.html"}
     assert not written & stale
     assert {path.name for path in (tmp_path / "figures").iterdir()} == written | kept
 
@@ -78,22 +86,52 @@ def test_rows_without_reconstruction_still_give_the_dilemma(make_row, load, tmp_
     assert "frontier.png" not in names
 
 
+def test_an_empty_table_is_exit_code_2_and_writes_nothing(load, tmp_path, capsys):
+    load([])
+    assert main([str(tmp_path)]) == 2
+    assert "it is empty" in capsys.readouterr().err
+    assert not (tmp_path / "figures").exists()
+    assert not (tmp_path / "report.html").exists()
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (None, "it is empty"),
         ({"status": "failed", "error": "boom", "gfid": None, "rfid": None}, "failed: boom"),
         ({"gfid": np.nan, "rfid": np.nan, "psnr": np.nan}, "gfid is missing"),
         ({"gfid": np.inf}, "gfid is missing or not finite"),
     ],
 )
-def test_a_table_with_nothing_to_draw_is_exit_code_2(
+def test_a_table_without_a_measured_row_gives_a_page_that_says_why(
     make_row, load, tmp_path, capsys, values, message
 ):
-    load([] if values is None else [make_row(**values)])
-    assert main([str(tmp_path)]) == 2
-    assert message in capsys.readouterr().err
-    assert not (tmp_path / "figures").exists()
+    load([make_row(**values)])
+    assert main([str(tmp_path)]) == 0
+    assert message in capsys.readouterr().out
+    page = (tmp_path / "report.html").read_text()
+    assert "No row has a generation distance: nothing can be said." in page
+    assert message in page
+    assert not list((tmp_path / "figures").glob("*.png"))
+
+
+def test_several_sweeps_make_one_report_beside_the_first(make_row, tmp_path, capsys):
+    for name, dim in (("a", 4), ("b", 8)):
+        (tmp_path / name).mkdir()
+        row = pd.DataFrame([make_row(latent_dim=dim)], columns=list(REQUIRED_COLUMNS))
+        row.to_parquet(tmp_path / name / "table.parquet")
+    assert main([str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    capsys.readouterr()
+    assert "2 rows: 2 done" in (tmp_path / "a+b" / "report.html").read_text()
+    assert len(pd.read_csv(tmp_path / "a+b" / "figures" / "frontier.csv")) == 2
+    assert not (tmp_path / "a" / "figures").exists()
+
+
+def test_many_lines_are_thinned_to_the_best_and_the_report_says_so(make_row, load, tmp_path):
+    rows = [make_row(generator_size=f"S{k}", gfid=1.0 + k, rfid=1.0) for k in range(40)]
+    load(rows)
+    report = write_report([tmp_path])
+    assert "24 of 40 lines" in report.words
+    assert len(pd.read_csv(tmp_path / "figures" / "frontier.csv")) == 40
 
 
 def test_a_missing_folder_is_exit_code_2(tmp_path, capsys):
