@@ -19,6 +19,7 @@ from harness.run import main
 from harness.stages.encoder import load_encoder
 from harness.store import Store
 from harness.sweep import Resources, load_sweep
+from harness.trial import TokenizerConfig
 from models.alignment import NoAlignment, VFAlignment
 from models.discriminator import DiscriminatorConfig
 from models.tokenizer_loss import TokenizerLoss, TokenizerLossConfig
@@ -120,7 +121,9 @@ def test_a_reset_of_the_optimizers_is_a_change(load, tmp_path):
 
 
 def test_the_released_recipe_is_the_published_one():
-    schedule = load_sweep(RELEASED).points[0].trial.tokenizer.schedule
+    tokenizer = load_sweep(RELEASED).points[0].trial.tokenizer
+    assert isinstance(tokenizer, TokenizerConfig)
+    schedule = tokenizer.schedule
     assert [phase.first_step / 5005 for phase in schedule] == [0, 100, 115]
     assert [phase.resets_optimizers for phase in schedule] == [False, True, True]
     starts = [phase["loss"]["discriminator"]["start_step"] for phase in to_plain(schedule)]

@@ -17,6 +17,7 @@ from harness.stages.generation import GenerationStage, asked_labels
 from harness.stages.tokenizer import load_tokenizer
 from harness.store import Store
 from harness.sweep import Resources, load_sweep
+from models.posterior import Posterior
 
 SWEEPS = Path(__file__).parents[3] / "sweeps"
 CPU = torch.device("cpu")
@@ -59,6 +60,7 @@ def test_cached_latents_are_samples_with_noise_of_their_own_for_either_view(enco
     for view, seen in (("latents", images), ("latents_flip", images.flip(-1))):
         assert stored[view].dtype == torch.float32
         posterior = model.encode(seen)
+        assert isinstance(posterior, Posterior)
         offset = stored[view][:4] - posterior.mode()
         noise[view] = offset / torch.exp(0.5 * posterior.log_variance)
     assert all(0.5 < n.std() < 1.5 for n in noise.values())
