@@ -184,14 +184,19 @@ def _check_rows(table: pd.DataFrame, source: str) -> None:
     _refuse(table, source, table["row_id"].isna(), "'row_id' must name the row")
     _refuse(table, source, table["row_id"].duplicated(), "'row_id' must be unique")
     done = table["status"] == "done"
-    needs = {"rfid": ("reconstruction_protocol_hash",), "gfid": ("protocol_hash",)}
+    # A trial of a tokenizer alone has rfid and no generator.
+    of_generator = ("generator_size", "generator_seed")
     identity = (
-        *("latent_dim", "alignment", "generator_size", "tokenizer_key", "distance_name"),
-        *SEED_COLUMNS,
+        *("latent_dim", "alignment", "tokenizer_key", "distance_name"),
+        *(column for column in SEED_COLUMNS if column not in of_generator),
     )
+    needs = {
+        "rfid": ("reconstruction_protocol_hash", *identity),
+        "gfid": ("protocol_hash", *identity, *of_generator),
+    }
     for metric, columns in needs.items():
         measured = done & table[metric].notna()
-        for column in (*columns, *identity):
+        for column in columns:
             bad = measured & table[column].isna()
             _refuse(table, source, bad, f"'{column}' must be known where '{metric}' is")
     for column in ("protocol", "reconstruction_protocol"):
