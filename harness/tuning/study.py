@@ -8,6 +8,7 @@ one would have.
 """
 
 import json
+import os
 import random
 import warnings
 from collections.abc import Callable, Mapping
@@ -32,6 +33,7 @@ from harness.configuration import ConfigError
 from harness.keys import content_hash, to_plain
 from harness.sweep import Point
 from harness.tuning.goals import Verdict
+from harness.tuning.space import Axes
 from harness.tuning.tune_file import SamplerChoice, Tuning
 
 JOURNAL = "study.journal"
@@ -93,15 +95,25 @@ class TuningStudy:
         Raises:
             ConfigError: The file makes another trial of a proposal than was run.
         """
-        last: dict[int, FrozenTrial] = {}
-        for frozen in self.study.get_trials(deepcopy=False):
-            attributes = frozen.user_attrs
-            if "trial_id" in attributes and "repeats" not in attributes:
-                last[attributes["proposal"]] = frozen
+        return self._told(_last_trials(self.study))
+
+    def told_within(self) -> list[Told]:
+        """As `told`, of the proposals that lie in the tune file's search space."""
+        last = _last_trials(self.study)
+        return self._told({n: f for n, f in last.items() if self._holds(f.user_attrs["axes"])})
+
+    def _told(self, last: Mapping[int, FrozenTrial]) -> list[Told]:
         return [
             Told(number=number, frozen=frozen, point=self._point_of(frozen))
             for number, frozen in sorted(last.items())
         ]
+
+    def _holds(self, axes: Axes) -> bool:
+        try:
+            self.tuning.space.parameters_of(axes)
+        except ConfigError:
+            return False
+        return True
 
     def _point_of(self, frozen: FrozenTrial) -> Point:
         if frozen.number in self._points:
@@ -219,15 +231,16 @@ def open_study(
     """Open the study of a results folder, or start it, and clean up what a killed search left.
 
     Args:
-        folder: Results folder.
+        folder: Results folder, whose study lease the caller holds.
         tuning: The tune file.
-        allow_changed_space: Where search space, objectives or caps have changed, start a further
-            study in the same journal with all trials that lie in the new space.
+        allow_changed_space: Where search space, first trials, objectives or caps have changed,
+            start a further study in the same journal with all trials that lie in the new space.
         judge: Judges the trials that are taken over.
 
     Raises:
         ConfigError: The search space has changed and that is not allowed; or the base trial has.
     """
+    _mend_journal(folder)
     storage = _storage(folder)
     study = _last_study(storage)
     if study is None:
@@ -291,8 +304,32 @@ def count_finished(folder: Path) -> int:
     return sum(trial.state == TrialState.COMPLETE for trial in trials)
 
 
+def _mend_journal(folder: Path) -> None:
+    """Drop what a killed process left: a torn last line, and locks that nobody holds.
+
+    Whoever calls this holds the study's lease, so nobody else is writing.
+    """
+    for lock in folder.glob(f"{JOURNAL}.lock*"):
+        lock.unlink()
+    path = folder / JOURNAL
+    content = path.read_bytes() if path.is_file() else b""
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        os.truncate(path, whole)
+
+
 def _storage(folder: Path) -> JournalStorage:
     return JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+
+
+def _last_trials(study: optuna.Study) -> dict[int, FrozenTrial]:
+    """Number of the proposal -> its last trial, redrawn ones left out."""
+    last: dict[int, FrozenTrial] = {}
+    for frozen in study.get_trials(deepcopy=False):
+        attributes = frozen.user_attrs
+        if "trial_id" in attributes and "repeats" not in attributes:
+            last[attributes["proposal"]] = frozen
+    return last
 
 
 def _last_study(storage: JournalStorage) -> optuna.Study | None:
@@ -319,6 +356,7 @@ def _identity(tuning: Tuning) -> dict[str, Any]:
         "search": json.loads(json.dumps(parameters)),
         "objectives": [[o.column, o.maximised] for o in tuning.goals.objectives],
         "caps": {column: cap.words(column) for column, cap in tuning.goals.caps.items()},
+        "first": json.loads(json.dumps(list(tuning.file.first.items()))),
     }
 
 
@@ -333,18 +371,16 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     old, new = dict(before["search"]), dict(now["search"])
     names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
     changed = [f"search.{name}" for name in names]
-    return changed + [name for name in ("objectives", "caps") if before[name] != now[name]]
+    others = ("objectives", "caps", "first")
+    return changed + [name for name in others if before.get(name) != now[name]]
 
 
 def _take_over(old: optuna.Study, fresh: TuningStudy, judge: Judge) -> None:
     """Add the old study's trials that lie in the new space, judged anew, to the new study."""
     tuning, number = fresh.tuning, len(fresh.tuning.file.first)
     first = [tuning.space.parameters_of(axes) for axes in tuning.file.first.values()]
-    for told in TuningStudy(old, tuning).told():
-        try:
-            parameters = tuning.space.parameters_of(told.point.axes)
-        except ConfigError:
-            continue
+    for told in TuningStudy(old, tuning).told_within():
+        parameters = tuning.space.parameters_of(told.point.axes)
         verdict = judge(told.point)
         if verdict is None or verdict.status != "done":
             continue

@@ -7,6 +7,7 @@ from optuna.trial import TrialState
 
 from harness.configuration import ConfigError
 from harness.tuning.goals import Goals, Verdict, judge
+from harness.tuning.study import JOURNAL
 
 from .conftest import open_toy, run_toy, tell_toy
 
@@ -159,6 +160,11 @@ CHANGES = {
     "a choice": ("search.alignment={choices: [adaptive, none, fixed]}", "search.alignment"),
     "an objective": ("objectives=[{column: gfid}, {column: rfid}]", "objectives"),
     "a cap": ("caps.rfid={at_most: 3}", "caps"),
+    "the order of the first": (
+        "first={no alignment: {alignment: none}, published default: {alignment: adaptive, "
+        "tokenizer.alignment.vf_weight: 0.1, tokenizer.alignment.cos_margin: 0.5}}",
+        "first",
+    ),
 }
 
 
@@ -176,6 +182,38 @@ def test_a_changed_space_is_refused_unless_it_is_allowed(name, load, tmp_path):
     run_toy(study, window=1)
     assert sum(told.finished for told in study.told()) >= 6
     assert open_toy(tmp_path, load(setting)).study.study_name == study.study.study_name
+
+
+def test_a_choice_may_go_with_its_preset(load, tree, tmp_path):
+    run_toy(open_toy(tmp_path, load("num_trials=8")), window=1)
+    del tree["presets"]["alignment"]["fixed"]
+    tree["search"] = {"alignment": {"choices": ["adaptive", "none"]}}
+    tree["search"][WEIGHT] = {"log": [0.01, 1], "when": {"alignment": "adaptive"}}
+    margin = {"uniform": [0, 0.9], "when": {"alignment": "adaptive"}}
+    tree["search"]["tokenizer.alignment.cos_margin"] = margin
+    study = open_toy(tmp_path, load("num_trials=8"), allow_changed_space=True)
+    assert {axes["alignment"] for axes in proposals(study)} == {"adaptive", "none"}
+
+
+def test_another_name_of_a_first_trial_is_another_study(load, tmp_path):
+    run_toy(open_toy(tmp_path, load()), window=1)
+    renamed = load("first={plain: {alignment: none}}")
+    with pytest.raises(ConfigError, match="differs in first"):
+        open_toy(tmp_path, renamed)
+    study = open_toy(tmp_path, renamed, allow_changed_space=True)
+    assert (study.told()[0].name, study.told()[0].point.axes) == ("plain", {"alignment": "none"})
+    assert [told.name for told in study.told()][1:] == [""] * 3
+
+
+def test_what_a_kill_left_of_a_line_or_a_lock_is_dropped(load, tmp_path):
+    run_toy(open_toy(tmp_path, load()), window=1)
+    before = proposals(open_toy(tmp_path, load()))
+    journal = tmp_path / JOURNAL
+    journal.write_bytes(journal.read_bytes() + b'{"op_code":8,"trial_id":0,"user_')
+    (tmp_path / f"{JOURNAL}.lock").symlink_to(journal)
+    study = open_toy(tmp_path, load("num_trials=5"))
+    run_toy(study, window=1)
+    assert proposals(open_toy(tmp_path, load("num_trials=5")))[:4] == before
 
 
 def test_another_base_trial_is_refused(load, tmp_path):
