@@ -1,11 +1,13 @@
 """The tune file: a sweep file with a `search` block instead of a grid."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from harness.configuration import ConfigError
+from harness.keys import content_hash
 from harness.sweep import (
     Point,
     Resources,
@@ -18,11 +20,19 @@ from harness.sweep import (
     refuse_ignored,
     set_path,
 )
+from harness.table import DIAGNOSTICS, SAMPLE_METRICS
+from harness.trial import Trial
 from harness.tuning.goals import Cap, Goals, Objective
 from harness.tuning.space import Axes, Presets, SearchSpace, parse_space
 
 MAX_CORNERS = 256
 """Corners of the search space whose trials are built when the file is read."""
+GENERATION_COLUMNS = (
+    *SAMPLE_METRICS,
+    *("gfid_se", "generation_s", "generator_s", "generator_params", "generator_images"),
+    *("generator_flops_per_image", "num_images", "num_reference", "num_sampling_seeds"),
+)
+"""Columns that a trial without a generator leaves empty."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +136,15 @@ class Tuning:
         """Trials as a sweep."""
         return Sweep(file=self.base, points=tuple(points), source=self.source)
 
+    def at_full_budget(self) -> "Tuning":
+        """The same search without its proxy."""
+        return replace(self, base=replace(self.base, trial=self.file.trial))
+
+    def setting_hash(self, axes: Axes) -> str:
+        """Names a setting by what it stands for: its values, and the trials at both budgets."""
+        full = self.at_full_budget().point(axes)
+        return content_hash([dict(axes), self.point(axes).trial_id, full.trial_id])[:12]
+
     def sweep_file(
         self, name: str, settings: Mapping[str, Axes], seeds: Sequence[int], *, full: bool
     ) -> SweepFile:
@@ -137,7 +156,7 @@ class Tuning:
             seeds: Seeds of the trials.
             full: Full budget; otherwise that of the search.
         """
-        base = self.base if not full else replace(self.base, trial=self.file.trial)
+        base = self.at_full_budget().base if full else self.base
         named = {label: self._paths(axes) for label, axes in settings.items()}
         return SweepFile(
             name=name,
@@ -180,7 +199,9 @@ def load_tune(path: Path, settings: Sequence[str] = ()) -> Tuning:
             source=source,
         )
         _check_first(tuning)
-        _check_trials(tuning)
+        points = _check_trials(tuning)
+        _check_seeds(tuning, points)
+        _check_measurable(tuning, points)
     except ConfigError as error:
         raise error.within(source=source) from error
     return tuning
@@ -230,13 +251,56 @@ def _check_first(tuning: Tuning) -> None:
                 )
 
 
-def _check_trials(tuning: Tuning) -> None:
+def _check_trials(tuning: Tuning) -> list[Point]:
     """Build the trials at the corners of the space, as they are and at full budget."""
-    full = replace(tuning, base=replace(tuning.base, trial=tuning.file.trial))
-    for _, axes in zip(range(MAX_CORNERS), tuning.space.corners(), strict=False):
-        for budget in (tuning, full):
-            try:
-                budget.point(axes)
-            except ConfigError as error:
-                message = error.message.replace("(set by grid.", "(set by search.")
-                raise ConfigError(message, path=error.path) from error
+    full = tuning.at_full_budget()
+    points: list[Point] = []
+    for axes in itertools.islice(tuning.space.corners(), MAX_CORNERS):
+        try:
+            full.point(axes)
+            points.append(tuning.point(axes))
+        except ConfigError as error:
+            message = error.message.replace("(set by grid.", "(set by search.")
+            raise ConfigError(message, path=error.path) from error
+    return points
+
+
+def _check_seeds(tuning: Tuning, points: Sequence[Point]) -> None:
+    """The search's own seed confirms nothing: its trial was chosen for how it came out."""
+    own = {point.trial.seed for point in points}
+    if "seed" in tuning.file.search or len(own) > 1:
+        raise ConfigError(
+            "must not search the trial's seed, which repeated settings vary; leave it out, or "
+            "search the seed of one part, such as generator.seed",
+            path="search.seed",
+        )
+    if shared := own & set(tuning.file.confirmation.seeds):
+        raise ConfigError(
+            f"must be other seeds than the search's own, but has {shared.pop()}, under which the "
+            "recommended trial was chosen; choose others",
+            path="confirmation.seeds",
+        )
+
+
+def _check_measurable(tuning: Tuning, points: Sequence[Point]) -> None:
+    """Refuse objectives and caps that no trial of the search has a value of."""
+    file = tuning.file
+    paths = {o.column: f"objectives.{n}.column" for n, o in enumerate(file.objectives)}
+    for column, path in {**{c: f"caps.{c}" for c in file.caps}, **paths}.items():
+        reasons = [_unmeasured(column, point.trial) for point in points]
+        if all(reasons):
+            raise ConfigError(
+                f"must be a column that some trial measures, but {column!r} is never: {reasons[0]}",
+                path=path,
+            )
+
+
+def _unmeasured(column: str, trial: Trial) -> str:
+    """Why a trial has no value in a column, with the remedy; empty where it may have one."""
+    if column in GENERATION_COLUMNS and trial.generator is None:
+        return "the trial has no generator; add one, or use columns of the reconstruction"
+    if column in DIAGNOSTICS and trial.evaluation.diagnostics.kind == "none":
+        return "latents are not looked at; set evaluation.diagnostics"
+    if column == "lpips" and trial.evaluation.perceptual.kind == "none":
+        return "there is no perceptual network; set evaluation.perceptual"
+    return ""

@@ -191,16 +191,40 @@ def test_a_file_that_cannot_be_right_is_refused(name, load, tree):
 
 def test_settings_change_the_file_before_it_is_read(load):
     tuning = load(
-        "search.seed={integer: [0, 9]}",
+        "search.generator.seed={integer: [0, 9]}",
         "proxy.generator.training.steps=2",
         "generator.training.batch_size=4",
         "num_trials=9",
         "first={}",
     )
-    assert tuning.space.parameters[-1].axis == "seed"
+    assert tuning.space.parameters[-1].axis == "generator.seed"
     assert (tuning.base.trial["generator"]["training"]["steps"], tuning.file.num_trials) == (2, 9)
     assert tuning.file.trial["generator"]["training"]["steps"] == 4
     assert tuning.base.trial["generator"]["training"]["batch_size"] == 4
+
+
+NEVER = {
+    "a metric of samples": (("generator=null", "first={}"), "objectives.1.column.*no generator"),
+    "a look at the latents": (
+        ("objectives=[{column: density_gini}]",),
+        "objectives.0.column.*evaluation.diagnostics",
+    ),
+    "a cap without its network": (("caps.lpips={at_most: 1}",), "caps.lpips.*perceptual"),
+}
+
+
+@pytest.mark.parametrize("name", NEVER)
+def test_a_column_that_no_trial_measures_is_refused(name, load):
+    settings, words = NEVER[name]
+    with pytest.raises(ConfigError, match=words):
+        load(*settings)
+
+
+def test_the_searchs_own_seed_confirms_nothing(load):
+    with pytest.raises(ConfigError, match=r"confirmation\.seeds.*choose others"):
+        load("confirmation.seeds=[1, 0]")
+    with pytest.raises(ConfigError, match=r"search\.seed.*generator\.seed"):
+        load("search.seed={integer: [0, 9]}", "first={}")
 
 
 def test_a_setting_that_the_search_would_overwrite_is_refused(load):
