@@ -23,6 +23,10 @@ REFERENCE_MARGIN = 0.1
 """Share of its measured range by which a hypervolume's reference lies beyond the worst value."""
 NEAR_BEST_SHARE = 0.25
 """Share of the measured trials whose spread is shown beside a recommendation, at least three."""
+LEAST_IN_RANGE = 3
+"""Fewer trials give no range."""
+DECIDED_AT = 2.0
+"""Standard errors by which two means differ where their order counts as known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +35,9 @@ class Trials:
 
     name: str
     table: pd.DataFrame
-    """One line a proposal: `trial`, `name`, `status`, `feasible`, `trial_id`, the objectives'
-    columns, and `search.<axis>` for every axis."""
+    """One line a proposal: `trial`, `name`, `status`, `feasible`, `trial_id`, `setting_hash`, the
+    objectives' columns, `search.<axis>` for every axis, and `condition.<axis>` for an axis of
+    several domains: the condition of the domain in force."""
     objectives: tuple[str, ...]
     """Columns that the search makes better."""
     maximised: tuple[bool, ...]
@@ -47,6 +52,8 @@ class Trials:
     """What rfid and gfid are."""
     setting: str
     """Data set and resolution in words."""
+    repeated: tuple[str, ...]
+    """Folders of repeated settings that the tune file asks for."""
 
     @property
     def measured(self) -> pd.DataFrame:
@@ -70,7 +77,11 @@ class Recommendation:
     values: dict[str, float]
     """Objective -> value in the search, of one seed and chosen as the best: too good on average."""
     ranges: dict[str, str]
-    """Axis -> value, and where the best quarter of the trials has it."""
+    """Axis -> value, and where the near trials have it."""
+    num_near: int
+    """Trials with the best scores, among which the ranges are taken."""
+    num_measured: int
+    """Trials that were measured and keep to every cap."""
 
 
 def load_trials(results: Path) -> Trials:
@@ -88,7 +99,7 @@ def load_trials(results: Path) -> Trials:
             f" {error}; run the search again"
         ) from error
     columns = [objective["column"] for objective in about["objectives"]]
-    needed = ["trial", "name", "status", "feasible", "trial_id", *columns]
+    needed = ["trial", "name", "status", "feasible", "trial_id", "setting_hash", *columns]
     missing = [column for column in needed if column not in table.columns]
     if missing:
         raise ValueError(
@@ -109,6 +120,7 @@ def load_trials(results: Path) -> Trials:
         scales=dict(about["scales"]),
         distance_name=about["distance_name"] or "Fréchet distance",
         setting=about["setting"],
+        repeated=tuple(about["repeated"]),
     )
 
 
@@ -183,20 +195,26 @@ def recommend(trials: Trials) -> Recommendation | None:
         trial=int(best["trial"]),
         name=setting_name(best),
         values={column: float(best[column]) for column in trials.objectives},
-        ranges={axis: _spread(best, near, axis) for axis in trials.scales},
+        ranges={axis: _spread(best, near, axis, scale) for axis, scale in trials.scales.items()},
+        num_near=len(near),
+        num_measured=len(front),
     )
 
 
-def _spread(best: pd.Series, near: pd.DataFrame, axis: str) -> str:
-    column = f"search.{axis}"
+def _spread(best: pd.Series, near: pd.DataFrame, axis: str, scale: str) -> str:
+    column, condition = f"search.{axis}", f"condition.{axis}"
     if column not in near.columns or pd.isna(best[column]):
         return "not in force"
-    known = near[column].dropna()
-    if pd.api.types.is_numeric_dtype(known) and not pd.api.types.is_bool_dtype(known):
-        return f"{best[column]:.3g} ({known.min():.3g} to {known.max():.3g})"
-    counts = known.astype(str).value_counts()
-    words = ", ".join(f"{value} {count} of {len(near)}" for value, count in counts.items())
-    return f"{best[column]} ({words})"
+    if scale == "choices":
+        counts = near[column].dropna().astype(str).value_counts()
+        words = ", ".join(f"{value} {count} of {len(near)}" for value, count in counts.items())
+        return f"{best[column]} ({words})"
+    # Numbers under another condition lie on another scale.
+    alike = near[near[condition] == best[condition]] if condition in near.columns else near
+    known = alike[column].dropna()
+    if len(known) < LEAST_IN_RANGE:
+        return f"{best[column]:.3g}"
+    return f"{best[column]:.3g} ({known.min():.3g} to {known.max():.3g} in {len(known)} of them)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,27 +247,49 @@ class Repeated:
         return float(ratio.mean()), float(ratio.sem()) if len(ratio) > 1 else np.nan, len(ratio)
 
 
-def load_repeated(folder: Path, objectives: Sequence[str]) -> Repeated:
-    """Reads a folder of repeated settings.
+def load_repetitions(results: Path, trials: Trials) -> dict[str, Repeated]:
+    """Reads the repeated settings of a search that the tune file asks for and that have been run.
+
+    Settings that are not among the search's trials, left by an earlier search in the same folder,
+    are left out.
+
+    Returns:
+        Folder's name -> its runs; folders without any are left out.
 
     Raises:
-        ValueError: If the table or `settings.csv` is missing or wrong.
+        ValueError: If a table or `settings.csv` is wrong.
     """
+    folders = [results / kind for kind in trials.repeated]
+    found = {folder.name: _load_repeated(folder, trials) for folder in folders if _is_run(folder)}
+    return {kind: repeated for kind, repeated in found.items() if len(repeated.rows)}
+
+
+def _is_run(folder: Path) -> bool:
+    tables = [folder / "table.parquet", folder / "table.csv"]
+    return (folder / "settings.csv").is_file() and any(table.is_file() for table in tables)
+
+
+def _load_repeated(folder: Path, trials: Trials) -> Repeated:
     table = load_table(folder)
+    known = {str(row["setting_hash"]): setting_name(row) for _, row in trials.table.iterrows()}
     try:
-        settings = pd.read_csv(folder / "settings.csv", dtype={"trial_id": str, "setting": str})
-    except (OSError, ValueError) as error:
+        settings = pd.read_csv(folder / "settings.csv", dtype=str)
+        settings = settings.astype({"seed": int})
+        # What a setting stands for tells which it is; its name may be that of another by now.
+        settings = settings.assign(setting=settings["setting_hash"].map(known))
+    except (OSError, ValueError, KeyError) as error:
         raise ValueError(
-            f"{folder} must hold settings.csv, but reading it gave: {error}; run the command again"
+            f"{folder} must hold settings.csv with seed and setting_hash, but reading it gave:"
+            f" {error!r}; delete {folder} and run the command again"
         ) from error
     done = table[table["status"] == "done"].drop(columns="seed")
-    # The last snapshot and the first guidance setting, as in the search.
-    done = done[
-        done["generator_images"] == done.groupby("trial_id")["generator_images"].transform("max")
-    ]
-    rows = settings.merge(done.drop_duplicates("trial_id"), on="trial_id")
-    rows = rows.dropna(subset=list(objectives))
-    return Repeated(rows=rows, objectives=tuple(objectives))
+    # The last snapshot and the first guidance setting, as in the search. A tokenizer alone has no
+    # snapshots.
+    images = done["generator_images"].fillna(0)
+    done = done[images == images.groupby(done["trial_id"]).transform("max")]
+    rows = settings.dropna().merge(done.drop_duplicates("trial_id"), on="trial_id")
+    rows = rows.dropna(subset=list(trials.objectives))
+    return Repeated(rows=rows, objectives=trials.objectives)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,9 +302,25 @@ class Order:
     tau: float
     """Kendall's rank correlation; NaN with fewer than three settings."""
     reversed_pairs: int
-    """Pairs of settings in the opposite order."""
-    num_pairs: int
-    """Pairs of settings."""
+    """Pairs of settings that are in the opposite order at full budget beyond their noise."""
+    kept_pairs: int
+    """Pairs that are in the same order beyond their noise."""
+    undecided_pairs: int
+    """Pairs whose means differ by less than `DECIDED_AT` standard errors, or that are equal in the
+    search, or of a setting with one seed."""
+
+    @property
+    def num_pairs(self) -> int:
+        """All pairs."""
+        return self.reversed_pairs + self.kept_pairs + self.undecided_pairs
+
+    @property
+    def words(self) -> str:
+        """`2 of 3 pairs kept, 0 reversed, 1 undecided`."""
+        return (
+            f"{self.kept_pairs} of {self.num_pairs} pairs kept, {self.reversed_pairs} reversed, "
+            f"{self.undecided_pairs} undecided"
+        )
 
 
 def compute_orders(trials: Trials, promoted: Repeated) -> list[Order]:
@@ -277,11 +333,7 @@ def compute_orders(trials: Trials, promoted: Repeated) -> list[Order]:
         points = pd.DataFrame(
             {"proxy": proxy[column], "full": full[column], "full_se": full[f"{column}_se"]}
         ).dropna(subset=["proxy", "full"])
-        first, second = np.triu_indices(len(points), k=1)
-        products = [
-            np.sign(points[side].to_numpy()[first] - points[side].to_numpy()[second])
-            for side in ("proxy", "full")
-        ]
+        products = _pair_products(points)
         tau = float("nan")
         if len(points) >= 3:
             result: Any = stats.kendalltau(points["proxy"], points["full"])
@@ -291,11 +343,22 @@ def compute_orders(trials: Trials, promoted: Repeated) -> list[Order]:
                 column=column,
                 points=points,
                 tau=tau,
-                reversed_pairs=int((products[0] * products[1] < 0).sum()),
-                num_pairs=len(first),
+                reversed_pairs=int((products < 0).sum()),
+                kept_pairs=int((products > 0).sum()),
+                undecided_pairs=int((products == 0).sum()),
             )
         )
     return orders
+
+
+def _pair_products(points: pd.DataFrame) -> NDArray[np.float64]:
+    """For every pair: 1 where its order holds, -1 where it is reversed, 0 where noise hides it."""
+    first, second = np.triu_indices(len(points), k=1)
+    proxy, full, error = (points[name].to_numpy() for name in ("proxy", "full", "full_se"))
+    difference = full[first] - full[second]
+    # One seed has no standard error: the comparison is false.
+    decided = np.abs(difference) > DECIDED_AT * np.hypot(error[first], error[second])
+    return np.sign(proxy[first] - proxy[second]) * np.where(decided, np.sign(difference), 0.0)
 
 
 def setting_name(row: Any) -> str:

@@ -21,13 +21,14 @@ from analysis.marks import (
 )
 from analysis.report import save_figure
 from analysis.tuning import (
+    DECIDED_AT,
     Order,
     Recommendation,
     Trials,
     compute_front,
     compute_hypervolumes,
     compute_orders,
-    load_repeated,
+    load_repetitions,
     load_trials,
     recommend,
     reference_point,
@@ -66,8 +67,7 @@ def write_tuning_figures(results: Path) -> list[Path]:
     importance = results / "importance.csv"
     if importance.is_file() and len(table := pd.read_csv(importance)):
         figures["tuning_importance"] = draw_importance(trials, table)
-    if (results / "promoted" / "settings.csv").is_file():
-        promoted = load_repeated(results / "promoted", trials.objectives)
+    if promoted := load_repetitions(results, trials).get("promoted"):
         orders = [o for o in compute_orders(trials, promoted) if not o.points.empty]
         if orders:
             figures["tuning_promotion"] = draw_orders(trials, orders)
@@ -218,12 +218,16 @@ def draw_orders(trials: Trials, orders: list[Order]) -> Figure:
         )
         tau = "too few settings" if np.isnan(order.tau) else f"Kendall's tau {order.tau:.2f}"
         axes.set_title(
-            f"{order.column}: {tau},\n{order.reversed_pairs} of {order.num_pairs} pairs reversed",
+            f"{order.column}: {tau},\n{order.words}",
             fontsize=TITLE_SIZE - 1,
         )
         axes.set_xlabel(f"{order.column} in the search, one seed", fontsize=FONT_SIZE)
         axes.set_ylabel(f"{order.column} at full budget", fontsize=FONT_SIZE)
-    _footnote(figure, trials, "full budget: mean ± standard error over seeds")
+    note = (
+        "full budget: mean ± standard error over seeds; undecided: means closer than "
+        f"{DECIDED_AT:g} standard errors"
+    )
+    _footnote(figure, trials, note)
     freeze_layout(figure)
     for axes, order in zip(figure.axes, orders, strict=True):
         values = order.points[["proxy", "full"]].to_numpy(dtype=float)

@@ -78,8 +78,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--allow-changed-space",
         action="store_true",
-        help="where search space, objectives or caps have changed, go on with the trials that lie "
-        "in both",
+        help="where search space, first trials, objectives or caps have changed, go on with the "
+        "trials that lie in both",
     )
     options = parser.parse_args(arguments)
     check_options(parser, options)
@@ -89,11 +89,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _run(options: argparse.Namespace) -> int:
     tuning = load_tune(options.sweep, options.settings)
     store, results = Store(options.store), options.results / tuning.file.name
-    try:
-        possible = make_plan(_corners(tuning))
-    except ConfigError as error:
-        raise error.within(source=tuning.source) from error
-    to_run = stages_to_run(possible, store)
+    to_run = _possible_stages(tuning, store, promote=options.promote)
     check_networks(to_run, tuning.source)
     if options.dry_run:
         missing = [str(item) for item in missing_items(to_run)]
@@ -128,13 +124,35 @@ def _search_and_report(
         outcomes = _execute(options, study, store, results)
     finally:
         written = write_trials(study, store, outcomes, results, time.monotonic() - started)
-    write_tuning_figures(results)
-    code = _repeat(options, tuning, written, results)
-    if options.promote:
-        write_tuning_figures(results)
-    words = write_recommendation(written, study, results)
+    _draw(results)
+    try:
+        code = _repeat(options, tuning, written, results)
+        if options.promote:
+            _draw(results)
+    finally:
+        words = write_recommendation(written, study, results)
     _print_report(options, written, words, results, time.monotonic() - started)
-    return EXIT_ROWS_FAILED if code or study.remaining() else EXIT_DONE
+    all_good = not (code or study.remaining() or written.bad_rows)
+    return EXIT_DONE if all_good else EXIT_ROWS_FAILED
+
+
+def _draw(results: Path) -> None:
+    """Write the figures; what they lack is told and stops nothing."""
+    try:
+        write_tuning_figures(results)
+    except ValueError as error:
+        print(f"no figures: {error}", file=sys.stderr)
+
+
+def _possible_stages(tuning: Tuning, store: Store, *, promote: bool) -> list[Stage]:
+    """Stages that the search may need, and with `promote` those at full budget."""
+    budgets = (tuning, tuning.at_full_budget()) if promote else (tuning,)
+    try:
+        plans = [make_plan(_corners(budget)) for budget in budgets]
+    except ConfigError as error:
+        raise error.within(source=tuning.source) from error
+    stages = {stage.key: stage for plan in plans for stage in stages_to_run(plan, store)}
+    return list(stages.values())
 
 
 def _corners(tuning: Tuning) -> Sweep:
@@ -180,7 +198,11 @@ def _repeat(
 ) -> int:
     """Run the recommended setting again and, if asked for, promote the Pareto set."""
     place = Place(
-        results=results, store=options.store, executor=options.executor, address=options.address
+        results=results,
+        store=options.store,
+        executor=options.executor,
+        address=options.address,
+        download=options.download,
     )
     kinds: list[tuple[Kind, Repetition]] = [("confirmed", tuning.file.confirmation)]
     if options.promote:

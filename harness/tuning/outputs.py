@@ -8,12 +8,13 @@ from typing import Any
 import pandas as pd
 
 from analysis.tuning import (
+    DECIDED_AT,
     Recommendation,
     Repeated,
     Trials,
     compute_front,
     compute_orders,
-    load_repeated,
+    load_repetitions,
     load_trials,
     recommend,
     setting_name,
@@ -40,6 +41,13 @@ class TrialsWritten:
     trials: Trials
     axes: Mapping[int, Axes]
     """Number of the proposal -> its values."""
+
+    @property
+    def bad_rows(self) -> list[dict[str, Any]]:
+        """Rows of measured trials that are not done: other snapshots or guidance settings."""
+        table = self.trials.table
+        measured = set(table[table["status"].isin(["done", "unmeasured"])]["trial_id"])
+        return [r for r in self.rows if r["trial_id"] in measured and r["status"] != "done"]
 
     @property
     def recommendation(self) -> Recommendation | None:
@@ -102,8 +110,9 @@ def _columns(study: TuningStudy) -> list[str]:
     goals = study.tuning.goals
     measured = dict.fromkeys([*(o.column for o in goals.objectives), *goals.caps])
     axes = dict.fromkeys(f"search.{p.axis}" for p in study.tuning.space.parameters)
+    conditions = [f"condition.{axis}" for axis in study.tuning.space.split_axes]
     head = ["trial", "name", "status", "feasible", "study_trial", "sampler", "trial_id", "row_id"]
-    return [*head, *measured, *axes, "error"]
+    return [*head, "setting_hash", *measured, *axes, *conditions, "error"]
 
 
 def _line(told: Told, study: TuningStudy, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -120,14 +129,27 @@ def _line(told: Told, study: TuningStudy, row: Mapping[str, Any]) -> dict[str, A
         "sampler": attributes["sampler"],
         "trial_id": told.point.trial_id,
         "row_id": row["row_id"],
+        "setting_hash": study.tuning.setting_hash(dict(told.point.axes)),
         **{column: row[column] for column in measured},
         **{f"search.{axis}": value for axis, value in told.point.axes.items()},
+        **_conditions(told.point.axes, study),
         "error": attributes.get("error", ""),
+    }
+
+
+def _conditions(axes: Mapping[str, Any], study: TuningStudy) -> dict[str, str]:
+    space = study.tuning.space
+    names = space.parameters_of(axes)
+    return {
+        f"condition.{p.axis}": p.domain.condition
+        for p in space.parameters
+        if p.name in names and p.axis in space.split_axes
     }
 
 
 def _about(study: TuningStudy, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     tuning = study.tuning
+    repetitions = {"confirmed": tuning.file.confirmation, "promoted": tuning.file.promotion}
     names = [row["distance_name"] for row in rows if row["distance_name"]]
     setting = f"{rows[0]['dataset']}, {rows[0]['resolution']} px" if rows else ""
     return {
@@ -144,6 +166,7 @@ def _about(study: TuningStudy, rows: Sequence[Mapping[str, Any]]) -> dict[str, A
         "num_trials": tuning.file.num_trials,
         "num_finished": sum(told.finished for told in study.told()),
         "scales": {p.axis: p.domain.scale for p in tuning.space.parameters},
+        "repeated": [kind for kind, repetition in repetitions.items() if repetition.seeds],
     }
 
 
@@ -155,18 +178,16 @@ def write_recommendation(written: TrialsWritten, study: TuningStudy, results: Pa
     """
     best = written.recommendation
     if best is None:
-        return ""
+        for name in ("recommended.yaml", "recommendation.json"):
+            (results / name).unlink(missing_ok=True)
+        return _nearest_words(study)
     axes, file = written.axes[best.trial], study.tuning.file
     settings = {"recommended": axes, **{n: v for n, v in file.first.items() if n != best.name}}
     sweep_file = study.tuning.sweep_file(
         f"{file.name}_recommended"[:100], settings, file.promotion.seeds or (0,), full=True
     )
     write_yaml(results / "recommended.yaml", to_plain(sweep_file))
-    repeated = {
-        kind: load_repeated(results / kind, written.trials.objectives)
-        for kind in ("confirmed", "promoted")
-        if (results / kind / "settings.csv").is_file()
-    }
+    repeated = load_repetitions(results, written.trials)
     lines = _recommendation_lines(best, results)
     for kind, runs in repeated.items():
         lines += _repeated_lines(kind, runs, best.name, written.trials)
@@ -184,13 +205,29 @@ def write_recommendation(written: TrialsWritten, study: TuningStudy, results: Pa
     return "\n".join(lines)
 
 
+def _nearest_words(study: TuningStudy) -> str:
+    """Which trial was nearest to the caps that none keeps to; empty where none was measured."""
+    caps = study.tuning.goals.constraints[1:]
+    told = [one for one in study.told() if one.status in ("done", "capped")]
+    if not told or not caps:
+        return ""
+    beyond = [max(one.frozen.constraints[name] for name in caps) for one in told]
+    least = min(beyond)
+    one = told[beyond.index(least)]
+    name = one.name or f"trial {one.number}"
+    return (
+        f"no recommendation: no trial keeps to the caps ({', '.join(caps)}). Nearest was {name}, "
+        f"{least:.0%} beyond; loosen the caps, or search where they can be kept"
+    )
+
+
 def _recommendation_lines(best: Recommendation, results: Path) -> list[str]:
     values = ", ".join(f"{column} {value:.4g}" for column, value in best.values.items())
     return [
         f"recommended: {best.name}, {values} in the search (one seed, the best of "
         "many: expect somewhat worse)",
         *(f"  {axis}: {text}" for axis, text in best.ranges.items()),
-        "  in brackets: where the best quarter of the trials lies",
+        f"  in brackets: where the best {best.num_near} of {best.num_measured} trials lie",
         f"  sweep with it: {results / 'recommended.yaml'}",
     ]
 
@@ -203,24 +240,45 @@ def _repeated_lines(kind: str, runs: Repeated, own_name: str, trials: Trials) ->
     for setting, values in summary.iterrows():
         words = [_spread(runs, str(setting), reference, c, values) for c in runs.objectives]
         mark = " (recommended)" if setting == own_name else ""
-        seeds = f"{values['num_seeds']:.0f} seeds"
+        count = int(values["num_seeds"])
+        seeds = f"{count} seed{'s' if count > 1 else ''}"
         lines.append(f"  {setting}{mark}, {seeds}: {', '.join(words)}")
+    lines += _left_out_lines(trials)
     if kind == "promoted":
         for order in compute_orders(trials, runs):
             tau = f"Kendall's tau {order.tau:.2f}" if order.tau == order.tau else "too few for tau"
             lines.append(
-                f"  order by {order.column} of the search at full budget: {tau}, "
-                f"{order.reversed_pairs} of {order.num_pairs} pairs reversed"
+                f"  order by {order.column} of the search at full budget: {tau}, {order.words} "
+                f"(means closer than {DECIDED_AT:g} standard errors)"
             )
     return lines
 
 
+def _left_out_lines(trials: Trials) -> list[str]:
+    """First trials that cannot be compared with, and why."""
+    table = trials.table[trials.table["name"].isin(trials.references)]
+    return [
+        f"  {row['name']}: left out, since it was {_status_words(row)} in the search"
+        for _, row in table.iterrows()
+        if row["status"] != "done" or not row["feasible"]
+    ]
+
+
+def _status_words(row: pd.Series) -> str:
+    return "beyond a cap" if row["status"] in ("done", "capped") else str(row["status"])
+
+
 def _spread(runs: Repeated, setting: str, reference: str, column: str, values: Any) -> str:
-    text = f"{column} {values[column]:.4g} ± {values[f'{column}_se']:.2g}"
+    text = f"{column} {values[column]:.4g}{_plus_minus(values[f'{column}_se'], '.2g')}"
     if setting == reference or not reference:
         return text
     change, error, count = runs.change(setting, reference, column)
-    return text + (f" ({change:+.0%} ± {error:.0%} of {reference})" if count else "")
+    return text + (f" ({change:+.0%}{_plus_minus(error, '.0%')} of {reference})" if count else "")
+
+
+def _plus_minus(error: float, form: str) -> str:
+    """Empty with one seed, which has no standard error."""
+    return "" if error != error else f" ± {error:{form}}"
 
 
 def _summary(runs: Repeated) -> dict[str, Any]:
@@ -238,7 +296,7 @@ def trials_text(written: TrialsWritten) -> str:
     lines = [
         [
             str(row["trial"]),
-            "front" if row["trial"] in best else "",
+            "front" if row["trial"] in best else _beyond(row),
             str(row["status"]),
             *(_cell(row[column]) for column in trials.objectives),
             _setting(row, written.axes[int(row["trial"])]),
@@ -250,7 +308,16 @@ def trials_text(written: TrialsWritten) -> str:
     text += [
         f"{row['status']} trial {row['trial']}: {row['error']}" for _, row in failed.iterrows()
     ]
+    text += [
+        f"{row['status']} row {row['row_id']}, another snapshot or guidance of trial "
+        f"{row['trial_id']}: {row['error'] or 'not made'}"
+        for row in written.bad_rows
+    ]
     return "\n".join(text)
+
+
+def _beyond(row: pd.Series) -> str:
+    return "beyond cap" if row["status"] == "done" and not row["feasible"] else ""
 
 
 def _setting(row: pd.Series, axes: Axes) -> str:

@@ -9,7 +9,8 @@ from typing import Literal
 
 import pandas as pd
 
-from harness.command import EXIT_INTERRUPTED
+from harness.command import EXIT_INTERRUPTED, EXIT_WRONG_REQUEST
+from harness.configuration import ConfigError
 from harness.keys import to_plain
 from harness.results import write_yaml
 from harness.run import main as run_sweep
@@ -30,13 +31,16 @@ class Place:
     store: Path
     executor: str
     address: str | None
+    download: bool
+    """Whether missing published weights are fetched."""
 
     @property
     def arguments(self) -> list[str]:
         """Arguments of `harness.run`."""
         arguments = ["--results", str(self.results), "--store", str(self.store)]
         arguments += ["--executor", self.executor]
-        return arguments + (["--address", self.address] if self.address else [])
+        arguments += ["--address", self.address] if self.address else []
+        return arguments + (["--download"] if self.download else [])
 
 
 def repeat(
@@ -56,9 +60,10 @@ def repeat(
         place: Where they run.
 
     Returns:
-        The exit code of `harness.run`.
+        The exit code of `harness.run`: 0, or 1 where rows failed.
 
     Raises:
+        ConfigError: The sweep was refused; standard error says why.
         KeyboardInterrupt: The sweep was interrupted.
     """
     path = place.results / f"{kind}.yaml"
@@ -69,8 +74,19 @@ def repeat(
         code = run_sweep([str(path), *place.arguments])
     if code == EXIT_INTERRUPTED:
         raise KeyboardInterrupt
+    if code == EXIT_WRONG_REQUEST:
+        raise ConfigError(
+            f"the search is finished, but its {kind} settings must be a sweep that can run, and it "
+            "was refused as said above; mend that and run the same command again",
+            source=str(path),
+        )
     lines = [
-        {"trial_id": point.trial_id, "setting": point.axes["setting"], "seed": point.axes["seed"]}
+        {
+            "trial_id": point.trial_id,
+            "setting": point.axes["setting"],
+            "setting_hash": tuning.setting_hash(settings[point.axes["setting"]]),
+            "seed": point.axes["seed"],
+        }
         for point in load_sweep(path).points
     ]
     folder = place.results / kind

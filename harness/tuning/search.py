@@ -97,7 +97,7 @@ class Search:
         return any(self.outcomes[s.key].status not in ("done", "reused") for s in flight.running)
 
     def _judge(self, flight: _Flight) -> Verdict:
-        stages = with_inputs(s for row in flight.plan.rows for s in row.stages)
+        stages = with_inputs(judged_row(flight.plan).stages)
         ended = [self.outcomes[s.key] for s in stages if s.key in self.outcomes]
         diverged = any(outcome.status == "diverged" for outcome in ended)
         row = self._row(flight.plan)

@@ -155,6 +155,12 @@ class SearchSpace:
 
     parameters: tuple[Parameter, ...]
 
+    @property
+    def split_axes(self) -> list[str]:
+        """Axes of several domains, each under a condition."""
+        axes = [p.axis for p in self.parameters]
+        return [axis for axis in dict.fromkeys(axes) if axes.count(axis) > 1]
+
     def suggest(self, trial: optuna.Trial, *, every: bool) -> Axes:
         """The trial's values of all axes that are in force.
 

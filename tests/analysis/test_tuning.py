@@ -1,6 +1,7 @@
 """Front, hypervolume, recommendation and order of a search, on constructed trials."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,8 @@ from analysis.tuning import (
 )
 from analysis.tuning_figures import write_tuning_figures
 
+CONDITION = "condition.weight"
+
 
 @pytest.fixture
 def search(tmp_path):
@@ -28,6 +31,7 @@ def search(tmp_path):
         table.insert(0, "trial", range(len(table)))
         table["feasible"] = ["yes" if status == "done" else "no" for status in table["status"]]
         table["trial_id"] = [f"t{number}" for number in table["trial"]]
+        table["setting_hash"] = [f"s{number}" for number in table["trial"]]
         table.to_csv(tmp_path / "trials.csv", index=False)
         about = {
             "name": "made",
@@ -37,6 +41,7 @@ def search(tmp_path):
             "scales": {"weight": "log"},
             "distance_name": "FID",
             "setting": "digits, 16 px",
+            "repeated": ["confirmed", "promoted"],
         }
         (tmp_path / "study.json").write_text(json.dumps(about))
         return load_trials(tmp_path)
@@ -92,7 +97,20 @@ def test_the_recommended_trial_has_the_best_product_of_ratios(search):
     better = recommend(search(*LINES[:2], ("", "done", 3.0, 3.9, 1.0)))
     assert better is not None
     assert (better.trial, better.name) == (2, "trial 2")
-    assert better.ranges["weight"].startswith("1 (")
+    assert better.ranges["weight"] == "1"
+
+
+def test_a_range_is_of_trials_under_the_same_condition(search):
+    lines = [("", "done", 1 + 0.1 * n, 1.0, 0.1 * n if n < 3 else 50.0 * n) for n in range(16)]
+    trials = search(*lines)
+    whole = recommend(trials)
+    assert whole is not None
+    assert whole.ranges["weight"] == "0 (0 to 150 in 4 of them)"
+    assert (whole.num_near, whole.num_measured) == (4, 16)
+    conditions = ["adaptive" if n < 3 else "fixed" for n in range(16)]
+    alike = recommend(replace(trials, table=trials.table.assign(**{CONDITION: conditions})))
+    assert alike is not None
+    assert alike.ranges["weight"] == "0 (0 to 0.2 in 3 of them)"
 
 
 def test_nothing_is_recommended_where_nothing_was_measured(search):
@@ -116,9 +134,21 @@ def promoted(full):
 def test_an_order_that_holds_has_rank_correlation_one(search):
     trials = search(*LINES)
     held = compute_orders(trials, promoted({"default": 5.0, "none": 6.0, "trial 2": 2.0}))[1]
-    assert (held.tau, held.reversed_pairs, held.num_pairs) == (pytest.approx(1.0), 0, 3)
+    assert (held.tau, held.kept_pairs, held.num_pairs) == (pytest.approx(1.0), 3, 3)
     turned = compute_orders(trials, promoted({"default": 5.0, "none": 4.0, "trial 2": 6.0}))[1]
     assert (turned.tau, turned.reversed_pairs) == (pytest.approx(-1.0), 3)
+
+
+def test_an_order_within_noise_is_undecided(search):
+    # Two seeds 0.1 apart: a difference has a standard error of 0.07.
+    order = compute_orders(search(*LINES), promoted({"default": 5.0, "none": 5.1, "trial 2": 5.3}))[
+        1
+    ]
+    assert (order.kept_pairs, order.reversed_pairs, order.undecided_pairs) == (0, 2, 1)
+    assert order.words == "0 of 3 pairs kept, 2 reversed, 1 undecided"
+    one = promoted({"default": 5.0, "none": 9.0})
+    single = Repeated(rows=one.rows[one.rows["seed"] == 0], objectives=one.objectives)
+    assert compute_orders(search(*LINES), single)[1].undecided_pairs == 1
 
 
 def test_two_settings_have_no_rank_correlation(search):

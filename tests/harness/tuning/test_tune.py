@@ -102,8 +102,9 @@ def test_a_tokenizer_beyond_the_cap_is_not_given_a_generator(command, write, tre
 
 
 def failing(tree, axis, choices):
-    tree["search"] = {axis: {"choices": choices}, "seed": {"integer": [0, 99]}}
-    tree["first"] = {"bad": {axis: choices[0], "seed": 1}, "good": {axis: choices[1], "seed": 2}}
+    seed = "generator.seed"
+    tree["search"] = {axis: {"choices": choices}, seed: {"integer": [0, 99]}}
+    tree["first"] = {"bad": {axis: choices[0], seed: 1}, "good": {axis: choices[1], seed: 2}}
     return {**tree, "num_trials": 2}
 
 
@@ -165,7 +166,103 @@ def test_promotion_runs_the_front_at_full_budget_and_says_whether_the_order_held
     assert set(promoted["generator_images"]) == {32}
     assert set(promoted["seed"]) == {0, 1}
     assert "order by gfid of the search at full budget" in ended.out
-    assert "pairs reversed" in ended.out
+    assert "pairs kept" in ended.out
+    # Settings of another search in the same folder are not this one's.
+    told = RESULTS / "promoted/settings.csv"
+    settings = pd.read_csv(told)
+    settings.assign(setting_hash="of another trial").to_csv(told, index=False)
+    assert "promoted" not in command(write(tree)).out
+    settings.to_csv(told, index=False)
+    assert "promoted at full budget" in command(write(tree)).out
+    assert "promoted" not in command(write(tree), "--set", "promotion.seeds=[]").out
+    (RESULTS / "promoted/table.parquet").unlink()
+    (RESULTS / "promoted/table.csv").unlink()
+    again = command(write(tree))
+    assert again.code == 0, again.err
+    assert "promoted" not in again.out
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_what_only_promotion_needs_is_checked_before_anything_starts(command, write, tree):
+    encoder = {"kind": "timm", "name": "vit_tiny_patch16_224", "weights": "absent.safetensors"}
+    tree["proxy"] = {"evaluation.extractor": tree["trial"]["evaluation"]["extractor"]}
+    tree["trial"]["evaluation"]["extractor"] = encoder
+    assert command(write(tree), "--dry-run").code == 0
+    ended = command(write(tree), "--promote")
+    assert ended.code == 2
+    assert "absent.safetensors" in ended.err
+    assert not RESULTS.exists()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_repeated_settings_that_are_refused_stop_the_command(command, write, tree, monkeypatch):
+    seen = []
+
+    def refuse(arguments):
+        seen.extend(arguments)
+        return 2
+
+    monkeypatch.setattr("harness.tuning.repetition.run_sweep", refuse)
+    tree["confirmation"] = {"seeds": [1]}
+    ended = command(write({**tree, "num_trials": 2}), "--download")
+    assert ended.code == 2
+    assert "its confirmed settings must be a sweep that can run" in ended.err
+    assert "--download" in seen
+    assert not (RESULTS / "confirmed/settings.csv").exists()
+    assert (RESULTS / "recommended.yaml").is_file()
+
+
+def test_a_search_of_tokenizers_alone_has_confirmed_settings(command, write, tree):
+    tree["trial"]["generator"] = None
+    tree |= {"objectives": [{"column": "rfid"}], "confirmation": {"seeds": [1]}, "num_trials": 3}
+    ended = command(write(tree))
+    assert ended.code == 0, ended.err
+    assert "confirmed at the search's budget" in ended.out
+    assert "1 seed: rfid" in ended.out
+    assert "nan" not in ended.out
+    told = json.loads((RESULTS / "recommendation.json").read_text())
+    assert told["confirmed"][told["name"]]["num_seeds"] == 1
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_where_no_trial_keeps_to_a_cap_the_nearest_is_named(command, write, tree):
+    ended = command(write({**tree, "num_trials": 2, "caps": {"gfid": {"at_most": 1e-6}}}))
+    assert ended.code == 0, ended.err
+    assert ended.out.count("beyond cap") == 2
+    assert "no trial keeps to the caps (gfid at most 1e-06). Nearest was " in ended.out
+    assert not (RESULTS / "recommended.yaml").exists()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_row_that_the_search_does_not_look_at_counts_for_the_exit_code(
+    command, write, tree, monkeypatch
+):
+    original = registry.KINDS["generation"]
+
+    def fail(config, context):
+        if config.guidance.kind == "cfg":
+            raise FloatingPointError("the disk is on fire")
+        return original.run(config, context)
+
+    broken = registry.StageKind(version=original.version, run=fail)
+    monkeypatch.setitem(registry.KINDS, "generation", broken)
+    guidance = [{"kind": "none"}, {"kind": "cfg", "scale": 2.0}]
+    tree["trial"]["evaluation"]["guidance"] = guidance
+    ended = command(write({**tree, "num_trials": 2}))
+    assert ended.code == 1
+    assert list(trials()["status"]) == ["done", "done"]
+    assert ended.out.count("another snapshot or guidance of trial") == 2
+
+
+def test_figures_that_cannot_be_drawn_stop_nothing(command, write, tree, monkeypatch):
+    def refuse(results):
+        raise ValueError("the figures must have a canvas")
+
+    monkeypatch.setattr("harness.tune.write_tuning_figures", refuse)
+    monkeypatch.setattr("harness.results._figures", lambda results: [])
+    ended = command(write({**tree, "num_trials": 2}))
+    assert ended.code == 0
+    assert "no figures: the figures must have a canvas" in ended.err
 
 
 @pytest.mark.usefixtures("undrawn")
