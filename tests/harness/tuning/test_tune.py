@@ -234,6 +234,18 @@ def test_where_no_trial_keeps_to_a_cap_the_nearest_is_named(command, write, tree
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_a_first_trial_beyond_a_cap_is_said_to_be_left_out(command, write, tree):
+    tree |= {"num_trials": 2, "confirmation": {"seeds": [1]}}
+    assert command(write(tree)).code == 0
+    worse = trials().sort_values("gfid").iloc[-1]
+    tree["caps"] = {"gfid": {"at_most": float(worse["gfid"]) * (1 - 1e-9)}}
+    ended = command(write(tree), "--results", "capped")
+    assert ended.code == 0, ended.err
+    assert f"  {worse['name']}: left out, since it was beyond a cap in the search" in ended.out
+    assert f"  {worse['name']}, 1 seed" not in ended.out
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_a_row_that_the_search_does_not_look_at_counts_for_the_exit_code(
     command, write, tree, monkeypatch
 ):
