@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from analysis.uniformity import UniformityConfig, measure_uniformity
 from jaxtyping import Float
 from torch import Tensor
 
+from analysis.uniformity import UniformityConfig, measure_uniformity
 from harness.data import open_dataset
 from harness.data.dataset import ImageDataset, batches, spread
 from harness.data.pixel_range import to_model_range
