@@ -21,11 +21,8 @@ def say_caveats(cells: Cells) -> list[str]:
         return []
     setting, rows = cells.setting, cells.rows
     notes = [_say_seeds(cells)]
-    sizes = (
-        f"Sample sizes: {setting.num_images} samples and {setting.num_reconstructions}"
-        " reconstructions a distance."
-    )
-    if rows["num_images"].min() < USUAL_SAMPLES:
+    sizes = f"Sample sizes: {setting.sizes} a distance."
+    if rows[["num_images", "num_reconstructions"]].min().min() < USUAL_SAMPLES:
         sizes += " Fréchet distances of few images are biased upwards; compare like counts."
     notes.append(sizes)
     if "in-domain" in setting.distance_name:

@@ -233,9 +233,9 @@ def _write_tables(groups: list[GroupAnalysis], out_dir: Path, stems: dict[str, s
     """The result tables of each group, and the points of all frontiers."""
     files = []
     for group in groups:
-        if group.cells.points.empty:
-            continue
         table = compute_result_table(group.cells)
+        if table.rows.empty:
+            continue
         for suffix, write in (("md", format_markdown), ("tex", format_latex), ("csv", format_csv)):
             files.append(out_dir / f"results{stems[group.name]}.{suffix}")
             files[-1].write_text(write(table), encoding="utf-8")

@@ -5,7 +5,8 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 
-from analysis.cells import Cells, compute_cells
+from analysis.cells import Cells, average_group
+from analysis.lines import NO_GENERATOR
 from analysis.effects import (
     INTERVAL_ERRORS,
     AlignmentEffect,
@@ -40,7 +41,7 @@ def summarize(table: pd.DataFrame) -> str:
     if table.empty:
         return "The table has no rows: nothing can be said."
     parts = [
-        "\n".join(_summarize_group(name, compute_cells(rows, needs=("gfid",)), rows))
+        "\n".join(_summarize_group(name, average_group(rows), rows))
         for name, rows in split_by_protocol(table).items()
     ]
     return "\n\n".join(parts)
@@ -55,7 +56,7 @@ def describe_group(name: str, cells: Cells, rows: pd.DataFrame) -> list[str]:
 
     Args:
         name: Name of the group; empty where there is one.
-        cells: From `compute_cells(rows, needs=("gfid",))`.
+        cells: From `average_group(rows)`.
         rows: The group's rows.
 
     Returns:
@@ -73,8 +74,7 @@ def describe_group(name: str, cells: Cells, rows: pd.DataFrame) -> list[str]:
     return [
         *head,
         f"Distances are the {setting.distance_name}, lower is better; extractor"
-        f" {setting.extractor}; {setting.num_images} samples, {setting.num_reconstructions}"
-        f" reconstructions; per cell {setting.repetitions}.",
+        f" {setting.extractor}; {setting.sizes}; per cell {setting.repetitions}.",
         _say_interval(cells),
     ]
 
@@ -83,17 +83,24 @@ def say_results(cells: Cells) -> list[str]:
     """Says the best cell, the dilemma, what alignment changes, and what was left out.
 
     Args:
-        cells: From `compute_cells(rows, needs=("gfid",))`.
+        cells: From `average_group(rows)`.
 
     Returns:
         Lines of plain text, those of a list after a hyphen; ± is twice the standard error.
     """
+    given = _say_given(cells)
     if cells.points.empty:
-        return ["No row has a generation distance: nothing can be said.", *_say_gaps(cells)]
+        head = "No row has a generation distance: nothing can be said."
+        if given:
+            head = "No measured row has a latent dim and a generator: there is no frontier."
+        return [head, *given, *_say_gaps(cells)]
+    if not cells.has_generation:
+        return [*_say_tokenizers(cells), *given, *_say_gaps(cells)]
     return [
         *_say_best(cells),
         *_say_dilemma(cells),
         *_say_alignment(cells),
+        *given,
         *_say_gaps(cells),
     ]
 
@@ -109,6 +116,36 @@ def _say_interval(cells: Cells) -> str:
             " generation do not show what another tokenizer would change"
         )
     return f"{text}; with so few seeds they are rough." if most < 5 else f"{text}."
+
+
+def _say_tokenizers(cells: Cells) -> list[str]:
+    """What was measured where no row has generated: the reconstructions."""
+    ranked = [row for _, row in cells.points.sort_values("rfid", kind="stable").iterrows()]
+    lines = [
+        "No row has a generation distance: what follows is of tokenizers alone, and nothing can be"
+        " said of the frontier.",
+        f"Lowest reconstruction distance: {_say_cell(ranked[0])}: {_say_reconstruction(ranked[0])}.",
+        "Reconstruction, from the lowest distance up:",
+    ]
+    lines += [f"- {_say_cell(row)}: {_say_reconstruction(row)}." for row in ranked[:MAX_LINES]]
+    more = len(ranked) - MAX_LINES
+    return [*lines, f"- and {more} more cells"] if more > 0 else lines
+
+
+def _say_given(cells: Cells) -> list[str]:
+    """Measured rows of given images that are no cells."""
+    if cells.given.empty:
+        return []
+    lines = ["Given images, without a place on the frontier:"]
+    for _, row in cells.given.head(MAX_LINES).iterrows():
+        generation = f"generation {_say_value(row, 'gfid')}"
+        lines.append(f"- {row['alignment']}: {generation}, {_say_reconstruction(row)}.")
+    return lines
+
+
+def _say_reconstruction(cell: pd.Series) -> str:
+    decibels = f", PSNR {_say_value(cell, 'psnr')} dB" if np.isfinite(cell["psnr"]) else ""
+    return f"reconstruction {_say_value(cell, 'rfid')}{decibels}"
 
 
 def _say_best(cells: Cells) -> list[str]:
@@ -251,7 +288,8 @@ def _say_range(limits: tuple[float, float] | None) -> str:
 
 
 def _say_cell(cell: pd.Series) -> str:
-    return f"{cell['alignment']}, {cell['generator_size']}, d={cell['latent_dim']:g}"
+    size = f", {cell['generator_size']}" if cell["generator_size"] != NO_GENERATOR else ""
+    return f"{cell['alignment']}{size}, d={cell['latent_dim']:g}"
 
 
 def _say_value(cell: pd.Series, metric: str) -> str:

@@ -12,6 +12,8 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.columns import (
+    GIVEN,
+    GIVEN_MAY_LACK,
     NUMERIC_COLUMNS,
     OPTIONAL_COLUMNS,
     OPTIONAL_NUMBERS,
@@ -184,6 +186,7 @@ def _check_rows(table: pd.DataFrame, source: str) -> None:
     _refuse(table, source, table["row_id"].isna(), "'row_id' must name the row")
     _refuse(table, source, table["row_id"].duplicated(), "'row_id' must be unique")
     done = table["status"] == "done"
+    given = table["provenance"] == GIVEN
     needs = {"rfid": ("reconstruction_protocol_hash",), "gfid": ("protocol_hash",)}
     identity = (
         *("latent_dim", "alignment", "generator_size", "tokenizer_key", "distance_name"),
@@ -193,6 +196,8 @@ def _check_rows(table: pd.DataFrame, source: str) -> None:
         measured = done & table[metric].notna()
         for column in (*columns, *identity):
             bad = measured & table[column].isna()
+            if column in GIVEN_MAY_LACK:
+                bad &= ~given
             _refuse(table, source, bad, f"'{column}' must be known where '{metric}' is")
     for column in ("protocol", "reconstruction_protocol"):
         for text, row_ids in table.groupby(column, sort=False)["row_id"]:

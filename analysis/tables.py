@@ -33,7 +33,7 @@ class ResultTable:
     """A table of cells, ready to be written in any format."""
 
     rows: pd.DataFrame
-    """One line a cell: `CELL_COLUMNS`, `num_seeds`, `num_tokenizers` and for each metric its mean
+    """One line a cell, then given images that are none: `CELL_COLUMNS`, `num_seeds`, `num_tokenizers` and for each metric its mean
     and `<metric>_se` (NaN with one seed)."""
     ranks: pd.DataFrame
     """1 for the best and 2 for the second best mean of each metric, else 0."""
@@ -55,7 +55,7 @@ def compute_result_table(cells: Cells, metrics: tuple[str, ...] = TABLE_METRICS)
     Returns:
         The table; without rows where there are no cells.
     """
-    points = cells.points
+    points = _list_points(cells)
     shown = [name for name in metrics if np.isfinite(points[name]).any()]
     spread = [column for name in shown for column in (name, f"{name}_se")]
     about = [*CELL_COLUMNS, "num_seeds", "num_tokenizers"]
@@ -64,7 +64,7 @@ def compute_result_table(cells: Cells, metrics: tuple[str, ...] = TABLE_METRICS)
         ranks=pd.DataFrame({name: _rank(points[name], name) for name in shown}),
         decimals={name: _choose_decimals(points[name], points[f"{name}_se"]) for name in shown},
         headings={name: _name_column(name, cells.setting.distance_name) for name in shown},
-        footnotes=_write_footnotes(cells, shown),
+        footnotes=_write_footnotes(cells, points, shown),
     )
 
 
@@ -185,7 +185,8 @@ def _list_cells(
     ranks = {name: table.ranks[name].tolist() for name in table.decimals}
     for position, row in enumerate(table.rows.to_dict("records")):
         texts = [str(row["alignment"]), str(row["generator_size"])]
-        texts += [f"{row['latent_dim']:g}", f"{row['num_seeds']:d}"]
+        dim = f"{row['latent_dim']:g}" if np.isfinite(row["latent_dim"]) else missing
+        texts += [dim, f"{row['num_seeds']:d}"]
         for name, decimals in table.decimals.items():
             mean, error = row[name], row[f"{name}_se"]
             text = f"{mean:.{decimals}f}" if np.isfinite(mean) else missing
@@ -196,21 +197,31 @@ def _list_cells(
     return lines
 
 
-def _write_footnotes(cells: Cells, shown: list[str]) -> list[str]:
+def _list_points(cells: Cells) -> pd.DataFrame:
+    """The cells, and given images that are none."""
+    filled = [part for part in (cells.points, cells.given) if len(part)]
+    if len(filled) < 2:
+        return filled[0] if filled else cells.points
+    return pd.concat(filled, ignore_index=True)
+
+
+def _write_footnotes(cells: Cells, points: pd.DataFrame, shown: list[str]) -> list[str]:
     setting = cells.setting
     notes = [
-        f"Protocol: {setting.dataset}, {setting.resolution} px; {setting.num_images} samples,"
-        f" {setting.num_reconstructions} reconstructions; extractor {setting.extractor}; guidance"
-        f" {setting.guidance}; labels {setting.label_policy}; {setting.generator_images} training"
-        " images of the generator.",
+        f"Protocol: {setting.dataset}, {setting.resolution} px; {setting.sizes}; extractor"
+        f" {setting.extractor}; guidance {setting.guidance}; labels {setting.label_policy};"
+        f" {setting.generator_images} training images of the generator.",
         f"Reconstruction and generation: {setting.distance_name}.",
         _say_spread(cells),
     ]
-    notes += _say_ties(cells.points, shown)
+    notes += _say_ties(points, shown)
     notes += _say_rows(cells)
-    if len(cells.gaps):
-        plural = "rows were" if len(cells.gaps) > 1 else "row was"
-        notes.append(f"{len(cells.gaps)} {plural} left out: failed, unfinished or not measured.")
+    if len(cells.given):
+        names = ", ".join(cells.given["alignment"])
+        notes.append(f"Given images without latent_dim or generator_size, no cells: {names}.")
+    if num_gaps := len(cells.gaps) - len(cells.given):
+        plural = "rows were" if num_gaps > 1 else "row was"
+        notes.append(f"{num_gaps} {plural} left out: failed, unfinished or not measured.")
     return notes
 
 
