@@ -1,7 +1,6 @@
 """What must be said beside a table's numbers before anybody believes them."""
 
 from analysis.cells import Cells
-from analysis.effects import INTERVAL_ERRORS
 
 USUAL_SAMPLES = 50_000
 """Samples behind a published distance, count."""
@@ -51,5 +50,4 @@ def _say_seeds(cells: Cells) -> str:
     if most == 1:
         return "Seeds: one, so there are no error bars and no difference is established."
     text = f"Seeds: {cells.setting.repetitions} a point, shown as mean ± standard error"
-    text += f" (sentences: ± {INTERVAL_ERRORS:g} standard errors)"
     return f"{text}; with so few, errors are rough." if most < FEW_SEEDS else f"{text}."

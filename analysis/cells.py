@@ -87,8 +87,8 @@ class Cells:
     rows: pd.DataFrame
     """The rows used: the table's columns, with the names and `baseline` of `name_lines`."""
     points: pd.DataFrame
-    """One line a cell: `CELL_COLUMNS`, `baseline`, `generator_params`, `train_flops`,
-    `num_seeds`, `num_tokenizers`, and for each metric its mean, `<metric>_sd` and `<metric>_se`
+    """One line a cell: `CELL_COLUMNS`, `baseline`, `counterpart`, `tokenizer_images`,
+    `generator_images`, `generator_params`, `train_flops`, `num_seeds`, `num_tokenizers`, and for each metric its mean, `<metric>_sd` and `<metric>_se`
     (NaN with one seed; of reconstruction metrics over tokenizers, NaN with one)."""
     given: pd.DataFrame
     """Measured rows of given images without a place among the cells, one line each: the columns
@@ -283,6 +283,9 @@ def _average(rows: pd.DataFrame) -> pd.DataFrame:
     cells = rows.groupby(by, sort=False)
     about: dict[str, pd.Series] = {
         "baseline": cells["baseline"].first(),
+        "counterpart": cells["counterpart"].first(),
+        "tokenizer_images": cells["tokenizer_images"].first(),
+        "generator_images": cells["generator_images"].first(),
         "generator_params": cells["generator_params"].mean(),
         "train_flops": cells["train_flops"].mean(),
     }

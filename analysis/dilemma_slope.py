@@ -134,7 +134,7 @@ def _compare(
     """Shared dims, change of the slope over them, and its interval."""
     if baseline is None or (line["alignment"] == line["baseline"]).all():
         return (), float("nan"), None
-    dims = sorted(set(line["latent_dim"]) & set(baseline["latent_dim"]))
+    dims = _find_shared_dims(line, baseline)
     mine, theirs = (_at_dims(side, dims) for side in (line, baseline))
     if len(dims) < 2 or not np.isfinite(change := _slope_of(mine) - _slope_of(theirs)):
         return (), float("nan"), None
@@ -148,6 +148,13 @@ def _compare(
         change,
         percentile_interval(draws, change, num_freedoms=freedoms, config=config),
     )
+
+
+def _find_shared_dims(line: pd.DataFrame, baseline: pd.DataFrame) -> list[float]:
+    """Latent dims of both whose generators have seen as many images; unknown is as many."""
+    images = [side.set_index("latent_dim")["generator_images"] for side in (line, baseline)]
+    dims = sorted(set(images[0].index) & set(images[1].index))
+    return [dim for dim in dims if not abs(images[0][dim] - images[1][dim]) > 0]
 
 
 def _at_dims(line: pd.DataFrame, dims: Sequence[float]) -> pd.DataFrame:

@@ -78,7 +78,7 @@ def say_correlations(correlations: list[RankCorrelation]) -> list[str]:
         return []
     head = (
         "Latent diagnostics against generation distance (rank correlation within a generator"
-        " size; latent dim and alignment move both, so it shows no cause):"
+        f" size; latent dim and alignment move both, so it shows no cause{_say_chance(correlations)}):"
     )
     return [head, *map(_say_correlation, correlations)]
 
@@ -171,6 +171,17 @@ def _say_correlation(each: RankCorrelation) -> str:
     return (
         f"{name} {each.correlation:+.2f} over {each.num_points} cells"
         f" (p = {each.p_value:.2g}){verdict}."
+    )
+
+
+def _say_chance(correlations: list[RankCorrelation]) -> str:
+    tested = [each for each in correlations if np.isfinite(each.p_value)]
+    if not tested:
+        return ""
+    found = sum(each.p_value < SIGNIFICANT for each in tested)
+    return (
+        f"; {found} of {len(tested)} have p < {SIGNIFICANT:g}, by chance alone about"
+        f" {SIGNIFICANT * len(tested):.1f} would"
     )
 
 

@@ -21,6 +21,7 @@ from analysis.guidance import compute_guidance, draw_guidance
 from analysis.pareto import pareto_mask
 from analysis.published import PublishedOverlay
 from analysis.scaling import ScalingData, compute_scaling, draw_scaling
+from analysis.training import find_unlike_pairs
 
 MAX_LINES = 24
 """Lines that figures and findings hold; the page's plot and the tables have all of them."""
@@ -116,6 +117,7 @@ def analyse_group(name: str, rows: pd.DataFrame, *, every_figure: bool = True) -
         reason = "drawn for the protocol with the most rows alone where there are several"
         planned.append(Omission(what=what, reason=reason))
     omissions = [each for each in planned if isinstance(each, Omission)]
+    omissions += _list_unlike(cells)
     if len(cells.given):
         names = ", ".join(cells.given["alignment"])
         omissions.append(Omission(what=f"{names} in figures", reason=GIVEN_ELSEWHERE))
@@ -281,6 +283,21 @@ def _plan_diagnostics(data: DiagnosticsData) -> Plot | Omission:
         return Omission(what="latent diagnostics", reason="the table has none of their columns")
     caption = "Latent diagnostics against generation, with rank correlations."
     return Plot(kind="diagnostics", caption=caption, draw=lambda: draw_diagnostics(data))
+
+
+def _list_unlike(cells: Cells) -> list[Omission]:
+    """Ratios, gains and changes of slope that are not given, by the difference in training."""
+    by_reason: dict[str, list[str]] = {}
+    for pair in find_unlike_pairs(cells.points):
+        by_reason.setdefault(pair.reason, []).append(pair.cell)
+    return [
+        Omission(
+            what=f"{'; '.join(names[:3])}{f' and {len(names) - 3} more' * (len(names) > 3)}"
+            " against none",
+            reason=reason,
+        )
+        for reason, names in by_reason.items()
+    ]
 
 
 def _list_unpublished(overlay: PublishedOverlay) -> list[Omission]:

@@ -8,7 +8,6 @@ import pandas as pd
 from analysis.cells import Cells, average_group
 from analysis.lines import NO_GENERATOR
 from analysis.effects import (
-    INTERVAL_ERRORS,
     AlignmentEffect,
     DilemmaEffect,
     Verdict,
@@ -19,6 +18,8 @@ from analysis.effects import (
 )
 from analysis.protocol import split_by_protocol
 from analysis.table import check_table
+from analysis.training import find_unlike_pairs
+from analysis.welch import LEVEL, count_by_chance
 
 MAX_REASONS = 8
 MAX_LINES = 60
@@ -86,7 +87,7 @@ def say_results(cells: Cells) -> list[str]:
         cells: From `average_group(rows)`.
 
     Returns:
-        Lines of plain text, those of a list after a hyphen; ± is twice the standard error.
+        Lines of plain text, those of a list after a hyphen; ± is the standard error.
     """
     given = _say_given(cells)
     if cells.points.empty:
@@ -109,7 +110,10 @@ def _say_interval(cells: Cells) -> str:
     most = int(cells.points["num_seeds"].max())
     if most == 1:
         return "One seed only: there are no intervals, and no difference below is established."
-    text = f"Intervals are mean ± {INTERVAL_ERRORS:g} standard errors over seeds"
+    text = (
+        "± is the standard error; a difference is beyond noise where Welch's"
+        f" {LEVEL:.0%} interval over seeds leaves out 0"
+    )
     if cells.setting.tokenizers:
         text += (
             ", for reconstruction over tokenizers; where seeds share a tokenizer, intervals of"
@@ -196,7 +200,7 @@ def _say_line(effect: DilemmaEffect) -> str:
 
 def _judge_dilemma(effect: DilemmaEffect) -> str:
     if effect.shows:
-        return "it shows, intervals apart."
+        return "it shows, beyond noise."
     small, large = effect.small, effect.large
     in_means = large["gfid"] > small["gfid"] and (
         large["psnr"] > small["psnr"] or large["rfid"] < small["rfid"]
@@ -208,21 +212,33 @@ def _judge_dilemma(effect: DilemmaEffect) -> str:
             "the means go its way, with one seed or tokenizer at an end: an observation, not a"
             " finding."
         )
-    return "the means go its way, but intervals overlap: not established."
+    return "the means go its way, but within noise: not established."
 
 
 def _say_alignment(cells: Cells) -> list[str]:
     if (cells.points["alignment"] == cells.points["baseline"]).all():
         return ["Alignment: every row is without, so nothing is said about it."]
     effects = compute_alignment_effects(cells)
+    unlike = _say_unlike(cells)
     if not effects:
-        return ["Alignment: no aligned cell has an unaligned counterpart, so nothing is said."]
+        reason = " of like training" if unlike else ""
+        text = f"Alignment: no aligned cell has an unaligned counterpart{reason},"
+        return [f"{text} so nothing is said.", *unlike]
     lines = ["Alignment against none (ratio of means; below 1 alignment is better):"]
     lines += [_say_effect(effect) for effect in effects[:MAX_LINES]]
     if len(effects) > MAX_LINES:
         lines.append(f"- and {len(effects) - MAX_LINES} more cells")
     names = dict.fromkeys(effect.alignment for effect in effects)
-    return lines + [_say_total(name, effects) for name in names]
+    return [*lines, *(_say_total(name, effects) for name in names), *unlike]
+
+
+def _say_unlike(cells: Cells) -> list[str]:
+    pairs = find_unlike_pairs(cells.points)
+    if not pairs:
+        return []
+    lines = [f"- {pair.cell}: {pair.reason}." for pair in pairs[:MAX_LINES]]
+    more = [f"- and {len(pairs) - MAX_LINES} more cells"] if len(pairs) > MAX_LINES else []
+    return ["Not compared with none:", *lines, *more]
 
 
 def _say_effect(effect: AlignmentEffect) -> str:
@@ -254,9 +270,11 @@ def _say_total(name: str, effects: list[AlignmentEffect]) -> str:
     text = f"In total {name} has the lower mean generation distance in {lower} of {len(mine)} cells"
     if verdicts["no interval"] == len(mine):
         return f"{text}; with one seed none of this is established."
+    judged = verdicts["lower"] + verdicts["higher"] + verdicts["within noise"]
     return (
-        f"{text}; with intervals apart it is lower in {verdicts['lower']} and higher in"
-        f" {verdicts['higher']}."
+        f"{text}; beyond noise it is lower in {verdicts['lower']} and higher in"
+        f" {verdicts['higher']}. By chance alone about {count_by_chance(judged):.1f} of {judged}"
+        " would be told apart."
     )
 
 
@@ -275,9 +293,9 @@ def _say_gaps(cells: Cells) -> list[str]:
 
 def _say_verdict(verdict: Verdict) -> str:
     return {
-        "higher": "higher, intervals apart",
-        "lower": "lower, intervals apart",
-        "overlapping": "intervals overlap",
+        "higher": "higher, beyond noise",
+        "lower": "lower, beyond noise",
+        "within noise": "within noise",
         "no interval": "no interval",
         "not measured": "not measured",
     }[verdict]
@@ -296,7 +314,7 @@ def _say_value(cell: pd.Series, metric: str) -> str:
     if not np.isfinite(cell[metric]):
         return "not measured"
     error = cell[f"{metric}_se"]
-    spread = f" ± {INTERVAL_ERRORS * error:.2g}" if np.isfinite(error) else ""
+    spread = f" ± {error:.2g}" if np.isfinite(error) else ""
     return f"{cell[metric]:#.4g}{spread}"
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.cells import CELL_COLUMNS, Cells
-from analysis.effects import INTERVAL_ERRORS
+from analysis.effects import compare_cells
 from analysis.measures import DIAGNOSTICS, MEASURES, name_measure
 
 TABLE_METRICS = tuple(name for name in MEASURES if name not in DIAGNOSTICS)
@@ -241,14 +241,13 @@ def _say_ties(points: pd.DataFrame, shown: list[str]) -> list[str]:
     for name in shown:
         ranked = points.sort_values(name, ascending=MEASURES[name].better == "lower")
         first, second = ranked.iloc[0], ranked.iloc[1]
-        reach = INTERVAL_ERRORS * (first[f"{name}_se"] + second[f"{name}_se"])
-        if np.isfinite(second[name]) and not abs(first[name] - second[name]) > reach:
+        if compare_cells(first, second, name) in ("within noise", "no interval"):
             tied.append(MEASURES[name].label.rstrip(":"))
     note = "Bold: best mean; underlined: second best."
     if tied:
         note += (
-            f" Intervals (± {INTERVAL_ERRORS:g} standard errors) do not tell these two apart, or"
-            f" there are none, for: {', '.join(tied)}."
+            " Intervals (Welch's, 95 %) do not tell these two apart, or there are none, for:"
+            f" {', '.join(tied)}."
         )
     return [note]
 
