@@ -9,7 +9,7 @@ so that one tokenizer counts once.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -32,6 +32,8 @@ GIVEN_ELSEWHERE = (
     " --column to make a point of them"
 )
 """Why a row of given images is no point."""
+TOKENIZER_ALONE = "a tokenizer alone: no generator, so no generation distance"
+"""Why a row that ends with its tokenizer has no point where generators have some."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +157,7 @@ def average_group(rows: pd.DataFrame) -> Cells:
 
     Returns:
         Cells of rows with a generation distance; where there is none, of those with a
-        reconstruction distance.
+        reconstruction distance, and why their generators have none among the gaps.
 
     Raises:
         ValueError: As `compute_cells`.
@@ -164,7 +166,10 @@ def average_group(rows: pd.DataFrame) -> Cells:
     if len(cells.points):
         return cells
     tokenizers = compute_cells(rows, needs=("rfid",))
-    return tokenizers if len(tokenizers.points) else cells
+    if tokenizers.points.empty:
+        return cells
+    gaps = pd.concat([cells.gaps[cells.gaps["reason"] != TOKENIZER_ALONE], tokenizers.gaps])
+    return replace(tokenizers, gaps=gaps.drop_duplicates("row_id").reset_index(drop=True))
 
 
 def describe_seeds(row: pd.Series) -> str:
@@ -195,8 +200,9 @@ def _reason_to_omit(row: pd.Series, needs: tuple[str, ...]) -> str:
         first_line = error.strip().splitlines()[0] if error.strip() else "no error was recorded"
         return f"{row['status']}: {first_line}"
     for metric in needs:
-        if metric == "gfid" and pd.isna(row["generator"]) and pd.isna(row["gfid"]):
-            return "a tokenizer alone: no generator, so no generation distance"
+        has_generator = row[["generator", "generator_size"]].notna().all()
+        if metric == "gfid" and not has_generator and pd.isna(row["gfid"]):
+            return TOKENIZER_ALONE
         if not np.isfinite(row[metric]):
             return f"{metric} is missing or not finite ({row[metric]})"
     return ""

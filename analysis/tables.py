@@ -1,6 +1,7 @@
 """Result tables for papers: Markdown, LaTeX (booktabs) and CSV, best and second best marked."""
 
 from dataclasses import dataclass
+from html import escape
 
 import numpy as np
 import pandas as pd
@@ -75,11 +76,13 @@ def format_markdown(table: ResultTable) -> str:
         The table and its footnotes; text with a line break at the end.
     """
     marks = ("{}", "**{}**", "<u>{}</u>")
-    head = [_escape_markdown(text) for text in _list_headings(table, " ↑", " ↓")]
+    head = [escape_markdown(text) for text in _list_headings(table, " ↑", " ↓")]
     lines = [_join_markdown(head), _join_markdown(["---"] * len(head))]
     for cells in _list_cells(table, marks, "{} ± {}", "-"):
-        lines.append(_join_markdown([_escape_markdown(cell) for cell in cells]))
-    return "\n".join([*lines, "", *(f"- {note}" for note in table.footnotes)]) + "\n"
+        names = [escape_markdown(cell) for cell in cells[:2]]
+        lines.append(_join_markdown([*names, *cells[2:]]))
+    notes = [f"- {escape_markdown(note)}" for note in table.footnotes]
+    return "\n".join([*lines, "", *notes]) + "\n"
 
 
 def format_latex(table: ResultTable) -> str:
@@ -132,8 +135,10 @@ def escape_latex(text: str) -> str:
     return "".join(LATEX_ESCAPES.get(character, character) for character in text)
 
 
-def _escape_markdown(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+def escape_markdown(text: str) -> str:
+    """Makes text stand for itself in a cell of Markdown's table, without HTML or a new column."""
+    escaped = escape(text, quote=False).replace("\\", "\\\\").replace("|", "\\|")
+    return " ".join(escaped.splitlines())
 
 
 def _join_markdown(cells: list[str]) -> str:
