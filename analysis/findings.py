@@ -148,9 +148,10 @@ def _say_speedup(speedup: Speedup) -> str:
     if not speedup.reached:
         return f"{head} {speedup.target:.4g} is not reached."
     bound = "at least " if speedup.is_bound else ""
+    older = "" if speedup.is_last else " (the last snapshot that all its seeds have)"
     text = (
         f"{head} {speedup.target:.4g} after {speedup.images:,.0f} instead of"
-        f" {speedup.baseline_images:,.0f} images, {bound}x{speedup.speedup:.3g}"
+        f" {speedup.baseline_images:,.0f} images{older}, {bound}x{speedup.speedup:.3g}"
     )
     if speedup.interval is None:
         return f"{text}, one seed on a side: an observation, not a finding."

@@ -113,7 +113,9 @@ def compute_gains(
             if reference is None
             else _to_scale(np.array(reference), scales)
         )
-        gains.append(_compare(aligned, unaligned, omitted, size, corner, scales, resampled, config))
+        gains.append(
+            _compare(cells, aligned, unaligned, omitted, size, corner, scales, resampled, config)
+        )
     return gains
 
 
@@ -153,6 +155,7 @@ def _keep(points: pd.DataFrame, pairs: set[Any]) -> pd.DataFrame:
 
 
 def _compare(
+    cells: Cells,
     aligned: pd.DataFrame,
     unaligned: pd.DataFrame,
     omitted: tuple[float, ...],
@@ -172,7 +175,7 @@ def _compare(
             compute_hypervolume(resampled[:, side.index.to_numpy()], corner)
             for side in (aligned, unaligned)
         ]
-        freedoms = count_freedoms(both)
+        freedoms = count_freedoms(cells, both)
         difference_interval = percentile_interval(
             draws[0] - draws[1], with_it - without, num_freedoms=freedoms, config=config
         )
