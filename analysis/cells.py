@@ -222,9 +222,9 @@ def _describe_given(rows: pd.DataFrame) -> pd.DataFrame:
     names = names.where(~names.duplicated(keep=False), names + " (" + rows["row_id"] + ")")
     known = rows.assign(
         alignment=names,
-        generator_size=rows["generator_size"].astype(object).where(
-            rows["generator_size"].notna(), "-"
-        ),
+        generator_size=rows["generator_size"]
+        .astype(object)
+        .where(rows["generator_size"].notna(), "-"),
     )
     return average_rows(known, [*CELL_COLUMNS, "row_id"])
 

@@ -117,7 +117,9 @@ def _describe(
         slope=estimate,
         interval=None
         if no_interval
-        else percentile_interval(draws, estimate, num_freedoms=count_freedoms(cells, line), config=config),
+        else percentile_interval(
+            draws, estimate, num_freedoms=count_freedoms(cells, line), config=config
+        ),
         no_interval=no_interval,
         shared_dims=shared,
         change=change,

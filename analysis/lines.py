@@ -44,8 +44,8 @@ def name_lines(rows: pd.DataFrame) -> pd.DataFrame:
     named = rows.assign(baseline=None, counterpart=None)
     for part in (_name_own(rows[~given]), _name_given(rows[given])):
         for column in ("alignment", "baseline", "counterpart", "generator_size"):
-            named[column] = part[column].reindex(named.index).where(
-                named.index.isin(part.index), named[column]
+            named[column] = (
+                part[column].reindex(named.index).where(named.index.isin(part.index), named[column])
             )
     return named
 

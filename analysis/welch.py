@@ -9,7 +9,10 @@ LEVEL = 0.95
 
 
 def reach_by_chance(
-    errors: tuple[ArrayLike, ArrayLike], counts: tuple[ArrayLike, ArrayLike], *, level: float = LEVEL
+    errors: tuple[ArrayLike, ArrayLike],
+    counts: tuple[ArrayLike, ArrayLike],
+    *,
+    level: float = LEVEL,
 ) -> NDArray[np.float64]:
     """Half the width of Welch's interval of the difference of two means.
 

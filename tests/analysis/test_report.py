@@ -104,8 +104,10 @@ def test_a_joined_folder_that_is_a_results_folder_is_refused(make_row, tmp_path,
 
 
 def test_dollar_signs_and_markup_in_names_are_text_everywhere(dilemma_rows, load, tmp_path):
-    rows = [row | {"alignment": "$_<b>|" if row["alignment"] == "vf" else "none"}
-            for row in dilemma_rows]
+    rows = [
+        row | {"alignment": "$_<b>|" if row["alignment"] == "vf" else "none"}
+        for row in dilemma_rows
+    ]
     table = load([row | {"dataset": "a$b$_{", "extractor": "x$"} for row in rows])
     name = table.loc[table["alignment"] != "none", "trial_id"].iloc[0]
     (tmp_path / "grids").mkdir()
