@@ -213,7 +213,8 @@ def _find_unplaced(rows: pd.DataFrame, needs: tuple[str, ...]) -> pd.Series:
     unknown = rows["latent_dim"].isna()
     if "gfid" in needs:
         unknown |= rows["generator_size"].isna() & rows["gfid"].notna()
-    measured = np.isfinite(rows[["rfid", "gfid"]].to_numpy(dtype=float)).any(axis=1)
+    finite = np.isfinite(rows[["rfid", "gfid"]].to_numpy(dtype=float)).any(axis=1)
+    measured = pd.Series(finite, index=rows.index)
     return (rows["provenance"] == GIVEN) & (rows["status"] == "done") & measured & unknown
 
 

@@ -5,6 +5,7 @@ the number after which the aligned one reaches the same generation distance; bet
 logarithm of the distance is taken to be linear in the images (arXiv 2501.01423, Figure 4).
 """
 
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -110,7 +111,7 @@ def compute_convergence(
     repeated = rows.duplicated([*snapshots, *SEED_COLUMNS])
     reasons[repeated[repeated].index] = "a repetition of another row"
     rows = rows[~repeated]
-    latest = rows.groupby(LINE)["generator_images"].max()
+    latest = dict(rows.groupby(LINE)["generator_images"].max().items())
     torn = _find_torn_seeds(rows)
     reasons[torn[torn].index] = "a seed that lacks a snapshot of its line"
     rows = rows[~torn]
@@ -232,7 +233,7 @@ def _average(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _compute_speedups(
-    rows: pd.DataFrame, points: pd.DataFrame, latest: pd.Series, config: BootstrapConfig
+    rows: pd.DataFrame, points: pd.DataFrame, latest: dict[Hashable, float], config: BootstrapConfig
 ) -> list[Speedup]:
     lines = dict(list(points.groupby(LINE, sort=False)))
     curves = {key: _curves_of(mine) for key, mine in rows.groupby(LINE, sort=False)}

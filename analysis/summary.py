@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 
 from analysis.cells import Cells, average_group
-from analysis.lines import NO_GENERATOR
 from analysis.effects import (
     AlignmentEffect,
     DilemmaEffect,
@@ -16,6 +15,7 @@ from analysis.effects import (
     compute_dilemma_effects,
     divide,
 )
+from analysis.lines import NO_GENERATOR
 from analysis.protocol import split_by_protocol
 from analysis.table import check_table
 from analysis.training import find_unlike_pairs
@@ -128,7 +128,8 @@ def _say_tokenizers(cells: Cells) -> list[str]:
     lines = [
         "No row has a generation distance: what follows is of tokenizers alone, and nothing can be"
         " said of the frontier.",
-        f"Lowest reconstruction distance: {_say_cell(ranked[0])}: {_say_reconstruction(ranked[0])}.",
+        f"Lowest reconstruction distance: {_say_cell(ranked[0])}:"
+        f" {_say_reconstruction(ranked[0])}.",
         "Reconstruction, from the lowest distance up:",
     ]
     lines += [f"- {_say_cell(row)}: {_say_reconstruction(row)}." for row in ranked[:MAX_LINES]]

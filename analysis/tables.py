@@ -34,8 +34,8 @@ class ResultTable:
     """A table of cells, ready to be written in any format."""
 
     rows: pd.DataFrame
-    """One line a cell, then given images that are none: `CELL_COLUMNS`, `num_seeds`, `num_tokenizers` and for each metric its mean
-    and `<metric>_se` (NaN with one seed)."""
+    """One line a cell, then given images that are none: `CELL_COLUMNS`, `num_seeds`,
+    `num_tokenizers` and for each metric its mean and `<metric>_se` (NaN with one seed)."""
     ranks: pd.DataFrame
     """1 for the best and 2 for the second best mean of each metric, else 0."""
     decimals: dict[str, int]
