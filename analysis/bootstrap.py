@@ -3,8 +3,8 @@
 The independent units of a cell are its tokenizers, or its seeds where it has one tokenizer. Of n
 units each resample draws n - 1 with replacement: its means then scatter as the mean of n units
 does (Rao and Wu 1988), where n draws would make the few seeds of a sweep look too certain. Cells
-of the same tokenizers, such as those of several generator sizes, share their draws: a tokenizer that
-is good for one size is good for all.
+of the same tokenizers, such as those of several generator sizes, share their draws: a tokenizer
+that is good for one size is good for all.
 """
 
 from collections.abc import Hashable, Sequence

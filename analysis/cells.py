@@ -90,8 +90,9 @@ class Cells:
     """The rows used: the table's columns, with the names and `baseline` of `name_lines`."""
     points: pd.DataFrame
     """One line a cell: `CELL_COLUMNS`, `baseline`, `counterpart`, `tokenizer_images`,
-    `generator_images`, `generator_params`, `train_flops`, `num_seeds`, `num_tokenizers`, and for each metric its mean, `<metric>_sd` and `<metric>_se`
-    (NaN with one seed; of reconstruction metrics over tokenizers, NaN with one)."""
+    `generator_images`, `generator_params`, `train_flops`, `num_seeds`,
+    `num_tokenizers`, and for each metric its mean, `<metric>_sd` and `<metric>_se` (NaN
+    with one seed; of reconstruction metrics over tokenizers, NaN with one)."""
     given: pd.DataFrame
     """Measured rows of given images without a place among the cells, one line each: the columns
     of `points` but for what is not known, with the row's name as `alignment`."""
@@ -213,8 +214,7 @@ def _find_unplaced(rows: pd.DataFrame, needs: tuple[str, ...]) -> pd.Series:
     unknown = rows["latent_dim"].isna()
     if "gfid" in needs:
         unknown |= rows["generator_size"].isna() & rows["gfid"].notna()
-    finite = np.isfinite(rows[["rfid", "gfid"]].to_numpy(dtype=float)).any(axis=1)
-    measured = pd.Series(finite, index=rows.index)
+    measured = np.isfinite(rows["rfid"]) | np.isfinite(rows["gfid"])
     return (rows["provenance"] == GIVEN) & (rows["status"] == "done") & measured & unknown
 
 

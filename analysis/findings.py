@@ -78,7 +78,8 @@ def say_correlations(correlations: list[RankCorrelation]) -> list[str]:
         return []
     head = (
         "Latent diagnostics against generation distance (rank correlation within a generator"
-        f" size; latent dim and alignment move both, so it shows no cause{_say_chance(correlations)}):"
+        " size; latent dim and alignment move both, so it shows no cause"
+        f"{_say_chance(correlations)}):"
     )
     return [head, *map(_say_correlation, correlations)]
 
