@@ -2,10 +2,12 @@
 
 The independent units of a cell are its tokenizers, or its seeds where it has one tokenizer. Of n
 units each resample draws n - 1 with replacement: its means then scatter as the mean of n units
-does (Rao and Wu 1988), where n draws would make the few seeds of a sweep look too certain.
+does (Rao and Wu 1988), where n draws would make the few seeds of a sweep look too certain. Cells
+of the same tokenizers, such as those of several generator sizes, share their draws: a tokenizer
+that is good for one size is good for all.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,9 +56,13 @@ def resample_means(
     generator = np.random.default_rng(config.seed)
     sums, counts, of_cell = _sum_units(cells, metrics)
     means = np.empty((config.num_resamples, len(cells.points), len(metrics)))
-    for position, units in enumerate(of_cell):
-        shape = (config.num_resamples, max(len(units) - 1, 1))
-        drawn = units[generator.integers(0, len(units), shape)]
+    draws: dict[Hashable, NDArray[np.intp]] = {}
+    owners = _find_owners(cells, cells.points)
+    for position, (units, owner) in enumerate(zip(of_cell, owners, strict=True)):
+        if owner not in draws:
+            shape = (config.num_resamples, max(len(units) - 1, 1))
+            draws[owner] = generator.integers(0, len(units), shape)
+        drawn = units[draws[owner]]
         means[:, position] = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
     return means
 
@@ -96,9 +102,18 @@ def count_units(points: pd.DataFrame) -> pd.Series:
     return points["num_tokenizers"].where(points["num_tokenizers"] > 1, points["num_seeds"])
 
 
-def count_freedoms(points: pd.DataFrame) -> int:
-    """Degrees of freedom behind the scatter of these cells: units less cells."""
-    return int((count_units(points) - 1).sum())
+def count_freedoms(cells: Cells, points: pd.DataFrame) -> int:
+    """Counts the degrees of freedom behind the scatter of some cells.
+
+    Args:
+        cells: The cells with their rows.
+        points: Some lines of `cells.points`.
+
+    Returns:
+        Units less cells, where cells of the same tokenizers count once.
+    """
+    by_owner = dict(zip(_find_owners(cells, points), count_units(points), strict=True))
+    return int(sum(count - 1 for count in by_owner.values()))
 
 
 def explain_no_interval(points: pd.DataFrame) -> str:
@@ -109,18 +124,29 @@ def explain_no_interval(points: pd.DataFrame) -> str:
     return f"no interval: {single} of {len(points)} configurations have fewer than two seeds"
 
 
+def _find_owners(cells: Cells, points: pd.DataFrame) -> list[Hashable]:
+    """What the draws of each cell belong to: its tokenizers if several, else the cell alone."""
+    by = list(CELL_COLUMNS)
+    known = cells.rows.assign(tokenizer_key=cells.rows["tokenizer_key"].fillna(""))
+    sets = known.groupby(by, sort=False)["tokenizer_key"].agg(frozenset).to_dict()
+    keys = points[by].itertuples(index=False, name=None)
+    return [sets[key] if len(sets[key]) > 1 else key for key in keys]
+
+
 def _sum_units(
     cells: Cells, metrics: Sequence[str]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], list[NDArray[np.intp]]]:
     """Each unit's sum and count per metric, and the units of each line of the points.
 
-    A tokenizer's own measures count once, however many rows share it.
+    A tokenizer's own measures count once, however many rows share it. Tokenizers are in the order
+    of their keys, so that cells of the same ones can share draws.
     """
     by = list(CELL_COLUMNS)
     rows = cells.rows
     several = rows.groupby(by)["tokenizer_key"].transform("nunique", dropna=False) > 1
-    unit = rows["tokenizer_key"].fillna("").where(several, rows["row_id"]).rename("unit")
-    units = rows.groupby([*(rows[column] for column in by), unit], sort=False)[list(metrics)]
+    unit = rows["tokenizer_key"].fillna("").where(several, rows["row_id"])
+    rows = rows.assign(unit=unit).sort_values("unit", kind="stable")
+    units = rows.groupby([*by, "unit"], sort=False)[list(metrics)]
     sums, counts, averages = units.sum(min_count=1), units.count(), units.mean()
     for metric in metrics:
         if metric in RECONSTRUCTION_METRICS:

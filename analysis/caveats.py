@@ -1,7 +1,6 @@
 """What must be said beside a table's numbers before anybody believes them."""
 
 from analysis.cells import Cells
-from analysis.effects import INTERVAL_ERRORS
 
 USUAL_SAMPLES = 50_000
 """Samples behind a published distance, count."""
@@ -21,11 +20,8 @@ def say_caveats(cells: Cells) -> list[str]:
         return []
     setting, rows = cells.setting, cells.rows
     notes = [_say_seeds(cells)]
-    sizes = (
-        f"Sample sizes: {setting.num_images} samples and {setting.num_reconstructions}"
-        " reconstructions a distance."
-    )
-    if rows["num_images"].min() < USUAL_SAMPLES:
+    sizes = f"Sample sizes: {setting.sizes} a distance."
+    if rows[["num_images", "num_reconstructions"]].min().min() < USUAL_SAMPLES:
         sizes += " Fréchet distances of few images are biased upwards; compare like counts."
     notes.append(sizes)
     if "in-domain" in setting.distance_name:
@@ -54,5 +50,4 @@ def _say_seeds(cells: Cells) -> str:
     if most == 1:
         return "Seeds: one, so there are no error bars and no difference is established."
     text = f"Seeds: {cells.setting.repetitions} a point, shown as mean ± standard error"
-    text += f" (sentences: ± {INTERVAL_ERRORS:g} standard errors)"
     return f"{text}; with so few, errors are rough." if most < FEW_SEEDS else f"{text}."

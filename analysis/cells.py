@@ -9,13 +9,13 @@ so that one tokenizer counts once.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
-from analysis.columns import SEED_COLUMNS
-from analysis.lines import name_lines
+from analysis.columns import GIVEN, SEED_COLUMNS
+from analysis.lines import name_given, name_lines
 from analysis.measures import MEASURES
 from analysis.protocol import join_unique, require_one_protocol
 
@@ -23,6 +23,17 @@ METRICS = tuple(MEASURES)
 RECONSTRUCTION_METRICS = tuple(name for name in METRICS if MEASURES[name].of == "tokenizer")
 """Metrics of the tokenizer alone."""
 CELL_COLUMNS = ("alignment", "generator_size", "latent_dim")
+UNKNOWN = "unknown"
+"""What a setting says of a count that no row has."""
+
+
+GIVEN_ELSEWHERE = (
+    "given images without latent_dim or generator_size: in the tables alone; name both with"
+    " --column to make a point of them"
+)
+"""Why a row of given images is no point."""
+TOKENIZER_ALONE = "a tokenizer alone: no generator, so no generation distance"
+"""Why a row that ends with its tokenizer has no point where generators have some."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +66,13 @@ class Setting:
     """Which lines are shown where there are more than a figure holds; empty where all are."""
 
     @property
+    def sizes(self) -> str:
+        """Samples and reconstructions behind the distances in words, what is known of them."""
+        counts = {"samples": self.num_images, "reconstructions": self.num_reconstructions}
+        known = [f"{count} {name}" for name, count in counts.items() if count != UNKNOWN]
+        return ", ".join(known) or "an unknown number of images"
+
+    @property
     def repetitions(self) -> str:
         """Seeds per cell in words, with the tokenizers where seeds share them."""
         words = f"{self.seeds} seed{'' if self.seeds == '1' else 's'}"
@@ -71,13 +89,22 @@ class Cells:
     rows: pd.DataFrame
     """The rows used: the table's columns, with the names and `baseline` of `name_lines`."""
     points: pd.DataFrame
-    """One line a cell: `CELL_COLUMNS`, `baseline`, `generator_params`, `train_flops`,
-    `num_seeds`, `num_tokenizers`, and for each metric its mean, `<metric>_sd` and `<metric>_se`
-    (NaN with one seed; of reconstruction metrics over tokenizers, NaN with one)."""
+    """One line a cell: `CELL_COLUMNS`, `baseline`, `counterpart`, `tokenizer_images`,
+    `generator_images`, `generator_params`, `train_flops`, `num_seeds`,
+    `num_tokenizers`, and for each metric its mean, `<metric>_sd` and `<metric>_se` (NaN
+    with one seed; of reconstruction metrics over tokenizers, NaN with one)."""
+    given: pd.DataFrame
+    """Measured rows of given images without a place among the cells, one line each: the columns
+    of `points` but for what is not known, with the row's name as `alignment`."""
     gaps: pd.DataFrame
-    """Rows left out: `row_id`, `trial_id`, `reason`."""
+    """Rows left out: `row_id`, `trial_id`, `reason`; those of `given` among them."""
     setting: Setting
     """What the rows have in common."""
+
+    @property
+    def has_generation(self) -> bool:
+        """Whether some cell has a generation distance; else they are cells of tokenizers."""
+        return bool(np.isfinite(self.points["gfid"]).any())
 
     def lines(self) -> list[tuple[str, str, pd.DataFrame]]:
         """Lines through the latent dims: (alignment, generator size, its points by latent dim)."""
@@ -103,7 +130,9 @@ def compute_cells(table: pd.DataFrame, *, needs: tuple[str, ...]) -> Cells:
     bad = last[(last["status"] != "done").to_numpy() | ~finite]
     omitted = [_reason_to_omit(row, needs) for _, row in bad.iterrows()]
     reasons = pd.Series(omitted, index=bad.index, dtype=object).reindex(last.index, fill_value="")
-    done = name_lines(last[last["status"] == "done"])
+    unplaced = _find_unplaced(last, needs)
+    reasons[unplaced] = GIVEN_ELSEWHERE
+    done = name_lines(last[(last["status"] == "done") & ~unplaced])
     used = done[reasons[done.index] == ""]
     late = used.groupby(list(CELL_COLUMNS))["generator_images"].transform("max")
     early = used["generator_images"] < late
@@ -115,16 +144,42 @@ def compute_cells(table: pd.DataFrame, *, needs: tuple[str, ...]) -> Cells:
     return Cells(
         rows=used.reset_index(drop=True),
         points=points,
+        given=_describe_given(last[unplaced]),
         gaps=gaps[gaps["reason"] != ""].reset_index(drop=True),
         setting=describe_rows(used if len(used) else table, points),
     )
 
 
+def average_group(rows: pd.DataFrame) -> Cells:
+    """Averages what a group has: generation, or tokenizers alone where no row has generated.
+
+    Args:
+        rows: As `compute_cells`.
+
+    Returns:
+        Cells of rows with a generation distance; where there is none, of those with a
+        reconstruction distance, and why their generators have none among the gaps.
+
+    Raises:
+        ValueError: As `compute_cells`.
+    """
+    cells = compute_cells(rows, needs=("gfid",))
+    if len(cells.points):
+        return cells
+    tokenizers = compute_cells(rows, needs=("rfid",))
+    if tokenizers.points.empty:
+        return cells
+    gaps = pd.concat([cells.gaps[cells.gaps["reason"] != TOKENIZER_ALONE], tokenizers.gaps])
+    return replace(tokenizers, gaps=gaps.drop_duplicates("row_id").reset_index(drop=True))
+
+
 def describe_seeds(row: pd.Series) -> str:
-    """A repetition in words: "seed 0" where its three seeds agree, else each of them."""
-    if len({row[column] for column in SEED_COLUMNS}) == 1:
-        return f"seed {row[SEED_COLUMNS[0]]:g}"
-    return ", ".join(f"{column.replace('_', ' ')} {row[column]:g}" for column in SEED_COLUMNS)
+    """A repetition in words: "seed 0" where its known seeds agree, else each of them."""
+    known = {column: row[column] for column in SEED_COLUMNS if pd.notna(row[column])}
+    if len(set(known.values())) == 1:
+        return f"seed {next(iter(known.values())):g}"
+    words = [f"{column.replace('_', ' ')} {seed:g}" for column, seed in known.items()]
+    return ", ".join(words) or "seed unknown"
 
 
 def split_lines(points: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
@@ -146,9 +201,33 @@ def _reason_to_omit(row: pd.Series, needs: tuple[str, ...]) -> str:
         first_line = error.strip().splitlines()[0] if error.strip() else "no error was recorded"
         return f"{row['status']}: {first_line}"
     for metric in needs:
+        has_generator = row[["generator", "generator_size"]].notna().all()
+        if metric == "gfid" and not has_generator and pd.isna(row["gfid"]):
+            return TOKENIZER_ALONE
         if not np.isfinite(row[metric]):
             return f"{metric} is missing or not finite ({row[metric]})"
     return ""
+
+
+def _find_unplaced(rows: pd.DataFrame, needs: tuple[str, ...]) -> pd.Series:
+    """Given images that nobody can place among the cells: no latent dim, or no generator size."""
+    unknown = rows["latent_dim"].isna()
+    if "gfid" in needs:
+        unknown |= rows["generator_size"].isna() & rows["gfid"].notna()
+    measured = np.isfinite(rows["rfid"]) | np.isfinite(rows["gfid"])
+    return (rows["provenance"] == GIVEN) & (rows["status"] == "done") & measured & unknown
+
+
+def _describe_given(rows: pd.DataFrame) -> pd.DataFrame:
+    names = name_given(rows)
+    names = names.where(~names.duplicated(keep=False), names + " (" + rows["row_id"] + ")")
+    known = rows.assign(
+        alignment=names,
+        generator_size=rows["generator_size"]
+        .astype(object)
+        .where(rows["generator_size"].notna(), "-"),
+    )
+    return average_rows(known, [*CELL_COLUMNS, "row_id"])
 
 
 def require_distinct_repetitions(rows: pd.DataFrame, by: tuple[str, ...] = CELL_COLUMNS) -> None:
@@ -211,6 +290,9 @@ def _average(rows: pd.DataFrame) -> pd.DataFrame:
     cells = rows.groupby(by, sort=False)
     about: dict[str, pd.Series] = {
         "baseline": cells["baseline"].first(),
+        "counterpart": cells["counterpart"].first(),
+        "tokenizer_images": cells["tokenizer_images"].first(),
+        "generator_images": cells["generator_images"].first(),
         "generator_params": cells["generator_params"].mean(),
         "train_flops": cells["train_flops"].mean(),
     }
@@ -258,6 +340,6 @@ def describe_rows(rows: pd.DataFrame, points: pd.DataFrame) -> Setting:
 def _format_range(counts: pd.Series) -> str:
     known = counts.dropna()
     if known.empty:
-        return "unknown"
+        return UNKNOWN
     low, high = int(known.min()), int(known.max())
     return f"{low:,}" if low == high else f"{low:,}-{high:,}"

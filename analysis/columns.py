@@ -87,7 +87,7 @@ OPTIONAL_NUMBERS: dict[str, str] = {
 
 OPTIONAL_TEXTS: dict[str, str] = {
     "guidance_kind": "kind of the guidance",
-    "provenance": "published, reproduced or reconstruction",
+    "provenance": "published, reproduced, or given: images made elsewhere",
     "generation_key": "key of the samples' artifact",
     "rank_deficient": "whether a distance has fewer images than features behind it, yes or no",
     "protocol_name": "name of the preset that the generation protocol equals; empty without",
@@ -100,6 +100,11 @@ OPTIONAL_COLUMNS = OPTIONAL_NUMBERS | OPTIONAL_TEXTS
 
 SEED_COLUMNS = ("tokenizer_seed", "generator_seed", "evaluation_seed")
 """Columns that together name a repetition; the trial's `seed` is only their default."""
+
+GIVEN = "given"
+"""Provenance of images made elsewhere."""
+GIVEN_MAY_LACK = ("latent_dim", "alignment", "generator_size", "tokenizer_key")
+"""Columns that nobody may know of given images; they are then no points of a frontier."""
 
 NUMERIC_COLUMNS = (
     *("resolution", "downsample", "latent_dim", "vf_weight", "cos_margin", "distmat_margin"),

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t
 
 from analysis.cells import (
     METRICS,
@@ -23,6 +22,7 @@ from analysis.cells import (
 from analysis.lines import name_lines
 from analysis.measures import MEASURES
 from analysis.table import load_table
+from analysis.welch import LEVEL, count_by_chance, reach_by_chance
 
 EXIT_OK, EXIT_WRONG_REQUEST = 0, 2
 CONFIGURATION = (
@@ -30,7 +30,6 @@ CONFIGURATION = (
     *("guidance", "generator_images"),
 )
 """Columns that match rows, after `name_lines` has put every other setting into the names."""
-LEVEL = 0.95
 VERDICTS = ("changed", "noise unknown", "within noise", "equal", "unlike protocol")
 """What is said of a metric, from what asks for a look to what cannot be compared."""
 MAX_LISTED = 40
@@ -116,7 +115,7 @@ def describe_comparison(comparison: Comparison, *, first: str, second: str) -> s
     if judged:
         lines.append(
             f"Changed beyond noise ({LEVEL:.0%} intervals over seeds): {len(changed)} of {judged}"
-            f" comparisons; chance alone would show about {(1 - LEVEL) * judged:.1f}."
+            f" comparisons; chance alone would show about {count_by_chance(judged):.1f}."
         )
         if (changed["noise"] == "sampling").any():
             lines.append(
@@ -179,7 +178,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _name_configurations(rows: pd.DataFrame) -> pd.Series:
     """Names as brief as both tables allow: what is the same everywhere goes without saying."""
     identity = zip(rows["alignment"], rows["generator_size"], rows["latent_dim"], strict=True)
-    texts = [f"{alignment}, {size}, d={dim:g}" for alignment, size, dim in identity]
+    texts = [
+        f"{alignment}, {size}" + (f", d={dim:g}" if np.isfinite(dim) else "")
+        for alignment, size, dim in identity
+    ]
     names = pd.Series(texts, index=rows.index, dtype=object)
     for column, pattern in (
         ("dataset", ", {}"),
@@ -212,9 +214,10 @@ def _compare_metric(joined: pd.DataFrame, metric: str) -> pd.DataFrame:
     known = joined[joined[f"{metric}|a"].notna() & joined[f"{metric}|b"].notna()]
     count = "num_tokenizers" if on_tokenizer else "num_seeds"
     first, second = known[f"{metric}|a"], known[f"{metric}|b"]
-    errors = [_estimate_error(known, metric, side) for side in ("a", "b")]
+    errors = (_estimate_error(known, metric, "a"), _estimate_error(known, metric, "b"))
     change = second - first
-    noise = _reach(errors, [known[f"{count}|{side}"] for side in ("a", "b")])
+    counts = (known[f"{count}|a"], known[f"{count}|b"])
+    noise = pd.Series(reach_by_chance(errors, counts), index=known.index)
     stands_in = known[f"{metric}_se|a"].isna() | known[f"{metric}_se|b"].isna()
     protocol = "reconstruction_protocol_hash" if on_tokenizer else "protocol_hash"
     alike = known[f"{protocol}|a"] == known[f"{protocol}|b"]
@@ -249,17 +252,6 @@ def _estimate_error(known: pd.DataFrame, metric: str, side: str) -> pd.Series:
     return error.where(error.notna(), known[f"sampling_se|{side}"])
 
 
-def _reach(errors: list[pd.Series], counts: list[pd.Series]) -> pd.Series:
-    """How far two means may lie apart by chance (Welch); NaN where an error is not known."""
-    freedoms = [np.maximum(count - 1, 1) for count in counts]
-    squares = [error**2 for error in errors]
-    total = squares[0] + squares[1]
-    parts = squares[0] ** 2 / freedoms[0] + squares[1] ** 2 / freedoms[1]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        degrees = np.where(parts > 0, total**2 / parts, 1.0)
-    return total**0.5 * pd.Series(t.ppf((1 + LEVEL) / 2, degrees), index=total.index)
-
-
 def _find_missing(
     mine: pd.DataFrame, other: pd.DataFrame, named: pd.DataFrame, other_side: str
 ) -> pd.DataFrame:
@@ -267,7 +259,7 @@ def _find_missing(
     lost = mine[~mine["name"].isin(other["name"])][[*CONFIGURATION, "name"]]
     rest = named[(named["side"] == other_side) & (named["status"] != "done")]
     reasons = rest.assign(
-        reason=rest["status"] + rest["error"].map(lambda e: f": {e}" if e else "")
+        reason=rest["status"] + rest["error"].map(lambda e: f": {e}" if isinstance(e, str) else "")
     )
     by_name = reasons.drop_duplicates("name").set_index("name")["reason"]
     told = [by_name.get(name, "not in the other table") for name in lost["name"]]

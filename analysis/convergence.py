@@ -5,7 +5,8 @@ the number after which the aligned one reaches the same generation distance; bet
 logarithm of the distance is taken to be linear in the images (arXiv 2501.01423, Figure 4).
 """
 
-from dataclasses import dataclass
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -54,6 +55,9 @@ class Speedup:
     target; None with fewer than two seeds on either side, or where it is not reached."""
     num_seeds: tuple[int, int]
     """Seeds with alignment and without, count."""
+    is_last: bool = True
+    """Whether the target is the unaligned line's last snapshot; else not all its seeds have that
+    and the target is the last one which all have."""
 
     @property
     def reached(self) -> bool:
@@ -92,8 +96,10 @@ def compute_convergence(
         config: How seeds are resampled; 2000 resamples for a 95 % interval if None.
 
     Returns:
-        The figure's data; without points where no row has a generation distance. A snapshot that
-        not all seeds of its line have is left out: a mean over others is no step of the curve.
+        The figure's data; without points where no row has a generation distance. A mean over
+        other seeds is no step of a curve: where half of a line's seeds or more, and at least
+        two, have every snapshot, the other seeds are left out; else the snapshots are that not
+        all seeds have.
 
     Raises:
         ValueError: If protocols are mixed.
@@ -105,6 +111,10 @@ def compute_convergence(
     repeated = rows.duplicated([*snapshots, *SEED_COLUMNS])
     reasons[repeated[repeated].index] = "a repetition of another row"
     rows = rows[~repeated]
+    latest = dict(rows.groupby(LINE)["generator_images"].max().items())
+    torn = _find_torn_seeds(rows)
+    reasons[torn[torn].index] = "a seed that lacks a snapshot of its line"
+    rows = rows[~torn]
     seeds = rows.groupby(snapshots)["gfid"].transform("size")
     partial = seeds < seeds.groupby([rows[column] for column in LINE]).transform("max")
     reasons[partial[partial].index] = "a snapshot that not all seeds of its line have"
@@ -113,7 +123,7 @@ def compute_convergence(
     gaps = table.assign(reason=reasons)[["row_id", "trial_id", "reason"]]
     return ConvergenceData(
         points=points,
-        speedups=_compute_speedups(rows, points, config or BootstrapConfig()),
+        speedups=_compute_speedups(rows, points, latest, config or BootstrapConfig()),
         gaps=gaps[gaps["reason"] != ""].reset_index(drop=True),
         setting=describe_rows(rows if len(rows) else table, points),
     )
@@ -196,6 +206,18 @@ def _reasons_to_omit(table: pd.DataFrame) -> list[str]:
     return reasons
 
 
+def _find_torn_seeds(rows: pd.DataFrame) -> pd.Series:
+    """Seeds that lack a snapshot of their line, where enough others have them all."""
+    lines = [rows[column] for column in LINE]
+    num_snapshots = rows.groupby(LINE)["generator_images"].transform("nunique")
+    mine = rows.groupby([*LINE, *SEED_COLUMNS])["generator_images"].transform("size")
+    is_whole = mine == num_snapshots
+    repetition = rows[[*LINE, *SEED_COLUMNS]].duplicated()
+    num_seeds = (~repetition).groupby(lines).transform("sum")
+    num_whole = (~repetition & is_whole).groupby(lines).transform("sum")
+    return ~is_whole & (num_whole >= 2) & (2 * num_whole >= num_seeds)
+
+
 def _average(rows: pd.DataFrame) -> pd.DataFrame:
     groups = rows.groupby([*LINE, "generator_images"], sort=False)
     columns: dict[str, pd.Series] = {
@@ -211,7 +233,7 @@ def _average(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _compute_speedups(
-    rows: pd.DataFrame, points: pd.DataFrame, config: BootstrapConfig
+    rows: pd.DataFrame, points: pd.DataFrame, latest: dict[Hashable, float], config: BootstrapConfig
 ) -> list[Speedup]:
     lines = dict(list(points.groupby(LINE, sort=False)))
     curves = {key: _curves_of(mine) for key, mine in rows.groupby(LINE, sort=False)}
@@ -223,7 +245,9 @@ def _compute_speedups(
         base = lines[base_key].iloc[-1]
         if (line["gfid"] <= 0).any() or base["gfid"] <= 0:
             continue
-        speedups.append(_measure(line, base, (curves[key], curves[base_key]), config))
+        speedup = _measure(line, base, (curves[key], curves[base_key]), config)
+        is_last = bool(base["generator_images"] == latest[base_key])
+        speedups.append(replace(speedup, is_last=is_last))
     return speedups
 
 

@@ -80,7 +80,7 @@ def compute_dilemma_slopes(
     for (_, size), line in lines.items():
         baseline = lines.get((str(line["baseline"].iloc[0]), size))
         if line["latent_dim"].nunique() > 1 and np.ptp(line["rfid"].to_numpy()) > 0:
-            slopes.append(_describe(line, baseline, resampled, config))
+            slopes.append(_describe(cells, line, baseline, resampled, config))
     return slopes
 
 
@@ -101,6 +101,7 @@ def fit_slope(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.floa
 
 
 def _describe(
+    cells: Cells,
     line: pd.DataFrame,
     baseline: pd.DataFrame | None,
     resampled: NDArray[np.float64],
@@ -108,7 +109,7 @@ def _describe(
 ) -> DilemmaSlope:
     no_interval = explain_no_interval(line)
     estimate, draws = _slope_of(line), _slopes_of(line, resampled)
-    shared, change, change_interval = _compare(line, baseline, resampled, config)
+    shared, change, change_interval = _compare(cells, line, baseline, resampled, config)
     return DilemmaSlope(
         alignment=str(line["alignment"].iloc[0]),
         generator_size=str(line["generator_size"].iloc[0]),
@@ -116,7 +117,9 @@ def _describe(
         slope=estimate,
         interval=None
         if no_interval
-        else percentile_interval(draws, estimate, num_freedoms=count_freedoms(line), config=config),
+        else percentile_interval(
+            draws, estimate, num_freedoms=count_freedoms(cells, line), config=config
+        ),
         no_interval=no_interval,
         shared_dims=shared,
         change=change,
@@ -126,6 +129,7 @@ def _describe(
 
 
 def _compare(
+    cells: Cells,
     line: pd.DataFrame,
     baseline: pd.DataFrame | None,
     resampled: NDArray[np.float64],
@@ -134,7 +138,7 @@ def _compare(
     """Shared dims, change of the slope over them, and its interval."""
     if baseline is None or (line["alignment"] == line["baseline"]).all():
         return (), float("nan"), None
-    dims = sorted(set(line["latent_dim"]) & set(baseline["latent_dim"]))
+    dims = _find_shared_dims(line, baseline)
     mine, theirs = (_at_dims(side, dims) for side in (line, baseline))
     if len(dims) < 2 or not np.isfinite(change := _slope_of(mine) - _slope_of(theirs)):
         return (), float("nan"), None
@@ -142,12 +146,19 @@ def _compare(
     if explain_no_interval(both):
         return tuple(dims), change, None
     draws = _slopes_of(mine, resampled) - _slopes_of(theirs, resampled)
-    freedoms = count_freedoms(both)
+    freedoms = count_freedoms(cells, both)
     return (
         tuple(dims),
         change,
         percentile_interval(draws, change, num_freedoms=freedoms, config=config),
     )
+
+
+def _find_shared_dims(line: pd.DataFrame, baseline: pd.DataFrame) -> list[float]:
+    """Latent dims of both whose generators have seen as many images; unknown is as many."""
+    images = [side.set_index("latent_dim")["generator_images"] for side in (line, baseline)]
+    dims = sorted(set(images[0].index) & set(images[1].index))
+    return [dim for dim in dims if not abs(images[0][dim] - images[1][dim]) > 0]
 
 
 def _at_dims(line: pd.DataFrame, dims: Sequence[float]) -> pd.DataFrame:

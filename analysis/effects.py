@@ -1,8 +1,7 @@
 """What the numbers say: the dilemma along a line, and alignment against none in a cell.
 
-A difference is called one only where the intervals mean ± 2 standard errors are apart; over seeds
-for generation, over tokenizers for reconstruction. One of these has no interval and the verdict
-says so.
+A difference is called one only where it is beyond Welch's 95 % interval; over seeds for generation,
+over tokenizers for reconstruction. One of these has no interval and the verdict says so.
 """
 
 from dataclasses import dataclass
@@ -18,11 +17,11 @@ from analysis.cells import (
     split_lines,
 )
 from analysis.columns import SEED_COLUMNS
-
-INTERVAL_ERRORS = 2.0
+from analysis.training import are_trained_alike
+from analysis.welch import reach_by_chance
 
 Seeds = tuple[Any, ...]
-Verdict = Literal["higher", "lower", "overlapping", "no interval", "not measured"]
+Verdict = Literal["higher", "lower", "within noise", "no interval", "not measured"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +47,7 @@ class DilemmaEffect:
 
     @property
     def shows(self) -> bool:
-        """Whether generation gets worse while reconstruction gets better, intervals apart."""
+        """Whether generation gets worse while reconstruction gets better, beyond noise."""
         return self.gfid == "higher" and (self.psnr == "higher" or self.rfid == "lower")
 
 
@@ -89,16 +88,19 @@ def compare_cells(first: pd.Series, second: pd.Series, metric: str) -> Verdict:
         metric: One of `analysis.cells.METRICS`.
 
     Returns:
-        "higher" or "lower" only where the intervals mean ± 2 standard errors do not touch.
+        "higher" or "lower" only where the difference is beyond Welch's 95 % interval.
     """
     difference = first[metric] - second[metric]
-    reach = INTERVAL_ERRORS * (first[f"{metric}_se"] + second[f"{metric}_se"])
+    count = "num_tokenizers" if metric in RECONSTRUCTION_METRICS else "num_seeds"
+    reach = reach_by_chance(
+        (first[f"{metric}_se"], second[f"{metric}_se"]), (first[count], second[count])
+    )
     if not np.isfinite(difference):
         return "not measured"
     if not np.isfinite(reach):
         return "no interval"
     if abs(difference) <= reach:
-        return "overlapping"
+        return "within noise"
     return "higher" if difference > 0 else "lower"
 
 
@@ -126,7 +128,10 @@ def compute_dilemma_effects(cells: Cells) -> list[DilemmaEffect]:
 
 
 def compute_alignment_effects(cells: Cells) -> list[AlignmentEffect]:
-    """Compares each aligned cell with the unaligned one of its size and latent dim, if any."""
+    """Compares each aligned cell with the unaligned one of its size and latent dim, if any.
+
+    Pairs that were not trained alike are left out; `find_unlike_pairs` names them.
+    """
     effects: list[AlignmentEffect] = []
     columns = list(CELL_COLUMNS)
     by_seed = {metric: _index_by_seed(cells.rows, metric) for metric in ("gfid", "rfid")}
@@ -135,7 +140,7 @@ def compute_alignment_effects(cells: Cells) -> list[AlignmentEffect]:
     for key, cell in points.items():
         baseline_key = (cell["baseline"], *key[1:])
         baseline = points.get(baseline_key)
-        if baseline is None or baseline_key == key:
+        if baseline is None or baseline_key == key or not are_trained_alike(cell, baseline):
             continue
         ranges = {
             metric: _range_over_seeds(values.get(key, {}), values.get(baseline_key, {}))

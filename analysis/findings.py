@@ -78,7 +78,8 @@ def say_correlations(correlations: list[RankCorrelation]) -> list[str]:
         return []
     head = (
         "Latent diagnostics against generation distance (rank correlation within a generator"
-        " size; latent dim and alignment move both, so it shows no cause):"
+        " size; latent dim and alignment move both, so it shows no cause"
+        f"{_say_chance(correlations)}):"
     )
     return [head, *map(_say_correlation, correlations)]
 
@@ -148,9 +149,10 @@ def _say_speedup(speedup: Speedup) -> str:
     if not speedup.reached:
         return f"{head} {speedup.target:.4g} is not reached."
     bound = "at least " if speedup.is_bound else ""
+    older = "" if speedup.is_last else " (the last snapshot that all its seeds have)"
     text = (
         f"{head} {speedup.target:.4g} after {speedup.images:,.0f} instead of"
-        f" {speedup.baseline_images:,.0f} images, {bound}x{speedup.speedup:.3g}"
+        f" {speedup.baseline_images:,.0f} images{older}, {bound}x{speedup.speedup:.3g}"
     )
     if speedup.interval is None:
         return f"{text}, one seed on a side: an observation, not a finding."
@@ -171,6 +173,17 @@ def _say_correlation(each: RankCorrelation) -> str:
     return (
         f"{name} {each.correlation:+.2f} over {each.num_points} cells"
         f" (p = {each.p_value:.2g}){verdict}."
+    )
+
+
+def _say_chance(correlations: list[RankCorrelation]) -> str:
+    tested = [each for each in correlations if np.isfinite(each.p_value)]
+    if not tested:
+        return ""
+    found = sum(each.p_value < SIGNIFICANT for each in tested)
+    return (
+        f"; {found} of {len(tested)} have p < {SIGNIFICANT:g}, by chance alone about"
+        f" {SIGNIFICANT * len(tested):.1f} would"
     )
 
 

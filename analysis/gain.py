@@ -113,7 +113,9 @@ def compute_gains(
             if reference is None
             else _to_scale(np.array(reference), scales)
         )
-        gains.append(_compare(aligned, unaligned, omitted, size, corner, scales, resampled, config))
+        gains.append(
+            _compare(cells, aligned, unaligned, omitted, size, corner, scales, resampled, config)
+        )
     return gains
 
 
@@ -125,13 +127,15 @@ def _choose_scale(cells: Cells, metric: str) -> Scale:
 def _pair_frontiers(
     points: pd.DataFrame,
 ) -> Iterator[tuple[pd.DataFrame, pd.DataFrame, tuple[float, ...], str]]:
-    """Cells with and without each alignment that agree in size and latent dim."""
+    """Cells with and without each alignment that agree in size, latent dim and training."""
     aligned = points[points["alignment"] != points["baseline"]]
     sizes = [str(size) for size in points["generator_size"].unique()]
     for _, cells in aligned.groupby("alignment", sort=False):
         base = points[points["alignment"] == cells["baseline"].iloc[0]]
         keys = ["generator_size", "latent_dim"]
-        both = pd.merge(cells[keys], base[keys])
+        images = "generator_images"
+        shared = pd.merge(cells[[*keys, images]], base[[*keys, images]], on=keys)
+        both = shared[~((shared[f"{images}_x"] - shared[f"{images}_y"]).abs() > 0)][keys]
         either = pd.merge(cells[keys], base[keys], how="outer")
         for size in [*sizes, ALL_SIZES] if len(sizes) > 1 else sizes:
             wanted = both if size == ALL_SIZES else both[both["generator_size"] == size]
@@ -139,7 +143,8 @@ def _pair_frontiers(
             if wanted.empty:
                 continue
             pairs = set(wanted.itertuples(index=False, name=None))
-            alone = known[[tuple(k) not in pairs for k in known.itertuples(index=False)]]
+            on_both = set(shared[keys].itertuples(index=False, name=None))
+            alone = known[[tuple(k) not in on_both for k in known.itertuples(index=False)]]
             omitted = tuple(sorted(alone["latent_dim"].unique().tolist()))
             yield _keep(cells, pairs), _keep(base, pairs), omitted, size
 
@@ -150,6 +155,7 @@ def _keep(points: pd.DataFrame, pairs: set[Any]) -> pd.DataFrame:
 
 
 def _compare(
+    cells: Cells,
     aligned: pd.DataFrame,
     unaligned: pd.DataFrame,
     omitted: tuple[float, ...],
@@ -169,7 +175,7 @@ def _compare(
             compute_hypervolume(resampled[:, side.index.to_numpy()], corner)
             for side in (aligned, unaligned)
         ]
-        freedoms = count_freedoms(both)
+        freedoms = count_freedoms(cells, both)
         difference_interval = percentile_interval(
             draws[0] - draws[1], with_it - without, num_freedoms=freedoms, config=config
         )

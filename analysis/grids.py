@@ -1,10 +1,13 @@
 """An index of the image grids: which picture shows which trial's samples or reconstructions."""
 
 from pathlib import Path
+from urllib.parse import quote
 
+import numpy as np
 import pandas as pd
 
 from analysis.cells import describe_seeds
+from analysis.tables import escape_markdown
 
 GRIDS_FOLDER = "grids"
 SEPARATORS = "_-. "
@@ -53,7 +56,9 @@ def write_grids_page(table: pd.DataFrame, index: pd.DataFrame, *, results_dir: P
     lines = [
         "# Sample and reconstruction grids",
         "",
-        "| alignment | latent dim | generator size | seeds | " + " | ".join(kinds) + " |",
+        "| alignment | latent dim | generator size | seeds | "
+        + " | ".join(map(escape_markdown, kinds))
+        + " |",
         "|" + "---|" * (4 + len(kinds)),
     ]
     last = table.drop_duplicates("trial_id", keep="last")
@@ -61,17 +66,24 @@ def write_grids_page(table: pd.DataFrame, index: pd.DataFrame, *, results_dir: P
     for trial_id, pictures in index.groupby("trial_id", sort=False):
         trial = trials[str(trial_id)]
         paths = dict(zip(pictures["kind"], pictures["path"], strict=True))
-        shown = [f"![{kind}]({paths[kind]})" if kind in paths else "" for kind in kinds]
+        shown = [_show(kind, paths[kind]) if kind in paths else "" for kind in kinds]
+        dim, size = trial["latent_dim"], trial["generator_size"]
         about = [
             " ".join(str(v) for v in trial[["alignment", "alignment_encoder"]].dropna()),
-            f"{trial['latent_dim']:g}",
-            str(trial["generator_size"]),
+            f"{dim:g}" if np.isfinite(dim) else "-",
+            "-" if pd.isna(size) else str(size),
             describe_seeds(trial),
         ]
+        about = [escape_markdown(text) for text in about]
         lines.append("| " + " | ".join([*about, *shown]) + " |")
     page = results_dir / "grids.md"
     page.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return page
+
+
+def _show(kind: str, path: str) -> str:
+    name = escape_markdown(kind).replace("[", "\\[").replace("]", "\\]")
+    return f"![{name}]({quote(path)})"
 
 
 def _find_trial(parts: tuple[str, ...], trials: list[str]) -> str | None:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.cells import Cells, compute_cells
+from analysis.cells import GIVEN_ELSEWHERE, Cells, average_group, compute_cells
 from analysis.convergence import ConvergenceData, compute_convergence, draw_convergence
 from analysis.curves import compute_curves, draw_curves
 from analysis.diagnostics import DiagnosticsData, compute_diagnostics, draw_diagnostics
@@ -21,12 +21,14 @@ from analysis.guidance import compute_guidance, draw_guidance
 from analysis.pareto import pareto_mask
 from analysis.published import PublishedOverlay
 from analysis.scaling import ScalingData, compute_scaling, draw_scaling
+from analysis.training import find_unlike_pairs
 
 MAX_LINES = 24
 """Lines that figures and findings hold; the page's plot and the tables have all of them."""
 MAX_SIZES = 6
 """Generator sizes that have a panel of their own in a figure."""
 LINE = ["alignment", "generator_size"]
+NO_GENERATION = "no row has a generation distance"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +66,7 @@ class GroupAnalysis:
     rows: pd.DataFrame
     """The group's rows."""
     cells: Cells
-    """Means over seeds of all rows with a generation distance."""
+    """Means over seeds of all rows with a generation distance, else of tokenizers alone."""
     frontier: FrontierData
     """Points with both distances."""
     plots: list[Plot]
@@ -89,13 +91,13 @@ def analyse_group(name: str, rows: pd.DataFrame, *, every_figure: bool = True) -
     Raises:
         ValueError: If a cell holds one repetition twice.
     """
-    cells = compute_cells(rows, needs=("gfid",))
+    cells = average_group(rows)
     frontier = compute_frontier(rows)
     focus, selection = select_lines(rows, cells)
     planned = [_plan_frontier(_tell(compute_frontier(focus) if selection else frontier, selection))]
     findings: list[str] = []
-    if not cells.points.empty:
-        focused = compute_cells(focus, needs=("rfid", "gfid"))
+    focused = compute_cells(focus, needs=("rfid", "gfid"))
+    if not focused.points.empty:
         findings += say_gains(compute_gains(focused))
         findings += say_slopes(compute_dilemma_slopes(focused))
     if every_figure:
@@ -115,6 +117,10 @@ def analyse_group(name: str, rows: pd.DataFrame, *, every_figure: bool = True) -
         reason = "drawn for the protocol with the most rows alone where there are several"
         planned.append(Omission(what=what, reason=reason))
     omissions = [each for each in planned if isinstance(each, Omission)]
+    omissions += _list_unlike(cells)
+    if len(cells.given):
+        names = ", ".join(cells.given["alignment"])
+        omissions.append(Omission(what=f"{names} in figures", reason=GIVEN_ELSEWHERE))
     if selection:
         omissions.append(Omission(what="lines of figures and findings", reason=selection))
     return GroupAnalysis(
@@ -157,7 +163,9 @@ def plan_shared_plots(table: pd.DataFrame, curves: pd.DataFrame) -> list[Plot | 
             )
         )
     if not planned:
-        planned.append(Omission(what="guidance", reason="one guidance setting only"))
+        has_generation = np.isfinite(table.loc[table["status"] == "done", "gfid"]).any()
+        reason = "one guidance setting only" if has_generation else NO_GENERATION
+        planned.append(Omission(what="guidance", reason=reason))
     figures = compute_curves(curves, table)
     for data in figures:
         planned.append(
@@ -182,7 +190,7 @@ def select_lines(rows: pd.DataFrame, cells: Cells) -> tuple[pd.DataFrame, str]:
 
     Args:
         rows: Rows of one protocol.
-        cells: Their means, from `compute_cells(rows, needs=("gfid",))`.
+        cells: Their means, from `average_group(rows)`.
 
     Returns:
         The rows of these lines and all that are not done; and the selection in words, empty where
@@ -245,7 +253,7 @@ def _plan_frontier(data: FrontierData) -> Plot | Omission:
 
 def _plan_dilemma(data: Any) -> Plot | Omission:
     if data.points.empty:
-        return Omission(what="dilemma", reason="no row has a generation distance")
+        return Omission(what="dilemma", reason=NO_GENERATION)
     caption = "The dilemma: generation and PSNR against the latent dim."
     return Plot(kind="dilemma", caption=caption, draw=lambda: draw_dilemma(_limit_sizes(data)))
 
@@ -260,6 +268,8 @@ def _plan_convergence(data: ConvergenceData) -> Plot | Omission:
 
 
 def _plan_scaling(data: ScalingData) -> Plot | Omission:
+    if data.points.empty:
+        return Omission(what="scaling", reason=NO_GENERATION)
     if not any(data.points[cost].nunique() > 1 for cost in data.costs()):
         return Omission(what="scaling", reason="all generators are of one size and one cost")
     caption = "Scaling: generation against the generator's parameters and the training FLOPs."
@@ -267,10 +277,27 @@ def _plan_scaling(data: ScalingData) -> Plot | Omission:
 
 
 def _plan_diagnostics(data: DiagnosticsData) -> Plot | Omission:
+    if data.points.empty:
+        return Omission(what="latent diagnostics", reason=NO_GENERATION)
     if not data.diagnostics():
         return Omission(what="latent diagnostics", reason="the table has none of their columns")
     caption = "Latent diagnostics against generation, with rank correlations."
     return Plot(kind="diagnostics", caption=caption, draw=lambda: draw_diagnostics(data))
+
+
+def _list_unlike(cells: Cells) -> list[Omission]:
+    """Ratios, gains and changes of slope that are not given, by the difference in training."""
+    by_reason: dict[str, list[str]] = {}
+    for pair in find_unlike_pairs(cells.points):
+        by_reason.setdefault(pair.reason, []).append(pair.cell)
+    return [
+        Omission(
+            what=f"{'; '.join(names[:3])}{f' and {len(names) - 3} more' * (len(names) > 3)}"
+            " against none",
+            reason=reason,
+        )
+        for reason, names in by_reason.items()
+    ]
 
 
 def _list_unpublished(overlay: PublishedOverlay) -> list[Omission]:

@@ -61,7 +61,10 @@ def compute_guidance(table: pd.DataFrame) -> list[GuidanceData]:
     if done.empty:
         return []
     protocols = zip(done["protocol"], done["protocol_hash"], strict=True)
-    rest = done.assign(rest=[_without_guidance(text, name) for text, name in protocols])
+    rest = done.assign(
+        rest=[_without_guidance(text, name) for text, name in protocols],
+        guidance_scale=done["guidance_scale"].fillna(1.0),
+    )
     shared = ["rest", "reconstruction_protocol_hash", "dataset", "extractor", "distance_name"]
     figures = []
     for _, rows in rest.groupby(shared, sort=False, dropna=False):
@@ -122,7 +125,7 @@ def _compute_one(rows: pd.DataFrame) -> GuidanceData:
         parts.append(
             cells.points.assign(
                 guidance=label,
-                guidance_scale=1.0 if pd.isna(scale) else scale,
+                guidance_scale=scale,
                 family=_name_family(group.iloc[0]),
             )
         )

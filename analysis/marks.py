@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from analysis.measures import choose_scale
@@ -76,9 +77,14 @@ def blank_figure(width_inch: float, height_inch: float) -> Figure:
 def freeze_layout(figure: Figure) -> None:
     """Lays a finished figure out once, so that labels can be measured and every format agrees.
 
+    Names come from sweep files, so that a dollar sign in one is a dollar sign and begins no
+    formula.
+
     The layout engine is taken away and not replaced by the one that does nothing ("none"): for any
     engine matplotlib draws a figure a second time whenever it is saved.
     """
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
     figure.draw_without_rendering()
     figure.set_layout_engine(None)
 

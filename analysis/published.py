@@ -104,7 +104,7 @@ def _is_repeat(source: str) -> bool:
 def _compare_figure(rows: pd.DataFrame) -> str:
     """Why no published number may stand in this figure; empty where some may."""
     if rows.empty:
-        return "no row of the figure is done"
+        return "no row of the figure has both distances"
     names = {re.sub(r"[^a-z0-9]", "", str(name).lower()) for name in rows["dataset"].dropna()}
     if not names or not names <= set(IMAGENET_NAMES):
         return f"data set {DATASET}, the figure's is {_join(rows['dataset'])}"

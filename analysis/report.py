@@ -20,6 +20,7 @@ from matplotlib.typing import RcKeyType
 from analysis.curves import load_curves
 from analysis.grids import index_grids, write_grids_page
 from analysis.group import GroupAnalysis, Omission, Plot, analyse_group, plan_shared_plots
+from analysis.outputs import Outputs, choose_outputs
 from analysis.page import PageContent, ShownFigure, render_page
 from analysis.pictures import Album, collect_pictures
 from analysis.protocol import split_by_protocol
@@ -29,17 +30,9 @@ from analysis.table import load_tables
 from analysis.tables import compute_result_table, format_csv, format_latex, format_markdown
 
 EXIT_OK, EXIT_WRONG_REQUEST = 0, 2
-REPORT_VERSION = 2
+REPORT_VERSION = 3
 """Counts up whenever a report has other files or another look, so that old ones are made anew."""
-PAGE = "report.html"
 SUFFIXES = ("png", "svg", "pdf")
-GROUP_SUFFIX = r"(\.\d+\.[A-Za-z0-9.-]*)?"
-OWN_FILE = re.compile(
-    rf"(frontier|dilemma|convergence|scaling|diagnostics){GROUP_SUFFIX}\.(png|svg|pdf)"
-    r"|(guidance(\.\d+)?|curves\.[a-z0-9-]+)\.(png|svg|pdf)"
-    rf"|results{GROUP_SUFFIX}\.(md|tex|csv)|frontier\.csv|summary\.txt"
-)
-"""Names of the figures, tables and data that this command writes."""
 MAX_GROUPS = 6
 """Protocols that have figures; all have words, tables and a place in the page's plot."""
 MAX_WHOLE_GROUPS = 2
@@ -66,8 +59,9 @@ def write_report(results: Sequence[Path | str], out_dir: Path | str | None = Non
     """Writes the report of one results folder or several.
 
     Each protocol has figures and tables of its own: the one with the most rows done gets the plain
-    names, the others carry what tells them apart in theirs. What an earlier run wrote there is
-    removed once everything is computed, so that a figure in the folder is one of this table.
+    names, the others carry what tells them apart in theirs. What an earlier report wrote there is
+    removed once everything is computed, so that a figure in the folder is one of this table; other
+    files are neither removed nor overwritten.
 
     Args:
         results: Results folders, or tables, of any schema version; at least one.
@@ -79,7 +73,8 @@ def write_report(results: Sequence[Path | str], out_dir: Path | str | None = Non
         says so, and no figure.
 
     Raises:
-        ValueError: If a table is missing, wrong or empty.
+        ValueError: If a table is missing, wrong or empty, or a file would be overwritten that no
+            report wrote.
         OSError: If a file cannot be written.
     """
     table = load_tables(results)
@@ -89,23 +84,22 @@ def write_report(results: Sequence[Path | str], out_dir: Path | str | None = Non
             f"the table of {folders[0]} must have rows, but it is empty;"
             " run the sweep again so that it writes some"
         )
-    page_dir, figures_dir = _choose_folders(folders, out_dir)
+    outputs = choose_outputs(folders, out_dir)
     groups = _analyse_groups(table)
     curves = pd.concat([load_curves(folder) for folder in folders], ignore_index=True)
     shared = plan_shared_plots(table, curves)
     words = [say_results(group.cells) for group in groups]
     omissions = _collect_omissions(groups, shared)
     text = _write_words(groups, words, omissions)
-    figures_dir.mkdir(parents=True, exist_ok=True)
-    _remove_stale(figures_dir)
     plots = [plot for group in groups[:MAX_GROUPS] for plot in group.plots]
     plots += [plot for plot in shared if isinstance(plot, Plot)]
     stems = _name_groups(groups)
-    figures = [_save_plot(plot, figures_dir, stems) for plot in plots]
+    named = {_name_figure(plot, stems): plot for plot in plots}
+    texts = _format_tables(groups, stems) | {"summary.txt": f"{text}\n"}
+    outputs.make_room([*(f"{stem}.{end}" for stem in named for end in SUFFIXES), *texts])
+    figures = [_save_plot(plot, outputs.figures_dir, stem) for stem, plot in named.items()]
     files = [file for figure in figures for file in figure.files]
-    files += _write_tables(groups, figures_dir, stems)
-    (figures_dir / "summary.txt").write_text(f"{text}\n", encoding="utf-8")
-    files.append(figures_dir / "summary.txt")
+    files += _write_texts(texts, outputs)
     grids = pd.concat(
         [_find_grids(folder, table) for folder in dict.fromkeys(folders)], ignore_index=True
     )
@@ -121,9 +115,8 @@ def write_report(results: Sequence[Path | str], out_dir: Path | str | None = Non
         provenance=trace_table(table, list(dict.fromkeys(folders))),
         omissions=omissions,
     )
-    page = page_dir / PAGE
-    page.write_text(render_page(content), encoding="utf-8")
-    return Report(files=[*files, page], words=text)
+    outputs.page.write_text(render_page(content), encoding="utf-8")
+    return Report(files=[*files, outputs.page], words=text)
 
 
 def write_figures(results_dir: Path | str, out_dir: Path | str | None = None) -> list[Path]:
@@ -154,17 +147,6 @@ def main(arguments: list[str] | None = None) -> int:
     for path in report.files:
         print(f"wrote {path}")
     return EXIT_OK
-
-
-def _choose_folders(folders: list[Path], out_dir: Path | str | None) -> tuple[Path, Path]:
-    """Where the page goes and where the figures go."""
-    if out_dir is not None:
-        return Path(out_dir), Path(out_dir)
-    names = list(dict.fromkeys(folder.resolve().name for folder in folders))
-    if len(folders) > 1:
-        joined = folders[0].resolve().parent / "+".join(names)
-        return joined, joined / "figures"
-    return folders[0], folders[0] / "figures"
 
 
 def _analyse_groups(table: pd.DataFrame) -> list[GroupAnalysis]:
@@ -222,29 +204,37 @@ def _name_groups(groups: list[GroupAnalysis]) -> dict[str, str]:
     } | {"": ""}
 
 
-def _save_plot(plot: Plot, out_dir: Path, stems: dict[str, str]) -> ShownFigure:
-    detail = f".{_slug(plot.detail).lower()}" if plot.detail else ""
-    files = save_figure(plot.draw(), out_dir, f"{plot.kind}{detail}{stems[plot.group]}")
+def _save_plot(plot: Plot, out_dir: Path, stem: str) -> ShownFigure:
+    files = save_figure(plot.draw(), out_dir, stem)
     group = f" {plot.group}." if plot.group else ""
     return ShownFigure(caption=f"{plot.caption}{group}", files=files)
 
 
-def _write_tables(groups: list[GroupAnalysis], out_dir: Path, stems: dict[str, str]) -> list[Path]:
-    """The result tables of each group, and the points of all frontiers."""
-    files = []
+def _name_figure(plot: Plot, stems: dict[str, str]) -> str:
+    detail = f".{_slug(plot.detail).lower()}" if plot.detail else ""
+    return f"{plot.kind}{detail}{stems[plot.group]}"
+
+
+def _format_tables(groups: list[GroupAnalysis], stems: dict[str, str]) -> dict[str, str]:
+    """The result tables of each group, and the points of all frontiers, by file name."""
+    texts = {}
     for group in groups:
-        if group.cells.points.empty:
-            continue
         table = compute_result_table(group.cells)
+        if table.rows.empty:
+            continue
         for suffix, write in (("md", format_markdown), ("tex", format_latex), ("csv", format_csv)):
-            files.append(out_dir / f"results{stems[group.name]}.{suffix}")
-            files[-1].write_text(write(table), encoding="utf-8")
+            texts[f"results{stems[group.name]}.{suffix}"] = write(table)
     points = [group.frontier.points.assign(group=group.name) for group in groups]
     filled = [each for each in points if not each.empty]
     if filled:
-        files.append(out_dir / "frontier.csv")
-        pd.concat(filled).to_csv(files[-1], index=False, lineterminator="\n")
-    return files
+        texts["frontier.csv"] = pd.concat(filled).to_csv(index=False, lineterminator="\n")
+    return texts
+
+
+def _write_texts(texts: dict[str, str], outputs: Outputs) -> list[Path]:
+    for name, text in texts.items():
+        (outputs.figures_dir / name).write_text(text, encoding="utf-8")
+    return [outputs.figures_dir / name for name in texts]
 
 
 def _find_grids(folder: Path, table: pd.DataFrame) -> pd.DataFrame:
@@ -261,12 +251,6 @@ def _fill_album(grids: pd.DataFrame, groups: list[GroupAnalysis], table: pd.Data
             (rest if repeats else first).append(str(trial))
     others = table["trial_id"].dropna().astype(str)
     return collect_pictures(grids, list(dict.fromkeys([*first, *rest, *others])))
-
-
-def _remove_stale(out_dir: Path) -> None:
-    for file in out_dir.iterdir():
-        if OWN_FILE.fullmatch(file.name) and not file.is_dir():
-            file.unlink()
 
 
 def save_figure(figure: Figure, out_dir: Path, name: str) -> list[Path]:

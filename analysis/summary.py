@@ -5,9 +5,8 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 
-from analysis.cells import Cells, compute_cells
+from analysis.cells import Cells, average_group
 from analysis.effects import (
-    INTERVAL_ERRORS,
     AlignmentEffect,
     DilemmaEffect,
     Verdict,
@@ -16,8 +15,11 @@ from analysis.effects import (
     compute_dilemma_effects,
     divide,
 )
+from analysis.lines import NO_GENERATOR
 from analysis.protocol import split_by_protocol
 from analysis.table import check_table
+from analysis.training import find_unlike_pairs
+from analysis.welch import LEVEL, count_by_chance
 
 MAX_REASONS = 8
 MAX_LINES = 60
@@ -40,7 +42,7 @@ def summarize(table: pd.DataFrame) -> str:
     if table.empty:
         return "The table has no rows: nothing can be said."
     parts = [
-        "\n".join(_summarize_group(name, compute_cells(rows, needs=("gfid",)), rows))
+        "\n".join(_summarize_group(name, average_group(rows), rows))
         for name, rows in split_by_protocol(table).items()
     ]
     return "\n\n".join(parts)
@@ -55,7 +57,7 @@ def describe_group(name: str, cells: Cells, rows: pd.DataFrame) -> list[str]:
 
     Args:
         name: Name of the group; empty where there is one.
-        cells: From `compute_cells(rows, needs=("gfid",))`.
+        cells: From `average_group(rows)`.
         rows: The group's rows.
 
     Returns:
@@ -73,8 +75,7 @@ def describe_group(name: str, cells: Cells, rows: pd.DataFrame) -> list[str]:
     return [
         *head,
         f"Distances are the {setting.distance_name}, lower is better; extractor"
-        f" {setting.extractor}; {setting.num_images} samples, {setting.num_reconstructions}"
-        f" reconstructions; per cell {setting.repetitions}.",
+        f" {setting.extractor}; {setting.sizes}; per cell {setting.repetitions}.",
         _say_interval(cells),
     ]
 
@@ -83,17 +84,24 @@ def say_results(cells: Cells) -> list[str]:
     """Says the best cell, the dilemma, what alignment changes, and what was left out.
 
     Args:
-        cells: From `compute_cells(rows, needs=("gfid",))`.
+        cells: From `average_group(rows)`.
 
     Returns:
-        Lines of plain text, those of a list after a hyphen; ± is twice the standard error.
+        Lines of plain text, those of a list after a hyphen; ± is the standard error.
     """
+    given = _say_given(cells)
     if cells.points.empty:
-        return ["No row has a generation distance: nothing can be said.", *_say_gaps(cells)]
+        head = "No row has a generation distance: nothing can be said."
+        if given:
+            head = "No measured row has a latent dim and a generator: there is no frontier."
+        return [head, *given, *_say_gaps(cells)]
+    if not cells.has_generation:
+        return [*_say_tokenizers(cells), *given, *_say_gaps(cells)]
     return [
         *_say_best(cells),
         *_say_dilemma(cells),
         *_say_alignment(cells),
+        *given,
         *_say_gaps(cells),
     ]
 
@@ -102,13 +110,47 @@ def _say_interval(cells: Cells) -> str:
     most = int(cells.points["num_seeds"].max())
     if most == 1:
         return "One seed only: there are no intervals, and no difference below is established."
-    text = f"Intervals are mean ± {INTERVAL_ERRORS:g} standard errors over seeds"
+    text = (
+        "± is the standard error; a difference is beyond noise where Welch's"
+        f" {LEVEL:.0%} interval over seeds leaves out 0"
+    )
     if cells.setting.tokenizers:
         text += (
             ", for reconstruction over tokenizers; where seeds share a tokenizer, intervals of"
             " generation do not show what another tokenizer would change"
         )
     return f"{text}; with so few seeds they are rough." if most < 5 else f"{text}."
+
+
+def _say_tokenizers(cells: Cells) -> list[str]:
+    """What was measured where no row has generated: the reconstructions."""
+    ranked = [row for _, row in cells.points.sort_values("rfid", kind="stable").iterrows()]
+    lines = [
+        "No row has a generation distance: what follows is of tokenizers alone, and nothing can be"
+        " said of the frontier.",
+        f"Lowest reconstruction distance: {_say_cell(ranked[0])}:"
+        f" {_say_reconstruction(ranked[0])}.",
+        "Reconstruction, from the lowest distance up:",
+    ]
+    lines += [f"- {_say_cell(row)}: {_say_reconstruction(row)}." for row in ranked[:MAX_LINES]]
+    more = len(ranked) - MAX_LINES
+    return [*lines, f"- and {more} more cells"] if more > 0 else lines
+
+
+def _say_given(cells: Cells) -> list[str]:
+    """Measured rows of given images that are no cells."""
+    if cells.given.empty:
+        return []
+    lines = ["Given images, without a place on the frontier:"]
+    for _, row in cells.given.head(MAX_LINES).iterrows():
+        generation = f"generation {_say_value(row, 'gfid')}"
+        lines.append(f"- {row['alignment']}: {generation}, {_say_reconstruction(row)}.")
+    return lines
+
+
+def _say_reconstruction(cell: pd.Series) -> str:
+    decibels = f", PSNR {_say_value(cell, 'psnr')} dB" if np.isfinite(cell["psnr"]) else ""
+    return f"reconstruction {_say_value(cell, 'rfid')}{decibels}"
 
 
 def _say_best(cells: Cells) -> list[str]:
@@ -159,7 +201,7 @@ def _say_line(effect: DilemmaEffect) -> str:
 
 def _judge_dilemma(effect: DilemmaEffect) -> str:
     if effect.shows:
-        return "it shows, intervals apart."
+        return "it shows, beyond noise."
     small, large = effect.small, effect.large
     in_means = large["gfid"] > small["gfid"] and (
         large["psnr"] > small["psnr"] or large["rfid"] < small["rfid"]
@@ -171,21 +213,33 @@ def _judge_dilemma(effect: DilemmaEffect) -> str:
             "the means go its way, with one seed or tokenizer at an end: an observation, not a"
             " finding."
         )
-    return "the means go its way, but intervals overlap: not established."
+    return "the means go its way, but within noise: not established."
 
 
 def _say_alignment(cells: Cells) -> list[str]:
     if (cells.points["alignment"] == cells.points["baseline"]).all():
         return ["Alignment: every row is without, so nothing is said about it."]
     effects = compute_alignment_effects(cells)
+    unlike = _say_unlike(cells)
     if not effects:
-        return ["Alignment: no aligned cell has an unaligned counterpart, so nothing is said."]
+        reason = " of like training" if unlike else ""
+        text = f"Alignment: no aligned cell has an unaligned counterpart{reason},"
+        return [f"{text} so nothing is said.", *unlike]
     lines = ["Alignment against none (ratio of means; below 1 alignment is better):"]
     lines += [_say_effect(effect) for effect in effects[:MAX_LINES]]
     if len(effects) > MAX_LINES:
         lines.append(f"- and {len(effects) - MAX_LINES} more cells")
     names = dict.fromkeys(effect.alignment for effect in effects)
-    return lines + [_say_total(name, effects) for name in names]
+    return [*lines, *(_say_total(name, effects) for name in names), *unlike]
+
+
+def _say_unlike(cells: Cells) -> list[str]:
+    pairs = find_unlike_pairs(cells.points)
+    if not pairs:
+        return []
+    lines = [f"- {pair.cell}: {pair.reason}." for pair in pairs[:MAX_LINES]]
+    more = [f"- and {len(pairs) - MAX_LINES} more cells"] if len(pairs) > MAX_LINES else []
+    return ["Not compared with none:", *lines, *more]
 
 
 def _say_effect(effect: AlignmentEffect) -> str:
@@ -217,9 +271,11 @@ def _say_total(name: str, effects: list[AlignmentEffect]) -> str:
     text = f"In total {name} has the lower mean generation distance in {lower} of {len(mine)} cells"
     if verdicts["no interval"] == len(mine):
         return f"{text}; with one seed none of this is established."
+    judged = verdicts["lower"] + verdicts["higher"] + verdicts["within noise"]
     return (
-        f"{text}; with intervals apart it is lower in {verdicts['lower']} and higher in"
-        f" {verdicts['higher']}."
+        f"{text}; beyond noise it is lower in {verdicts['lower']} and higher in"
+        f" {verdicts['higher']}. By chance alone about {count_by_chance(judged):.1f} of {judged}"
+        " would be told apart."
     )
 
 
@@ -238,9 +294,9 @@ def _say_gaps(cells: Cells) -> list[str]:
 
 def _say_verdict(verdict: Verdict) -> str:
     return {
-        "higher": "higher, intervals apart",
-        "lower": "lower, intervals apart",
-        "overlapping": "intervals overlap",
+        "higher": "higher, beyond noise",
+        "lower": "lower, beyond noise",
+        "within noise": "within noise",
         "no interval": "no interval",
         "not measured": "not measured",
     }[verdict]
@@ -251,14 +307,15 @@ def _say_range(limits: tuple[float, float] | None) -> str:
 
 
 def _say_cell(cell: pd.Series) -> str:
-    return f"{cell['alignment']}, {cell['generator_size']}, d={cell['latent_dim']:g}"
+    size = f", {cell['generator_size']}" if cell["generator_size"] != NO_GENERATOR else ""
+    return f"{cell['alignment']}{size}, d={cell['latent_dim']:g}"
 
 
 def _say_value(cell: pd.Series, metric: str) -> str:
     if not np.isfinite(cell[metric]):
         return "not measured"
     error = cell[f"{metric}_se"]
-    spread = f" ± {INTERVAL_ERRORS * error:.2g}" if np.isfinite(error) else ""
+    spread = f" ± {error:.2g}" if np.isfinite(error) else ""
     return f"{cell[metric]:#.4g}{spread}"
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.columns import (
+    GIVEN,
+    GIVEN_MAY_LACK,
     NUMERIC_COLUMNS,
     OPTIONAL_COLUMNS,
     OPTIONAL_NUMBERS,
@@ -186,6 +188,7 @@ def _check_rows(table: pd.DataFrame, source: str) -> None:
     done = table["status"] == "done"
     # A trial of a tokenizer alone has rfid and no generator.
     of_generator = ("generator_size", "generator_seed")
+    given = table["provenance"] == GIVEN
     identity = (
         *("latent_dim", "alignment", "tokenizer_key", "distance_name"),
         *(column for column in SEED_COLUMNS if column not in of_generator),
@@ -198,6 +201,8 @@ def _check_rows(table: pd.DataFrame, source: str) -> None:
         measured = done & table[metric].notna()
         for column in columns:
             bad = measured & table[column].isna()
+            if column in GIVEN_MAY_LACK:
+                bad &= ~given
             _refuse(table, source, bad, f"'{column}' must be known where '{metric}' is")
     for column in ("protocol", "reconstruction_protocol"):
         for text, row_ids in table.groupby(column, sort=False)["row_id"]:

@@ -1,12 +1,13 @@
 """Result tables for papers: Markdown, LaTeX (booktabs) and CSV, best and second best marked."""
 
 from dataclasses import dataclass
+from html import escape
 
 import numpy as np
 import pandas as pd
 
 from analysis.cells import CELL_COLUMNS, Cells
-from analysis.effects import INTERVAL_ERRORS
+from analysis.effects import compare_cells
 from analysis.measures import DIAGNOSTICS, MEASURES, name_measure
 
 TABLE_METRICS = tuple(name for name in MEASURES if name not in DIAGNOSTICS)
@@ -33,8 +34,8 @@ class ResultTable:
     """A table of cells, ready to be written in any format."""
 
     rows: pd.DataFrame
-    """One line a cell: `CELL_COLUMNS`, `num_seeds`, `num_tokenizers` and for each metric its mean
-    and `<metric>_se` (NaN with one seed)."""
+    """One line a cell, then given images that are none: `CELL_COLUMNS`, `num_seeds`,
+    `num_tokenizers` and for each metric its mean and `<metric>_se` (NaN with one seed)."""
     ranks: pd.DataFrame
     """1 for the best and 2 for the second best mean of each metric, else 0."""
     decimals: dict[str, int]
@@ -55,7 +56,7 @@ def compute_result_table(cells: Cells, metrics: tuple[str, ...] = TABLE_METRICS)
     Returns:
         The table; without rows where there are no cells.
     """
-    points = cells.points
+    points = _list_points(cells)
     shown = [name for name in metrics if np.isfinite(points[name]).any()]
     spread = [column for name in shown for column in (name, f"{name}_se")]
     about = [*CELL_COLUMNS, "num_seeds", "num_tokenizers"]
@@ -64,7 +65,7 @@ def compute_result_table(cells: Cells, metrics: tuple[str, ...] = TABLE_METRICS)
         ranks=pd.DataFrame({name: _rank(points[name], name) for name in shown}),
         decimals={name: _choose_decimals(points[name], points[f"{name}_se"]) for name in shown},
         headings={name: _name_column(name, cells.setting.distance_name) for name in shown},
-        footnotes=_write_footnotes(cells, shown),
+        footnotes=_write_footnotes(cells, points, shown),
     )
 
 
@@ -75,11 +76,13 @@ def format_markdown(table: ResultTable) -> str:
         The table and its footnotes; text with a line break at the end.
     """
     marks = ("{}", "**{}**", "<u>{}</u>")
-    head = [_escape_markdown(text) for text in _list_headings(table, " ↑", " ↓")]
+    head = [escape_markdown(text) for text in _list_headings(table, " ↑", " ↓")]
     lines = [_join_markdown(head), _join_markdown(["---"] * len(head))]
     for cells in _list_cells(table, marks, "{} ± {}", "-"):
-        lines.append(_join_markdown([_escape_markdown(cell) for cell in cells]))
-    return "\n".join([*lines, "", *(f"- {note}" for note in table.footnotes)]) + "\n"
+        names = [escape_markdown(cell) for cell in cells[:2]]
+        lines.append(_join_markdown([*names, *cells[2:]]))
+    notes = [f"- {escape_markdown(note)}" for note in table.footnotes]
+    return "\n".join([*lines, "", *notes]) + "\n"
 
 
 def format_latex(table: ResultTable) -> str:
@@ -132,8 +135,10 @@ def escape_latex(text: str) -> str:
     return "".join(LATEX_ESCAPES.get(character, character) for character in text)
 
 
-def _escape_markdown(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+def escape_markdown(text: str) -> str:
+    """Makes text stand for itself in a cell of Markdown's table, without HTML or a new column."""
+    escaped = escape(text, quote=False).replace("\\", "\\\\").replace("|", "\\|")
+    return " ".join(escaped.splitlines())
 
 
 def _join_markdown(cells: list[str]) -> str:
@@ -185,7 +190,8 @@ def _list_cells(
     ranks = {name: table.ranks[name].tolist() for name in table.decimals}
     for position, row in enumerate(table.rows.to_dict("records")):
         texts = [str(row["alignment"]), str(row["generator_size"])]
-        texts += [f"{row['latent_dim']:g}", f"{row['num_seeds']:d}"]
+        dim = f"{row['latent_dim']:g}" if np.isfinite(row["latent_dim"]) else missing
+        texts += [dim, f"{row['num_seeds']:d}"]
         for name, decimals in table.decimals.items():
             mean, error = row[name], row[f"{name}_se"]
             text = f"{mean:.{decimals}f}" if np.isfinite(mean) else missing
@@ -196,21 +202,31 @@ def _list_cells(
     return lines
 
 
-def _write_footnotes(cells: Cells, shown: list[str]) -> list[str]:
+def _list_points(cells: Cells) -> pd.DataFrame:
+    """The cells, and given images that are none."""
+    filled = [part for part in (cells.points, cells.given) if len(part)]
+    if len(filled) < 2:
+        return filled[0] if filled else cells.points
+    return pd.concat(filled, ignore_index=True)
+
+
+def _write_footnotes(cells: Cells, points: pd.DataFrame, shown: list[str]) -> list[str]:
     setting = cells.setting
     notes = [
-        f"Protocol: {setting.dataset}, {setting.resolution} px; {setting.num_images} samples,"
-        f" {setting.num_reconstructions} reconstructions; extractor {setting.extractor}; guidance"
-        f" {setting.guidance}; labels {setting.label_policy}; {setting.generator_images} training"
-        " images of the generator.",
+        f"Protocol: {setting.dataset}, {setting.resolution} px; {setting.sizes}; extractor"
+        f" {setting.extractor}; guidance {setting.guidance}; labels {setting.label_policy};"
+        f" {setting.generator_images} training images of the generator.",
         f"Reconstruction and generation: {setting.distance_name}.",
         _say_spread(cells),
     ]
-    notes += _say_ties(cells.points, shown)
+    notes += _say_ties(points, shown)
     notes += _say_rows(cells)
-    if len(cells.gaps):
-        plural = "rows were" if len(cells.gaps) > 1 else "row was"
-        notes.append(f"{len(cells.gaps)} {plural} left out: failed, unfinished or not measured.")
+    if len(cells.given):
+        names = ", ".join(cells.given["alignment"])
+        notes.append(f"Given images without latent_dim or generator_size, no cells: {names}.")
+    if num_gaps := len(cells.gaps) - len(cells.given):
+        plural = "rows were" if num_gaps > 1 else "row was"
+        notes.append(f"{num_gaps} {plural} left out: failed, unfinished or not measured.")
     return notes
 
 
@@ -230,14 +246,13 @@ def _say_ties(points: pd.DataFrame, shown: list[str]) -> list[str]:
     for name in shown:
         ranked = points.sort_values(name, ascending=MEASURES[name].better == "lower")
         first, second = ranked.iloc[0], ranked.iloc[1]
-        reach = INTERVAL_ERRORS * (first[f"{name}_se"] + second[f"{name}_se"])
-        if np.isfinite(second[name]) and not abs(first[name] - second[name]) > reach:
+        if compare_cells(first, second, name) in ("within noise", "no interval"):
             tied.append(MEASURES[name].label.rstrip(":"))
     note = "Bold: best mean; underlined: second best."
     if tied:
         note += (
-            f" Intervals (± {INTERVAL_ERRORS:g} standard errors) do not tell these two apart, or"
-            f" there are none, for: {', '.join(tied)}."
+            " Intervals (Welch's, 95 %) do not tell these two apart, or there are none, for:"
+            f" {', '.join(tied)}."
         )
     return [note]
 

@@ -1,8 +1,15 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.bootstrap import BootstrapConfig, percentile_interval, resample_means
+from analysis.bootstrap import (
+    BootstrapConfig,
+    count_freedoms,
+    percentile_interval,
+    resample_means,
+)
 from analysis.cells import compute_cells
 from analysis.table import check_table
 
@@ -29,6 +36,47 @@ def test_tokenizers_are_the_units_where_seeds_share_them(make_row):
     means = resample_means(cells, ["rfid", "gfid"], BootstrapConfig(num_resamples=20_000))
     assert np.array_equal(means[..., 0], means[..., 1])
     assert means[..., 0].std() == pytest.approx(cells.points["rfid_se"][0], rel=0.03)
+
+
+def _share_tokenizers(make_row, effects, noise):
+    """Two sizes whose generation distance is their tokenizer's effect and some noise."""
+    return [
+        make_row(
+            generator_size=size,
+            seed=seed,
+            tokenizer_key=f"t{seed}",
+            gfid=10 + effect + noise[position, seed],
+        )
+        for position, size in enumerate(("S", "M"))
+        for seed, effect in enumerate(effects)
+    ]
+
+
+def test_sizes_that_share_tokenizers_share_draws_and_freedoms(make_row):
+    cells = _cells(_share_tokenizers(make_row, (0.0, 1.0, 3.0), np.zeros((2, 3))))
+    means = resample_means(cells, ["gfid"], BootstrapConfig(num_resamples=200))
+    assert np.array_equal(means[:, 0], means[:, 1])
+    assert count_freedoms(cells, cells.points) == 2
+    assert count_freedoms(cells, cells.points[:1]) == 2
+
+
+def test_the_interval_over_two_sizes_that_share_tokenizers_holds_the_truth_in_95_of_100(make_row):
+    generator = np.random.default_rng(0)
+    num_held, num_sweeps, num_seeds = 0, 300, 4
+    exact = _cells(_share_tokenizers(make_row, np.zeros(num_seeds), np.zeros((2, num_seeds))))
+    for trial in range(num_sweeps):
+        shared = generator.normal(0, 1, num_seeds)
+        gfid = 10 + shared[exact.rows["tokenizer_seed"].astype(int)]
+        gfid = gfid + generator.normal(0, 0.2, len(gfid))
+        cells = replace(exact, rows=exact.rows.assign(gfid=gfid))
+        config = BootstrapConfig(num_resamples=300, seed=trial)
+        draws = resample_means(cells, ["gfid"], config)[..., 0].sum(axis=1)
+        freedoms = count_freedoms(cells, cells.points)
+        low, high = percentile_interval(
+            draws, 2 * gfid.mean(), num_freedoms=freedoms, config=config
+        )
+        num_held += low <= 20 <= high
+    assert 0.91 <= num_held / num_sweeps <= 0.985
 
 
 def test_generators_are_the_units_where_all_share_one_tokenizer(make_row):

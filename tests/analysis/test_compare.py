@@ -67,6 +67,12 @@ def test_what_only_one_table_has_is_listed_with_the_reason(make_row):
     assert "Done only in B: 1." in describe_comparison(comparison, first="a", second="b")
 
 
+def test_a_failed_row_without_an_error_is_just_failed(make_row):
+    first = _table([make_row(), make_row(latent_dim=16)])
+    failed = make_row(latent_dim=16, status="failed", gfid=None, rfid=None)
+    assert compare_tables(first, _table([make_row(), failed])).only_first["reason"][0] == "failed"
+
+
 def test_snapshots_and_guidance_are_configurations_of_their_own(make_row):
     rows = [make_row(generator_images=images) for images in (1000, 2000)]
     comparison = compare_tables(_table(rows), _table(rows))

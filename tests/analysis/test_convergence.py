@@ -4,6 +4,7 @@ import pytest
 
 from analysis.bootstrap import BootstrapConfig
 from analysis.convergence import compute_convergence, draw_convergence, find_crossing
+from analysis.findings import say_speedups
 from analysis.table import check_table
 
 QUICK = BootstrapConfig(num_resamples=300)
@@ -90,6 +91,24 @@ def test_a_snapshot_that_a_seed_lacks_is_left_out_with_its_reason(make_row):
         "a snapshot that not all seeds of its line have",
         "diverged",
     ]
+
+
+def test_a_seed_that_lacks_the_last_snapshot_is_left_out_where_two_others_have_it(make_row):
+    rows = _rows(make_row, {"none": (8, 4, 2)}, seeds=(0, 1, 2))[:-1]
+    rows += _rows(make_row, {"vf": (4, 2, 1)})
+    data = _compute([*rows, make_row(seed=2, generator_images=4000, status="failed", gfid=None)])
+    assert data.points["num_seeds"].tolist() == [2] * 6
+    assert data.points["gfid"][2] == pytest.approx(2 * 1.025)
+    assert data.gaps["reason"].tolist().count("a seed that lacks a snapshot of its line") == 2
+    (speedup,) = data.speedups
+    assert (speedup.baseline_images, speedup.is_last) == (4000, True)
+
+
+def test_an_earlier_target_is_called_one(make_row):
+    rows = _rows(make_row, {"vf": (4, 2, 1), "none": (8, 4, 2)})[:-1]
+    (speedup,) = _compute(rows).speedups
+    assert (speedup.baseline_images, speedup.is_last) == (2000, False)
+    assert "(the last snapshot that all its seeds have)" in " ".join(say_speedups([speedup]))
 
 
 def test_the_figure_is_one_column_wide_with_a_panel_a_size(make_row):

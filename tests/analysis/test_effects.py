@@ -11,8 +11,8 @@ from analysis.effects import (
 )
 
 
-def _cell(mean, error):
-    return pd.Series({"gfid": mean, "gfid_se": error})
+def _cell(mean, error, num_seeds=3):
+    return pd.Series({"gfid": mean, "gfid_se": error, "num_seeds": num_seeds})
 
 
 @pytest.mark.parametrize(
@@ -20,13 +20,20 @@ def _cell(mean, error):
     [
         ((5.0, 0.5), (2.0, 0.5), "higher"),
         ((2.0, 0.5), (5.0, 0.5), "lower"),
-        ((4.0, 0.5), (2.0, 0.5), "overlapping"),
+        ((4.0, 0.5), (2.1, 0.5), "within noise"),
         ((5.0, math.nan), (2.0, 0.5), "no interval"),
         ((math.nan, math.nan), (2.0, 0.5), "not measured"),
     ],
 )
-def test_a_difference_needs_intervals_that_do_not_touch(first, second, verdict):
+def test_a_difference_is_one_beyond_welchs_interval(first, second, verdict):
     assert compare_cells(_cell(*first), _cell(*second), "gfid") == verdict
+
+
+def test_two_seeds_need_a_larger_difference_than_five():
+    verdicts = [
+        compare_cells(_cell(4.5, 0.5, count), _cell(2.0, 0.5, count), "gfid") for count in (2, 5)
+    ]
+    assert verdicts == ["within noise", "higher"]
 
 
 def test_the_dilemma_shows_where_it_was_built_in(dilemma_rows, load):
@@ -52,7 +59,7 @@ def test_alignment_is_the_ratio_of_means_with_its_range_over_common_seeds(make_r
     assert effect.gfid_ratio == pytest.approx(6 / 15)
     assert effect.gfid_ratio_range == pytest.approx((0.2, 0.5))
     assert effect.num_seeds == (3, 2)
-    assert effect.gfid == "overlapping"
+    assert effect.gfid == "within noise"
 
 
 def test_alignment_is_compared_at_the_same_patch_size_and_downsample(make_row, load):

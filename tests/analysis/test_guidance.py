@@ -38,6 +38,12 @@ def test_scales_of_otherwise_equal_protocols_make_one_line(make_row):
     assert data.points["family"].nunique() == 1
 
 
+def test_an_unguided_row_without_a_scale_is_a_scale_of_its_own(make_row):
+    unguided = _guided(make_row, 1.0) | {"guidance_scale": None}
+    (data,) = _compute([unguided, _guided(make_row, 2.0)])
+    assert data.points["guidance_scale"].tolist() == [1, 2]
+
+
 def test_unlike_samplers_are_kept_apart(make_row):
     rows = [_guided(make_row, s, steps=n) for s in (1.0, 2.0) for n in (10, 50)]
     assert [len(data.points) for data in _compute(rows)] == [2, 2]

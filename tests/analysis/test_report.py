@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 
@@ -51,13 +52,74 @@ def test_stale_figures_of_an_earlier_run_are_removed_and_nothing_else(make_row, 
     stale |= {"curves.generator.pdf", "results.2.crop-none.tex"}
     kept = {"frontier-paper.png", "frontier.txt", "frontier.svg.bak", "my.frontier.csv"}
     kept |= {"curves.png", "results.xlsx", "guidance-paper.png", "summary.md"}
+    kept |= {"scaling.png.orig", "frontier.7.mine.png"}
     (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "written.json").write_text(json.dumps([*stale, "../../elsewhere"]))
+    (tmp_path.parent / "elsewhere").write_text("kept")
     for name in stale | kept:
         (tmp_path / "figures" / name).write_text("earlier")
     load([make_row(rfid=None)])
     written = {path.name for path in write_figures(tmp_path)} - {"report.html"}
     assert not written & stale
-    assert {path.name for path in (tmp_path / "figures").iterdir()} == written | kept
+    there = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert there == written | kept | {"written.json"}
+    assert (tmp_path.parent / "elsewhere").is_file()
+
+
+def test_files_that_no_report_wrote_are_neither_removed_nor_overwritten(
+    make_row, load, tmp_path, capsys
+):
+    load([make_row()])
+    out = tmp_path / "paper"
+    out.mkdir()
+    (out / "scaling.png").write_text("mine")
+    (out / "report.html").write_text("mine")
+    assert main([str(tmp_path), "--out", str(out)]) == 2
+    assert "report.html" in capsys.readouterr().err
+    (out / "report.html").unlink()
+    for _ in range(2):
+        assert main([str(tmp_path), "--out", str(out)]) == 0
+    assert (out / "scaling.png").read_text() == "mine"
+
+
+def test_folders_of_one_name_are_joined_by_the_names_of_their_parents(make_row, tmp_path, capsys):
+    folders = [tmp_path / parent / "results" for parent in ("x", "y")]
+    for folder, dim in zip(folders, (4, 8), strict=True):
+        folder.mkdir(parents=True)
+        row = pd.DataFrame([make_row(latent_dim=dim)], columns=list(REQUIRED_COLUMNS))
+        row.to_parquet(folder / "table.parquet")
+    assert main([str(folder) for folder in folders]) == 0
+    assert (tmp_path / "x" / "x+y" / "report.html").is_file()
+    assert not (folders[0] / "report.html").exists()
+    capsys.readouterr()
+
+
+def test_a_joined_folder_that_is_a_results_folder_is_refused(make_row, tmp_path, capsys):
+    for name in ("a", "b", "a+b"):
+        (tmp_path / name).mkdir()
+        row = pd.DataFrame([make_row()], columns=list(REQUIRED_COLUMNS))
+        row.to_parquet(tmp_path / name / "table.parquet")
+    assert main([str(tmp_path / "a"), str(tmp_path / "b")]) == 2
+    assert "--out" in capsys.readouterr().err
+
+
+def test_dollar_signs_and_markup_in_names_are_text_everywhere(dilemma_rows, load, tmp_path):
+    rows = [
+        row | {"alignment": "$_<b>|" if row["alignment"] == "vf" else "none"}
+        for row in dilemma_rows
+    ]
+    table = load([row | {"dataset": "a$b$_{", "extractor": "x$"} for row in rows])
+    name = table.loc[table["alignment"] != "none", "trial_id"].iloc[0]
+    (tmp_path / "grids").mkdir()
+    grids = pd.DataFrame([{"trial_id": name, "kind": "samples", "path": "grids/a b(1).png"}])
+    page = write_grids_page(table, grids, results_dir=tmp_path).read_text()
+    assert "| $_&lt;b&gt;\\| |" in page
+    assert "(grids/a%20b%281%29.png)" in page
+    write_figures(tmp_path)
+    text = (tmp_path / "figures" / "results.md").read_text()
+    assert "$_&lt;b&gt;\\|" in text
+    assert "<b>" not in text
+    assert "<u>" in text
 
 
 def test_a_refused_table_leaves_the_figures_of_the_earlier_run(make_row, load, tmp_path):
@@ -109,7 +171,7 @@ def test_a_table_without_a_measured_row_gives_a_page_that_says_why(
     assert main([str(tmp_path)]) == 0
     assert message in capsys.readouterr().out
     page = (tmp_path / "report.html").read_text()
-    assert "No row has a generation distance: nothing can be said." in page
+    assert "No row has a generation distance:" in page
     assert message in page
     assert not list((tmp_path / "figures").glob("*.png"))
 

@@ -6,9 +6,10 @@ def test_the_words_state_best_cell_dilemma_and_alignment(dilemma_rows, load):
     assert "24 of 24 rows done" in words
     assert "Lowest generation distance: vf, S, d=4: 1.515" in words
     assert "none, S, d=4 -> 64: generation 3.03 -> 404 (x133)" in words
-    assert words.count("it shows, intervals apart") == 4
-    assert "vf, M, d=16: generation x0.5 (seeds 0.5 to 0.5), lower, intervals apart" in words
-    assert "with intervals apart it is lower in 6 and higher in 0" in words
+    assert words.count("it shows, beyond noise") == 4
+    assert "vf, M, d=16: generation x0.5 (seeds 0.5 to 0.5), lower, beyond noise" in words
+    assert "By chance alone about 0.3 of 6 would be told apart" in words
+    assert "beyond noise it is lower in 6 and higher in 0" in words
     assert "FID" not in words
 
 
@@ -17,7 +18,7 @@ def test_one_seed_establishes_nothing(dilemma_rows, load):
     assert "One seed only" in words
     assert "an observation, not a finding" in words
     assert "none of this is established" in words
-    assert "intervals apart" not in words
+    assert "beyond noise" not in words
 
 
 def test_shared_tokenizers_establish_nothing_of_reconstruction(dilemma_rows, load):
@@ -40,7 +41,7 @@ def test_overlapping_intervals_claim_no_difference(make_row, load):
         for seed, gfid in enumerate(pair)
     ]
     words = summarize(load(rows))
-    assert "intervals overlap" in words
+    assert "within noise" in words
     assert "Not told apart from it" in words
     assert "it is lower in 0 and higher in 0" in words
     assert "it shows" not in words
