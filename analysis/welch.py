@@ -2,7 +2,7 @@
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import t
+from scipy.special import stdtrit
 
 LEVEL = 0.95
 """Share of intervals that hold the true difference."""
@@ -34,7 +34,7 @@ def reach_by_chance(
     parts = squares[0] ** 2 / freedoms[0] + squares[1] ** 2 / freedoms[1]
     with np.errstate(invalid="ignore", divide="ignore"):
         degrees = np.where(parts > 0, total**2 / parts, 1.0)
-    return np.sqrt(total) * t.ppf((1 + level) / 2, degrees)
+    return np.sqrt(total) * stdtrit(degrees, (1 + level) / 2)
 
 
 def count_by_chance(num_judged: int, *, level: float = LEVEL) -> float:
