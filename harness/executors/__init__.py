@@ -1,5 +1,5 @@
 """Two ways to run a plan behind one interface: on Ray, or in this process."""
 
-from harness.executors.interface import Executor, Feed, Listener, StageEvent
+from harness.executors.interface import Capacity, Executor, Feed, Listener, StageEvent
 
-__all__ = ["Executor", "Feed", "Listener", "StageEvent"]
+__all__ = ["Capacity", "Executor", "Feed", "Listener", "StageEvent"]

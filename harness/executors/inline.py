@@ -1,5 +1,6 @@
 """Runs stages one after another in this process: for debugging, and for machines without Ray."""
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from harness.configuration import ConfigError
 from harness.execution import Outcome, run_stage
 from harness.executors.interface import (
+    Capacity,
     Feed,
     Listener,
     StageEvent,
@@ -38,6 +40,7 @@ class InlineExecutor:
         available = torch.cuda.device_count()
         # What a feed will ask for is not known yet: every kind must be possible.
         kinds = {stage.kind for stage in stages} if feed is fixed else set(resources)
+        total = Capacity(cpus=float(os.cpu_count() or 1), gpus=float(available))
         grants = {kind: _grant(kind, resources[kind], available) for kind in kinds}
         outcomes: dict[str, Outcome] = {}
         stages = list(stages)
@@ -46,8 +49,9 @@ class InlineExecutor:
         for stage in stages:
             if stage.key in outcomes:
                 continue
-            listen(StageEvent(stage=stage, what="started"))
             request, gpus = resources[stage.kind], grants[stage.kind]
+            held = Capacity(cpus=float(request.cpus), gpus=gpus)
+            listen(StageEvent(stage=stage, what="started", held=held, total=total))
             outcome = run_stage(stage, store_root, request, gpus)
             while outcome.status == "busy":
                 listen(StageEvent(stage=stage, what="waiting"))

@@ -11,6 +11,14 @@ from harness.sweep import Resources
 
 
 @dataclass(frozen=True, kw_only=True)
+class Capacity:
+    """CPUs and GPUs: of a machine or cluster, or what one stage holds of them."""
+
+    cpus: float = 0.0
+    gpus: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class StageEvent:
     """A stage began or ended."""
 
@@ -19,6 +27,10 @@ class StageEvent:
     """`waiting`: another process works on the stage."""
     outcome: Outcome | None = None
     """Set when it ended."""
+    held: Capacity | None = None
+    """What the stage holds while it runs; set when it started."""
+    total: Capacity | None = None
+    """What the machine or cluster has at this moment, where the executor knows it."""
 
 
 Listener = Callable[[StageEvent], None]

@@ -19,6 +19,7 @@ from harness.configuration import ConfigError
 from harness.cost import critical_paths
 from harness.execution import Outcome, run_stage
 from harness.executors.interface import (
+    Capacity,
     Feed,
     Listener,
     StageEvent,
@@ -207,7 +208,8 @@ class _Queue:
         self.running[reference] = stage
         for name, need in needs.items():
             self.free[name] -= need
-        self.listen(StageEvent(stage=stage, what="started"))
+        held = Capacity(cpus=needs["CPU"], gpus=needs["GPU"])
+        self.listen(StageEvent(stage=stage, what="started", held=held, total=_cluster()))
 
     def _collect(self, reference: ray.ObjectRef) -> None:
         stage = self.running.pop(reference)
@@ -245,6 +247,11 @@ class _Queue:
                     f"{sizes} (CPUs/GPUs); lower the request or join larger machines",
                     path=f"resources.{kind}",
                 )
+
+
+def _cluster() -> Capacity:
+    total = ray.cluster_resources()
+    return Capacity(cpus=total.get("CPU", 0.0), gpus=total.get("GPU", 0.0))
 
 
 def _grant(request: Resources, available: float) -> float:
