@@ -16,6 +16,7 @@ def test_wider_arithmetic_is_never_faster(name: str) -> None:
 
 def test_a_device_at_half_its_peak_has_an_mfu_of_one_half() -> None:
     peak = peak_flops("NVIDIA H200", "bf16")
+    assert peak is not None
     assert peak == 989.4e12
     assert mfu(peak * 10, 5.0, 4, "NVIDIA H200", "bf16") == pytest.approx(0.5)
 
