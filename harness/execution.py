@@ -89,9 +89,10 @@ def _run(stage: Stage, store: Store, work: Work, resources: Resources, gpus: flo
         device=device,
         checkpoint_every_s=resources.checkpoint_every_s,
         compile=resources.compile,
+        batches_ahead=resources.batches_ahead,
     )
     started, created = time.monotonic(), time.time()
-    with _threads(resources.cpus):
+    with contextlib.closing(context), _threads(resources.cpus):
         result = definition.run(stage.config, context)
     if device.type == "cuda":
         torch.cuda.synchronize()
@@ -110,6 +111,7 @@ def _run(stage: Stage, store: Store, work: Work, resources: Resources, gpus: flo
                 "cpus": resources.cpus,
                 "gpus": gpus,
                 "estimated_flops": estimate(stage).flops,
+                **_waited(context),
                 **_peak(device),
             },
             "environment": environment(device),
@@ -133,6 +135,10 @@ def _peak(device: torch.device) -> dict[str, float]:
     if device.type != "cuda":
         return {}
     return {"peak_device_gib": torch.cuda.max_memory_allocated(device) / 2**30}
+
+
+def _waited(context: StageContext) -> dict[str, float]:
+    return {} if context.data_wait_s is None else {"data_wait_s": context.data_wait_s}
 
 
 def _failed(stage: Stage, work: Work, error: Exception, wall_s: float) -> Outcome:

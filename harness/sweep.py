@@ -49,6 +49,9 @@ class Resources:
     compile: bool = False
     """`torch.compile` the network, in generator stages: faster after a start-up time, other
     rounding."""
+    batches_ahead: int = 2
+    """Batches of images read while a training computes with earlier ones; 0: each when it is
+    needed. The batches are the same."""
 
     def __post_init__(self) -> None:
         if self.cpus < 1:
@@ -56,6 +59,10 @@ class Resources:
         if self.checkpoint_every_s <= 0:
             raise ValueError(
                 f"`checkpoint_every_s` must be positive, but got {self.checkpoint_every_s}; use 600"
+            )
+        if self.batches_ahead < 0:
+            raise ValueError(
+                f"`batches_ahead` must not be negative, but got {self.batches_ahead}; use 2"
             )
         if self.gpus != "auto" and not 0 <= self.gpus <= 1:
             raise ValueError(

@@ -14,6 +14,10 @@ Split = Literal["train", "eval"]
 """`train` is for fitting and generation references, `eval` for reconstruction metrics."""
 
 
+WHOLE = slice(None)
+"""All images of a batch."""
+
+
 class ImageDataset(ABC):
     """Labelled square images, addressed by split and index; the order within a split is fixed."""
 
@@ -58,9 +62,19 @@ class ImageDataset(ABC):
 
     @abstractmethod
     def augmented(
-        self, split: Split, indices: Int64[np.ndarray, " b"], generator: np.random.Generator
-    ) -> UInt8[Tensor, "b 3 h w"]:
+        self,
+        split: Split,
+        indices: Int64[np.ndarray, " b"],
+        generator: np.random.Generator,
+        part: slice = WHOLE,
+    ) -> UInt8[Tensor, "m 3 h w"]:
         """Read images as training sees them, all randomness drawn from `generator`.
+
+        Args:
+            split: Part of the data set.
+            indices: Positions in the split of a whole batch; what is drawn is drawn for all.
+            generator: Source of all randomness.
+            part: Which of them are read; each comes out as in the whole batch.
 
         Raises:
             ValueError: An index lies outside the split, or an image cannot be read.

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from harness.data.dataset import ImageDataset, Split, check_indices
+from harness.data.dataset import WHOLE, ImageDataset, Split, check_indices
 from harness.data.missing import MissingItem
 from harness.data.pipelines import Pipeline
 
@@ -123,11 +123,15 @@ class DigitsDataset(ImageDataset):
         return self._crop(split, indices, center)
 
     def augmented(
-        self, split: Split, indices: Int64[np.ndarray, " b"], generator: np.random.Generator
-    ) -> UInt8[Tensor, "b 3 h w"]:
+        self,
+        split: Split,
+        indices: Int64[np.ndarray, " b"],
+        generator: np.random.Generator,
+        part: slice = WHOLE,
+    ) -> UInt8[Tensor, "m 3 h w"]:
         """Read images, each moved by -`max_shift`..`max_shift` pixels down and right."""
         offsets = generator.integers(0, 2 * self._config.max_shift + 1, size=(len(indices), 2))
-        return self._crop(split, indices, offsets)
+        return self._crop(split, indices[part], offsets[part])
 
     def fingerprint(self) -> str:
         """sha256 of pixels and labels of both splits."""

@@ -11,6 +11,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from harness.data.dataset import (
+    WHOLE,
     ImageDataset,
     Split,
     check_count,
@@ -134,11 +135,16 @@ class ImageFolderDataset(ImageDataset):
         return self._decode(split, indices, pipeline or self._config.crop, None)
 
     def augmented(
-        self, split: Split, indices: Int64[np.ndarray, " b"], generator: np.random.Generator
-    ) -> UInt8[Tensor, "b 3 h w"]:
+        self,
+        split: Split,
+        indices: Int64[np.ndarray, " b"],
+        generator: np.random.Generator,
+        part: slice = WHOLE,
+    ) -> UInt8[Tensor, "m 3 h w"]:
         """Decode images at random crop positions, mirrored at random if so configured."""
         positions, mirrored = draw_augmentation(len(indices), generator, flip=self._config.flip)
-        return mirror(self._decode(split, indices, self._config.crop, positions), mirrored)
+        images = self._decode(split, indices[part], self._config.crop, positions[part])
+        return mirror(images, mirrored[part])
 
     def fingerprint(self) -> str:
         """sha256 of names and sizes of all files; contents are not read.

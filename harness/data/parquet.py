@@ -24,6 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from harness.data.dataset import (
+    WHOLE,
     ImageDataset,
     Split,
     batches,
@@ -184,11 +185,16 @@ class ParquetDataset(ImageDataset):
         return self._read(split, indices, pipeline or self._config.crop, None)
 
     def augmented(
-        self, split: Split, indices: Int64[np.ndarray, " b"], generator: np.random.Generator
-    ) -> UInt8[Tensor, "b 3 h w"]:
+        self,
+        split: Split,
+        indices: Int64[np.ndarray, " b"],
+        generator: np.random.Generator,
+        part: slice = WHOLE,
+    ) -> UInt8[Tensor, "m 3 h w"]:
         """Read images at random crop positions, mirrored at random if so configured."""
         positions, mirrored = draw_augmentation(len(indices), generator, flip=self._config.flip)
-        return mirror(self._read(split, indices, self._config.crop, positions), mirrored)
+        images = self._read(split, indices[part], self._config.crop, positions[part])
+        return mirror(images, mirrored[part])
 
     def fingerprint(self) -> str:
         """sha256 of rows, size and footer of every file; images are not read."""

@@ -1,6 +1,6 @@
 """Training batches as a pure function of seed and step."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import final
 
@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from harness.data.dataset import ImageDataset, Split
+from harness.data.dataset import WHOLE, ImageDataset, Split
 
 _ORDER, _AUGMENTATION = 0, 1
 
@@ -21,7 +21,8 @@ class BatchStream:
 
     Every epoch is a permutation drawn from (seed, epoch), and the epochs follow each other without
     a gap: a batch may span two of them and no image is dropped. Augmentation is drawn from (seed,
-    step). So a resumed run needs no reader state, only its step.
+    step) for the whole batch, so that every rank reads its part of one and the same. So a resumed
+    run needs no reader state, only its step.
     """
 
     dataset: ImageDataset
@@ -34,6 +35,8 @@ class BatchStream:
     """Seed of order and augmentation, not negative."""
     augment: bool
     """Apply the data set's training augmentation."""
+    part: slice = field(default_factory=lambda: WHOLE)
+    """Positions in the batch that are read, one rank's share; all ranks' together are the batch."""
 
     def __post_init__(self) -> None:
         if self.batch_size <= 0:
@@ -44,20 +47,21 @@ class BatchStream:
             raise ValueError(f"`seed` must not be negative, but got {self.seed}; use 0 or more")
 
     def indices(self, step: int) -> Int64[np.ndarray, " b"]:
-        """Positions in the split of the images of batch 0, 1, 2, ..."""
+        """Positions in the split of all images of batch 0, 1, 2, ..., whatever `part`."""
         if step < 0:
             raise ValueError(f"`step` must not be negative, but got {step}; count from 0")
         num_images = self.dataset.num_images(self.split)
         return batch_indices(self.seed, step, self.batch_size, num_images)
 
     def batch(self, step: int) -> tuple[UInt8[Tensor, "b 3 h w"], Int64[Tensor, " b"]]:
-        """Images and labels of batch 0, 1, 2, ..."""
+        """Images and labels of the `part` of batch 0, 1, 2, ..."""
         indices = self.indices(step)
-        labels = torch.from_numpy(self.dataset.labels(self.split)[indices])
+        chosen = indices[self.part]
+        labels = torch.from_numpy(self.dataset.labels(self.split)[chosen])
         if self.augment:
             generator = _generator(self.seed, _AUGMENTATION, step)
-            return self.dataset.augmented(self.split, indices, generator), labels
-        return self.dataset.images(self.split, indices), labels
+            return self.dataset.augmented(self.split, indices, generator, self.part), labels
+        return self.dataset.images(self.split, chosen), labels
 
 
 def batch_indices(

@@ -1,15 +1,19 @@
 """What a stage is given to work with: inputs, a work folder, a device and a place to report."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from harness.checkpoints import load_checkpoint, save_checkpoint
+from harness.data import prefetch
+from harness.data.prefetch import Ahead
 from harness.store import Artifact, Work
+
+Batch = TypeVar("Batch")
 
 REPORT_EVERY_S = 0.5
 """Seconds between two progress reports."""
@@ -33,6 +37,8 @@ class StageContext:
     """Seconds between two checkpoints."""
     compile: bool = False
     """Whether to compile the trained network."""
+    batches_ahead: int = prefetch.DEPTH
+    """Batches read while earlier ones are computed with; 0: each when it is needed."""
     earlier_s: float = field(default=0.0, init=False)
     """Seconds of earlier attempts that this one continues."""
     _started: float = field(default_factory=time.monotonic, init=False)
@@ -40,6 +46,36 @@ class StageContext:
     _saved: float = field(default_factory=time.monotonic, init=False)
     _bad_step: Tensor | None = field(default=None, init=False)
     _first: tuple[int, float] | None = field(default=None, init=False)
+    _earlier_wait_s: float = field(default=0.0, init=False)
+    _batches: list[Ahead[Any]] = field(default_factory=list, init=False)
+
+    def ahead(self, function: Callable[[int], Batch], steps: Iterable[int]) -> Ahead[Batch]:
+        """Batches of coming steps, computed in the background and, for CUDA, page-locked.
+
+        They end with the stage at the latest. Time spent waiting for them is reported and recorded.
+
+        Args:
+            function: Computes a step's batch, a tensor or a tuple with tensors, from no global
+                random generator.
+            steps: The steps, in the order in which they are needed.
+        """
+        compute = prefetch.pinned(function, self.device)
+        batches = prefetch.ahead(compute, steps, depth=self.batches_ahead)
+        self._batches.append(batches)
+        return batches
+
+    @property
+    def data_wait_s(self) -> float | None:
+        """Seconds that this stage has waited for batches, earlier attempts included; None for one
+        that asks for none."""
+        if not self._batches:
+            return None
+        return self._earlier_wait_s + sum(batches.waited_s for batches in self._batches)
+
+    def close(self) -> None:
+        """End what works in the background."""
+        for batches in self._batches:
+            batches.close()
 
     def watch(self, step: int, loss: Tensor) -> None:
         """Remember, on the device, the first step whose loss is not finite."""
@@ -77,7 +113,11 @@ class StageContext:
         self._reported = now
         if state is not None and save_due and step < total:
             elapsed_s = self.earlier_s + time.monotonic() - self._started
-            content = {"state": state(), "elapsed_s": elapsed_s}
+            content = {
+                "state": state(),
+                "elapsed_s": elapsed_s,
+                "data_wait_s": self.data_wait_s or 0.0,
+            }
             save_checkpoint(self.work.checkpoints, step, content)
             self._saved = time.monotonic()
 
@@ -88,6 +128,7 @@ class StageContext:
             return None
         step, content = found
         self.earlier_s = content["elapsed_s"]
+        self._earlier_wait_s = content.get("data_wait_s", 0.0)
         return step, content["state"]
 
     def _speed(self, step: int, total: int, now: float, images: int) -> dict[str, float]:
@@ -99,7 +140,14 @@ class StageContext:
         return {
             "images_per_s": steps * images / seconds,
             "eta_s": (total - step) * seconds / steps,
+            **self._waited(now),
         }
+
+    def _waited(self, now: float) -> dict[str, float]:
+        if self.data_wait_s is None:
+            return {}
+        elapsed_s = self.earlier_s + now - self._started
+        return {"data_wait_s": self.data_wait_s, "data_wait_share": self.data_wait_s / elapsed_s}
 
     def _check_finite(self) -> None:
         if self._bad_step is not None and int(self._bad_step) < 2**62:

@@ -142,13 +142,16 @@ def _train(
         first, state = resumed
         network.model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
+    upcoming = context.ahead(stream.batch, range(first, training.steps))
     for step in range(first, training.steps):
         torch.manual_seed(derive_seed(encoder.seed, "encoder", "dropout", step))
-        images, labels = stream.batch(step)
-        inputs = network.prepare(to_model_range(images.to(device)), network.input_size)
+        images, labels = next(upcoming)
+        inputs = network.prepare(
+            to_model_range(images.to(device, non_blocking=True)), network.input_size
+        )
         with autocast(training, device):
             logits = network.model(inputs).float()
-        loss = functional.cross_entropy(logits, labels.to(device))
+        loss = functional.cross_entropy(logits, labels.to(device, non_blocking=True))
         backward_and_step(loss, optimizer, training, step)
         context.watch(step, loss)
         context.after_step(

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int64
 from pydantic import TypeAdapter
 
 from harness.data.stream import batch_indices
@@ -110,20 +111,27 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
             "head": alignment.head.state_dict() if alignment else {},
         }
 
-    for step in range(first, training.steps):
-        random = generator_for(seed, "generator", step, device=device)
+    def drawn(step: int) -> tuple[Int64[np.ndarray, " b"], Int64[np.ndarray, " b"]]:
+        """Positions and views of a step's latents."""
         indices = batch_indices(seed, step, training.batch_size, len(latents))
         views = np.random.default_rng([seed, step]).integers(len(latents.views), size=len(indices))
+        return indices, views
+
+    upcoming = range(first, training.steps)
+    pictures = alignment and context.ahead(lambda s: alignment.images(*drawn(s)), upcoming)
+    for step in upcoming:
+        random = generator_for(seed, "generator", step, device=device)
+        indices, views = drawn(step)
         clean, labels = latents.batch(indices, views)
         labels = drop_labels(labels, config.num_classes, settings.class_dropout, random)
         noise = torch.randn(clean.shape, generator=random, device=device)
         time = sample_time(settings.flow, len(clean), config.layout.num_groups, random, step)
         noisy = interpolate(clean, noise, time, config.layout)
-        if alignment is None:
+        if alignment is None or pictures is None:
             with autocast(training, device):
                 predicted, aligned = network(noisy, time, labels), {}
         else:
-            features = alignment.features(indices, views)
+            features = alignment.features(next(pictures))
             with autocast(training, device):
                 predicted, tokens = network(noisy, time, labels, alignment.config.block)
                 aligned = {"repa": alignment.head(tokens, features)}

@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 
 import numpy as np
-import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from harness.data import open_dataset
-from harness.data.pipelines import Pipeline
+from harness.data.pipelines import Pipeline, mirror
 from harness.data.pixel_range import to_model_range
 from harness.stages.encoder import load_encoder
 from harness.store import Artifact
@@ -49,17 +48,19 @@ class TokenAlignment:
         width, feature_dim = model.config.shape.width, self._encoder.feature_dim
         self.head = REPAHead(config, width=width, feature_dim=feature_dim).to(self._device)
 
-    def features(
+    def images(
         self, indices: Int64[np.ndarray, " b"], views: Int64[np.ndarray, " b"]
-    ) -> Float[Tensor, "b f h w"]:
-        """Features on the grid of tokens.
+    ) -> UInt8[Tensor, "b 3 h w"]:
+        """The images behind drawn latents; nothing is computed on the device.
 
         Args:
             indices: Positions in the training split.
             views: For each, which view of the latents is drawn; its image is mirrored likewise.
         """
         pixels = self._dataset.images("train", indices, self._pipeline)
-        images = to_model_range(pixels.to(self._device, non_blocking=True))
-        mirrored = torch.from_numpy(self._is_mirrored[views]).to(self._device)
-        seen = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+        return mirror(pixels, self._is_mirrored[views])
+
+    def features(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b f g g"]:
+        """Features of `images` on the grid of tokens."""
+        seen = to_model_range(images.to(self._device, non_blocking=True))
         return self._encoder.features(seen, grid=self._grid)

@@ -133,6 +133,7 @@ def run(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
             "adversary_adam": adversary_adam.state_dict() if adversary_adam else {},
         }
 
+    batches = context.ahead(stream.batch, range(first, training.steps))
     for step in range(first, training.steps):
         phase = phase_at(schedule, step)
         criterion.enter(phase.loss, phase.alignment)
@@ -143,7 +144,7 @@ def run(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
         batch = step - phase.first_step
         torch.manual_seed(derive_seed(seed, "tokenizer", "dropout", step))
         random = generator_for(seed, "tokenizer", step, device=device)
-        pixels, _ = stream.batch(step)
+        pixels, _ = next(batches)
         images = to_model_range(pixels.to(device, non_blocking=True))
         shape = (len(images), settings.latent_dim, side, side)
         noise = torch.randn(shape, generator=random, device=device)

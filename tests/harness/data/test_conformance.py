@@ -1,6 +1,8 @@
 """What holds for every kind of data set."""
 
+import dataclasses
 import io
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -168,3 +170,17 @@ def test_a_resumed_stream_gives_the_batches_of_the_uninterrupted_one(open_kind, 
         images, labels = resumed.batch(step)
         assert torch.equal(images, straight[step][0])
         assert torch.equal(labels, straight[step][1])
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 3, 7])
+@pytest.mark.parametrize("augment", [False, True])
+def test_the_parts_of_all_ranks_are_the_batch(dataset, num_ranks, augment):
+    whole = BatchStream(dataset=dataset, split="train", batch_size=7, seed=1, augment=augment)
+    bounds = [7 * rank // num_ranks for rank in range(num_ranks + 1)]
+    parts = [
+        dataclasses.replace(whole, part=slice(first, last)).batch(2)
+        for first, last in itertools.pairwise(bounds)
+    ]
+    images, labels = whole.batch(2)
+    assert torch.equal(torch.cat([part[0] for part in parts]), images)
+    assert torch.equal(torch.cat([part[1] for part in parts]), labels)

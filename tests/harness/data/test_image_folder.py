@@ -112,3 +112,10 @@ def test_flipping_mirrors_some_images_and_leaves_the_others(config, tmp_path):
 def test_a_configuration_that_cannot_be_right_is_refused(config, bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         dataclasses.replace(config, **bad)
+
+
+def test_a_rank_opens_the_images_of_its_part_alone(config, tmp_path):
+    (tmp_path / "train/b/x.png").write_bytes(b"not for this rank")
+    dataset = open_dataset(config)
+    random = np.random.default_rng(0)
+    assert dataset.augmented("train", np.array([0, 1]), random, slice(0, 1)).shape == (1, 3, 8, 8)

@@ -114,7 +114,7 @@ def test_features_are_those_of_the_image_or_its_mirror_image(load, store):
     images = to_model_range(open_dataset(config.data).images("train", indices))
     expected = torch.stack([images[0], images[1].flip(-1)])
     features = load_encoder(artifact, cpu).features(expected, (2, 2))
-    assert torch.equal(alignment.features(indices, np.array([0, 1])), features)
+    assert torch.equal(alignment.features(alignment.images(indices, np.array([0, 1]))), features)
 
 
 def test_the_estimate_counts_the_encoder(load):

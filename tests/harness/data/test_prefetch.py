@@ -1,0 +1,138 @@
+"""Batches ahead: the same batches in the same order, errors at their step, nothing left behind."""
+
+import gc
+import itertools
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from harness.data import DigitsConfig, open_dataset
+from harness.data.prefetch import ahead, pinned
+from harness.data.stream import BatchStream
+
+DEPTHS = (0, 1, 2, 7)
+
+
+def _threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "batches ahead"]
+
+
+def _wait_until(condition) -> bool:
+    deadline = time.monotonic() + 5
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return condition()
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+@pytest.mark.parametrize("first", [0, 3])
+def test_neither_depth_nor_resuming_changes_the_stream(depth, first):
+    digits = open_dataset(DigitsConfig())
+    stream = BatchStream(dataset=digits, split="train", batch_size=300, seed=2, augment=True)
+    with ahead(stream.batch, range(first, 7), depth=depth) as batches:
+        for step, (images, labels) in zip(range(first, 7), batches, strict=True):
+            expected = stream.batch(step)
+            assert torch.equal(images, expected[0])
+            assert torch.equal(labels, expected[1])
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_an_error_comes_up_at_its_step_and_not_before(depth):
+    def compute(step: int) -> int:
+        if step == 3:
+            raise ValueError("step 3 cannot be read")
+        return step
+
+    batches = ahead(compute, range(10), depth=depth)
+    assert [next(batches) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(ValueError, match="step 3 cannot be read"):
+        next(batches)
+    assert list(batches) == []
+
+
+@pytest.mark.parametrize("depth", [1, 2, 7])
+def test_no_more_than_depth_batches_are_computed_ahead(depth):
+    computed: list[int] = []
+    with ahead(lambda step: computed.append(step), itertools.count(), depth=depth) as batches:
+        for taken in range(1, 5):
+            next(batches)
+            assert _wait_until(lambda taken=taken: len(computed) == taken + depth)
+            time.sleep(0.01)
+            assert len(computed) == taken + depth
+    assert computed == list(range(4 + depth))
+
+
+@pytest.mark.parametrize("how", ["closed", "forgotten", "exhausted", "failed"])
+def test_no_thread_is_left_behind(how):
+    before = len(_threads())
+
+    def compute(step: int) -> int:
+        if how == "failed" and step == 2:
+            raise ValueError("broken")
+        return step
+
+    batches = ahead(compute, range(5), depth=2)
+    next(batches)
+    if how == "closed":
+        batches.close()
+        assert list(batches) == []
+    elif how == "exhausted":
+        assert list(batches) == [1, 2, 3, 4]
+    elif how == "failed":
+        with pytest.raises(ValueError, match="broken"):
+            list(batches)
+    else:
+        del batches
+        gc.collect()
+    assert _wait_until(lambda: len(_threads()) == before)
+
+
+def test_a_thread_that_waits_for_room_ends_when_closed():
+    batches = ahead(lambda step: step, itertools.count(), depth=1)
+    assert _wait_until(lambda: bool(_threads()))
+    batches.close()
+    batches.close()
+    assert not _threads()
+
+
+def test_batches_are_computed_while_the_consumer_works():
+    with ahead(lambda _: time.sleep(0.02), range(6), depth=2) as batches:
+        for _ in batches:
+            time.sleep(0.05)
+    assert 0.01 < batches.waited_s < 0.08  # The first batch, and no other.
+
+
+def test_waiting_is_counted_where_the_consumer_is_faster():
+    with ahead(lambda _: time.sleep(0.02), range(5), depth=2) as batches:
+        list(batches)
+    assert batches.waited_s >= 0.09
+
+
+def test_a_negative_depth_is_refused():
+    with pytest.raises(ValueError, match="use 0 or more"):
+        ahead(lambda step: step, range(1), depth=-1)
+
+
+def test_batches_for_the_cpu_are_left_where_they_are():
+    def compute(step: int) -> tuple[torch.Tensor, np.ndarray]:
+        return torch.zeros(step), np.zeros(step)
+
+    assert pinned(compute, torch.device("cpu")) is compute
+
+
+def test_tensors_for_cuda_are_pinned_wherever_they_stand(monkeypatch):
+    seen: list[torch.Tensor] = []
+
+    def pin(tensor: torch.Tensor) -> torch.Tensor:
+        seen.append(tensor)
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    images, labels = torch.zeros(2), torch.zeros(3)
+    compute = pinned(lambda step: (images, (labels, step)), torch.device("cuda"))
+    assert compute(5)[1][1] == 5
+    assert seen[0] is images
+    assert seen[1] is labels
