@@ -27,7 +27,7 @@ def save_checkpoint(folder: Path, step: int, state: Mapping[str, Any]) -> None:
     """
     tensors: dict[str, Tensor] = {}
     tree = _detach(state, "state", tensors)
-    path = folder / f"step-{step:09d}.safetensors"
+    path = (folder / _seal_name(step)).with_suffix(".safetensors")
     temporary = path.with_suffix(".tmp")
     write_tensors(temporary, tensors)
     seal = {"step": step, "tree": tree, "sha256": file_sha256(temporary)}
@@ -38,12 +38,18 @@ def save_checkpoint(folder: Path, step: int, state: Mapping[str, Any]) -> None:
         old.with_suffix(".safetensors").unlink(missing_ok=True)
 
 
-def load_checkpoint(folder: Path) -> tuple[int, dict[str, Any]] | None:
+def load_checkpoint(folder: Path, step: int | None = None) -> tuple[int, dict[str, Any]] | None:
     """The newest checkpoint that is whole: steps done and state; None where there is none.
 
     A truncated or altered file is passed over in favour of the one before.
+
+    Args:
+        folder: The stage's checkpoint folder.
+        step: Take the one after this many steps, or none.
     """
     for seal_path in _sealed(folder):
+        if step is not None and seal_path.name != _seal_name(step):
+            continue
         tensor_path = seal_path.with_suffix(".safetensors")
         try:
             seal = json.loads(seal_path.read_text(encoding="utf-8"))
@@ -53,6 +59,10 @@ def load_checkpoint(folder: Path) -> tuple[int, dict[str, Any]] | None:
         except (OSError, ValueError, KeyError, SafetensorError):
             continue
     return None
+
+
+def _seal_name(step: int) -> str:
+    return f"step-{step:09d}.json"
 
 
 def _sealed(folder: Path) -> list[Path]:

@@ -1,6 +1,7 @@
 """Run one stage: the only place where a failure becomes a recorded status."""
 
 import contextlib
+import gc
 import os
 import platform
 import socket
@@ -13,10 +14,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
+from harness import attempts
 from harness.cost import estimate
 from harness.keys import to_plain
 from harness.lease import StageBusy
@@ -25,6 +27,7 @@ from harness.stages import registry
 from harness.stages.context import Diverged, StageContext
 from harness.store import Store, Work
 from harness.sweep import Resources
+from harness.world import WorkerLost, World
 
 Status = Literal["done", "reused", "busy", "failed", "diverged", "blocked"]
 """What became of a stage: run here, found in the store, held by another process, ended by an
@@ -40,42 +43,113 @@ class Outcome:
     error: str = ""
     """One line for the table; the traceback lies in the store."""
     wall_s: float = 0.0
+    again: bool = False
+    """Whether running it again at once, in new processes, may end otherwise: a worker ran out of
+    device memory, and the next attempt computes every batch in slices."""
 
 
-def run_stage(stage: Stage, store_root: Path, resources: Resources, gpus: float) -> Outcome:
-    """Bring one stage's artifact into the store.
+ALONE = World()
+"""The only worker of its stage."""
+
+
+def run_stage(
+    stage: Stage, store_root: Path, resources: Resources, gpus: float, world: World = ALONE
+) -> Outcome:
+    """Bring one stage's artifact into the store, alone or together with other workers.
+
+    All workers call this alike. The first one holds the lease and writes into the store. A failure
+    of one ends them all: what went wrong stands in the outcome of each that can still tell.
 
     Args:
         stage: The stage; its inputs must be in the store.
         store_root: Root of the store.
-        resources: Threads and checkpoint interval.
-        gpus: GPUs granted; 0 computes on the CPU even where a GPU is visible.
+        resources: Threads and checkpoint interval of each worker.
+        gpus: GPUs granted to this worker; 0 computes on the CPU even where a GPU is visible.
+        world: The workers of the stage.
 
     Returns:
         How it ended. Errors are caught here and nowhere else; `KeyboardInterrupt` passes through.
+        A failed worker of several has left the group: the next attempt needs a new one.
     """
     store = Store(store_root)
+    try:
+        if world.is_first:
+            return _lead(stage, store, resources, gpus, world)
+        return _follow(stage, store, resources, gpus, world)
+    except WorkerLost as error:
+        world.leave()
+        return Outcome(key=stage.key, status="failed", error=_one_line(error))
+
+
+def _lead(stage: Stage, store: Store, resources: Resources, gpus: float, world: World) -> Outcome:
+    """The first worker's part; it tells the others to go on, and how the stage ended."""
+    outcome = Outcome(key=stage.key, status="reused")
     if store.find(stage.kind, stage.key):
-        return Outcome(key=stage.key, status="reused")
-    started = time.monotonic()
+        return world.broadcast(outcome)
     try:
         with store.work(stage.kind, stage.key) as work:
-            if store.find(stage.kind, stage.key):
-                return Outcome(key=stage.key, status="reused")
-            try:
-                _run(stage, store, work, resources, gpus)
-            except StageBusy:
-                raise
-            except Exception as error:
-                return _failed(stage, work, error, time.monotonic() - started)
+            if not store.find(stage.kind, stage.key):
+                attempts.clear_failures(work)
+                slices = world.broadcast(attempts.slices(work))
+                outcome = _attempt(stage, store, work, resources, gpus, world, slices)
+                if outcome.again and world.is_alone:
+                    _free_device_memory()
+                    slices = attempts.slices(work)
+                    outcome = _attempt(stage, store, work, resources, gpus, world, slices)
+                if outcome.status in ("failed", "diverged"):
+                    return outcome
     except StageBusy:
-        return Outcome(key=stage.key, status="busy")
+        outcome = Outcome(key=stage.key, status="busy")
     except OSError as error:
-        return Outcome(key=stage.key, status="failed", error=_one_line(error))
+        outcome = Outcome(key=stage.key, status="failed", error=_one_line(error))
+    return world.broadcast(outcome)
+
+
+def _follow(stage: Stage, store: Store, resources: Resources, gpus: float, world: World) -> Outcome:
+    """Any other worker's part."""
+    told: int | Outcome = world.broadcast(0)
+    if isinstance(told, Outcome):
+        return told
+    with store.scratch(stage.kind, stage.key) as work:
+        outcome = _attempt(stage, store, work, resources, gpus, world, told)
+    return world.broadcast(outcome) if outcome.status == "done" else outcome
+
+
+def _attempt(
+    stage: Stage,
+    store: Store,
+    work: Work,
+    resources: Resources,
+    gpus: float,
+    world: World,
+    slices: int,
+) -> Outcome:
+    started = time.monotonic()
+    try:
+        _run(stage, store, work, resources, gpus, world, slices)
+    except StageBusy:
+        raise
+    except Exception as error:
+        return _failed(stage, work, error, time.monotonic() - started, world, slices)
     return Outcome(key=stage.key, status="done", wall_s=time.monotonic() - started)
 
 
-def _run(stage: Stage, store: Store, work: Work, resources: Resources, gpus: float) -> None:
+def _free_device_memory() -> None:
+    """Give back what an attempt held; its tensors hung on the frames of its error."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _run(
+    stage: Stage,
+    store: Store,
+    work: Work,
+    resources: Resources,
+    gpus: float,
+    world: World,
+    slices: int,
+) -> None:
     if gpus > 0 and not torch.cuda.is_available():
         raise RuntimeError(
             f"a stage that was granted {gpus:g} GPUs must see one, but torch sees none; check the "
@@ -90,6 +164,8 @@ def _run(stage: Stage, store: Store, work: Work, resources: Resources, gpus: flo
         checkpoint_every_s=resources.checkpoint_every_s,
         compile=resources.compile,
         batches_ahead=resources.batches_ahead,
+        world=world,
+        slices=slices,
     )
     started, created = time.monotonic(), time.time()
     with contextlib.closing(context), _threads(resources.cpus):
@@ -97,6 +173,8 @@ def _run(stage: Stage, store: Store, work: Work, resources: Resources, gpus: flo
     if device.type == "cuda":
         torch.cuda.synchronize()
     wall_s = context.earlier_s + time.monotonic() - started
+    if not world.is_first:
+        return
     work.publish(
         {
             "kind": stage.kind,
@@ -109,7 +187,9 @@ def _run(stage: Stage, store: Store, work: Work, resources: Resources, gpus: flo
             "cost": {
                 "wall_s": wall_s,
                 "cpus": resources.cpus,
-                "gpus": gpus,
+                "gpus": gpus * world.size,
+                "workers": world.size,
+                "slices": slices,
                 "estimated_flops": estimate(stage).flops,
                 **_waited(context),
                 **_peak(device),
@@ -141,16 +221,39 @@ def _waited(context: StageContext) -> dict[str, float]:
     return {} if context.data_wait_s is None else {"data_wait_s": context.data_wait_s}
 
 
-def _failed(stage: Stage, work: Work, error: Exception, wall_s: float) -> Outcome:
-    work.partial.mkdir(parents=True, exist_ok=True)
-    text = "".join(traceback.format_exception(error))
-    (work.partial / "error.txt").write_text(text, encoding="utf-8")
-    return Outcome(
-        key=stage.key,
-        status="diverged" if isinstance(error, Diverged) else "failed",
-        error=_one_line(error),
-        wall_s=wall_s,
-    )
+def _failed(
+    stage: Stage, work: Work, error: Exception, wall_s: float, world: World, slices: int
+) -> Outcome:
+    """What became of an attempt that raised; written down, and told to the other workers."""
+    found = attempts.failure_behind(error, work, world) or _describe(error, work, slices)
+    outcome = Outcome(key=stage.key, wall_s=wall_s, **found)
+    name = "error.txt" if world.is_first else f"error-worker{world.rank}.txt"
+    # A full disk may be what failed; the outcome says so anyway.
+    with contextlib.suppress(OSError):
+        attempts.tell_failure(work, world, found)
+        text = "".join(traceback.format_exception(error))
+        (work.shared / name).write_text(text, encoding="utf-8")
+    world.leave()
+    return outcome
+
+
+def _describe(error: Exception, work: Work, slices: int) -> dict[str, Any]:
+    """Status, message and whether another attempt is worth it."""
+    text = _one_line(error)
+    if isinstance(error, Diverged):
+        return {"status": "diverged", "error": text}
+    if not isinstance(error, torch.OutOfMemoryError):
+        return {"status": "failed", "error": text}
+    if slices == 1:
+        attempts.ask_for_slices(work, text)
+        return {"status": "failed", "error": text, "again": True}
+    attempts.forget_slices(work)
+    return {
+        "status": "failed",
+        "error": f"the device ran out of memory although every batch was computed in {slices} "
+        "slices; give the stage a whole GPU, a larger one or more workers (`resources`), set "
+        f"`precision: bf16`, or make the batch or the network smaller ({text})",
+    }
 
 
 def _one_line(error: Exception) -> str:

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,6 +106,15 @@ class Store:
         with hold(folder.with_name(f"{key}.lease")) as lease:
             yield Work(folder=folder, lease=lease)
 
+    @contextlib.contextmanager
+    def scratch(self, kind: str, key: str) -> Iterator["Work"]:
+        """The work folder of a stage for a worker that does not hold its lease.
+
+        What it writes is dropped, but for files that it puts into `Work.shared` on purpose.
+        """
+        with tempfile.TemporaryDirectory(prefix="frontier-") as folder:
+            yield Work(folder=self.folder(kind, key), lease=None, scratch=Path(folder))
+
     def progress(self, kind: str, key: str) -> dict[str, Any]:
         """What a running stage last said of itself; empty where it has said nothing."""
         path = self.folder(kind, key).with_name(f"{key}.partial") / "progress.json"
@@ -120,13 +130,27 @@ class Work:
 
     folder: Path
     """The final folder; the work lies in its `.partial` sibling."""
-    lease: Lease
-    """The right to work on it."""
+    lease: Lease | None
+    """The right to work on it; None for the other workers of a stage than the first."""
+    scratch: Path | None = None
+    """Where a worker without the lease writes instead; dropped when it ends."""
+
+    @property
+    def shared(self) -> Path:
+        """Everything that is not published yet, one folder for all workers of the stage."""
+        return self.folder.with_name(f"{self.folder.name}.partial")
+
+    @property
+    def shared_payload(self) -> Path:
+        """Files that any worker writes here become the artifact."""
+        path = self.shared / "payload"
+        path.mkdir(parents=True, exist_ok=True)
+        return path
 
     @property
     def partial(self) -> Path:
-        """Everything that is not published yet."""
-        return self.folder.with_name(f"{self.folder.name}.partial")
+        """The same for the worker with the lease; the others have a folder of their own."""
+        return self.scratch or self.shared
 
     @property
     def payload(self) -> Path:
@@ -150,6 +174,7 @@ class Work:
 
     def publish(self, record: Mapping[str, Any]) -> Artifact:
         """Make the payload the artifact; the loser of a race gets the winner's."""
+        assert self.lease is not None, "the first worker publishes"
         payload = self.payload
         files = {}
         for path in sorted(p for p in payload.rglob("*") if p.is_file()):

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import torch
@@ -12,6 +13,7 @@ from harness.checkpoints import load_checkpoint, save_checkpoint
 from harness.data import prefetch
 from harness.data.prefetch import Ahead
 from harness.store import Artifact, Work
+from harness.world import World
 
 Batch = TypeVar("Batch")
 
@@ -39,6 +41,10 @@ class StageContext:
     """Whether to compile the trained network."""
     batches_ahead: int = prefetch.DEPTH
     """Batches read while earlier ones are computed with; 0: each when it is needed."""
+    world: World = field(default_factory=World)
+    """The workers that share this stage."""
+    slices: int = 1
+    """Parts that every batch is computed in, at the same batch: more need less device memory."""
     earlier_s: float = field(default=0.0, init=False)
     """Seconds of earlier attempts that this one continues."""
     _started: float = field(default_factory=time.monotonic, init=False)
@@ -48,6 +54,7 @@ class StageContext:
     _first: tuple[int, float] | None = field(default=None, init=False)
     _earlier_wait_s: float = field(default=0.0, init=False)
     _batches: list[Ahead[Any]] = field(default_factory=list, init=False)
+    _meeting: int = field(default=0, init=False)
 
     def ahead(self, function: Callable[[int], Batch], steps: Iterable[int]) -> Ahead[Batch]:
         """Batches of coming steps, computed in the background and, for CUDA, page-locked.
@@ -77,6 +84,23 @@ class StageContext:
         for batches in self._batches:
             batches.close()
 
+    def parts(self, batch_size: int) -> list[slice]:
+        """What this worker computes of a batch, one slice at a time.
+
+        Raises:
+            ValueError: The batch has fewer images than there are workers.
+        """
+        if batch_size < self.world.size:
+            raise ValueError(
+                f"a batch must have an image for each of the {self.world.size} workers, but "
+                f"`batch_size` is {batch_size}; use fewer workers"
+            )
+        own = self.world.part(batch_size)
+        return [
+            slice(own.start + part.start, own.start + part.stop)
+            for part in in_slices(own.stop - own.start, self.slices)
+        ]
+
     def watch(self, step: int, loss: Tensor) -> None:
         """Remember, on the device, the first step whose loss is not finite."""
         never = torch.full((), 2**62, dtype=torch.int64, device=loss.device)
@@ -93,6 +117,9 @@ class StageContext:
     ) -> None:
         """Report progress and save a checkpoint where they are due; synchronises only then.
 
+        The workers of a training agree on what is due: they meet at a step that the first one chose
+        at the meeting before, so that nothing is exchanged in between.
+
         Args:
             step: Steps done.
             total: Steps in all.
@@ -104,10 +131,19 @@ class StageContext:
             Diverged: A watched loss was not finite; the last finite checkpoint stays.
         """
         now = time.monotonic()
+        together = state is not None and not self.world.is_alone
+        if together and step < self._meeting and step < total:
+            return
         save_due = state is not None and now - self._saved >= self.checkpoint_every_s
-        if not (step == total or save_due or now - self._reported >= REPORT_EVERY_S):
+        if together:
+            save_due, self._meeting = self.world.broadcast(
+                (save_due, self._next_meeting(step, now))
+            )
+        elif not (step == total or save_due or now - self._reported >= REPORT_EVERY_S):
             return
         self._check_finite()
+        if not self.world.is_first:
+            return
         speed = self._speed(step, total, now, images)
         self.work.report({"step": step, "total": total, **numbers(), **speed})
         self._reported = now
@@ -122,14 +158,33 @@ class StageContext:
             self._saved = time.monotonic()
 
     def resume(self) -> tuple[int, dict[str, Any]] | None:
-        """Steps done and state of the newest whole checkpoint, or None."""
-        found = load_checkpoint(self.work.checkpoints)
-        if found is None:
+        """Steps done and state of the newest whole checkpoint, or None; one for all workers.
+
+        Raises:
+            ValueError: Another worker than the first cannot read the checkpoint that it chose.
+        """
+        folder = self.work.shared / "checkpoints"
+        found = load_checkpoint(folder) if self.world.is_first else None
+        chosen = self.world.broadcast(None if found is None else found[0])
+        if chosen is None:
             return None
+        found = found or load_checkpoint(folder, chosen)
+        if found is None:
+            raise ValueError(
+                f"all workers must read the checkpoint after step {chosen} in {folder}, but worker "
+                f"{self.world.rank} cannot; put the store on a file system that all machines see"
+            )
         step, content = found
         self.earlier_s = content["elapsed_s"]
         self._earlier_wait_s = content.get("data_wait_s", 0.0)
         return step, content["state"]
+
+    def _next_meeting(self, step: int, now: float) -> int:
+        """The step at which the workers meet next, about when a report or checkpoint is due."""
+        wait_s = min(REPORT_EVERY_S, self.checkpoint_every_s)
+        if self._first is None or now <= self._first[1]:
+            return step + 1
+        return step + max(1, int(wait_s * (step - self._first[0]) / (now - self._first[1])))
 
     def _speed(self, step: int, total: int, now: float, images: int) -> dict[str, float]:
         if self._first is None:
@@ -155,3 +210,9 @@ class StageContext:
                 f"the loss is not finite at step {int(self._bad_step)}; lower the learning rate, "
                 "or set training.max_grad_norm (a generator may also set qk_norm)"
             )
+
+
+def in_slices(count: int, slices: int) -> list[slice]:
+    """`count` things in up to `slices` runs of nearly equal length, none of them empty."""
+    bounds = [count * number // slices for number in range(slices + 1)]
+    return [slice(a, b) for a, b in pairwise(bounds) if b > a]

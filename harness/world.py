@@ -1,0 +1,203 @@
+"""The workers that compute one stage together, and what they say to each other.
+
+Every worker is a process with one device and runs the same code on its part of a global batch. The
+global batch settles which numbers come out: random numbers are drawn for all of it, and each worker
+takes its part. What is summed over workers is rounded in another order than on one worker, and
+nothing else differs.
+
+A process group is made by whoever starts the workers: Ray Train in a sweep, `join` elsewhere.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar, final
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+Value = TypeVar("Value")
+
+PATIENCE_S = 1800.0
+"""Seconds that a worker waits for the others in one exchange. One that ends is noticed at once
+where the network tells; this bounds the wait for one that hangs."""
+
+
+class WorkerLost(RuntimeError):
+    """Another worker of this stage has ended or does not answer."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """Which of the workers this one is. Alone, every exchange gives back what it was given."""
+
+    rank: int = 0
+    """Number of this worker, from 0."""
+    size: int = 1
+    """Number of workers."""
+    host_group: Any = field(default=None, repr=False, compare=False)
+    """Process group for tensors on the host and for objects; None: the default one carries them."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.size:
+            raise ValueError(
+                f"`rank` must lie in 0..{self.size - 1} (`size` - 1), but got {self.rank}; count "
+                "workers from 0"
+            )
+
+    @classmethod
+    def joined(cls, patience_s: float = PATIENCE_S) -> "World":
+        """The workers of this process's default process group; all must call this together."""
+        if not dist.is_initialized():
+            return cls()
+        # NCCL carries tensors on devices only.
+        speaks_host = "gloo" in dist.get_backend()
+        timeout = timedelta(seconds=patience_s)
+        group = None if speaks_host else dist.new_group(backend="gloo", timeout=timeout)
+        return cls(rank=dist.get_rank(), size=dist.get_world_size(), host_group=group)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this worker holds the lease and writes into the store."""
+        return self.rank == 0
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether there are no other workers."""
+        return self.size == 1
+
+    def part(self, count: int) -> slice:
+        """This worker's run of `count` things; sizes differ by one at most, and may be 0."""
+        return slice(self.rank * count // self.size, (self.rank + 1) * count // self.size)
+
+    def share(self, count: int) -> float:
+        """This worker's part of `count` things as a fraction of them."""
+        part = self.part(count)
+        return (part.stop - part.start) / count
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Sum over the workers, the same bits on each; not differentiable."""
+        if self.is_alone:
+            return tensor
+        total = tensor.detach().clone()
+        with _losses_told():
+            dist.all_reduce(total, group=self._group(total))
+        return total
+
+    def start_sum(self, tensor: Tensor) -> Any:
+        """Begin to sum a tensor over the workers in place; the result's `wait` ends it."""
+        with _losses_told():
+            return dist.all_reduce(tensor, group=self._group(tensor), async_op=True)
+
+    def differentiable_sum(self, tensor: Tensor) -> Tensor:
+        """Sum over the workers whose backward pass sums the gradients of all workers.
+
+        So the gradient of a sum of the workers' losses comes out right where each depends on what
+        the others computed. All workers must go backward through it alike.
+        """
+        if self.is_alone:
+            return tensor
+        result = _DifferentiableSum.apply(tensor, self)
+        assert isinstance(result, Tensor)
+        return result
+
+    def sum_terms(self, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Named scalars summed over the workers in one exchange."""
+        if self.is_alone or not terms:
+            return dict(terms)
+        total = self.sum(torch.stack([term.detach().float() for term in terms.values()]))
+        return dict(zip(terms, total.unbind(), strict=True))
+
+    def broadcast(self, value: Value) -> Value:
+        """The first worker's value, on every worker; what the others give is ignored."""
+        if self.is_alone:
+            return value
+        values = [value]
+        with _losses_told():
+            dist.broadcast_object_list(values, src=0, group=self.host_group)
+        return values[0]
+
+    def gather(self, value: Value) -> list[Value]:
+        """Every worker's value in the order of ranks, on the first worker; nothing elsewhere."""
+        if self.is_alone:
+            return [value]
+        values: list[Any] | None = [None] * self.size if self.is_first else None
+        with _losses_told():
+            dist.gather_object(value, values, dst=0, group=self.host_group)
+        return values or []
+
+    def barrier(self) -> None:
+        """Wait until all workers are here."""
+        self.broadcast(None)
+        self.gather(None)
+
+    def leave(self) -> None:
+        """Give up: the others' exchanges end with `WorkerLost` instead of waiting for this one."""
+        if not self.is_alone and dist.is_initialized():
+            with contextlib.suppress(RuntimeError):
+                dist.destroy_process_group()
+
+    def _group(self, tensor: Tensor) -> Any:
+        return self.host_group if tensor.device.type == "cpu" else None
+
+
+class _DifferentiableSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, world: World) -> Tensor:
+        ctx.world = world
+        return world.sum(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
+        return ctx.world.sum(grad_outputs[0].contiguous()), None
+
+
+@contextlib.contextmanager
+def _losses_told() -> Iterator[None]:
+    """One kind of error for whatever a backend raises about the others."""
+    try:
+        yield
+    except WorkerLost:
+        raise
+    except (RuntimeError, ValueError) as error:
+        cause = " ".join(str(error).split())[:120]
+        raise WorkerLost(
+            f"all workers of a stage must go on together, but another one has ended or does not "
+            f"answer ({cause}); run the command again to continue from the last checkpoint"
+        ) from error
+
+
+@contextlib.contextmanager
+def join(
+    rank: int,
+    size: int,
+    rendezvous: Path,
+    *,
+    backend: str = "gloo",
+    patience_s: float = PATIENCE_S,
+) -> Iterator[World]:
+    """Join the workers that meet at a file, until the block ends.
+
+    Args:
+        rank: Number of this worker.
+        size: Number of workers.
+        rendezvous: A file that is not there yet, on a file system that all workers see.
+        backend: `gloo`, or `nccl` where every worker has a GPU of its own.
+        patience_s: Seconds to wait for the others in one exchange.
+    """
+    dist.init_process_group(
+        backend,
+        init_method=f"file://{rendezvous.resolve()}",
+        rank=rank,
+        world_size=size,
+        timeout=timedelta(seconds=patience_s),
+    )
+    try:
+        yield World.joined(patience_s)
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
