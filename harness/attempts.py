@@ -44,10 +44,8 @@ def clear_failures(work: Work) -> None:
 
 def tell_failure(work: Work, world: World, failure: dict[str, Any]) -> None:
     """Write down why this worker ends, for the others that lose it."""
-    if world.is_alone:
-        return
-    work.shared.mkdir(parents=True, exist_ok=True)
-    write_json(work.shared / _FAILURE.format(rank=world.rank), failure, durable=False)
+    if not world.is_alone:
+        write_json(work.shared / _FAILURE.format(rank=world.rank), failure, durable=False)
 
 
 def failure_behind(error: Exception, work: Work, world: World) -> dict[str, Any]:

@@ -230,6 +230,7 @@ def _failed(
     name = "error.txt" if world.is_first else f"error-worker{world.rank}.txt"
     # A full disk may be what failed; the outcome says so anyway.
     with contextlib.suppress(OSError):
+        work.shared.mkdir(parents=True, exist_ok=True)
         attempts.tell_failure(work, world, found)
         text = "".join(traceback.format_exception(error))
         (work.shared / name).write_text(text, encoding="utf-8")
