@@ -26,6 +26,7 @@ from harness.stages.latents import LatentsStage
 from harness.stages.reconstruction import ReconstructionStage
 from harness.stages.reference import ReferenceStage
 from harness.stages.tokenizer import TokenizerStage
+from harness.training import TrainingConfig
 from harness.trial import InDomainEncoder
 from models.discriminator import DiscriminatorConfig, PatchDiscriminator
 from models.foundation import TimmEncoderConfig
@@ -35,6 +36,8 @@ from models.perceptual import LPIPSConfig
 
 FORWARDS_A_STEP = 3
 """Forward passes that one training step of a network is worth."""
+ADAM_STATE = 4
+"""Numbers that a trained parameter needs: itself, its gradient and Adam's two moments."""
 BYTES = 4
 """Bytes of a stored number: weights and latents are kept in fp32."""
 INCEPTION_FLOPS = 11.4e9
@@ -53,10 +56,23 @@ class Estimate:
     """Size of its artifact."""
     parameters: int = 0
     """Parameters of the network that it makes."""
+    images: int = 0
+    """Images that it works through, counted every time; 0 where they are not known beforehand."""
+    state_bytes: float = 0.0
+    """Device memory of weights, gradients, optimiser state and averages, without activations."""
 
 
 def estimate(stage: Stage) -> Estimate:
     """Estimate one stage."""
+    if stage.key not in _estimates:
+        _estimates[stage.key] = _estimate(stage)
+    return _estimates[stage.key]
+
+
+_estimates: dict[str, Estimate] = {}
+
+
+def _estimate(stage: Stage) -> Estimate:
     config, inputs = stage.config, stage.inputs
     if isinstance(config, EncoderStage):
         return _encoder(config)
@@ -66,6 +82,8 @@ def estimate(stage: Stage) -> Estimate:
             flops=tokenizer_training_flops(config, _encoder_of(stage, "encoder")),
             disk_bytes=BYTES * parameters,
             parameters=parameters,
+            images=_tokenizer_images(config),
+            state_bytes=ADAM_STATE * BYTES * parameters,
         )
     if isinstance(config, GeneratorStage):
         parameters, _ = _measured(config, lambda: _generator_forward(config))
@@ -74,25 +92,28 @@ def estimate(stage: Stage) -> Estimate:
             flops=generator_training_flops(config, _encoder_of(stage, "representation")),
             disk_bytes=BYTES * parameters * snapshots,
             parameters=parameters,
+            images=0 if config.checkpoint else _training_images(config.generator.training),
+            state_bytes=(ADAM_STATE + 1) * BYTES * parameters,
         )
     if isinstance(config, LatentsStage):
         return _latents(config, inputs["tokenizer"].config)
     if isinstance(config, ReconstructionStage):
         tokenizer, extractor = inputs["tokenizer"].config, inputs["extractor"].config
         per_image = _tokenizer_flops(tokenizer) + 2 * _encoder_flops(extractor)
-        return Estimate(flops=config.num_images * per_image, disk_bytes=1e5)
+        flops = config.num_images * per_image
+        return Estimate(flops=flops, disk_bytes=1e5, images=config.num_images)
     if isinstance(config, ReferenceStage):
         extractor = inputs["extractor"].config
         dim = _feature_dim(extractor)
         # Moments of pooled and of spatial features, which are about as wide, in float64.
         disk = 2 * 8 * dim**2 + BYTES * dim * min(config.num_features, config.num_images)
         flops = config.num_images * _encoder_flops(extractor)
-        return Estimate(flops=flops, disk_bytes=disk)
+        return Estimate(flops=flops, disk_bytes=disk, images=config.num_images)
     if isinstance(config, DiagnosticsStage):
         # t-SNE and the probe are no networks; what they cost is seconds on a CPU.
         images = min(config.diagnostics.num_images, config.data.num_eval_images)
         flops = images * _tokenizer_flops(inputs["tokenizer"].config) / 2
-        return Estimate(flops=flops, disk_bytes=1e4)
+        return Estimate(flops=flops, disk_bytes=1e4, images=images)
     if isinstance(config, GivenSamplesStage | GivenPairsStage):
         # Given images are not counted before they are read.
         return Estimate(flops=0.0, disk_bytes=8 * _feature_dim(inputs["extractor"].config) ** 2)
@@ -100,16 +121,26 @@ def estimate(stage: Stage) -> Estimate:
     return _generation(config, stage)
 
 
-def critical_paths(stages: Sequence[Stage]) -> dict[str, float]:
-    """Key -> FLOPs from the start of that stage to the end of the longest chain behind it."""
+def estimated_flops(stage: Stage) -> float:
+    """Floating-point operations of one stage."""
+    return estimate(stage).flops
+
+
+def critical_paths(
+    stages: Sequence[Stage], length: Callable[[Stage], float] = estimated_flops
+) -> dict[str, float]:
+    """Key -> length from the start of that stage to the end of the longest chain behind it.
+
+    Args:
+        stages: Inputs first.
+        length: Of one stage; its FLOPs unless given.
+    """
     lengths: dict[str, float] = {}
+    behind: dict[str, float] = {}
     for stage in reversed(stages):
-        after = [
-            lengths[other.key]
-            for other in stages
-            if other.key in lengths and any(i.key == stage.key for i in other.inputs.values())
-        ]
-        lengths[stage.key] = estimate(stage).flops + max(after, default=0.0)
+        lengths[stage.key] = length(stage) + behind.get(stage.key, 0.0)
+        for source in stage.inputs.values():
+            behind[source.key] = max(behind.get(source.key, 0.0), lengths[stage.key])
     return lengths
 
 
@@ -166,10 +197,17 @@ def _encoder(config: EncoderStage) -> Estimate:
         return Estimate(flops=0.0, disk_bytes=size, parameters=INCEPTION_PARAMETERS)
     parameters, per_image = _measured(config, lambda: _encoder_forward(config))
     flops = 0.0
+    images, states = 0, 1
     if isinstance(config.encoder, InDomainEncoder):
-        training = config.encoder.training
-        flops = training.steps * training.batch_size * FORWARDS_A_STEP * per_image
-    return Estimate(flops=flops, disk_bytes=BYTES * parameters, parameters=parameters)
+        images, states = _training_images(config.encoder.training), ADAM_STATE
+        flops = images * FORWARDS_A_STEP * per_image
+    return Estimate(
+        flops=flops,
+        disk_bytes=BYTES * parameters,
+        parameters=parameters,
+        images=images,
+        state_bytes=states * BYTES * parameters,
+    )
 
 
 def _latents(config: LatentsStage, tokenizer: TokenizerStage) -> Estimate:
@@ -178,7 +216,8 @@ def _latents(config: LatentsStage, tokenizer: TokenizerStage) -> Estimate:
     channels, height, width = config.layout.shape
     # The encoder is the smaller half of the autoencoder.
     flops = images * _tokenizer_flops(tokenizer) / 2
-    return Estimate(flops=flops, disk_bytes=images * BYTES * channels * height * width)
+    disk = images * BYTES * channels * height * width
+    return Estimate(flops=flops, disk_bytes=disk, images=images)
 
 
 def _generation(config: GenerationStage, stage: Stage) -> Estimate:
@@ -195,7 +234,19 @@ def _generation(config: GenerationStage, stage: Stage) -> Estimate:
     per_image += _encoder_flops(stage.inputs["extractor"].config)
     samples = 3 * tokenizer.data.resolution**2 * config.num_images if config.keep_samples else 0
     disk = 8 * _feature_dim(stage.inputs["extractor"].config) ** 2 + samples + 5e5
-    return Estimate(flops=config.num_images * per_image, disk_bytes=disk)
+    flops = config.num_images * per_image
+    return Estimate(flops=flops, disk_bytes=disk, images=config.num_images)
+
+
+def _training_images(training: TrainingConfig) -> int:
+    return training.steps * training.batch_size
+
+
+def _tokenizer_images(config: TokenizerStage) -> int:
+    """Images that a tokenizer is trained with here."""
+    if config.checkpoint or isinstance(config.tokenizer, DiffusersTokenizerConfig):
+        return 0
+    return _training_images(config.tokenizer.training)
 
 
 def _tokenizer_flops(config: TokenizerStage) -> float:

@@ -22,6 +22,7 @@ from harness import attempts
 from harness.cost import estimate
 from harness.keys import to_plain
 from harness.lease import StageBusy
+from harness.measured_cost import Meter, cost_record, precision_of
 from harness.plan import Stage
 from harness.stages import registry
 from harness.stages.context import Diverged, StageContext
@@ -167,14 +168,15 @@ def _run(
         world=world,
         slices=slices,
     )
-    started, created = time.monotonic(), time.time()
+    created, meter = time.time(), Meter(device)
+    context.begin()
     with contextlib.closing(context), _threads(resources.cpus):
         result = definition.run(stage.config, context)
     if device.type == "cuda":
         torch.cuda.synchronize()
-    wall_s = context.earlier_s + time.monotonic() - started
     if not world.is_first:
         return
+    seen = environment(device)
     work.publish(
         {
             "kind": stage.kind,
@@ -184,17 +186,8 @@ def _run(
             "config": to_plain(stage.config),
             "inputs": {name: s.key for name, s in stage.inputs.items()},
             "result": dict(result),
-            "cost": {
-                "wall_s": wall_s,
-                "cpus": resources.cpus,
-                "gpus": gpus * world.size,
-                "workers": world.size,
-                "slices": slices,
-                "estimated_flops": estimate(stage).flops,
-                **_waited(context),
-                **_peak(device),
-            },
-            "environment": environment(device),
+            "cost": _cost(stage, context, resources, gpus, meter, seen["device"]),
+            "environment": seen,
             "created": created,
         }
     )
@@ -211,14 +204,28 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _peak(device: torch.device) -> dict[str, float]:
-    if device.type != "cuda":
-        return {}
-    return {"peak_device_gib": torch.cuda.max_memory_allocated(device) / 2**30}
-
-
-def _waited(context: StageContext) -> dict[str, float]:
-    return {} if context.data_wait_s is None else {"data_wait_s": context.data_wait_s}
+def _cost(
+    stage: Stage,
+    context: StageContext,
+    resources: Resources,
+    gpus: float,
+    meter: Meter,
+    device_name: str,
+) -> dict[str, Any]:
+    expected = estimate(stage)
+    return cost_record(
+        spent=context.spent(),
+        cpus=resources.cpus,
+        gpus=gpus * context.world.size,
+        workers=context.world.size,
+        flops=expected.flops,
+        images=expected.images,
+        device_name=device_name,
+        precision=precision_of(stage.config),
+        peaks=meter.peaks(),
+        data_wait_s=context.data_wait_s,
+        slices=context.slices,
+    )
 
 
 def _failed(

@@ -153,22 +153,25 @@ def with_inputs(stages: Iterable[Stage]) -> set[Stage]:
 def in_order(stages: Iterable[Stage]) -> list[Stage]:
     """Inputs before what needs them; kinds in the order of the data flow, then by label."""
     kinds = list(registry.KINDS)
-    rank = {s.key: (kinds.index(s.kind), s.label, s.key) for s in stages}
     by_key = {s.key: s for s in stages}
+    rank = {key: (kinds.index(s.kind), s.label, key) for key, s in by_key.items()}
     open_inputs = {
         k: {i.key for i in s.inputs.values() if i.key in by_key} for k, s in by_key.items()
     }
+    readers: dict[str, list[str]] = {}
+    for key, inputs in open_inputs.items():
+        for source in inputs:
+            readers.setdefault(source, []).append(key)
     ready = [(rank[key], key) for key, inputs in open_inputs.items() if not inputs]
     heapq.heapify(ready)
     ordered: list[Stage] = []
     while ready:
         _, key = heapq.heappop(ready)
         ordered.append(by_key[key])
-        for other, inputs in open_inputs.items():
-            if key in inputs:
-                inputs.discard(key)
-                if not inputs:
-                    heapq.heappush(ready, (rank[other], other))
+        for other in readers.get(key, ()):
+            open_inputs[other].discard(key)
+            if not open_inputs[other]:
+                heapq.heappush(ready, (rank[other], other))
     return ordered
 
 

@@ -117,11 +117,7 @@ class Store:
 
     def progress(self, kind: str, key: str) -> dict[str, Any]:
         """What a running stage last said of itself; empty where it has said nothing."""
-        path = self.folder(kind, key).with_name(f"{key}.partial") / "progress.json"
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
+        return _read_report(self.folder(kind, key).with_name(f"{key}.partial"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +168,10 @@ class Work:
             self.partial.mkdir(parents=True, exist_ok=True)
             write_json(self.partial / "progress.json", progress, durable=False)
 
+    def last_report(self) -> dict[str, Any]:
+        """The last report, also of an attempt before this one; empty where there is none."""
+        return _read_report(self.partial)
+
     def publish(self, record: Mapping[str, Any]) -> Artifact:
         """Make the payload the artifact; the loser of a race gets the winner's."""
         assert self.lease is not None, "the first worker publishes"
@@ -193,6 +193,14 @@ class Work:
             whole = json.loads((self.folder / "artifact.json").read_text(encoding="utf-8"))
         shutil.rmtree(self.partial, ignore_errors=True)
         return Artifact(path=self.folder, record=whole)
+
+
+def _read_report(partial: Path) -> dict[str, Any]:
+    try:
+        report = json.loads((partial / "progress.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return report if isinstance(report, dict) else {}
 
 
 def write_json(path: Path, value: Any, *, durable: bool = True) -> None:

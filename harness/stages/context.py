@@ -12,6 +12,7 @@ from torch import Tensor
 from harness.checkpoints import load_checkpoint, save_checkpoint
 from harness.data import prefetch
 from harness.data.prefetch import Ahead
+from harness.measured_cost import Spent
 from harness.store import Artifact, Work
 from harness.world import World
 
@@ -55,6 +56,8 @@ class StageContext:
     _earlier_wait_s: float = field(default=0.0, init=False)
     _batches: list[Ahead[Any]] = field(default_factory=list, init=False)
     _meeting: int = field(default=0, init=False)
+    _spent_before_s: float = field(default=0.0, init=False)
+    _attempt: int = field(default=1, init=False)
 
     def ahead(self, function: Callable[[int], Batch], steps: Iterable[int]) -> Ahead[Batch]:
         """Batches of coming steps, computed in the background and, for CUDA, page-locked.
@@ -101,6 +104,27 @@ class StageContext:
             for part in in_slices(own.stop - own.start, self.slices)
         ]
 
+    def begin(self) -> None:
+        """Count this attempt and what those before it took, as far as they have said."""
+        if not self.world.is_first:
+            return
+        before = self.work.last_report()
+        self._spent_before_s = before.get("spent_s", 0.0)
+        self._attempt = before.get("attempt", 0) + 1
+        self.work.report(self._bill())
+
+    def spent(self) -> Spent:
+        """What all attempts took so far; what was done again after a kill is lost."""
+        now_s = time.monotonic() - self._started
+        useful_s = self.earlier_s + now_s
+        # A checkpoint may be younger than the last report.
+        wall_s = max(self._spent_before_s + now_s, useful_s)
+        return Spent(wall_s=wall_s, lost_s=wall_s - useful_s, attempts=self._attempt)
+
+    def _bill(self) -> dict[str, float]:
+        spent = self.spent()
+        return {"spent_s": spent.wall_s, "attempt": spent.attempts}
+
     def watch(self, step: int, loss: Tensor) -> None:
         """Remember, on the device, the first step whose loss is not finite."""
         never = torch.full((), 2**62, dtype=torch.int64, device=loss.device)
@@ -145,7 +169,7 @@ class StageContext:
         if not self.world.is_first:
             return
         speed = self._speed(step, total, now, images)
-        self.work.report({"step": step, "total": total, **numbers(), **speed})
+        self.work.report({"step": step, "total": total, **numbers(), **speed, **self._bill()})
         self._reported = now
         if state is not None and save_due and step < total:
             elapsed_s = self.earlier_s + time.monotonic() - self._started
