@@ -164,6 +164,8 @@ def _run(
         device=device,
         checkpoint_every_s=resources.checkpoint_every_s,
         compile=resources.compile,
+        channels_last=resources.channels_last,
+        fused_optimizer=resources.fused_optimizer,
         batches_ahead=resources.batches_ahead,
         world=world,
         slices=slices,

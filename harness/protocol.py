@@ -69,9 +69,11 @@ def generation_protocol(
     if adaptive:
         # The step sizes follow the error over the whole batch.
         sampler["batch_size"] = config.batch_size
+    precision = {} if config.precision == "fp32" else {"precision": config.precision}
     return Protocol(
         {
             **reference_fields(reference, network, weights),
+            **precision,
             "uint8": UINT8_ROUNDING,
             "num_images": config.num_images,
             "label_policy": config.label_policy,
@@ -98,6 +100,7 @@ def made_elsewhere(protocol: Protocol, content: str) -> Protocol:
         "sampler",
         "num_function_evaluations",
         "guidance",
+        "precision",
         "weights",
         "uint8",
     }

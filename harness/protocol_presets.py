@@ -136,6 +136,8 @@ def reconstruction_name(trial: Trial, config: ReconstructionStage) -> str:
 def generation_name(trial: Trial, guidance: Guidance) -> str:
     """The preset that metrics of samples equal, or an empty text."""
     evaluation = trial.evaluation
+    if evaluation.sampling_precision == "bf16":
+        return ""
     for name in ("paper_gfid_50k", "paper_gfid_10k", "quick"):
         if not _equals(evaluation, PRESETS[name]) or not _guided_as(name, guidance):
             continue

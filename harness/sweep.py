@@ -35,8 +35,8 @@ STAGE_KINDS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What one stage holds while it runs. It enters no key; `cpus` and `compile` move the last bits
-    of numbers, because sums are taken in another order."""
+    """What one stage holds while it runs. It enters no key; `cpus` and the last three move the last
+    bits of numbers, because sums are taken in another order."""
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
@@ -47,8 +47,14 @@ class Resources:
     checkpoint_every_s: float = 600.0
     """Seconds between two checkpoints of a training stage."""
     compile: bool = False
-    """`torch.compile` the network, in generator stages: faster after a start-up time, other
-    rounding."""
+    """`torch.compile` the networks that a stage trains, encodes or samples with, frozen ones of its
+    loss included: faster after a start-up time. Feature networks of metrics have a setting of
+    their own, `evaluation.extraction`."""
+    channels_last: bool | Literal["auto"] = "auto"
+    """Whether tokenizers keep images and convolutions with channels last in memory; `auto`: on
+    CUDA, where tensor cores want it."""
+    fused_optimizer: bool = True
+    """Whether an optimiser's step is one kernel over all parameters."""
     batches_ahead: int = 2
     """Batches of images read while a training computes with earlier ones; 0: each when it is
     needed. The batches are the same."""
@@ -327,12 +333,13 @@ def check_resources(resources: Mapping[str, Resources]) -> None:
                 f"unknown stage kind {kind!r}{nearest(kind, valid)} (valid: {', '.join(valid)})",
                 path=f"resources.{kind}",
             )
-        if resources[kind].compile and kind != "generator":
-            raise ConfigError(
-                "only generator stages can be compiled, but got true; move it to "
-                "resources.generator",
-                path=f"resources.{kind}.compile",
-            )
+    default = resources.get("default", Resources())
+    if resources.get("reference", default).compile and not default.compile:
+        raise ConfigError(
+            "stages that train, encode or sample can be compiled, but a reference does none of "
+            "these; set evaluation.extraction.compile",
+            path="resources.reference.compile",
+        )
 
 
 def _check_axes(file: SweepFile) -> None:

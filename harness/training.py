@@ -1,12 +1,18 @@
-"""What every training loop shares: its length, optimiser settings, learning rate and batches."""
+"""What every training loop shares: its length, optimiser settings, learning rate and arithmetic."""
 
+import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
+
+Precision = Literal["fp32", "tf32", "bf16"]
+"""Arithmetic of a network. `fp32`: PyTorch's own settings (cuDNN's convolutions may use
+TensorFloat-32, products don't). `tf32`: products use it too, on CUDA; elsewhere it is fp32. `bf16`:
+bfloat16 autocast over fp32 weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +37,8 @@ class TrainingConfig:
     """Learning rate after the warm-up: constant (published) or a cosine down to zero."""
     max_grad_norm: float | None = None
     """Gradient clipping by global norm; absent in the published runs."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of the network: fp32, or bf16 autocast over fp32 master weights."""
+    precision: Precision = "fp32"
+    """Arithmetic of the network: fp32, tf32 products, or bf16 autocast over fp32 master weights."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "learning_rate"):
@@ -62,13 +68,18 @@ class TrainingConfig:
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def optimizer_settings(training: TrainingConfig) -> dict[str, Any]:
-    """Arguments of `torch.optim.Adam` and `AdamW`."""
+def optimizer_settings(training: TrainingConfig, *, fused: bool = True) -> dict[str, Any]:
+    """Arguments of `torch.optim.Adam` and `AdamW`.
+
+    Args:
+        training: Learning rate, decay rates and weight decay.
+        fused: One kernel over all parameters; otherwise PyTorch's own choice, with other rounding.
+    """
     return {
         "lr": training.learning_rate,
         "betas": training.betas,
         "weight_decay": training.weight_decay,
-        "fused": True,
+        "fused": fused or None,
     }
 
 
@@ -85,10 +96,33 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
                 moments[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
-def autocast(training: TrainingConfig, device: torch.device) -> torch.autocast:
-    """The arithmetic of the forward pass; weights stay in fp32 either way."""
-    enabled = training.precision == "bf16"
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+@contextlib.contextmanager
+def arithmetic(precision: Precision, device: torch.device) -> Iterator[None]:
+    """The arithmetic of what runs inside; weights stay in fp32 whichever it is."""
+    low = precision == "bf16"
+    with _products(precision), torch.autocast(device.type, torch.bfloat16, enabled=low):
+        yield
+
+
+def autocast(
+    training: TrainingConfig, device: torch.device
+) -> contextlib.AbstractContextManager[None]:
+    """The arithmetic of a training's forward pass; `backward_and_step` sees to the backward's."""
+    return arithmetic(training.precision, device)
+
+
+@contextlib.contextmanager
+def _products(precision: Precision) -> Iterator[None]:
+    """TensorFloat-32 in matrix products where `tf32` asks for it, and PyTorch's setting after."""
+    if precision != "tf32":
+        yield
+        return
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def backward_and_step(
@@ -98,7 +132,8 @@ def backward_and_step(
     for group in optimizer.param_groups:
         group["lr"] = training.learning_rate_at(step)
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    with _products(training.precision):
+        loss.backward()
     if training.max_grad_norm is not None:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         torch.nn.utils.clip_grad_norm_(parameters, training.max_grad_norm)

@@ -16,7 +16,7 @@ from harness.keys import KEY_UNLESS_DEFAULT, NO_KEY
 from harness.metrics.extractors import ExtractionConfig, InceptionConfig
 from harness.phases import PhaseInForce, TokenizerPhase, spell_out
 from harness.pretrained import DiffusersTokenizerConfig
-from harness.training import TrainingConfig
+from harness.training import Precision, TrainingConfig
 from models.alignment import NoAlignment, VFAlignment
 from models.autoencoder import AutoencoderConfig
 from models.ema import EmaConfig
@@ -419,6 +419,9 @@ class EvaluationConfig:
     """Labels asked for: equal counts a class, uniform draws (published), or as in the data."""
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     """ODE solver and time grid."""
+    sampling_precision: Precision = field(default="fp32", metadata=KEY_UNLESS_DEFAULT)
+    """Arithmetic of generator and decoder in sampling. Published: `tf32`, which is fp32 but on
+    CUDA; `bf16` moves samples visibly, and rows that use it have no protocol's name."""
     guidance: tuple[Guidance, ...] = (NoGuidance(),)
     """One row of the table each."""
     sampling_seeds: int = field(default=1, metadata=KEY_UNLESS_DEFAULT)

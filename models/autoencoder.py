@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.autoencoder_blocks import Downsample, Level, Middle, Upsample, normalisation
+from models.compilation import compiled
 from models.posterior import Posterior
 
 
@@ -92,10 +93,14 @@ class Encoder(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c_in h w"]) -> Float[Tensor, "b twice_c h_out w_out"]:
         """Go down the levels, through the middle, to twice the latent's channels."""
+        return self.conv_out(self.trunk(x))
+
+    def trunk(self, x: Float[Tensor, "b c_in h w"]) -> Float[Tensor, "b width h_out w_out"]:
+        """Everything before the last convolution."""
         hidden = self.conv_in(x)
         for level in self.down:
             hidden = level(hidden)
-        return self.conv_out(functional.silu(self.norm_out(self.mid(hidden))))
+        return functional.silu(self.norm_out(self.mid(hidden)))
 
 
 class Decoder(nn.Module):
@@ -124,10 +129,14 @@ class Decoder(nn.Module):
 
     def forward(self, z: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c_out h_out w_out"]:
         """Go through the middle and up the levels to a linear (unclamped) image."""
+        return self.conv_out(self.trunk(z))
+
+    def trunk(self, z: Float[Tensor, "b c h w"]) -> Float[Tensor, "b width h_out w_out"]:
+        """Everything before the last convolution."""
         hidden = self.mid(self.conv_in(z))
         for level in reversed(self.up):
             hidden = level(hidden)
-        return self.conv_out(functional.silu(self.norm_out(hidden)))
+        return functional.silu(self.norm_out(hidden))
 
 
 class Autoencoder(nn.Module):
@@ -162,6 +171,14 @@ class Autoencoder(nn.Module):
         """Trainable parameters between the latent and the image."""
         modules = nn.ModuleList([self.post_quant_conv, self.decoder])
         return [weight for weight in modules.parameters() if weight.requires_grad]
+
+    def compile_trunks(self) -> None:
+        """Compile encoder and decoder, but for their last convolutions.
+
+        Adaptive weights ask for gradients by these alone, and compiled code passes back as a whole.
+        """
+        self.encoder.trunk = compiled(self.encoder.trunk)
+        self.decoder.trunk = compiled(self.decoder.trunk)
 
     def encode(self, x: Float[Tensor, "b c_in h_in w_in"]) -> Posterior:
         """Encode images in [-1, 1].

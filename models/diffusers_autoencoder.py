@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from models.compilation import compile_in_place
 from models.posterior import PointPosterior, Posterior
 
 LATENT_FIELDS = {
@@ -50,6 +51,11 @@ class DiffusersAutoencoder(nn.Module):
         """What `build_diffusers_autoencoder` rebuilds the network from, defaults filled in."""
         config = json.loads(self.network.to_json_string())
         return {name: value for name, value in config.items() if name != "_name_or_path"}
+
+    def compile_trunks(self) -> None:
+        """Compile encoder and decoder; the last convolutions are not left out as in training."""
+        for part in (self.network.encoder, self.network.decoder):
+            compile_in_place(part)
 
     def encode(self, x: Float[Tensor, "b 3 h_in w_in"]) -> Posterior | PointPosterior:
         """Encode images in [-1, 1]; the latents are not scaled."""

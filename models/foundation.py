@@ -11,6 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.compilation import compiled
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
 
@@ -88,6 +90,10 @@ class FeatureEncoder(nn.Module):
         if config.position_resize == "dinov2":
             _resize_positions_as_dinov2(self.model, self.input_size)
         self.eval().requires_grad_(False)
+
+    def compile_features(self) -> None:
+        """Compile the pass behind `features`; `pooled`, `logits` and `outputs` stay as they are."""
+        self._dense = compiled(self._dense)
 
     @property
     def feature_dim(self) -> int:

@@ -126,7 +126,8 @@ def guided_velocity(
         network: LightningDiT, x: Float[Tensor, "b c h w"], time: float, classes: Tensor
     ) -> Float[Tensor, "b c h w"]:
         times = torch.full((x.shape[0], layout.num_groups), time, device=x.device)
-        return network(x, times, classes)
+        # Under autocast velocities are bf16; steps and guidance take differences, in float32.
+        return network(x, times, classes).float()
 
     def velocity(x: Float[Tensor, "b c h w"], time: float) -> Float[Tensor, "b c h w"]:
         if isinstance(guidance, NoGuidance) or not guidance_is_on(guidance, time):

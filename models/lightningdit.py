@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from models.compilation import compile_in_place
 from models.latent import LatentLayout
 from models.lightningdit_blocks import (
     Block,
@@ -169,6 +170,15 @@ class LightningDiT(nn.Module):
         for name, parameter in self.named_parameters():
             if "adaLN_modulation" in name or name.startswith("final_layer.linear"):
                 nn.init.zeros_(parameter)
+
+    def compile_blocks(self) -> None:
+        """Compile the blocks and the final layer.
+
+        All blocks share one code, so that depth does not prolong the start as it does where the
+        whole network is compiled.
+        """
+        for layer in (*self.blocks, self.final_layer):
+            compile_in_place(layer)
 
     def forward(
         self, x: Float[Tensor, "b c h w"], t: Float[Tensor, "b g"], labels: Int[Tensor, " b"]

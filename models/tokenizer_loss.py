@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from models.alignment import AlignmentLoss, NoAlignment, VFAlignment
 from models.autoencoder import Autoencoder
+from models.compilation import compile_in_place
 from models.discriminator import (
     DiscriminatorConfig,
     NoDiscriminator,
@@ -132,6 +133,11 @@ class TokenizerLoss(nn.Module):
         self.config = config
         if self.alignment is not None and isinstance(alignment, VFAlignment):
             self.alignment.config = alignment
+
+    def compile_perceptual(self) -> None:
+        """Compile LPIPS, where there is one."""
+        if self.perceptual is not None:
+            compile_in_place(self.perceptual)
 
     def autoencoder_parameters(self) -> list[nn.Parameter]:
         """Parameters to train together with the autoencoder: the projection, unless frozen."""

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -39,7 +39,11 @@ class StageContext:
     checkpoint_every_s: float = 600.0
     """Seconds between two checkpoints."""
     compile: bool = False
-    """Whether to compile the trained network."""
+    """Whether to compile networks."""
+    channels_last: bool | Literal["auto"] = "auto"
+    """Whether tokenizers have channels last in memory; `auto`: on CUDA."""
+    fused_optimizer: bool = True
+    """Whether an optimiser's step is one kernel."""
     batches_ahead: int = prefetch.DEPTH
     """Batches read while earlier ones are computed with; 0: each when it is needed."""
     world: World = field(default_factory=World)

@@ -71,7 +71,12 @@ def run(config: DiagnosticsStage, context: StageContext) -> Mapping[str, Any]:
         UniformityConfig(num_vectors=wanted.num_vectors, seed=wanted.seed),
     )
     context.after_step(2, 3, dict)
-    tokenizer = load_tokenizer(context.inputs["tokenizer"], device)
+    tokenizer = load_tokenizer(
+        context.inputs["tokenizer"],
+        device,
+        compiled=context.compile,
+        channels_last=context.channels_last,
+    )
     held_out = spread(
         min(wanted.num_images, dataset.num_images("eval")), dataset.num_images("eval")
     )

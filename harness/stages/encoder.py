@@ -63,11 +63,21 @@ def run(config: EncoderStage, context: StageContext) -> Mapping[str, Any]:
     return {"feature_dim": network.feature_dim}
 
 
-def load_encoder(artifact: Artifact, device: torch.device) -> FeatureEncoder:
-    """Build the network of an encoder artifact (not Inception) on a device, frozen."""
+def load_encoder(
+    artifact: Artifact, device: torch.device, *, compiled: bool = False
+) -> FeatureEncoder:
+    """Build the network of an encoder artifact (not Inception) on a device, frozen.
+
+    Args:
+        artifact: Its weights.
+        device: Where to put it.
+        compiled: Whether dense features come from a compiled network.
+    """
     stage: EncoderStage = TypeAdapter(EncoderStage).validate_python(artifact.record["config"])
     network = build_network(stage)
     network.model.load_state_dict(artifact.tensors("model.safetensors"))
+    if compiled:
+        network.compile_features()
     return network.to(device)
 
 
@@ -129,7 +139,11 @@ def _train(
     torch.manual_seed(derive_seed(encoder.seed, "encoder", "weights"))
     network = build_network(config).to(device)
     network.model.train().requires_grad_(True)
-    optimizer = torch.optim.AdamW(network.model.parameters(), **optimizer_settings(training))
+    if context.compile:
+        network.model.compile()
+    optimizer = torch.optim.AdamW(
+        network.model.parameters(), **optimizer_settings(training, fused=context.fused_optimizer)
+    )
     stream = BatchStream(
         dataset=dataset,
         split="train",

@@ -25,6 +25,7 @@ from harness.stages.generator import load_generator
 from harness.stages.reference import load_reference
 from harness.stages.tokenizer import AnyAutoencoder, load_tokenizer
 from harness.store import Artifact
+from harness.training import Precision, arithmetic
 from harness.trial import AutoGuidanceWith, Guidance, Trial
 from models.guidance import guided_velocity
 from models.lightningdit import LightningDiT
@@ -52,6 +53,7 @@ class GenerationStage:
     seed: int
     extraction: ExtractionConfig = field(default=ExtractionConfig(), metadata=KEY_UNLESS_DEFAULT)
     keep_samples: bool = field(default=False, metadata=KEY_UNLESS_DEFAULT)
+    precision: Precision = field(default="fp32", metadata=KEY_UNLESS_DEFAULT)
 
     @classmethod
     def of(
@@ -80,6 +82,7 @@ class GenerationStage:
             seed=derive_seed(seed, "samples", number) if number else seed,
             extraction=evaluation.extraction,
             keep_samples=evaluation.keep_samples,
+            precision=evaluation.sampling_precision,
         )
 
 
@@ -104,8 +107,9 @@ class Sampling:
         velocity = guided_velocity(
             self.model, self.config.guidance, labels, self.model.num_classes, self.weak
         )
-        latents = sample(velocity, noise, self.config.sampler, layout)
-        return to_uint8(self.tokenizer.decode(latents * self.std + self.mean))
+        with arithmetic(self.config.precision, self.device):
+            latents = sample(velocity, noise, self.config.sampler, layout)
+            return to_uint8(self.tokenizer.decode(latents * self.std + self.mean))
 
 
 @torch.no_grad()
@@ -182,11 +186,13 @@ def _load_sampling(config: GenerationStage, context: StageContext) -> Sampling:
     weak = None
     if isinstance(config.guidance, AutoGuidanceWith):
         assert config.weak_step is not None
-        weak = load_generator(inputs["weak"], config.weak_step, device)
+        weak = load_generator(inputs["weak"], config.weak_step, device, compiled=context.compile)
     return Sampling(
-        model=load_generator(generator, config.step, device),
+        model=load_generator(generator, config.step, device, compiled=context.compile),
         weak=weak,
-        tokenizer=load_tokenizer(tokenizer, device),
+        tokenizer=load_tokenizer(
+            tokenizer, device, compiled=context.compile, channels_last=context.channels_last
+        ),
         mean=torch.tensor(generator.result["mean"], device=device).view(shape),
         std=torch.tensor(generator.result["std"], device=device).view(shape),
         config=config,

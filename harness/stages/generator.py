@@ -87,10 +87,12 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
     trained = [p for p in model.parameters() if p.requires_grad]
     alignment = _token_alignment(config, context, model, latents)
     trained += alignment.head.parameters() if alignment else ()
-    optimizer = torch.optim.AdamW(trained, **optimizer_settings(training))
+    optimizer = torch.optim.AdamW(
+        trained, **optimizer_settings(training, fused=context.fused_optimizer)
+    )
     network: Any = model.forward_with_tap if alignment else model
     if context.compile:
-        network = torch.compile(network)
+        model.compile_blocks()
     curve = Curve(context.work, every=max(1, training.steps // 200))
     first = 0
     if resumed := context.resume():
@@ -204,9 +206,13 @@ def snapshot_name(step: int) -> str:
     return f"ema-step{step:09d}.safetensors"
 
 
-def load_generator(artifact: Artifact, step: int, device: torch.device) -> LightningDiT:
-    """The averaged weights after `step` training steps, in evaluation mode."""
+def load_generator(
+    artifact: Artifact, step: int, device: torch.device, *, compiled: bool = False
+) -> LightningDiT:
+    """The averaged weights after `step` training steps, in evaluation mode, compiled if asked."""
     config: GeneratorStage = TypeAdapter(GeneratorStage).validate_python(artifact.record["config"])
     model = config.build()
     model.load_state_dict(artifact.tensors(snapshot_name(step)))
+    if compiled:
+        model.compile_blocks()
     return model.requires_grad_(False).eval().to(device)

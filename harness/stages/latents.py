@@ -62,7 +62,12 @@ def run(config: LatentsStage, context: StageContext) -> Mapping[str, Any]:
     """Encode the training split shard by shard; shards that are already there are kept."""
     device, payload = context.device, context.work.payload
     dataset = open_dataset(config.data)
-    tokenizer = load_tokenizer(context.inputs["tokenizer"], device)
+    tokenizer = load_tokenizer(
+        context.inputs["tokenizer"],
+        device,
+        compiled=context.compile,
+        channels_last=context.channels_last,
+    )
     num_images = dataset.num_images("train")
     paths = []
     for shard, indices in enumerate(batches(num_images, SHARD_IMAGES)):

@@ -74,7 +74,12 @@ def run(config: ReconstructionStage, context: StageContext) -> Mapping[str, Any]
     extractor = load_extractor(context.inputs["extractor"], device, config.extraction)
     perceptual = load_perceptual(config.perceptual, device)
     scores = ReconstructionScores(extractor, perceptual, device)
-    tokenizer = load_tokenizer(context.inputs["tokenizer"], device)
+    tokenizer = load_tokenizer(
+        context.inputs["tokenizer"],
+        device,
+        compiled=context.compile,
+        channels_last=context.channels_last,
+    )
     chosen = spread(config.num_images, dataset.num_images("eval"))
     for number, local in enumerate(batches(len(chosen), config.batch_size)):
         pixels = dataset.images("eval", chosen[local], pipeline).to(device)

@@ -6,7 +6,7 @@ One from a file, or a pretrained autoencoder of diffusers, is copied in place of
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import TypeAdapter
@@ -88,11 +88,10 @@ def run(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
     side = config.data.resolution // settings.downsample
     encoder = None
     if "encoder" in context.inputs:
-        encoder = load_encoder(context.inputs["encoder"], device)
+        encoder = load_encoder(context.inputs["encoder"], device, compiled=context.compile)
     torch.manual_seed(derive_seed(seed, "tokenizer", "weights"))
-    model = (
-        _network(settings, config.data).to(device).to(memory_format=memory_format(device)).train()
-    )
+    layout = memory_format(device, context.channels_last)
+    model = _network(settings, config.data).to(device).to(memory_format=layout).train()
     criterion = TokenizerLoss(
         settings.loss,
         settings.alignment,
@@ -100,12 +99,14 @@ def run(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
         feature_dim=None if encoder is None else encoder.feature_dim,
         in_channels=settings.architecture.in_channels,
     ).to(device)
+    if context.compile:
+        model.compile_trunks()
+        criterion.compile_perceptual()
     trained = [*model.parameters(), *criterion.autoencoder_parameters()]
-    adam = torch.optim.Adam(trained, **optimizer_settings(training))
+    optimizer = optimizer_settings(training, fused=context.fused_optimizer)
+    adam = torch.optim.Adam(trained, **optimizer)
     adversary = criterion.discriminator_parameters()
-    adversary_adam = (
-        torch.optim.Adam(adversary, **optimizer_settings(training)) if adversary else None
-    )
+    adversary_adam = torch.optim.Adam(adversary, **optimizer) if adversary else None
     stream = BatchStream(
         dataset=open_dataset(config.data),
         split="train",
@@ -197,13 +198,22 @@ def _take(
     }
 
 
-def memory_format(device: torch.device) -> torch.memory_format:
-    """How images and convolutions lie in memory: channels last on CUDA; moves rounding only."""
-    return torch.channels_last if device.type == "cuda" else torch.contiguous_format
+def memory_format(
+    device: torch.device, channels_last: bool | Literal["auto"] = "auto"
+) -> torch.memory_format:
+    """How images and convolutions lie in memory; moves rounding only. `auto`: last on CUDA."""
+    wanted = device.type == "cuda" if channels_last == "auto" else channels_last
+    return torch.channels_last if wanted else torch.contiguous_format
 
 
-def load_tokenizer(artifact: Artifact, device: torch.device) -> AnyAutoencoder:
-    """The network of an artifact, frozen and in evaluation mode."""
+def load_tokenizer(
+    artifact: Artifact,
+    device: torch.device,
+    *,
+    compiled: bool = False,
+    channels_last: bool | Literal["auto"] = "auto",
+) -> AnyAutoencoder:
+    """The network of an artifact, frozen and in evaluation mode, compiled if asked."""
     config: TokenizerStage = TypeAdapter(TokenizerStage).validate_python(artifact.record["config"])
     if isinstance(config.tokenizer, DiffusersTokenizerConfig):
         model = pretrained.load_copy(config.tokenizer, artifact)
@@ -211,4 +221,6 @@ def load_tokenizer(artifact: Artifact, device: torch.device) -> AnyAutoencoder:
         model = _network(config.tokenizer, config.data)
         model.load_state_dict(artifact.tensors("model.safetensors"))
     model.requires_grad_(False).eval().to(device)
-    return model.to(memory_format=memory_format(device))
+    if compiled:
+        model.compile_trunks()
+    return model.to(memory_format=memory_format(device, channels_last))

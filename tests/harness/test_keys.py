@@ -38,6 +38,8 @@ CHANGES = {
     "tokenizer.training.precision=bf16": AFTER_TOKENIZER,
     "tokenizer.alignment={kind: vf, encoder: {kind: timm, name: vit_tiny_patch16_224, "
     "weights: random}}": AFTER_TOKENIZER,
+    "tokenizer.training.precision=tf32": AFTER_TOKENIZER,
+    "evaluation.sampling_precision=tf32": {"generation"},
     "latents.posterior=mode": AFTER_LATENTS,
     "latents.flip=true": AFTER_LATENTS,
     "generator.size=pico": AFTER_GENERATOR,
@@ -78,6 +80,7 @@ def test_a_setting_moves_the_keys_of_what_it_changes_and_no_others(load, setting
         "name=other",
         "description=words",
         "resources={default: {cpus: 2}, generator: {compile: true}}",
+        "resources={default: {compile: true, channels_last: true, fused_optimizer: false}}",
     ],
 )
 def test_names_and_resources_move_no_key(load, setting):

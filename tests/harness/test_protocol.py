@@ -55,6 +55,7 @@ def test_models_and_seeds_leave_both_protocols_alone(load, setting):
         "evaluation.sampler.timestep_shift=0.3",
         "evaluation.guidance=[{kind: cfg, scale: 2.0}]",
         "evaluation.num_reference_features=50",
+        "evaluation.sampling_precision=tf32",
     ],
 )
 def test_what_moves_the_generation_metric_moves_its_protocol_alone(load, setting):

@@ -7,7 +7,13 @@ import torch
 from torch import nn
 
 from harness.checkpoints import load_checkpoint, save_checkpoint
-from harness.training import restore_optimizer
+from harness.training import (
+    TrainingConfig,
+    arithmetic,
+    backward_and_step,
+    optimizer_settings,
+    restore_optimizer,
+)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -34,3 +40,27 @@ def test_a_restored_optimizer_goes_on_in_any_memory_format(layout, tmp_path):
     assert torch.equal(first.weight, second.weight)
     moment = restored.state[second.weight]["exp_avg"]
     assert moment.is_contiguous(memory_format=layout)
+
+
+def test_a_fused_optimizer_steps_like_the_plain_one():
+    torch.manual_seed(0)
+    training = TrainingConfig(steps=3, batch_size=4, learning_rate=1e-2, weight_decay=0.1)
+    first = nn.Linear(5, 3)
+    second = copy.deepcopy(first)
+    inputs = torch.randn(4, 5)
+    for network, fused in ((first, False), (second, True)):
+        adam = torch.optim.AdamW(network.parameters(), **optimizer_settings(training, fused=fused))
+        for step in range(3):
+            backward_and_step(network(inputs).square().sum(), adam, training, step)
+    torch.testing.assert_close(first.weight, second.weight)
+
+
+def test_tf32_holds_inside_only_and_leaves_the_setting_as_it_was():
+    matmul = torch.backends.cuda.matmul
+    before = matmul.allow_tf32
+    with arithmetic("tf32", torch.device("cpu")):
+        assert matmul.allow_tf32
+    assert matmul.allow_tf32 == before
+    with arithmetic("bf16", torch.device("cpu")):
+        assert matmul.allow_tf32 == before
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16

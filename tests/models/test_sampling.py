@@ -129,7 +129,9 @@ def test_guidance_changes_the_chosen_channels_only(channels):
     )
     plain = guided_velocity(model, NoGuidance(), labels, 10)
     with torch.no_grad():
-        changed = (guided(x, 0.5) != plain(x, 0.5)).all(dim=(0, 2, 3)).tolist()
+        # Another batch size may mean other rounding in the channels that stay.
+        apart = (guided(x, 0.5) - plain(x, 0.5)).abs() > 1e-5
+    changed = apart.all(dim=(0, 2, 3)).tolist()
     expected = {"all": [True] * 4, "first3": [True] * 3 + [False], "semantic": [False] * 3 + [True]}
     assert changed == expected[channels]
 
