@@ -211,13 +211,16 @@ def _encoder(config: EncoderStage) -> Estimate:
 
 
 def _latents(config: LatentsStage, tokenizer: TokenizerStage) -> Estimate:
-    views = 2 if config.latents.flip else 1
-    images = config.data.num_train_images * views
+    if config.content:
+        # A folder's shards are linked, not copied.
+        return Estimate(flops=0.0, disk_bytes=1e4)
+    images = config.data.num_train_images
     channels, height, width = config.layout.shape
     # The encoder is the smaller half of the autoencoder.
-    flops = images * _tokenizer_flops(tokenizer) / 2
-    disk = images * BYTES * channels * height * width
-    return Estimate(flops=flops, disk_bytes=disk, images=images)
+    encoded = images * len(config.views)
+    flops = encoded * _tokenizer_flops(tokenizer) / 2
+    numbers = images * len(config.tensors) * channels * height * width
+    return Estimate(flops=flops, disk_bytes=BYTES * numbers, images=encoded)
 
 
 def _generation(config: GenerationStage, stage: Stage) -> Estimate:

@@ -5,12 +5,14 @@ from pathlib import Path
 
 from harness.configuration import ConfigError
 from harness.data.missing import MissingItem
+from harness.latent_folder import LatentFolder
 from harness.plan import Stage
 from harness.pretrained import DiffusersTokenizerConfig
 from harness.stages.encoder import EncoderStage
 from harness.stages.generator import GeneratorStage
 from harness.stages.given_pairs import GivenPairsStage
 from harness.stages.given_samples import GivenSamplesStage
+from harness.stages.latents import LatentsStage
 from harness.stages.pretrained import missing_pretrained
 from harness.stages.reconstruction import ReconstructionStage
 from harness.stages.reference import ReferenceStage
@@ -63,7 +65,7 @@ def _missing(stage: Stage, encoder_path: str) -> list[MissingItem]:
     config = stage.config
     items: list[MissingItem] = []
     data = getattr(config, "data", None)
-    elsewhere = isinstance(config, ReferenceStage) and config.content
+    elsewhere = isinstance(config, ReferenceStage | LatentsStage) and config.content
     if data is not None and not elsewhere:
         items += data.missing()
     if isinstance(config, EncoderStage):
@@ -73,6 +75,8 @@ def _missing(stage: Stage, encoder_path: str) -> list[MissingItem]:
     if isinstance(config, GeneratorStage):
         given = config.generator.checkpoint
         items += missing_checkpoint("the generator's weights", given, "generator.checkpoint")
+    if isinstance(config, LatentsStage) and isinstance(config.latents.source, LatentFolder):
+        items += config.latents.source.missing()
     if isinstance(config, ReferenceStage):
         items += _missing_reference(config)
     if isinstance(config, GivenSamplesStage):

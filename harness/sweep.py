@@ -140,6 +140,7 @@ class Point:
             "tokenizer": describe_tokenizer(trial.tokenizer),
             "generator": describe_file(trial.generator.checkpoint if trial.generator else None),
             "reference": describe_source(trial.evaluation.reference),
+            "latents": trial.latents.content,
         }
         taken = {name: described for name, described in taken.items() if described}
         return content_hash([trial, [*weights, taken] if taken else weights])[:12]

@@ -13,6 +13,7 @@ from harness.data import DatasetConfig
 from harness.data.image_sets import ImageSetConfig
 from harness.data.pipelines import Pipeline
 from harness.keys import KEY_UNLESS_DEFAULT, NO_KEY
+from harness.latent_folder import EncodedHere, LatentFolder
 from harness.metrics.extractors import ExtractionConfig, InceptionConfig
 from harness.phases import PhaseInForce, TokenizerPhase, spell_out
 from harness.pretrained import DiffusersTokenizerConfig
@@ -208,8 +209,17 @@ class LatentsConfig:
     """Encode every image mirrored too; the generator sees either with equal probability."""
     crop: Crop = "training"
     """Crop and resize before encoding; `training`: the data set's own, centred."""
-    posterior: Literal["sample", "mode"] = "sample"
-    """What of the posterior is kept: one sample (published) or the mean."""
+    posterior: Literal["sample", "mode", "moments"] = "sample"
+    """What of the posterior is kept: one sample (published), the mean, or mean and variance, of
+    which every step draws a fresh sample from (seed, step)."""
+    source: Annotated[EncodedHere | LatentFolder, Field(discriminator="kind")] = field(
+        default=EncodedHere(), metadata=KEY_UNLESS_DEFAULT
+    )
+    """Encoded here, or read from a folder in the published layout; the other fields then say how
+    that was made."""
+    precision: Literal["fp32", "bf16"] = field(default="fp32", metadata=KEY_UNLESS_DEFAULT)
+    """What a generator reads: fp32 (published), or rounded to bf16 after normalisation, which
+    halves their memory on the device; noise, time and x_t stay fp32. They are stored as fp32."""
     num_statistics: int = 10_000
     """Random images behind the per-channel mean and deviation."""
     batch_size: int = 50
@@ -221,6 +231,16 @@ class LatentsConfig:
                 f"`num_statistics` must be at least 2 and `batch_size` at least 1, but got "
                 f"{self.num_statistics} and {self.batch_size}; raise them"
             )
+        if isinstance(self.source, LatentFolder) and self.posterior == "moments":
+            raise ValueError(
+                "a folder of latents must hold one latent an image (`posterior` sample or mode), "
+                "but got moments; encode here to keep whole posteriors"
+            )
+
+    @property
+    def content(self) -> str:
+        """What stands for a folder of latents: a hash; empty where they are encoded here."""
+        return self.source.identity if isinstance(self.source, LatentFolder) else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -520,6 +540,13 @@ def check_trial(trial: Trial) -> None:
             f"{downsample}), but got {patch}; use "
             f"{max(p for p in range(1, min(side, patch) + 1) if side % p == 0)}",
             path="generator.patch_size",
+        )
+    repa = NoREPA() if trial.generator is None else trial.generator.repa
+    if isinstance(repa, REPAWith) and isinstance(trial.latents.source, LatentFolder):
+        raise ConfigError(
+            "must be `none` with latents from a folder, whose order of images is not known here, "
+            "but is repa; leave it out, or encode the latents here (latents.source)",
+            path="generator.repa",
         )
     _check_evaluation(trial)
     _check_counts(trial)

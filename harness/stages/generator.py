@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from harness.data.stream import batch_indices
 from harness.keys import KEY_UNLESS_DEFAULT
-from harness.latent_set import LatentSet
+from harness.latent_set import LatentSet, Precision
 from harness.random_streams import derive_seed, generator_for
 from harness.stages.context import StageContext
 from harness.stages.curves import Curve
@@ -49,6 +49,8 @@ class GeneratorStage:
     """Crop and resize of these images."""
     checkpoint: str = field(default="", metadata=KEY_UNLESS_DEFAULT)
     """What stands for the file of trained weights: its hash; empty where they are trained here."""
+    latent_precision: Precision = field(default="fp32", metadata=KEY_UNLESS_DEFAULT)
+    """What the latents are rounded to before they are learnt from."""
 
     @classmethod
     def of(cls, trial: Trial, generator: GeneratorConfig) -> "GeneratorStage":
@@ -58,6 +60,7 @@ class GeneratorStage:
             layout=trial.layout,
             num_classes=trial.data.num_classes,
             checkpoint=describe_file(generator.checkpoint),
+            latent_precision=trial.latents.precision,
         )
         if not stage.learns_representations:
             return stage
@@ -80,7 +83,7 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
     device, settings = context.device, config.generator
     training, seed = settings.training, settings.seed
     assert seed is not None
-    latents = LatentSet(context.inputs["latents"], device)
+    latents = LatentSet(context.inputs["latents"], device, config.latent_precision)
     torch.manual_seed(derive_seed(seed, "generator", "weights"))
     model = config.build().to(device).train()
     ema = Ema(model, settings.ema)

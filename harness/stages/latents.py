@@ -1,29 +1,31 @@
-"""Stage `latents`: the training split, encoded once per tokenizer.
+"""Stage `latents`: the training split, encoded once per tokenizer, or taken from a folder.
 
 Posterior samples with fixed noise, of every image and, where asked, of its mirror image
-(arXiv 2501.01423's released pipeline): a generator sees the same latents in every epoch.
+(arXiv 2501.01423's released pipeline): a generator sees the same latents in every epoch. Where
+whole posteriors are kept, a generator samples them afresh at every step.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file
 from torch import Tensor
 
 from harness.data import open_dataset
 from harness.data.dataset import ImageDataset, batches
 from harness.data.pixel_range import to_model_range
 from harness.keys import KEY_UNLESS_DEFAULT, to_plain
+from harness.latent_folder import LatentFolder, Statistics, fingerprint, link_shards
+from harness.latent_shards import VIEWS, LatentShards, planes_of
 from harness.random_streams import derive_seed, generator_for
 from harness.stages.context import StageContext
 from harness.stages.tokenizer import AnyAutoencoder, load_tokenizer
 from harness.store import Artifact, write_tensors
 from harness.trial import DataConfig, LatentsConfig, Trial, published
 from models.latent import LatentLayout
+from models.posterior import PointPosterior, Posterior
 
 VERSION = 1
 """Raised by hand when the numbers that this stage makes change."""
@@ -43,6 +45,8 @@ class LatentsStage:
     """Seed of the posterior's noise."""
     scaling: Literal["own", "statistics"] = field(default="statistics", metadata=KEY_UNLESS_DEFAULT)
     """How they are normalised: by the tokenizer's own scaling, or as measured here."""
+    content: str = field(default="", metadata=KEY_UNLESS_DEFAULT)
+    """What stands for a folder of latents: a hash; empty where they are encoded here."""
 
     @classmethod
     def of(cls, trial: Trial) -> "LatentsStage":
@@ -50,16 +54,35 @@ class LatentsStage:
         assert trial.tokenizer.seed is not None
         return cls(
             data=trial.data,
-            latents=trial.latents,
+            # What a generator rounds them to is not what is stored.
+            latents=replace(trial.latents, precision="fp32"),
             layout=trial.layout,
             seed=trial.tokenizer.seed,
             scaling=trial.tokenizer.scaling,
+            content=trial.latents.content,
         )
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """Names of the images' views: as they are and, where asked, mirrored."""
+        return VIEWS if self.latents.flip else VIEWS[:1]
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """Names of a shard's tensors, labels left out."""
+        return tuple(name for view in self.views for name in self.tensors_of(view))
+
+    def tensors_of(self, view: str) -> tuple[str, ...]:
+        """Names of one view's tensors: samples, or means and log-variances."""
+        return planes_of(view, moments=self.latents.posterior == "moments")
 
 
 @torch.no_grad()
 def run(config: LatentsStage, context: StageContext) -> Mapping[str, Any]:
-    """Encode the training split shard by shard; shards that are already there are kept."""
+    """Encode the training split shard by shard, or take a folder of latents; measure them."""
+    source = config.latents.source
+    if isinstance(source, LatentFolder):
+        return _take(config, source, context)
     device, payload = context.device, context.work.payload
     dataset = open_dataset(config.data)
     tokenizer = load_tokenizer(
@@ -79,21 +102,55 @@ def run(config: LatentsStage, context: StageContext) -> Mapping[str, Any]:
             temporary.replace(path)
         paths.append(path)
         context.after_step(int(indices[-1]) + 1, num_images, dict)
+    shards = LatentShards(paths, config.tensors, config.layout.shape)
+    return {
+        **_describe(config, context, shards, None),
+        "data_fingerprint": dataset.fingerprint(),
+    }
+
+
+def _take(config: LatentsStage, folder: LatentFolder, context: StageContext) -> Mapping[str, Any]:
+    """Link the shards of a folder, after a look at all that a generator relies on."""
+    if (now := folder.identity) != config.content:
+        raise ValueError(
+            f"{folder.location} must be the folder that was planned with ({config.content}), but "
+            f"is {now}; put its files back, or run the command again to plan with the new ones"
+        )
+    shards = LatentShards(folder.shards, config.tensors, config.layout.shape)
+    declared, found = config.data.num_train_images, len(shards)
+    if not declared <= found <= declared + folder.num_padded:
+        raise ValueError(
+            f"{folder.location} must hold the latents of {declared:,} images "
+            f"(data.num_train_images; as many as {folder.num_padded} may stand there twice), but "
+            f"holds {found:,}; complete it or declare {found}"
+        )
+    shards.check_labels(config.data.num_classes)
+    links = link_shards(folder, context.work.payload)
+    context.after_step(found, found, dict)
+    return {
+        **_describe(config, context, shards, folder.statistics(config.layout.channels)),
+        "data_fingerprint": None,
+        "linked_shards": {link.name: fingerprint(link) for link in links},
+    }
+
+
+def _describe(
+    config: LatentsStage, context: StageContext, shards: LatentShards, known: Statistics | None
+) -> dict[str, Any]:
+    """Write the statistics, and say what was encoded; `known` statistics are not measured."""
     if config.scaling == "own":
         mean, std = _own_scaling(context.inputs["tokenizer"])
     else:
-        mean, std = _statistics(paths, num_images, config)
-    write_tensors(payload / "statistics.safetensors", {"mean": mean, "std": std})
-    labels = torch.from_numpy(dataset.labels("train").copy())
-    counts = torch.bincount(labels, minlength=dataset.num_classes)
+        mean, std = known or _statistics(shards, config)
+    write_tensors(context.work.payload / "statistics.safetensors", {"mean": mean, "std": std})
+    counts = torch.bincount(shards.labels, minlength=config.data.num_classes)
     return {
-        "num_images": num_images,
-        "views": ["latents", "latents_flip"] if config.latents.flip else ["latents"],
+        "num_images": len(shards),
+        "views": list(config.views),
         "layout": to_plain(config.layout),
         "mean": mean.flatten().tolist(),
         "std": std.flatten().tolist(),
         "label_counts": counts.tolist(),
-        "data_fingerprint": dataset.fingerprint(),
     }
 
 
@@ -105,26 +162,38 @@ def _encode_shard(
     device: torch.device,
 ) -> dict[str, Tensor]:
     pipeline = published(config.latents.crop)
-    parts: dict[str, list[Tensor]] = {"latents": []}
-    if config.latents.flip:
-        parts["latents_flip"] = []
+    parts: dict[str, list[Tensor]] = {name: [] for name in config.tensors}
     for local in batches(len(indices), config.latents.batch_size):
         positions = indices[local]
         images = to_model_range(dataset.images("train", positions, pipeline).to(device))
-        for view, latents in parts.items():
+        for view in config.views:
             seen = images.flip(-1) if view == "latents_flip" else images
             posterior = tokenizer.encode(seen)
             random = generator_for(config.seed, view, int(positions[0]), device=device)
-            noise = torch.randn(posterior.mean.shape, generator=random, device=device)
-            sampled = config.latents.posterior == "sample"
-            latents.append((posterior.sample(noise) if sampled else posterior.mode()).cpu())
+            planes = _kept(config.latents.posterior, posterior, random)
+            for name, plane in zip(config.tensors_of(view), planes, strict=True):
+                parts[name].append(plane.cpu())
     labels = torch.from_numpy(dataset.labels("train")[indices].copy())
-    return {view: torch.cat(latents) for view, latents in parts.items()} | {"labels": labels}
+    return {name: torch.cat(planes) for name, planes in parts.items()} | {"labels": labels}
 
 
-def _own_scaling(
-    tokenizer: Artifact,
-) -> tuple[Float[Tensor, "1 c 1 1"], Float[Tensor, "1 c 1 1"]]:
+def _kept(
+    wanted: str, posterior: Posterior | PointPosterior, random: torch.Generator
+) -> tuple[Float[Tensor, "b c h w"], ...]:
+    """What of a posterior is stored: a sample, its mean, or mean and log-variance."""
+    if wanted == "moments":
+        if isinstance(posterior, PointPosterior):
+            raise ValueError(
+                "latents.posterior: moments must meet an encoder that predicts a variance, but "
+                "this tokenizer's is deterministic; set latents.posterior: mode"
+            )
+        return posterior.mean, posterior.log_variance
+    mean = posterior.mean
+    noise = torch.randn(mean.shape, generator=random, device=mean.device)
+    return (posterior.sample(noise) if wanted == "sample" else posterior.mode(),)
+
+
+def _own_scaling(tokenizer: Artifact) -> Statistics:
     """Mean and deviation that stand for the scaling in a pretrained tokenizer's file."""
     scaling = tokenizer.result["scaling"]
     if scaling is None:
@@ -136,20 +205,18 @@ def _own_scaling(
     return torch.tensor(scaling["mean"]).view(shape), torch.tensor(scaling["std"]).view(shape)
 
 
-def _statistics(
-    paths: list[Path], num_images: int, config: LatentsStage
-) -> tuple[Float[Tensor, "1 c 1 1"], Float[Tensor, "1 c 1 1"]]:
-    """Per-channel mean and unbiased deviation over images and positions of a random subset."""
-    count = min(config.latents.num_statistics, num_images)
+def _statistics(shards: LatentShards, config: LatentsStage) -> Statistics:
+    """Per-channel mean and unbiased deviation over images and positions of a random subset.
+
+    Of whole posteriors one sample an image is measured.
+    """
+    count = min(config.latents.num_statistics, len(shards))
     random = torch.Generator().manual_seed(derive_seed(config.seed, "statistics"))
-    chosen = torch.randperm(num_images, generator=random)[:count].sort().values
-    parts, start = [], 0
-    for path in paths:
-        latents = load_file(path)["latents"]
-        local = chosen[(chosen >= start) & (chosen < start + len(latents))] - start
-        parts.append(latents[local])
-        start += len(latents)
-    sample = torch.cat(parts)
+    chosen = torch.randperm(len(shards), generator=random)[:count].sort().values.numpy()
+    sample, *rest = (shards.gather(name, chosen) for name in config.tensors_of(VIEWS[0]))
+    if rest:
+        noise = torch.randn(sample.shape, generator=random)
+        sample = Posterior(mean=sample, log_variance=rest[0]).sample(noise)
     mean = sample.mean(dim=(0, 2, 3), keepdim=True)
     std = sample.std(dim=(0, 2, 3), keepdim=True)
     if not bool((std > 0).all()):
