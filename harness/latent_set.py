@@ -17,6 +17,7 @@ from torch import Tensor
 
 from harness.latent_folder import check_unchanged
 from harness.latent_shards import LatentShards, planes_of
+from harness.random_streams import generator_for
 from harness.store import Artifact
 
 DEVICE_SHARE = 0.4
@@ -80,11 +81,13 @@ class LatentSet:
 
         It depends on its arguments alone, so it may run in another thread.
         """
-        labels = self.labels[torch.from_numpy(indices)]
-        if self._resident is not None:
-            chosen = torch.from_numpy(views * len(self) + indices).to(self.device)
-            return labels, *(plane[chosen] for plane in self._resident)
-        return labels, *(self._from_disk(number, indices, views) for number in self._numbers)
+        if self._resident is None:
+            labels = self.labels[torch.from_numpy(indices)]
+            return labels, *(self._from_disk(number, indices, views) for number in self._numbers)
+        labels, *planes = self._resident
+        places = np.stack([indices, views * len(self) + indices])
+        images, chosen = torch.from_numpy(places).to(self.device, non_blocking=True)
+        return labels[images], *(plane[chosen] for plane in planes)
 
     def finish(
         self, rows: Rows, noise: Float[Tensor, "b c h w"] | None = None
@@ -98,6 +101,23 @@ class LatentSet:
         if self.draws_posteriors:
             planes[1] = torch.exp(0.5 * planes[1])
         return (self._sampled(planes, noise) - self.mean) / self.std, labels
+
+    def noise(
+        self, seed: int, step: int, count: int, part: slice = slice(None)
+    ) -> Float[Tensor, "b c h w"] | None:
+        """What `finish` samples posteriors with; None for a set of samples.
+
+        Args:
+            seed: Seed of the training.
+            step: The training step.
+            count: Images of the whole batch, for which it is drawn whoever needs which part.
+            part: Those of the batch that are read here.
+        """
+        if not self.draws_posteriors:
+            return None
+        random = generator_for(seed, "posterior", step, device=self.device)
+        shape = (count, *self._shards.shape)
+        return torch.randn(shape, generator=random, device=self.device)[part]
 
     @property
     def _numbers(self) -> range:
@@ -132,8 +152,9 @@ class LatentSet:
             rows[torch.from_numpy(places)] = gathered
         return rows
 
-    def _load_all(self) -> list[Float[Tensor, "all c h w"]]:
-        """Each plane of all views in turn; a shard at a time, so that memory holds the set once."""
+    def _load_all(self) -> Rows:
+        """Labels, and each plane of all views in turn; a shard at a time, so that memory holds the
+        set once."""
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
         size = (len(self.views) * len(self), *self._shards.shape)
         planes = [torch.empty(size, dtype=dtype, device=self.device) for _ in self._numbers]
@@ -145,7 +166,7 @@ class LatentSet:
                     rounded = self._rounded(moved, number) if self.precision == "bf16" else moved
                     plane[start : start + len(part)] = rounded
                     start += len(part)
-        return planes
+        return self.labels.to(self.device), *planes
 
     def _fits(self) -> bool:
         numbers = len(self.views) * len(self._numbers) * len(self) * math.prod(self._shards.shape)

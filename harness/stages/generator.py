@@ -124,10 +124,13 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
 
     upcoming = range(first, training.steps)
     pictures = alignment and context.ahead(lambda s: alignment.images(*drawn(s)), upcoming)
+    stored = None
+    if not latents.is_resident:
+        stored = context.ahead(lambda s: latents.read(*drawn(s)), upcoming)
     for step in upcoming:
         random = generator_for(seed, "generator", step, device=device)
-        indices, views = drawn(step)
-        clean, labels = latents.batch(indices, views)
+        rows = latents.read(*drawn(step)) if stored is None else next(stored)
+        clean, labels = latents.finish(rows, latents.noise(seed, step, training.batch_size))
         labels = drop_labels(labels, config.num_classes, settings.class_dropout, random)
         noise = torch.randn(clean.shape, generator=random, device=device)
         time = sample_time(settings.flow, len(clean), config.layout.num_groups, random, step)
