@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from harness.execution import run_stage
-from harness.latent_set import LatentSet
+from harness.latent_set import LatentSet, Precision
 from harness.latent_shards import LatentShards
 from harness.plan import Stage, make_plan
 from harness.random_streams import generator_for
@@ -49,7 +49,7 @@ def encode(load, store, monkeypatch):
     return encode_as
 
 
-def on_disk(artifact: Artifact, monkeypatch, precision="fp32") -> LatentSet:
+def on_disk(artifact: Artifact, monkeypatch, precision: Precision = "fp32") -> LatentSet:
     with monkeypatch.context() as patch:
         patch.setattr("harness.latent_set.DEVICE_SHARE", 0.0)
         latents = LatentSet(artifact, CPU, precision)
