@@ -178,10 +178,11 @@ class Work:
         payload = self.payload
         files = {}
         for path in sorted(p for p in payload.rglob("*") if p.is_file()):
-            if path.name == "artifact.json":
+            name = path.relative_to(payload).as_posix()
+            if name == "artifact.json" or name.startswith("tensorboard/"):
+                # Event files hold times: two runs of one stage never write the same.
                 continue
             _flush(path)
-            name = path.relative_to(payload).as_posix()
             files[name] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
         whole = {**record, "files": files}
         write_json(payload / "artifact.json", whole)

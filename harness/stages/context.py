@@ -13,6 +13,7 @@ from harness.checkpoints import load_checkpoint, save_checkpoint
 from harness.data import prefetch
 from harness.data.prefetch import Ahead
 from harness.measured_cost import Spent
+from harness.stages.curves import Curve
 from harness.store import Artifact, Work
 from harness.world import World
 
@@ -62,6 +63,7 @@ class StageContext:
     _meeting: int = field(default=0, init=False)
     _spent_before_s: float = field(default=0.0, init=False)
     _attempt: int = field(default=1, init=False)
+    _curve: Curve | None = field(default=None, init=False)
 
     def ahead(self, function: Callable[[int], Batch], steps: Iterable[int]) -> Ahead[Batch]:
         """Batches of coming steps, computed in the background and, for CUDA, page-locked.
@@ -87,9 +89,11 @@ class StageContext:
         return self._earlier_wait_s + sum(batches.waited_s for batches in self._batches)
 
     def close(self) -> None:
-        """End what works in the background."""
+        """End what works in the background and close what is open."""
         for batches in self._batches:
             batches.close()
+        if self._curve is not None:
+            self._curve.end_log()
 
     def parts(self, batch_size: int) -> list[slice]:
         """What this worker computes of a batch, one slice at a time.
@@ -107,6 +111,11 @@ class StageContext:
             slice(own.start + part.start, own.start + part.stop)
             for part in in_slices(own.stop - own.start, self.slices)
         ]
+
+    def curve(self, steps: int) -> Curve:
+        """A curve of some 200 points over this many steps; it is written whenever a report is."""
+        self._curve = Curve(self.work, every=max(1, steps // 200))
+        return self._curve
 
     def begin(self) -> None:
         """Count this attempt and what those before it took, as far as they have said."""
@@ -174,6 +183,8 @@ class StageContext:
             return
         speed = self._speed(step, total, now, images)
         self.work.report({"step": step, "total": total, **numbers(), **speed, **self._bill()})
+        if self._curve is not None:
+            self._curve.flush()
         self._reported = now
         if state is not None and save_due and step < total:
             elapsed_s = self.earlier_s + time.monotonic() - self._started

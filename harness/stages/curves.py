@@ -6,19 +6,22 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from harness.stages.tensorboard import FOLDER, ScalarLog
 from harness.store import Work
 
 
 class Curve:
     """Every `every`-th step's loss terms, appended to `curve.jsonl`, one line a step.
 
-    The file lives beside the checkpoints, so that it survives a resumed run.
+    The file lives beside the checkpoints, so that it survives a resumed run. The first worker also
+    writes the terms for TensorBoard.
     """
 
     def __init__(self, work: Work, every: int) -> None:
         self.path = work.checkpoints / "curve.jsonl"
         self.final = work.payload / "curve.jsonl"
         self.every = every
+        self.log = ScalarLog(work.payload / FOLDER) if work.lease else None
         self._waiting: list[tuple[int, dict[str, Tensor]]] = []
         if not self.path.exists():
             self.path.touch()
@@ -32,6 +35,8 @@ class Curve:
         whole = [line for line in lines if line.endswith("\n")]
         kept = [line for line in whole if json.loads(line)["step"] < steps_done]
         self.path.write_text("".join(kept), encoding="utf-8")
+        if self.log:
+            self.log.start(steps_done)
 
     def note(self, step: int, terms: Mapping[str, Tensor]) -> None:
         """Keep the terms of this step where it is a multiple of `every`."""
@@ -44,12 +49,25 @@ class Curve:
             for step, terms in self._waiting:
                 names = list(terms)
                 values = torch.stack([terms[n].float().reshape(()) for n in names]).tolist()
-                file.write(
-                    json.dumps({"step": step, **dict(zip(names, values, strict=True))}) + "\n"
-                )
+                numbers = dict(zip(names, values, strict=True))
+                file.write(json.dumps({"step": step, **numbers}) + "\n")
+                if self.log:
+                    self.log.write(step, numbers)
         self._waiting.clear()
+        if self.log:
+            self.log.flush()
+
+    def end_log(self) -> None:
+        """End the log for TensorBoard as it is."""
+        if self.log:
+            self.log.close()
+
+    def close(self) -> None:
+        """Write what is waiting and end the log for TensorBoard."""
+        self.flush()
+        self.end_log()
 
     def publish(self) -> None:
         """Put the curve into the artifact."""
-        self.flush()
+        self.close()
         self.final.write_bytes(self.path.read_bytes())

@@ -151,11 +151,13 @@ def _train(
         seed=derive_seed(encoder.seed, "encoder", "data"),
         augment=True,
     )
+    curve = context.curve(training.steps)
     first = 0
     if resumed := context.resume():
         first, state = resumed
         network.model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
+    curve.rewind(first)
     upcoming = context.ahead(stream.batch, range(first, training.steps))
     for step in range(first, training.steps):
         torch.manual_seed(derive_seed(encoder.seed, "encoder", "dropout", step))
@@ -168,6 +170,7 @@ def _train(
         loss = functional.cross_entropy(logits, labels.to(device, non_blocking=True))
         backward_and_step(loss, optimizer, training, step)
         context.watch(step, loss)
+        curve.note(step, {"loss": loss})
         context.after_step(
             step + 1,
             training.steps,
@@ -175,6 +178,7 @@ def _train(
             lambda: {"model": network.model.state_dict(), "optimizer": optimizer.state_dict()},
             images=training.batch_size,
         )
+    curve.close()
     network.eval().requires_grad_(False)
     write_tensors(context.work.payload / "model.safetensors", network.model.state_dict())
     return {

@@ -15,7 +15,6 @@ from harness.keys import KEY_UNLESS_DEFAULT
 from harness.latent_set import LatentSet, Precision
 from harness.random_streams import derive_seed, generator_for
 from harness.stages.context import StageContext
-from harness.stages.curves import Curve
 from harness.stages.representation import TokenAlignment
 from harness.stages.weights import check_file, describe_file
 from harness.store import Artifact, write_tensors
@@ -96,7 +95,7 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
     network: Any = model.forward_with_tap if alignment else model
     if context.compile:
         model.compile_blocks()
-    curve = Curve(context.work, every=max(1, training.steps // 200))
+    curve = context.curve(training.steps)
     first = 0
     if resumed := context.resume():
         first, saved = resumed

@@ -20,7 +20,6 @@ from harness.pretrained import DiffusersTokenizerConfig
 from harness.random_streams import derive_seed, generator_for
 from harness.stages import pretrained
 from harness.stages.context import StageContext
-from harness.stages.curves import Curve
 from harness.stages.encoder import load_encoder
 from harness.stages.weights import check_file, describe_lpips
 from harness.store import Artifact, write_tensors
@@ -114,7 +113,7 @@ def run(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
         seed=derive_seed(seed, "tokenizer", "data"),
         augment=True,
     )
-    curve = Curve(context.work, every=max(1, training.steps // 200))
+    curve = context.curve(training.steps)
     first = 0
     if resumed := context.resume():
         first, saved = resumed
