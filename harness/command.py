@@ -1,22 +1,37 @@
 """What the commands share: where things lie, who runs the stages, and checks before any starts."""
 
 import argparse
+import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from harness.configuration import ConfigError
 from harness.cost import estimate
 from harness.execution import Outcome
-from harness.executors import Executor, StageEvent
+from harness.executors import Executor, Feed, Listener, StageEvent
+from harness.executors.interface import fixed
+from harness.executors.ray_environment import prepare
 from harness.metrics.frechet import self_test
 from harness.plan import Stage
 from harness.progress import ProgressView
 from harness.requirements import fetch_missing, missing_items, writable_error
+from harness.stage_log import say, user_stream
+from harness.stopping import INTERRUPTED, StopRequest, on_signals
 from harness.store import Store
-from harness.sweep import SweepFile
+from harness.sweep import Resources, SweepFile
 
 EXIT_DONE, EXIT_ROWS_FAILED, EXIT_WRONG_REQUEST, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run was ended by a signal, after its stages had written their checkpoints."""
+
+    def __init__(self, outcomes: Mapping[str, Outcome]) -> None:
+        super().__init__()
+        self.outcomes = outcomes
+        """How the stages ended that have."""
 
 
 def exit_code(work: Callable[[], int]) -> int:
@@ -76,6 +91,26 @@ def add_options(
         help="address of a running Ray cluster (HOST:PORT or auto); default: start Ray here",
     )
     parser.add_argument(
+        "--wait-for-nodes",
+        action="store_true",
+        help="requests that no machine of the cluster can meet wait for machines that join "
+        "(autoscaling) instead of being refused; `gpus: auto` looks at those that are there",
+    )
+    parser.add_argument(
+        "--fail-fast",
+        action="store_const",
+        const=0.0,
+        dest="max_failures",
+        help="stop at the first stage that fails: running ones write a checkpoint and end",
+    )
+    parser.add_argument(
+        "--max-failures",
+        type=_share,
+        metavar="SHARE",
+        help="stop so when more than this share of the stages have failed, for example 0.2; "
+        "default: rows without numbers never stop the others",
+    )
+    parser.add_argument(
         "--download",
         action="store_true",
         help="fetch missing published weights (Inception-v3, VGG16, timm) from their usual places "
@@ -83,10 +118,24 @@ def add_options(
     )
 
 
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share < 1:
+        raise argparse.ArgumentTypeError(
+            f"must be a share from 0 to below 1, but got {text!r}; for example 0.2"
+        )
+    return share
+
+
 def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """Refuse options that don't go together."""
     if options.address and options.executor != "ray":
         parser.error("--address names a Ray cluster; it goes with --executor ray")
+    if options.wait_for_nodes and not options.address:
+        parser.error("--wait-for-nodes is for a cluster; it goes with --address")
 
 
 def check_start(
@@ -140,27 +189,95 @@ def execute(
         file: Sweep file with the resources of each kind.
         source: Where it was read from, for messages.
         ended: Called with each stage as it ends.
+
+    Raises:
+        Interrupted: By a signal.
     """
     if not stages:
         return {}
     resources = {stage.kind: file.resources_of(stage.kind) for stage in stages}
-    executor = make_executor(options)
+    with user_stream() as stream, ProgressView(stages, store, stream) as view:
+
+        def listen(event: StageEvent) -> None:
+            view(event)
+            if event.what == "ended":
+                ended(event.stage)
+
+        return run_graph(options, stages, store, resources, source, listen, fixed, stream)
+
+
+def run_graph(
+    options: argparse.Namespace,
+    stages: Sequence[Stage],
+    store: Store,
+    resources: Mapping[str, Resources],
+    source: str,
+    listen: Listener,
+    feed: Feed,
+    stream: TextIO,
+) -> Mapping[str, Outcome]:
+    """Run a graph in the chosen executor until it ends, a signal comes or too much has failed.
+
+    Args:
+        options: The command's options.
+        stages: What to run, inputs first.
+        store: Where artifacts are read and written.
+        resources: Stage kind -> what it holds.
+        source: Where they were read from, for messages.
+        listen: Called when a stage begins and ends.
+        feed: Gives further stages.
+        stream: Where the user reads.
+
+    Raises:
+        Interrupted: By a signal, after running stages have written their checkpoints.
+        KeyboardInterrupt: By a second signal.
+    """
+    tell = functools.partial(say, stream)
+    stop, ended = StopRequest(store.root), dict[str, Outcome]()
+
+    def listen_and_count(event: StageEvent) -> None:
+        listen(event)
+        if event.what == "ended" and event.outcome:
+            ended[event.stage.key] = event.outcome
+            _stop_where_too_much_failed(options, ended, max(len(stages), len(ended)), stop, tell)
+
     try:
-        with ProgressView(stages, store) as view:
-
-            def listen(event: StageEvent) -> None:
-                view(event)
-                if event.what == "ended":
-                    ended(event.stage)
-
-            return executor.run(stages, store.root.resolve(), resources, listen)
+        executor = make_executor(options, tell)
+        root = store.root.resolve()
+        with on_signals(stop, tell):
+            outcomes = executor.run(stages, root, resources, listen_and_count, feed, stop)
     except ConfigError as error:
         in_file = error.path.startswith("resources.")
         raise error.within(source=source if in_file else "") from error
+    if stop.reason == INTERRUPTED:
+        raise Interrupted(outcomes)
+    return outcomes
 
 
-def make_executor(options: argparse.Namespace) -> Executor:
+def _stop_where_too_much_failed(
+    options: argparse.Namespace,
+    ended: Mapping[str, Outcome],
+    total: int,
+    stop: StopRequest,
+    tell: Callable[[str], None],
+) -> None:
+    failed = sum(outcome.status in ("failed", "diverged") for outcome in ended.values())
+    share = options.max_failures
+    if share is None or stop.is_requested or failed <= share * total:
+        return
+    stop.request("too much has failed")
+    tell(
+        f"stopping: {failed} of {total} stages have failed, more than the share of {share:g} that "
+        "is allowed; running ones write a checkpoint and end. Run the same command again to go on"
+    )
+
+
+def make_executor(options: argparse.Namespace, tell: Callable[[str], None]) -> Executor:
     """The chosen executor.
+
+    Args:
+        options: The command's options.
+        tell: Shows a note to the user.
 
     Raises:
         ConfigError: It is Ray's, and Ray is not installed.
@@ -169,12 +286,13 @@ def make_executor(options: argparse.Namespace) -> Executor:
         from harness.executors.inline import InlineExecutor
 
         return InlineExecutor()
+    prepare(options.address)
     try:
         from harness.executors.ray_executor import RayExecutor
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"the ray executor needs Ray, but {error.name} is not installed; run with "
-            "--executor inline, or `pip install ray`",
+            "--executor inline, or `pip install 'ray[train]'`",
             path="--executor",
         ) from error
-    return RayExecutor(options.address)
+    return RayExecutor(options.address, wait_for_nodes=options.wait_for_nodes, say=tell)

@@ -12,6 +12,7 @@ import yaml
 from harness.command import (
     EXIT_DONE,
     EXIT_ROWS_FAILED,
+    Interrupted,
     add_options,
     check_networks,
     check_options,
@@ -83,8 +84,8 @@ def run_sweep(options: argparse.Namespace, sweep: Sweep) -> int:
             sweep.source,
             lambda stage: _write_finished_rows(plan, stage, store, results),
         )
-    except KeyboardInterrupt:
-        write_results(plan, store, {}, results, time.monotonic() - started)
+    except Interrupted as interrupted:
+        write_results(plan, store, interrupted.outcomes, results, time.monotonic() - started)
         raise
     written = write_results(plan, store, outcomes, results, time.monotonic() - started)
     if options.json:

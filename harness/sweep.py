@@ -41,9 +41,16 @@ class Resources:
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
     cpus: int = 1
-    """CPU cores, and threads of the stage."""
+    """CPU cores, and threads, of each worker."""
     gpus: float | Literal["auto"] = "auto"
-    """One GPU or a fraction of it; `auto` asks for one where the machine or cluster has any."""
+    """A fraction up to 1 shares a GPU between stages; a whole number above 1 is that many workers
+    with one GPU each; `auto` asks for one where the machine or cluster has any."""
+    workers: int = 1
+    """Processes of a stage that holds no GPU; with GPUs there is one a GPU."""
+    memory_gib: float | None = None
+    """Host memory of each worker [GiB], set aside by Ray; absent: not accounted for."""
+    accelerator_type: str = ""
+    """Only on machines with this kind of GPU, as Ray names it: H100, A100, ..."""
     checkpoint_every_s: float = 600.0
     """Seconds between two checkpoints of a training stage."""
     compile: bool = False
@@ -60,21 +67,45 @@ class Resources:
     needed. The batches are the same."""
 
     def __post_init__(self) -> None:
-        if self.cpus < 1:
-            raise ValueError(f"`cpus` must be at least 1, but got {self.cpus}; use 1")
-        if self.checkpoint_every_s <= 0:
-            raise ValueError(
-                f"`checkpoint_every_s` must be positive, but got {self.checkpoint_every_s}; use 600"
-            )
+        for name in ("cpus", "workers"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"`{name}` must be at least 1, but got {getattr(self, name)}; use 1"
+                )
+        for name, usual in (("checkpoint_every_s", 600), ("memory_gib", 16)):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"`{name}` must be positive, but got {value}; use {usual}")
         if self.batches_ahead < 0:
             raise ValueError(
                 f"`batches_ahead` must not be negative, but got {self.batches_ahead}; use 2"
             )
-        if self.gpus != "auto" and not 0 <= self.gpus <= 1:
+        if self.gpus != "auto":
+            _check_gpus(self.gpus)
+            if self.gpus > 0 and self.workers > 1:
+                raise ValueError(
+                    f"`workers` counts the processes of a stage without GPUs, but got "
+                    f"{self.workers} beside `gpus: {self.gpus:g}`; with GPUs there is one process a "
+                    f"GPU, so write `gpus: {self.workers}` alone"
+                )
+        if self.accelerator_type and not re.fullmatch(r"[A-Za-z0-9_-]+", self.accelerator_type):
             raise ValueError(
-                f"`gpus` must be `auto` or lie in 0..1, but got {self.gpus}; a stage runs on at "
-                "most one GPU"
+                f"`accelerator_type` must be letters, digits, '-' and '_', but got "
+                f"{self.accelerator_type!r}; for example H100"
             )
+
+
+def _check_gpus(gpus: float) -> None:
+    if not 0 <= gpus < float("inf"):
+        raise ValueError(
+            f"`gpus` must be `auto`, a fraction up to 1 or a whole number, but got {gpus}; use 1"
+        )
+    if gpus > 1 and gpus != int(gpus):
+        below, above = int(gpus), int(gpus) + 1
+        raise ValueError(
+            f"`gpus` above 1 must be a whole number, one GPU a worker, but got {gpus}; only a stage "
+            f"on a single GPU can share it; use {below} or {above}"
+        )
 
 
 def check_name(name: str) -> None:

@@ -19,7 +19,7 @@ from harness.command import (
     check_options,
     check_start,
     exit_code,
-    make_executor,
+    run_graph,
 )
 from harness.configuration import ConfigError
 from harness.description import describe_plan, plan_text
@@ -28,6 +28,7 @@ from harness.lease import StageBusy, hold
 from harness.plan import Stage, make_plan, stages_to_run
 from harness.progress import ProgressView
 from harness.requirements import missing_items
+from harness.stage_log import user_stream
 from harness.store import Store
 from harness.sweep import STAGE_KINDS, Point, Sweep
 from harness.tuning.goals import Verdict
@@ -169,7 +170,7 @@ def _corners(tuning: Tuning) -> Sweep:
 def _execute(
     options: argparse.Namespace, study: TuningStudy, store: Store, results: Path
 ) -> Mapping[str, Outcome]:
-    view, tuning = ProgressView([], store), study.tuning
+    tuning = study.tuning
 
     def announce(asked: Asked, verdict: Verdict) -> None:
         name = f" ({asked.name})" if asked.name else ""
@@ -178,19 +179,15 @@ def _execute(
     search = Search(study, store, results, announce)
     if not search.todo:
         return {}
-
-    def feed(outcomes: Mapping[str, Outcome], capacity: int) -> Sequence[Stage]:
-        new = search.feed(outcomes, capacity)
-        view.add(new)
-        return new
-
     resources = {kind: tuning.base.resources_of(kind) for kind in STAGE_KINDS}
-    try:
-        with view:
-            return make_executor(options).run([], store.root.resolve(), resources, view, feed)
-    except ConfigError as error:
-        in_file = error.path.startswith("resources.")
-        raise error.within(source=tuning.source if in_file else "") from error
+    with user_stream() as stream, ProgressView([], store, stream) as view:
+
+        def feed(outcomes: Mapping[str, Outcome], capacity: int) -> Sequence[Stage]:
+            new = search.feed(outcomes, capacity)
+            view.add(new)
+            return new
+
+        return run_graph(options, [], store, resources, tuning.source, view, feed, stream)
 
 
 def _repeat(
@@ -203,6 +200,8 @@ def _repeat(
         executor=options.executor,
         address=options.address,
         download=options.download,
+        wait_for_nodes=options.wait_for_nodes,
+        max_failures=options.max_failures,
     )
     kinds: list[tuple[Kind, Repetition]] = [("confirmed", tuning.file.confirmation)]
     if options.promote:

@@ -18,7 +18,10 @@ from harness.executors.interface import (
     fixed,
     grow,
 )
+from harness.executors.requests import Demand, demand_of
+from harness.failures import retries, retry_after_s
 from harness.plan import Stage
+from harness.stopping import StopRequest
 from harness.sweep import Resources
 
 BUSY_POLL_S = 1.0
@@ -35,42 +38,76 @@ class InlineExecutor:
         resources: Mapping[str, Resources],
         listen: Listener,
         feed: Feed = fixed,
+        stop: StopRequest | None = None,
     ) -> dict[str, Outcome]:
         """Run all stages; see `Executor`."""
         available = torch.cuda.device_count()
         # What a feed will ask for is not known yet: every kind must be possible.
         kinds = {stage.kind for stage in stages} if feed is fixed else set(resources)
         total = Capacity(cpus=float(os.cpu_count() or 1), gpus=float(available))
-        grants = {kind: _grant(kind, resources[kind], available) for kind in kinds}
+        demands = {kind: demand_of(resources[kind], available) for kind in kinds}
+        for kind, demand in demands.items():
+            _refuse_impossible(kind, demand, available)
         outcomes: dict[str, Outcome] = {}
-        stages = list(stages)
-        grow(feed, 1, stages, outcomes, listen)
-        # The list grows while it is walked.
-        for stage in stages:
-            if stage.key in outcomes:
-                continue
-            request, gpus = resources[stage.kind], grants[stage.kind]
-            held = Capacity(cpus=float(request.cpus), gpus=gpus)
-            listen(StageEvent(stage=stage, what="started", held=held, total=total))
-            outcome = run_stage(stage, store_root, request, gpus)
-            while outcome.status == "busy":
-                listen(StageEvent(stage=stage, what="waiting"))
-                time.sleep(BUSY_POLL_S)
-                outcome = run_stage(stage, store_root, request, gpus)
-            outcomes[stage.key] = outcome
-            listen(StageEvent(stage=stage, what="ended", outcome=outcome))
-            if outcome.status in ("failed", "diverged"):
-                block_descendants(stage, stages, outcomes, listen)
+        stages, stop = list(stages), stop or StopRequest(store_root)
+        with stop.open():
             grow(feed, 1, stages, outcomes, listen)
+            # The list grows while it is walked.
+            for stage in stages:
+                if stop.is_requested:
+                    break
+                if stage.key in outcomes:
+                    continue
+                demand = demands[stage.kind]
+                event = StageEvent(stage=stage, what="started", held=demand.held, total=total)
+                listen(event)
+                outcome = _run(stage, store_root, resources[stage.kind], demand, listen, stop)
+                if outcome is None:
+                    break
+                outcomes[stage.key] = outcome
+                listen(StageEvent(stage=stage, what="ended", outcome=outcome))
+                if outcome.status in ("failed", "diverged"):
+                    block_descendants(stage, stages, outcomes, listen)
+                grow(feed, 1, stages, outcomes, listen)
         return outcomes
 
 
-def _grant(kind: str, request: Resources, available: int) -> float:
-    gpus = float(min(1, available)) if request.gpus == "auto" else request.gpus
-    if gpus > available:
+def _run(
+    stage: Stage,
+    store_root: Path,
+    request: Resources,
+    demand: Demand,
+    listen: Listener,
+    stop: StopRequest,
+) -> Outcome | None:
+    """Run a stage until it has ended; None where a stop request ended the wait for another one."""
+    attempts = 0
+    while True:
+        outcome = run_stage(stage, store_root, request, demand.gpus, stop=stop.path)
+        if outcome.status == "busy":
+            listen(StageEvent(stage=stage, what="waiting"))
+            time.sleep(BUSY_POLL_S)
+        elif outcome.status == "failed" and attempts < retries(outcome.failure):
+            attempts += 1
+            listen(StageEvent(stage=stage, what="again", outcome=outcome))
+            time.sleep(retry_after_s(attempts))
+        else:
+            return outcome
+        if stop.is_requested:
+            return None
+
+
+def _refuse_impossible(kind: str, demand: Demand, available: int) -> None:
+    if demand.workers > 1:
+        setting = "gpus=auto" if demand.gpus else "workers=1"
         raise ConfigError(
-            f"asks for {gpus:g} GPUs, but this machine has {available}; use `auto`, or run on a "
-            "cluster with --executor ray --address ADDRESS",
+            f"asks for {demand.workers} workers, but the inline executor runs everything in one "
+            f"process; run with --executor ray, or with --set resources.{kind}.{setting}",
+            path=f"resources.{kind}",
+        )
+    if demand.gpus > available:
+        raise ConfigError(
+            f"asks for {demand.gpus:g} GPUs, but this machine has {available}; use `auto`, or run "
+            "on a cluster with --executor ray --address ADDRESS",
             path=f"resources.{kind}.gpus",
         )
-    return gpus

@@ -7,6 +7,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from harness.execution import Outcome
 from harness.plan import Stage, descendants
+from harness.stopping import StopRequest
 from harness.sweep import Resources
 
 
@@ -23,10 +24,11 @@ class StageEvent:
     """A stage began or ended."""
 
     stage: Stage
-    what: Literal["started", "waiting", "ended"]
-    """`waiting`: another process works on the stage."""
+    what: Literal["started", "waiting", "again", "ended"]
+    """`waiting`: another process works on the stage; `again`: an attempt failed in a way that the
+    next one may not."""
     outcome: Outcome | None = None
-    """Set when it ended."""
+    """Set when it ended, and of the attempt that is followed by another."""
     held: Capacity | None = None
     """What the stage holds while it runs; set when it started."""
     total: Capacity | None = None
@@ -61,6 +63,7 @@ class Executor(Protocol):
         resources: Mapping[str, Resources],
         listen: Listener,
         feed: Feed = fixed,
+        stop: StopRequest | None = None,
     ) -> dict[str, Outcome]:
         """Run all stages.
 
@@ -70,9 +73,11 @@ class Executor(Protocol):
             resources: Stage kind -> what it holds.
             listen: Called in this process when a stage begins and ends.
             feed: Gives further stages; those that are known already are left out.
+            stop: When it is requested, running stages write a checkpoint and end, and no further
+                one is started.
 
         Returns:
-            Key -> outcome, for every stage.
+            Key -> outcome, for every stage; after a stop request for those that had begun.
 
         Raises:
             ValueError: The machine or cluster can never meet a request.

@@ -33,6 +33,10 @@ class Place:
     address: str | None
     download: bool
     """Whether missing published weights are fetched."""
+    wait_for_nodes: bool = False
+    """Whether requests that nothing can meet wait for machines that join."""
+    max_failures: float | None = None
+    """Share of failed stages at which everything stops."""
 
     @property
     def arguments(self) -> list[str]:
@@ -40,6 +44,9 @@ class Place:
         arguments = ["--results", str(self.results), "--store", str(self.store)]
         arguments += ["--executor", self.executor]
         arguments += ["--address", self.address] if self.address else []
+        arguments += ["--wait-for-nodes"] if self.wait_for_nodes else []
+        if self.max_failures is not None:
+            arguments += ["--max-failures", str(self.max_failures)]
         return arguments + (["--download"] if self.download else [])
 
 

@@ -1,0 +1,209 @@
+"""The ready-queue: what runs, what waits, what is run again. Knows machines by an interface only."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from harness.cost import critical_paths
+from harness.execution import Outcome
+from harness.executors.interface import (
+    Capacity,
+    Feed,
+    Listener,
+    StageEvent,
+    block_descendants,
+    grow,
+)
+from harness.executors.placement import Placement, in_priority, place
+from harness.executors.requests import Amounts, Demand, as_packed, is_possible, side_by_side
+from harness.failures import classify, one_line, retries, retry_after_s
+from harness.plan import Stage
+from harness.stopping import StopRequest
+from harness.store import Store
+
+POLL_S = 0.5
+"""Seconds between two looks at the queue where nothing ends."""
+BUSY_POLL_S = 5.0
+"""Seconds after which a stage that another process works on is looked at again."""
+
+
+class Machines(Protocol):
+    """Where stages run."""
+
+    def totals(self) -> Mapping[str, Amounts]:
+        """Machine -> what it has; of those that live at this moment."""
+        ...
+
+    def taken_elsewhere(self) -> Mapping[str, Amounts]:
+        """Machine -> what others than this queue hold of it, as far as that is known."""
+        ...
+
+    def launch(self, placement: Placement, demand: Demand) -> Any:
+        """Start a stage; returns a handle that can be hashed."""
+        ...
+
+    def wait(self, handles: Sequence[Any], timeout_s: float) -> Sequence[Any]:
+        """Those that have ended, after at most `timeout_s` seconds."""
+        ...
+
+    def outcome(self, handle: Any) -> Outcome:
+        """How a stage ended; raises what its worker ended with where that told no outcome."""
+        ...
+
+    def want(self, demands: Sequence[Demand]) -> None:
+        """Tell an autoscaler what waits and fits nowhere yet."""
+        ...
+
+
+class Queue:
+    """Runs a graph of stages on machines that may join and leave."""
+
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        store_root: Path,
+        demands: Mapping[str, Demand],
+        machines: Machines,
+        listen: Listener,
+        feed: Feed,
+        stop: StopRequest,
+    ) -> None:
+        self.stages, self.store, self.listen = list(stages), Store(store_root), listen
+        self.demands, self.machines, self.feed, self.stop = demands, machines, feed, stop
+        self.outcomes: dict[str, Outcome] = {}
+        self.running: dict[Any, Placement] = {}
+        self.failed_attempts: dict[str, int] = {}
+        self.not_before: dict[str, float] = {}
+        self._look_at_graph()
+
+    def run(self) -> dict[str, Outcome]:
+        """Run until every stage has ended or, after a stop request, until none runs any more."""
+        self._grow()
+        while len(self.outcomes) < len(self.stages):
+            if not self.stop.is_requested:
+                self._start_ready()
+            elif not self.running:
+                break
+            self._wait()
+        return self.outcomes
+
+    def _wait(self) -> None:
+        if not self.running:
+            time.sleep(POLL_S)
+            return
+        ended = self.machines.wait(list(self.running), POLL_S)
+        for handle in ended:
+            self._collect(handle)
+        if ended and not self.stop.is_requested:
+            self._grow()
+
+    def _grow(self) -> None:
+        machines = list(self.machines.totals().values())
+        capacity = min(side_by_side(demand, machines) for demand in self.demands.values())
+        if grow(self.feed, capacity, self.stages, self.outcomes, self.listen):
+            self._look_at_graph()
+
+    def _look_at_graph(self) -> None:
+        self.paths = critical_paths(self.stages)
+        self.dependents = {stage.key: 0 for stage in self.stages}
+        for stage in self.stages:
+            for needed in stage.inputs.values():
+                if needed.key in self.dependents:
+                    self.dependents[needed.key] += 1
+
+    def _start_ready(self) -> None:
+        ready = in_priority(self._ready(), self.demands, self.paths, self.dependents)
+        if not ready:
+            return
+        totals = self.machines.totals()
+        for placement in place(ready, self.demands, totals, self._free(totals)):
+            self._start(placement, totals)
+        demands = [self.demands[s.kind] for s in ready if s.key not in self._busy()]
+        self.machines.want([d for d in demands if not is_possible(d, list(totals.values()))])
+
+    def _start(self, placement: Placement, totals: Mapping[str, Amounts]) -> None:
+        stage = placement.stage
+        demand = self.demands[stage.kind]
+        self.running[self.machines.launch(placement, demand)] = placement
+        event = StageEvent(stage=stage, what="started", held=demand.held, total=_sum(totals))
+        self.listen(event)
+
+    def _busy(self) -> set[str]:
+        return {placement.stage.key for placement in self.running.values()}
+
+    def _ready(self) -> list[Stage]:
+        busy, known = self._busy(), {stage.key for stage in self.stages}
+        return [
+            stage
+            for stage in self.stages
+            if stage.key not in self.outcomes
+            and stage.key not in busy
+            and self.not_before.get(stage.key, 0.0) <= time.monotonic()
+            and all(i.key in self.outcomes for i in stage.inputs.values() if i.key in known)
+        ]
+
+    def _free(self, totals: Mapping[str, Amounts]) -> dict[str, Amounts]:
+        """What the living machines have beside what runs on them."""
+        free = {node: dict(amounts) for node, amounts in totals.items()}
+        held = [
+            (node, as_packed(self.demands[placement.stage.kind].each))
+            for placement in self.running.values()
+            for node in placement.nodes
+        ]
+        for node, amounts in [*held, *self.machines.taken_elsewhere().items()]:
+            for name, amount in amounts.items():
+                if node in free and name in free[node]:
+                    free[node][name] -= amount
+        return free
+
+    def _collect(self, handle: Any) -> None:
+        stage = self.running.pop(handle).stage
+        outcome = self._outcome(stage, handle)
+        if outcome.status == "busy":
+            self.not_before[stage.key] = time.monotonic() + BUSY_POLL_S
+            self.listen(StageEvent(stage=stage, what="waiting"))
+            return
+        if outcome.status == "failed" and self._may_run_again(stage, outcome):
+            self.listen(StageEvent(stage=stage, what="again", outcome=outcome))
+            return
+        self.outcomes[stage.key] = outcome
+        self.listen(StageEvent(stage=stage, what="ended", outcome=outcome))
+        if outcome.status in ("failed", "diverged"):
+            block_descendants(stage, self.stages, self.outcomes, self.listen)
+
+    def _outcome(self, stage: Stage, handle: Any) -> Outcome:
+        try:
+            outcome = self.machines.outcome(handle)
+        except Exception as error:
+            # The worker died, or what it raised could not be sent here.
+            kind = classify(error)
+            return Outcome(key=stage.key, status="failed", error=one_line(error), failure=kind)
+        if outcome.status == "done" and not self.store.find(stage.kind, stage.key):
+            error = (
+                f"the stage ran on another machine, but its artifact is not in {self.store.root} "
+                "here; give a --store on a file system that all machines see"
+            )
+            return Outcome(
+                key=stage.key,
+                status="failed",
+                error=error,
+                failure="configuration",
+                wall_s=outcome.wall_s,
+            )
+        return outcome
+
+    def _may_run_again(self, stage: Stage, outcome: Outcome) -> bool:
+        """Count a failed attempt; whether another one follows it."""
+        attempts = self.failed_attempts[stage.key] = self.failed_attempts.get(stage.key, 0) + 1
+        if self.stop.is_requested or attempts > retries(outcome.failure):
+            return False
+        self.not_before[stage.key] = time.monotonic() + retry_after_s(attempts)
+        return True
+
+
+def _sum(totals: Mapping[str, Amounts]) -> Capacity:
+    return Capacity(
+        cpus=sum(amounts.get("CPU", 0.0) for amounts in totals.values()),
+        gpus=sum(amounts.get("GPU", 0.0) for amounts in totals.values()),
+    )

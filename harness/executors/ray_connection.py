@@ -1,0 +1,163 @@
+"""Starts Ray on this machine, or connects to a cluster; failures say what to do about them."""
+
+import contextlib
+import os
+import selectors
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from harness.configuration import ConfigError
+from harness.executors.ray_environment import prepare, running_cluster, temporary_folder
+
+OBJECT_STORE_BYTES = 200 * 2**20
+"""Ray's object store: only tickets pass through it."""
+ACCEPT_S = 5.0
+"""Seconds that a cluster has to accept a connection."""
+ANSWER_S = 20.0
+"""Seconds that a cluster has to answer as Ray does."""
+REFUSED_TOKEN = ("Unauthenticated", "InvalidAuthToken", "AuthenticationError")
+"""What Ray says where tokens differ."""
+
+PROBE = """
+import sys, ray
+ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
+print("connected")
+"""
+
+Say = Callable[[str], None]
+
+
+@contextlib.contextmanager
+def connected(address: str | None, say: Say) -> Iterator[None]:
+    """Be connected to Ray until the block ends.
+
+    Args:
+        address: `HOST:PORT` or `auto` of a running cluster; None starts Ray on this machine.
+        say: Shows a note to the user.
+
+    Raises:
+        ConfigError: It cannot be, and why, within half a minute.
+    """
+    prepare(address)
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    try:
+        if address:
+            _require_answer(address)
+            ray.init(address=address, **quiet)
+        else:
+            _start(say, quiet)
+    except (OSError, RuntimeError, ValueError, RayError) as error:
+        raise ConfigError(_message(address, error), path="--address") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _start(say: Say, quiet: dict[str, Any]) -> None:
+    if other := running_cluster():
+        say(
+            f"note: a Ray cluster runs on this machine ({other}); this run starts a Ray of its own "
+            "beside it, on the same CPUs and GPUs. To run on the cluster, give --address auto"
+        )
+    if folder := temporary_folder():
+        quiet["_temp_dir"] = folder
+    # `local` starts a Ray of our own even where a cluster runs or RAY_ADDRESS is set.
+    ray.init(
+        address="local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet
+    )
+
+
+def _require_answer(address: str) -> None:
+    """Ray itself waits for minutes where nothing answers, and names no cause where tokens differ.
+
+    Raises:
+        OSError: Nothing answers, or not as Ray does.
+        ValueError: The address has another form.
+        PermissionError: The cluster refuses the token.
+    """
+    if address != "auto":
+        host, _, port = address.removeprefix("ray://").rpartition(":")
+        if not host or not port.isdigit():
+            raise ValueError("it is not HOST:PORT")
+        with socket.create_connection((host, int(port)), timeout=ACCEPT_S):
+            pass
+    said, ended = _probe(address)
+    if any(word in said for word in REFUSED_TOKEN):
+        raise PermissionError("the cluster refuses this process's token")
+    if not ended:
+        raise TimeoutError(f"it accepts connections but does not answer as Ray in {ANSWER_S:g} s")
+    if "connected" not in said.splitlines():
+        lines = [line for line in said.splitlines() if line.strip()]
+        raise ConnectionError(lines[-1] if lines else "the connection ended")
+
+
+def _probe(address: str) -> tuple[str, bool]:
+    """Connect in another process, which can be ended.
+
+    Returns:
+        What it said, and whether it ended by itself.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROBE, address],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    assert process.stdout is not None
+    said, until = b"", time.monotonic() + ANSWER_S
+    with process, selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        try:
+            while time.monotonic() < until:
+                if not selector.select(timeout=max(0.0, until - time.monotonic())):
+                    continue
+                more = os.read(process.stdout.fileno(), 65536)
+                said += more
+                text = said.decode(errors="replace")
+                if not more or any(word in text for word in REFUSED_TOKEN):
+                    return text, True
+            return said.decode(errors="replace"), False
+        finally:
+            process.kill()
+
+
+def _message(address: str | None, error: Exception) -> str:
+    cause = " ".join(str(error).split())[:300]
+    told = f"({type(error).__name__}: {cause})"
+    if address and isinstance(error, PermissionError):
+        return (
+            f"Ray at {address!r} must accept this process's token, but refuses it {told}; a token "
+            "in ~/.ray/auth_token turns authentication on for every cluster that is started on its "
+            "machine. Give this process the cluster's token: RAY_AUTH_MODE=token with "
+            "RAY_AUTH_TOKEN=... or the head's ~/.ray/auth_token; or start every node and this "
+            "command with RAY_AUTH_MODE=disabled"
+        )
+    if address:
+        return (
+            f"Ray at {address!r} must answer, but does not {told}; check the address (`ray status` "
+            "on the head shows it), that the port is open from here, and that both sides have the "
+            "same version of Ray, or leave --address out to start Ray on this machine"
+        )
+    return (
+        f"Ray must start on this machine, but does not {told}; {_remedy(cause)}, or run with "
+        "--executor inline"
+    )
+
+
+def _remedy(cause: str) -> str:
+    if "AF_UNIX" in cause or "temporary folder" in cause:
+        return "set RAY_TMPDIR to a short path such as /tmp/r"
+    if "auth_token" in cause or ".ray" in cause:
+        return "the home folder cannot be written: leave RAY_AUTH_MODE unset, or set it to disabled"
+    if "Permission" in cause or "Errno 13" in cause or "Errno 30" in cause:
+        return "a folder cannot be written: set RAY_TMPDIR to one of your own, such as /tmp/r"
+    if "No space" in cause or "Errno 28" in cause:
+        return "a disk is full: free space, or set RAY_TMPDIR to a folder on another one"
+    return "look into the newest session_*/logs below its temporary folder (/tmp/ray)"

@@ -1,0 +1,162 @@
+"""Ray's machines: what they have, and how a stage is started on them.
+
+Ray carries small tickets only: stages go out as configurations, outcomes come back as one line,
+artifacts travel through the store. Ray's own retries are off, because it would repeat stages that
+ran out of host memory for ever and would move stages without telling the queue.
+"""
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.autoscaler import sdk
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from harness.execution import Outcome, run_stage
+from harness.executors.placement import Placement
+from harness.executors.requests import Amounts, Demand
+from harness.plan import Stage
+from harness.stopping import StopRequest
+from harness.sweep import Resources
+
+QUIET_S = 2.0
+"""Ray's own count of what is taken lags behind; it is read this long after the last change."""
+
+Say = Callable[[str], None]
+
+
+def _run(
+    stage: Stage, store_root: str, resources: Resources, gpus: float, stop: str
+) -> Outcome:
+    if not gpus:
+        hide_gpus()
+    return run_stage(stage, Path(store_root), resources, gpus, stop=Path(stop))
+
+
+def hide_gpus() -> None:
+    """Let a stage without GPUs see none; Ray leaves them all visible to it."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+class RayMachines:
+    """The machines of the cluster that this process is connected to."""
+
+    def __init__(
+        self,
+        store_root: Path,
+        resources: Mapping[str, Resources],
+        stop: StopRequest,
+        say: Say,
+        *,
+        shared: bool,
+    ) -> None:
+        """Args:
+        store_root: Root of the store, seen by every machine.
+        resources: Stage kind -> its request.
+        stop: The driver's stop request, handed to every stage.
+        say: Shows a note to the user.
+        shared: Whether others may use the machines too.
+        """
+        self.store_root, self.resources = store_root, resources
+        self.stop, self.say, self.shared = stop, say, shared
+        # A GPU is really freed only when the process that used it ends; options can't ask for that.
+        self.gpu_task = ray.remote(max_retries=0, max_calls=1)(_run)
+        self.cpu_task = ray.remote(max_retries=0)(_run)
+        self._placed: dict[ray.ObjectRef, tuple[Placement, Demand]] = {}
+        self._changed = 0.0
+        self._taken: Mapping[str, Amounts] = {}
+        self._wanted: list[str] = []
+
+    def totals(self) -> dict[str, Amounts]:
+        """Machine -> what it has; of those that live at this moment."""
+        return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+
+    def taken_elsewhere(self) -> Mapping[str, Amounts]:
+        """Machine -> what other jobs hold of it, seen whenever this one was quiet for a while."""
+        if self.shared and time.monotonic() - self._changed > QUIET_S:
+            self._taken = self._look_at_others()
+        return self._taken
+
+    def launch(self, placement: Placement, demand: Demand) -> Any:
+        """Start a stage on the chosen machine."""
+        stage, each = placement.stage, dict(demand.each)
+        cpus, gpus = each.pop("CPU"), each.pop("GPU", 0.0)
+        task = self.gpu_task if gpus else self.cpu_task
+        # Hard: a stage that moved by itself would hold what the queue counts as free.
+        where = NodeAffinitySchedulingStrategy(placement.nodes[0], soft=False)
+        options = {
+            "num_cpus": cpus,
+            "num_gpus": gpus,
+            "memory": each.pop("memory", None),
+            "resources": each or None,
+            "name": f"{stage.kind} {stage.label}",
+            "scheduling_strategy": where,
+        }
+        handle = task.options(**options).remote(
+            stage,
+            str(self.store_root),
+            self.resources[stage.kind],
+            gpus,
+            str(self.stop.path),
+        )
+        self._placed[handle] = (placement, demand)
+        self._changed = time.monotonic()
+        return handle
+
+    def wait(self, handles: Sequence[Any], timeout_s: float) -> Sequence[Any]:
+        """Those that have ended, after at most `timeout_s` seconds."""
+        ended, _ = ray.wait(list(handles), num_returns=1, timeout=timeout_s)
+        return ended
+
+    def outcome(self, handle: Any) -> Outcome:
+        """How a stage ended; raises Ray's error where its worker died."""
+        self._placed.pop(handle, None)
+        self._changed = time.monotonic()
+        return ray.get(handle)
+
+    def want(self, demands: Sequence[Demand]) -> None:
+        """Tell the user, and an autoscaler if there is one, what waits and fits nowhere yet."""
+        wanted = sorted({str(demand) for demand in demands})
+        if wanted == self._wanted:
+            return
+        for text in wanted:
+            self.say(f"waiting for machines that hold {text}: none of the {self._sizes()} do")
+        self._wanted = wanted
+        bundles = [dict(demand.each) for demand in demands for _ in range(demand.workers)]
+        sdk.request_resources(bundles=bundles)
+
+    def end_all(self) -> None:
+        """Stop every stage that still runs, at once."""
+        for handle in self._placed:
+            ray.cancel(handle, force=True)
+
+    def _sizes(self) -> str:
+        sizes = [f"{a.get('CPU', 0):g}/{a.get('GPU', 0):g}" for a in self.totals().values()]
+        return f"{len(sizes)} there ({', '.join(sizes) or 'none'} CPUs/GPUs)"
+
+    def _look_at_others(self) -> dict[str, Amounts]:
+        from ray._private.state import available_resources_per_node
+
+        try:
+            available = available_resources_per_node()
+        except (RayError, RuntimeError):
+            return {}
+        ours: dict[str, dict[str, float]] = {}
+        for placement, demand in self._placed.values():
+            for node in placement.nodes:
+                held = ours.setdefault(node, {})
+                for name, amount in demand.each.items():
+                    held[name] = held.get(name, 0.0) + amount
+        taken: dict[str, Amounts] = {}
+        for node, totals in self.totals().items():
+            free, held = available.get(node, totals), ours.get(node, {})
+            taken[node] = {
+                name: max(0.0, totals[name] - free.get(name, 0.0) - held.get(name, 0.0))
+                for name in ("CPU", "GPU", "memory")
+                if name in totals
+            }
+        return taken

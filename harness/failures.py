@@ -1,0 +1,140 @@
+"""Failure classes: what kind of failure an error is, and what follows from it.
+
+| class | what | what follows |
+|---|---|---|
+| infrastructure | a worker, a machine or a connection was lost | run again, a few times |
+| host_memory | the machine's memory ran out | run again, fewer times |
+| device_memory | a GPU's memory ran out | once more in slices, in `harness.execution` |
+| divergence | a loss or gradient is not finite | never again: it would end the same way |
+| storage | a disk is full, or cannot be written | the user's to mend |
+| configuration | the request is wrong | the user's to mend |
+| error | anything else | the user's to mend |
+
+Classes are found by the names of exception classes, so that Ray's are known here without Ray.
+"""
+
+import errno
+from collections.abc import Iterator
+from typing import Literal
+
+FailureKind = Literal[
+    "",
+    "infrastructure",
+    "host_memory",
+    "device_memory",
+    "divergence",
+    "storage",
+    "configuration",
+    "error",
+]
+"""Class of a failure; empty where nothing failed."""
+
+RETRIES: dict[FailureKind, int] = {"infrastructure": 3, "host_memory": 1}
+"""How often a stage is run again after a failure of this class; others are not."""
+
+RETRY_AFTER_S = 1.0
+"""Seconds before the first further attempt; doubled for each one after it."""
+
+_BY_CLASS_NAME: dict[str, FailureKind] = {
+    "Diverged": "divergence",
+    "ConfigError": "configuration",
+    "MemoryError": "host_memory",
+    # torch; its OutOfMemoryError is a RuntimeError, Ray's is not.
+    "DistBackendError": "infrastructure",
+    "DistNetworkError": "infrastructure",
+    "DistStoreError": "infrastructure",
+    # Ray.
+    "WorkerCrashedError": "infrastructure",
+    "NodeDiedError": "infrastructure",
+    "ActorDiedError": "infrastructure",
+    "ActorUnavailableError": "infrastructure",
+    "RayActorError": "infrastructure",
+    "LocalRayletDiedError": "infrastructure",
+    "OwnerDiedError": "infrastructure",
+    "ObjectLostError": "infrastructure",
+    "TaskUnschedulableError": "infrastructure",
+    "ActorUnschedulableError": "infrastructure",
+    "RpcError": "infrastructure",
+    "WorkerGroupStartupFailedError": "infrastructure",
+    "WorkerGroupStartupTimeoutError": "infrastructure",
+    "WorkerHealthCheckFailedError": "infrastructure",
+    "WorkerHealthCheckTimeoutError": "infrastructure",
+    "ConnectionError": "infrastructure",
+}
+
+_STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
+_UNREACHABLE = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH}
+_DEVICE_MEMORY = ("CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+_LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "gloo/transport", "NCCL ")
+
+_PRECEDENCE: tuple[FailureKind, ...] = (
+    "divergence",
+    "device_memory",
+    "host_memory",
+    "storage",
+    "configuration",
+    "error",
+    "infrastructure",
+)
+
+
+def classify(error: BaseException) -> FailureKind:
+    """The class of a failure, from the error or from what caused it."""
+    kinds = [_classify_one(each) for each in _chain(error)]
+    telling = [kind for kind in kinds if kind != "error"]
+    return telling[0] if telling else "error"
+
+
+def retries(kind: FailureKind) -> int:
+    """How often a stage that failed in this way is run again."""
+    return RETRIES.get(kind, 0)
+
+
+def retry_after_s(attempts: int) -> float:
+    """Seconds before a stage that failed `attempts` times is run again."""
+    return RETRY_AFTER_S * 2 ** (attempts - 1)
+
+
+def most_telling(kinds: list[FailureKind]) -> int:
+    """Position of the failure that explains the others.
+
+    Where one rank of a gang fails, the others lose their connection to it.
+    """
+    return min(range(len(kinds)), key=lambda i: _PRECEDENCE.index(kinds[i] or "error"))
+
+
+def one_line(error: BaseException) -> str:
+    """An error in one line, for the table."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:2000]
+
+
+def _classify_one(error: BaseException) -> FailureKind:
+    names = [parent.__name__ for parent in type(error).__mro__]
+    text = str(error)
+    if "OutOfMemoryError" in names:
+        return "device_memory" if isinstance(error, RuntimeError) else "host_memory"
+    if isinstance(error, RuntimeError) and any(part in text for part in _DEVICE_MEMORY):
+        return "device_memory"
+    if isinstance(error, OSError) and error.errno in _STORAGE:
+        return "storage"
+    if isinstance(error, OSError) and error.errno in _UNREACHABLE:
+        return "infrastructure"
+    found = [_BY_CLASS_NAME[name] for name in names if name in _BY_CLASS_NAME]
+    if found:
+        return found[0]
+    if isinstance(error, RuntimeError) and any(part in text for part in _LOST_PEER):
+        return "infrastructure"
+    # safetensors tells a full disk in words only.
+    if "SafetensorError" in names and "os error 28" in text:
+        return "storage"
+    return "error"
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error and what it was raised from."""
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        yield current
+        current = getattr(current, "cause", None) or current.__cause__

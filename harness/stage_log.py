@@ -1,0 +1,73 @@
+"""What a stage prints: kept beside its checkpoints, then in its artifact.
+
+Standard output and error are redirected where the operating system sees them, so that warnings,
+C code and the last words of a process that dies are kept too.
+"""
+
+import contextlib
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+NAME = "log.txt"
+"""Name of the log in the folder of work and in the artifact."""
+
+
+@contextlib.contextmanager
+def kept(path: Path) -> Iterator[None]:
+    """Append what this process writes to standard output and error to a file, until the block ends.
+
+    Every attempt at a stage begins with a line that names machine and process.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _flush()
+    before = [os.dup(number) for number in (1, 2)]
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.write(log, _heading().encode())
+        for number in (1, 2):
+            os.dup2(log, number)
+        yield
+    finally:
+        _flush()
+        for number, saved in zip((1, 2), before, strict=True):
+            os.dup2(saved, number)
+            os.close(saved)
+        os.close(log)
+
+
+@contextlib.contextmanager
+def user_stream() -> Iterator[TextIO]:
+    """A stream to the user that stays one while a stage of this process has its output kept."""
+    try:
+        number = sys.stderr.fileno()
+    except (AttributeError, OSError, ValueError):
+        # Something in Python stands in for the stream, and is not redirected.
+        yield sys.stderr
+        return
+    with os.fdopen(os.dup(number), "w", buffering=1, encoding="utf-8", errors="replace") as stream:
+        yield stream
+
+
+def say(stream: TextIO, text: str) -> None:
+    """Write a line to a stream, also from a signal handler that interrupts another write to it."""
+    line = f"{text}\n"
+    try:
+        os.write(stream.fileno(), line.encode(errors="replace"))
+    except (AttributeError, OSError, ValueError):
+        stream.write(line)
+
+
+def _heading() -> str:
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return f"--- {now} attempt on {socket.gethostname()}, process {os.getpid()}\n"
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            stream.flush()
