@@ -5,7 +5,6 @@ import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TextIO
 
 from harness.configuration import ConfigError
 from harness.cost import estimate
@@ -17,7 +16,7 @@ from harness.metrics.frechet import self_test
 from harness.plan import Stage
 from harness.progress import ProgressView
 from harness.requirements import fetch_missing, missing_items, writable_error
-from harness.stage_log import say, user_stream
+from harness.stage_log import UserStream, say, user_stream
 from harness.stopping import INTERRUPTED, StopRequest, on_signals
 from harness.store import Store
 from harness.sweep import Resources, SweepFile
@@ -214,7 +213,7 @@ def run_graph(
     source: str,
     listen: Listener,
     feed: Feed,
-    stream: TextIO,
+    stream: UserStream,
 ) -> Mapping[str, Outcome]:
     """Run a graph in the chosen executor until it ends, a signal comes or too much has failed.
 

@@ -17,22 +17,26 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from threadpoolctl import threadpool_limits
 
-from harness import attempts
+from harness import attempts, stage_log, stopping
 from harness.cost import estimate
+from harness.failures import FailureKind, classify, one_line
 from harness.keys import to_plain
 from harness.lease import StageBusy
 from harness.measured_cost import Meter, cost_record, precision_of
 from harness.plan import Stage
 from harness.stages import registry
-from harness.stages.context import Diverged, StageContext
+from harness.stages.context import StageContext
+from harness.stopping import StopRequested
 from harness.store import Store, Work
 from harness.sweep import Resources
 from harness.world import WorkerLost, World
 
-Status = Literal["done", "reused", "busy", "failed", "diverged", "blocked"]
+Status = Literal["done", "reused", "busy", "failed", "diverged", "stopped", "blocked"]
 """What became of a stage: run here, found in the store, held by another process, ended by an
-error, ended by a non-finite loss, or never started because an input failed."""
+error, ended by a non-finite loss, ended by a stop request, or never started because an input
+failed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +47,8 @@ class Outcome:
     status: Status
     error: str = ""
     """One line for the table; the traceback lies in the store."""
+    failure: FailureKind = ""
+    """Class of the failure; see `harness.failures`."""
     wall_s: float = 0.0
     again: bool = False
     """Whether running it again at once, in new processes, may end otherwise: a worker ran out of
@@ -51,10 +57,17 @@ class Outcome:
 
 ALONE = World()
 """The only worker of its stage."""
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+"""Variables that libraries read when they are loaded."""
 
 
 def run_stage(
-    stage: Stage, store_root: Path, resources: Resources, gpus: float, world: World = ALONE
+    stage: Stage,
+    store_root: Path,
+    resources: Resources,
+    gpus: float,
+    world: World = ALONE,
+    stop: Path | None = None,
 ) -> Outcome:
     """Bring one stage's artifact into the store, alone or together with other workers.
 
@@ -67,6 +80,7 @@ def run_stage(
         resources: Threads and checkpoint interval of each worker.
         gpus: GPUs granted to this worker; 0 computes on the CPU even where a GPU is visible.
         world: The workers of the stage.
+        stop: File in which the driver asks its stages to stop; see `harness.stopping`.
 
     Returns:
         How it ended. Errors are caught here and nowhere else; `KeyboardInterrupt` passes through.
@@ -75,14 +89,21 @@ def run_stage(
     store = Store(store_root)
     try:
         if world.is_first:
-            return _lead(stage, store, resources, gpus, world)
-        return _follow(stage, store, resources, gpus, world)
+            return _lead(stage, store, resources, gpus, world, stop)
+        return _follow(stage, store, resources, gpus, world, stop)
     except WorkerLost as error:
         world.leave()
-        return Outcome(key=stage.key, status="failed", error=_one_line(error))
+        return _failure(stage, error)
 
 
-def _lead(stage: Stage, store: Store, resources: Resources, gpus: float, world: World) -> Outcome:
+def _lead(
+    stage: Stage,
+    store: Store,
+    resources: Resources,
+    gpus: float,
+    world: World,
+    stop: Path | None,
+) -> Outcome:
     """The first worker's part; it tells the others to go on, and how the stage ended."""
     outcome = Outcome(key=stage.key, status="reused")
     if store.find(stage.kind, stage.key):
@@ -92,27 +113,34 @@ def _lead(stage: Stage, store: Store, resources: Resources, gpus: float, world: 
             if not store.find(stage.kind, stage.key):
                 attempts.clear_failures(work)
                 slices = world.broadcast(attempts.slices(work))
-                outcome = _attempt(stage, store, work, resources, gpus, world, slices)
+                outcome = _attempt(stage, store, work, resources, gpus, world, slices, stop)
                 if outcome.again and world.is_alone:
                     _free_device_memory()
                     slices = attempts.slices(work)
-                    outcome = _attempt(stage, store, work, resources, gpus, world, slices)
-                if outcome.status in ("failed", "diverged"):
+                    outcome = _attempt(stage, store, work, resources, gpus, world, slices, stop)
+                if outcome.status in ("failed", "diverged", "stopped"):
                     return outcome
     except StageBusy:
         outcome = Outcome(key=stage.key, status="busy")
     except OSError as error:
-        outcome = Outcome(key=stage.key, status="failed", error=_one_line(error))
+        outcome = _failure(stage, error)
     return world.broadcast(outcome)
 
 
-def _follow(stage: Stage, store: Store, resources: Resources, gpus: float, world: World) -> Outcome:
+def _follow(
+    stage: Stage,
+    store: Store,
+    resources: Resources,
+    gpus: float,
+    world: World,
+    stop: Path | None,
+) -> Outcome:
     """Any other worker's part."""
     told: int | Outcome = world.broadcast(0)
     if isinstance(told, Outcome):
         return told
     with store.scratch(stage.kind, stage.key) as work:
-        outcome = _attempt(stage, store, work, resources, gpus, world, told)
+        outcome = _attempt(stage, store, work, resources, gpus, world, told, stop)
     return world.broadcast(outcome) if outcome.status == "done" else outcome
 
 
@@ -124,10 +152,12 @@ def _attempt(
     gpus: float,
     world: World,
     slices: int,
+    stop: Path | None,
 ) -> Outcome:
     started = time.monotonic()
     try:
-        _run(stage, store, work, resources, gpus, world, slices)
+        with stage_log.kept(work.shared / stage_log.name(world.rank)):
+            _run(stage, store, work, resources, gpus, world, slices, stop)
     except StageBusy:
         raise
     except Exception as error:
@@ -150,6 +180,7 @@ def _run(
     gpus: float,
     world: World,
     slices: int,
+    stop: Path | None,
 ) -> None:
     if gpus > 0 and not torch.cuda.is_available():
         raise RuntimeError(
@@ -169,6 +200,7 @@ def _run(
         batches_ahead=resources.batches_ahead,
         world=world,
         slices=slices,
+        stop_requested=lambda: stop is not None and stopping.is_requested(stop),
     )
     created, meter = time.time(), Meter(device)
     context.begin()
@@ -199,11 +231,22 @@ def _run(
 def _threads(count: int) -> Iterator[None]:
     """Pin the number of threads: with another number, sums are rounded in another order."""
     before = torch.get_num_threads()
-    torch.set_num_threads(count)
+    # For libraries that are loaded within the stage.
+    variables: dict[str, str] = dict.fromkeys(THREAD_VARIABLES, str(count))
+    variables_before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
-        yield
+        # For libraries that are loaded already: BLAS and OpenMP.
+        with threadpool_limits(limits=count):
+            torch.set_num_threads(count)
+            yield
     finally:
         torch.set_num_threads(before)
+        for name, value in variables_before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _cost(
@@ -241,33 +284,36 @@ def _failed(
     with contextlib.suppress(OSError):
         work.shared.mkdir(parents=True, exist_ok=True)
         attempts.tell_failure(work, world, found)
-        text = "".join(traceback.format_exception(error))
-        (work.shared / name).write_text(text, encoding="utf-8")
+        if not isinstance(error, StopRequested):
+            text = "".join(traceback.format_exception(error))
+            (work.shared / name).write_text(text, encoding="utf-8")
     world.leave()
     return outcome
 
 
 def _describe(error: Exception, work: Work, slices: int) -> dict[str, Any]:
-    """Status, message and whether another attempt is worth it."""
-    text = _one_line(error)
-    if isinstance(error, Diverged):
-        return {"status": "diverged", "error": text}
-    if not isinstance(error, torch.OutOfMemoryError):
-        return {"status": "failed", "error": text}
+    """Status, message, class and whether another attempt is worth it."""
+    text, failure = one_line(error), classify(error)
+    if isinstance(error, StopRequested):
+        return {"status": "stopped"}
+    if failure != "device_memory":
+        status = "diverged" if failure == "divergence" else "failed"
+        return {"status": status, "error": text, "failure": failure}
     if slices == 1:
         attempts.ask_for_slices(work, text)
-        return {"status": "failed", "error": text, "again": True}
+        return {"status": "failed", "error": text, "failure": failure, "again": True}
     attempts.forget_slices(work)
     return {
         "status": "failed",
+        "failure": failure,
         "error": f"the device ran out of memory although every batch was computed in {slices} "
         "slices; give the stage a whole GPU, a larger one or more workers (`resources`), set "
         f"`precision: bf16`, or make the batch or the network smaller ({text})",
     }
 
 
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:2000]
+def _failure(stage: Stage, error: Exception) -> Outcome:
+    return Outcome(key=stage.key, status="failed", error=one_line(error), failure=classify(error))
 
 
 def environment(device: torch.device) -> dict[str, str]:

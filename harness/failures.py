@@ -39,6 +39,7 @@ _BY_CLASS_NAME: dict[str, FailureKind] = {
     "Diverged": "divergence",
     "ConfigError": "configuration",
     "MemoryError": "host_memory",
+    "WorkerLost": "infrastructure",
     # torch; its OutOfMemoryError is a RuntimeError, Ray's is not.
     "DistBackendError": "infrastructure",
     "DistNetworkError": "infrastructure",
@@ -80,9 +81,10 @@ _PRECEDENCE: tuple[FailureKind, ...] = (
 
 def classify(error: BaseException) -> FailureKind:
     """The class of a failure, from the error or from what caused it."""
-    kinds = [_classify_one(each) for each in _chain(error)]
-    telling = [kind for kind in kinds if kind != "error"]
-    return telling[0] if telling else "error"
+    for each in _chain(error):
+        if (kind := _classify_one(each)) != "error":
+            return kind
+    return "error"
 
 
 def retries(kind: FailureKind) -> int:
@@ -112,16 +114,17 @@ def _classify_one(error: BaseException) -> FailureKind:
     names = [parent.__name__ for parent in type(error).__mro__]
     text = str(error)
     if "OutOfMemoryError" in names:
-        return "device_memory" if isinstance(error, RuntimeError) else "host_memory"
+        of_torch = isinstance(error, RuntimeError)
+        return "device_memory" if of_torch else "host_memory"
     if isinstance(error, RuntimeError) and any(part in text for part in _DEVICE_MEMORY):
         return "device_memory"
     if isinstance(error, OSError) and error.errno in _STORAGE:
         return "storage"
     if isinstance(error, OSError) and error.errno in _UNREACHABLE:
         return "infrastructure"
-    found = [_BY_CLASS_NAME[name] for name in names if name in _BY_CLASS_NAME]
-    if found:
-        return found[0]
+    for name in names:
+        if name in _BY_CLASS_NAME:
+            return _BY_CLASS_NAME[name]
     if isinstance(error, RuntimeError) and any(part in text for part in _LOST_PEER):
         return "infrastructure"
     # safetensors tells a full disk in words only.

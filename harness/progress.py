@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, TextIO
+from typing import Any, cast
 
 from rich.console import Console
 from rich.live import Live
@@ -16,6 +16,7 @@ from rich.table import Table
 
 from harness.executors.interface import StageEvent
 from harness.plan import Stage
+from harness.stage_log import UserStream
 from harness.store import Store
 
 LINE_EVERY_S = 10.0
@@ -27,7 +28,9 @@ REDRAW_EVERY_S = 0.5
 class ProgressView:
     """Shows a run until it ends; use as a context manager and as the executor's listener."""
 
-    def __init__(self, stages: Sequence[Stage], store: Store, stream: TextIO = sys.stderr) -> None:
+    def __init__(
+        self, stages: Sequence[Stage], store: Store, stream: UserStream = sys.stderr
+    ) -> None:
         self.stages, self.store, self.stream = list(stages), store, stream
         self.started = time.monotonic()
         self.running: dict[str, tuple[Stage, float]] = {}
@@ -35,7 +38,7 @@ class ProgressView:
         self._last_said: dict[str, str] = {}
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._console = Console(file=stream)
+        self._console = Console(file=cast(Any, stream))
         self._thread = threading.Thread(target=self._show, daemon=True)
 
     def __enter__(self) -> "ProgressView":
@@ -118,7 +121,11 @@ class ProgressView:
 
     def _say(self, text: str) -> None:
         elapsed = int(time.monotonic() - self.started)
-        print(f"[{elapsed // 60:02d}:{elapsed % 60:02d}] {text}", file=self.stream, flush=True)
+        print(
+            f"[{elapsed // 60:02d}:{elapsed % 60:02d}] {text}",
+            file=cast(Any, self.stream),
+            flush=True,
+        )
 
 
 def _event_text(event: StageEvent) -> str:

@@ -6,15 +6,36 @@ C code and the last words of a process that dies are kept too.
 
 import contextlib
 import os
+import re
 import socket
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import Any, Protocol, runtime_checkable
 
-NAME = "log.txt"
-"""Name of the log in the folder of work and in the artifact."""
+
+@runtime_checkable
+class UserStream(Protocol):
+    """Where the user reads: standard error, or what stands in for it."""
+
+    def write(self, text: str, /) -> Any:
+        """Append a text."""
+        ...
+
+    def flush(self) -> Any:
+        """Show what was written."""
+        ...
+
+
+def name(rank: int) -> str:
+    """Name of one worker's log, in the folder of work and in the artifact."""
+    return f"log-worker{rank}.txt" if rank else "log.txt"
+
+
+def is_log(name: str) -> bool:
+    """Whether a file is one of these logs."""
+    return re.fullmatch(r"log(-worker\d+)?\.txt", name) is not None
 
 
 @contextlib.contextmanager
@@ -41,7 +62,7 @@ def kept(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def user_stream() -> Iterator[TextIO]:
+def user_stream() -> Iterator[UserStream]:
     """A stream to the user that stays one while a stage of this process has its output kept."""
     try:
         number = sys.stderr.fileno()
@@ -53,11 +74,11 @@ def user_stream() -> Iterator[TextIO]:
         yield stream
 
 
-def say(stream: TextIO, text: str) -> None:
+def say(stream: UserStream, text: str) -> None:
     """Write a line to a stream, also from a signal handler that interrupts another write to it."""
     line = f"{text}\n"
     try:
-        os.write(stream.fileno(), line.encode(errors="replace"))
+        os.write(getattr(stream, "fileno")(), line.encode(errors="replace"))  # noqa: B009
     except (AttributeError, OSError, ValueError):
         stream.write(line)
 

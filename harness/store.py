@@ -24,6 +24,7 @@ from torch import Tensor
 
 from harness.configuration import ConfigError
 from harness.lease import Lease, hold
+from harness.stage_log import is_log
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,13 +180,15 @@ class Work:
         files = {}
         for path in sorted(p for p in payload.rglob("*") if p.is_file()):
             name = path.relative_to(payload).as_posix()
-            if name == "artifact.json" or name.startswith("tensorboard/"):
-                # Event files hold times: two runs of one stage never write the same.
+            if name == "artifact.json" or name.startswith("tensorboard/") or is_log(name):
+                # Logs hold times: two runs of one stage never write the same.
                 continue
             _flush(path)
             files[name] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
         whole = {**record, "files": files}
         write_json(payload / "artifact.json", whole)
+        for log in filter(lambda path: is_log(path.name), self.shared.iterdir()):
+            log.rename(payload / log.name)
         try:
             payload.rename(self.folder)
         except OSError:

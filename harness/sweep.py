@@ -85,8 +85,8 @@ class Resources:
             if self.gpus > 0 and self.workers > 1:
                 raise ValueError(
                     f"`workers` counts the processes of a stage without GPUs, but got "
-                    f"{self.workers} beside `gpus: {self.gpus:g}`; with GPUs there is one process a "
-                    f"GPU, so write `gpus: {self.workers}` alone"
+                    f"{self.workers} beside `gpus: {self.gpus:g}`; with GPUs there is one process "
+                    f"a GPU, so write `gpus: {self.workers}` alone"
                 )
         if self.accelerator_type and not re.fullmatch(r"[A-Za-z0-9_-]+", self.accelerator_type):
             raise ValueError(
@@ -103,8 +103,8 @@ def _check_gpus(gpus: float) -> None:
     if gpus > 1 and gpus != int(gpus):
         below, above = int(gpus), int(gpus) + 1
         raise ValueError(
-            f"`gpus` above 1 must be a whole number, one GPU a worker, but got {gpus}; only a stage "
-            f"on a single GPU can share it; use {below} or {above}"
+            f"`gpus` above 1 must be a whole number, one GPU a worker, but got {gpus}; only a "
+            f"stage on a single GPU can share it; use {below} or {above}"
         )
 
 

@@ -1,9 +1,9 @@
-"""The ready-queue: what runs, what waits, what is run again. Knows machines by an interface only."""
+"""The ready-queue: what runs, what waits, what is run again. Machines are an interface to it."""
 
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from harness.cost import critical_paths
 from harness.execution import Outcome
@@ -28,6 +28,7 @@ BUSY_POLL_S = 5.0
 """Seconds after which a stage that another process works on is looked at again."""
 
 
+@runtime_checkable
 class Machines(Protocol):
     """Where stages run."""
 
@@ -143,7 +144,7 @@ class Queue:
             and all(i.key in self.outcomes for i in stage.inputs.values() if i.key in known)
         ]
 
-    def _free(self, totals: Mapping[str, Amounts]) -> dict[str, Amounts]:
+    def _free(self, totals: Mapping[str, Amounts]) -> Mapping[str, Amounts]:
         """What the living machines have beside what runs on them."""
         free = {node: dict(amounts) for node, amounts in totals.items()}
         held = [
@@ -195,6 +196,9 @@ class Queue:
 
     def _may_run_again(self, stage: Stage, outcome: Outcome) -> bool:
         """Count a failed attempt; whether another one follows it."""
+        if outcome.again and not self.stop.is_requested:
+            # The next attempt computes in slices; it cannot ask for that again.
+            return True
         attempts = self.failed_attempts[stage.key] = self.failed_attempts.get(stage.key, 0) + 1
         if self.stop.is_requested or attempts > retries(outcome.failure):
             return False

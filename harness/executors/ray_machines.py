@@ -29,9 +29,7 @@ QUIET_S = 2.0
 Say = Callable[[str], None]
 
 
-def _run(
-    stage: Stage, store_root: str, resources: Resources, gpus: float, stop: str
-) -> Outcome:
+def _run(stage: Stage, store_root: str, resources: Resources, gpus: float, stop: str) -> Outcome:
     if not gpus:
         hide_gpus()
     return run_stage(stage, Path(store_root), resources, gpus, stop=Path(stop))

@@ -14,6 +14,7 @@ from harness.data import prefetch
 from harness.data.prefetch import Ahead
 from harness.measured_cost import Spent
 from harness.stages.curves import Curve
+from harness.stopping import POLL_S, StopRequested
 from harness.store import Artifact, Work
 from harness.world import World
 
@@ -49,6 +50,8 @@ class StageContext:
     """Batches read while earlier ones are computed with; 0: each when it is needed."""
     world: World = field(default_factory=World)
     """The workers that share this stage."""
+    stop_requested: Callable[[], bool] = bool
+    """Whether the driver wants the stage to end at its next checkpoint; `bool` says no."""
     slices: int = 1
     """Parts that every batch is computed in, at the same batch: more need less device memory."""
     earlier_s: float = field(default=0.0, init=False)
@@ -64,6 +67,7 @@ class StageContext:
     _spent_before_s: float = field(default=0.0, init=False)
     _attempt: int = field(default=1, init=False)
     _curve: Curve | None = field(default=None, init=False)
+    _asked: float = field(default_factory=time.monotonic, init=False)
 
     def ahead(self, function: Callable[[int], Batch], steps: Iterable[int]) -> Ahead[Batch]:
         """Batches of coming steps, computed in the background and, for CUDA, page-locked.
@@ -152,7 +156,7 @@ class StageContext:
         state: Callable[[], Mapping[str, Any]] | None = None,
         images: int = 1,
     ) -> None:
-        """Report progress and save a checkpoint where they are due; synchronises only then.
+        """Report progress, save a checkpoint and stop where they are due; synchronises only then.
 
         The workers of a training agree on what is due: they meet at a step that the first one chose
         at the meeting before, so that nothing is exchanged in between.
@@ -166,27 +170,39 @@ class StageContext:
 
         Raises:
             Diverged: A watched loss was not finite; the last finite checkpoint stays.
+            StopRequested: The driver wants the stage to end; the checkpoint is written.
         """
         now = time.monotonic()
         together = state is not None and not self.world.is_alone
         if together and step < self._meeting and step < total:
             return
         save_due = state is not None and now - self._saved >= self.checkpoint_every_s
+        stop_due = step < total and self._stop_is_due(now)
         if together:
-            save_due, self._meeting = self.world.broadcast(
-                (save_due, self._next_meeting(step, now))
+            save_due, stop_due, self._meeting = self.world.broadcast(
+                (save_due, stop_due, self._next_meeting(step, now))
             )
-        elif not (step == total or save_due or now - self._reported >= REPORT_EVERY_S):
+        elif not (step == total or save_due or stop_due or now - self._reported >= REPORT_EVERY_S):
             return
         self._check_finite()
-        if not self.world.is_first:
-            return
-        speed = self._speed(step, total, now, images)
-        self.work.report({"step": step, "total": total, **numbers(), **speed, **self._bill()})
-        if self._curve is not None:
-            self._curve.flush()
-        self._reported = now
-        if state is not None and save_due and step < total:
+        if self.world.is_first:
+            speed = self._speed(step, total, now, images)
+            self.work.report({"step": step, "total": total, **numbers(), **speed, **self._bill()})
+            if self._curve is not None:
+                self._curve.flush()
+            self._reported = now
+            self._save(step, state if (save_due or stop_due) and step < total else None)
+        if stop_due:
+            raise StopRequested(f"the driver asked this stage to stop; it did after step {step}")
+
+    def _stop_is_due(self, now: float) -> bool:
+        if now - self._asked < POLL_S:
+            return False
+        self._asked = now
+        return self.stop_requested()
+
+    def _save(self, step: int, state: Callable[[], Mapping[str, Any]] | None) -> None:
+        if state is not None:
             elapsed_s = self.earlier_s + time.monotonic() - self._started
             content = {
                 "state": state(),

@@ -1,0 +1,152 @@
+"""The ready-queue on machines that are not there: what starts when, and what is run again."""
+
+from collections import deque
+from collections.abc import Callable
+
+import pytest
+
+from harness.execution import Outcome
+from harness.executors import queue
+from harness.executors.interface import fixed
+from harness.executors.queue import Queue
+from harness.executors.requests import Demand
+from harness.plan import Stage
+from harness.stopping import StopRequest
+from tests.harness.executors.test_placement import machine, stage
+
+GPU = Demand(each={"CPU": 1.0, "GPU": 1.0})
+PAIR = Demand(workers=2, each={"CPU": 1.0, "GPU": 1.0})
+
+
+class FakeMachines:
+    """Ends one stage at every look, the oldest first."""
+
+    def __init__(self, totals, end: Callable[[Stage, int], Outcome] | None = None) -> None:
+        self.here, self.end = totals, end or (lambda s, _: Outcome(key=s.key, status="reused"))
+        self.going: deque[tuple[int, Stage]] = deque()
+        self.started: list[str] = []
+        self.where: list[tuple[str, ...]] = []
+        self.wanted: list[list[Demand]] = []
+
+    def totals(self):
+        return self.here
+
+    def taken_elsewhere(self):
+        return {}
+
+    def launch(self, placement, demand):
+        handle = (len(self.started), placement.stage)
+        self.started.append(placement.stage.label)
+        self.where.append(placement.nodes)
+        self.going.append(handle)
+        return handle
+
+    def wait(self, handles, timeout_s):
+        return [self.going.popleft()]
+
+    def outcome(self, handle):
+        number, ended = handle
+        return self.end(ended, number)
+
+    def want(self, demands):
+        self.wanted.append(list(demands))
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.setattr(queue, "POLL_S", 0.0)
+    monkeypatch.setattr(queue, "retry_after_s", lambda attempts: 0.0)
+    monkeypatch.setattr(queue, "critical_paths", lambda stages: {s.key: 1.0 for s in stages})
+
+    def run_queue(stages, demands, machines, listen=lambda event: None, stop=None):
+        stop = stop or StopRequest(tmp_path)
+        return Queue(stages, tmp_path, demands, machines, listen, fixed, stop).run()
+
+    return run_queue
+
+
+def test_a_gang_among_sixteen_small_stages_starts_as_soon_as_two_gpus_are_free(run):
+    stages = [stage(str(number)) for number in range(16)]
+    needed = stages[0]
+    gang = Stage(kind="generator", config=needed.config, inputs={"needed": needed}, label="gang")
+    machines = FakeMachines({"a": machine(of_gpus=2)})
+    run([*stages, gang], {"encoder": GPU, "generator": PAIR}, machines)
+    # When its input is there one GPU is busy: that one is waited for, and nothing comes between.
+    assert machines.started.index("gang") == 2
+
+
+@pytest.mark.parametrize(
+    ("failure", "attempts"),
+    [("infrastructure", 4), ("host_memory", 2), ("error", 1), ("storage", 1), ("", 1)],
+)
+def test_only_failures_that_may_pass_are_run_again_and_not_for_ever(run, failure, attempts):
+    events = []
+    machines = FakeMachines(
+        {"a": machine(of_gpus=1)},
+        lambda s, _: Outcome(key=s.key, status="failed", error="lost", failure=failure),
+    )
+    only = stage("only")
+    outcomes = run([only], {"encoder": GPU}, machines, events.append)
+    assert len(machines.started) == attempts
+    assert outcomes[only.key].status == "failed"
+    assert [event.what for event in events].count("again") == attempts - 1
+
+
+def test_a_stage_that_asks_for_slices_is_run_again_once_beside_other_retries(run):
+    def end(s, number):
+        if number == 0:
+            return Outcome(key=s.key, status="failed", failure="device_memory", again=True)
+        return Outcome(key=s.key, status="reused")
+
+    machines, only = FakeMachines({"a": machine(of_gpus=1)}, end), stage("only")
+    assert run([only], {"encoder": GPU}, machines)[only.key].status == "reused"
+    assert len(machines.started) == 2
+
+
+def test_a_worker_that_died_is_classified_by_what_its_machine_says(run):
+    class WorkerCrashedError(Exception):
+        pass
+
+    def end(s, number):
+        if number == 0:
+            raise WorkerCrashedError("it died")
+        return Outcome(key=s.key, status="reused")
+
+    machines, only = FakeMachines({"a": machine(of_gpus=1)}, end), stage("only")
+    assert run([only], {"encoder": GPU}, machines)[only.key].status == "reused"
+
+
+def test_a_lost_machine_is_no_longer_counted_and_a_new_one_is_used(run):
+    machines = FakeMachines({"a": machine(of_gpus=1), "b": machine(of_gpus=1)})
+
+    def listen(event):
+        if event.what == "started":
+            machines.here = {"c": machine(of_gpus=1)}
+
+    run([stage("one"), stage("two"), stage("three")], {"encoder": GPU}, machines, listen)
+    assert machines.where[-1] == ("c",)
+
+
+def test_what_fits_nowhere_is_told_while_the_rest_runs(run):
+    machines = FakeMachines({"a": machine(of_gpus=1)})
+    pair = stage("pair", "generator")
+
+    def listen(event):
+        if event.what == "ended" and event.stage.label == "small":
+            machines.here = {"a": machine(of_gpus=2)}
+
+    run([pair, stage("small")], {"encoder": GPU, "generator": PAIR}, machines, listen)
+    assert machines.started == ["small", "pair"]
+    assert machines.wanted[0] == [PAIR]
+    assert machines.wanted[-1] == []
+
+
+def test_a_stop_request_starts_nothing_more_and_waits_for_what_runs(run, tmp_path):
+    stop = StopRequest(tmp_path)
+    machines = FakeMachines(
+        {"a": machine(of_gpus=1)}, lambda s, _: Outcome(key=s.key, status="stopped")
+    )
+    stages = [stage("one"), stage("two")]
+    outcomes = run(stages, {"encoder": GPU}, machines, lambda _: stop.request("told to"), stop)
+    assert machines.started == ["one"]
+    assert outcomes == {stages[0].key: Outcome(key=stages[0].key, status="stopped")}

@@ -1,0 +1,58 @@
+"""Every failure has one class, whoever raised it."""
+
+import errno
+
+import pytest
+import torch
+from safetensors import SafetensorError
+
+from harness.configuration import ConfigError
+from harness.failures import classify, most_telling, retries
+from harness.stages.context import Diverged
+from harness.world import WorkerLost
+
+ray_exceptions = pytest.importorskip("ray.exceptions")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (Diverged("the loss is not finite"), "divergence"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "device_memory"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"), "device_memory"),
+        (MemoryError(), "host_memory"),
+        (ray_exceptions.OutOfMemoryError("the node was low on memory"), "host_memory"),
+        (ray_exceptions.WorkerCrashedError(), "infrastructure"),
+        (ray_exceptions.NodeDiedError("gone"), "infrastructure"),
+        (ray_exceptions.ActorDiedError(), "infrastructure"),
+        (WorkerLost("another one has ended"), "infrastructure"),
+        (RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed"), "infrastructure"),
+        (ConnectionResetError(errno.ECONNRESET, "reset"), "infrastructure"),
+        (OSError(errno.EIO, "input/output error"), "infrastructure"),
+        (OSError(errno.ENOSPC, "no space left"), "storage"),
+        (SafetensorError("I/O error: No space left on device (os error 28)"), "storage"),
+        (PermissionError(errno.EROFS, "read-only file system"), "storage"),
+        (ConfigError("wrong"), "configuration"),
+        (ValueError("a bug"), "error"),
+        (FileNotFoundError(errno.ENOENT, "no such file"), "error"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_an_error_has_its_class(error, kind):
+    assert classify(error) == kind
+
+
+def test_a_wrapped_error_has_the_class_of_its_cause():
+    error = RuntimeError("the training failed")
+    error.__cause__ = Diverged("at step 3")
+    assert classify(error) == "divergence"
+
+
+def test_nothing_is_run_again_that_would_end_the_same_way():
+    assert {
+        kind for kind in ("divergence", "storage", "configuration", "error") if retries(kind)
+    } == set()
+
+
+def test_a_lost_connection_explains_less_than_what_ended_the_other_side():
+    assert most_telling(["infrastructure", "device_memory", "infrastructure"]) == 1
