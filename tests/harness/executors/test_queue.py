@@ -11,11 +11,23 @@ from harness.executors.interface import fixed
 from harness.executors.queue import Queue
 from harness.executors.requests import Demand
 from harness.plan import Stage
+from harness.stages.encoder import EncoderStage
 from harness.stopping import StopRequest
-from tests.harness.executors.test_placement import machine, stage
+from models.foundation import TimmEncoderConfig
 
 GPU = Demand(each={"CPU": 1.0, "GPU": 1.0})
 PAIR = Demand(workers=2, each={"CPU": 1.0, "GPU": 1.0})
+
+
+def stage(label: str, kind: str = "encoder") -> Stage:
+    """A stage of which only kind and label matter."""
+    network = TimmEncoderConfig(name="vit_tiny_patch16_224", weights="random", model_args={})
+    config = EncoderStage(encoder=network, data=None, weights=label)
+    return Stage(kind=kind, config=config, inputs={}, label=label)
+
+
+def machine(*, of_gpus: float) -> dict[str, float]:
+    return {"CPU": 16.0, "GPU": of_gpus}
 
 
 class FakeMachines:
