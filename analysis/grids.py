@@ -6,6 +6,7 @@ from urllib.parse import quote
 import numpy as np
 import pandas as pd
 
+from analysis.atomic import write_text
 from analysis.cells import describe_seeds
 from analysis.tables import escape_markdown
 
@@ -77,7 +78,7 @@ def write_grids_page(table: pd.DataFrame, index: pd.DataFrame, *, results_dir: P
         about = [escape_markdown(text) for text in about]
         lines.append("| " + " | ".join([*about, *shown]) + " |")
     page = results_dir / "grids.md"
-    page.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(page, "\n".join(lines) + "\n")
     return page
 
 

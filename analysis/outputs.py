@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from analysis.atomic import write_text
+
 PAGE = "report.html"
 FIGURES_FOLDER = "figures"
 MANIFEST = "written.json"
@@ -40,7 +42,7 @@ class Outputs:
         for name in earlier - {self._page_name}:
             (self.figures_dir / name).unlink(missing_ok=True)
         written = json.dumps(sorted([*names, self._page_name]), indent=1)
-        (self.figures_dir / MANIFEST).write_text(f"{written}\n", encoding="utf-8")
+        write_text(self.figures_dir / MANIFEST, f"{written}\n")
 
     @property
     def _page_name(self) -> str:

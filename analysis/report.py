@@ -17,6 +17,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.typing import RcKeyType
 
+from analysis.atomic import replacing, write_text
 from analysis.curves import load_curves
 from analysis.grids import index_grids, write_grids_page
 from analysis.group import GroupAnalysis, Omission, Plot, analyse_group, plan_shared_plots
@@ -115,7 +116,7 @@ def write_report(results: Sequence[Path | str], out_dir: Path | str | None = Non
         provenance=trace_table(table, list(dict.fromkeys(folders))),
         omissions=omissions,
     )
-    outputs.page.write_text(render_page(content), encoding="utf-8")
+    write_text(outputs.page, render_page(content))
     return Report(files=[*files, outputs.page], words=text)
 
 
@@ -233,7 +234,7 @@ def _format_tables(groups: list[GroupAnalysis], stems: dict[str, str]) -> dict[s
 
 def _write_texts(texts: dict[str, str], outputs: Outputs) -> list[Path]:
     for name, text in texts.items():
-        (outputs.figures_dir / name).write_text(text, encoding="utf-8")
+        write_text(outputs.figures_dir / name, text)
     return [outputs.figures_dir / name for name in texts]
 
 
@@ -258,7 +259,8 @@ def save_figure(figure: Figure, out_dir: Path, name: str) -> list[Path]:
     paths = [out_dir / f"{name}.{suffix}" for suffix in SUFFIXES]
     with mpl.rc_context(REPRODUCIBLE_STYLE):
         for path, suffix in zip(paths, SUFFIXES, strict=True):
-            figure.savefig(path, format=suffix, metadata=METADATA[suffix])
+            with replacing(path) as temporary:
+                figure.savefig(temporary, format=suffix, metadata=METADATA[suffix])
     return paths
 
 

@@ -1,22 +1,42 @@
-"""Checkpoints of a training stage: safetensors files, the last two kept, checked by their hash."""
+"""Checkpoints of a training stage: safetensors files, the last two kept, checked by their hash.
 
+A checkpoint is one safetensors file, whose header also holds the state's structure and numbers, and
+a seal beside it, written last, with the file's sha256. It covers what the stage has put into its
+payload so far: a checkpoint whose payload files are gone or altered is no better than a torn one.
+"""
+
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from harness.store import file_sha256, write_json, write_tensors
+from harness.durable import (
+    file_sha256,
+    flush_file,
+    flush_folder,
+    known_sha256,
+    write_json,
+)
+from harness.store import content_files, write_tensors
 
 KEPT = 2
 """Checkpoints kept of one stage."""
+FORMAT = 2
+"""Raised when the layout of these files changes; others are passed over."""
 
 
-def save_checkpoint(folder: Path, step: int, state: Mapping[str, Any]) -> None:
+class _Unusable(ValueError):
+    """Why a checkpoint cannot be gone on from."""
+
+
+def save_checkpoint(
+    folder: Path, step: int, state: Mapping[str, Any], payload: Path | None = None
+) -> None:
     """Write the state after `step` steps and drop all but the last two.
 
     Args:
@@ -24,49 +44,122 @@ def save_checkpoint(folder: Path, step: int, state: Mapping[str, Any]) -> None:
         step: Steps done.
         state: Nested mappings and lists of tensors and JSON scalars (state dicts of modules and
             optimisers).
+        payload: The stage's payload folder, whose present files a resumed stage does not write
+            again.
+
+    Raises:
+        StorageError: The file system refuses; the checkpoints before are as they were.
     """
     tensors: dict[str, Tensor] = {}
     tree = _detach(state, "state", tensors)
-    path = (folder / _seal_name(step)).with_suffix(".safetensors")
-    temporary = path.with_suffix(".tmp")
-    write_tensors(temporary, tensors)
-    seal = {"step": step, "tree": tree, "sha256": file_sha256(temporary)}
-    temporary.replace(path)
-    write_json(path.with_suffix(".json"), seal)
+    path = folder / f"step-{step:09d}.safetensors"
+    content = {"format": FORMAT, "step": step, "tree": tree, "payload": _cover(payload)}
+    write_tensors(path, tensors, {"checkpoint": json.dumps(content)})
+    write_json(path.with_suffix(".json"), {"step": step, "sha256": file_sha256(path)})
     for old in _sealed(folder)[KEPT:]:
-        old.unlink()
-        old.with_suffix(".safetensors").unlink(missing_ok=True)
+        _remove(old)
 
 
-def load_checkpoint(folder: Path, step: int | None = None) -> tuple[int, dict[str, Any]] | None:
+def load_checkpoint(
+    folder: Path,
+    step: int | None = None,
+    *,
+    payload: Path | None = None,
+    warn: Callable[[str], None] | None = None,
+) -> tuple[int, dict[str, Any]] | None:
     """The newest checkpoint that is whole: steps done and state; None where there is none.
 
-    A truncated or altered file is passed over in favour of the one before.
+    A truncated or altered one is removed, so that it doesn't count as one of those kept, in favour
+    of the one before.
 
     Args:
         folder: The stage's checkpoint folder.
-        step: Take the one after this many steps, or none.
+        step: Take the one after this many steps, or none, and remove nothing: for a worker that
+            follows what another one chose.
+        payload: The stage's payload folder; None leaves what the checkpoint covers unchecked.
+        warn: Told of every checkpoint that is passed over, and where none is left.
+
+    Raises:
+        OSError: A file is there but cannot be read now.
     """
-    for seal_path in _sealed(folder):
-        if step is not None and seal_path.name != _seal_name(step):
-            continue
-        tensor_path = seal_path.with_suffix(".safetensors")
+    if step is not None:
+        with contextlib.suppress(_Unusable):
+            return _read(folder / f"step-{step:09d}.json", payload)
+        return None
+    warn = warn or (lambda text: None)
+    sealed = _sealed(folder)
+    for seal in sealed:
         try:
-            seal = json.loads(seal_path.read_text(encoding="utf-8"))
-            if file_sha256(tensor_path) != seal["sha256"]:
-                continue
-            return int(seal["step"]), _attach(seal["tree"], load_file(tensor_path))
-        except (OSError, ValueError, KeyError, SafetensorError):
-            continue
+            return _read(seal, payload)
+        except _Unusable as error:
+            warn(f"checkpoint {seal.with_suffix('.safetensors')} is passed over: {error}")
+            _remove(seal)
+    if sealed:
+        warn(f"no checkpoint of {folder} can be used: the stage starts anew")
     return None
 
 
-def _seal_name(step: int) -> str:
-    return f"step-{step:09d}.json"
+def _read(seal: Path, payload: Path | None) -> tuple[int, dict[str, Any]]:
+    path = seal.with_suffix(".safetensors")
+    try:
+        recorded = json.loads(seal.read_text(encoding="utf-8"))["sha256"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+        raise _Unusable(f"its seal {seal.name} cannot be read") from error
+    try:
+        found = file_sha256(path)
+    except FileNotFoundError as error:
+        raise _Unusable("the file is gone") from error
+    if found != recorded:
+        raise _Unusable(f"its sha256 must be {recorded}, but is {found}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            content = json.loads((file.metadata() or {})["checkpoint"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise _Unusable("another version of this program wrote it") from error
+    if content["format"] != FORMAT:
+        raise _Unusable(f"its format must be {FORMAT}, but is {content['format']}")
+    _check_covered(content["payload"], payload)
+    return int(content["step"]), _attach(content["tree"], tensors)
+
+
+def _cover(payload: Path | None) -> dict[str, str]:
+    """Payload file -> hash, brought to the disk before the checkpoint that relies on it."""
+    if payload is None:
+        return {}
+    covered = {}
+    for name, path in content_files(payload).items():
+        flush_file(path)
+        covered[name] = known_sha256(path)
+    flush_folder(payload)
+    return covered
+
+
+def _check_covered(covered: Mapping[str, str], payload: Path | None) -> None:
+    if payload is None:
+        return
+    for name, recorded in covered.items():
+        try:
+            found = known_sha256(payload / name)
+        except FileNotFoundError:
+            found = "absent"
+        if found != recorded:
+            raise _Unusable(f"the payload file {name} must have sha256 {recorded}, but is {found}")
+
+
+def _remove(seal: Path) -> None:
+    """Remove a checkpoint; without its seal the rest of it counts for nothing."""
+    seal.unlink(missing_ok=True)
+    seal.with_suffix(".safetensors").unlink(missing_ok=True)
 
 
 def _sealed(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-*.json"), reverse=True)
+    """Seals, newest first; files that a kill left without one are removed."""
+    seals = sorted(folder.glob("step-*.json"), reverse=True)
+    for path in folder.glob("step-*.safetensors"):
+        if path.with_suffix(".json") not in seals:
+            path.unlink(missing_ok=True)
+    return seals
 
 
 def _detach(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:

@@ -12,8 +12,9 @@ from harness.execution import Outcome
 from harness.executors import Executor, Feed, Listener, StageEvent
 from harness.executors.interface import fixed
 from harness.executors.ray_environment import prepare
+from harness.leftovers import clear_leftovers
 from harness.metrics.frechet import self_test
-from harness.plan import Stage
+from harness.plan import Stage, still_missing
 from harness.progress import ProgressView
 from harness.requirements import fetch_missing, missing_items, writable_error
 from harness.stage_log import UserStream, say, user_stream
@@ -22,6 +23,9 @@ from harness.store import Store
 from harness.sweep import Resources, SweepFile
 
 EXIT_DONE, EXIT_ROWS_FAILED, EXIT_WRONG_REQUEST, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+MAX_ROUNDS = 8
+"""How often damaged inputs are made anew before a command gives up on its disk."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -40,6 +44,12 @@ def exit_code(work: Callable[[], int]) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_WRONG_REQUEST
+    except OSError as error:
+        print(
+            f"error: {error}; what is finished is kept: run the same command again to continue",
+            file=sys.stderr,
+        )
+        return EXIT_ROWS_FAILED
     except KeyboardInterrupt:
         print(
             "\ninterrupted: finished stages are kept, training goes on from its last checkpoint; "
@@ -155,6 +165,7 @@ def check_start(
     for folder in (results, options.store):
         if error := writable_error(folder):
             raise ConfigError(error)
+    clear_leftovers(options.store)
 
 
 def check_networks(stages: Sequence[Stage], source: str) -> None:
@@ -181,6 +192,8 @@ def execute(
 ) -> Mapping[str, Outcome]:
     """Run stages in the chosen executor under a progress view.
 
+    Where a stage met a damaged input, which was set aside, what is missing is run once more.
+
     Args:
         options: The command's options.
         stages: What to run, inputs first.
@@ -192,8 +205,29 @@ def execute(
     Raises:
         Interrupted: By a signal.
     """
-    if not stages:
-        return {}
+    outcomes: dict[str, Outcome] = {}
+    for _ in range(MAX_ROUNDS):
+        if not stages:
+            break
+        round_ = _execute(options, stages, store, file, source, ended)
+        outcomes |= round_
+        aside = [outcome.set_aside for outcome in round_.values() if outcome.set_aside]
+        if not aside:
+            break
+        for text in dict.fromkeys(aside):
+            print(f"warning: {text}", file=sys.stderr)
+        stages = still_missing(stages, store)
+    return outcomes
+
+
+def _execute(
+    options: argparse.Namespace,
+    stages: list[Stage],
+    store: Store,
+    file: SweepFile,
+    source: str,
+    ended: Callable[[Stage], None],
+) -> Mapping[str, Outcome]:
     resources = {stage.kind: file.resources_of(stage.kind) for stage in stages}
     with user_stream() as stream, ProgressView(stages, store, stream) as view:
 

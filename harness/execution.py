@@ -21,15 +21,16 @@ from threadpoolctl import threadpool_limits
 
 from harness import attempts, stage_log, stopping
 from harness.cost import estimate
+from harness.durable import write_text
 from harness.failures import FailureKind, classify, one_line
 from harness.keys import to_plain
 from harness.lease import StageBusy
 from harness.measured_cost import Meter, cost_record, precision_of
-from harness.plan import Stage
+from harness.plan import Stage, with_inputs
 from harness.stages import registry
 from harness.stages.context import StageContext
 from harness.stopping import StopRequested
-from harness.store import Store, Work
+from harness.store import Artifact, DamagedArtifact, Store, Work
 from harness.sweep import Resources
 from harness.world import WorkerLost, World
 
@@ -53,6 +54,8 @@ class Outcome:
     again: bool = False
     """Whether running it again at once, in new processes, may end otherwise: a worker ran out of
     device memory, and the next attempt computes every batch in slices."""
+    set_aside: str = ""
+    """What was said of a damaged input that was set aside: run again, its stage makes it anew."""
 
 
 ALONE = World()
@@ -106,9 +109,12 @@ def _lead(
 ) -> Outcome:
     """The first worker's part; it tells the others to go on, and how the stage ended."""
     outcome = Outcome(key=stage.key, status="reused")
-    if store.find(stage.kind, stage.key):
-        return world.broadcast(outcome)
     try:
+        try:
+            if store.examine(stage.kind, stage.key):
+                return world.broadcast(outcome)
+        except DamagedArtifact as error:
+            store.set_aside(error)
         with store.work(stage.kind, stage.key) as work:
             if not store.find(stage.kind, stage.key):
                 attempts.clear_failures(work)
@@ -161,7 +167,10 @@ def _attempt(
     except StageBusy:
         raise
     except Exception as error:
-        return _failed(stage, work, error, time.monotonic() - started, world, slices)
+        if work.lease is not None:
+            # Who was taken for dead may have stumbled over its successor's files.
+            work.require_lease()
+        return _failed(stage, store, work, error, time.monotonic() - started, world, slices)
     return Outcome(key=stage.key, status="done", wall_s=time.monotonic() - started)
 
 
@@ -189,8 +198,10 @@ def _run(
         )
     device = torch.device("cuda" if gpus > 0 else "cpu")
     definition = registry.KINDS[stage.kind]
+    work.note("started", gpus=gpus, cpus=resources.cpus, workers=world.size)
+    inputs = find_inputs(stage, store)
     context = StageContext(
-        inputs={name: store.get(s.kind, s.key) for name, s in stage.inputs.items()},
+        inputs=inputs,
         work=work,
         device=device,
         checkpoint_every_s=resources.checkpoint_every_s,
@@ -219,12 +230,46 @@ def _run(
             "label": stage.label,
             "config": to_plain(stage.config),
             "inputs": {name: s.key for name, s in stage.inputs.items()},
+            "made_of": _made_of(stage, inputs),
             "result": dict(result),
             "cost": _cost(stage, context, resources, gpus, meter, seen["device"]),
             "environment": seen,
             "created": created,
         }
     )
+
+
+def find_inputs(stage: Stage, store: Store) -> dict[str, Artifact]:
+    """The artifacts that a stage reads, each made of the artifacts that the store holds now.
+
+    A tokenizer that had to be trained again may have come out otherwise, on a GPU say; what was
+    learnt from latents of the old one must not be decoded with the new one.
+
+    Raises:
+        ValueError: One is not in the store.
+        DamagedArtifact: One was altered, or made of other artifacts than those in the store.
+    """
+    found = {name: store.get(s.kind, s.key) for name, s in stage.inputs.items()}
+    for name, source in stage.inputs.items():
+        made_of = found[name].record.get("made_of", {})
+        for ancestor in with_inputs(source.inputs.values()):
+            # What nobody reads now need not be there any more.
+            present = store.find(ancestor.kind, ancestor.key)
+            if present and made_of.get(ancestor.key, present.digest) != present.digest:
+                raise DamagedArtifact(
+                    found[name].path,
+                    f"it was made of another {ancestor.kind} {ancestor.key} than is there now",
+                )
+    return found
+
+
+def _made_of(stage: Stage, inputs: Mapping[str, Artifact]) -> dict[str, str]:
+    """Key -> content digest of every artifact that this one goes back to."""
+    made_of: dict[str, str] = {}
+    for name, source in stage.inputs.items():
+        made_of |= inputs[name].record.get("made_of", {})
+        made_of[source.key] = inputs[name].digest
+    return made_of
 
 
 @contextlib.contextmanager
@@ -274,10 +319,19 @@ def _cost(
 
 
 def _failed(
-    stage: Stage, work: Work, error: Exception, wall_s: float, world: World, slices: int
+    stage: Stage,
+    store: Store,
+    work: Work,
+    error: Exception,
+    wall_s: float,
+    world: World,
+    slices: int,
 ) -> Outcome:
     """What became of an attempt that raised; written down, and told to the other workers."""
     found = attempts.failure_behind(error, work, world) or _describe(error, work, slices)
+    if isinstance(error, DamagedArtifact):
+        with contextlib.suppress(OSError):
+            found["set_aside"] = store.set_aside(error)
     outcome = Outcome(key=stage.key, wall_s=wall_s, **found)
     name = "error.txt" if world.is_first else f"error-worker{world.rank}.txt"
     # A full disk may be what failed; the outcome says so anyway.
@@ -285,8 +339,7 @@ def _failed(
         work.shared.mkdir(parents=True, exist_ok=True)
         attempts.tell_failure(work, world, found)
         if not isinstance(error, StopRequested):
-            text = "".join(traceback.format_exception(error))
-            (work.shared / name).write_text(text, encoding="utf-8")
+            write_text(work.shared / name, "".join(traceback.format_exception(error)))
     world.leave()
     return outcome
 

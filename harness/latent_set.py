@@ -183,6 +183,8 @@ def _open_shards(artifact: Artifact, names: Sequence[str]) -> LatentShards:
     channels = sum(group["channels"] for group in layout["groups"])
     paths = sorted(artifact.path.glob("latents_shard*.safetensors"))
     check_unchanged(artifact, paths)
+    for name in artifact.record["files"]:
+        artifact.file(name)
     return LatentShards(paths, names, (channels, layout["height"], layout["width"]))
 
 

@@ -202,6 +202,21 @@ def stages_to_run(plan: Plan, store: Store) -> list[Stage]:
     return [stage for stage in plan.stages if stage in needed]
 
 
+def still_missing(stages: Iterable[Stage], store: Store) -> list[Stage]:
+    """Those of the stages whose artifacts are not in the store, after what they lack themselves."""
+    ordered: dict[str, Stage] = {}
+
+    def visit(stage: Stage) -> None:
+        if stage.key not in ordered and not store.find(stage.kind, stage.key):
+            for source in stage.inputs.values():
+                visit(source)
+            ordered[stage.key] = stage
+
+    for stage in stages:
+        visit(stage)
+    return list(ordered.values())
+
+
 def guidance_label(guidance: Guidance) -> str:
     """A guidance setting in a few words: `none`, `cfg 4`, `autoguidance 1.5`."""
     return guidance.kind if guidance.kind == "none" else f"{guidance.kind} {guidance.scale:g}"

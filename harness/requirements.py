@@ -1,10 +1,12 @@
 """What a plan needs and this machine lacks, found before anything starts."""
 
+import secrets
 from collections.abc import Iterable
 from pathlib import Path
 
 from harness.configuration import ConfigError
 from harness.data.missing import MissingItem
+from harness.durable import StorageError, replacing
 from harness.latent_folder import LatentFolder
 from harness.plan import Stage
 from harness.pretrained import DiffusersTokenizerConfig
@@ -109,9 +111,16 @@ def writable_error(folder: Path) -> str:
     """Why nothing can be written below a folder, or an empty text."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
+        # Another driver may look at the same time; a full disk has room for names, not for content.
+        probe = folder / f".writable-{secrets.token_hex(4)}"
+        with replacing(probe) as temporary:
+            temporary.write_bytes(bytes(4096))
         probe.unlink()
+    except StorageError as error:
+        return f"nothing was started: {error}"
     except OSError as error:
-        return f"{folder} must be a folder that can be written, but is not ({error.strerror})"
+        return (
+            f"{folder} must be a folder that can be written, but is not ({error.strerror}); make "
+            "it writable, or give another --store and --results"
+        )
     return ""

@@ -14,8 +14,11 @@ import yaml
 
 from analysis.report import REPORT_VERSION, write_figures
 from analysis.summary import summarize
+from harness.durable import replacing, write_text
 from harness.execution import Outcome, command_line, environment
 from harness.keys import to_plain
+from harness.lease import wait_and_hold
+from harness.leftovers import remove_temporary
 from harness.plan import Plan
 from harness.store import Artifact, Store, file_sha256, write_json
 from harness.sweep import resolved_tree
@@ -51,9 +54,12 @@ def write_results(
 
     What an earlier plan left in the folder and this one does not have is removed; artifacts stay.
     """
-    write_yaml(results / "sweep.yaml", resolved_tree(plan.sweep))
-    rows, frame, grids = write_tables(plan, store, outcomes, results, wall_s)
-    figures, words = _analyse(results, frame)
+    # Two drivers of one sweep end at about the same time.
+    with wait_and_hold(results / ".writing.lease"):
+        remove_temporary(results)
+        write_yaml(results / "sweep.yaml", resolved_tree(plan.sweep))
+        rows, frame, grids = write_tables(plan, store, outcomes, results, wall_s)
+        figures, words = _analyse(results, frame)
     return Written(rows=rows, figures=figures, grids=grids, words=words, wall_s=wall_s)
 
 
@@ -81,7 +87,9 @@ def write_given_row(
         for name in ("samples", "reconstructions"):
             source = artifact.path / f"{name}.png"
             if source.is_file():
-                shutil.copyfile(source, folder / f"{row['trial_id']}_{name}.png")
+                target = folder / f"{row['trial_id']}_{name}.png"
+                with replacing(target, durable=False) as temporary:
+                    shutil.copyfile(source, temporary)
     return rows
 
 
@@ -117,7 +125,13 @@ def write_tables(
 def write_yaml(path: Path, tree: Mapping[str, Any]) -> None:
     """Write a file that a command can read again."""
     text = yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True)
-    path.write_text(text, encoding="utf-8")
+    write_text(path, text)
+
+
+def write_csv(path: Path, frame: pd.DataFrame) -> None:
+    """Write a table that is whole or absent, without its index."""
+    with replacing(path) as temporary:
+        frame.to_csv(temporary, index=False)
 
 
 def _analyse(results: Path, frame: pd.DataFrame) -> tuple[list[Path], str]:
@@ -197,9 +211,8 @@ def _write_curves(plan: Plan, store: Store, results: Path) -> None:
     if not lines:
         path.unlink(missing_ok=True)
         return
-    temporary = path.with_name(".curves.tmp")
-    pd.DataFrame(lines).to_parquet(temporary, index=False)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        pd.DataFrame(lines).to_parquet(temporary, index=False)
 
 
 def _copy_grids(plan: Plan, store: Store, results: Path) -> list[Path]:
@@ -207,7 +220,7 @@ def _copy_grids(plan: Plan, store: Store, results: Path) -> list[Path]:
     folder = results / "grids"
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.png"):
-        old.unlink()
+        old.unlink(missing_ok=True)
     copied = []
     for row in plan.rows:
         several = len([other for other in plan.rows if other.trial_id == row.trial_id]) > 1
@@ -218,6 +231,7 @@ def _copy_grids(plan: Plan, store: Store, results: Path) -> list[Path]:
         for stage, name, target in grids:
             artifact = store.find(stage.kind, stage.key)
             if artifact and (artifact.path / name).is_file():
-                shutil.copyfile(artifact.path / name, folder / target)
+                with replacing(folder / target, durable=False) as temporary:
+                    shutil.copyfile(artifact.path / name, temporary)
                 copied.append(folder / target)
     return copied

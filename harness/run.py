@@ -7,8 +7,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
 from harness.command import (
     EXIT_DONE,
     EXIT_ROWS_FAILED,
@@ -20,6 +18,7 @@ from harness.command import (
     execute,
     exit_code,
 )
+from harness.configuration import ConfigError, read_yaml
 from harness.description import closing_text, describe_plan, plan_text
 from harness.plan import Plan, Stage, make_plan, stages_to_run
 from harness.requirements import missing_items
@@ -109,10 +108,11 @@ def _write_finished_rows(plan: Plan, ended: Stage, store: Store, results: Path) 
 def _replaced_note(results: Path, sweep: Sweep) -> str:
     """A line for a folder that holds the results of another version of the sweep."""
     path = results / "sweep.yaml"
-    if not path.is_file() or yaml.safe_load(path.read_text(encoding="utf-8")) == resolved_tree(
-        sweep
-    ):
-        return ""
+    try:
+        if not path.is_file() or read_yaml(path) == resolved_tree(sweep):
+            return ""
+    except ConfigError as error:
+        return f"note: {error}; it is written anew"
     return (
         f"note: {results} holds another version of this sweep; its table and figures are replaced "
         "(artifacts are kept, another --set name=... keeps both)"

@@ -3,16 +3,21 @@
     <root>/<kind>/<key>/            artifact.json and payload files; whole or absent
     <root>/<kind>/<key>.partial/    work in progress: payload/, checkpoints/, progress.json
     <root>/<kind>/<key>.lease       who is working on it; touched while alive
+    <root>/<kind>/<key>.damaged-*/  an artifact that was found damaged and set aside
 
-Work is published by renaming `payload/` to its final name, so a reader never sees half of it.
+Work is published by renaming `payload/` to its final name, so a reader never sees half of it. What
+is read is held to the hashes that were recorded when it was published.
 """
 
 import contextlib
 import hashlib
 import json
 import os
-import shutil
+import secrets
+import socket
+import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +28,32 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from harness.configuration import ConfigError
-from harness.lease import Lease, hold
+from harness.durable import (
+    file_sha256,
+    flush_file,
+    flush_folder,
+    is_temporary,
+    known_sha256,
+    replacing,
+    storage_errors,
+    write_json,
+)
+from harness.lease import Lease, StageBusy, hold
+from harness.leftovers import discard
 from harness.stage_log import is_log
+
+__all__ = [
+    "Artifact",
+    "DamagedArtifact",
+    "Store",
+    "Work",
+    "file_sha256",
+    "write_json",
+    "write_tensors",
+]
+
+RECORD = "artifact.json"
+"""The file of an artifact that says what it is; written last."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,18 +69,59 @@ class Artifact:
         """The numbers that the stage reported."""
         return self.record["result"]
 
+    @property
+    def digest(self) -> str:
+        """What stands for the content of all payload files: a hash over their hashes."""
+        return _hash_json(self.record["files"])
+
+    def file(self, name: str) -> Path:
+        """Path of a payload file, held to its recorded hash when a process first asks for it.
+
+        Raises:
+            DamagedArtifact: The file is gone or has other bytes than when it was published.
+        """
+        path, recorded = self.path / name, self.sha256(name)
+        try:
+            found = known_sha256(path)
+        except FileNotFoundError:
+            found = "absent"
+        if found != recorded:
+            raise DamagedArtifact(
+                self.path, f"its file {name} must have sha256 {recorded}, but is {found}"
+            )
+        return path
+
     def tensors(self, name: str) -> dict[str, Tensor]:
         """All tensors of a safetensors payload."""
-        return load_file(self.path / name)
+        return load_file(self.file(name))
 
     def tensor(self, name: str, key: str) -> Tensor:
         """One tensor of a safetensors payload."""
-        with safe_open(self.path / name, framework="pt") as file:
+        with safe_open(self.file(name), framework="pt") as file:
             return file.get_tensor(key)
 
     def sha256(self, name: str) -> str:
         """Content hash of a payload file, as recorded when it was published."""
         return self.record["files"][name]["sha256"]
+
+
+class DamagedArtifact(ConfigError):
+    """An artifact is not what was published: bytes changed, a file is gone, its inputs are others.
+
+    It is never used; `Store.set_aside` makes room for the stage to run again.
+    """
+
+    def __init__(self, folder: Path, reason: str) -> None:
+        self.folder, self.reason = folder, reason
+        self.inode = _inode(folder)
+        """Tells this folder from one that takes its place."""
+        super().__init__(
+            f"{folder} must be as it was published, but {reason}; run the command again, which "
+            "sets the folder aside and runs the stage anew, or put a good copy in its place"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.folder, self.reason)
 
 
 class Store:
@@ -65,21 +135,28 @@ class Store:
         return self.root / kind / key
 
     def find(self, kind: str, key: str) -> Artifact | None:
+        """The artifact, or None where it is not there yet or its record is damaged."""
+        try:
+            return self.examine(kind, key)
+        except DamagedArtifact:
+            return None
+
+    def examine(self, kind: str, key: str) -> Artifact | None:
         """The artifact, or None where it is not there yet.
 
         Raises:
-            ConfigError: Its record cannot be read.
+            DamagedArtifact: Its record is not the one that was published.
         """
         path = self.folder(kind, key)
         try:
-            record = json.loads((path / "artifact.json").read_text(encoding="utf-8"))
+            record = json.loads((path / RECORD).read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
             return None
         except ValueError as error:
-            raise ConfigError(
-                f"{path / 'artifact.json'} must be JSON, but cannot be read ({error}); remove the "
-                f"folder {path} to have the stage run again"
-            ) from error
+            raise DamagedArtifact(path, f"its {RECORD} cannot be read ({error})") from error
+        # Records of earlier versions have no hash of their own.
+        if record.get("record_sha256", _record_hash(record)) != _record_hash(record):
+            raise DamagedArtifact(path, f"its {RECORD} was altered")
         return Artifact(path=path, record=record)
 
     def get(self, kind: str, key: str) -> Artifact:
@@ -87,8 +164,9 @@ class Store:
 
         Raises:
             ValueError: It is not in the store.
+            DamagedArtifact: Its record is not the one that was published.
         """
-        artifact = self.find(kind, key)
+        artifact = self.examine(kind, key)
         if artifact is None:
             raise ValueError(
                 f"{kind} {key} must be in the store {self.root}, but is not; run the sweep again"
@@ -101,11 +179,15 @@ class Store:
 
         Raises:
             StageBusy: Another living process works on it.
+            StorageError: The file system refuses.
         """
         folder = self.folder(kind, key)
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        with storage_errors(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
         with hold(folder.with_name(f"{key}.lease")) as lease:
-            yield Work(folder=folder, lease=lease)
+            work = Work(folder=folder, lease=lease)
+            work.clear_temporary()
+            yield work
 
     @contextlib.contextmanager
     def scratch(self, kind: str, key: str) -> Iterator["Work"]:
@@ -119,6 +201,23 @@ class Store:
     def progress(self, kind: str, key: str) -> dict[str, Any]:
         """What a running stage last said of itself; empty where it has said nothing."""
         return _read_report(self.folder(kind, key).with_name(f"{key}.partial"))
+
+    def set_aside(self, error: DamagedArtifact) -> str:
+        """Rename a damaged artifact, so that its stage runs again; says what was done.
+
+        An artifact that has taken its place (another process was quicker), or is about to, is left
+        alone.
+        """
+        folder = error.folder
+        try:
+            with hold(folder.with_name(f"{folder.name}.lease")):
+                if _inode(folder) != error.inode:
+                    return f"{folder} was set aside by another process"
+                # Checkpoints that led to it were half removed, if they are there at all.
+                discard(folder.with_name(f"{folder.name}.partial"))
+                return _set_aside(folder, error.reason)
+        except StageBusy:
+            return f"{folder} is being made anew by another process"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,9 +239,7 @@ class Work:
     @property
     def shared_payload(self) -> Path:
         """Files that any worker writes here become the artifact."""
-        path = self.shared / "payload"
-        path.mkdir(parents=True, exist_ok=True)
-        return path
+        return _made(self.shared / "payload")
 
     @property
     def partial(self) -> Path:
@@ -152,16 +249,17 @@ class Work:
     @property
     def payload(self) -> Path:
         """Files written here become the artifact."""
-        path = self.partial / "payload"
-        path.mkdir(parents=True, exist_ok=True)
-        return path
+        return _made(self.partial / "payload")
 
     @property
     def checkpoints(self) -> Path:
         """Checkpoints live here until the artifact is published."""
-        path = self.partial / "checkpoints"
-        path.mkdir(parents=True, exist_ok=True)
-        return path
+        return _made(self.partial / "checkpoints")
+
+    @property
+    def curve(self) -> Path:
+        """Where a training stage appends its curve until it is published."""
+        return self.checkpoints / "curve.jsonl"
 
     def report(self, progress: Mapping[str, Any]) -> None:
         """Replace `progress.json`; a display must not end a training, so failure is let go."""
@@ -173,30 +271,109 @@ class Work:
         """The last report, also of an attempt before this one; empty where there is none."""
         return _read_report(self.partial)
 
-    def publish(self, record: Mapping[str, Any]) -> Artifact:
-        """Make the payload the artifact; the loser of a race gets the winner's."""
-        assert self.lease is not None, "the first worker publishes"
-        payload = self.payload
-        files = {}
-        for path in sorted(p for p in payload.rglob("*") if p.is_file()):
-            name = path.relative_to(payload).as_posix()
-            if name == "artifact.json" or name.startswith("tensorboard/") or is_log(name):
-                # Logs hold times: two runs of one stage never write the same.
-                continue
-            _flush(path)
-            files[name] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
-        whole = {**record, "files": files}
-        write_json(payload / "artifact.json", whole)
-        for log in filter(lambda path: is_log(path.name), self.shared.iterdir()):
-            log.rename(payload / log.name)
+    def require_lease(self) -> None:
+        """Refuse to write what matters unless this process still holds the stage.
+
+        Raises:
+            StageBusy: It was taken for dead, say while it was suspended, and taken over.
+        """
+        assert self.lease is not None, "the first worker writes into the store"
+        self.lease.require()
+
+    def note(self, what: str, **details: Any) -> None:
+        """Add a line to the stage's history: an attempt, a resumption, a damaged checkpoint.
+
+        The history goes into the artifact's record; failure to write it is let go.
+        """
+        line = {"what": what, "at": time.time(), "host": socket.gethostname(), "pid": os.getpid()}
+        with contextlib.suppress(OSError):
+            self.partial.mkdir(parents=True, exist_ok=True)
+            with (self.partial / "history.jsonl").open("a", encoding="utf-8") as file:
+                # The line before may have been torn by a kill.
+                file.write("\n" + json.dumps({**line, **details}) + "\n")
+
+    def warn(self, text: str) -> None:
+        """Say something that went wrong and was mended, here and in the history."""
+        print(f"warning: {text}", file=sys.stderr, flush=True)
+        self.note("warning", text=text)
+
+    def history(self) -> list[dict[str, Any]]:
+        """What `note` was told in all attempts; torn lines are left out."""
         try:
-            payload.rename(self.folder)
+            lines = (self.partial / "history.jsonl").read_text(encoding="utf-8").splitlines()
         except OSError:
-            if not self.folder.exists():
-                raise
-            whole = json.loads((self.folder / "artifact.json").read_text(encoding="utf-8"))
-        shutil.rmtree(self.partial, ignore_errors=True)
-        return Artifact(path=self.folder, record=whole)
+            return []
+        return [json.loads(line) for line in lines if line.endswith("}") and line.startswith("{")]
+
+    def clear_temporary(self) -> None:
+        """Remove files that an earlier attempt had not finished writing when it was killed."""
+        for path in self.partial.rglob("*"):
+            if is_temporary(path) and path.is_file():
+                path.unlink(missing_ok=True)
+
+    def publish(self, record: Mapping[str, Any]) -> Artifact:
+        """Make the payload the artifact; the loser of a race gets the winner's.
+
+        Raises:
+            StageBusy: The lease was taken over.
+            StorageError: The file system refuses; everything stays for the next attempt.
+        """
+        payload = self.payload
+        with storage_errors(self.folder):
+            files = _describe_files(payload)
+            whole = _json_round({**record, "history": self.history(), "files": files})
+            write_json(payload / RECORD, {**whole, "record_sha256": _record_hash(whole)})
+            self.require_lease()
+            for log in filter(lambda path: is_log(path.name), self.shared.iterdir()):
+                log.rename(payload / log.name)
+            artifact = _move_into_place(payload, self.folder)
+        discard(self.partial)
+        return artifact
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write a safetensors file, whole or absent, from tensors on any device."""
+    plain = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    with replacing(path) as temporary:
+        save_file(plain, temporary, None if metadata is None else dict(metadata))
+
+
+def _describe_files(payload: Path) -> dict[str, dict[str, Any]]:
+    """Size and hash of every payload file, each brought to the disk with its folder."""
+    files = {}
+    for name, path in content_files(payload).items():
+        flush_file(path)
+        files[name] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+    for path in (payload, *payload.rglob("*")):
+        if path.is_dir():
+            flush_folder(path)
+    return files
+
+
+def content_files(payload: Path) -> dict[str, Path]:
+    """Name -> path of the files that are an artifact's content, by name.
+
+    Logs and event files of TensorBoard are not: they hold times, so that two runs of a stage never
+    write the same.
+    """
+    names = {path.relative_to(payload).as_posix(): path for path in payload.rglob("*")}
+    return {
+        name: path
+        for name, path in sorted(names.items())
+        if path.is_file()
+        and not is_temporary(path)
+        and name != RECORD
+        and not name.startswith("tensorboard/")
+        and not is_log(name)
+    }
+
+
+def _made(folder: Path) -> Path:
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _read_report(partial: Path) -> dict[str, Any]:
@@ -207,32 +384,48 @@ def _read_report(partial: Path) -> dict[str, Any]:
     return report if isinstance(report, dict) else {}
 
 
-def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
-    """Write a JSON file that is whole or absent.
-
-    Args:
-        path: Where it comes to lie.
-        value: JSON-able; NaN and infinity are refused.
-        durable: Flush to the disk before the rename.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    if durable:
-        _flush(temporary)
-    temporary.replace(path)
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file from tensors on any device."""
-    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path)
+def _move_into_place(payload: Path, folder: Path) -> Artifact:
+    try:
+        payload.rename(folder)
+    except OSError:
+        if not folder.exists():
+            raise
+        if not (folder / RECORD).is_file():
+            # Somebody left a folder of this name that is no artifact.
+            _set_aside(folder, f"it has no {RECORD}")
+            payload.rename(folder)
+    flush_folder(folder.parent)
+    record = folder / RECORD
+    return Artifact(path=folder, record=json.loads(record.read_text(encoding="utf-8")))
 
 
-def file_sha256(path: Path) -> str:
-    """sha256 of a file's bytes, 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _set_aside(folder: Path, reason: str) -> str:
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    target = folder.with_name(f"{folder.name}.damaged-{stamp}-{secrets.token_hex(2)}")
+    with storage_errors(folder):
+        folder.rename(target)
+        flush_folder(folder.parent)
+    text = f"{folder} was damaged ({reason}); set aside as {target.name}, its stage runs again"
+    print(f"warning: {text}", file=sys.stderr, flush=True)
+    return text
 
 
-def _flush(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+def _inode(folder: Path) -> int | None:
+    try:
+        return folder.stat().st_ino
+    except OSError:
+        return None
+
+
+def _record_hash(record: Mapping[str, Any]) -> str:
+    return _hash_json({name: v for name, v in record.items() if name != "record_sha256"})
+
+
+def _hash_json(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _json_round(value: Any) -> Any:
+    """As a reader of the file will see it."""
+    return json.loads(json.dumps(value, allow_nan=False))

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.cost import generator_flops_per_image
+from harness.durable import replacing, storage_errors
 from harness.execution import Outcome
 from harness.metrics.extractors import INCEPTION_SHA256
 from harness.plan import Plan, PlannedRow, Stage, guidance_label, with_inputs
@@ -207,7 +208,8 @@ def write_rows(
 def write_row(values: Mapping[str, Any], results: Path) -> Path:
     """Write one row's file."""
     path = results / "rows" / f"{values['row_id']}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, values)
     return path
 
@@ -222,16 +224,12 @@ def compile_table(rows: Sequence[Mapping[str, Any]], results: Path) -> pd.DataFr
         ]
     )
     table = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
-    _replace(results / "table.parquet", lambda path: pq.write_table(table, path))
+    with replacing(results / "table.parquet") as path:
+        pq.write_table(table, path)
     frame = table.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
-    _replace(results / "table.csv", lambda path: frame.to_csv(path, index=False))
+    with replacing(results / "table.csv") as path:
+        frame.to_csv(path, index=False)
     return frame
-
-
-def _replace(path: Path, write: Any) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    write(temporary)
-    temporary.replace(path)
 
 
 def _configuration(row: PlannedRow, sweep: str) -> dict[str, Any]:

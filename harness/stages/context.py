@@ -12,6 +12,7 @@ from torch import Tensor
 from harness.checkpoints import load_checkpoint, save_checkpoint
 from harness.data import prefetch
 from harness.data.prefetch import Ahead
+from harness.durable import write_text
 from harness.measured_cost import Spent
 from harness.stages.curves import Curve
 from harness.stopping import POLL_S, StopRequested
@@ -171,6 +172,8 @@ class StageContext:
         Raises:
             Diverged: A watched loss was not finite; the last finite checkpoint stays.
             StopRequested: The driver wants the stage to end; the checkpoint is written.
+            StageBusy: Another process took the stage over.
+            StorageError: A checkpoint cannot be written; the last one stays.
         """
         now = time.monotonic()
         together = state is not None and not self.world.is_alone
@@ -191,7 +194,8 @@ class StageContext:
             if self._curve is not None:
                 self._curve.flush()
             self._reported = now
-            self._save(step, state if (save_due or stop_due) and step < total else None)
+            if state is not None and (save_due or stop_due) and step < total:
+                self._save(step, state)
         if stop_due:
             raise StopRequested(f"the driver asked this stage to stop; it did after step {step}")
 
@@ -201,25 +205,19 @@ class StageContext:
         self._asked = now
         return self.stop_requested()
 
-    def _save(self, step: int, state: Callable[[], Mapping[str, Any]] | None) -> None:
-        if state is not None:
-            elapsed_s = self.earlier_s + time.monotonic() - self._started
-            content = {
-                "state": state(),
-                "elapsed_s": elapsed_s,
-                "data_wait_s": self.data_wait_s or 0.0,
-            }
-            save_checkpoint(self.work.checkpoints, step, content)
-            self._saved = time.monotonic()
-
     def resume(self) -> tuple[int, dict[str, Any]] | None:
         """Steps done and state of the newest whole checkpoint, or None; one for all workers.
+
+        The training curve is put back to what it was then. Checkpoints that had to be passed over
+        are told in the stage's log and history.
 
         Raises:
             ValueError: Another worker than the first cannot read the checkpoint that it chose.
         """
-        folder = self.work.shared / "checkpoints"
-        found = load_checkpoint(folder) if self.world.is_first else None
+        work, found = self.work, None
+        folder = work.shared / "checkpoints"
+        if self.world.is_first:
+            found = load_checkpoint(folder, payload=work.payload, warn=work.warn)
         chosen = self.world.broadcast(None if found is None else found[0])
         if chosen is None:
             return None
@@ -232,7 +230,23 @@ class StageContext:
         step, content = found
         self.earlier_s = content["elapsed_s"]
         self._earlier_wait_s = content.get("data_wait_s", 0.0)
+        write_text(work.curve, content["curve"])
+        work.note("resumed", step=step)
         return step, content["state"]
+
+    def _save(self, step: int, state: Callable[[], Mapping[str, Any]]) -> None:
+        """Write a checkpoint, unless the stage was taken over by another process."""
+        work = self.work
+        work.require_lease()
+        # Called first: it brings the curve up to date.
+        content: dict[str, Any] = {"state": state()}
+        content |= {
+            "elapsed_s": self.earlier_s + time.monotonic() - self._started,
+            "data_wait_s": self.data_wait_s or 0.0,
+            "curve": work.curve.read_text(encoding="utf-8") if work.curve.exists() else "",
+        }
+        save_checkpoint(work.checkpoints, step, content, work.payload)
+        self._saved = time.monotonic()
 
     def _next_meeting(self, step: int, now: float) -> int:
         """The step at which the workers meet next, about when a report or checkpoint is due."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from harness.durable import storage_errors, write_text
 from harness.stages.tensorboard import FOLDER, ScalarLog
 from harness.store import Work
 
@@ -13,12 +14,12 @@ from harness.store import Work
 class Curve:
     """Every `every`-th step's loss terms, appended to `curve.jsonl`, one line a step.
 
-    The file lives beside the checkpoints, so that it survives a resumed run. The first worker also
-    writes the terms for TensorBoard.
+    The file lies beside the checkpoints; each of them also holds what it was then. The first worker
+    also writes the terms for TensorBoard.
     """
 
     def __init__(self, work: Work, every: int) -> None:
-        self.path = work.checkpoints / "curve.jsonl"
+        self.path = work.curve
         self.final = work.payload / "curve.jsonl"
         self.every = every
         self.log = ScalarLog(work.payload / FOLDER) if work.lease else None
@@ -34,7 +35,7 @@ class Curve:
         lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
         whole = [line for line in lines if line.endswith("\n")]
         kept = [line for line in whole if json.loads(line)["step"] < steps_done]
-        self.path.write_text("".join(kept), encoding="utf-8")
+        write_text(self.path, "".join(kept))
         if self.log:
             self.log.start(steps_done)
 
@@ -45,7 +46,7 @@ class Curve:
 
     def flush(self) -> None:
         """Write what is waiting; synchronises with the device."""
-        with self.path.open("a", encoding="utf-8") as file:
+        with storage_errors(self.path), self.path.open("a", encoding="utf-8") as file:
             for step, terms in self._waiting:
                 names = list(terms)
                 values = torch.stack([terms[n].float().reshape(()) for n in names]).tolist()
@@ -70,4 +71,4 @@ class Curve:
     def publish(self) -> None:
         """Put the curve into the artifact."""
         self.close()
-        self.final.write_bytes(self.path.read_bytes())
+        write_text(self.final, self.path.read_text(encoding="utf-8"))

@@ -87,7 +87,7 @@ def load_extractor(
     """Build the feature extractor of a metric from an encoder artifact."""
     encoder = artifact.record["config"]["encoder"]
     if encoder["kind"] == "inception":
-        path = artifact.path / _weights_file(artifact)
+        path = artifact.file(_weights_file(artifact))
         copied = InceptionConfig(weights=str(path), sha256=encoder["sha256"])
         return InceptionExtractor(copied, device, extraction)
     network = load_encoder(artifact, device)

@@ -138,7 +138,7 @@ def take(
 
 def load_copy(config: DiffusersTokenizerConfig, artifact: Artifact) -> DiffusersAutoencoder:
     """The network with the weights of an artifact that `take` made."""
-    described = read_network_config(artifact.path)
+    described = read_network_config(artifact.file(CONFIG_FILE).parent)
     model = build_diffusers_autoencoder(described, precision=config.precision)
     model.network.load_state_dict(artifact.tensors("model.safetensors"))
     return model

@@ -23,7 +23,7 @@ from harness.description import columns
 from harness.execution import Outcome
 from harness.keys import to_plain
 from harness.plan import make_plan
-from harness.results import write_tables, write_yaml
+from harness.results import write_csv, write_tables, write_yaml
 from harness.store import Store, write_json
 from harness.tuning.importance import importances
 from harness.tuning.search import judged_row, recorded_outcomes
@@ -95,10 +95,10 @@ def write_trials(
         for trial_id, point in points.items()
     }
     lines = [_line(one, study, judged[one.point.trial_id]) for one in told]
-    pd.DataFrame(lines, columns=_columns(study)).to_csv(results / "trials.csv", index=False)
+    write_csv(results / "trials.csv", pd.DataFrame(lines, columns=_columns(study)))
     write_json(results / "study.json", _about(study, rows))
     importance = pd.DataFrame(importances(study), columns=IMPORTANCE_COLUMNS)
-    importance.to_csv(results / "importance.csv", index=False)
+    write_csv(results / "importance.csv", importance)
     return TrialsWritten(
         rows=rows,
         trials=load_trials(results),

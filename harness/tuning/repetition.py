@@ -12,7 +12,7 @@ import pandas as pd
 from harness.command import EXIT_INTERRUPTED, EXIT_WRONG_REQUEST
 from harness.configuration import ConfigError
 from harness.keys import to_plain
-from harness.results import write_yaml
+from harness.results import write_csv, write_yaml
 from harness.run import main as run_sweep
 from harness.sweep import load_sweep
 from harness.tuning.space import Axes
@@ -98,5 +98,5 @@ def repeat(
     ]
     folder = place.results / kind
     folder.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(lines).to_csv(folder / "settings.csv", index=False)
+    write_csv(folder / "settings.csv", pd.DataFrame(lines))
     return code

@@ -331,15 +331,16 @@ def test_a_folder_that_cannot_be_written_is_refused(command, write, tree, option
     assert "must be a folder that can be written" in ended.err
 
 
-def test_a_broken_artifact_is_named_with_the_way_to_mend_it(command, write, tree):
+def test_a_broken_artifact_is_set_aside_and_made_anew(command, write, tree):
     path = write(tree)
     (stage, *_) = command(path, "--dry-run", "--json").json["stages"]
     folder = Path("artifacts") / stage["kind"] / stage["key"]
     folder.mkdir(parents=True)
     (folder / "artifact.json").write_text('{"kind":')
     ended = command(path)
-    assert ended.code == 2
-    assert f"remove the folder {folder}" in ended.err
+    assert ended.code == 0
+    assert f"{folder.resolve()} was damaged" in ended.err
+    assert len(list(folder.parent.glob(f"{stage['key']}.damaged-*"))) == 1
 
 
 def test_missing_images_and_weights_are_all_named_before_anything_starts(command, write, tree):

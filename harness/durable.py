@@ -1,0 +1,167 @@
+"""Files that are whole or absent, and errors of the file system in words.
+
+What is written goes to a temporary sibling, is flushed to the disk and then renamed; the folder is
+flushed too, so that not even a power cut takes back a rename that was followed by another.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+_RUST_ERROR = re.compile(r"\(os error (\d+)\)")
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
+_UNSUPPORTED = (errno.EINVAL, errno.EBADF, errno.EACCES, errno.EPERM, errno.ENOTSUP)
+
+
+class StorageError(OSError):
+    """The file system failed: a full or read-only disk, a folder that vanished, a broken device."""
+
+    def __init__(self, number: int, message: str) -> None:
+        super().__init__(number, message)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.errno, self.message)
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """Give a temporary path whose file replaces `path` when the block ends well.
+
+    Args:
+        path: Where the file comes to lie. Two processes may write it at once; one of them wins.
+        durable: Flush file and folder to the disk.
+
+    Raises:
+        StorageError: The file system failed; `path` is as it was and nothing is left beside it.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    with storage_errors(path):
+        try:
+            yield temporary
+            if durable:
+                flush_file(temporary)
+            temporary.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+        if durable:
+            flush_folder(path.parent)
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a file was being written when its writer died: ours, or safetensors' own."""
+    return path.name.endswith(".tmp") or path.name.startswith(".tmp")
+
+
+def write_text(path: Path, text: str, *, durable: bool = True) -> None:
+    """Write a UTF-8 file that is whole or absent."""
+    with replacing(path, durable=durable) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
+    """Write a JSON file that is whole or absent.
+
+    Args:
+        path: Where it comes to lie.
+        value: JSON-able; NaN and infinity are refused.
+        durable: Flush to the disk before the rename.
+    """
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n", durable=durable)
+
+
+def flush_file(path: Path) -> None:
+    """Bring a file's bytes to the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def flush_folder(path: Path) -> None:
+    """Bring a folder's names to the disk, on file systems that can."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+    finally:
+        os.close(handle)
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file's bytes, 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def known_sha256(path: Path) -> str:
+    """sha256 of a file's bytes, read once a process while size, time and inode stay."""
+    status = path.stat()
+    return _known_sha256(path, status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+@lru_cache(maxsize=4096)
+def _known_sha256(path: Path, _size: int, _modified_ns: int, _inode: int) -> str:
+    return file_sha256(path)
+
+
+@contextlib.contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Say in words what the file system refused while `path` was written.
+
+    Raises:
+        StorageError: In place of an `OSError`, or of safetensors' error that stands for one.
+    """
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        raise storage_error(path, error.errno or errno.EIO, error.strerror or str(error)) from error
+    except SafetensorError as error:
+        if found := _RUST_ERROR.search(str(error)):
+            raise storage_error(path, int(found[1]), os.strerror(int(found[1]))) from error
+        raise
+
+
+def storage_error(path: Path, number: int, reason: str) -> StorageError:
+    """The error of a write to `path`, with its cause, the free space and the remedy."""
+    if number in _FULL:
+        reason += f" ({_free_space(path)})"
+        remedy = "free space there, or give a --store and --results on another disk"
+    elif number == errno.EFBIG:
+        remedy = "raise the limit of file sizes (ulimit -f)"
+    elif number in _FORBIDDEN:
+        remedy = "make the folder writable, or give another --store and --results"
+    else:
+        remedy = "check the disk or the mount"
+    return StorageError(
+        number,
+        f"{path} must be written, but the file system says: {reason}; {remedy}, and run the same "
+        "command again: what is finished and the last checkpoint are kept",
+    )
+
+
+def _free_space(path: Path) -> str:
+    for folder in path.parents:
+        with contextlib.suppress(OSError):
+            usage = shutil.disk_usage(folder)
+            return f"{usage.free / 2**20:,.1f} of {usage.total / 2**20:,.0f} MiB free"
+    return "free space unknown"
