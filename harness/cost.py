@@ -214,7 +214,7 @@ def _latents(config: LatentsStage, tokenizer: TokenizerStage) -> Estimate:
     if config.content:
         # A folder's shards are linked, not copied.
         return Estimate(flops=0.0, disk_bytes=1e4)
-    images = config.data.num_train_images
+    images = config.latents.num_images or config.data.num_train_images
     channels, height, width = config.layout.shape
     # The encoder is the smaller half of the autoencoder.
     encoded = images * len(config.views)

@@ -220,6 +220,8 @@ class LatentsConfig:
     precision: Literal["fp32", "bf16"] = field(default="fp32", metadata=KEY_UNLESS_DEFAULT)
     """What a generator reads: fp32 (published), or rounded to bf16 after normalisation, which
     halves their memory on the device; noise, time and x_t stay fp32. They are stored as fp32."""
+    num_images: int | None = field(default=None, metadata=KEY_UNLESS_DEFAULT)
+    """Images of the training split that are encoded, spread evenly over it; absent: all."""
     num_statistics: int = 10_000
     """Random images behind the per-channel mean and deviation."""
     batch_size: int = 50
@@ -230,6 +232,16 @@ class LatentsConfig:
             raise ValueError(
                 f"`num_statistics` must be at least 2 and `batch_size` at least 1, but got "
                 f"{self.num_statistics} and {self.batch_size}; raise them"
+            )
+        if self.num_images is not None and self.num_images < 2:
+            raise ValueError(
+                f"`num_images` must be at least 2, but got {self.num_images}; leave it out to "
+                "encode all"
+            )
+        if isinstance(self.source, LatentFolder) and self.num_images is not None:
+            raise ValueError(
+                f"a folder of latents must be taken whole, but `num_images` is {self.num_images}; "
+                "leave it out"
             )
         if isinstance(self.source, LatentFolder) and self.posterior == "moments":
             raise ValueError(
@@ -548,6 +560,12 @@ def check_trial(trial: Trial) -> None:
             "but is repa; leave it out, or encode the latents here (latents.source)",
             path="generator.repa",
         )
+    if isinstance(repa, REPAWith) and trial.latents.num_images is not None:
+        raise ConfigError(
+            "must be `none` where only a part of the images is encoded, but is repa; leave it out, "
+            "or leave out latents.num_images",
+            path="generator.repa",
+        )
     _check_evaluation(trial)
     _check_counts(trial)
 
@@ -584,14 +602,15 @@ def _check_evaluation(trial: Trial) -> None:
 
 
 def _check_counts(trial: Trial) -> None:
-    for name, available in (
-        ("num_reconstructions", trial.data.num_eval_images),
-        ("num_reference", trial.data.num_train_images),
+    evaluation, data = trial.evaluation, trial.data
+    for path, asked, available in (
+        ("evaluation.num_reconstructions", evaluation.num_reconstructions, data.num_eval_images),
+        ("evaluation.num_reference", evaluation.num_reference, data.num_train_images),
+        ("latents.num_images", trial.latents.num_images, data.num_train_images),
     ):
-        asked = getattr(trial.evaluation, name)
         if asked is not None and asked > available:
             raise ConfigError(
                 f"must be at most {available}, the images of its split, but got {asked}; lower it "
                 "or leave it out to take all",
-                path=f"evaluation.{name}",
+                path=path,
             )

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from harness.data import open_dataset
-from harness.data.dataset import ImageDataset, batches
+from harness.data.dataset import ImageDataset, batches, spread
 from harness.data.pixel_range import to_model_range
 from harness.keys import KEY_UNLESS_DEFAULT, to_plain
 from harness.latent_folder import LatentFolder, Statistics, fingerprint, link_shards
@@ -91,17 +91,18 @@ def run(config: LatentsStage, context: StageContext) -> Mapping[str, Any]:
         compiled=context.compile,
         channels_last=context.channels_last,
     )
-    num_images = dataset.num_images("train")
+    num_images = config.latents.num_images or dataset.num_images("train")
+    chosen = spread(num_images, dataset.num_images("train"))
     paths = []
-    for shard, indices in enumerate(batches(num_images, SHARD_IMAGES)):
+    for shard, local in enumerate(batches(num_images, SHARD_IMAGES)):
         path = payload / f"latents_shard{shard:05d}.safetensors"
         if not path.exists():
-            tensors = _encode_shard(config, dataset, tokenizer, indices, device)
+            tensors = _encode_shard(config, dataset, tokenizer, chosen[local], device)
             temporary = path.with_suffix(".tmp")
             write_tensors(temporary, tensors)
             temporary.replace(path)
         paths.append(path)
-        context.after_step(int(indices[-1]) + 1, num_images, dict)
+        context.after_step(int(local[-1]) + 1, num_images, dict)
     shards = LatentShards(paths, config.tensors, config.layout.shape)
     return {
         **_describe(config, context, shards, None),

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from harness.configuration import ConfigError
 from harness.execution import run_stage
 from harness.latent_set import LatentSet, Precision
 from harness.latent_shards import LatentShards
@@ -141,6 +142,28 @@ def test_the_precision_moves_the_generator_and_not_the_latents(load):
     assert keys("latents.precision=fp32") == keys()
     moved = {k for k, key in keys("latents.precision=bf16").items() if key != keys()[k]}
     assert moved == {"generator", "generation"}
+
+
+def test_a_part_of_the_images_is_spread_over_the_split(load, store):
+    def encoded(*settings: str) -> LatentSet:
+        stages = make_plan(load("latents.posterior=mode", *settings)).stages
+        for stage in stages:
+            if stage.kind in ("tokenizer", "latents"):
+                assert run_stage(stage, store.root, Resources(), 0.0).status != "failed"
+        (stage,) = (s for s in stages if s.kind == "latents")
+        return LatentSet(store.get("latents", stage.key), CPU)
+
+    whole, part = encoded(), encoded("latents.num_images=100")
+    assert len(part) == 100
+    chosen = torch.arange(100) * 1437 // 100
+    assert torch.equal(part.labels, whole.labels[chosen])
+    ours, theirs = (
+        latents.batch(np.array([index]), np.array([0]))[0] * latents.std + latents.mean
+        for latents, index in ((part, 99), (whole, int(chosen[99])))
+    )
+    torch.testing.assert_close(ours, theirs)
+    with pytest.raises(ConfigError, match=r"latents.num_images.*must be at most 1437"):
+        load("latents.num_images=1438")
 
 
 @pytest.mark.parametrize("kind", KINDS)
