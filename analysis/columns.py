@@ -64,6 +64,7 @@ OPTIONAL_NUMBERS: dict[str, str] = {
     "tokenizer_images": "images seen in training the tokenizer, count",
     "num_reference": "images behind the reference of gfid, count",
     "extractor_accuracy": "accuracy of the in-domain extractor, 0 to 1",
+    "alignment_encoder_accuracy": "accuracy of an in-domain alignment encoder, 0 to 1",
     "generation_s": "time of sampling and its metrics, seconds",
     "gfid_se": "standard error of gfid over sampling seeds; missing with one",
     "num_sampling_seeds": "sampling seeds behind gfid, count",

@@ -138,7 +138,7 @@ def _event_text(event: StageEvent) -> str:
 
 
 def _progress_text(progress: Mapping[str, Any], since: float) -> str:
-    if not progress:
+    if "step" not in progress:
         return f"starting, {time.monotonic() - since:.0f} s"
     step, total = progress["step"], progress["total"]
     numbers = [

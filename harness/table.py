@@ -63,6 +63,9 @@ COLUMNS: dict[str, Column] = {
     "latent_dim": _count("latent channels"),
     "alignment": _text("kind of the alignment, `none` without"),
     "alignment_encoder": _text("network that the tokenizer is aligned with"),
+    "alignment_encoder_accuracy": _number(
+        "that network's accuracy on the evaluation split, where it was trained here"
+    ),
     "vf_weight": _number("weight of the alignment loss, 0 without alignment"),
     "cos_margin": _number("margin of the alignment's cosine term"),
     "distmat_margin": _number("margin of the alignment's distance-matrix term"),
@@ -149,6 +152,8 @@ class RowArtifacts:
     """The artifacts of one row that are there."""
 
     extractor: Artifact | None
+    aligner: Artifact | None
+    """The network that the tokenizer is aligned with."""
     tokenizer: Artifact | None
     reconstruction: Artifact | None
     diagnostics: Artifact | None
@@ -165,6 +170,7 @@ class RowArtifacts:
         sampled = row.generator
         return cls(
             extractor=find(row.extractor),
+            aligner=find(row.tokenizer.inputs.get("encoder")),
             tokenizer=find(row.tokenizer),
             reconstruction=find(row.reconstruction),
             diagnostics=find(row.diagnostics),
@@ -316,6 +322,8 @@ def _tokenizer(artifacts: RowArtifacts) -> dict[str, Any]:
         "tokenizer_params": tokenizer.result["parameters"],
         "tokenizer_images": tokenizer.result["images"],
     }
+    if artifacts.aligner:
+        values["alignment_encoder_accuracy"] = artifacts.aligner.result.get("eval_accuracy")
     if _was_trained(tokenizer):
         cost = tokenizer.record["cost"]
         values |= {"tokenizer_s": cost["wall_s"], "train_flops": cost["estimated_flops"]}

@@ -64,9 +64,18 @@ class InDomainEncoder:
     """Arguments of `timm.create_model`, beside the number of classes."""
     input_size: int | None = None
     """Images are resized to this side in pixels first (bilinear); absent: the data's resolution."""
+    max_shift: int = field(default=0, metadata=KEY_UNLESS_DEFAULT)
+    """Training images are moved by up to so many pixels along either axis, edges mirrored; beside
+    the data set's own augmentation."""
     seed: int = 0
     """Seed of its weights and batches; it does not follow the trial's seed."""
     training: TrainingConfig
+
+    def __post_init__(self) -> None:
+        if self.max_shift < 0:
+            raise ValueError(
+                f"`max_shift` must not be negative, but got {self.max_shift}; use 4 for CIFAR-10"
+            )
 
 
 AlignmentEncoder = Annotated[InDomainEncoder | TimmEncoderConfig, Field(discriminator="kind")]
@@ -567,6 +576,7 @@ def check_trial(trial: Trial) -> None:
             path="generator.repa",
         )
     _check_evaluation(trial)
+    _check_shifts(trial)
     _check_counts(trial)
 
 
@@ -599,6 +609,22 @@ def _check_evaluation(trial: Trial) -> None:
             except ValueError as error:
                 path = f"evaluation.guidance.{number}.channels"
                 raise ConfigError(str(error), path=path) from error
+
+
+def _check_shifts(trial: Trial) -> None:
+    alignment, generator = trial.tokenizer.alignment, trial.generator
+    encoders: dict[str, Any] = {"evaluation.extractor": trial.evaluation.extractor}
+    if isinstance(alignment, AlignedWith):
+        encoders["tokenizer.alignment.encoder"] = alignment.encoder
+    if generator is not None and isinstance(generator.repa, REPAWith):
+        encoders["generator.repa.encoder"] = generator.repa.encoder
+    for path, encoder in encoders.items():
+        if isinstance(encoder, InDomainEncoder) and encoder.max_shift >= trial.data.resolution:
+            raise ConfigError(
+                f"must be less than the {trial.data.resolution} pixels of an image, but got "
+                f"{encoder.max_shift}; use {trial.data.resolution // 8}",
+                path=f"{path}.max_shift",
+            )
 
 
 def _check_counts(trial: Trial) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from harness.data.dataset import WHOLE, ImageDataset, Split
 
-_ORDER, _AUGMENTATION = 0, 1
+_ORDER, _AUGMENTATION, _SHIFT = 0, 1, 2
 
 
 @final
@@ -37,6 +37,8 @@ class BatchStream:
     """Apply the data set's training augmentation."""
     part: slice = field(default_factory=lambda: WHOLE)
     """Positions in the batch that are read, one rank's share; all ranks' together are the batch."""
+    max_shift: int = 0
+    """Images are moved by up to so many pixels along either axis too, their edges mirrored."""
 
     def __post_init__(self) -> None:
         if self.batch_size <= 0:
@@ -60,8 +62,34 @@ class BatchStream:
         labels = torch.from_numpy(self.dataset.labels(self.split)[chosen])
         if self.augment:
             generator = _generator(self.seed, _AUGMENTATION, step)
-            return self.dataset.augmented(self.split, indices, generator, self.part), labels
+            images = self.dataset.augmented(self.split, indices, generator, self.part)
+            return self._moved(images, step), labels
         return self.dataset.images(self.split, chosen), labels
+
+    def _moved(self, images: UInt8[Tensor, "b 3 h w"], step: int) -> UInt8[Tensor, "b 3 h w"]:
+        if not self.max_shift:
+            return images
+        generator = _generator(self.seed, _SHIFT, step)
+        shifts = generator.integers(-self.max_shift, self.max_shift + 1, (self.batch_size, 2))
+        return shifted(images, torch.from_numpy(shifts[self.part]))
+
+
+def shifted(
+    images: UInt8[Tensor, "b 3 h w"], shifts: Int64[Tensor, "b 2"]
+) -> UInt8[Tensor, "b 3 h w"]:
+    """Images moved down and right by whole pixels; what comes in mirrors what is there."""
+    height, width = images.shape[2:]
+    rows = _mirrored(torch.arange(height) - shifts[:, :1], height)
+    columns = _mirrored(torch.arange(width) - shifts[:, 1:], width)
+    batch = torch.arange(len(images))[:, None, None]
+    moved = images[batch, :, rows[:, :, None], columns[:, None, :]]
+    return moved.permute(0, 3, 1, 2).contiguous()
+
+
+def _mirrored(places: Int64[Tensor, "b n"], size: int) -> Int64[Tensor, "b n"]:
+    """Places beyond either edge, reflected at the outermost pixel."""
+    places = places.abs()
+    return torch.where(places < size, places, 2 * (size - 1) - places)
 
 
 def batch_indices(

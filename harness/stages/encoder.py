@@ -150,6 +150,7 @@ def _train(
         batch_size=training.batch_size,
         seed=derive_seed(encoder.seed, "encoder", "data"),
         augment=True,
+        max_shift=encoder.max_shift,
     )
     curve = context.curve(training.steps)
     first = 0

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from harness.data import DigitsConfig, ImageDataset, open_dataset
-from harness.data.stream import BatchStream
+from harness.data.stream import BatchStream, shifted
 
 
 @pytest.fixture(scope="module")
@@ -65,3 +65,32 @@ def test_a_stream_that_cannot_be_is_refused(stream, name, value):
 def test_a_negative_step_is_refused(stream):
     with pytest.raises(ValueError, match="count from 0"):
         stream.indices(-1)
+
+
+def test_moved_images_mirror_their_edges():
+    images = torch.arange(2 * 3 * 4 * 5, dtype=torch.uint8).reshape(2, 3, 4, 5)
+    moved = shifted(images, torch.tensor([[0, 0], [1, -2]]))
+    assert torch.equal(moved[0], images[0])
+    padded = torch.nn.functional.pad(images[1:].float(), (2, 2, 1, 1), mode="reflect")[0]
+    assert torch.equal(moved[1].float(), padded[:, 0:4, 4:9])
+
+
+def test_a_stream_moves_its_images_by_seed_and_step_and_otherwise_not_at_all():
+    def batch(step: int, max_shift: int, part: slice = slice(None)) -> torch.Tensor:
+        dataset = open_dataset(DigitsConfig(resolution=16, max_shift=0))
+        stream = BatchStream(
+            dataset=dataset,
+            split="train",
+            batch_size=8,
+            seed=3,
+            augment=True,
+            part=part,
+            max_shift=max_shift,
+        )
+        return stream.batch(step)[0]
+
+    assert torch.equal(batch(5, 2), batch(5, 2))
+    assert torch.equal(batch(5, 2, slice(2, 5)), batch(5, 2)[2:5])
+    differ = (batch(5, 2) != batch(5, 0)).flatten(1).any(1)
+    assert differ.any()
+    assert batch(5, 2).shape == batch(5, 0).shape
