@@ -1,0 +1,1 @@
+"""What `python -m harness.bench` measures, part by part."""

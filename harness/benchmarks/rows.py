@@ -1,0 +1,193 @@
+"""Rows of the benchmark: what was measured, or why it was not, and where."""
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, final
+
+import pandas as pd
+
+from harness.benchmarks.turns import Taken, Times
+
+Clock = Literal["wall", "cpu"]
+"""`wall`: seconds by the clock. `cpu`: processor seconds over threads, which other work on the
+machine hardly lengthens."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One measurement."""
+
+    part: str
+    """Part of the benchmark, as `--only` takes it."""
+    what: str
+    """The thing that was measured."""
+    variant: str = ""
+    """How it was run."""
+    status: Literal["measured", "skipped", "failed"] = "measured"
+    reason: str = ""
+    """Why it was skipped or failed, or what to know about the number."""
+    precision: str = ""
+    """Arithmetic of its products."""
+    images: int | None = None
+    """Images a repetition."""
+    repeats: int = 0
+    """Repetitions behind medians and quartiles."""
+    seconds: float | None = None
+    """Median seconds a repetition, by `clock`."""
+    seconds_q1: float | None = None
+    seconds_q3: float | None = None
+    wall_s: float | None = None
+    """Median seconds a repetition, by the wall clock."""
+    setup_s: float | None = None
+    """Seconds by the wall clock of the first repetition: building, reading and compiling."""
+    images_per_s: float | None = None
+    """Images over median seconds."""
+    images_per_s_q1: float | None = None
+    images_per_s_q3: float | None = None
+    to_plain: float | None = None
+    """Speed relative to the plain variant of the same part: median over rounds of the ratio."""
+    to_plain_q1: float | None = None
+    to_plain_q3: float | None = None
+    share: float | None = None
+    """Share of the whole step that this part of it takes."""
+    flops_per_image: float | None = None
+    """Analytic operations, as `harness/cost.py` counts them."""
+    mfu: float | None = None
+    """Operations a second over `peak_flops`."""
+    peak_flops: float | None = None
+    peak_name: str = ""
+    """Where the peak comes from."""
+    peak_device_gib: float | None = None
+    """Most device memory in tensors while this was measured, everything alive included."""
+    peak_host_gib: float | None = None
+    """Most memory of the process while this was measured, everything alive included."""
+    data_wait: float | None = None
+    """Share of the time that was spent waiting for data."""
+    configuration: str = ""
+    """Settings as JSON."""
+
+
+def measured(row: Row, times: Times, *, clock: Clock, threads: int, steps: int = 1) -> Row:
+    """The row with its times filled in, as failed where the loop failed.
+
+    Args:
+        row: What was measured, with `images` a step.
+        times: Its turns.
+        clock: Which seconds to report.
+        threads: Threads that computed.
+        steps: Steps a turn.
+    """
+    if not times.turns:
+        return dataclasses.replace(row, status="failed", reason=times.error or "no turn was taken")
+    seconds = [_seconds(turn, clock, threads) / steps for turn in times.turns]
+    low, median, high = quartiles(seconds)
+    images = row.images or 0
+    return dataclasses.replace(
+        row,
+        repeats=len(seconds),
+        seconds=median,
+        seconds_q1=low,
+        seconds_q3=high,
+        wall_s=statistics.median(turn.wall_s for turn in times.turns) / steps,
+        setup_s=times.setup_s,
+        images_per_s=images / median if images else None,
+        images_per_s_q1=images / high if images else None,
+        images_per_s_q3=images / low if images else None,
+        mfu=_mfu(row, images / median) if images else None,
+        peak_device_gib=_peak(times, "peak_device_gib"),
+        peak_host_gib=_peak(times, "peak_host_gib"),
+    )
+
+
+def against(row: Row, times: Times, plain: Times, *, clock: Clock, threads: int) -> Row:
+    """The row with its speed relative to the plain one, from the ratio in every round."""
+    pairs = zip(times.turns, plain.turns, strict=False)
+    ratios = [_seconds(b, clock, threads) / _seconds(a, clock, threads) for a, b in pairs]
+    if not ratios:
+        return row
+    low, median, high = quartiles(ratios)
+    return dataclasses.replace(row, to_plain=median, to_plain_q1=low, to_plain_q3=high)
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """Lower quartile, median and upper quartile."""
+    if len(values) < 2:
+        return values[0], values[0], values[0]
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, median, high
+
+
+def _seconds(turn: Taken, clock: Clock, threads: int) -> float:
+    return turn.wall_s if clock == "wall" else turn.cpu_s / threads
+
+
+def _mfu(row: Row, images_per_s: float) -> float | None:
+    if row.flops_per_image is None or row.peak_flops is None:
+        return None
+    return images_per_s * row.flops_per_image / row.peak_flops
+
+
+def _peak(times: Times, name: str) -> float | None:
+    return max((turn.peaks[name] for turn in times.turns if name in turn.peaks), default=None)
+
+
+def write_rows(rows: Sequence[Row], run: dict[str, Any], folder: Path, name: str) -> list[Path]:
+    """Write the rows, each with what is common to the run, as Parquet and CSV.
+
+    Args:
+        rows: The rows.
+        run: Machine, device, versions, revision, threads, date and command.
+        folder: Where to write; made if absent.
+        name: Stem of the files.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    table = pd.DataFrame([{**dataclasses.asdict(row), **run} for row in rows])
+    paths = [folder / f"{name}.parquet", folder / f"{name}.csv"]
+    table.to_parquet(paths[0], index=False)
+    table.to_csv(paths[1], index=False, float_format="%.6g")
+    return paths
+
+
+def as_json(rows: Sequence[Row], run: dict[str, Any]) -> str:
+    """The run and its rows as JSON."""
+    return json.dumps({"run": run, "rows": [dataclasses.asdict(row) for row in rows]}, indent=1)
+
+
+def as_text(rows: Sequence[Row], run: dict[str, Any]) -> str:
+    """A table for people: numbers with their spread, and why others are absent."""
+    lines = [f"{run['device']}, {run['threads']} threads, torch {run['torch']}, {run['clock']} time"]
+    part = ""
+    for row in rows:
+        if row.part != part:
+            part = row.part
+            heads = ("images/s", "quartiles", "to plain", "MFU", "GiB", "share", "waits")
+            lines += ["", f"{part:42}" + "".join(f"{head:>15}" for head in heads)]
+        lines.append(_line(row))
+    return "\n".join(lines)
+
+
+def _line(row: Row) -> str:
+    label = f"  {row.what} {row.variant}".rstrip()
+    if row.status != "measured":
+        return f"{label:42}  {row.status}: {row.reason}"
+    memory = row.peak_device_gib if row.peak_device_gib is not None else row.peak_host_gib
+    cells = (
+        _number(row.images_per_s) if row.images else f"{_number(row.seconds)} s",
+        f"{_number(row.images_per_s_q1)}..{_number(row.images_per_s_q3)}" if row.images else "",
+        f"{row.to_plain:.2f}" if row.to_plain is not None else "",
+        f"{row.mfu:.1%}" if row.mfu is not None else "",
+        _number(memory),
+        f"{row.share:.1%}" if row.share is not None else "",
+        f"{row.data_wait:.2%}" if row.data_wait is not None else "",
+    )
+    note = f"   {row.reason}" if row.reason else ""
+    return f"{label:42}" + "".join(f"{cell:>15}" for cell in cells) + note
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"

@@ -1,0 +1,174 @@
+"""Work that takes turns: several loops side by side, each going on by a step when it is its turn.
+
+A loop that trains is timed as it is: it runs in a thread of its own, which waits after every step
+until it is given the next. On a machine with other work to do, loops that take turns in every round
+meet the same disturbances, so that ratios of their times are fair.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import final
+
+import torch
+
+from harness.measured_cost import Meter
+
+Pause = Callable[[], None]
+"""What a loop calls after each of its steps."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Taken:
+    """What one turn took."""
+
+    wall_s: float
+    """Seconds by the clock."""
+    cpu_s: float
+    """Seconds of all processors that this process used."""
+    peaks: Mapping[str, float] = field(default_factory=dict)
+    """Peak memory in GiB, as `Meter.peaks` gives it: of the process, and of tensors on a GPU."""
+
+
+@final
+@dataclass
+class Times:
+    """All turns of one loop after its first."""
+
+    setup_s: float = 0.0
+    """Seconds of the first turn: building, reading, compiling, one step."""
+    turns: list[Taken] = field(default_factory=list)
+    error: str = ""
+    """Why there are no more turns, where the loop failed."""
+
+
+class _Closed(BaseException):
+    """Ends a loop that is not wanted any more; no `except Exception` holds it up."""
+
+
+@final
+class Loop:
+    """A loop in a thread that does `steps` steps when it is given a turn.
+
+    Args:
+        work: Runs the loop; calls what it is given after every step.
+        device: Where it computes; a turn ends when the device is done.
+        steps: Steps a turn.
+    """
+
+    def __init__(self, work: Callable[[Pause], None], device: torch.device, steps: int = 1) -> None:
+        self._work, self._device, self._steps = work, device, steps
+        self._left, self._closing = 0, False
+        self._error: BaseException | None = None
+        self._go, self._done = threading.Semaphore(0), threading.Semaphore(0)
+        self._thread = threading.Thread(target=self._run, daemon=True, name="benchmark loop")
+
+    def turn(self) -> Taken:
+        """Do the next steps.
+
+        Raises:
+            Exception: What the loop raised.
+            RuntimeError: The loop has ended.
+        """
+        if self._thread.ident is None:
+            self._thread.start()
+        meter = Meter(self._device)
+        wall, cpu = time.perf_counter(), time.process_time()
+        self._left = self._steps
+        self._go.release()
+        self._done.acquire()
+        if self._error is not None:
+            raise self._error
+        wall_s, cpu_s = time.perf_counter() - wall, time.process_time() - cpu
+        return Taken(wall_s=wall_s, cpu_s=cpu_s, peaks=meter.peaks())
+
+    def close(self) -> None:
+        """End the loop where it waits."""
+        self._closing = True
+        if self._thread.ident is not None:
+            self._go.release()
+            self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            self._wait()
+            self._work(self._pause)
+            self._error = RuntimeError("a loop that is timed must go on, but it ended")
+        except _Closed:
+            return
+        except BaseException as error:
+            self._error = error
+        self._done.release()
+
+    def _pause(self) -> None:
+        self._left -= 1
+        if self._left > 0:
+            return
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        self._done.release()
+        self._wait()
+
+    def _wait(self) -> None:
+        self._go.acquire()
+        if self._closing:
+            raise _Closed
+
+
+def repeated(function: Callable[[], object]) -> Callable[[Pause], None]:
+    """A loop of one function's calls."""
+
+    def work(pause: Pause) -> None:
+        while True:
+            function()
+            pause()
+
+    return work
+
+
+def take_turns(
+    loops: Mapping[str, Callable[[Pause], None]],
+    device: torch.device,
+    *,
+    repeats: int,
+    steps: int = 1,
+    together: bool = True,
+) -> dict[str, Times]:
+    """Time loops in turns; one that fails is left out from there on and says why.
+
+    Args:
+        loops: Name -> work.
+        device: Where they compute.
+        repeats: Turns that count, beside the first two of each, which build and warm up.
+        steps: Steps a turn.
+        together: All loops side by side, in rounds. Otherwise one after the other, each alone in
+            memory.
+    """
+    times = {name: Times() for name in loops}
+    groups = [list(loops)] if together else [[name] for name in loops]
+    for group in groups:
+        running = {name: Loop(loops[name], device, steps) for name in group}
+        for number in range(repeats + 2):
+            for name in list(running):
+                try:
+                    taken = running[name].turn()
+                except Exception as error:
+                    times[name].error = _in_words(error)
+                    running.pop(name).close()
+                    continue
+                if number == 0:
+                    times[name].setup_s = taken.wall_s
+                elif number > 1:
+                    times[name].turns.append(taken)
+        for loop in running.values():
+            loop.close()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    return times
+
+
+def _in_words(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}"[:300]
