@@ -169,6 +169,21 @@ def tokenizer_training_flops(config: TokenizerStage, encoder: EncoderStage | Non
     return training.steps * training.batch_size * per_image
 
 
+def encoder_flops_per_image(config: EncoderStage) -> float:
+    """FLOPs of one image through a feature network, at the network's own input size."""
+    return _encoder_flops(config)
+
+
+def encoding_flops_per_image(config: TokenizerStage) -> float:
+    """FLOPs of one image's way into a tokenizer's latent."""
+    return _measured(["encoding", config], lambda: _encoding_forward(config))[1]
+
+
+def decoding_flops_per_image(config: TokenizerStage) -> float:
+    """FLOPs of one latent's way back to an image."""
+    return _tokenizer_flops(config) - encoding_flops_per_image(config)
+
+
 def generator_flops_per_image(config: GeneratorStage) -> float:
     """FLOPs of one evaluation of a generator's velocity for one image, without guidance."""
     return _measured(config, lambda: _generator_forward(config))[1]
@@ -295,6 +310,10 @@ def _tokenizer_forward(config: TokenizerStage) -> tuple[nn.Module, tuple[Any, ..
     return _RoundTrip(config), _image(config.data.resolution, config.data.resolution)
 
 
+def _encoding_forward(config: TokenizerStage) -> tuple[nn.Module, tuple[Any, ...]]:
+    return _RoundTrip(config, back=False), _image(config.data.resolution, config.data.resolution)
+
+
 def _generator_forward(config: GeneratorStage) -> tuple[nn.Module, tuple[Any, ...]]:
     layout = config.layout
     latent = torch.empty(1, *layout.shape, device="meta")
@@ -318,14 +337,15 @@ def _vgg16_forward(side: int) -> tuple[nn.Module, tuple[Any, ...]]:
 
 
 class _RoundTrip(nn.Module):
-    """Encode and decode: what one forward pass of an autoencoder means here."""
+    """Encode and, where `back`, decode: what one forward pass of an autoencoder means here."""
 
-    def __init__(self, config: TokenizerStage) -> None:
+    def __init__(self, config: TokenizerStage, *, back: bool = True) -> None:
         super().__init__()
-        self.autoencoder = config.build()
+        self.autoencoder, self.back = config.build(), back
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.autoencoder.decode(self.autoencoder.encode(images).mode())
+        latent = self.autoencoder.encode(images).mode()
+        return self.autoencoder.decode(latent) if self.back else latent
 
 
 def _image(height: int, width: int) -> tuple[torch.Tensor]:

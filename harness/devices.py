@@ -112,12 +112,13 @@ def mfu(
 
 
 def precision_in_force(configured: Iterable[str], *, tf32: bool) -> Precision:
-    """Arithmetic of a stage whose networks have these configured precisions (`bf16`, `fp32`).
+    """Arithmetic of a stage whose networks have these configured precisions.
 
     Args:
-        configured: Precisions of its networks; `fp32` where there are none.
+        configured: `bf16`, `tf32` or `fp32` of each network; `fp32` where there are none.
         tf32: Whether fp32 matrix products are rounded to TF32.
     """
-    if "bf16" in set(configured):
+    named = set(configured)
+    if "bf16" in named:
         return "bf16"
-    return "tf32" if tf32 else "fp32"
+    return "tf32" if tf32 or "tf32" in named else "fp32"

@@ -208,6 +208,7 @@ def _run(
         compile=resources.compile,
         channels_last=resources.channels_last,
         fused_optimizer=resources.fused_optimizer,
+        latents_on_device=resources.latents_on_device,
         batches_ahead=resources.batches_ahead,
         world=world,
         slices=slices,

@@ -37,10 +37,16 @@ class LatentSet:
         device: Where batches are wanted.
         precision: `fp32`, or `bf16`: latents are rounded after normalisation, wherever they lie;
             batches are fp32 either way.
+        on_device: Whether the whole set lies on the device; `auto`: where it fits.
     """
 
     def __init__(
-        self, artifact: Artifact, device: torch.device, precision: Precision = "fp32"
+        self,
+        artifact: Artifact,
+        device: torch.device,
+        precision: Precision = "fp32",
+        *,
+        on_device: bool | Literal["auto"] = "auto",
     ) -> None:
         self.device, self.precision = device, precision
         self.views: Sequence[str] = artifact.result["views"]
@@ -51,7 +57,8 @@ class LatentSet:
         self._planes = [planes_of(view, moments=self.draws_posteriors) for view in self.views]
         self._shards = _open_shards(artifact, [name for view in self._planes for name in view])
         self.labels = self._shards.labels
-        self._resident = self._load_all() if self._fits() else None
+        wanted = self._fits() if on_device == "auto" else on_device
+        self._resident = self._load_all() if wanted else None
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -35,8 +35,8 @@ STAGE_KINDS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What one stage holds while it runs. It enters no key; `cpus` and the last three move the last
-    bits of numbers, because sums are taken in another order."""
+    """What one stage holds while it runs. It enters no key; `cpus`, `compile`, `channels_last` and
+    `fused_optimizer` move the last bits of numbers, because sums are taken in another order."""
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
@@ -62,6 +62,9 @@ class Resources:
     CUDA, where tensor cores want it."""
     fused_optimizer: bool = True
     """Whether an optimiser's step is one kernel over all parameters."""
+    latents_on_device: bool | Literal["auto"] = "auto"
+    """Whether a generator keeps all latents on its device; `auto`: where they fill at most 40% of
+    what is free. Otherwise they are read from the shards, ahead of their step. Moves no number."""
     batches_ahead: int = 2
     """Batches of images read while a training computes with earlier ones; 0: each when it is
     needed. The batches are the same."""

@@ -74,17 +74,26 @@ class LPIPS(nn.Module):
     def forward(
         self, x: Float[Tensor, "b 3 h w"], y: Float[Tensor, "b 3 h w"]
     ) -> Float[Tensor, " b"]:
-        """Distance of each pair, at least 0: squared differences of unit features, weighted."""
+        """Distance of each pair, at least 0: squared differences of unit features, weighted.
+
+        The two pass one after the other, so that nothing is passed back to images (the target)
+        that no gradient is asked for.
+        """
         distance = torch.zeros(x.shape[0], device=x.device)
-        features = (torch.cat([x, y]) - self.shift) / self.scale
-        taps = iter(self.heads)
+        for left, right, head in zip(self._taps(x), self._taps(y), self.heads, strict=True):
+            weighted = (left - right).square() * head
+            distance = distance + weighted.sum(dim=1).mean(dim=(1, 2))
+        return distance
+
+    def _taps(self, images: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b c h_tap w_tap"]]:
+        """Unit features after each tapped layer."""
+        found = []
+        features = (images - self.shift) / self.scale
         for index, layer in enumerate(self.backbone):
             features = layer(features)
             if index in TAPS:
-                left, right = _unit_features(features.float()).chunk(2)
-                weighted = (left - right).square() * next(taps)
-                distance = distance + weighted.sum(dim=1).mean(dim=(1, 2))
-        return distance
+                found.append(_unit_features(features.float()))
+        return found
 
 
 def _unit_features(features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:

@@ -48,6 +48,7 @@ class Bench:
 
     @property
     def device(self) -> torch.device:
+        """Where to measure."""
         return self.subject.device
 
     def peak(self, precision: Precision) -> tuple[float, str]:
@@ -161,11 +162,11 @@ def _fastest_product(device: torch.device, precision: Precision, threads: int) -
         left, right = left.bfloat16(), right.bfloat16()
     best, until = 0.0, time.perf_counter() + MATMUL_S
     with arithmetic(precision, device):
-        left @ right
+        _ = left @ right
         while time.perf_counter() < until or best == 0.0:
             _wait_for(device)
             wall, cpu = time.perf_counter(), time.process_time()
-            left @ right
+            _ = left @ right
             _wait_for(device)
             seconds = time.perf_counter() - wall
             if device.type == "cpu":

@@ -40,7 +40,9 @@ def _encoded(random: np.random.Generator, width: int, height: int) -> bytes:
     return file.getvalue()
 
 
-def write_parquet(folder: Path, resolution: int, num_images: int, num_classes: int) -> DatasetConfig:
+def write_parquet(
+    folder: Path, resolution: int, num_images: int, num_classes: int
+) -> DatasetConfig:
     """A Parquet data set of generated images, decoded whenever they are asked for."""
     images = encoded_images(resolution)
     for split, count in (("train", num_images), ("test", max(100, num_images // 10))):

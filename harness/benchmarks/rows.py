@@ -160,7 +160,9 @@ def as_json(rows: Sequence[Row], run: dict[str, Any]) -> str:
 
 def as_text(rows: Sequence[Row], run: dict[str, Any]) -> str:
     """A table for people: numbers with their spread, and why others are absent."""
-    lines = [f"{run['device']}, {run['threads']} threads, torch {run['torch']}, {run['clock']} time"]
+    lines = [
+        f"{run['device']}, {run['threads']} threads, torch {run['torch']}, {run['clock']} time"
+    ]
     part = ""
     for row in rows:
         if row.part != part:

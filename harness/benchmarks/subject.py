@@ -5,13 +5,11 @@ are not measured really run, so that their artifacts are those that the measured
 """
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, final
 
 import torch
-from pydantic import TypeAdapter
 from safetensors.torch import save_file
 
 from harness.benchmarks.images import write_parquet
@@ -25,11 +23,8 @@ from harness.sweep import Point, Resources, Sweep, SweepFile
 from harness.training import TrainingConfig
 from harness.trial import (
     AlignedWith,
-    AlignmentEncoder,
     InDomainEncoder,
-    MetricExtractor,
     NoDiagnostics,
-    TokenizerConfig,
     TrainingSplit,
     Trial,
 )

@@ -19,10 +19,9 @@ from harness.benchmarks.variants import (
 )
 from harness.cost import generator_training_flops, tokenizer_training_flops
 from harness.keys import to_plain
+from harness.latent_set import free_host_bytes
 from harness.pretrained import DiffusersTokenizerConfig
 from harness.stages.generator import GeneratorStage
-from harness.stages.tokenizer import TokenizerStage
-from harness.latent_set import free_host_bytes
 from models.lightningdit import LightningDiTConfig, num_parameters
 
 TRAINING_BYTES = 20

@@ -76,4 +76,3 @@ def ladder(factors: Sequence[Factor]) -> list[Variant]:
         if len(names) > 1:
             variants.append(sum_so_far)
     return variants
-

@@ -47,6 +47,10 @@ class StageContext:
     """Whether tokenizers have channels last in memory; `auto`: on CUDA."""
     fused_optimizer: bool = True
     """Whether an optimiser's step is one kernel."""
+    latents_on_device: bool | Literal["auto"] = "auto"
+    """Whether a generator keeps all latents on its device; `auto`: where they fit."""
+    after_each: Callable[[], None] | None = None
+    """Called after every step; the benchmark's loops wait there for their turn."""
     batches_ahead: int = prefetch.DEPTH
     """Batches read while earlier ones are computed with; 0: each when it is needed."""
     world: World = field(default_factory=World)
@@ -175,6 +179,8 @@ class StageContext:
             StageBusy: Another process took the stage over.
             StorageError: A checkpoint cannot be written; the last one stays.
         """
+        if self.after_each is not None:
+            self.after_each()
         now = time.monotonic()
         together = state is not None and not self.world.is_alone
         if together and step < self._meeting and step < total:

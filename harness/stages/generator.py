@@ -82,7 +82,12 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
     device, settings = context.device, config.generator
     training, seed = settings.training, settings.seed
     assert seed is not None
-    latents = LatentSet(context.inputs["latents"], device, config.latent_precision)
+    latents = LatentSet(
+        context.inputs["latents"],
+        device,
+        config.latent_precision,
+        on_device=context.latents_on_device,
+    )
     torch.manual_seed(derive_seed(seed, "generator", "weights"))
     model = config.build().to(device).train()
     ema = Ema(model, settings.ema)

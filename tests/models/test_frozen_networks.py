@@ -118,3 +118,14 @@ def test_unknown_networks_and_files_are_refused():
         FeatureEncoder(TimmEncoderConfig(name="vit_unheard_of", weights="random"))
     with pytest.raises(ValueError, match="is no file"):
         FeatureEncoder(TimmEncoderConfig(name="resnet10t", weights="absent.pth"))
+
+
+def test_lpips_has_the_gradient_of_both_images_in_one_pass(backbone_file):
+    lpips = build_lpips(LPIPSConfig(backbone_weights=str(backbone_file)))
+    torch.manual_seed(0)
+    x, y = torch.rand(2, 2, 3, 32, 32) * 2 - 1
+    y.requires_grad_(True)
+    (alone,) = torch.autograd.grad(lpips(x, y).sum(), y)
+    both = torch.cat([x, y]).detach().requires_grad_(True)
+    (of_both,) = torch.autograd.grad(lpips(*both.chunk(2)).sum(), both)
+    torch.testing.assert_close(alone, of_both[2:])

@@ -1,0 +1,220 @@
+"""`python -m harness.bench [SWEEP]`: what this machine makes of training, sampling and measuring.
+
+Everything is measured in one run, the variants of one thing in turns, each with its spread. Rows go
+to `results/bench/<machine>-<date>.parquet` and `.csv`.
+"""
+
+import argparse
+import re
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.benchmarks import step_parts, training_parts, use_parts
+from harness.benchmarks.bench import Bench
+from harness.benchmarks.defaults import default_sizes, default_trial
+from harness.benchmarks.rows import Row, as_json, as_text, write_rows
+from harness.benchmarks.subject import make_subject
+from harness.command import EXIT_DONE, exit_code
+from harness.execution import command_line, environment
+from harness.sweep import load_sweep
+from harness.trial import Trial
+from models.lightningdit import LightningDiTConfig
+
+PARTS = ("tokenizer", "parts", "encoding", "generator", "sampling", "metrics", "data")
+"""Parts of the benchmark, in the order in which they run."""
+QUICK_SIZES = 2
+"""Generator sizes that `--quick` measures, the smallest ones."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code: 0 measured, 1 a part failed, 2 a wrong request."""
+    options = _parse(arguments)
+    return exit_code(lambda: bench(options))
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m harness.bench",
+        description="Measure this machine: training steps and their parts, encoding, sampling, "
+        "metrics and reading of data, with each optimisation's contribution.",
+        epilog="exit codes: 0 measured, 1 a measurement failed, 2 the request is wrong",
+    )
+    parser.add_argument(
+        "sweep",
+        type=Path,
+        nargs="?",
+        help="bench the first trial of this sweep; default: the published system on a GPU, a "
+        "small one on a CPU",
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=", ".join(PARTS)
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="few turns, small sizes, nothing compiled: a minute"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="PATH=VALUE",
+        dest="settings",
+        help="override one value of the sweep",
+    )
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--threads", type=_positive, default=1, help="threads on a CPU; default 1")
+    parser.add_argument("--repeats", type=_positive, help="turns that count; default 10, quick 3")
+    parser.add_argument("--batch-size", type=_positive, help="images a step; default: the trial's")
+    parser.add_argument(
+        "--points", type=_positive, help="points of the sampler's time grid at most"
+    )
+    parser.add_argument(
+        "--limit-s",
+        type=float,
+        default=None,
+        metavar="S",
+        help="skip what would take longer than this, by its operations; default 120, quick 30",
+    )
+    parser.add_argument("--no-compile", action="store_true", help="leave compiled variants out")
+    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("results/bench"),
+        metavar="DIR",
+        help="where the rows go; default results/bench",
+    )
+    options = parser.parse_args(arguments)
+    if options.settings and options.sweep is None:
+        parser.error("--set overrides a value of a sweep; name the sweep file too")
+    return options
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, but got {value}")
+    return value
+
+
+def bench(options: argparse.Namespace) -> int:
+    """Measure what is asked for, print it and write it."""
+    device = _device(options.device)
+    trial = _trial(options, device)
+    with tempfile.TemporaryDirectory(prefix="frontier-bench-") as folder:
+        run = _make_bench(options, trial, device, Path(folder))
+        rows = _measure(run, options, _sizes(options, trial, device), Path(folder))
+    facts = _facts(run, options)
+    name = f"{_plain(socket.gethostname())}-{time.strftime('%Y-%m-%d-%H%M%S')}"
+    paths = write_rows(rows, facts, options.out, name)
+    print(as_json(rows, facts) if options.json else as_text(rows, facts))
+    print(f"\nrows: {', '.join(map(str, paths))}", file=sys.stderr)
+    return 1 if any(row.status == "failed" for row in rows) else EXIT_DONE
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def _trial(options: argparse.Namespace, device: torch.device) -> Trial:
+    if options.sweep is None:
+        return default_trial(device)
+    return load_sweep(options.sweep, options.settings).points[0].trial
+
+
+def _sizes(
+    options: argparse.Namespace, trial: Trial, device: torch.device
+) -> dict[str, LightningDiTConfig]:
+    """Generators to measure: a sweep's own, or all that there are."""
+    if options.sweep is not None:
+        if trial.generator is None:
+            return {}
+        patch = trial.generator.patch_size
+        return {f"LightningDiT {trial.generator.size_name}/{patch}": trial.generator}
+    sizes = default_sizes(device)
+    return dict(list(sizes.items())[:QUICK_SIZES]) if options.quick else sizes
+
+
+def _make_bench(
+    options: argparse.Namespace, trial: Trial, device: torch.device, folder: Path
+) -> Bench:
+    quick, cuda = options.quick, device.type == "cuda"
+    subject = make_subject(
+        trial,
+        folder,
+        device,
+        threads=options.threads,
+        batch_size=options.batch_size,
+        num_images=512 if cuda else 64,
+    )
+    return Bench(
+        subject=subject,
+        clock="wall" if cuda else "cpu",
+        threads=options.threads,
+        repeats=options.repeats or (3 if quick else 10),
+        steps=1 if quick or not cuda else 5,
+        together=not cuda,
+        limit_s=options.limit_s or (30.0 if quick else 120.0),
+        compiled=not (quick or options.no_compile),
+        num_points=options.points or (5 if quick else (50 if cuda else 11)),
+    )
+
+
+def _measure(
+    run: Bench,
+    options: argparse.Namespace,
+    sizes: dict[str, LightningDiTConfig],
+    folder: Path,
+) -> list[Row]:
+    """All parts asked for; one that fails as a whole is a row too."""
+    parts: dict[str, Callable[[], list[Row]]] = {
+        "tokenizer": lambda: training_parts.tokenizer_training(run),
+        "parts": lambda: step_parts.tokenizer_parts(run),
+        "encoding": lambda: use_parts.encoding(run),
+        "generator": lambda: training_parts.generator_training(run, sizes),
+        "sampling": lambda: use_parts.sampling(run, sizes),
+        "metrics": lambda: use_parts.metrics(run),
+        "data": lambda: use_parts.data(run, folder),
+    }
+    rows: list[Row] = []
+    for name in options.only:
+        started = time.monotonic()
+        print(f"{name} ...", end="", file=sys.stderr, flush=True)
+        try:
+            rows += parts[name]()
+        except (RuntimeError, ValueError, OSError) as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            rows.append(Row(part=name, what="whole part", status="failed", reason=reason))
+        print(f" {time.monotonic() - started:.0f} s", file=sys.stderr)
+    return rows
+
+
+def _facts(run: Bench, options: argparse.Namespace) -> dict[str, Any]:
+    """What is common to all rows."""
+    return {
+        **environment(run.device),
+        "cuda": torch.version.cuda or "" if run.device.type == "cuda" else "",
+        "threads": run.threads,
+        "clock": run.clock,
+        "together": run.together,
+        "steps_a_turn": run.steps,
+        "subject": str(options.sweep or "default"),
+        "command": command_line(),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

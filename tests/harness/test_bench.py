@@ -1,0 +1,137 @@
+"""The benchmark: loops that take turns, rows that say what was measured, and the whole command."""
+
+import json
+import threading
+
+import pandas as pd
+import pytest
+import torch
+
+from harness.bench import main
+from harness.benchmarks.rows import Row, against, as_text, measured, quartiles
+from harness.benchmarks.turns import Taken, Times, repeated, take_turns
+from harness.benchmarks.variants import BF16, FUSED, PLAIN, ladder
+
+CPU = torch.device("cpu")
+PARTS = {
+    "tokenizer training",
+    "tokenizer parts",
+    "encoding",
+    "generator training",
+    "sampling",
+    "metric pipeline",
+    "data pipeline",
+}
+
+
+def test_loops_take_turns_step_by_step():
+    order = []
+    loops = {name: repeated(lambda name=name: order.append(name)) for name in ("a", "b")}
+    times = take_turns(loops, CPU, repeats=2)
+    assert order == ["a", "b"] * 4
+    assert [len(found.turns) for found in times.values()] == [2, 2]
+
+
+def test_loops_that_are_not_together_run_one_after_the_other():
+    order = []
+    loops = {name: repeated(lambda name=name: order.append(name)) for name in ("a", "b")}
+    take_turns(loops, CPU, repeats=2, steps=3, together=False)
+    assert order == ["a"] * 12 + ["b"] * 12
+
+
+def test_a_loop_that_fails_says_why_and_leaves_the_others_their_turns():
+    def fails() -> None:
+        raise RuntimeError("out of\nmemory")
+
+    before = threading.active_count()
+    times = take_turns({"bad": repeated(fails), "good": repeated(int)}, CPU, repeats=3)
+    assert times["bad"].error == "RuntimeError: out of memory"
+    assert len(times["good"].turns) == 3
+    assert threading.active_count() == before
+    row = measured(Row(part="p", what="w", images=4), times["bad"], clock="wall", threads=1)
+    assert (row.status, row.reason) == ("failed", "RuntimeError: out of memory")
+
+
+def turns(*seconds: float) -> Times:
+    return Times(turns=[Taken(wall_s=2 * each, cpu_s=each) for each in seconds])
+
+
+def test_a_row_has_median_and_quartiles_by_its_clock():
+    row = Row(part="p", what="w", images=6, flops_per_image=10.0, peak_flops=100.0)
+    done = measured(row, turns(1.0, 2.0, 3.0), clock="cpu", threads=1)
+    assert (done.seconds, done.images_per_s, done.mfu) == (2.0, 3.0, 0.3)
+    assert (done.seconds_q1, done.seconds_q3) == quartiles([1.0, 2.0, 3.0])[::2]
+    assert measured(row, turns(1.0), clock="wall", threads=1).images_per_s == 3.0
+
+
+def test_a_ratio_is_taken_within_each_round():
+    plain, fast = turns(1.0, 10.0, 100.0), turns(0.5, 5.0, 50.0)
+    row = against(Row(part="p", what="w"), fast, plain, clock="cpu", threads=1)
+    assert (row.to_plain_q1, row.to_plain, row.to_plain_q3) == (2.0, 2.0, 2.0)
+
+
+def test_variants_are_each_factor_alone_and_their_sum():
+    names = [variant.name for variant in ladder([FUSED, BF16])]
+    assert names == ["plain", "plain + fused optimizer", "plain + bf16", "all up to bf16"]
+    last = ladder([FUSED, BF16])[-1]
+    assert (last.fused_optimizer, last.precision) == (True, "bf16")
+    assert (PLAIN.compile, PLAIN.fused_optimizer, PLAIN.precision) == (False, False, "fp32")
+
+
+@pytest.fixture
+def benched(write, tree, tmp_path, capsys):
+    """Runs the command on the small sweep and gives its rows and its table."""
+
+    def run(*arguments: str):
+        tree["trial"]["tokenizer"]["loss"] = {
+            "discriminator": {"kind": "patchgan", "num_layers": 1, "base_width": 4}
+        }
+        tree["grid"] = {"alignment": ["vf"]}
+        out = tmp_path / "out"
+        code = main([str(write(tree)), "--repeats", "2", "--quick", "--out", str(out), *arguments])
+        (table,) = out.glob("*.parquet")
+        return code, capsys.readouterr().out, pd.read_parquet(table)
+
+    return run
+
+
+def test_every_part_is_measured_on_a_sweep_s_own_trial(benched):
+    code, out, table = benched("--json", "--device", "cpu")
+    assert code == 0
+    rows = json.loads(out)["rows"]
+    assert {row["part"] for row in rows} == PARTS
+    assert {row["status"] for row in rows} == {"measured"}
+    assert len(table) == len(rows)
+    assert table["git_revision"].nunique() == 1
+    steps = [row for row in rows if row["part"] == "tokenizer training"]
+    assert {"plain", "plain + bf16", "plain + channels last"} <= {row["variant"] for row in steps}
+    assert all(row["repeats"] == 2 and row["to_plain"] > 0 for row in steps)
+    assert all("measured here" in row["peak_name"] for row in steps)
+    waits = [row["data_wait"] for row in rows if "streamed" in row["variant"]]
+    assert all(0 <= share < 1 for share in waits)
+    assert len(waits) == 1
+
+
+def test_what_takes_too_long_is_a_row_with_its_reason(benched):
+    code, out, table = benched("--only", "generator", "--limit-s", "1e-9")
+    assert code == 0
+    (row,) = table.to_dict("records")
+    assert row["status"] == "skipped"
+    assert "--limit-s" in row["reason"]
+    assert "skipped: " in out
+
+
+def test_settings_without_a_sweep_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        main(["--set", "tokenizer.latent_dim=4"])
+    assert "name the sweep file" in capsys.readouterr().err
+
+
+def test_the_table_for_people_shows_spread_and_reasons():
+    rows = [
+        measured(Row(part="p", what="w", images=6), turns(1.0, 2.0), clock="cpu", threads=1),
+        Row(part="p", what="x", status="skipped", reason="too large"),
+    ]
+    text = as_text(rows, {"device": "d", "threads": 1, "torch": "t", "clock": "cpu"})
+    assert "skipped: too large" in text
+    assert ".." in text
