@@ -1,7 +1,8 @@
 """Options of speed leave a training where it was, up to rounding."""
 
+import json
+
 import pytest
-import torch
 
 from harness.execution import run_stage
 from harness.plan import Stage, make_plan
@@ -19,23 +20,28 @@ def bring(stage: Stage, store: Store, resources: Resources) -> None:
     assert outcome.status in ("done", "reused"), outcome.error
 
 
+def curve(stage: Stage, store: Store) -> list[dict[str, float]]:
+    path = store.get(stage.kind, stage.key).path / "curve.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
 @pytest.mark.parametrize(
-    ("kind", "weights", "resources"),
+    ("kind", "resources", "tolerance"),
     [
-        ("tokenizer", "model.safetensors", Resources(channels_last=True)),
-        ("tokenizer", "model.safetensors", Resources(fused_optimizer=False)),
-        ("generator", "ema-step000000004.safetensors", Resources(fused_optimizer=False)),
-        ("generator", "ema-step000000004.safetensors", Resources(latents_on_device=False)),
+        ("tokenizer", Resources(channels_last=True), 1e-3),
+        ("tokenizer", Resources(fused_optimizer=False), 1e-3),
+        ("generator", Resources(fused_optimizer=False), 1e-3),
+        ("generator", Resources(latents_on_device=False), 0.0),
     ],
 )
-def test_a_faster_step_learns_the_same(kind, weights, resources, load, tmp_path):
+def test_a_faster_step_has_the_losses_of_the_plain_one(kind, resources, tolerance, load, tmp_path):
     plan = make_plan(load("grid.alignment=[vf]", ADVERSARY))
     stage = next(each for each in plan.stages if each.kind == kind)
     found = []
     for name, used in (("plain", Resources()), ("fast", resources)):
         store = Store(tmp_path / name)
         bring(stage, store, used)
-        found.append(store.get(kind, stage.key).tensors(weights))
-    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-4)
-    if not resources.latents_on_device:
-        assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+        found.append(curve(stage, store))
+    assert len(found[0]) > 2
+    for plain, fast in zip(*found, strict=True):
+        assert fast == pytest.approx(plain, rel=tolerance, abs=tolerance)
