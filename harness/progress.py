@@ -1,45 +1,72 @@
 """Live progress: what runs, what waits, and when it will end.
 
 Running stages write their progress into the store; this view reads it from there, so it shows
-the same for work in this process, in another one, and on another machine.
+the same for work in this process, in another one, and on another machine. It never ends a run: what
+goes wrong in it is told in one line, and the run goes on without it.
 """
 
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
+import torch
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
 
-from harness.executors.interface import StageEvent
+from harness.executors.interface import Capacity, StageEvent
+from harness.forecast import History, capacity_of, remaining_s
+from harness.overview import OPEN, Overview, StageState, drawing, headline, stage_line
 from harness.plan import Stage
 from harness.stage_log import UserStream
 from harness.store import Store
+from harness.sweep import Resources
 
 LINE_EVERY_S = 10.0
 """Seconds between two progress lines where there is no terminal."""
 REDRAW_EVERY_S = 0.5
 """Seconds between two drawings on a terminal."""
+FORECAST_EVERY_S = 5.0
+"""Seconds between two forecasts of when the sweep ends."""
+JOIN_S = 5.0
+"""Seconds that the end of a run waits for a view that hangs on a slow file system."""
 
 
 class ProgressView:
     """Shows a run until it ends; use as a context manager and as the executor's listener."""
 
     def __init__(
-        self, stages: Sequence[Stage], store: Store, stream: UserStream = sys.stderr
+        self,
+        stages: Sequence[Stage],
+        store: Store,
+        stream: UserStream | None = None,
+        *,
+        resources: Mapping[str, Resources] | None = None,
     ) -> None:
-        self.stages, self.store, self.stream = list(stages), store, stream
+        """Args:
+        stages: What will run, inputs first.
+        store: Where running stages report.
+        stream: Where to show it; standard error unless given.
+        resources: Stage kind -> what a stage holds, for the ETA; one CPU unless given.
+        """
+        self.stages, self.store = list(stages), store
+        self.stream: Any = sys.stderr if stream is None else stream
+        self.resources = resources or {}
         self.started = time.monotonic()
         self.running: dict[str, tuple[Stage, float]] = {}
         self.ended: dict[str, str] = {}
+        self.held: dict[str, Capacity] = {}
+        self.total: Capacity | None = None
+        self._known: set[str] = {stage.key for stage in self.stages}
         self._last_said: dict[str, str] = {}
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._console = Console(file=cast(Any, stream))
+        self._broken = False
+        self._console = Console(file=self.stream)
         self._thread = threading.Thread(target=self._show, daemon=True)
+        self._eta = _Eta(self)
 
     def __enter__(self) -> "ProgressView":
         self._thread.start()
@@ -47,85 +74,173 @@ class ProgressView:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join()
+        self._thread.join(JOIN_S)
 
     def add(self, stages: Sequence[Stage]) -> None:
         """Count further stages of a run that grows."""
         with self._lock:
-            self.stages += [stage for stage in stages if stage not in self.stages]
+            self.stages += [stage for stage in stages if stage.key not in self._known]
+            self._known |= {stage.key for stage in stages}
 
     def note(self, text: str) -> None:
         """Say something beside the stages."""
-        if self._console.is_terminal:
-            self._console.print(text, highlight=False, markup=False)
-        else:
-            self._say(text)
+        with self._tolerant():
+            if self._console.is_terminal:
+                self._console.print(text, highlight=False, markup=False)
+            else:
+                self._say(text)
 
     def __call__(self, event: StageEvent) -> None:
         """Take note of a stage that began or ended."""
         stage = event.stage
-        news = event.what == "ended" or self._last_said.get(stage.key) != "waiting"
+        news = event.outcome is not None or self._last_said.get(stage.key) != "waiting"
         self._last_said[stage.key] = "waiting" if not news else event.what
         with self._lock:
+            self.total = event.total or self.total
+            if event.held:
+                self.held[stage.key] = event.held
+            if event.what == "waiting":
+                # Another process works on it, with what is its own.
+                self.held.pop(stage.key, None)
             if event.what == "ended" and event.outcome:
                 self.running.pop(stage.key, None)
                 self.ended[stage.key] = event.outcome.status
             else:
                 self.running.setdefault(stage.key, (stage, time.monotonic()))
-        if news and not self._console.is_terminal:
-            self._say(_event_text(event))
+        if news and (not self._console.is_terminal or _went_wrong(event)):
+            self.note(_event_text(event))
 
-    def _show(self) -> None:
-        if self._console.is_terminal:
-            with Live(console=self._console, auto_refresh=False, transient=True) as live:
-                while not self._stop.wait(REDRAW_EVERY_S):
-                    live.update(self._table(), refresh=True)
-        else:
-            while not self._stop.wait(LINE_EVERY_S):
-                for line in self.lines():
-                    self._say(line)
+    def overview(self) -> Overview:
+        """The run at this moment."""
+        with self._lock:
+            ended, running, stages = dict(self.ended), dict(self.running), list(self.stages)
+            held = [self.held.get(key, Capacity()) for key in running]
+            total = self.total
+        used = Capacity(cpus=sum(h.cpus for h in held), gpus=sum(h.gpus for h in held))
+        open_keys = {stage.key for stage in stages} - set(ended)
+        now = time.monotonic()
+        states: list[StageState] = []
+        for stage in stages:
+            if stage.key in ended:
+                states.append(_state(stage, ended[stage.key]))
+            elif stage.key in running:
+                progress = self.store.progress(stage.kind, stage.key)
+                since = now - running[stage.key][1]
+                states.append(_state(stage, "running", progress=progress, running_s=since))
+            else:
+                ready = not any(i.key in open_keys for i in stage.inputs.values())
+                states.append(_state(stage, "ready" if ready else "waiting"))
+        eta_s = self._eta.seconds(stages, states, total)
+        return Overview(stages=states, used=used, total=total, eta_s=eta_s)
 
     def lines(self) -> list[str]:
-        """The state of the run in words: one line a running stage and one for the whole."""
-        running = self._running()
-        texts = [f"  {s.kind} {s.label}: {_progress_text(p, since)}" for s, since, p in running]
-        return [self._whole(), *texts]
+        """The state of the run in words: one line for the whole and one a running stage."""
+        overview = self.overview()
+        running = [stage for stage in overview.stages if stage.state == "running"]
+        return [headline(overview), *(f"  {stage_line(stage)}" for stage in running)]
 
-    def _running(self) -> list[tuple[Stage, float, dict[str, Any]]]:
-        with self._lock:
-            running = list(self.running.values())
-        return [(s, since, self.store.progress(s.kind, s.key)) for s, since in running]
+    def _show(self) -> None:
+        with self._tolerant():
+            if self._console.is_terminal:
+                with Live(console=self._console, auto_refresh=False, transient=True) as live:
+                    while not self._stop.wait(REDRAW_EVERY_S):
+                        live.update(drawing(self.overview(), self._console), refresh=True)
+            else:
+                while not self._stop.wait(LINE_EVERY_S):
+                    for line in self.lines():
+                        self._say(line)
 
-    def _whole(self) -> str:
-        with self._lock:
-            ended, running, stages = dict(self.ended), set(self.running), list(self.stages)
-        waiting = [s for s in stages if s.key not in ended and s.key not in running]
-        ready = [
-            s for s in waiting if all(i.key in ended or i not in stages for i in s.inputs.values())
-        ]
-        counts = [f"{len(running)} running", f"{len(ready)} ready"]
-        counts.append(f"{len(waiting) - len(ready)} waiting")
-        for status in ("done", "reused", "failed", "diverged", "blocked"):
-            number = sum(value == status for value in ended.values())
-            if number or status == "done":
-                counts.append(f"{number} {status}")
-        return f"{len(ended)}/{len(stages)} stages: {', '.join(counts)}"
-
-    def _table(self) -> Table:
-        table = Table(title=self._whole(), title_justify="left", expand=True)
-        for column in ("stage", "what", "progress"):
-            table.add_column(column)
-        for stage, since, progress in self._running():
-            table.add_row(stage.kind, stage.label, _progress_text(progress, since))
-        return table
+    @contextmanager
+    def _tolerant(self) -> Iterator[None]:
+        """Whatever goes wrong in the view is told once; the run must not end of it."""
+        try:
+            yield
+        except Exception as error:
+            if self._broken:
+                return
+            self._broken = True
+            cause = " ".join(f"{type(error).__name__}: {error}".split())
+            try:
+                self._say(f"the live view has stopped ({cause}); the run goes on")
+            except (OSError, ValueError):
+                # Nobody reads there any more.
+                return
 
     def _say(self, text: str) -> None:
         elapsed = int(time.monotonic() - self.started)
-        print(
-            f"[{elapsed // 60:02d}:{elapsed % 60:02d}] {text}",
-            file=cast(Any, self.stream),
-            flush=True,
-        )
+        print(f"[{elapsed // 60:02d}:{elapsed % 60:02d}] {text}", file=self.stream, flush=True)
+
+
+def _state(stage: Stage, state: Any, **known: Any) -> StageState:
+    return StageState(key=stage.key, kind=stage.kind, label=stage.label, state=state, **known)
+
+
+class _Eta:
+    """When the sweep will end; looked at anew every few seconds, since it reads the store."""
+
+    def __init__(self, view: ProgressView) -> None:
+        self.view = view
+        self._history: History | None = None
+        self._counted: set[str] = set()
+        self._at = 0.0
+        self._last: float | None = None
+
+    def seconds(
+        self, stages: Sequence[Stage], states: Sequence[StageState], total: Capacity | None
+    ) -> float | None:
+        """Seconds from now; None where a stage's length is not known."""
+        now = time.monotonic()
+        if self._at and now - self._at < FORECAST_EVERY_S:
+            return None if self._last is None else max(0.0, self._last - (now - self._at))
+        self._at, self._last = now, self._look(stages, states, total)
+        return self._last
+
+    def _look(
+        self, stages: Sequence[Stage], states: Sequence[StageState], total: Capacity | None
+    ) -> float | None:
+        history = self._read(stages, states)
+        open_pairs = [
+            (stage, state)
+            for stage, state in zip(stages, states, strict=True)
+            if state.state in OPEN
+        ]
+        seconds: dict[str, float] = {}
+        for stage, state in open_pairs:
+            left = seconds_left(stage, state, history, self._held(stage))
+            if left is None:
+                return None
+            seconds[stage.key] = left
+        return remaining_s([stage for stage, _ in open_pairs], seconds, self._held, total)
+
+    def _read(self, stages: Sequence[Stage], states: Sequence[StageState]) -> History:
+        if self._history is None:
+            self._history = History.of(self.view.store)
+            self._counted = {s.key for s in states if s.state in ("done", "reused")}
+        for stage, state in zip(stages, states, strict=True):
+            if state.state == "done" and stage.key not in self._counted:
+                self._counted.add(stage.key)
+                folder = self.view.store.folder(stage.kind, stage.key)
+                self._history.add(folder / "artifact.json")
+        return self._history
+
+    def _held(self, stage: Stage) -> Capacity:
+        known = self.view.held.get(stage.key)
+        request = self.view.resources.get(stage.kind, Resources())
+        return known or capacity_of(request, torch.cuda.device_count())
+
+
+def seconds_left(stage: Stage, state: StageState, history: History, held: Capacity) -> float | None:
+    """Seconds that a stage needs yet: as it says itself, else as expected; None if unknown."""
+    if state.state == "running" and "eta_s" in state.progress:
+        return float(state.progress["eta_s"])
+    expected = history.forecast(stage, held).wall_s
+    if expected is None:
+        return None
+    return max(0.0, expected - (state.running_s or 0.0))
+
+
+def _went_wrong(event: StageEvent) -> bool:
+    return event.outcome is not None and event.outcome.status in ("failed", "diverged")
 
 
 def _event_text(event: StageEvent) -> str:
@@ -133,18 +248,7 @@ def _event_text(event: StageEvent) -> str:
     if event.outcome is None:
         return f"{event.what} {name}"
     outcome = event.outcome
+    if event.what != "ended":
+        return f"{event.what} {name}: {outcome.error}"
     tail = f": {outcome.error}" if outcome.error else f" in {outcome.wall_s:.1f} s"
     return f"{outcome.status} {name}{'' if outcome.status == 'reused' else tail}"
-
-
-def _progress_text(progress: Mapping[str, Any], since: float) -> str:
-    if "step" not in progress:
-        return f"starting, {time.monotonic() - since:.0f} s"
-    step, total = progress["step"], progress["total"]
-    numbers = [
-        f"{name} {value:.4g}"
-        for name, value in progress.items()
-        if name not in ("step", "total", "time", "eta_s")
-    ]
-    eta = f"ETA {progress['eta_s']:.0f} s" if "eta_s" in progress else ""
-    return ", ".join(filter(None, [f"step {step}/{total}", *numbers, eta]))

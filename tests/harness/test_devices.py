@@ -40,4 +40,5 @@ def test_a_device_without_bf16_has_no_mfu_in_it() -> None:
 def test_bf16_anywhere_sets_the_peak_that_a_stage_is_held_to() -> None:
     assert precision_in_force(["fp32", "bf16"], tf32=False) == "bf16"
     assert precision_in_force(["fp32"], tf32=True) == "tf32"
+    assert precision_in_force(["fp32", "tf32"], tf32=False) == "tf32"
     assert precision_in_force([], tf32=False) == "fp32"
