@@ -79,7 +79,7 @@ def test_a_table_fits_its_terminal_and_shows_what_runs_and_failed_first(width: i
     assert "24%" in rows[0]
     assert "2 min" in rows[0]
     assert ("loss 0.5123" in rows[0]) == (width >= 120)
-    assert ("ValueError" in rows[1]) == (width >= 80)
+    assert ("ValueError" in rows[1]) == (width >= 60)
 
 
 def test_what_does_not_fit_in_height_is_counted() -> None:
