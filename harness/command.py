@@ -189,6 +189,7 @@ def execute(
     file: SweepFile,
     source: str,
     ended: Callable[[Stage], None],
+    log: Listener | None = None,
 ) -> Mapping[str, Outcome]:
     """Run stages in the chosen executor under a progress view.
 
@@ -201,6 +202,7 @@ def execute(
         file: Sweep file with the resources of each kind.
         source: Where it was read from, for messages.
         ended: Called with each stage as it ends.
+        log: Called with every event, before `ended`.
 
     Raises:
         Interrupted: By a signal.
@@ -209,7 +211,7 @@ def execute(
     for _ in range(MAX_ROUNDS):
         if not stages:
             break
-        round_ = _execute(options, stages, store, file, source, ended)
+        round_ = _execute(options, stages, store, file, source, ended, log)
         outcomes |= round_
         aside = [outcome.set_aside for outcome in round_.values() if outcome.set_aside]
         if not aside:
@@ -227,12 +229,18 @@ def _execute(
     file: SweepFile,
     source: str,
     ended: Callable[[Stage], None],
+    log: Listener | None,
 ) -> Mapping[str, Outcome]:
     resources = {stage.kind: file.resources_of(stage.kind) for stage in stages}
-    with user_stream() as stream, ProgressView(stages, store, stream) as view:
+    with (
+        user_stream() as stream,
+        ProgressView(stages, store, stream, resources=resources) as view,
+    ):
 
         def listen(event: StageEvent) -> None:
             view(event)
+            if log is not None:
+                log(event)
             if event.what == "ended":
                 ended(event.stage)
 

@@ -1,11 +1,15 @@
 """Plans and outcomes in words and in JSON: what a person reads before and after a run."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from harness.bill import SOURCES, Bill, bill_lines, device_time, forecast_plan
 from harness.cost import estimate
 from harness.execution import Outcome, summarize
+from harness.forecast import History
+from harness.overview import duration
 from harness.plan import Plan, Stage
 from harness.results import Written
 from harness.store import Store
@@ -16,6 +20,7 @@ def describe_plan(
 ) -> dict[str, Any]:
     """The plan as JSON-able values; `plan_text` words it."""
     running = {stage.key for stage in to_run}
+    forecasts = forecast_plan(to_run, plan.sweep.file, History.of(store))
     stages = []
     for stage in plan.stages:
         expected = estimate(stage)
@@ -30,6 +35,8 @@ def describe_plan(
                 "parameters": expected.parameters,
                 "estimated_flops": expected.flops,
                 "estimated_disk_bytes": expected.disk_bytes,
+                "estimated_state_bytes": expected.state_bytes,
+                "forecast": asdict(forecasts[stage.key]) if stage.key in forecasts else None,
                 "inputs": {name: s.key for name, s in stage.inputs.items()},
             }
         )
@@ -57,6 +64,7 @@ def describe_plan(
         "to_reuse": sum(stage["state"] == "reuse" for stage in stages),
         "estimated_flops": sum(stage["estimated_flops"] for stage in chosen),
         "estimated_disk_bytes": sum(stage["estimated_disk_bytes"] for stage in chosen),
+        "device_time": [asdict(each) for each in device_time(to_run, forecasts)],
         "missing": list(missing),
     }
 
@@ -88,14 +96,37 @@ def plan_text(described: Mapping[str, Any]) -> str:
         f"{described['estimated_flops']:.2e} FLOPs and {_bytes(described['estimated_disk_bytes'])} "
         "on disk",
     ]
+    lines += _device_time_lines(described["device_time"])
     if described["missing"]:
         lines += ["", "missing, and needed before this can run:"]
         lines += [f"  - {item}" for item in described["missing"]]
     return "\n".join(lines)
 
 
+def _device_time_lines(kinds: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Device time of what is to run, a line a kind and one for the whole."""
+    lines = []
+    for kind in kinds:
+        time = "unknown" if kind["device_s"] is None else duration(kind["device_s"])
+        device = "GPU" if kind["on_gpu"] else "CPU core"
+        known = [SOURCES[source] for source in kind["sources"]]
+        lines.append(
+            f"  {kind['kind']}: {kind['stages']} stages, {time} of one {device} "
+            f"({'; '.join(known)})"
+        )
+    if not lines:
+        return []
+    for on_gpu, device in ((True, "GPU"), (False, "CPU core")):
+        times = [kind["device_s"] for kind in kinds if kind["on_gpu"] == on_gpu]
+        if times:
+            known = sum(time for time in times if time is not None)
+            more = ", and what is unknown" if None in times else ""
+            lines.append(f"  in total: {duration(known)} of one {device}{more}")
+    return ["", "device time:", *lines]
+
+
 def closing_text(
-    plan: Plan, written: Written, outcomes: Mapping[str, Outcome], results: Path
+    plan: Plan, written: Written, outcomes: Mapping[str, Outcome], results: Path, bill: Bill
 ) -> str:
     """What a person reads when a run has ended: table, places, cost, and what failed."""
     lines = ["", *_table(written.rows), "", *_remarks(written.rows)]
@@ -112,8 +143,7 @@ def closing_text(
         f"executed {executed} stages, reused {reused}; {written.wall_s:.0f} s wall, "
         f"{busy_s:.0f} s in stages"
     )
-    for kind, seconds in _seconds_by_kind(plan, outcomes).items():
-        lines.append(f"  {kind}: {seconds:.0f} s")
+    lines += bill_lines(bill)
     lines.append(f"table: {results / 'table.csv'} (and .parquet)")
     lines += [f"figure: {path}" for path in written.figures if path.suffix == ".png"]
     if written.grids:
@@ -193,14 +223,6 @@ def _cell(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _seconds_by_kind(plan: Plan, outcomes: Mapping[str, Outcome]) -> dict[str, float]:
-    seconds: dict[str, float] = {}
-    for stage in plan.stages:
-        if stage.key in outcomes:
-            seconds[stage.kind] = seconds.get(stage.kind, 0.0) + outcomes[stage.key].wall_s
-    return seconds
 
 
 def _bytes(count: float) -> str:

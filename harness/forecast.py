@@ -41,6 +41,8 @@ class Forecast:
     device_s: float | None
     """Seconds times GPUs, or CPU cores where it holds no GPU."""
     source: Source
+    on_gpu: bool = False
+    """Whether it is time of a GPU."""
 
 
 @final
@@ -138,19 +140,22 @@ class History:
         if like:
             nearest = min(like, key=lambda one: _distance(one, expected.flops, expected.images))
             seconds = _scaled(nearest, expected.flops, devices)
-            return _forecast(seconds, devices, "measured")
+            return _forecast(seconds, held, "measured")
         if here and expected.flops:
             rate = sum(one.flops for one in here) / sum(one.useful_s * one.devices for one in here)
             if rate > 0:
-                return _forecast(expected.flops / (rate * devices), devices, "device")
+                return _forecast(expected.flops / (rate * devices), held, "device")
         rate = _assumed_rate(stage, held, device)
         if rate is None:
-            return Forecast(wall_s=None, device_s=None, source="unknown")
-        return _forecast(expected.flops / (rate * devices), devices, "assumed")
+            return _forecast(None, held, "unknown")
+        return _forecast(expected.flops / (rate * devices), held, "assumed")
 
 
-def _forecast(seconds: float, devices: float, source: Source) -> Forecast:
-    return Forecast(wall_s=seconds, device_s=seconds * devices, source=source)
+def _forecast(seconds: float | None, held: Capacity, source: Source) -> Forecast:
+    on_gpu = held.gpus > 0
+    devices = held.gpus if on_gpu else held.cpus
+    device_s = None if seconds is None else seconds * devices
+    return Forecast(wall_s=seconds, device_s=device_s, source=source, on_gpu=on_gpu)
 
 
 def _distance(one: Measured, flops: float, images: int) -> tuple[float, float]:

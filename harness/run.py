@@ -4,9 +4,12 @@ import argparse
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness import events
+from harness.bill import forecast_plan, settle
 from harness.command import (
     EXIT_DONE,
     EXIT_ROWS_FAILED,
@@ -20,9 +23,11 @@ from harness.command import (
 )
 from harness.configuration import ConfigError, read_yaml
 from harness.description import closing_text, describe_plan, plan_text
+from harness.events import EventLog
+from harness.forecast import History
 from harness.plan import Plan, Stage, make_plan, stages_to_run
 from harness.requirements import missing_items
-from harness.results import write_results
+from harness.results import write_results, write_yaml
 from harness.store import Store
 from harness.sweep import STAGE_KINDS, Sweep, load_sweep, resolved_tree
 from harness.table import make_row, write_row
@@ -74,6 +79,19 @@ def run_sweep(options: argparse.Namespace, sweep: Sweep) -> int:
     check_start(options, to_run, results, sweep.source)
     if note := _replaced_note(results, sweep):
         print(note, file=sys.stderr)
+    # What is asked stands in the folder from the start, so that harness.status knows it.
+    results.mkdir(parents=True, exist_ok=True)
+    write_yaml(results / "sweep.yaml", resolved_tree(sweep))
+    log = EventLog(results / events.FILE)
+    log.start(
+        sweep.file.name,
+        store=store.root,
+        executor=options.executor,
+        stages_to_run=len(to_run),
+        stages_in_plan=len(wanted.stages),
+        rows=len(plan.rows),
+    )
+    expected = forecast_plan(to_run, sweep.file, History.of(store))
     try:
         outcomes = execute(
             options,
@@ -81,28 +99,39 @@ def run_sweep(options: argparse.Namespace, sweep: Sweep) -> int:
             store,
             sweep.file,
             sweep.source,
-            lambda stage: _write_finished_rows(plan, stage, store, results),
+            lambda stage: _write_finished_rows(plan, stage, store, results, log),
+            log,
         )
     except Interrupted as interrupted:
         write_results(plan, store, interrupted.outcomes, results, time.monotonic() - started)
+        log.end("interrupted", interrupted.outcomes, {})
+        raise
+    except BaseException as error:
+        log.end("interrupted" if isinstance(error, KeyboardInterrupt) else "error", {}, {})
         raise
     written = write_results(plan, store, outcomes, results, time.monotonic() - started)
-    if options.json:
-        print(json.dumps(written.as_json(), indent=1))
-    else:
-        print(closing_text(wanted, written, outcomes, results))
     good = ("done", "pending") if options.only else ("done",)
     all_good = all(row["status"] in good for row in written.rows)
+    rows = Counter(str(row["status"]) for row in written.rows)
+    log.end("done" if all_good else "rows_failed", outcomes, rows)
+    bill = settle(plan, store, outcomes, expected, log.events)
+    if options.json:
+        print(json.dumps({**written.as_json(), "cost": bill.as_json()}, indent=1))
+    else:
+        print(closing_text(wanted, written, outcomes, results, bill))
     return EXIT_DONE if all_good else EXIT_ROWS_FAILED
 
 
-def _write_finished_rows(plan: Plan, ended: Stage, store: Store, results: Path) -> None:
+def _write_finished_rows(
+    plan: Plan, ended: Stage, store: Store, results: Path, log: EventLog
+) -> None:
     """Write each row as soon as its last stage has ended, so that a crash loses none."""
     for row in plan.rows:
         if ended in row.stages:
             values = make_row(row, plan.sweep.file.name, store, {})
             if values["status"] == "done":
                 write_row(values, results)
+                log.row(values)
 
 
 def _replaced_note(results: Path, sweep: Sweep) -> str:

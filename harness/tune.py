@@ -180,7 +180,7 @@ def _execute(
     if not search.todo:
         return {}
     resources = {kind: tuning.base.resources_of(kind) for kind in STAGE_KINDS}
-    with user_stream() as stream, ProgressView([], store, stream) as view:
+    with user_stream() as stream, ProgressView([], store, stream, resources=resources) as view:
 
         def feed(outcomes: Mapping[str, Outcome], capacity: int) -> Sequence[Stage]:
             new = search.feed(outcomes, capacity)

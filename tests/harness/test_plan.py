@@ -10,8 +10,12 @@ from pathlib import Path
 import pytest
 
 from harness.configuration import ConfigError
+from harness.description import describe_plan, plan_text
+from harness.execution import run_stage
 from harness.plan import make_plan
 from harness.run import main
+from harness.store import Store
+from harness.sweep import Resources
 
 ROOT = Path(__file__).parents[2]
 GRID = (
@@ -162,3 +166,21 @@ def test_the_published_grid_plans_with_the_published_parameter_counts(
     assert {row["generator_parameters"] for row in chosen} == {675_256_736}
     assert {row["tokenizer_parameters"] for row in chosen} == {69_836_067}
     assert any("imagenet" in item for item in plan["missing"])
+
+
+def test_a_plan_says_how_long_what_is_to_run_will_take_and_from_what(load, tmp_path):
+    plan, store = make_plan(load()), Store(tmp_path)
+    described = describe_plan(plan, store, plan.stages, [])
+    sources = {stage["forecast"]["source"] for stage in described["stages"]}
+    assert sources == {"assumed"}
+    text = plan_text(described)
+    assert "device time:\n  encoder: 1 stages, " in text
+    assert "nothing was measured" in text
+    for stage in plan.stages:
+        assert run_stage(stage, tmp_path, Resources(), 0.0).status == "done"
+    again = describe_plan(plan, store, plan.stages, [])
+    by_kind = {each["kind"]: each for each in again["device_time"]}
+    assert by_kind["tokenizer"]["sources"] == ["measured"]
+    tokenizer = next(stage for stage in plan.stages if stage.kind == "tokenizer")
+    cost = store.get("tokenizer", tokenizer.key).record["cost"]
+    assert by_kind["tokenizer"]["device_s"] == pytest.approx(cost["device_s"])

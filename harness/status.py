@@ -1,0 +1,179 @@
+"""`python -m harness.status RESULTS`: how a sweep stands, from its results and its store alone.
+
+It reads what running, finished and killed processes have left, so it works while another process
+runs the sweep, after a crash, on another machine that sees the folders, and without Ray.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live
+
+from harness.command import EXIT_DONE, EXIT_ROWS_FAILED, exit_code
+from harness.configuration import ConfigError
+from harness.overview import StageState, State, drawing, duration, headline, progress_text
+from harness.plan import Plan, make_plan
+from harness.store import Store
+from harness.sweep import load_sweep
+from harness.sweep_status import SweepStatus, events_of, look
+
+EXIT_UNFINISHED = 3
+WATCH_EVERY_S = 2.0
+"""Seconds between two looks with `--watch`."""
+DETAILED: tuple[State, ...] = (
+    "running", "failed", "diverged", "interrupted", "stopped", "blocked",
+)  # fmt: skip
+"""States whose stages are named one by one."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code.
+
+    0: all rows are done. 1: something has failed, and nothing is left to run. 2: the request is
+    wrong. 3: not finished: something runs, or the sweep's command goes on with what is left.
+    """
+    options = _parse(arguments)
+    return exit_code(lambda: _show(options))
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m harness.status",
+        description="Say how a sweep stands: what runs, is done, failed and remains. Reads results "
+        "and store only, so it also works after a crash and while another process runs the sweep.",
+        epilog="exit codes: 0 all rows are done, 1 something failed and nothing is left to run, "
+        "2 the request is wrong, 3 not finished (running, or to be gone on with)",
+    )
+    parser.add_argument("results", type=Path, help="a folder of results: results/frontier")
+    parser.add_argument(
+        "--store",
+        type=Path,
+        metavar="DIR",
+        help="folder of the artifacts (default: the one that the sweep was run with)",
+    )
+    parser.add_argument("--json", action="store_true", help="print for machines")
+    parser.add_argument(
+        "--watch", action="store_true", help="show it anew every 2 s until nothing is left to run"
+    )
+    return parser.parse_args(arguments)
+
+
+def _show(options: argparse.Namespace) -> int:
+    plan, store = _open(options)
+    if not options.watch:
+        status = look(plan, store, options.results)
+        print(json.dumps(status.as_json(), indent=1) if options.json else status_text(status))
+        return _code(status)
+    return _watch(options, plan, store)
+
+
+def _code(status: SweepStatus) -> int:
+    if status.is_open:
+        return EXIT_UNFINISHED
+    return EXIT_ROWS_FAILED if status.has_failed else EXIT_DONE
+
+
+def _watch(options: argparse.Namespace, plan: Plan, store: Store) -> int:
+    console = Console()
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        while True:
+            status = look(plan, store, options.results)
+            if not status.is_open:
+                break
+            if options.json:
+                print(json.dumps(status.as_json()), flush=True)
+            elif console.is_terminal:
+                live.update(drawing(status.overview, console), refresh=True)
+            else:
+                print(headline(status.overview), flush=True)
+            time.sleep(WATCH_EVERY_S)
+    print(json.dumps(status.as_json()) if options.json else status_text(status))
+    return _code(status)
+
+
+def _open(options: argparse.Namespace) -> tuple[Plan, Store]:
+    """The plan that the folder is of, and where its artifacts lie.
+
+    Raises:
+        ConfigError: The folder holds no sweep, or the store is not there.
+    """
+    results: Path = options.results
+    file = results / "sweep.yaml"
+    if not file.is_file():
+        raise ConfigError(_no_sweep(results))
+    plan = make_plan(load_sweep(file))
+    root = options.store or _store_of(results)
+    if not root.is_dir():
+        raise ConfigError(
+            f"the store must be a folder of artifacts, but {root} is none; give --store DIR",
+            path="--store",
+        )
+    return plan, Store(root)
+
+
+def _no_sweep(results: Path) -> str:
+    """Why a folder is none of results, and which is near it."""
+    near = sorted(path.parent for path in results.glob("*/sweep.yaml"))
+    if near:
+        folders = ", ".join(str(path) for path in near[:5])
+        return f"{results} must be the folder of one sweep, but holds several; give one: {folders}"
+    if not results.exists():
+        siblings = sorted(path.parent for path in results.parent.glob("*/sweep.yaml"))
+        there = ", ".join(str(path) for path in siblings[:5]) or "no results lie beside it"
+        return f"{results} must be a folder of results, but is not there; there are: {there}"
+    if results.is_file():
+        return f"{results} must be a folder of results, but is a file; give its folder"
+    return (
+        f"{results} must hold the sweep.yaml that a run leaves, but does not; give "
+        "results/<name of the sweep>. A search by harness.tune is described by its trials.csv"
+    )
+
+
+def _store_of(results: Path) -> Path:
+    """The store of the last run, as its events or its manifest say; `artifacts` otherwise."""
+    started = [event for event in events_of(results) if event["event"] == "sweep_started"]
+    if started and Path(started[-1]["store"]).is_dir():
+        return Path(started[-1]["store"])
+    try:
+        manifest = json.loads((results / "manifest.json").read_text(encoding="utf-8"))
+        return Path(manifest["store"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return Path("artifacts")
+
+
+def status_text(status: SweepStatus) -> str:
+    """A status for people."""
+    overview = status.overview
+    rows = ", ".join(f"{number} {name}" for name, number in sorted(status.rows.items()))
+    lines = [f"{status.sweep}: {headline(overview)}", f"rows: {rows or 'none'}"]
+    if status.driver:
+        lines.append(f"last command: {status.driver}")
+    for state in DETAILED:
+        for stage in overview.stages:
+            if stage.state == state:
+                lines.append(f"  {state} {stage.kind} {stage.label}: {_detail(stage)}")
+    left = [stage for stage in overview.stages if stage.state in ("ready", "waiting")]
+    if left:
+        kinds = Counter(stage.kind for stage in left)
+        remains = ", ".join(f"{number} {kind}" for kind, number in kinds.items())
+        lines.append(f"remains: {remains}")
+    if status.is_open and not overview.counts()["running"]:
+        eta = "" if overview.eta_s is None else f", which takes about {duration(overview.eta_s)}"
+        lines.append(f"nothing runs; the sweep's command goes on with what is left{eta}")
+    return "\n".join(lines)
+
+
+def _detail(stage: StageState) -> str:
+    if stage.state == "running":
+        return f"{progress_text(stage)} ({stage.remark})"
+    return stage.remark
+
+
+if __name__ == "__main__":
+    sys.exit(main())

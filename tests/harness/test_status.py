@@ -1,0 +1,178 @@
+"""`python -m harness.status`: how a sweep stands, from what processes have left behind."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from harness.plan import make_plan
+from harness.stages import registry
+from harness.stages.context import StageContext
+from harness.status import EXIT_UNFINISHED, main
+from harness.store import Store
+from harness.sweep import load_sweep
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def status(command, capsys):
+    """Runs the status command in the folder of `command`."""
+
+    def run(*arguments: str):
+        capsys.readouterr()
+        code = main(["results/small", *arguments])
+        return code, capsys.readouterr()
+
+    return run
+
+
+def test_a_finished_sweep_is_done(command, write, tree, status) -> None:
+    assert command(write(tree)).code == 0
+    code, shown = status()
+    assert code == 0, shown.err
+    assert "small: 7/7 stages: 0 running, 0 ready, 0 waiting, 7 done" in shown.out
+    assert "rows: 1 done" in shown.out
+    assert "ended" in shown.out
+
+
+def test_a_failed_stage_is_named_with_its_error_and_where_to_look(
+    command, write, tree, status
+) -> None:
+    tree["grid"] = {"tokenizer.training.learning_rate": [1e20, 1e-3]}
+    assert command(write(tree)).code == 1
+    code, shown = status()
+    assert code == 1
+    assert "rows: 1 blocked, 1 done" in shown.out
+    line = next(line for line in shown.out.splitlines() if line.startswith("  diverged tokenizer"))
+    assert "the loss is not finite at step" in line
+    path = Path(line.rpartition("see ")[2].split(" and ")[0])
+    assert "Traceback" in path.read_text()
+    assert "  blocked generator" in shown.out
+
+
+def test_an_interrupted_sweep_says_where_it_goes_on(
+    command, write, tree, status, monkeypatch
+) -> None:
+    tree["resources"] = {"default": {"checkpoint_every_s": 1e-9}}
+    original = registry.KINDS["tokenizer"]
+    after_step = StageContext.after_step
+
+    def killed(self, done, *arguments, **named):
+        after_step(self, done, *arguments, **named)
+        if done == 2:
+            raise KeyboardInterrupt
+
+    def run(config, context):
+        with monkeypatch.context() as patch:
+            patch.setattr(StageContext, "after_step", killed)
+            return original.run(config, context)
+
+    broken = registry.StageKind(version=original.version, run=run)
+    monkeypatch.setitem(registry.KINDS, "tokenizer", broken)
+    assert command(write(tree)).code == 130
+    code, shown = status()
+    assert code == EXIT_UNFINISHED
+    assert "its process is gone: it goes on after step 2" in shown.out
+    assert "nothing runs; the sweep's command goes on with what is left" in shown.out
+    assert "interrupted)" in shown.out  # Of the command itself.
+    code, shown = status("--json")
+    described = json.loads(shown.out)
+    assert (described["is_open"], described["has_failed"]) == (True, False)
+    assert described["counts"]["interrupted"] == 1
+    assert described["rows"] == {"pending": 1}
+
+
+def test_what_another_process_runs_is_shown_while_it_runs(command, write, tree, status) -> None:
+    path = write(tree)
+    command(path, "--only", "encoder")
+    stages = {stage.kind: stage for stage in make_plan(load_sweep(path)).stages}
+    tokenizer = stages["tokenizer"]
+    with Store(Path("artifacts")).work("tokenizer", tokenizer.key) as work:
+        work.report({"step": 3, "total": 10, "l1": 0.25, "eta_s": 7.0})
+        code, shown = status()
+    assert code == EXIT_UNFINISHED
+    assert f"running tokenizer {tokenizer.label}: step 3/10, l1 0.25, ETA 7 s" in shown.out
+    assert f"process {os.getpid()}" in shown.out
+    assert "sweep ETA" in shown.out
+
+
+def test_an_error_of_an_attempt_before_the_one_that_was_killed_is_no_failure(
+    load, tmp_path
+) -> None:
+    from harness.sweep_status import stage_states
+
+    plan, store = make_plan(load()), Store(tmp_path)
+    stage = plan.stages[0]
+    with store.work(stage.kind, stage.key) as work:
+        (work.partial).mkdir(parents=True, exist_ok=True)
+        (work.partial / "error.txt").write_text("Traceback\nValueError: earlier\n")
+        old = time.time() - 60
+        os.utime(work.partial / "error.txt", (old, old))
+        work.note("started")
+    assert stage_states(plan, store)[stage.key].state == "interrupted"
+
+
+def test_a_killed_driver_leaves_a_sweep_that_can_be_looked_at(write, tree, tmp_path) -> None:
+    """A real process and a real SIGKILL; the look is in a process without Ray."""
+    tree["trial"]["generator"]["training"]["steps"] = 100_000
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "harness.run", str(write(tree)), "--executor", "inline"]
+    log = (tmp_path / "log.txt").open("w")
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("artifacts/generator/*.partial/payload")):
+            assert process.poll() is None, (tmp_path / "log.txt").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+    finally:
+        process.kill()
+        process.wait()
+        log.close()
+    blocked = "import sys; sys.modules['ray'] = None; from harness.status import main; "
+    ask = [sys.executable, "-c", blocked + "sys.exit(main(['results/small']))"]
+    asked = subprocess.run(
+        ask, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert asked.returncode == EXIT_UNFINISHED, asked.stderr
+    assert "interrupted generator" in asked.stdout
+    assert "its process is gone and left no checkpoint" in asked.stdout
+    assert "has not said it ended" in asked.stdout
+    assert asked.stderr == ""
+
+
+def test_watching_ends_when_nothing_is_left(command, write, tree, status) -> None:
+    command(write(tree))
+    code, shown = status("--watch")
+    assert code == 0
+    assert shown.out.count("7/7 stages") == 1
+
+
+@pytest.mark.parametrize(
+    ("folder", "message"),
+    [
+        ("results/smal", "is not there; there are: results/small"),
+        ("results", "holds several; give one: results/small"),
+        ("results/small/table.csv", "but is a file"),
+        ("artifacts", "must hold the sweep.yaml"),
+    ],
+)
+def test_a_wrong_folder_is_told_with_the_right_one(
+    command, write, tree, capsys, folder, message
+) -> None:
+    command(write(tree), "--only", "encoder")
+    assert main([folder]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_store_that_is_elsewhere_is_asked_for(command, write, tree, status) -> None:
+    command(write(tree), "--only", "encoder", "--store", "elsewhere")
+    assert status()[0] == EXIT_UNFINISHED
+    code, shown = status("--store", "nowhere")
+    assert code == 2
+    assert "give --store DIR" in shown.err
