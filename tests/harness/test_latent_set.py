@@ -18,7 +18,7 @@ from harness.random_streams import generator_for
 from harness.stages import latents as stage_of_latents
 from harness.store import Artifact, Store, write_tensors
 from harness.sweep import Resources
-from models.posterior import Posterior
+from models.posterior import PointPosterior, Posterior
 
 CPU = torch.device("cpu")
 INDICES = np.array([7, 1200, 0, 500, 7, 1436, 499])
@@ -43,8 +43,9 @@ def encode(load, store, monkeypatch):
         assert outcome.status in ("done", "reused"), outcome.error
         return store.get(stage.kind, stage.key)
 
-    def encode_as(posterior: str) -> Artifact:
-        stages = make_plan(load("latents.flip=true", f"latents.posterior={posterior}")).stages
+    def encode_as(posterior: str, *settings: str) -> Artifact:
+        settings = ("latents.flip=true", f"latents.posterior={posterior}", *settings)
+        stages = make_plan(load(*settings)).stages
         return bring(next(s for s in stages if s.kind == "latents"))
 
     return encode_as
@@ -125,8 +126,15 @@ def test_a_set_of_posteriors_without_noise_is_refused(encode):
         LatentSet(encode("moments"), CPU).batch(INDICES, VIEWS)
 
 
-def test_bf16_rounds_latents_and_halves_their_memory(encode):
+def test_bf16_rounds_latents_and_halves_their_memory(encode, monkeypatch):
     artifact = encode("sample")
+    needed_bytes = 2 * 1437 * 2 * 4 * 4 * 4
+    monkeypatch.setattr("harness.latent_set.DEVICE_SHARE", 1.0)
+    monkeypatch.setattr("harness.latent_set.free_host_bytes", lambda: needed_bytes // 2)
+    assert not LatentSet(artifact, CPU, "fp32").is_resident
+    assert LatentSet(artifact, CPU, "bf16").is_resident
+    monkeypatch.setattr("harness.latent_set.free_host_bytes", lambda: needed_bytes)
+    assert LatentSet(artifact, CPU, "fp32").is_resident
     exact, rounded = (
         LatentSet(artifact, CPU, precision).batch(INDICES, VIEWS)[0]
         for precision in ("fp32", "bf16")
@@ -142,6 +150,16 @@ def test_the_precision_moves_the_generator_and_not_the_latents(load):
     assert keys("latents.precision=fp32") == keys()
     moved = {k for k, key in keys("latents.precision=bf16").items() if key != keys()[k]}
     assert moved == {"generator", "generation"}
+
+
+def test_a_deterministic_encoder_has_no_posterior_to_keep(encode, monkeypatch):
+    class Deterministic:
+        def encode(self, images: torch.Tensor) -> PointPosterior:
+            return PointPosterior(mean=images[:, :2, ::4, ::4])
+
+    monkeypatch.setattr(stage_of_latents, "load_tokenizer", lambda *_, **__: Deterministic())
+    with pytest.raises(AssertionError, match=r"predicts a variance.*set latents.posterior: mode"):
+        encode("moments", "latents.num_images=50")
 
 
 def test_a_part_of_the_images_is_spread_over_the_split(load, store):
