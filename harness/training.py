@@ -9,6 +9,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from harness.gradients import GradientSum
+
 Precision = Literal["fp32", "tf32", "bf16"]
 """Arithmetic of a network. `fp32`: PyTorch's own settings (cuDNN's convolutions may use
 TensorFloat-32, products don't). `tf32`: products use it too, on CUDA; elsewhere it is fp32. `bf16`:
@@ -107,7 +109,7 @@ def arithmetic(precision: Precision, device: torch.device) -> Iterator[None]:
 def autocast(
     training: TrainingConfig, device: torch.device
 ) -> contextlib.AbstractContextManager[None]:
-    """The arithmetic of a training's forward pass; `backward_and_step` sees to the backward's."""
+    """The arithmetic of a training's forward pass; `backward` sees to the backward's."""
     return arithmetic(training.precision, device)
 
 
@@ -125,16 +127,33 @@ def _products(precision: Precision) -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32 = before
 
 
-def backward_and_step(
-    loss: Tensor, optimizer: torch.optim.Optimizer, training: TrainingConfig, step: int
-) -> None:
-    """One optimiser step on a scalar loss, at the learning rate of this step."""
+def start_step(optimizer: torch.optim.Optimizer, training: TrainingConfig, step: int) -> None:
+    """Set the learning rate of this step and forget the gradients of the one before."""
     for group in optimizer.param_groups:
         group["lr"] = training.learning_rate_at(step)
     optimizer.zero_grad(set_to_none=True)
+
+
+def backward(loss: Tensor, training: TrainingConfig) -> None:
+    """Add the gradients of a loss to those of this step, in the arithmetic of the training."""
     with _products(training.precision):
         loss.backward()
+
+
+def end_step(
+    optimizer: torch.optim.Optimizer, training: TrainingConfig, gradients: GradientSum
+) -> None:
+    """Step on what the backward passes since `start_step` added up, over all workers."""
+    gradients.finish()
     if training.max_grad_norm is not None:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         torch.nn.utils.clip_grad_norm_(parameters, training.max_grad_norm)
     optimizer.step()
+
+
+def add_terms(total: Mapping[str, Tensor], terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Named scalars of one more slice added to those of the slices before, detached."""
+    return {
+        name: total[name] + term.detach() if name in total else term.detach()
+        for name, term in terms.items()
+    }

@@ -9,7 +9,7 @@ A process group is made by whoever starts the workers: Ray Train in a sweep, `jo
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -88,10 +88,17 @@ class World:
             dist.all_reduce(total, group=self._group(total))
         return total
 
-    def start_sum(self, tensor: Tensor) -> Any:
-        """Begin to sum a tensor over the workers in place; the result's `wait` ends it."""
+    def start_sum(self, tensor: Tensor) -> Callable[[], None]:
+        """Begin to sum a tensor over the workers in place; the sum is there after calling what
+        comes back, for later work on the tensor's device."""
         with _losses_told():
-            return dist.all_reduce(tensor, group=self._group(tensor), async_op=True)
+            exchange = dist.all_reduce(tensor, group=self._group(tensor), async_op=True)
+
+        def wait() -> None:
+            with _losses_told():
+                exchange.wait()
+
+        return wait
 
     def differentiable_sum(self, tensor: Tensor) -> Tensor:
         """Sum over the workers whose backward pass sums the gradients of all workers.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.autoencoder_blocks import Downsample, Level, Middle, Upsample, normalisation
+from models.batch_part import WHOLE, BatchDropout, BatchPart, run_in_slices
 from models.compilation import compiled
 from models.posterior import Posterior
 
@@ -70,6 +71,9 @@ class AutoencoderConfig:
 class Encoder(nn.Module):
     """Image to the moments of its latent, before `quant_conv`."""
 
+    part: BatchPart = WHOLE
+    slices: int = 1
+
     def __init__(self, config: AutoencoderConfig, *, latent_dim: int, resolution: int) -> None:
         super().__init__()
         widths, norm = config.widths, config.norm_groups
@@ -90,10 +94,11 @@ class Encoder(nn.Module):
         self.mid = Middle(widths[-1], norm_groups=norm, dropout=config.dropout)
         self.norm_out = normalisation(widths[-1], norm)
         self.conv_out = nn.Conv2d(widths[-1], 2 * latent_dim, 3, padding=1)
+        self.dropouts = [layer for layer in self.modules() if isinstance(layer, BatchDropout)]
 
     def forward(self, x: Float[Tensor, "b c_in h w"]) -> Float[Tensor, "b twice_c h_out w_out"]:
         """Go down the levels, through the middle, to twice the latent's channels."""
-        return self.conv_out(self.trunk(x))
+        return self.conv_out(run_in_slices(self.trunk, x, self.slices, self.part, self.dropouts))
 
     def trunk(self, x: Float[Tensor, "b c_in h w"]) -> Float[Tensor, "b width h_out w_out"]:
         """Everything before the last convolution."""
@@ -105,6 +110,9 @@ class Encoder(nn.Module):
 
 class Decoder(nn.Module):
     """Latent, after `post_quant_conv`, to image; levels are stored from full resolution down."""
+
+    part: BatchPart = WHOLE
+    slices: int = 1
 
     def __init__(self, config: AutoencoderConfig, *, latent_dim: int, resolution: int) -> None:
         super().__init__()
@@ -126,10 +134,11 @@ class Decoder(nn.Module):
         )
         self.norm_out = normalisation(widths[0], norm)
         self.conv_out = nn.Conv2d(widths[0], config.in_channels, 3, padding=1)
+        self.dropouts = [layer for layer in self.modules() if isinstance(layer, BatchDropout)]
 
     def forward(self, z: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c_out h_out w_out"]:
         """Go through the middle and up the levels to a linear (unclamped) image."""
-        return self.conv_out(self.trunk(z))
+        return self.conv_out(run_in_slices(self.trunk, z, self.slices, self.part, self.dropouts))
 
     def trunk(self, z: Float[Tensor, "b c h w"]) -> Float[Tensor, "b width h_out w_out"]:
         """Everything before the last convolution."""
@@ -179,6 +188,15 @@ class Autoencoder(nn.Module):
         """
         self.encoder.trunk = compiled(self.encoder.trunk)
         self.decoder.trunk = compiled(self.decoder.trunk)
+
+    def divide(self, part: BatchPart, slices: int) -> None:
+        """Take what comes from now on as this part of a batch, and go through it in slices.
+
+        The last convolutions see all slices at once, since adaptive weights ask for their gradients
+        alone.
+        """
+        for network in (self.encoder, self.decoder):
+            network.part, network.slices = part, slices
 
     def encode(self, x: Float[Tensor, "b c_in h_in w_in"]) -> Posterior:
         """Encode images in [-1, 1].

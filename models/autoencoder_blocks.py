@@ -4,6 +4,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.batch_part import BatchDropout
+
 NORM_EPSILON = 1e-6
 
 
@@ -22,7 +24,7 @@ class ResidualBlock(nn.Module):
         self.norm1 = normalisation(in_width, norm_groups)
         self.conv1 = nn.Conv2d(in_width, out_width, 3, padding=1)
         self.norm2 = normalisation(out_width, norm_groups)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = BatchDropout(dropout)
         self.conv2 = nn.Conv2d(out_width, out_width, 3, padding=1)
         self.nin_shortcut = nn.Conv2d(in_width, out_width, 1) if in_width != out_width else None
 

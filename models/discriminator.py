@@ -7,6 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.batch_part import BatchNorm, BatchPart
+
 MAX_WIDTH_MULTIPLIER = 8
 
 
@@ -64,7 +66,7 @@ def _initialise(module: nn.Module) -> None:
 class PatchDiscriminator(nn.Module):
     """Convolutional classifier with one logit per overlapping image patch.
 
-    Batch normalisation is plain (not synchronised over workers), as published.
+    Batch normalisation is over the global batch. The published one is over each worker's images.
     """
 
     def __init__(self, config: DiscriminatorConfig, *, in_channels: int = 3) -> None:
@@ -79,12 +81,18 @@ class PatchDiscriminator(nn.Module):
             stride = 2 if depth < config.num_layers else 1
             layers += [
                 nn.Conv2d(width, out_width, 4, stride=stride, padding=1, bias=False),
-                nn.BatchNorm2d(out_width),
+                BatchNorm(out_width),
                 nn.LeakyReLU(0.2),
             ]
             width = out_width
         self.main = nn.Sequential(*layers, nn.Conv2d(width, 1, 4, padding=1))
         self.apply(_initialise)
+
+    def divide(self, part: BatchPart) -> None:
+        """Take what comes from now on as this part of a batch."""
+        for layer in self.main:
+            if isinstance(layer, BatchNorm):
+                layer.part = part
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1 h_out w_out"]:
         """Logits, positive for patches that look real."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from models.alignment import AlignmentLoss, NoAlignment, VFAlignment
 from models.autoencoder import Autoencoder
+from models.batch_part import WHOLE, BatchPart, slices_of
 from models.compilation import compile_in_place
 from models.discriminator import (
     DiscriminatorConfig,
@@ -104,6 +105,7 @@ class TokenizerLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
+        self.part, self.slices = WHOLE, 1
         self.perceptual: LPIPS | None = None
         self.discriminator: PatchDiscriminator | None = None
         self.alignment: AlignmentLoss | None = None
@@ -120,6 +122,16 @@ class TokenizerLoss(nn.Module):
             self.alignment = AlignmentLoss(
                 alignment, latent_dim=latent_dim, feature_dim=feature_dim
             )
+
+    def divide(self, part: BatchPart, slices: int) -> None:
+        """Take what comes from now on as this part of a batch, and its LPIPS in slices.
+
+        Losses are then contributions to those of the whole batch; weights and logged terms are
+        those of the whole batch.
+        """
+        self.part, self.slices = part, slices
+        if self.discriminator is not None:
+            self.discriminator.divide(part)
 
     def enter(self, config: TokenizerLossConfig, alignment: NoAlignment | VFAlignment) -> None:
         """Use other weights, margins and start steps from now on; all networks stay.
@@ -183,15 +195,16 @@ class TokenizerLoss(nn.Module):
         posterior = autoencoder.encode(images)
         z = posterior.sample(noise)
         reconstruction = autoencoder.decode(z).float()
-        terms, weights, per_element = self._reconstruction_terms(images, reconstruction)
+        terms, weights, per_element, nll_gradient = self._reconstruction_terms(
+            images, reconstruction.detach()
+        )
         nll = _weighted_sum(terms, weights)
-        (nll_gradient,) = torch.autograd.grad(nll, reconstruction)
         decoded = _Decoded(autoencoder, z, reconstruction, nll, nll_gradient)
         if self.generator_term_is_on(batch_index):
             terms["gan"], weights["gan"], gan_gradient = self._adversarial_term(decoded)
             decoded = decoded.with_adversarial(terms["gan"], weights["gan"], gan_gradient)
 
-        terms["kl"] = posterior.kl().mean()
+        terms["kl"] = self._share(images) * posterior.kl().mean()
         per_element["kl"] = terms["kl"] / z[0].numel()
         weights["kl"] = torch.full_like(terms["kl"], self.config.kl_weight)
         total = weights["kl"] * terms["kl"]
@@ -203,9 +216,9 @@ class TokenizerLoss(nn.Module):
             total, terms, weights = total + aligned, terms | vf_terms, weights | vf_weights
         return AutoencoderLoss(
             total=total,
-            terms=_detached(terms),
-            weights=_detached(weights),
-            per_element=_detached(per_element),
+            terms=self._over_workers(terms),
+            weights={name: weight.detach() for name, weight in weights.items()},
+            per_element=self._over_workers(per_element),
             reconstruction=reconstruction.detach(),
         )
 
@@ -220,18 +233,46 @@ class TokenizerLoss(nn.Module):
         assert self.discriminator is not None, "`discriminator_is_on` is false without one"
         real = self.discriminator(images)
         fake = self.discriminator(reconstruction.detach())
-        return discriminator_hinge_loss(real, fake)
+        return self._share(images) * discriminator_hinge_loss(real, fake)
+
+    def _share(self, images: Tensor) -> float:
+        return self.part.share(len(images), len(images))
+
+    def _over_workers(self, terms: _Terms) -> _Terms:
+        """Contributions summed over the workers, detached."""
+        summed = self.part.sum(torch.stack([term.detach().float() for term in terms.values()]))
+        return dict(zip(terms, summed.unbind(), strict=True))
 
     def _reconstruction_terms(
         self, images: Float[Tensor, "b c h w"], reconstruction: Float[Tensor, "b c h w"]
+    ) -> tuple[_Terms, _Terms, _Terms, Float[Tensor, "b c h w"]]:
+        """Terms, weights, means per element, and the gradient of the terms' weighted sum.
+
+        Slices are differentiated one by one, so that LPIPS holds the activations of one.
+        """
+        terms, weights, per_element, gradients = {}, {}, {}, []
+        for rows in slices_of(len(images), self.slices):
+            leaf = reconstruction[rows].requires_grad_()
+            share = self.part.share(len(leaf), len(images))
+            own, weights, own_per_element = self._terms_of_slice(images[rows], leaf, share)
+            gradients += torch.autograd.grad(_weighted_sum(own, weights), leaf)
+            terms = _added(terms, own)
+            per_element = _added(per_element, own_per_element)
+        return terms, weights, per_element, torch.cat(gradients)
+
+    def _terms_of_slice(
+        self,
+        images: Float[Tensor, "b c h w"],
+        reconstruction: Float[Tensor, "b c h w"],
+        share: float,
     ) -> tuple[_Terms, _Terms, _Terms]:
         """Terms summed over pixels, their weights, and their means per element."""
         num_values = images[0].numel()
-        l1 = (images - reconstruction).abs().mean()
+        l1 = share * (images - reconstruction).abs().mean()
         terms, per_element = {"l1": num_values * l1}, {"l1": l1}
         weights = {"l1": torch.ones_like(l1)}
         if self.perceptual is not None and isinstance(self.config.perceptual, LPIPSConfig):
-            distance = self.perceptual(images, reconstruction).mean()
+            distance = share * self.perceptual(images, reconstruction).mean()
             terms["perceptual"], per_element["perceptual"] = num_values * distance, distance
             weights["perceptual"] = torch.full_like(l1, self.config.perceptual.weight)
         return terms, weights, per_element
@@ -240,13 +281,15 @@ class TokenizerLoss(nn.Module):
         """Generator term, its adaptive weight, and its gradient by the reconstruction."""
         assert self.discriminator is not None
         assert isinstance(self.config.discriminator, DiscriminatorConfig)
-        term = generator_hinge_loss(self.discriminator(decoded.reconstruction))
+        logits = self.discriminator(decoded.reconstruction)
+        term = self._share(logits) * generator_hinge_loss(logits)
         (gradient,) = torch.autograd.grad(term, decoded.reconstruction)
         ratio = _balance_at(
             decoded.autoencoder.last_decoder_weight,
             decoded.reconstruction,
             (decoded.nll_gradient, gradient),
             GAN_WEIGHT_LIMIT,
+            self.part,
         )
         return term, self.config.discriminator.weight * ratio, gradient
 
@@ -254,7 +297,8 @@ class TokenizerLoss(nn.Module):
         self, alignment: AlignmentLoss, decoded: "_Decoded", features: Float[Tensor, "b f h w"]
     ) -> tuple[Tensor, _Terms, _Terms]:
         """Image terms plus weighted alignment, with the alignment's terms and weights."""
-        terms = alignment(decoded.z, features)
+        share = self._share(features)
+        terms = {name: share * t for name, t in alignment(decoded.z, features).items()}
         vf = alignment.total(terms)
         factor = torch.full_like(vf, alignment.config.vf_weight)
         if not alignment.config.adaptive:
@@ -268,6 +312,7 @@ class TokenizerLoss(nn.Module):
                 decoded.z,
                 (nll_by_z, gradients[0]),
                 VF_WEIGHT_LIMIT,
+                self.part,
             )
             vf_total = with_known_gradient(
                 factor * vf, inputs, [factor * gradient for gradient in gradients]
@@ -315,11 +360,19 @@ class _Decoded:
 
 
 def _balance_at(
-    weight: Tensor, output: Tensor, gradients: tuple[Tensor, Tensor], limit: float
+    weight: Tensor,
+    output: Tensor,
+    gradients: tuple[Tensor, Tensor],
+    limit: float,
+    part: BatchPart,
 ) -> Tensor:
-    """Adaptive weight from two gradients by `output`, compared at a weight just before it."""
+    """Adaptive weight from two gradients by `output`, compared at a weight just before it.
+
+    The gradients at the weight are those of the global batch, so that all workers have the weight
+    that one would have. The published implementation compares each worker's own.
+    """
     reconstruction_gradient, term_gradient = (
-        torch.autograd.grad(output, weight, gradient, retain_graph=True)[0]
+        part.sum(torch.autograd.grad(output, weight, gradient, retain_graph=True)[0])
         for gradient in gradients
     )
     return balance_weight(reconstruction_gradient, term_gradient, limit)
@@ -329,5 +382,8 @@ def _weighted_sum(terms: _Terms, weights: _Terms) -> Tensor:
     return torch.stack([weights[name] * term for name, term in terms.items()]).sum()
 
 
-def _detached(tensors: _Terms) -> _Terms:
-    return {name: value.detach() for name, value in tensors.items()}
+def _added(total: _Terms, terms: _Terms) -> _Terms:
+    return {
+        name: total[name] + term.detach() if name in total else term.detach()
+        for name, term in terms.items()
+    }

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -18,6 +17,7 @@ from harness.stages.curves import Curve
 from harness.stopping import POLL_S, StopRequested
 from harness.store import Artifact, Work
 from harness.world import World
+from models.batch_part import WHOLE, BatchPart, slices_of
 
 Batch = TypeVar("Batch")
 
@@ -118,7 +118,7 @@ class StageContext:
         own = self.world.part(batch_size)
         return [
             slice(own.start + part.start, own.start + part.stop)
-            for part in in_slices(own.stop - own.start, self.slices)
+            for part in slices_of(own.stop - own.start, self.slices)
         ]
 
     def curve(self, steps: int) -> Curve:
@@ -146,6 +146,17 @@ class StageContext:
     def _bill(self) -> dict[str, float]:
         spent = self.spent()
         return {"spent_s": spent.wall_s, "attempt": spent.attempts}
+
+    def batch_part(self, batch_size: int) -> BatchPart:
+        """The same as a network or loss needs to know it, whose slices are its own business."""
+        if self.world.is_alone:
+            return WHOLE
+        return BatchPart(
+            first=self.parts(batch_size)[0].start,
+            total=batch_size,
+            sum=self.world.sum,
+            differentiable_sum=self.world.differentiable_sum,
+        )
 
     def watch(self, step: int, loss: Tensor) -> None:
         """Remember, on the device, the first step whose loss is not finite."""
@@ -285,9 +296,3 @@ class StageContext:
                 f"the loss is not finite at step {int(self._bad_step)}; lower the learning rate, "
                 "or set training.max_grad_norm (a generator may also set qk_norm)"
             )
-
-
-def in_slices(count: int, slices: int) -> list[slice]:
-    """`count` things in up to `slices` runs of nearly equal length, none of them empty."""
-    bounds = [count * number // slices for number in range(slices + 1)]
-    return [slice(a, b) for a, b in pairwise(bounds) if b > a]

@@ -14,6 +14,7 @@ from harness.data import open_dataset
 from harness.data.dataset import ImageDataset, Split, batches
 from harness.data.pixel_range import to_model_range
 from harness.data.stream import BatchStream
+from harness.gradients import GradientSum
 from harness.metrics.classification import labels_met
 from harness.metrics.extractors import (
     EncoderExtractor,
@@ -26,7 +27,7 @@ from harness.metrics.image_mean import ImageMean
 from harness.random_streams import derive_seed
 from harness.stages.context import StageContext
 from harness.store import Artifact, write_tensors
-from harness.training import autocast, backward_and_step, optimizer_settings
+from harness.training import autocast, backward, end_step, optimizer_settings, start_step
 from harness.trial import DataConfig, InDomainEncoder
 from models.foundation import FeatureEncoder, TimmEncoderConfig
 
@@ -144,6 +145,7 @@ def _train(
     optimizer = torch.optim.AdamW(
         network.model.parameters(), **optimizer_settings(training, fused=context.fused_optimizer)
     )
+    gradients = GradientSum(network.model.parameters(), context.world)
     stream = BatchStream(
         dataset=dataset,
         split="train",
@@ -169,7 +171,9 @@ def _train(
         with autocast(training, device):
             logits = network.model(inputs).float()
         loss = functional.cross_entropy(logits, labels.to(device, non_blocking=True))
-        backward_and_step(loss, optimizer, training, step)
+        start_step(optimizer, training, step)
+        backward(loss, training)
+        end_step(optimizer, training, gradients)
         context.watch(step, loss)
         curve.note(step, {"loss": loss})
         context.after_step(

@@ -7,22 +7,27 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt8
 from pydantic import TypeAdapter
+from torch import Tensor
 
 from harness.data.stream import batch_indices
+from harness.gradients import GradientSum
 from harness.keys import KEY_UNLESS_DEFAULT
-from harness.latent_set import LatentSet, Precision
+from harness.latent_set import LatentSet, Precision, Rows
 from harness.random_streams import derive_seed, generator_for
 from harness.stages.context import StageContext
 from harness.stages.representation import TokenAlignment
 from harness.stages.weights import check_file, describe_file
 from harness.store import Artifact, write_tensors
 from harness.training import (
+    add_terms,
     autocast,
-    backward_and_step,
+    backward,
+    end_step,
     optimizer_settings,
     restore_optimizer,
+    start_step,
 )
 from harness.trial import Crop, DataConfig, GeneratorConfig, REPAWith, Trial
 from models import checkpoint
@@ -101,6 +106,8 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
     if context.compile:
         model.compile_blocks()
     curve = context.curve(training.steps)
+    count = training.batch_size
+    own = context.world.part(count)
     first = 0
     if resumed := context.resume():
         first, saved = resumed
@@ -122,40 +129,69 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
 
     def drawn(step: int) -> tuple[Int64[np.ndarray, " b"], Int64[np.ndarray, " b"]]:
         """Positions and views of a step's latents."""
-        indices = batch_indices(seed, step, training.batch_size, len(latents))
+        indices = batch_indices(seed, step, count, len(latents))
         views = np.random.default_rng([seed, step]).integers(len(latents.views), size=len(indices))
         return indices, views
 
+    def read_images(step: int) -> UInt8[Tensor, "b 3 h w"]:
+        """Those behind this worker's part of a step's latents."""
+        assert alignment is not None
+        indices, views = drawn(step)
+        return alignment.images(indices[own], views[own])
+
+    def read_latents(step: int) -> Rows:
+        """This worker's part of a step's latents."""
+        indices, views = drawn(step)
+        return latents.read(indices[own], views[own])
+
     upcoming = range(first, training.steps)
-    pictures = alignment and context.ahead(lambda s: alignment.images(*drawn(s)), upcoming)
-    stored = None
-    if not latents.is_resident:
-        stored = context.ahead(lambda s: latents.read(*drawn(s)), upcoming)
+    pictures = context.ahead(read_images, upcoming) if alignment else None
+    stored = None if latents.is_resident else context.ahead(read_latents, upcoming)
+    parts = context.parts(count)
+    gradients = GradientSum(trained, context.world, passes=len(parts))
     for step in upcoming:
         random = generator_for(seed, "generator", step, device=device)
-        rows = latents.read(*drawn(step)) if stored is None else next(stored)
-        clean, labels = latents.finish(rows, latents.noise(seed, step, training.batch_size))
+        rows = read_latents(step) if stored is None else next(stored)
+        posterior = latents.noise(seed, step, count, own)
+        classes = torch.from_numpy(drawn(step)[0])
+        labels = latents.labels[classes].to(device, non_blocking=True)
         labels = drop_labels(labels, config.num_classes, settings.class_dropout, random)
-        noise = torch.randn(clean.shape, generator=random, device=device)
-        time = sample_time(settings.flow, len(clean), config.layout.num_groups, random, step)
-        noisy = interpolate(clean, noise, time, config.layout)
-        if alignment is None or pictures is None:
-            with autocast(training, device):
-                predicted, aligned = network(noisy, time, labels), {}
-        else:
-            features = alignment.features(next(pictures))
-            with autocast(training, device):
-                predicted, tokens = network(noisy, time, labels, alignment.config.block)
-                aligned = {"repa": alignment.head(tokens, features)}
-        terms = flow_loss(predicted.float(), velocity_target(clean, noise))
-        loss = flow_total(settings.flow, terms)
-        if alignment:
-            loss = loss + alignment.config.weight * aligned["repa"]
-        backward_and_step(loss, optimizer, training, step)
+        noise = torch.randn((count, *config.layout.shape), generator=random, device=device)
+        time = sample_time(settings.flow, count, config.layout.num_groups, random, step)
+        images = next(pictures) if pictures else None
+        start_step(optimizer, training, step)
+        summed: dict[str, Tensor] = {}
+        for part in parts:
+            here = slice(part.start - own.start, part.stop - own.start)
+            clean, _ = latents.finish(
+                tuple(plane[here] for plane in rows), None if posterior is None else posterior[here]
+            )
+            noisy = interpolate(clean, noise[part], time[part], config.layout)
+            if alignment is None or images is None:
+                with autocast(training, device):
+                    predicted, aligned = network(noisy, time[part], labels[part]), {}
+            else:
+                features = alignment.features(images[here])
+                with autocast(training, device):
+                    predicted, tokens = network(
+                        noisy, time[part], labels[part], alignment.config.block
+                    )
+                    aligned = {"repa": alignment.head(tokens, features)}
+            terms = flow_loss(predicted.float(), velocity_target(clean, noise[part]))
+            loss = flow_total(settings.flow, terms)
+            if alignment:
+                loss = loss + alignment.config.weight * aligned["repa"]
+            share = len(clean) / count
+            backward(share * loss, training)
+            terms = {**terms, **aligned, "loss": loss}
+            summed = add_terms(summed, {name: share * term for name, term in terms.items()})
+        end_step(optimizer, training, gradients)
         ema.update(model)
+        terms = context.world.sum_terms(summed)
+        loss = terms.pop("loss")
         context.watch(step, loss)
-        curve.note(step, terms | aligned)
-        if step + 1 in settings.snapshot_steps:
+        curve.note(step, terms)
+        if step + 1 in settings.snapshot_steps and context.world.is_first:
             path = context.work.payload / snapshot_name(step + 1)
             write_tensors(path, ema.module.state_dict())
         context.after_step(

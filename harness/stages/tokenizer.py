@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from harness.data import open_dataset
 from harness.data.pixel_range import to_model_range
 from harness.data.stream import BatchStream
+from harness.gradients import GradientSum
 from harness.keys import KEY_UNLESS_DEFAULT
 from harness.phases import phase_at
 from harness.pretrained import DiffusersTokenizerConfig
@@ -25,13 +26,16 @@ from harness.stages.weights import check_file, describe_lpips
 from harness.store import Artifact, write_tensors
 from harness.training import (
     autocast,
-    backward_and_step,
+    backward,
+    end_step,
     optimizer_settings,
     restore_optimizer,
+    start_step,
 )
 from harness.trial import AnyTokenizerConfig, DataConfig, TokenizerConfig, Trial
 from models import checkpoint
 from models.autoencoder import Autoencoder
+from models.batch_part import slices_of
 from models.diffusers_autoencoder import DiffusersAutoencoder
 from models.tokenizer_loss import TokenizerLoss
 
@@ -106,12 +110,19 @@ def run(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
     adam = torch.optim.Adam(trained, **optimizer)
     adversary = criterion.discriminator_parameters()
     adversary_adam = torch.optim.Adam(adversary, **optimizer) if adversary else None
+    count = training.batch_size
+    own = context.world.part(count)
+    model.divide(context.batch_part(count), context.slices)
+    criterion.divide(context.batch_part(count), context.slices)
+    gradients = GradientSum(trained, context.world)
+    adversary_gradients = GradientSum(adversary, context.world)
     stream = BatchStream(
         dataset=open_dataset(config.data),
         split="train",
-        batch_size=training.batch_size,
+        batch_size=count,
         seed=derive_seed(seed, "tokenizer", "data"),
         augment=True,
+        part=own,
     )
     curve = context.curve(training.steps)
     first = 0
@@ -146,18 +157,27 @@ def run(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
         random = generator_for(seed, "tokenizer", step, device=device)
         pixels, _ = next(batches)
         images = to_model_range(pixels.to(device, non_blocking=True))
-        shape = (len(images), settings.latent_dim, side, side)
-        noise = torch.randn(shape, generator=random, device=device)
-        features = None if encoder is None else encoder.features(images, grid=(side, side))
+        shape = (count, settings.latent_dim, side, side)
+        noise = torch.randn(shape, generator=random, device=device)[own]
+        features = None
+        if encoder is not None:
+            parts = slices_of(len(images), context.slices)
+            features = torch.cat([encoder.features(images[p], grid=(side, side)) for p in parts])
         with autocast(training, device):
             loss = criterion.autoencoder_loss(model, images, noise, features, batch)
-        backward_and_step(loss.total, adam, training, step)
+        start_step(adam, training, step)
+        backward(loss.total, training)
+        end_step(adam, training, gradients)
+        totals = {"autoencoder": loss.total}
         if adversary_adam and criterion.discriminator_is_on(batch):
             with autocast(training, device):
                 adversary_loss = criterion.discriminator_loss(images, loss.reconstruction)
-            backward_and_step(adversary_loss, adversary_adam, training, step)
-            context.watch(step, adversary_loss)
-        context.watch(step, loss.total)
+            start_step(adversary_adam, training, step)
+            backward(adversary_loss, training)
+            end_step(adversary_adam, training, adversary_gradients)
+            totals["adversary"] = adversary_loss
+        for total in context.world.sum_terms(totals).values():
+            context.watch(step, total)
         weights = {f"weight_{name}": weight for name, weight in loss.weights.items()}
         curve.note(step, {**loss.terms, **weights})
         context.after_step(
