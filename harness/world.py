@@ -9,6 +9,8 @@ A process group is made by whoever starts the workers: Ray Train in a sweep, `jo
 """
 
 import contextlib
+import gc
+import importlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -147,6 +149,8 @@ class World:
         if not self.is_alone and dist.is_initialized():
             with contextlib.suppress(RuntimeError):
                 dist.destroy_process_group()
+            # Connections close with the last reference, and an error's frames hold some in cycles.
+            gc.collect()
 
     def _group(self, tensor: Tensor) -> Any:
         return self.host_group if tensor.device.type == "cpu" else None
@@ -196,6 +200,9 @@ def join(
         backend: `gloo`, or `nccl` where every worker has a GPU of its own.
         patience_s: Seconds to wait for the others in one exchange.
     """
+    # Its functions have the default group of the moment as default argument; imported later, as
+    # parts of PyTorch do, it would hold the group for ever, and `leave` would close no connection.
+    importlib.import_module("torch.distributed.nn.functional")
     dist.init_process_group(
         backend,
         init_method=f"file://{rendezvous.resolve()}",

@@ -1,9 +1,9 @@
 """Computing a batch in parts, on several workers or slice by slice, with the outcome of the whole.
 
 Every worker holds a part of the global batch. What depends on the whole (batch statistics, adaptive
-weights, the masks of dropout) asks here for sums over the workers and for the part's place. A worker
-may go through its part in slices: the activations of one slice are held at a time, and computed again
-for the backward pass.
+weights, the masks of dropout) asks here for sums over the workers and for the part's place.
+A worker may go through its part in slices: the activations of one slice are held at a time, and
+computed again for the backward pass.
 """
 
 from collections.abc import Callable, Iterator, Sequence
