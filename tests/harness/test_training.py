@@ -7,13 +7,17 @@ import torch
 from torch import nn
 
 from harness.checkpoints import load_checkpoint, save_checkpoint
+from harness.gradients import GradientSum
 from harness.training import (
     TrainingConfig,
     arithmetic,
-    backward_and_step,
+    backward,
+    end_step,
     optimizer_settings,
     restore_optimizer,
+    start_step,
 )
+from harness.world import World
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -51,7 +55,9 @@ def test_a_fused_optimizer_steps_like_the_plain_one():
     for network, fused in ((first, False), (second, True)):
         adam = torch.optim.AdamW(network.parameters(), **optimizer_settings(training, fused=fused))
         for step in range(3):
-            backward_and_step(network(inputs).square().sum(), adam, training, step)
+            start_step(adam, training, step)
+            backward(network(inputs).square().sum(), training)
+            end_step(adam, training, GradientSum(network.parameters(), World()))
     torch.testing.assert_close(first.weight, second.weight)
 
 
