@@ -56,6 +56,10 @@ COLUMNS: dict[str, Column] = {
     "sweep": _text("name of the sweep"),
     "status": _text("done, failed, diverged, blocked, or pending"),
     "error": _text("why there are no numbers, in one line"),
+    "failure_kind": _text(
+        "class of the failure: infrastructure, host_memory, device_memory, divergence, storage, "
+        "configuration or error; of a blocked row that of what blocks it"
+    ),
     "dataset": _text("data set"),
     "resolution": _count("side of the images [pixels]"),
     "tokenizer": _text("kind of the tokenizer; a pretrained one's name and scaling too"),
@@ -311,7 +315,7 @@ def _status(
     own |= {row.diagnostics.key} if row.diagnostics else set()
     own |= {stage.key for stage in (sampled.training, *sampled.generations)} if sampled else set()
     status = worst.status if worst.key in own or worst.status == "blocked" else "blocked"
-    return {"status": status, "error": worst.error}
+    return {"status": status, "error": worst.error, "failure_kind": worst.failure or None}
 
 
 def _tokenizer(artifacts: RowArtifacts) -> dict[str, Any]:

@@ -93,8 +93,9 @@ def block_descendants(
     for stage in stages:
         if stage.key in keys and stage.key not in outcomes:
             error = f"needs {failed.kind} {failed.label!r}, which failed: "
+            cause = outcomes[failed.key]
             outcome = Outcome(
-                key=stage.key, status="blocked", error=error + outcomes[failed.key].error
+                key=stage.key, status="blocked", error=error + cause.error, failure=cause.failure
             )
             outcomes[stage.key] = outcome
             listen(StageEvent(stage=stage, what="ended", outcome=outcome))

@@ -18,6 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from harness.execution import Outcome, run_stage
 from harness.executors.placement import Placement
+from harness.executors.ray_gang import Gang, run_gang
 from harness.executors.requests import Amounts, Demand
 from harness.plan import Stage
 from harness.stopping import StopRequest
@@ -64,6 +65,8 @@ class RayMachines:
         # A GPU is really freed only when the process that used it ends; options can't ask for that.
         self.gpu_task = ray.remote(max_retries=0, max_calls=1)(_run)
         self.cpu_task = ray.remote(max_retries=0)(_run)
+        # A process each: Ray Train leaves a signal handler in its own.
+        self.gang_task = ray.remote(max_retries=0, max_calls=1, num_cpus=0)(run_gang)
         self._placed: dict[ray.ObjectRef, tuple[Placement, Demand]] = {}
         self._changed = 0.0
         self._taken: Mapping[str, Amounts] = {}
@@ -81,29 +84,39 @@ class RayMachines:
 
     def launch(self, placement: Placement, demand: Demand) -> Any:
         """Start a stage on the chosen machine."""
-        stage, each = placement.stage, dict(demand.each)
-        cpus, gpus = each.pop("CPU"), each.pop("GPU", 0.0)
-        task = self.gpu_task if gpus else self.cpu_task
-        # Hard: a stage that moved by itself would hold what the queue counts as free.
-        where = NodeAffinitySchedulingStrategy(placement.nodes[0], soft=False)
-        options = {
-            "num_cpus": cpus,
-            "num_gpus": gpus,
-            "memory": each.pop("memory", None),
-            "resources": each or None,
-            "name": f"{stage.kind} {stage.label}",
-            "scheduling_strategy": where,
-        }
-        handle = task.options(**options).remote(
-            stage,
-            str(self.store_root),
-            self.resources[stage.kind],
-            gpus,
-            str(self.stop.path),
-        )
+        start = self._launch_gang if demand.workers > 1 else self._launch_alone
+        handle = start(placement, demand)
         self._placed[handle] = (placement, demand)
         self._changed = time.monotonic()
         return handle
+
+    def _launch_alone(self, placement: Placement, demand: Demand) -> Any:
+        stage, each = placement.stage, dict(demand.each)
+        cpus, gpus = each.pop("CPU"), each.pop("GPU", 0.0)
+        task = self.gpu_task if gpus else self.cpu_task
+        memory = each.pop("memory", None)
+        # Hard: a stage that moved by itself would hold what the queue counts as free.
+        return task.options(
+            num_cpus=cpus,
+            num_gpus=gpus,
+            memory=memory,
+            resources=each or None,
+            name=f"{stage.kind} {stage.label}",
+            scheduling_strategy=NodeAffinitySchedulingStrategy(placement.nodes[0], soft=False),
+        ).remote(stage, str(self.store_root), self.resources[stage.kind], gpus, str(self.stop.path))
+
+    def _launch_gang(self, placement: Placement, demand: Demand) -> Any:
+        """Start the task that starts the workers; it holds nothing itself."""
+        stage = placement.stage
+        gang = Gang(
+            stage=stage,
+            store_root=self.store_root,
+            resources=self.resources[stage.kind],
+            each=demand.each,
+            nodes=placement.nodes,
+            stop=self.stop.path,
+        )
+        return self.gang_task.options(name=f"workers of {stage.kind} {stage.label}").remote(gang)
 
     def wait(self, handles: Sequence[Any], timeout_s: float) -> Sequence[Any]:
         """Those that have ended, after at most `timeout_s` seconds."""

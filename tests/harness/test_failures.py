@@ -23,6 +23,8 @@ def test_a_diverged_tokenizer_blocks_its_rows_and_no_others(command, write, tree
     rows = ended.json["rows"]
     assert [row["status"] for row in rows] == ["blocked", "done"]
     assert "Diverged: the loss is not finite at step" in rows[0]["error"]
+    assert rows[0]["failure_kind"] == "divergence"
+    assert rows[1]["failure_kind"] is None
     assert rows[0]["gfid"] is None
     assert rows[0]["generator_size"] == "1x16x2"
     table = pd.read_parquet("results/small/table.parquet")
@@ -113,6 +115,31 @@ def test_the_traceback_of_a_failure_lies_in_the_store(load, tmp_path, breaks):
     text = (tmp_path / "store" / "encoder" / f"{stage.key}.partial" / "error.txt").read_text()
     assert "Traceback" in text
     assert "the disk is on fire" in text
+
+
+def test_fail_fast_stops_at_the_first_failure_and_records_the_rows(command, write, tree, breaks):
+    tree["grid"] = {"tokenizer.latent_dim": [2, 3]}
+    breaks("tokenizer", lambda config: config.tokenizer.latent_dim == 2)
+    ended = command(write(tree), "--fail-fast", "--json")
+    assert ended.code == 1
+    assert "stopping: 1 of 12 stages have failed" in ended.err
+    rows = rows_by(ended.json, "latent_dim")
+    assert (rows[2]["status"], rows[2]["failure_kind"]) == ("blocked", "error")
+    assert rows[3]["status"] == "pending"
+
+
+def test_a_share_of_failures_is_allowed(command, write, tree, breaks):
+    tree["grid"] = {"tokenizer.latent_dim": [2, 3]}
+    breaks("tokenizer", lambda config: config.tokenizer.latent_dim == 2)
+    ended = command(write(tree), "--max-failures", "0.5", "--json")
+    assert ended.code == 1
+    assert rows_by(ended.json, "latent_dim")[3]["status"] == "done"
+
+
+def test_a_share_that_is_none_is_refused(command, write, tree):
+    ended = command(write(tree), "--max-failures", "7")
+    assert ended.code == 2
+    assert "must be a share from 0 to below 1, but got '7'" in ended.err
 
 
 def test_an_interrupt_ends_the_run_with_a_word_on_how_to_go_on(command, write, tree, breaks):

@@ -1,0 +1,161 @@
+"""Ray that cannot be reached or started: the cause and the remedy, within half a minute."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from socket import create_server
+
+import pytest
+
+from harness.configuration import ConfigError
+from harness.executors import ray_connection, ray_environment
+from harness.executors.ray_connection import connected
+
+ROOT = Path(__file__).parents[3]
+
+
+def message(address: str) -> str:
+    with pytest.raises(ConfigError) as error, connected(address, print):
+        pass
+    return str(error.value)
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """A port that accepts connections and never says anything."""
+    with create_server(("127.0.0.1", 0)) as server:
+        accepted = []
+
+        def accept() -> None:
+            try:
+                while True:
+                    accepted.append(server.accept()[0])
+            except OSError:
+                return
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield server.getsockname()[1]
+        server.shutdown(2)
+        for connection in accepted:
+            connection.close()
+
+
+def test_a_closed_port_is_told_at_once():
+    started = time.monotonic()
+    said = message("127.0.0.1:9")
+    assert time.monotonic() - started < 5
+    assert "Ray at '127.0.0.1:9' must answer, but does not (ConnectionRefusedError" in said
+    assert "check the address" in said
+
+
+@pytest.mark.parametrize("address", ["somewhere", "host:port", ":6379"])
+def test_an_address_of_another_form_is_refused(address):
+    assert "it is not HOST:PORT" in message(address)
+
+
+def test_a_port_that_accepts_and_says_nothing_is_given_up(silent_port, monkeypatch):
+    monkeypatch.setattr(ray_connection, "ANSWER_S", 3.0)
+    started = time.monotonic()
+    said = message(f"127.0.0.1:{silent_port}")
+    assert time.monotonic() - started < 15
+    assert "accepts connections but does not answer as Ray in 3 s" in said
+
+
+def test_the_time_for_an_answer_keeps_the_promise_of_half_a_minute():
+    assert ray_connection.ACCEPT_S + ray_connection.ANSWER_S < 30
+
+
+HEAD = """
+import sys, time, ray
+context = ray.init(address="local", include_dashboard=False, num_cpus=1, logging_level="ERROR",
+                   object_store_memory=80 * 2**20)
+print(context.address_info["gcs_address"], flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_refused_token_is_named_with_both_remedies(monkeypatch):
+    monkeypatch.delenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", raising=False)
+    head = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", HEAD],
+        env={**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "of-the-cluster" * 3},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert head.stdout is not None
+    try:
+        address = head.stdout.readline().strip()
+        monkeypatch.setenv("RAY_AUTH_MODE", "token")
+        monkeypatch.setenv("RAY_AUTH_TOKEN", "of-this-process" * 3)
+        started = time.monotonic()
+        said = message(address)
+    finally:
+        head.communicate("")
+    assert time.monotonic() - started < 30
+    assert "refuses it" in said
+    assert "RAY_AUTH_MODE=token with RAY_AUTH_TOKEN" in said
+    assert "RAY_AUTH_MODE=disabled" in said
+
+
+ALONE = """
+import os, subprocess
+from harness.executors.ray_environment import prepare
+prepare(None)
+import ray
+from harness.executors.ray_connection import connected
+with connected(None, print):
+    print("session", ray._private.worker._global_node.get_session_dir_path())
+    sockets = subprocess.run(["ss", "-Hltnp"], capture_output=True, text=True).stdout
+    children = ["ps", "-o", "pid=", "--ppid", str(os.getpid())]
+    family = subprocess.run(children, capture_output=True, text=True).stdout.split()
+    for line in sockets.splitlines():
+        if any(f"pid={pid}," in line for pid in family):
+            print("listens", line.split()[3])
+"""
+
+
+def test_an_unwritable_home_and_a_long_temporary_path_do_not_keep_ray_from_starting(tmp_path):
+    long_path = tmp_path / ("long" * 20)
+    long_path.mkdir()
+    left_out = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_TMPDIR")
+    environment = {name: value for name, value in os.environ.items() if name not in left_out}
+    environment |= {"HOME": "/proc/nowhere", "TMPDIR": str(long_path), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", ALONE],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"session /tmp/ray-{os.getuid()}/" in done.stdout
+    listening = [line.split()[1] for line in done.stdout.splitlines() if "listens" in line]
+    assert listening
+    assert all("127.0.0.1" in address for address in listening), listening
+
+
+def test_a_long_temporary_path_without_a_short_one_names_the_variable(monkeypatch):
+    monkeypatch.setenv("RAY_TMPDIR", "/somewhere/" + "deep/" * 20)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(ValueError, match="set RAY_TMPDIR to a short path"):
+        ray_environment.temporary_folder()
+
+
+def test_a_short_temporary_path_is_left_to_ray(monkeypatch):
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp/r")
+    assert ray_environment.temporary_folder() is None
+
+
+def test_a_cluster_that_runs_on_this_machine_is_mentioned(tmp_path, monkeypatch, silent_port):
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    assert ray_environment.running_cluster() == ""
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray/ray_current_cluster").write_text(f"127.0.0.1:{silent_port}")
+    assert ray_environment.running_cluster() == f"127.0.0.1:{silent_port}"
+    (tmp_path / "ray/ray_current_cluster").write_text("127.0.0.1:9")
+    assert ray_environment.running_cluster() == ""
