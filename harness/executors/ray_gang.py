@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.execution import Outcome, run_stage
-from harness.failures import classify, most_telling, one_line
+from harness.failures import FailureKind, classify, most_telling, one_line
 from harness.plan import Stage
 from harness.sweep import Resources
 from harness.world import PATIENCE_S, World
@@ -81,7 +81,9 @@ def run_gang(gang: Gang) -> Outcome:
         ),
     )
     try:
-        return trainer.fit().return_value
+        outcome = trainer.fit().return_value
+        assert isinstance(outcome, Outcome), "the first worker returns its outcome"
+        return outcome
     except Exception as error:
         return _failed(gang.stage, error)
     finally:
@@ -104,7 +106,7 @@ def _work(config: Mapping[str, Any]) -> Outcome:
 def _failed(stage: Stage, error: Exception) -> Outcome:
     """What became of a gang whose workers did not all live to tell it."""
     errors = list(getattr(error, "worker_failures", {}).values()) or [error]
-    kinds = [classify(each) for each in errors]
+    kinds: list[FailureKind] = [classify(each) for each in errors]
     first = most_telling(kinds)
     return Outcome(
         key=stage.key, status="failed", error=one_line(errors[first]), failure=kinds[first]
