@@ -18,6 +18,7 @@ from harness.random_streams import generator_for
 from harness.stages import latents as stage_of_latents
 from harness.store import Artifact, Store, write_tensors
 from harness.sweep import Resources
+from models.autoencoder import Autoencoder
 from models.posterior import PointPosterior, Posterior
 
 CPU = torch.device("cpu")
@@ -153,11 +154,11 @@ def test_the_precision_moves_the_generator_and_not_the_latents(load):
 
 
 def test_a_deterministic_encoder_has_no_posterior_to_keep(encode, monkeypatch):
-    class Deterministic:
-        def encode(self, images: torch.Tensor) -> PointPosterior:
-            return PointPosterior(mean=images[:, :2, ::4, ::4])
+    def encode_to_a_point(_: Autoencoder, images: torch.Tensor) -> PointPosterior:
+        return PointPosterior(mean=images[:, :2, ::4, ::4])
 
-    monkeypatch.setattr(stage_of_latents, "load_tokenizer", lambda *_, **__: Deterministic())
+    encode("mode", "latents.num_images=50")
+    monkeypatch.setattr(Autoencoder, "encode", encode_to_a_point)
     with pytest.raises(AssertionError, match=r"predicts a variance.*set latents.posterior: mode"):
         encode("moments", "latents.num_images=50")
 
