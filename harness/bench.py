@@ -10,7 +10,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from harness.command import EXIT_DONE, exit_code
 from harness.execution import command_line, environment
 from harness.sweep import load_sweep
 from harness.trial import Trial
-from models.lightningdit import LightningDiTConfig
+from models.lightningdit import SIZES, LightningDiTConfig
 
 PARTS = ("tokenizer", "parts", "encoding", "generator", "sampling", "metrics", "data")
 """Parts of the benchmark, in the order in which they run."""
@@ -67,6 +67,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         dest="settings",
         help="override one value of the sweep",
     )
+    parser.add_argument(
+        "--sizes",
+        nargs="+",
+        choices=tuple(SIZES),
+        metavar="SIZE",
+        help="generators without a sweep; default: B, L and XL on a GPU, smaller ones too on a CPU",
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--threads", type=_positive, default=1, help="threads on a CPU; default 1")
     parser.add_argument("--repeats", type=_positive, help="turns that count; default 10, quick 3")
@@ -91,6 +98,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="where the rows go; default results/bench",
     )
     options = parser.parse_args(arguments)
+    if options.sizes and options.sweep is not None:
+        parser.error("--sizes goes without a sweep, which has a generator of its own")
     if options.settings and options.sweep is None:
         parser.error("--set overrides a value of a sweep; name the sweep file too")
     return options
@@ -107,12 +116,16 @@ def bench(options: argparse.Namespace) -> int:
     """Measure what is asked for, print it and write it."""
     device = _device(options.device)
     trial = _trial(options, device)
+    name = f"{_plain(socket.gethostname())}-{time.strftime('%Y-%m-%d-%H%M%S')}"
+    paths: list[Path] = []
     with tempfile.TemporaryDirectory(prefix="frontier-bench-") as folder:
         run = _make_bench(options, trial, device, Path(folder))
-        rows = _measure(run, options, _sizes(options, trial, device), Path(folder))
-    facts = _facts(run, options)
-    name = f"{_plain(socket.gethostname())}-{time.strftime('%Y-%m-%d-%H%M%S')}"
-    paths = write_rows(rows, facts, options.out, name)
+        facts = _facts(run, options)
+        rows: list[Row] = []
+        for found in _measure(run, options, _sizes(options, trial, device), Path(folder)):
+            # Written part by part, so that a run that is killed leaves what it has measured.
+            rows += found
+            paths = write_rows(rows, facts, options.out, name)
     print(as_json(rows, facts) if options.json else as_text(rows, facts))
     print(f"\nrows: {', '.join(map(str, paths))}", file=sys.stderr)
     return 1 if any(row.status == "failed" for row in rows) else EXIT_DONE
@@ -139,7 +152,7 @@ def _sizes(
             return {}
         patch = trial.generator.patch_size
         return {f"LightningDiT {trial.generator.size_name}/{patch}": trial.generator}
-    sizes = default_sizes(device)
+    sizes = default_sizes(device, options.sizes)
     return dict(list(sizes.items())[:QUICK_SIZES]) if options.quick else sizes
 
 
@@ -173,8 +186,8 @@ def _measure(
     options: argparse.Namespace,
     sizes: dict[str, LightningDiTConfig],
     folder: Path,
-) -> list[Row]:
-    """All parts asked for; one that fails as a whole is a row too."""
+) -> Iterator[list[Row]]:
+    """The rows of each part asked for; one that fails as a whole is a row too."""
     parts: dict[str, Callable[[], list[Row]]] = {
         "tokenizer": lambda: training_parts.tokenizer_training(run),
         "parts": lambda: step_parts.tokenizer_parts(run),
@@ -184,17 +197,16 @@ def _measure(
         "metrics": lambda: use_parts.metrics(run),
         "data": lambda: use_parts.data(run, folder),
     }
-    rows: list[Row] = []
     for name in options.only:
         started = time.monotonic()
         print(f"{name} ...", end="", file=sys.stderr, flush=True)
         try:
-            rows += parts[name]()
+            rows = parts[name]()
         except (RuntimeError, ValueError, OSError) as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-            rows.append(Row(part=name, what="whole part", status="failed", reason=reason))
+            rows = [Row(part=name, what="whole part", status="failed", reason=reason)]
         print(f" {time.monotonic() - started:.0f} s", file=sys.stderr)
-    return rows
+        yield rows
 
 
 def _facts(run: Bench, options: argparse.Namespace) -> dict[str, Any]:

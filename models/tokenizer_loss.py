@@ -151,6 +151,15 @@ class TokenizerLoss(nn.Module):
         if self.perceptual is not None:
             compile_in_place(self.perceptual)
 
+    def round_perceptual(self) -> None:
+        """Keep LPIPS' convolutions in bfloat16, for training under autocast.
+
+        It would round them at every call, since it remembers the rounded weights of what is trained
+        only. No number moves.
+        """
+        if self.perceptual is not None:
+            self.perceptual.backbone.bfloat16()
+
     def autoencoder_parameters(self) -> list[nn.Parameter]:
         """Parameters to train together with the autoencoder: the projection, unless frozen."""
         if self.alignment is None:

@@ -1,5 +1,6 @@
 """What is benched where no sweep is named: the published system on a GPU, a small one on a CPU."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -111,7 +112,10 @@ def default_trial(device: torch.device) -> Trial:
     return validate(Trial, _PUBLISHED if device.type == "cuda" else _SMALL)
 
 
-def default_sizes(device: torch.device) -> dict[str, LightningDiTConfig]:
+def default_sizes(
+    device: torch.device, asked: Sequence[str] | None = None
+) -> dict[str, LightningDiTConfig]:
     """Generators to measure, small ones first; what a device cannot take is told in its row."""
     names = PUBLISHED_SIZES if device.type == "cuda" else (*SMALL_SIZES, *PUBLISHED_SIZES)
+    names = names if asked is None else asked
     return {f"LightningDiT {name}/1": LightningDiTConfig(size=name) for name in names}

@@ -103,6 +103,8 @@ class _Step:
             latent_dim=config.latent_dim,
             feature_dim=None if self.encoder is None else self.encoder.feature_dim,
         ).to(device)
+        if self.precision == "bf16":
+            self.criterion.round_perceptual()
         settings = optimizer_settings(training)
         trained = [*self.model.parameters(), *self.criterion.autoencoder_parameters()]
         adversary = self.criterion.discriminator_parameters()

@@ -16,6 +16,7 @@ from harness.benchmarks.images import write_parquet
 from harness.configuration import ConfigError
 from harness.data import DigitsConfig
 from harness.execution import run_stage
+from harness.latent_folder import EncodedHere
 from harness.plan import Stage, make_plan
 from harness.pretrained import DiffusersTokenizerConfig
 from harness.store import Artifact, Store
@@ -111,7 +112,7 @@ def make_subject(
         trial,
         data=data,
         tokenizer=_cut_tokenizer(trial, folder, notes),
-        latents=dataclasses.replace(trial.latents, num_statistics=50),
+        latents=dataclasses.replace(trial.latents, num_statistics=50, source=EncodedHere()),
         generator=_cut_generator(trial),
         evaluation=_cut_evaluation(trial, notes),
     )

@@ -102,6 +102,8 @@ def run(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
         feature_dim=None if encoder is None else encoder.feature_dim,
         in_channels=settings.architecture.in_channels,
     ).to(device)
+    if training.precision == "bf16":
+        criterion.round_perceptual()
     if context.compile:
         model.compile_trunks()
         criterion.compile_perceptual()

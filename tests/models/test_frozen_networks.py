@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from models.alignment import NoAlignment
 from models.foundation import FeatureEncoder, TimmEncoderConfig
 from models.perceptual import (
     INPUT_SCALE,
@@ -13,6 +14,7 @@ from models.perceptual import (
     build_lpips,
     untrained_backbone,
 )
+from models.tokenizer_loss import TokenizerLoss, TokenizerLossConfig
 
 VIT = TimmEncoderConfig(
     name="vit_tiny_patch16_224",
@@ -129,3 +131,22 @@ def test_lpips_has_the_gradient_of_both_images_in_one_pass(backbone_file):
     both = torch.cat([x, y]).detach().requires_grad_(True)
     (of_both,) = torch.autograd.grad(lpips(*both.chunk(2)).sum(), both)
     torch.testing.assert_close(alone, of_both[2:])
+
+
+def test_lpips_that_is_rounded_beforehand_has_the_bits_of_autocast(backbone_file):
+    config = LPIPSConfig(backbone_weights=str(backbone_file))
+    loss = TokenizerLoss(TokenizerLossConfig(perceptual=config), NoAlignment(), latent_dim=2)
+    lpips = loss.perceptual
+    assert lpips is not None
+    torch.manual_seed(0)
+    x, y = torch.rand(2, 2, 3, 32, 32) * 2 - 1
+    y.requires_grad_(True)
+    found = []
+    for _ in range(2):
+        with torch.autocast("cpu", torch.bfloat16):
+            distance = lpips(x, y)
+        (gradient,) = torch.autograd.grad(distance.sum(), y)
+        found.append((distance.detach(), gradient))
+        loss.round_perceptual()
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
