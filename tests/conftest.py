@@ -1,6 +1,8 @@
 """What holds for every test: shapes are checked, and sums are taken in one order."""
 
+import os
 import sys
+import tempfile
 from types import ModuleType
 
 import jaxtyping
@@ -13,3 +15,5 @@ checker.check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # type: ignor
 sys.modules[checker.__name__] = checker
 jaxtyping.install_import_hook(["models", "harness"], f"{checker.__name__}.check")
 torch.set_num_threads(1)
+# What is remembered of data sets stays out of the user's cache folder.
+os.environ["FRONTIER_CACHE"] = tempfile.mkdtemp(prefix="frontier-cache-")

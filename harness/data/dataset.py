@@ -2,13 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from harness.data.pipelines import Pipeline
+from harness.data.shuffle import FULL, Shuffle
 
 Split = Literal["train", "eval"]
 """`train` is for fitting and generation references, `eval` for reconstruction metrics."""
@@ -80,9 +81,22 @@ class ImageDataset(ABC):
             ValueError: An index lies outside the split, or an image cannot be read.
         """
 
+    @property
+    def shuffle(self) -> Shuffle:
+        """How an epoch's order is drawn."""
+        return FULL
+
     @abstractmethod
     def fingerprint(self) -> str:
-        """sha256 that changes when the content changes, 64 hexadecimal digits."""
+        """sha256 that tells this data set from others without reading images, 64 digits."""
+
+    @abstractmethod
+    def content_fingerprint(self) -> str:
+        """sha256 over every image and label, 64 hexadecimal digits; it may read all files once."""
+
+    def left_out(self, split: Split) -> tuple[str, ...]:
+        """Images of the files that are bad and no part of the split, with what is wrong."""
+        return ()
 
 
 def check_declaration(config: object, counts: Sequence[str], names: Sequence[str]) -> None:
@@ -151,6 +165,27 @@ def spread(count: int, num_images: int) -> Int64[np.ndarray, " m"]:
             "for; lower num_reconstructions or num_reference, or leave it out"
         )
     return np.arange(count, dtype=np.int64) * num_images // count
+
+
+def take(dataset: ImageDataset, split: Split, count: int) -> Int64[np.ndarray, " m"]:
+    """`count` positions of a split, spread evenly; all that there are where bad images, left out,
+    made it smaller than that.
+
+    Raises:
+        ValueError: There are fewer images though none was left out.
+    """
+    available = dataset.num_images(split)
+    return spread(min(count, available) if dataset.left_out(split) else count, available)
+
+
+def describe_content(dataset: ImageDataset, *splits: Split) -> dict[str, Any]:
+    """What a stage records of the images it read: both fingerprints, and what was left out."""
+    bad = [image for split in splits for image in dataset.left_out(split)]
+    return {
+        "data_fingerprint": dataset.fingerprint(),
+        "data_content": dataset.content_fingerprint(),
+        **({"bad_images": bad} if bad else {}),
+    }
 
 
 def batches(num_images: int, batch_size: int) -> Iterator[Int64[np.ndarray, " b"]]:

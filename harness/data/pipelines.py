@@ -47,12 +47,31 @@ _DECODING_ERRORS = (
 )
 
 
+Workers = int | Literal["auto"]
+"""Threads that decode images; `auto`: one for each core, at most `MOST_WORKERS`."""
+MOST_WORKERS = 16
+"""Threads that one batch can make use of."""
+
+
 class UnreadableImage(ValueError):
-    """An image that cannot be turned into 8-bit RGB; the message names it."""
+    """An image that cannot be turned into 8-bit RGB; the message names it.
+
+    Args:
+        name: What the image is called.
+        reason: What is wrong with it.
+        remedy: How to mend that.
+    """
+
+    def __init__(self, name: str, reason: str, remedy: str) -> None:
+        super().__init__(f"every image must be readable, but {name} is not ({reason}); {remedy}")
+        self.name, self.reason = name, reason
 
 
 def read_rgb(source: Path | bytes, name: str | None = None) -> Image.Image:
-    """Decode one image to RGB; grey, palette, CMYK and alpha are converted.
+    """Decode one image to RGB as the published loaders do, by PIL's `convert("RGB")`.
+
+    Grey is repeated, palettes are looked up, CMYK is converted without a profile, alpha is dropped
+    (what lies below transparent pixels shows), and the orientation that EXIF asks for is ignored.
 
     Args:
         source: An image file or its bytes.
@@ -60,21 +79,20 @@ def read_rgb(source: Path | bytes, name: str | None = None) -> Image.Image:
 
     Raises:
         UnreadableImage: It is unreadable, truncated, no image, or grey with more than 8 bits, which
-            PIL would clip (colour of 16 bits keeps its upper 8).
+            PIL would clip to white (colour of 16 bits keeps its upper 8).
     """
     called = name or repr(str(source))
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            # Alpha is dropped by intent; PIL warns of a palette's.
+            image.info.pop("transparency", None)
             mode, converted = image.mode, image.convert("RGB")
     except _DECODING_ERRORS as error:
-        raise UnreadableImage(
-            f"every image must be readable, but {called} is not ({error}); replace it, or remove "
-            "it and lower the number of images where that is declared"
-        ) from error
+        remedy = "replace it, or remove it and lower the number of images where that is declared"
+        raise UnreadableImage(called, str(error), remedy) from error
     if mode.startswith(("I", "F")):
-        raise UnreadableImage(
-            f"every image must have 8 bits a channel, but {called} has mode {mode!r}; convert it"
-        )
+        reason = f"its mode is {mode!r}, more than 8 bits a channel"
+        raise UnreadableImage(called, reason, "convert it to 8 bits")
     return converted
 
 
@@ -84,6 +102,7 @@ def read_squares(
     resolution: int,
     pipeline: Pipeline,
     positions: Sequence[tuple[float, float]] | None = None,
+    workers: Workers = "auto",
 ) -> UInt8[Tensor, "b 3 h w"]:
     """Read, resize and crop images in parallel threads.
 
@@ -93,6 +112,7 @@ def read_squares(
         resolution: Side of the result in pixels.
         pipeline: Published crop and resize.
         positions: Crop positions as `square_pixels` takes them, one a image; absent: the centre.
+        workers: Threads; their number moves no pixel.
     """
 
     def square(placed: tuple[T, tuple[float, float] | None]) -> UInt8[np.ndarray, "h w 3"]:
@@ -100,18 +120,31 @@ def read_squares(
         return square_pixels(read(item), resolution, pipeline, position)
 
     placed = list(zip(items, positions or [None] * len(items), strict=True))
-    return stack_squares(in_threads(square, placed), resolution)
+    return stack_squares(in_threads(square, placed, workers), resolution)
 
 
-def in_threads(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """`list(map(function, items))` by as many threads as there are cores, at most 16."""
-    num_threads = min(16, os.cpu_count() or 1)
+def in_threads(
+    function: Callable[[T], R], items: Sequence[T], workers: Workers = "auto"
+) -> list[R]:
+    """`list(map(function, items))` by several threads; the first error in the order of the items.
+
+    Threads and not processes: decoding and resizing run outside of Python's lock.
+    """
+    num_threads = _num_cores() if workers == "auto" else workers
+    if num_threads == 1:
+        return [function(item) for item in items]
     # Small images are decoded faster than a thread is woken.
     size = min(16, -(-len(items) // num_threads)) or 1
     parts = [items[start : start + size] for start in range(0, len(items), size)]
     with ThreadPoolExecutor(max_workers=num_threads) as pool:
         done = pool.map(lambda part: [function(item) for item in part], parts)
         return [result for part in done for result in part]
+
+
+def _num_cores() -> int:
+    """Cores that this process may use, at most as many as a batch can make use of."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(MOST_WORKERS, available or 1)
 
 
 def stack_squares(
@@ -141,7 +174,8 @@ def mirror(
     """Swap left and right of the images that are marked."""
     if not mirrored.any():
         return images
-    return torch.where(torch.from_numpy(mirrored)[:, None, None, None], images.flip(3), images)
+    marked = torch.from_numpy(mirrored).to(images.device, non_blocking=True)
+    return torch.where(marked[:, None, None, None], images.flip(3), images)
 
 
 def square_pixels(

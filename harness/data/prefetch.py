@@ -156,4 +156,6 @@ def pinned(function: Callable[[int], Any], device: torch.device) -> Callable[[in
 def _pin(batch: Any) -> Any:
     if isinstance(batch, tuple):
         return tuple(_pin(part) for part in batch)
-    return batch.pin_memory() if isinstance(batch, Tensor) else batch
+    if isinstance(batch, Tensor) and batch.device.type == "cpu":
+        return batch.pin_memory()
+    return batch

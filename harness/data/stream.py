@@ -1,7 +1,6 @@
 """Training batches as a pure function of seed and step."""
 
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import final
 
 import numpy as np
@@ -10,8 +9,9 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from harness.data.dataset import WHOLE, ImageDataset, Split
+from harness.data.shuffle import FULL, Shuffle, epoch_order, random_numbers
 
-_ORDER, _AUGMENTATION, _SHIFT = 0, 1, 2
+_AUGMENTATION, _SHIFT = 1, 2
 
 
 @final
@@ -19,10 +19,10 @@ _ORDER, _AUGMENTATION, _SHIFT = 0, 1, 2
 class BatchStream:
     """Endless shuffled batches; the same seed and step always give the same batch.
 
-    Every epoch is a permutation drawn from (seed, epoch), and the epochs follow each other without
-    a gap: a batch may span two of them and no image is dropped. Augmentation is drawn from (seed,
-    step) for the whole batch, so that every rank reads its part of one and the same. So a resumed
-    run needs no reader state, only its step.
+    Every epoch is a permutation drawn from (seed, epoch) as the data set's `shuffle` says, and the
+    epochs follow each other without a gap: a batch may span two of them and no image is dropped.
+    Augmentation is drawn from (seed, step) for the whole batch, so that every rank reads its part
+    of one and the same. So a resumed run needs no reader state, only its step.
     """
 
     dataset: ImageDataset
@@ -53,7 +53,7 @@ class BatchStream:
         if step < 0:
             raise ValueError(f"`step` must not be negative, but got {step}; count from 0")
         num_images = self.dataset.num_images(self.split)
-        return batch_indices(self.seed, step, self.batch_size, num_images)
+        return batch_indices(self.seed, step, self.batch_size, num_images, self.dataset.shuffle)
 
     def batch(self, step: int) -> tuple[UInt8[Tensor, "b 3 h w"], Int64[Tensor, " b"]]:
         """Images and labels of the `part` of batch 0, 1, 2, ..."""
@@ -61,7 +61,7 @@ class BatchStream:
         chosen = indices[self.part]
         labels = torch.from_numpy(self.dataset.labels(self.split)[chosen])
         if self.augment:
-            generator = _generator(self.seed, _AUGMENTATION, step)
+            generator = random_numbers(self.seed, _AUGMENTATION, step)
             images = self.dataset.augmented(self.split, indices, generator, self.part)
             return self._moved(images, step), labels
         return self.dataset.images(self.split, chosen), labels
@@ -69,7 +69,7 @@ class BatchStream:
     def _moved(self, images: UInt8[Tensor, "b 3 h w"], step: int) -> UInt8[Tensor, "b 3 h w"]:
         if not self.max_shift:
             return images
-        generator = _generator(self.seed, _SHIFT, step)
+        generator = random_numbers(self.seed, _SHIFT, step)
         shifts = generator.integers(-self.max_shift, self.max_shift + 1, (self.batch_size, 2))
         return shifted(images, torch.from_numpy(shifts[self.part]))
 
@@ -93,24 +93,12 @@ def _mirrored(places: Int64[Tensor, "b n"], size: int) -> Int64[Tensor, "b n"]:
 
 
 def batch_indices(
-    seed: int, step: int, batch_size: int, num_images: int
+    seed: int, step: int, batch_size: int, num_images: int, shuffle: Shuffle = FULL
 ) -> Int64[np.ndarray, " b"]:
     """Positions of batch 0, 1, 2, ... in a set that is shuffled anew every epoch."""
     first = step * batch_size
     last = first + batch_size - 1
     epochs = range(first // num_images, last // num_images + 1)
-    orders = np.concatenate([epoch_order(seed, epoch, num_images) for epoch in epochs])
+    orders = np.concatenate([epoch_order(seed, epoch, num_images, shuffle) for epoch in epochs])
     start = first - epochs.start * num_images
     return orders[start : start + batch_size]
-
-
-@lru_cache(maxsize=4)
-def epoch_order(seed: int, epoch: int, num_images: int) -> Int64[np.ndarray, " n"]:
-    """The permutation of 0..`num_images` - 1 that one epoch follows, not writable."""
-    order = _generator(seed, _ORDER, epoch).permutation(num_images).astype(np.int64)
-    order.setflags(write=False)
-    return order
-
-
-def _generator(seed: int, purpose: int, counter: int) -> np.random.Generator:
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(purpose, counter)))

@@ -1,0 +1,109 @@
+"""What every kind of photographs has in common: a split of encoded images, in a fixed order."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+import numpy as np
+from jaxtyping import Int64
+from PIL import Image
+
+from harness.data.pipelines import UnreadableImage, read_rgb
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class EncodedImage:
+    """One image as its file holds it."""
+
+    name: str
+    """What errors and reports call it: its file, and its place there."""
+    source: bytes | Path | None
+    """Its bytes, or the file that is only them; None where they are missing."""
+
+    def content(self) -> bytes:
+        """Its bytes; empty where they are missing or the file cannot be read."""
+        if isinstance(self.source, Path):
+            try:
+                return self.source.read_bytes()
+            except OSError:
+                return b""
+        return self.source or b""
+
+    def decode(self, least_side: int = 0) -> Image.Image:
+        """Its pixels as RGB.
+
+        Args:
+            least_side: Images with a shorter side, in pixels, are refused.
+
+        Raises:
+            UnreadableImage: It is missing, damaged, not representable or too small.
+        """
+        if self.source is None:
+            raise UnreadableImage(
+                self.name, "it has none", "write the images into the file, not their paths"
+            )
+        image = read_rgb(self.source, self.name)
+        if min(image.size) < least_side:
+            raise UnreadableImage(
+                self.name,
+                f"its shortest side has {min(image.size)} pixels, below `resolution` {least_side}",
+                "remove it, or set `small_images: enlarge`",
+            )
+        return image
+
+
+class EncodedSplit(ABC):
+    """Encoded images of one split with their labels; reading is safe from several threads."""
+
+    @property
+    @abstractmethod
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes; a label is a position in this tuple."""
+
+    @property
+    @abstractmethod
+    def labels(self) -> Int64[np.ndarray, " n"]:
+        """Class of every image, 0..number of classes - 1, not writable."""
+
+    @property
+    @abstractmethod
+    def files(self) -> Sequence[Path]:
+        """The files that hold the images: while none changes, neither do the images."""
+
+    @abstractmethod
+    def read(self, positions: Int64[np.ndarray, " b"]) -> list[EncodedImage]:
+        """Images at positions 0..n - 1, in the order asked for.
+
+        Raises:
+            ValueError: A file is gone, changed or damaged.
+        """
+
+    @abstractmethod
+    def outline(self) -> Iterator[str]:
+        """What tells this split from another without reading images: one text for each file."""
+
+
+def check_labels(
+    labels: Int64[np.ndarray, " n"], num_classes: int, place: str, noun: str = "row"
+) -> None:
+    """Refuse labels that name no class.
+
+    Raises:
+        ValueError: With the first that is out of range.
+    """
+    wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if wrong.size:
+        raise ValueError(
+            f"labels must lie in 0..{num_classes - 1}, but {wrong.size:,} of {place} do not, the "
+            f"first in {noun} {wrong[0]} ({labels[wrong[0]]}); correct them, declare "
+            "`num_classes`, or name the split that has labels"
+        )
+
+
+def shorten(names: Sequence[str]) -> str:
+    """The first names of a list, and how many there are."""
+    listed = ", ".join(names[:5])
+    return f"[{listed}, ... ({len(names)})]" if len(names) > 5 else f"[{listed}]"

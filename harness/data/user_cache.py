@@ -1,0 +1,57 @@
+"""What takes long to learn about a data set, kept in the user's cache folder.
+
+The data's own folder is never written to. An entry is named by all that it depends on, so it is
+never stale; where the folder cannot be written, everything is learnt anew.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+CACHE_VARIABLE = "FRONTIER_CACHE"
+"""Environment variable that names another folder."""
+
+
+def cache_folder() -> Path:
+    """`FRONTIER_CACHE`, or else `latent-frontier` in the user's cache folder."""
+    if chosen := os.environ.get(CACHE_VARIABLE):
+        return Path(chosen).expanduser()
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(home).expanduser() / "latent-frontier"
+
+
+def describe_files(paths: Iterable[Path]) -> str:
+    """sha256 of path, size and time of change of every file: equal while none of them changes.
+
+    Raises:
+        OSError: A file is not there.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        status = path.stat()
+        digest.update(f"{path.absolute()}\0{status.st_size} {status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def remembered(kind: str, name: str, learn: Callable[[], Any]) -> Any:
+    """A JSON-able value that is computed once for each name.
+
+    Args:
+        kind: What it is, a folder of the cache.
+        name: Stands for all that it depends on; letters and digits.
+        learn: Computes it.
+    """
+    path = cache_folder() / kind / f"{name}.json"
+    with contextlib.suppress(OSError, ValueError):
+        return json.loads(path.read_text(encoding="utf-8"))
+    value = learn()
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary.write_text(json.dumps(value), encoding="utf-8")
+        temporary.replace(path)
+    return value
