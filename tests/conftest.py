@@ -1,6 +1,8 @@
 """What holds for every test: shapes are checked, and sums are taken in one order."""
 
+import atexit
 import os
+import shutil
 import sys
 import tempfile
 from types import ModuleType
@@ -17,3 +19,4 @@ jaxtyping.install_import_hook(["models", "harness"], f"{checker.__name__}.check"
 torch.set_num_threads(1)
 # What is remembered of data sets stays out of the user's cache folder.
 os.environ["FRONTIER_CACHE"] = tempfile.mkdtemp(prefix="frontier-cache-")
+atexit.register(shutil.rmtree, os.environ["FRONTIER_CACHE"], ignore_errors=True)

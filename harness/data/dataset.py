@@ -15,6 +15,8 @@ Split = Literal["train", "eval"]
 """`train` is for fitting and generation references, `eval` for reconstruction metrics."""
 
 
+CONTENT = ("data_fingerprint", "data_content")
+"""What tells contents apart in a stage's result: without reading images, and by every byte."""
 WHOLE = slice(None)
 """All images of a batch."""
 
@@ -178,14 +180,16 @@ def take(dataset: ImageDataset, split: Split, count: int) -> Int64[np.ndarray, "
     return spread(min(count, available) if dataset.left_out(split) else count, available)
 
 
-def describe_content(dataset: ImageDataset, *splits: Split) -> dict[str, Any]:
-    """What a stage records of the images it read: both fingerprints, and what was left out."""
+def left_out(dataset: ImageDataset, *splits: Split) -> dict[str, list[str]]:
+    """What a stage records of bad images that it did not read; empty where there are none."""
     bad = [image for split in splits for image in dataset.left_out(split)]
-    return {
-        "data_fingerprint": dataset.fingerprint(),
-        "data_content": dataset.content_fingerprint(),
-        **({"bad_images": bad} if bad else {}),
-    }
+    return {"bad_images": bad} if bad else {}
+
+
+def describe_content(dataset: ImageDataset, *splits: Split) -> dict[str, Any]:
+    """What a stage records of the images that it read: both fingerprints, and what was left out."""
+    fingerprints = dataset.fingerprint(), dataset.content_fingerprint()
+    return {**dict(zip(CONTENT, fingerprints, strict=True)), **left_out(dataset, *splits)}
 
 
 def batches(num_images: int, batch_size: int) -> Iterator[Int64[np.ndarray, " b"]]:

@@ -6,12 +6,13 @@ function of (seed, step), so a resumed run has no reader state and shuffling has
 
 import os
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tarfile import BLOCKSIZE
-from typing import Any, ClassVar, Literal, final
+from typing import Any, BinaryIO, ClassVar, Literal, final
 
 import numpy as np
 from jaxtyping import Int64
@@ -146,8 +147,9 @@ class _OpenFiles:
     def __init__(self, paths: Sequence[Path]) -> None:
         self._paths = tuple(paths)
         self._status = [_identity(path.stat()) for path in paths]
-        self._open: OrderedDict[int, Any] = OrderedDict()
+        self._open: OrderedDict[int, BinaryIO] = OrderedDict()
         self._lock = threading.Lock()
+        weakref.finalize(self, _close_all, self._open)
 
     def read(self, number: int, offset: int, size: int) -> bytes:
         path = self._paths[number]
@@ -169,7 +171,7 @@ class _OpenFiles:
             )
         return data
 
-    def _handle(self, number: int) -> Any:
+    def _handle(self, number: int) -> BinaryIO:
         if number in self._open:
             self._open.move_to_end(number)
             return self._open[number]
@@ -181,6 +183,11 @@ class _OpenFiles:
             self._open.popitem(last=False)[1].close()
         self._open[number] = file
         return file
+
+
+def _close_all(files: OrderedDict[int, BinaryIO]) -> None:
+    while files:
+        files.popitem()[1].close()
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from torch.nn import functional
 
 from harness.data import open_dataset
-from harness.data.dataset import ImageDataset, Split, batches
+from harness.data.dataset import ImageDataset, Split, batches, left_out
 from harness.data.pixel_range import to_model_range
 from harness.data.stream import BatchStream
 from harness.gradients import GradientSum
@@ -132,11 +132,11 @@ def build_network(config: EncoderStage) -> FeatureEncoder:
 
 def _train(
     config: EncoderStage, encoder: InDomainEncoder, context: StageContext
-) -> Mapping[str, float]:
+) -> Mapping[str, Any]:
     """One flat loop: a classifier of the training split, AdamW on the cross-entropy."""
     device, training = context.device, encoder.training
     assert config.data is not None
-    dataset = open_dataset(config.data)
+    dataset = open_dataset(config.data, device)
     torch.manual_seed(derive_seed(encoder.seed, "encoder", "weights"))
     network = build_network(config).to(device)
     network.model.train().requires_grad_(True)
@@ -190,6 +190,7 @@ def _train(
         "feature_dim": network.feature_dim,
         "eval_accuracy": _accuracy(network, dataset, "eval", device),
         "train_accuracy": _accuracy(network, dataset, "train", device),
+        **left_out(dataset, "train", "eval"),
     }
 
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from harness.data.dataset import batches
+from harness.data.dataset import CONTENT, batches
 from harness.data.pixel_range import to_uint8
 from harness.data.sample_archive import SampleWriter
 from harness.image_grids import save_grid
@@ -210,14 +210,15 @@ def _check_same_latents(generator: Artifact, tokenizer: Artifact) -> None:
 
 
 def _check_same_images(generator: Artifact, reference: Artifact) -> None:
-    learnt, held_to = (a.result.get("data_fingerprint") for a in (generator, reference))
-    # Nobody knows the images behind a folder of latents or a file of statistics.
-    if None not in (learnt, held_to) and learnt != held_to:
-        raise ValueError(
-            f"samples must be held to the images that the generator learnt from (fingerprint "
-            f"{learnt}), but the reference was made from others ({held_to}); another content of "
-            "the data set needs another data.name"
-        )
+    for name in CONTENT:
+        learnt, held_to = (a.result.get(name) for a in (generator, reference))
+        # Nobody knows the images behind a folder of latents or a file of statistics.
+        if None not in (learnt, held_to) and learnt != held_to:
+            raise ValueError(
+                f"samples must be held to the images that the generator learnt from ({name} "
+                f"{learnt}), but the reference was made from others ({held_to}); another content "
+                "of the data set needs another data.name"
+            )
 
 
 def _save_samples(sampling: Sampling, context: StageContext) -> None:

@@ -11,6 +11,7 @@ from jaxtyping import Int64, UInt8
 from pydantic import TypeAdapter
 from torch import Tensor
 
+from harness.data.dataset import CONTENT
 from harness.data.stream import batch_indices
 from harness.gradients import GradientSum
 from harness.keys import KEY_UNLESS_DEFAULT
@@ -227,7 +228,7 @@ def _result(config: GeneratorStage, context: StageContext, parameters: int) -> d
         "std": encoded.result["std"],
         "label_counts": encoded.result["label_counts"],
         "layout": encoded.result["layout"],
-        "data_fingerprint": encoded.result["data_fingerprint"],
+        **{name: encoded.result[name] for name in CONTENT if name in encoded.result},
         "tokenizer_key": encoded.record["inputs"]["tokenizer"],
     }
 

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from harness.data import open_dataset
-from harness.data.dataset import ImageDataset, batches, spread
+from harness.data.dataset import ImageDataset, batches, describe_content, spread
 from harness.data.pixel_range import to_model_range
 from harness.keys import KEY_UNLESS_DEFAULT, to_plain
 from harness.latent_folder import LatentFolder, Statistics, fingerprint, link_shards
@@ -106,7 +106,7 @@ def run(config: LatentsStage, context: StageContext) -> Mapping[str, Any]:
     shards = LatentShards(paths, config.tensors, config.layout.shape)
     return {
         **_describe(config, context, shards, None),
-        "data_fingerprint": dataset.fingerprint(),
+        **describe_content(dataset, "train"),
     }
 
 

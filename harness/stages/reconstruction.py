@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 
 from harness.data import open_dataset
-from harness.data.dataset import batches, spread
+from harness.data.dataset import batches, left_out, take
 from harness.data.pixel_range import to_model_range, to_uint8
 from harness.image_grids import save_pairs
 from harness.keys import KEY_UNLESS_DEFAULT
@@ -80,7 +80,7 @@ def run(config: ReconstructionStage, context: StageContext) -> Mapping[str, Any]
         compiled=context.compile,
         channels_last=context.channels_last,
     )
-    chosen = spread(config.num_images, dataset.num_images("eval"))
+    chosen = take(dataset, "eval", config.num_images)
     for number, local in enumerate(batches(len(chosen), config.batch_size)):
         pixels = dataset.images("eval", chosen[local], pipeline).to(device)
         images = to_model_range(pixels)
@@ -97,4 +97,4 @@ def run(config: ReconstructionStage, context: StageContext) -> Mapping[str, Any]
         if number == 0:
             save_pairs(context.work.payload / "reconstructions.png", pixels, rounded)
         context.after_step(int(local[-1]) + 1, len(chosen), dict)
-    return scores.compute()
+    return {**scores.compute(), **left_out(dataset, "eval")}

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from harness.configuration import ConfigError
 from harness.data import open_dataset
-from harness.data.dataset import batches, spread
+from harness.data.dataset import batches, describe_content, spread, take
 from harness.data.image_sets import open_image_set
 from harness.keys import KEY_UNLESS_DEFAULT
 from harness.metrics.extractors import ExtractionConfig, FeatureExtractor
@@ -107,10 +107,10 @@ def run(config: ReferenceStage, context: StageContext) -> Mapping[str, Any]:
         found = {"skipped": list(images.skipped)}
     else:
         dataset = open_dataset(config.data)
-        chosen = spread(config.num_images, dataset.num_images("train"))
+        chosen = take(dataset, "train", config.num_images)
         read = partial(dataset.images, "train", pipeline=published(config.crop))
         reference = _extracted(read, chosen, extractor, config, context)
-        found = {"data_fingerprint": dataset.fingerprint()}
+        found = describe_content(dataset, "train")
     write_tensors(context.work.payload / "reference.safetensors", reference.to_tensors())
     return {
         "num_images": reference.statistics.num_samples,

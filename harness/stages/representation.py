@@ -42,7 +42,7 @@ class TokenAlignment:
         self._grid = model.grid
         self._device = model.pos_embed.device
         self._encoder = load_encoder(encoder, self._device)
-        self._dataset = open_dataset(data)
+        self._dataset = open_dataset(data, self._device)
         self._pipeline: Pipeline | None = published(crop)
         self._is_mirrored = np.array([view == "latents_flip" for view in views])
         width, feature_dim = model.config.shape.width, self._encoder.feature_dim

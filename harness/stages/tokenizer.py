@@ -12,6 +12,7 @@ import torch
 from pydantic import TypeAdapter
 
 from harness.data import open_dataset
+from harness.data.dataset import left_out
 from harness.data.pixel_range import to_model_range
 from harness.data.stream import BatchStream
 from harness.gradients import GradientSum
@@ -118,8 +119,9 @@ def run(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
     criterion.divide(context.batch_part(count), context.slices)
     gradients = GradientSum(trained, context.world)
     adversary_gradients = GradientSum(adversary, context.world)
+    dataset = open_dataset(config.data, device)
     stream = BatchStream(
-        dataset=open_dataset(config.data),
+        dataset=dataset,
         split="train",
         batch_size=count,
         seed=derive_seed(seed, "tokenizer", "data"),
@@ -194,6 +196,7 @@ def run(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
         "images": training.steps * training.batch_size,
+        **left_out(dataset, "train"),
     }
 
 

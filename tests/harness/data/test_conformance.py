@@ -1,27 +1,22 @@
 """What holds for every kind of data set."""
 
 import dataclasses
-import io
 import itertools
-import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
-from PIL import Image
 
-from harness.data import (
-    DigitsConfig,
-    ImageDataset,
-    ImageFolderConfig,
-    ParquetConfig,
-    open_dataset,
-)
+from harness.data import DigitsConfig, ImageDataset, open_dataset
+from harness.data.prefetch import ahead
+from harness.data.shuffle import BlockShuffle
 from harness.data.stream import BatchStream
+
+from .photograph_files import KINDS, write_kind
 
 SPLITS = ("train", "eval")
 
@@ -30,69 +25,20 @@ def _open_digits(_: Path) -> ImageDataset:
     return open_dataset(DigitsConfig())
 
 
-def _open_image_folder(root: Path) -> ImageDataset:
-    random = np.random.default_rng(0)
-    for folder, count in (("train", 4), ("val", 2)):
-        for name in ("bird", "ant", "cat"):
-            (root / folder / name).mkdir(parents=True)
-            for number in range(count):
-                pixels = random.integers(0, 256, size=(20 + number, 26, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(root / folder / name / f"{number}.png")
-    return open_dataset(
-        ImageFolderConfig(
-            name="animals",
-            root=str(root),
-            resolution=16,
-            flip=True,
-            num_classes=3,
-            num_train_images=12,
-            num_eval_images=6,
-        )
-    )
+def _open_photographs(kind: str, root: Path, **options: Any) -> ImageDataset:
+    return open_dataset(write_kind(kind, root, flip=True, **options))
 
 
-def _write_parquet(path: Path, count: int) -> None:
-    random = np.random.default_rng(count)
-    images = []
-    for number in range(count):
-        file = io.BytesIO()
-        pixels = random.integers(0, 256, size=(20 + number % 3, 26, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(file, "png")
-        images.append({"bytes": file.getvalue(), "path": f"{number}.png"})
-    features = {"label": {"names": ["ant", "bird", "cat"], "_type": "ClassLabel"}}
-    table = pa.table({"image": images, "label": np.arange(count) % 3})
-    text = json.dumps({"info": {"features": features}})
-    pq.write_table(table.replace_schema_metadata({"huggingface": text}), path, row_group_size=5)
-
-
-def _open_parquet(root: Path, **options: str) -> ImageDataset:
-    root.mkdir()
-    _write_parquet(root / "train-00000-of-00002.parquet", 7)
-    _write_parquet(root / "train-00001-of-00002.parquet", 5)
-    _write_parquet(root / "test-00000-of-00001.parquet", 6)
-    return open_dataset(
-        ParquetConfig(
-            name="animals",
-            root=str(root),
-            resolution=16,
-            flip=True,
-            num_classes=3,
-            num_train_images=12,
-            num_eval_images=6,
-            **options,  # type: ignore[arg-type]
-        )
-    )
-
-
-def _open_parquet_in_memory(root: Path) -> ImageDataset:
-    return _open_parquet(root, keep="memory")
-
-
-OPENERS = {
+OPENERS: dict[str, Callable[[Path], ImageDataset]] = {
     "digits": _open_digits,
-    "image_folder": _open_image_folder,
-    "parquet": _open_parquet,
-    "parquet_in_memory": _open_parquet_in_memory,
+    **{kind: partial(_open_photographs, kind) for kind in KINDS},
+    **{f"{kind} in memory": partial(_open_photographs, kind, keep="memory") for kind in KINDS},
+    "webdataset without bad images": partial(
+        _open_photographs,
+        "webdataset",
+        bad_images_limit=1,
+        shuffle=BlockShuffle(block_images=2, window_images=6),
+    ),
 }
 
 
@@ -184,3 +130,22 @@ def test_the_parts_of_all_ranks_are_the_batch(dataset, num_ranks, augment):
     images, labels = whole.batch(2)
     assert torch.equal(torch.cat([part[0] for part in parts]), images)
     assert torch.equal(torch.cat([part[1] for part in parts]), labels)
+
+
+def test_the_content_fingerprint_is_the_same_for_the_same_content(open_kind, tmp_path):
+    first, again = open_kind(tmp_path / "one"), open_kind(tmp_path / "two")
+    assert first.content_fingerprint() == again.content_fingerprint()
+    assert len(first.content_fingerprint()) == 64
+
+
+@pytest.mark.parametrize("depth", [0, 3])
+def test_batches_ahead_are_the_batches_of_the_stream(dataset, depth):
+    stream = BatchStream(dataset=dataset, split="train", batch_size=5, seed=3, augment=True)
+    with ahead(stream.batch, range(2, 8), depth=depth) as batches:
+        for step, (images, labels) in zip(range(2, 8), batches, strict=True):
+            assert torch.equal(images, stream.batch(step)[0])
+            assert torch.equal(labels, stream.batch(step)[1])
+
+
+def test_nothing_is_left_out_where_every_image_is_good(dataset):
+    assert dataset.left_out("train") == dataset.left_out("eval") == ()
