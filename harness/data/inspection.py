@@ -16,7 +16,7 @@ from harness.data.encoded import EncodedImage, EncodedSplit
 from harness.data.pipelines import UnreadableImage, Workers, in_threads
 from harness.data.user_cache import describe_files, remembered
 
-BATCH_IMAGES = 256
+BATCH_IMAGES = 32
 """Images read at a time."""
 _VERSION = 1
 """Raised when results that are remembered would be others."""

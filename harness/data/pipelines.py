@@ -9,8 +9,8 @@ The crops are those of arXiv 2501.01423 and its code:
 | `resize_center` | tokenizer metrics   | antialiased bilinear (torchvision)     | centre          |
 
 `opencv_crop` follows OpenCV's geometry in float32; OpenCV itself uses 11-bit fixed-point weights
-for 8-bit images and so differs by at most one pixel step. An image that has the resolution already
-comes out of each of them as it went in.
+for 8-bit images and rounds down, so it differs by at most one level and is darker by an eighth of a
+level on average. An image that has the resolution already comes out of each of them as it went in.
 """
 
 import io

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from harness.data import open_dataset
-from harness.data.dataset import ImageDataset, batches, describe_content, spread
+from harness.data.dataset import ImageDataset, batches, describe_content, take
 from harness.data.pixel_range import to_model_range
 from harness.keys import KEY_UNLESS_DEFAULT, to_plain
 from harness.latent_folder import LatentFolder, Statistics, fingerprint, link_shards
@@ -91,8 +91,9 @@ def run(config: LatentsStage, context: StageContext) -> Mapping[str, Any]:
         compiled=context.compile,
         channels_last=context.channels_last,
     )
-    num_images = config.latents.num_images or dataset.num_images("train")
-    chosen = spread(num_images, dataset.num_images("train"))
+    wanted = config.latents.num_images or dataset.num_images("train")
+    chosen = take(dataset, "train", wanted)
+    num_images = len(chosen)
     paths = []
     for shard, local in enumerate(batches(num_images, SHARD_IMAGES)):
         path = payload / f"latents_shard{shard:05d}.safetensors"
