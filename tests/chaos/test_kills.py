@@ -1,0 +1,80 @@
+"""Any process may be killed at any moment: the same command goes on, and the bits are the same."""
+
+import os
+import random
+import shutil
+import time
+from pathlib import Path
+
+from tests.chaos.conftest import FRONTIER, long_only
+from tests.chaos.evidence import Counts, Watch, assert_same_results
+from tests.chaos.processes import ROOT, Command
+
+SEED = int(os.environ.get("FRONTIER_CHAOS_SEED", "20261125"))
+KILLS = 24
+"""Of the long run; 20 are promised."""
+VICTIMS = ("worker",) * 15 + ("driver",) * 6 + ("raylet",) * 2 + ("everything",)
+
+
+def strike(command: Command, victim: str, chance: random.Random) -> int:
+    """Kill one of them; a driver takes its own Ray with it sooner or later, like on a machine."""
+    if victim == "worker":
+        workers = command.workers()
+        return command.kill([chance.choice(workers)]) if workers else 0
+    if victim == "driver":
+        return command.kill([command.process.pid])
+    if victim == "raylet":
+        return command.kill(command.servers("raylet"))
+    command.kill(command.members())
+    return 1
+
+
+def run_under_kills(
+    folder: Path, arguments: list[str], victims: list[str], waits_s: tuple[float, float]
+) -> int:
+    """Run a command again and again under kills until it ends well; returns the kills."""
+    chance, kills = random.Random(SEED), 0
+    commands: list[Command] = []
+    try:
+        for _ in range(200):
+            command = Command(folder, arguments)
+            commands.append(command)
+            command.wait_until_working(120)
+            while not command.has_ended:
+                time.sleep(chance.uniform(*waits_s))
+                if victims and strike(command, victims[-1], chance):
+                    print(f"kill {kills + 1}: {victims.pop()}", flush=True)
+                    kills += 1
+            if command.process.returncode == 0:
+                return kills
+    finally:
+        for command in commands:
+            command.end()
+    raise AssertionError(f"the command never ended well: {commands[-1].err.read_text()[-3000:]}")
+
+
+def test_killed_drivers_lose_and_repeat_nothing(folder, small_undisturbed):
+    arguments = ["small.yaml", "--executor", "inline"]
+    with Watch(folder) as watch:
+        kills = run_under_kills(folder, arguments, ["driver"] * 4, (0.0, 1.2))
+    counts = Counts.of(folder, kills, watch)
+    print(counts)
+    assert (counts.repeated, counts.lost) == (0, 0)
+    assert counts.kills >= 2
+    assert_same_results(folder, small_undisturbed)
+
+
+@long_only
+def test_the_frontier_under_twenty_kills_is_the_undisturbed_one_bit_for_bit(frontier, tmp_path):
+    shutil.copy(ROOT / "sweeps" / "frontier.yaml", tmp_path)
+    victims = list(VICTIMS)
+    random.Random(SEED).shuffle(victims)
+    started = time.monotonic()
+    with Watch(tmp_path) as watch:
+        kills = run_under_kills(tmp_path, FRONTIER, victims, (1.0, 9.0))
+    counts = Counts.of(tmp_path, kills, watch)
+    print(f"seed {SEED}: {counts}, in {time.monotonic() - started:.0f} s", flush=True)
+    assert (counts.repeated, counts.lost) == (0, 0)
+    assert counts.kills >= 20
+    assert counts.resumes > 0
+    assert_same_results(tmp_path, frontier)
