@@ -5,13 +5,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: frontier test check clean
+.PHONY: frontier test chaos check clean
 
 frontier: $(READY)
 	$(BIN)/python -m harness.run sweeps/frontier.yaml
 
 test: check
 	$(BIN)/python -m pytest
+
+# Kills, full disks, lost machines and damaged files, for long: run nightly.
+chaos: $(READY)
+	FRONTIER_CHAOS=1 $(BIN)/python -m pytest tests/chaos -s
 
 check: $(READY)
 	$(BIN)/ruff check .

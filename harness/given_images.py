@@ -44,7 +44,7 @@ from harness.stages.given_samples import GivenSamplesStage
 from harness.stages.reconstruction import ReconstructionStage
 from harness.stages.weights import describe_lpips
 from harness.store import Artifact, Store
-from harness.sweep import Sweep
+from harness.sweep import Sweep, check_name
 from harness.table import (
     COLUMNS,
     SCHEMA_VERSION,
@@ -118,6 +118,10 @@ def evaluate_images(options: argparse.Namespace, sweep: Sweep, given: GivenImage
         ConfigError: The request is wrong or something is missing.
     """
     started = time.monotonic()
+    try:
+        check_name(given.name)
+    except ValueError as error:
+        raise ConfigError(str(error), path="--name") from error
     described = _described(given.columns)
     request = _request(sweep, given)
     store, results = Store(options.store), options.results / given.name

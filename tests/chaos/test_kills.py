@@ -2,13 +2,12 @@
 
 import os
 import random
-import shutil
 import time
 from pathlib import Path
 
-from tests.chaos.conftest import FRONTIER, long_only
-from tests.chaos.evidence import Counts, Watch, assert_same_results
-from tests.chaos.processes import ROOT, Command
+from chaos_evidence import Counts, Watch, assert_same_results
+from chaos_processes import Command
+from chaos_sweeps import FRONTIER, SMALL, long_only
 
 SEED = int(os.environ.get("FRONTIER_CHAOS_SEED", "20261125"))
 KILLS = 24
@@ -54,9 +53,8 @@ def run_under_kills(
 
 
 def test_killed_drivers_lose_and_repeat_nothing(folder, small_undisturbed):
-    arguments = ["small.yaml", "--executor", "inline"]
     with Watch(folder) as watch:
-        kills = run_under_kills(folder, arguments, ["driver"] * 4, (0.0, 1.2))
+        kills = run_under_kills(folder, SMALL, ["driver"] * 4, (0.0, 1.2))
     counts = Counts.of(folder, kills, watch)
     print(counts)
     assert (counts.repeated, counts.lost) == (0, 0)
@@ -65,16 +63,15 @@ def test_killed_drivers_lose_and_repeat_nothing(folder, small_undisturbed):
 
 
 @long_only
-def test_the_frontier_under_twenty_kills_is_the_undisturbed_one_bit_for_bit(frontier, tmp_path):
-    shutil.copy(ROOT / "sweeps" / "frontier.yaml", tmp_path)
+def test_the_frontier_under_twenty_kills_is_the_undisturbed_one_bit_for_bit(frontier, folder):
     victims = list(VICTIMS)
     random.Random(SEED).shuffle(victims)
     started = time.monotonic()
-    with Watch(tmp_path) as watch:
-        kills = run_under_kills(tmp_path, FRONTIER, victims, (1.0, 9.0))
-    counts = Counts.of(tmp_path, kills, watch)
+    with Watch(folder) as watch:
+        kills = run_under_kills(folder, FRONTIER, victims, (1.0, 9.0))
+    counts = Counts.of(folder, kills, watch)
     print(f"seed {SEED}: {counts}, in {time.monotonic() - started:.0f} s", flush=True)
     assert (counts.repeated, counts.lost) == (0, 0)
     assert counts.kills >= 20
     assert counts.resumes > 0
-    assert_same_results(tmp_path, frontier)
+    assert_same_results(folder, frontier)

@@ -3,10 +3,9 @@
 import json
 
 import pytest
-
-from tests.chaos.conftest import long_only
-from tests.chaos.evidence import Counts, Watch, assert_same_results
-from tests.chaos.processes import Command
+from chaos_evidence import Counts, Watch, assert_same_results
+from chaos_processes import Command
+from chaos_sweeps import long_only
 
 
 def race(folder, executor: str, *, kill_first_after_s: float | None = None):

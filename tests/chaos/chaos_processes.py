@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -22,20 +22,27 @@ class Command:
     """`python -m harness.run` in a session of its own, its output kept beside the results."""
 
     def __init__(
-        self, folder: Path, arguments: Sequence[str], environment: Mapping[str, str] | None = None
+        self, folder: Path, arguments: Sequence[str], *, file_size_limit: int | None = None
     ) -> None:
+        """Start it.
+
+        Args:
+            folder: Where it runs.
+            arguments: Of the command.
+            file_size_limit: Bytes that its files may have.
+        """
+        limit = [] if file_size_limit is None else ["prlimit", f"--fsize={file_size_limit}"]
         number = len(list(folder.glob("driver-*.err")))
         self.out, self.err = folder / f"driver-{number}.out", folder / f"driver-{number}.err"
         with self.out.open("w") as out, self.err.open("w") as err:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "harness.run", *arguments],
+                [*limit, sys.executable, "-m", "harness.run", *arguments],
                 cwd=folder,
                 env={
                     **os.environ,
                     "PYTHONPATH": str(ROOT),
                     "RAY_AUTH_MODE": "disabled",
                     "OMP_NUM_THREADS": "1",
-                    **(environment or {}),
                 },
                 stdout=out,
                 stderr=err,
