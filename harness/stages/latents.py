@@ -99,9 +99,7 @@ def run(config: LatentsStage, context: StageContext) -> Mapping[str, Any]:
         path = payload / f"latents_shard{shard:05d}.safetensors"
         if not path.exists():
             tensors = _encode_shard(config, dataset, tokenizer, chosen[local], device)
-            temporary = path.with_suffix(".tmp")
-            write_tensors(temporary, tensors)
-            temporary.replace(path)
+            write_tensors(path, tensors)
         paths.append(path)
         context.after_step(int(local[-1]) + 1, num_images, dict)
     shards = LatentShards(paths, config.tensors, config.layout.shape)

@@ -235,5 +235,5 @@ def test_a_shard_that_vanishes_or_changes_is_named(encode, tmp_path):
     moved = Artifact(path=copy, record=record)
     shard = copy / "latents_shard00001.safetensors"
     shard.write_bytes(shard.read_bytes()[:-100])
-    with pytest.raises(ValueError, match=r"latents_shard00001.*another size; put it back"):
+    with pytest.raises(ValueError, match=r"latents_shard00001.* must have sha256 .*, but is "):
         LatentSet(moved, CPU)
