@@ -54,7 +54,7 @@ def run_under_kills(
 
 def test_killed_drivers_lose_and_repeat_nothing(folder, small_undisturbed):
     with Watch(folder) as watch:
-        kills = run_under_kills(folder, SMALL, ["driver"] * 4, (0.0, 1.2))
+        kills = run_under_kills(folder, SMALL, ["driver"] * 3, (0.0, 1.2))
     counts = Counts.of(folder, kills, watch)
     print(counts)
     assert (counts.repeated, counts.lost) == (0, 0)
