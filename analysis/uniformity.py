@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import gaussian_kde
-from sklearn.manifold import TSNE
 
 MIN_VECTORS_PER_NEIGHBOUR = 3
 """t-SNE's perplexity must stay below the number of vectors; below a third it means something."""
@@ -67,6 +65,10 @@ def measure_uniformity(
     Raises:
         ValueError: If the array has another shape, too few vectors or values that are not finite.
     """
+    # Importing these takes seconds, which whoever only reads the configuration need not wait.
+    from scipy.stats import gaussian_kde
+    from sklearn.manifold import TSNE
+
     config = config or UniformityConfig()
     _require_vectors(latents, config)
     if len(latents) > config.num_vectors:

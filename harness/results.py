@@ -12,8 +12,6 @@ import pandas as pd
 import torch
 import yaml
 
-from analysis.report import REPORT_VERSION, write_figures
-from analysis.summary import summarize
 from harness.durable import replacing, write_text
 from harness.execution import Outcome, command_line, environment
 from harness.keys import to_plain
@@ -136,6 +134,9 @@ def write_csv(path: Path, frame: pd.DataFrame) -> None:
 
 def _analyse(results: Path, frame: pd.DataFrame) -> tuple[list[Path], str]:
     """Figures and closing words; a table that cannot be drawn is told, the run has succeeded."""
+    # Importing the analysis takes seconds, and plans and reruns that draw nothing need it not.
+    from analysis.summary import summarize
+
     try:
         return _figures(results), summarize(frame)
     except ValueError as error:
@@ -144,6 +145,8 @@ def _analyse(results: Path, frame: pd.DataFrame) -> tuple[list[Path], str]:
 
 def _figures(results: Path) -> list[Path]:
     """Write the report, unless what is there was all made from this very table."""
+    from analysis.report import REPORT_VERSION, write_figures
+
     note = results / "figures" / "drawn.json"
     made_of = {"table_sha256": file_sha256(results / "table.csv"), "report": REPORT_VERSION}
     if note.is_file():
