@@ -4,6 +4,7 @@ import difflib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -93,9 +94,15 @@ def validate(expected: type[T] | Any, tree: Any) -> T:
             path=".".join(path),
         ) from error
     try:
-        return cast(T, pydantic.TypeAdapter(expected).validate_json(text, strict=True))
+        return cast(T, _adapter(expected).validate_json(text, strict=True))
     except pydantic.ValidationError as error:
         raise _from_pydantic(error, expected, tree) from error
+
+
+@lru_cache(maxsize=64)
+def _adapter(expected: Any) -> Any:
+    """What validates a type; made once, since it takes longer than what it does."""
+    return pydantic.TypeAdapter(expected)
 
 
 def _first_not_json(tree: Any) -> tuple[list[str], Any]:

@@ -5,6 +5,7 @@ an add are two operations, matrix products and convolutions count, pointwise wor
 training step is taken as three forward passes of what is trained.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -40,6 +41,8 @@ ADAM_STATE = 4
 """Numbers that a trained parameter needs: itself, its gradient and Adam's two moments."""
 BYTES = 4
 """Bytes of a stored number: weights and latents are kept in fp32."""
+OF_TRAINING = ("seed", "training", "phases", "loss", "alignment", "ema", "snapshots")
+"""Fields that say how a network is trained, and neither its size nor its operations."""
 INCEPTION_FLOPS = 11.4e9
 """Inception-v3 at 299x299: 5.7e9 multiply-adds (Szegedy et al., arXiv 1512.00567)."""
 INCEPTION_PARAMETERS = 23_900_000
@@ -294,7 +297,7 @@ def _encoder_flops(config: EncoderStage) -> float:
 def _feature_dim(config: EncoderStage) -> int:
     if not isinstance(config.encoder, InDomainEncoder | TimmEncoderConfig):
         return INCEPTION_FEATURES
-    key = canonical_json(config)
+    key = _network_key(config)
     if key not in _feature_dims:
         with torch.device("meta"):
             _feature_dims[key] = build_network(config).feature_dim
@@ -357,7 +360,7 @@ _cache: dict[str, tuple[int, float]] = {}
 
 def _measured(config: Any, forward: Forward) -> tuple[int, float]:
     """Parameters, and FLOPs of one image's forward pass, of a network built on the meta device."""
-    key = canonical_json(config)
+    key = _network_key(config)
     if key not in _cache:
         with torch.device("meta"):
             network, arguments = forward()
@@ -366,6 +369,22 @@ def _measured(config: Any, forward: Forward) -> tuple[int, float]:
             network.eval()(*arguments)
         _cache[key] = num_parameters(network), float(counter.get_total_flops())
     return _cache[key]
+
+
+def _network_key(config: Any) -> str:
+    """What stands for a network's shape: its configuration without how it is trained.
+
+    A sweep over seeds has one network in many stages, and building it takes a second.
+    """
+    return json.dumps(_shape_of(json.loads(canonical_json(config))), sort_keys=True)
+
+
+def _shape_of(tree: Any) -> Any:
+    if isinstance(tree, list):
+        return [_shape_of(value) for value in tree]
+    if not isinstance(tree, dict):
+        return tree
+    return {name: _shape_of(value) for name, value in tree.items() if name not in OF_TRAINING}
 
 
 def _forward_flops(key: Any, forward: Forward) -> float:

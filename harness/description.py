@@ -109,10 +109,9 @@ def _device_time_lines(kinds: Sequence[Mapping[str, Any]]) -> list[str]:
     for kind in kinds:
         time = "unknown" if kind["device_s"] is None else duration(kind["device_s"])
         device = "GPU" if kind["on_gpu"] else "CPU core"
-        known = [SOURCES[source] for source in kind["sources"]]
         lines.append(
             f"  {kind['kind']}: {kind['stages']} stages, {time} of one {device} "
-            f"({'; '.join(known)})"
+            f"({', '.join(kind['sources'])})"
         )
     if not lines:
         return []
@@ -122,7 +121,8 @@ def _device_time_lines(kinds: Sequence[Mapping[str, Any]]) -> list[str]:
             known = sum(time for time in times if time is not None)
             more = ", and what is unknown" if None in times else ""
             lines.append(f"  in total: {duration(known)} of one {device}{more}")
-    return ["", "device time:", *lines]
+    sources = dict.fromkeys(source for kind in kinds for source in kind["sources"])
+    return ["", "device time:", *lines, *(f"  {name}: {SOURCES[name]}" for name in sources)]
 
 
 def closing_text(

@@ -2,6 +2,7 @@
 
 import time
 
+from harness import cost
 from harness.cost import critical_paths, estimate
 from harness.data.digits import DigitsConfig
 from harness.plan import Stage, in_order, make_plan
@@ -58,3 +59,35 @@ def test_a_trained_network_needs_its_state_in_memory(load) -> None:
     assert tokenizer.state_bytes == 4 * 4 * tokenizer.parameters
     assert generator.state_bytes == 5 * 4 * generator.parameters
     assert isinstance(stages["encoder"].config.encoder, InDomainEncoder)
+
+
+def test_stages_that_differ_in_training_alone_share_the_measure_of_their_network(
+    load, monkeypatch
+) -> None:
+    counted: list[str] = []
+    original = cost.FlopCounterMode
+
+    def counter(**settings):
+        counted.append("counted")
+        return original(**settings)
+
+    monkeypatch.setattr(cost, "FlopCounterMode", counter)
+    monkeypatch.setattr(cost, "_cache", {})
+    monkeypatch.setattr(cost, "_estimates", {})
+    one = make_plan(load())
+    flops = {stage.kind: estimate(stage).flops for stage in one.stages}
+    first = len(counted)
+    for stage in make_plan(load("grid.seed=[5, 6, 7]", "generator.training.steps=8")).stages:
+        twice = 2 if stage.kind == "generator" else 1
+        assert estimate(stage).flops == twice * flops[stage.kind]
+    assert len(counted) == first > 0
+
+
+def test_another_size_is_another_network(load) -> None:
+    def flops(*settings: str) -> float:
+        return estimate(
+            next(s for s in make_plan(load(*settings)).stages if s.kind == "tokenizer")
+        ).flops
+
+    assert flops("tokenizer.latent_dim=3") > flops()
+    assert flops("tokenizer.architecture.base_width=16") > 2 * flops()
