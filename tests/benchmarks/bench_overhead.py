@@ -107,7 +107,7 @@ def _commands() -> dict[str, float]:
         sweep = [str(ROOT / "sweeps" / "frontier.yaml")]
         small = [
             "--set", "grid.tokenizer.latent_dim=[4]", "--set", "grid.alignment=[none]",
-            "--set", "generator.training.steps=20", "--set", "tokenizer.training.steps=20",
+            "--set", "generator.training.steps=200", "--set", "tokenizer.training.steps=60",
             "--set", "evaluation.num_images=200", "--executor", "inline",
         ]  # fmt: skip
         rows |= _timed("dry run of sweeps/frontier.yaml", [*sweep, "--dry-run"], folder)
