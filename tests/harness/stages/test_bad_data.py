@@ -1,0 +1,62 @@
+"""What stages do with images that cannot be used, and with contents that differ."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.execution import run_stage
+from harness.plan import Stage, make_plan
+from harness.stages.generation import _check_same_images
+from harness.store import Artifact, Store
+from harness.sweep import Resources
+
+from ..data.photograph_files import SPLITS, photographs, write_kind
+
+
+def _encoder(load, root: Path, limit: int) -> Stage:
+    images = {name: photographs(n, 100 * n) for name, n in SPLITS.items()}
+    images["train"][4] = images["val"][1] = b"no image"
+    write_kind("parquet", root, images)
+    data = (
+        f"{{kind: parquet, name: animals, root: '{root}', eval_split: val, resolution: 16, "
+        f"num_classes: 3, num_train_images: 12, num_eval_images: 6, bad_images_limit: {limit}}}"
+    )
+    counts = ("num_images=3", "num_reference=10", "num_reconstructions=6")
+    settings = (f"data={data}", *(f"evaluation.{count}" for count in counts))
+    return next(s for s in make_plan(load(*settings)).stages if s.kind == "encoder")
+
+
+def test_a_stage_records_what_it_left_out(load, tmp_path):
+    stage = _encoder(load, tmp_path / "data", limit=1)
+    outcome = run_stage(stage, tmp_path / "store", Resources(), 0.0)
+    assert outcome.status == "done", outcome.error
+    recorded = Store(tmp_path / "store").get(stage.kind, stage.key).result["bad_images"]
+    assert ["train-00000" in recorded[0], "val-00000" in recorded[1]] == [True, True]
+
+
+def test_without_a_limit_the_stage_fails_with_the_name_of_the_image(load, tmp_path):
+    stage = _encoder(load, tmp_path / "data", limit=0)
+    outcome = run_stage(stage, tmp_path / "store", Resources(), 0.0)
+    assert outcome.status == "failed"
+    assert "row 4 of" in outcome.error
+
+
+def test_the_limit_moves_no_key(load, tmp_path):
+    keys = {_encoder(load, tmp_path / "data", limit).key for limit in (0, 1)}
+    assert len(keys) == 1
+
+
+def _artifact(**result: Any) -> Artifact:
+    return Artifact(path=Path("nowhere"), record={"result": result})
+
+
+def test_samples_are_held_to_the_content_that_was_learnt_from():
+    learnt = _artifact(data_fingerprint="names", data_content="bytes")
+    _check_same_images(learnt, _artifact(data_fingerprint="names", data_content="bytes"))
+    # Made before contents were recorded.
+    _check_same_images(learnt, _artifact(data_fingerprint="names"))
+    _check_same_images(_artifact(data_fingerprint=None), learnt)
+    for other in ({"data_fingerprint": "names", "data_content": "x"}, {"data_fingerprint": "x"}):
+        with pytest.raises(ValueError, match=r"needs another data\.name"):
+            _check_same_images(learnt, _artifact(**other))
