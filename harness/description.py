@@ -72,19 +72,21 @@ def describe_plan(
 def plan_text(described: Mapping[str, Any]) -> str:
     """A plan for people: stages, rows, totals and what is missing."""
     lines = [f"plan of {described['sweep']}", ""]
-    heading = ("stage", "state", "parameters", "FLOPs", "disk", "what")
+    heading = ("stage", "state", "parameters", "FLOPs", "memory", "disk", "what")
     stages = [
         (
             stage["kind"],
             stage["state"],
             f"{stage['parameters']:,}" if stage["parameters"] else "",
             f"{stage['estimated_flops']:.2e}",
+            _bytes(stage["estimated_state_bytes"]) if stage["estimated_state_bytes"] else "",
             _bytes(stage["estimated_disk_bytes"]),
             stage["label"],
         )
         for stage in described["stages"]
     ]
     lines += columns([heading, *stages])
+    lines.append("memory: weights, gradients, optimiser state and averages, without activations")
     lines += ["", f"{len(described['rows'])} rows:"]
     for row in described["rows"]:
         axes = ", ".join(f"{axis} {value}" for axis, value in row["axes"].items())

@@ -176,6 +176,12 @@ def test_a_plan_says_how_long_what_is_to_run_will_take_and_from_what(load, tmp_p
     text = plan_text(described)
     assert "device time:\n  encoder: 1 stages, " in text
     assert "nothing was measured" in text
+    assert "memory: weights, gradients, optimiser state and averages" in text
+    assert {stage["kind"] for stage in described["stages"] if stage["estimated_state_bytes"]} == {
+        "encoder",
+        "tokenizer",
+        "generator",
+    }
     for stage in plan.stages:
         assert run_stage(stage, tmp_path, Resources(), 0.0).status == "done"
     again = describe_plan(plan, store, plan.stages, [])
