@@ -142,13 +142,21 @@ def backward(loss: Tensor, training: TrainingConfig) -> None:
 
 def end_step(
     optimizer: torch.optim.Optimizer, training: TrainingConfig, gradients: GradientSum
-) -> None:
-    """Step on what the backward passes since `start_step` added up, over all workers."""
+) -> Tensor:
+    """Step on what the backward passes since `start_step` added up, over all workers.
+
+    Returns:
+        Norm of the gradient of all parameters, before clipping: a scalar on their device, the same
+        on every worker, not finite where any part of it is not.
+    """
     gradients.finish()
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     if training.max_grad_norm is not None:
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        torch.nn.utils.clip_grad_norm_(parameters, training.max_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, training.max_grad_norm)
+    else:
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     optimizer.step()
+    return norm
 
 
 def add_terms(total: Mapping[str, Tensor], terms: Mapping[str, Tensor]) -> dict[str, Tensor]:

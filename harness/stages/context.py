@@ -64,7 +64,7 @@ class StageContext:
     _started: float = field(default_factory=time.monotonic, init=False)
     _reported: float = field(default=0.0, init=False)
     _saved: float = field(default_factory=time.monotonic, init=False)
-    _bad_step: Tensor | None = field(default=None, init=False)
+    _bad_steps: dict[str, Tensor] = field(default_factory=dict, init=False)
     _first: tuple[int, float] | None = field(default=None, init=False)
     _earlier_wait_s: float = field(default=0.0, init=False)
     _batches: list[Ahead[Any]] = field(default_factory=list, init=False)
@@ -158,11 +158,22 @@ class StageContext:
             differentiable_sum=self.world.differentiable_sum,
         )
 
-    def watch(self, step: int, loss: Tensor) -> None:
-        """Remember, on the device, the first step whose loss is not finite."""
+    def watch(self, step: int, loss: Tensor, what: str = "the loss") -> None:
+        """Remember, on the device, the first step at which a scalar is not finite.
+
+        Args:
+            step: The step, counted from 0.
+            loss: The scalar.
+            what: What it is, for the message.
+        """
         never = torch.full((), 2**62, dtype=torch.int64, device=loss.device)
         now = torch.where(torch.isfinite(loss.detach()), never, torch.full_like(never, step))
-        self._bad_step = now if self._bad_step is None else torch.minimum(self._bad_step, now)
+        before = self._bad_steps.get(what)
+        self._bad_steps[what] = now if before is None else torch.minimum(before, now)
+
+    def watch_gradient(self, step: int, norm: Tensor) -> None:
+        """The same for the norm of a gradient, which spoils the weights before a loss shows it."""
+        self.watch(step, norm, "the gradient")
 
     def after_step(
         self,
@@ -185,7 +196,7 @@ class StageContext:
             images: Images a step.
 
         Raises:
-            Diverged: A watched loss was not finite; the last finite checkpoint stays.
+            Diverged: A watched loss or gradient was not finite; the last finite checkpoint stays.
             StopRequested: The driver wants the stage to end; the checkpoint is written.
             StageBusy: Another process took the stage over.
             StorageError: A checkpoint cannot be written; the last one stays.
@@ -291,8 +302,11 @@ class StageContext:
         return {"data_wait_s": self.data_wait_s, "data_wait_share": self.data_wait_s / elapsed_s}
 
     def _check_finite(self) -> None:
-        if self._bad_step is not None and int(self._bad_step) < 2**62:
+        found = {what: int(step) for what, step in self._bad_steps.items()}
+        # Of one step, the loss comes before its gradient.
+        what = min(found, key=lambda name: (found[name], name != "the loss"), default="")
+        if what and found[what] < 2**62:
             raise Diverged(
-                f"the loss is not finite at step {int(self._bad_step)}; lower the learning rate, "
+                f"{what} is not finite at step {found[what]}; lower the learning rate, "
                 "or set training.max_grad_norm (a generator may also set qk_norm)"
             )

@@ -173,7 +173,7 @@ def _train(
         loss = functional.cross_entropy(logits, labels.to(device, non_blocking=True))
         start_step(optimizer, training, step)
         backward(loss, training)
-        end_step(optimizer, training, gradients)
+        context.watch_gradient(step, end_step(optimizer, training, gradients))
         context.watch(step, loss)
         curve.note(step, {"loss": loss})
         context.after_step(

@@ -186,7 +186,7 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
             backward(share * loss, training)
             terms = {**terms, **aligned, "loss": loss}
             summed = add_terms(summed, {name: share * term for name, term in terms.items()})
-        end_step(optimizer, training, gradients)
+        context.watch_gradient(step, end_step(optimizer, training, gradients))
         ema.update(model)
         terms = context.world.sum_terms(summed)
         loss = terms.pop("loss")

@@ -171,14 +171,15 @@ def run(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
             loss = criterion.autoencoder_loss(model, images, noise, features, batch)
         start_step(adam, training, step)
         backward(loss.total, training)
-        end_step(adam, training, gradients)
+        context.watch_gradient(step, end_step(adam, training, gradients))
         totals = {"autoencoder": loss.total}
         if adversary_adam and criterion.discriminator_is_on(batch):
             with autocast(training, device):
                 adversary_loss = criterion.discriminator_loss(images, loss.reconstruction)
             start_step(adversary_adam, training, step)
             backward(adversary_loss, training)
-            end_step(adversary_adam, training, adversary_gradients)
+            norm = end_step(adversary_adam, training, adversary_gradients)
+            context.watch_gradient(step, norm)
             totals["adversary"] = adversary_loss
         for total in context.world.sum_terms(totals).values():
             context.watch(step, total)

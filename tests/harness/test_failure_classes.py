@@ -8,8 +8,11 @@ from safetensors import SafetensorError
 
 from harness.configuration import ConfigError
 from harness.failures import classify, most_telling, retries
-from harness.stages.context import Diverged
-from harness.world import WorkerLost
+from harness.gradients import GradientSum
+from harness.stages.context import Diverged, StageContext
+from harness.store import Store
+from harness.training import TrainingConfig, backward, end_step, start_step
+from harness.world import WorkerLost, World
 
 ray_exceptions = pytest.importorskip("ray.exceptions")
 
@@ -46,6 +49,23 @@ def test_a_wrapped_error_has_the_class_of_its_cause():
     error = RuntimeError("the training failed")
     error.__cause__ = Diverged("at step 3")
     assert classify(error) == "divergence"
+
+
+def test_a_gradient_that_is_not_finite_is_a_divergence_though_the_loss_is(tmp_path):
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.AdamW([weight])
+    training = TrainingConfig(steps=5, batch_size=1, learning_rate=1e-3)
+    loss = weight.sqrt().sum()
+    assert loss.isfinite()
+    start_step(optimizer, training, 3)
+    backward(loss, training)
+    norm = end_step(optimizer, training, GradientSum([weight], World()))
+    with Store(tmp_path).work("encoder", "key") as work:
+        context = StageContext(inputs={}, work=work, device=torch.device("cpu"))
+        context.watch(3, loss)
+        context.watch_gradient(3, norm)
+        with pytest.raises(Diverged, match="the gradient is not finite at step 3"):
+            context.after_step(5, 5, dict)
 
 
 def test_nothing_is_run_again_that_would_end_the_same_way():
