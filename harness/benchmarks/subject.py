@@ -163,7 +163,7 @@ def _cut_generator(trial: Trial) -> Any:
     return dataclasses.replace(
         trial.generator,
         size=SMALLEST,
-        training=dataclasses.replace(_short(trial.generator.training), batch_size=2),
+        training=_short(trial.generator.training),
         snapshots=(),
         repa=NoREPA(),
         checkpoint=None,

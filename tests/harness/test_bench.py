@@ -107,6 +107,8 @@ def test_every_part_is_measured_on_a_sweep_s_own_trial(benched):
     assert {"plain", "plain + bf16", "plain + channels last"} <= {row["variant"] for row in steps}
     assert all(row["repeats"] == 2 and row["to_plain"] > 0 for row in steps)
     assert all("measured here" in row["peak_name"] for row in steps)
+    trained = [row for row in rows if row["part"] in ("tokenizer training", "generator training")]
+    assert {row["images"] for row in trained} == {8}
     waits = [row["data_wait"] for row in rows if "streamed" in row["variant"]]
     assert all(0 <= share < 1 for share in waits)
     assert len(waits) == 1
