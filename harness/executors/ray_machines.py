@@ -73,8 +73,17 @@ class RayMachines:
         self._wanted: list[str] = []
 
     def totals(self) -> dict[str, Amounts]:
-        """Machine -> what it has; of those that live at this moment."""
-        return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+        """Machine -> what it has; of those that live at this moment.
+
+        Raises:
+            ConnectionError: Ray was started here and has ended: no machine will ever join.
+        """
+        found = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+        if not found and not self.shared:
+            raise ConnectionError(
+                "the Ray that this command started must go on running, but its raylet has ended"
+            )
+        return found
 
     def taken_elsewhere(self) -> Mapping[str, Amounts]:
         """Machine -> what other jobs hold of it, seen whenever this one was quiet for a while."""
