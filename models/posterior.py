@@ -1,5 +1,6 @@
 """What an encoder predicts for each image: a diagonal Gaussian, or a single latent."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -52,3 +53,14 @@ class PointPosterior:
     def mode(self) -> Float[Tensor, "b c h w"]:
         """The latent."""
         return self.mean
+
+
+def join(posteriors: Sequence[Posterior | PointPosterior]) -> Posterior | PointPosterior:
+    """The posteriors of one encoder for several batches as that of all their images."""
+    if len(posteriors) == 1:
+        return posteriors[0]
+    mean = torch.cat([posterior.mean for posterior in posteriors])
+    spread = [p.log_variance for p in posteriors if isinstance(p, Posterior)]
+    if not spread:
+        return PointPosterior(mean=mean)
+    return Posterior(mean=mean, log_variance=torch.cat(spread))

@@ -59,6 +59,18 @@ class ReconstructionScores:
         if self._perceptual is not None:
             self._distance = self._distance.update(self._perceptual(decoded, images).flatten())
 
+    @property
+    def state(self) -> tuple[Any, ...]:
+        """What was accumulated, to be sent to another worker's `merge`."""
+        means = (self._decibels, self._similarity, self._distance, self._lossless)
+        return self._reconstructed, self._original, *means
+
+    def merge(self, state: tuple[Any, ...]) -> None:
+        """Add what another worker accumulated of other pairs of the same set."""
+        merged = [ours.merge(theirs) for ours, theirs in zip(self.state, state, strict=True)]
+        self._reconstructed, self._original, *means = merged
+        self._decibels, self._similarity, self._distance, self._lossless = means
+
     def compute(self) -> dict[str, Any]:
         """Every metric by the name of its column; None where it cannot be measured.
 

@@ -59,6 +59,15 @@ class Reference:
             bank=self.bank.update(found.features, positions) if self.bank else None,
         )
 
+    def merge(self, other: "Reference") -> "Reference":
+        """Both sets of images together, those of another worker for instance."""
+        ours, theirs = self.bank, other.bank
+        return Reference(
+            statistics=self.statistics.merge(other.statistics),
+            spatial=_merged(self.spatial, other.spatial),
+            bank=ours.merge(theirs) if ours and theirs else None,
+        )
+
     def to_tensors(self) -> dict[str, Tensor]:
         """Tensors for storage; `from_tensors` restores the same bits."""
         parts = {"statistics": self.statistics, "spatial": self.spatial, "bank": self.bank}
@@ -92,6 +101,12 @@ def add_spatial(before: FeatureStatistics | None, found: Extracted) -> FeatureSt
     return (before or FeatureStatistics.empty(width, device)).update(found.spatial)
 
 
+def _merged(
+    ours: FeatureStatistics | None, theirs: FeatureStatistics | None
+) -> FeatureStatistics | None:
+    return ours.merge(theirs) if ours and theirs else ours or theirs
+
+
 @final
 class SampleScores:
     """Accumulates samples in order; `compute` holds them to a reference.
@@ -116,13 +131,24 @@ class SampleScores:
         self._inception: tuple[InceptionScore, ...] = ()
 
     def update(
-        self, images: UInt8[Tensor, "b 3 h w"], labels: Int64[Tensor, " b"] | None = None
+        self,
+        images: UInt8[Tensor, "b 3 h w"],
+        labels: Int64[Tensor, " b"] | None = None,
+        positions: Int64[Tensor, " b"] | None = None,
     ) -> None:
-        """Add the next images, and the classes asked for where there are any."""
+        """Add images, and the classes asked for where there are any.
+
+        Args:
+            images: Samples.
+            labels: Classes asked for.
+            positions: Where the images stand among all. Absent: they follow on those before.
+        """
         found = self._extractor.extract(images)
-        first, self._seen = self._seen, self._seen + len(images)
-        self._statistics = self._statistics.update(found.features)
-        self._features = self._features.update(found.features)
+        if positions is None:
+            positions = self._seen + torch.arange(len(images))
+        self._seen += len(images)
+        self._statistics = self._statistics.update(found.features, positions)
+        self._features = self._features.update(found.features, positions)
         self._spatial = add_spatial(self._spatial, found)
         if found.logits is None:
             return
@@ -133,11 +159,28 @@ class SampleScores:
                 for splits in self._splits
             )
         self._inception = tuple(
-            score.update(found.logits, splits[first : self._seen])
+            score.update(found.logits, splits[positions])
             for score, splits in zip(self._inception, self._splits, strict=True)
         )
         if labels is not None and self._extractor.classifies_labels:
             self._recognised = self._recognised.update(labels_met(found.logits, labels))
+
+    @property
+    def state(self) -> tuple[Any, ...]:
+        """What was accumulated, to be sent to another worker's `merge`."""
+        parts = (self._statistics, self._features, self._spatial, self._recognised)
+        return *parts, self._inception
+
+    def merge(self, state: tuple[Any, ...]) -> None:
+        """Add what another worker accumulated of the same set of samples."""
+        statistics, features, spatial, recognised, inception = state
+        self._statistics = self._statistics.merge(statistics)
+        self._features = self._features.merge(features)
+        self._spatial = _merged(self._spatial, spatial)
+        self._recognised = self._recognised.merge(recognised)
+        # One that had no images knows no classes.
+        pairs = zip(self._inception, inception, strict=bool(self._inception and inception))
+        self._inception = tuple(a.merge(b) for a, b in pairs) or self._inception or inception
 
     @property
     def statistics(self) -> FeatureStatistics:

@@ -1,11 +1,13 @@
 """What a stage is given to work with: inputs, a work folder, a device and a place to report."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 
 from harness.checkpoints import load_checkpoint, save_checkpoint
@@ -157,6 +159,19 @@ class StageContext:
             sum=self.world.sum,
             differentiable_sum=self.world.differentiable_sum,
         )
+
+    def rounds(
+        self, count: int, batch_size: int
+    ) -> Iterator[tuple[int, Int64[np.ndarray, " b"]] | None]:
+        """Number and positions of this worker's batch in each round; None where it has none left.
+
+        The workers take the batches in turn, so that batches are those of one worker, and a round's
+        in the order of ranks are consecutive.
+        """
+        for first in range(0, count, batch_size * self.world.size):
+            start = first + batch_size * self.world.rank
+            positions = np.arange(start, min(start + batch_size, count), dtype=np.int64)
+            yield (start // batch_size, positions) if len(positions) else None
 
     def watch(self, step: int, loss: Tensor, what: str = "the loss") -> None:
         """Remember, on the device, the first step at which a scalar is not finite.

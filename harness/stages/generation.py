@@ -1,15 +1,15 @@
 """Stage `generation`: samples of one generator snapshot under one guidance setting, and metrics."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from harness.data.dataset import CONTENT, batches
+from harness.data.dataset import CONTENT
 from harness.data.pixel_range import to_uint8
 from harness.data.sample_archive import SampleWriter
 from harness.image_grids import save_grid
@@ -27,9 +27,10 @@ from harness.stages.tokenizer import AnyAutoencoder, load_tokenizer
 from harness.store import Artifact
 from harness.training import Precision, arithmetic
 from harness.trial import AutoGuidanceWith, Guidance, Trial
+from models.batch_part import slices_of
 from models.guidance import guided_velocity
 from models.lightningdit import LightningDiT
-from models.sampler import SamplerConfig, sample
+from models.sampler import SamplerConfig, VelocityFunction, sample
 
 VERSION = 2
 """Raised by hand when the numbers that this stage makes change."""
@@ -98,18 +99,36 @@ class Sampling:
     config: GenerationStage
     device: torch.device
 
+    slices: int = 1
+    """Parts in which networks see a batch; the solver sees it whole."""
+
     def images(
         self, labels: Int64[Tensor, " b"], random: torch.Generator
     ) -> UInt8[Tensor, "b 3 h w"]:
         """Draw noise, integrate, undo the normalisation, decode and round."""
         layout = self.model.layout
         noise = torch.randn((len(labels), *layout.shape), generator=random, device=self.device)
-        velocity = guided_velocity(
-            self.model, self.config.guidance, labels, self.model.num_classes, self.weak
-        )
         with arithmetic(self.config.precision, self.device):
-            latents = sample(velocity, noise, self.config.sampler, layout)
-            return to_uint8(self.tokenizer.decode(latents * self.std + self.mean))
+            latents = sample(self._velocity(labels), noise, self.config.sampler, layout)
+            scaled = latents * self.std + self.mean
+            parts = slices_of(len(scaled), self.slices)
+            return torch.cat([to_uint8(self.tokenizer.decode(scaled[rows])) for rows in parts])
+
+    def _velocity(self, labels: Int64[Tensor, " b"]) -> VelocityFunction:
+        parts = list(slices_of(len(labels), self.slices))
+        model, guidance = self.model, self.config.guidance
+        fields = [
+            guided_velocity(model, guidance, labels[rows], model.num_classes, self.weak)
+            for rows in parts
+        ]
+        if len(parts) == 1:
+            return fields[0]
+
+        def velocity(x: Float[Tensor, "b c h w"], time: float) -> Float[Tensor, "b c h w"]:
+            pairs = zip(fields, parts, strict=True)
+            return torch.cat([field(x[rows], time) for field, rows in pairs])
+
+        return velocity
 
 
 @torch.no_grad()
@@ -125,14 +144,25 @@ def run(config: GenerationStage, context: StageContext) -> Mapping[str, Any]:
     labels = asked_labels(config, torch.tensor(generator.result["label_counts"])).to(device)
     scores = SampleScores(extractor, config.num_images, device)
     with _archive(config, context) as archive:
-        for number, indices in enumerate(batches(config.num_images, config.batch_size)):
-            asked = labels[torch.from_numpy(indices).to(device)]
-            random = generator_for(config.seed, "noise", number, device=device)
-            images = sampling.images(asked, random)
-            scores.update(images, asked)
-            if archive is not None:
-                archive.add(images, asked)
-            context.after_step(int(indices[-1]) + 1, config.num_images, dict)
+        for turn in context.rounds(config.num_images, config.batch_size):
+            made = None
+            if turn is not None:
+                number, indices = turn
+                positions = torch.from_numpy(indices)
+                asked = labels[positions.to(device)]
+                random = generator_for(config.seed, "noise", number, device=device)
+                images = sampling.images(asked, random)
+                for rows in slices_of(len(images), context.slices):
+                    scores.update(images[rows], asked[rows], positions[rows])
+                made = (images, asked)
+                context.after_step(int(indices[-1]) + 1, config.num_images, dict)
+            if config.keep_samples:
+                _keep(context.world.gather(made), archive)
+    states = context.world.gather(scores.state)
+    if not context.world.is_first:
+        return {}
+    for state in states[1:]:
+        scores.merge(state)
     _save_samples(sampling, context)
     write_statistics(
         context.work.payload / "statistics.safetensors",
@@ -164,11 +194,18 @@ def asked_labels(config: GenerationStage, label_counts: Int64[Tensor, " k"]) -> 
     return torch.multinomial(label_counts.double(), count, replacement=True, generator=random)
 
 
+def _keep(made: Sequence[tuple[Tensor, Tensor] | None], archive: SampleWriter | None) -> None:
+    """Write a round's samples; only the first worker has them all, and the archive."""
+    for batch in made:
+        if batch is not None and archive is not None:
+            archive.add(*batch)
+
+
 def _archive(
     config: GenerationStage, context: StageContext
 ) -> AbstractContextManager[SampleWriter | None]:
     """A writer of the samples where they are to be kept."""
-    if not config.keep_samples:
+    if not (config.keep_samples and context.world.is_first):
         return nullcontext()
     tokenizer = context.inputs["tokenizer"].record["config"]
     return SampleWriter(
@@ -197,6 +234,7 @@ def _load_sampling(config: GenerationStage, context: StageContext) -> Sampling:
         std=torch.tensor(generator.result["std"], device=device).view(shape),
         config=config,
         device=device,
+        slices=context.slices,
     )
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from harness.data.dataset import batches
 from harness.data.image_sets import ImageSet
 from harness.data.pixel_range import to_model_range
 from harness.image_grids import save_pairs
@@ -19,6 +18,7 @@ from harness.stages.encoder import load_extractor
 from harness.stages.given_samples import AnyImages, open_as_planned, require_resolution
 from harness.stages.weights import describe_lpips, load_perceptual
 from harness.trial import PerceptualMetric
+from models.batch_part import slices_of
 
 VERSION = 1
 """Raised by hand when the numbers that this stage makes change."""
@@ -60,15 +60,24 @@ def run(config: GivenPairsStage, context: StageContext) -> Mapping[str, Any]:
     extractor = load_extractor(context.inputs["extractor"], device, config.extraction)
     perceptual = load_perceptual(config.perceptual, device)
     scores = ReconstructionScores(extractor, perceptual, device)
-    for indices in batches(made.num_images, config.batch_size):
+    for turn in context.rounds(made.num_images, config.batch_size):
+        if turn is None:
+            continue
+        _, indices = turn
         pairs = [
             require_resolution(part.images(indices), part.name, config.resolution).to(device)
             for part in (made, originals)
         ]
-        scores.update(to_model_range(pairs[0]), *pairs)
+        for rows in slices_of(len(indices), context.slices):
+            scores.update(to_model_range(pairs[0][rows]), *(part[rows] for part in pairs))
         if indices[0] == 0:
             save_pairs(context.work.payload / "reconstructions.png", pairs[1], pairs[0])
         context.after_step(int(indices[-1]) + 1, made.num_images, dict)
+    states = context.world.gather(scores.state)
+    if not context.world.is_first:
+        return {}
+    for state in states[1:]:
+        scores.merge(state)
     return {**scores.compute(), "source": made.name}
 
 

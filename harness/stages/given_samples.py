@@ -9,7 +9,6 @@ from jaxtyping import UInt8
 from pydantic import Field
 from torch import Tensor
 
-from harness.data.dataset import batches
 from harness.data.image_sets import ImageSet, ImageSetConfig, open_image_set
 from harness.image_grids import save_grid
 from harness.keys import KEY_UNLESS_DEFAULT, NO_KEY
@@ -20,6 +19,7 @@ from harness.metrics.statistics_files import write_statistics
 from harness.stages.context import StageContext
 from harness.stages.encoder import load_extractor
 from harness.stages.reference import load_reference
+from models.batch_part import slices_of
 
 VERSION = 1
 """Raised by hand when the numbers that this stage makes change."""
@@ -51,12 +51,21 @@ def run(config: GivenSamplesStage, context: StageContext) -> Mapping[str, Any]:
     samples = open_as_planned(config.samples, config.content)
     extractor = load_extractor(context.inputs["extractor"], device, config.extraction)
     scores = SampleScores(extractor, samples.num_images, device)
-    for indices in batches(samples.num_images, config.batch_size):
+    for turn in context.rounds(samples.num_images, config.batch_size):
+        if turn is None:
+            continue
+        _, indices = turn
         images = require_resolution(samples.images(indices), samples.name, config.resolution)
-        scores.update(images)
+        for rows in slices_of(len(images), context.slices):
+            scores.update(images[rows], positions=torch.from_numpy(indices[rows]))
         if indices[0] == 0:
             save_grid(context.work.payload / "samples.png", images[:SHOWN], columns=10)
         context.after_step(int(indices[-1]) + 1, samples.num_images, dict)
+    states = context.world.gather(scores.state)
+    if not context.world.is_first:
+        return {}
+    for state in states[1:]:
+        scores.merge(state)
     write_statistics(
         context.work.payload / "statistics.safetensors",
         scores.statistics,

@@ -24,8 +24,9 @@ from harness.stages.context import StageContext
 from harness.stages.tokenizer import AnyAutoencoder, load_tokenizer
 from harness.store import Artifact, write_tensors
 from harness.trial import DataConfig, LatentsConfig, Trial, published
+from models.batch_part import slices_of
 from models.latent import LatentLayout
-from models.posterior import PointPosterior, Posterior
+from models.posterior import PointPosterior, Posterior, join
 
 VERSION = 1
 """Raised by hand when the numbers that this stage makes change."""
@@ -83,11 +84,11 @@ def run(config: LatentsStage, context: StageContext) -> Mapping[str, Any]:
     source = config.latents.source
     if isinstance(source, LatentFolder):
         return _take(config, source, context)
-    device, payload = context.device, context.work.payload
+    payload = context.work.shared_payload
     dataset = open_dataset(config.data)
     tokenizer = load_tokenizer(
         context.inputs["tokenizer"],
-        device,
+        context.device,
         compiled=context.compile,
         channels_last=context.channels_last,
     )
@@ -97,11 +98,15 @@ def run(config: LatentsStage, context: StageContext) -> Mapping[str, Any]:
     paths = []
     for shard, local in enumerate(batches(num_images, SHARD_IMAGES)):
         path = payload / f"latents_shard{shard:05d}.safetensors"
-        if not path.exists():
-            tensors = _encode_shard(config, dataset, tokenizer, chosen[local], device)
+        # Workers take the shards in turn; the first one publishes them all.
+        if shard % context.world.size == context.world.rank and not path.exists():
+            tensors = _encode_shard(config, dataset, tokenizer, chosen[local], context)
             write_tensors(path, tensors)
         paths.append(path)
         context.after_step(int(local[-1]) + 1, num_images, dict)
+    context.world.barrier()
+    if not context.world.is_first:
+        return {}
     shards = LatentShards(paths, config.tensors, config.layout.shape)
     return {
         **_describe(config, context, shards, None),
@@ -159,8 +164,9 @@ def _encode_shard(
     dataset: ImageDataset,
     tokenizer: AnyAutoencoder,
     indices: Any,
-    device: torch.device,
+    context: StageContext,
 ) -> dict[str, Tensor]:
+    device = context.device
     pipeline = published(config.latents.crop)
     parts: dict[str, list[Tensor]] = {name: [] for name in config.tensors}
     for local in batches(len(indices), config.latents.batch_size):
@@ -168,7 +174,8 @@ def _encode_shard(
         images = to_model_range(dataset.images("train", positions, pipeline).to(device))
         for view in config.views:
             seen = images.flip(-1) if view == "latents_flip" else images
-            posterior = tokenizer.encode(seen)
+            pieces = slices_of(len(seen), context.slices)
+            posterior = join([tokenizer.encode(seen[rows]) for rows in pieces])
             random = generator_for(config.seed, view, int(positions[0]), device=device)
             planes = _kept(config.latents.posterior, posterior, random)
             for name, plane in zip(config.tensors_of(view), planes, strict=True):

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 
 from harness.data import open_dataset
-from harness.data.dataset import batches, left_out, take
+from harness.data.dataset import left_out, take
 from harness.data.pixel_range import to_model_range, to_uint8
 from harness.image_grids import save_pairs
 from harness.keys import KEY_UNLESS_DEFAULT
@@ -20,6 +20,8 @@ from harness.stages.encoder import load_extractor
 from harness.stages.tokenizer import load_tokenizer
 from harness.stages.weights import describe_lpips, load_perceptual
 from harness.trial import Crop, DataConfig, PerceptualMetric, Trial, published
+from models.batch_part import slices_of
+from models.posterior import join
 
 VERSION = 2
 """Raised by hand when the numbers that this stage makes change."""
@@ -81,20 +83,30 @@ def run(config: ReconstructionStage, context: StageContext) -> Mapping[str, Any]
         channels_last=context.channels_last,
     )
     chosen = take(dataset, "eval", config.num_images)
-    for number, local in enumerate(batches(len(chosen), config.batch_size)):
+    for turn in context.rounds(len(chosen), config.batch_size):
+        if turn is None:
+            continue
+        number, local = turn
         pixels = dataset.images("eval", chosen[local], pipeline).to(device)
         images = to_model_range(pixels)
-        posterior = tokenizer.encode(images)
+        parts = list(slices_of(len(images), context.slices))
+        posterior = join([tokenizer.encode(images[rows]) for rows in parts])
         if config.posterior == "sample":
             random = generator_for(config.seed, "posterior", number, device=device)
             noise = torch.randn(posterior.mean.shape, generator=random, device=device)
             latents = posterior.sample(noise)
         else:
             latents = posterior.mode()
-        decoded = tokenizer.decode(latents)
+        decoded = torch.cat([tokenizer.decode(latents[rows]) for rows in parts])
         rounded = to_uint8(decoded)
-        scores.update(decoded, rounded, pixels)
+        for rows in parts:
+            scores.update(decoded[rows], rounded[rows], pixels[rows])
         if number == 0:
             save_pairs(context.work.payload / "reconstructions.png", pixels, rounded)
         context.after_step(int(local[-1]) + 1, len(chosen), dict)
+    states = context.world.gather(scores.state)
+    if not context.world.is_first:
+        return {}
+    for state in states[1:]:
+        scores.merge(state)
     return {**scores.compute(), **left_out(dataset, "eval")}

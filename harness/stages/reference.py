@@ -17,7 +17,7 @@ from torch import Tensor
 
 from harness.configuration import ConfigError
 from harness.data import open_dataset
-from harness.data.dataset import batches, describe_content, spread, take
+from harness.data.dataset import describe_content, spread, take
 from harness.data.image_sets import open_image_set
 from harness.keys import KEY_UNLESS_DEFAULT
 from harness.metrics.extractors import ExtractionConfig, FeatureExtractor
@@ -38,6 +38,7 @@ from harness.trial import (
     Trial,
     published,
 )
+from models.batch_part import slices_of
 
 VERSION = 2
 """Raised by hand when the numbers that this stage makes change."""
@@ -131,10 +132,17 @@ def _extracted(
     place = np.full(len(chosen), kept)
     place[spread(kept, len(chosen))] = np.arange(kept)
     reference = Reference.empty(extractor.feature_dim, kept, context.device)
-    for local in batches(len(chosen), config.batch_size):
-        found = extractor.extract(read(chosen[local]))
-        reference = reference.update(found, torch.from_numpy(place[local]))
+    for turn in context.rounds(len(chosen), config.batch_size):
+        if turn is None:
+            continue
+        _, local = turn
+        images = read(chosen[local])
+        for rows in slices_of(len(images), context.slices):
+            found = extractor.extract(images[rows])
+            reference = reference.update(found, torch.from_numpy(place[local[rows]]))
         context.after_step(int(local[-1]) + 1, len(chosen), dict)
+    for other in context.world.gather(reference)[1:]:
+        reference = reference.merge(other)
     return reference
 
 

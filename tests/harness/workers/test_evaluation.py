@@ -1,0 +1,55 @@
+"""Encoding, sampling and measuring on two workers: what one worker gives, in the same order."""
+
+import numpy as np
+import pytest
+
+from .conftest import Run, largest_difference, log_of, run_workers
+
+KINDS = ("reference", "reconstruction", "latents", "generation")
+
+
+@pytest.fixture(scope="module")
+def together(small, tmp_path_factory):
+    """Stages of two workers, by kind."""
+    folder = tmp_path_factory.mktemp("evaluation")
+    runs = {
+        kind: Run(small.stage(kind), small.empty_store(folder / kind, small.stage(kind)))
+        for kind in KINDS
+    }
+    ended = run_workers(folder / "run", small, list(runs.values()))
+    assert ended.codes == [0, 0], log_of(folder / "run")
+    statuses = {o["status"] for outcomes in ended.outcomes for o in outcomes}
+    assert statuses == {"done"}, ended.outcomes
+    return {kind: run.store.get(kind, run.stage.key) for kind, run in runs.items()}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_workers_measure_what_one_does(small, together, kind):
+    alone = small.bring(small.stage(kind))
+    assert list(together[kind].record["files"]) == list(alone.record["files"])
+    assert set(together[kind].result) == set(alone.result)
+    for name, value in alone.result.items():
+        expected = pytest.approx(value, rel=1e-6) if isinstance(value, float) else value
+        assert together[kind].result[name] == expected, name
+
+
+def test_two_workers_draw_the_same_samples_in_the_same_order(small, together):
+    alone = small.bring(small.stage("generation"))
+    ours, theirs = (
+        np.load(artifact.path / "samples.npz") for artifact in (together["generation"], alone)
+    )
+    for name in ("arr_0", "arr_1"):
+        assert np.array_equal(ours[name], theirs[name])
+
+
+def test_two_workers_encode_the_same_latents(small, together):
+    alone = small.bring(small.stage("latents"))
+    assert together["latents"].record["files"] == alone.record["files"]
+
+
+def test_the_features_of_a_reference_keep_their_order(small, together):
+    alone = small.bring(small.stage("reference"))
+    name = "reference.safetensors"
+    ours, theirs = (artifact.tensors(name) for artifact in (together["reference"], alone))
+    assert ours["bank.features"].equal(theirs["bank.features"])
+    assert largest_difference(together["reference"], alone) < 1e-9
