@@ -80,7 +80,7 @@ def run(config: DiagnosticsStage, context: StageContext) -> Mapping[str, Any]:
     held_out = spread(
         min(wanted.num_images, dataset.num_images("eval")), dataset.num_images("eval")
     )
-    encoded = _encode(dataset, held_out, tokenizer, config, device)
+    encoded = _encode(dataset, held_out, tokenizer, config, context)
     accuracy = linear_probe_accuracy(
         seen.flatten(1),
         labels,
@@ -115,11 +115,11 @@ def _encode(
     indices: np.ndarray,
     tokenizer: AnyAutoencoder,
     config: DiagnosticsStage,
-    device: torch.device,
+    context: StageContext,
 ) -> Float[Tensor, "m c h w"]:
     """Means of the posteriors of evaluation images."""
-    parts = []
-    for local in batches(len(indices), config.batch_size):
+    parts, batch_size = [], max(1, config.batch_size // context.slices)
+    for local in batches(len(indices), batch_size):
         images = dataset.images("eval", indices[local], published(config.crop))
-        parts.append(tokenizer.encode(to_model_range(images.to(device))).mode())
+        parts.append(tokenizer.encode(to_model_range(images.to(context.device))).mode())
     return torch.cat(parts)

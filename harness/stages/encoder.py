@@ -29,6 +29,8 @@ from harness.stages.context import StageContext
 from harness.store import Artifact, write_tensors
 from harness.training import autocast, backward, end_step, optimizer_settings, start_step
 from harness.trial import DataConfig, InDomainEncoder
+from harness.world import World
+from models.batch_part import slices_of
 from models.foundation import FeatureEncoder, TimmEncoderConfig
 
 VERSION = 1
@@ -145,7 +147,8 @@ def _train(
     optimizer = torch.optim.AdamW(
         network.model.parameters(), **optimizer_settings(training, fused=context.fused_optimizer)
     )
-    gradients = GradientSum(network.model.parameters(), context.world)
+    # It is small, and timm's networks normalise and drop as they like: every worker trains it all.
+    gradients = GradientSum(network.model.parameters(), World())
     stream = BatchStream(
         dataset=dataset,
         split="train",
@@ -168,11 +171,16 @@ def _train(
         inputs = network.prepare(
             to_model_range(images.to(device, non_blocking=True)), network.input_size
         )
-        with autocast(training, device):
-            logits = network.model(inputs).float()
-        loss = functional.cross_entropy(logits, labels.to(device, non_blocking=True))
+        targets = labels.to(device, non_blocking=True)
         start_step(optimizer, training, step)
-        backward(loss, training)
+        loss = torch.zeros((), device=device)
+        for rows in slices_of(len(inputs), context.slices):
+            with autocast(training, device):
+                logits = network.model(inputs[rows]).float()
+            share = len(logits) / len(inputs)
+            part = share * functional.cross_entropy(logits, targets[rows])
+            backward(part, training)
+            loss = loss + part.detach()
         context.watch_gradient(step, end_step(optimizer, training, gradients))
         context.watch(step, loss)
         curve.note(step, {"loss": loss})

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -263,5 +263,9 @@ def _save_samples(sampling: Sampling, context: StageContext) -> None:
     columns = min(GRID_COLUMNS, sampling.model.num_classes)
     labels = torch.arange(columns, device=sampling.device).repeat(GRID_ROWS)
     random = generator_for(sampling.config.seed, "grid", device=sampling.device)
+    if context.slices > 1:
+        # The grid may be larger than a batch; its slices are no larger than a batch's.
+        pieces = -(-len(labels) * context.slices // sampling.config.batch_size)
+        sampling = replace(sampling, slices=max(context.slices, pieces))
     images = sampling.images(labels, random)
     save_grid(context.work.payload / "samples.png", images, columns)

@@ -1,4 +1,4 @@
-"""A stage that runs out of device memory runs once more, each batch in slices, to the same outcome."""
+"""A stage that runs out of device memory runs again, each batch in slices, to the same outcome."""
 
 import pytest
 import torch
