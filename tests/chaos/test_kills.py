@@ -12,6 +12,8 @@ from chaos_sweeps import FRONTIER, SMALL, long_only
 SEED = int(os.environ.get("FRONTIER_CHAOS_SEED", "20261125"))
 KILLS = 24
 """Of the long run; 20 are promised."""
+PATIENCE_S = 20.0
+"""Seconds without progress after which the next kill comes anyway."""
 VICTIMS = ("worker",) * 15 + ("driver",) * 6 + ("raylet",) * 2 + ("everything",)
 
 
@@ -28,11 +30,24 @@ def strike(command: Command, victim: str, chance: random.Random) -> int:
     return 1
 
 
+def progress(folder: Path) -> set[Path]:
+    """Checkpoints and artifacts that are there."""
+    seals = folder.glob("artifacts/*/*.partial/checkpoints/step-*.json")
+    return {*seals, *folder.glob("artifacts/*/*/artifact.json")}
+
+
+def wait_for_progress(command: Command, folder: Path, before: set[Path]) -> None:
+    """So that kills are spread over the sweep, whatever a start takes; for a while at most."""
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline and not command.has_ended and progress(folder) <= before:
+        time.sleep(0.05)
+
+
 def run_under_kills(
     folder: Path, arguments: list[str], victims: list[str], waits_s: tuple[float, float]
 ) -> int:
     """Run a command again and again under kills until it ends well; returns the kills."""
-    chance, kills = random.Random(SEED), 0
+    chance, kills, before = random.Random(SEED), 0, set[Path]()
     commands: list[Command] = []
     try:
         for _ in range(200):
@@ -40,7 +55,9 @@ def run_under_kills(
             commands.append(command)
             command.wait_until_working(120)
             while not command.has_ended:
+                wait_for_progress(command, folder, before)
                 time.sleep(chance.uniform(*waits_s))
+                before = progress(folder)
                 if victims and strike(command, victims[-1], chance):
                     print(f"kill {kills + 1}: {victims.pop()}", flush=True)
                     kills += 1
