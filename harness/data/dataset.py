@@ -136,9 +136,10 @@ def check_count(place: str, declared: str, noun: str, expected: int, found: int)
         ValueError: The numbers differ.
     """
     if found != expected:
+        remedy = f"complete it or declare {found}" if found else "fill it, or name another place"
         raise ValueError(
             f"{place} must hold {expected:,} {noun} ({declared}), but {found:,} were found; "
-            f"complete it or declare {found}"
+            f"{remedy}"
         )
 
 

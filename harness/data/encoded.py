@@ -24,13 +24,12 @@ class EncodedImage:
     """Its bytes, or the file that is only them; None where they are missing."""
 
     def content(self) -> bytes:
-        """Its bytes; empty where they are missing or the file cannot be read."""
-        if isinstance(self.source, Path):
-            try:
-                return self.source.read_bytes()
-            except OSError:
-                return b""
-        return self.source or b""
+        """Its bytes; empty where they are missing.
+
+        Raises:
+            OSError: Its file cannot be read.
+        """
+        return self.source.read_bytes() if isinstance(self.source, Path) else self.source or b""
 
     def decode(self, least_side: int = 0) -> Image.Image:
         """Its pixels as RGB.

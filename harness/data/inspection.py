@@ -1,7 +1,8 @@
 """One pass over the images of a split: a hash of their content, and which of them are bad.
 
-Its result is remembered in the user's cache folder until a file changes. Memory is bounded by
-`BATCH_IMAGES` encoded images and one decoded image a worker.
+Its result is remembered in the user's cache folder until a file changes, unless a file could not be
+read: that may pass without a trace in the file. Memory is bounded by `BATCH_IMAGES` encoded images
+and one decoded image a worker.
 """
 
 import hashlib
@@ -59,10 +60,18 @@ def inspect(
         decode: Decode each, to find those that are bad.
         least_side: Images with a shorter side, in pixels, are bad.
         workers: Threads.
+
+    Raises:
+        ValueError: An image's file cannot be read and `decode` is off.
     """
     asked = f"{_VERSION} {describe_files(split.files)} {decode} {least_side}"
     name = hashlib.sha256(asked.encode()).hexdigest()
-    found = remembered("images", name, lambda: _look(split, decode, least_side, workers))
+    found = remembered(
+        "images",
+        name,
+        lambda: _look(split, decode, least_side, workers),
+        lasts=lambda found: found["num_unread"] == 0,
+    )
     return Inspection(
         content=found["content"], bad=tuple(BadImage(**image) for image in found["bad"])
     )
@@ -89,25 +98,37 @@ def _look(
 ) -> dict[str, object]:
     digest, labels = hashlib.sha256(), split.labels
     bad: list[dict[str, object]] = []
-
-    def look(image: EncodedImage) -> tuple[bytes, UnreadableImage | None]:
-        return hashlib.sha256(image.content()).digest(), (
-            _problem(image, least_side) if decode else None
-        )
-
+    num_unread = 0
     for positions in batches(len(labels), BATCH_IMAGES):
-        seen = in_threads(look, split.read(positions), workers)
+        seen = in_threads(
+            lambda image: _look_at(image, decode, least_side), split.read(positions), workers
+        )
         for position, (content, problem) in zip(positions, seen, strict=True):
-            digest.update(np.int64(labels[position]).astype("<i8").tobytes() + content)
+            digest.update(np.int64(labels[position]).astype("<i8").tobytes())
+            digest.update(hashlib.sha256(content or b"").digest())
+            num_unread += content is None
             if problem is not None:
                 where = {"position": int(position), "name": problem.name}
                 bad.append({**where, "reason": problem.reason})
-    return {"content": digest.hexdigest(), "bad": bad}
+    return {"content": digest.hexdigest(), "bad": bad, "num_unread": num_unread}
 
 
-def _problem(image: EncodedImage, least_side: int) -> UnreadableImage | None:
+def _look_at(
+    image: EncodedImage, decode: bool, least_side: int
+) -> tuple[bytes | None, UnreadableImage | None]:
+    """Bytes of an image, None where its file cannot be read, and what is wrong with it."""
+    try:
+        content = image.content()
+    except OSError as error:
+        remedy = "put its file back, or make it readable"
+        problem = UnreadableImage(image.name, str(error), remedy)
+        if not decode:
+            raise problem from error
+        return None, problem
+    if not decode:
+        return content, None
     try:
         image.decode(least_side)
     except UnreadableImage as problem:
-        return problem
-    return None
+        return content, problem
+    return content, None

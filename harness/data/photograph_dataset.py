@@ -113,12 +113,22 @@ class PhotographDataset(ImageDataset):
 
         It is the same whatever kind of file holds them. All files are read once; while none
         changes, the result is remembered.
+
+        Raises:
+            ValueError: An image's file cannot be read, or other images are bad than at opening.
         """
         digest = hashlib.sha256()
         for split in SPLITS:
-            content = self._inspect(split).content
-            positions = [image.position for image in self._bad[split]]
-            digest.update(f"{split} {content} {positions}\n".encode())
+            found, bad = self._inspect(split), self._bad[split]
+            if found.bad != bad:
+                now = "; ".join(map(str, found.bad)) or "none"
+                raise ValueError(
+                    f"the bad images of the {split} split must stay those that were left out at "
+                    f"opening ({len(bad)}), but are now {now}; put the files back and run the "
+                    "command again"
+                )
+            positions = [image.position for image in bad]
+            digest.update(f"{split} {found.content} {positions}\n".encode())
         return digest.hexdigest()
 
     def _inspect(self, split: Split) -> Inspection:

@@ -27,28 +27,36 @@ def cache_folder() -> Path:
 def describe_files(paths: Iterable[Path]) -> str:
     """sha256 of path, size and time of change of every file: equal while none of them changes.
 
-    Raises:
-        OSError: A file is not there.
+    A file that is not there is one more state of it; whoever reads it says so.
     """
     digest = hashlib.sha256()
     for path in paths:
-        status = path.stat()
-        digest.update(f"{path.absolute()}\0{status.st_size} {status.st_mtime_ns}\n".encode())
+        try:
+            status = path.stat()
+            state = f"{status.st_size} {status.st_mtime_ns}"
+        except OSError as error:
+            state = f"error {error.errno}"
+        digest.update(f"{path.absolute()}\0{state}\n".encode())
     return digest.hexdigest()
 
 
-def remembered(kind: str, name: str, learn: Callable[[], Any]) -> Any:
+def remembered(
+    kind: str, name: str, learn: Callable[[], Any], lasts: Callable[[Any], bool] = lambda _: True
+) -> Any:
     """A JSON-able value that is computed once for each name.
 
     Args:
         kind: What it is, a folder of the cache.
         name: Stands for all that it depends on; letters and digits.
         learn: Computes it.
+        lasts: Whether a value holds while its name does; one that does not is not kept.
     """
     path = cache_folder() / kind / f"{name}.json"
     with contextlib.suppress(OSError, ValueError):
         return json.loads(path.read_text(encoding="utf-8"))
     value = learn()
+    if not lasts(value):
+        return value
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

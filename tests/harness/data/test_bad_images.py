@@ -1,6 +1,7 @@
 """Images that cannot be used: named, left out and counted up to a limit, or the end of a stage."""
 
 import dataclasses
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -127,6 +128,45 @@ def test_an_image_that_breaks_after_opening_stops_and_is_not_left_out(spoil, kin
             os.truncate(path, 600)
     with pytest.raises(ValueError, match=r"train"):
         dataset.images("train", np.arange(12))
+
+
+def _cannot_read(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    read = Path.read_bytes
+
+    def fail(path: Path) -> bytes:
+        if path.name == name:
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+
+
+@pytest.mark.parametrize("kind", ["image_folder"])
+def test_a_file_that_could_not_be_read_once_is_tried_again_at_the_next_opening(spoil, monkeypatch):
+    config = spoil({}, bad_images_limit=1)
+    with monkeypatch.context() as failing:
+        _cannot_read(failing, "000003.png")
+        dataset = open_dataset(config)
+        (left,) = dataset.left_out("train")
+        assert "000003.png" in left
+        assert "Input/output error" in left
+    with pytest.raises(ValueError, match=r"left out at opening \(1\), but are now none; put"):
+        dataset.content_fingerprint()
+    assert open_dataset(config).num_images("train") == 12
+
+
+@pytest.mark.parametrize("kind", ["image_folder"])
+def test_a_file_that_is_gone_is_left_out_or_named(spoil, tmp_path):
+    config = spoil({}, bad_images_limit=1)
+    path = tmp_path / "data" / "train" / "ant" / "000003.png"
+    path.unlink()
+    path.symlink_to(tmp_path / "nowhere")
+    dataset = open_dataset(config)
+    assert dataset.num_images("train") == 11
+    assert len(dataset.content_fingerprint()) == 64
+    strict = open_dataset(dataclasses.replace(config, bad_images_limit=0))
+    with pytest.raises(ValueError, match=r"every image must be readable, but .*000003\.png"):
+        strict.content_fingerprint()
 
 
 def test_evaluation_takes_all_that_are_good_where_some_were_left_out(spoil):

@@ -89,7 +89,7 @@ def test_classes_are_named_by_the_configuration_a_file_or_their_numbers(config, 
         (samples([png(0)], [3]), r"0\.\.2, but 1 of .*the first in sample 0 \(3\)"),
         (samples([png(0)], [-1]), r"0\.\.2, but 1 of"),
         (samples([png(0)], [0]), r"must hold 6 images .* 1 were found"),
-        ([], r"must hold 6 images .* 0 were found"),
+        ([], r"must hold 6 images .* 0 were found; fill it"),
     ],
 )
 def test_a_shard_that_is_not_as_declared_is_refused(config, tmp_path, members, message):
