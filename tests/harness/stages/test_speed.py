@@ -1,13 +1,19 @@
-"""Options of speed leave a training where it was, up to rounding."""
+"""Options of speed reach their stage, and leave a training where it was, up to rounding."""
 
 import json
+import shutil
 
 import pytest
+import torch
 
 from harness.execution import run_stage
 from harness.plan import Stage, make_plan
 from harness.store import Store
 from harness.sweep import Resources
+from models.autoencoder import Autoencoder
+from models.foundation import FeatureEncoder
+from models.lightningdit import LightningDiT
+from models.tokenizer_loss import TokenizerLoss
 
 CPU = 0.0
 ADVERSARY = "tokenizer.loss={discriminator: {kind: patchgan, num_layers: 1, base_width: 4}}"
@@ -45,3 +51,62 @@ def test_a_faster_step_has_the_losses_of_the_plain_one(kind, resources, toleranc
     assert len(found[0]) > 2
     for plain, fast in zip(*found, strict=True):
         assert fast == pytest.approx(plain, rel=tolerance, abs=tolerance)
+
+
+@pytest.fixture
+def asked(monkeypatch) -> list[str]:
+    """What the networks and optimisers of a stage are asked for, nothing being compiled."""
+    seen: list[str] = []
+    for owner, name in (
+        (Autoencoder, "compile_trunks"),
+        (TokenizerLoss, "compile_perceptual"),
+        (FeatureEncoder, "compile_features"),
+        (LightningDiT, "compile_blocks"),
+    ):
+        monkeypatch.setattr(owner, name, lambda _, name=name: seen.append(name))
+    for owner in (torch.optim.Adam, torch.optim.AdamW):
+        monkeypatch.setattr(owner, "__init__", _noting(owner.__init__, seen))
+    place = Autoencoder.to
+
+    def to(self, *arguments, **settings):
+        if settings.get("memory_format") == torch.channels_last:
+            seen.append("channels last")
+        return place(self, *arguments, **settings)
+
+    monkeypatch.setattr(Autoencoder, "to", to)
+    return seen
+
+
+def _noting(build, seen):
+    def init(self, *arguments, **settings):
+        seen.append("fused" if settings["fused"] else "not fused")
+        build(self, *arguments, **settings)
+
+    return init
+
+
+FAST = Resources(compile=True, channels_last=True)
+TRUNKS = {"compile_trunks", "channels last"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "wanted"),
+    [
+        ("tokenizer", {*TRUNKS, "compile_perceptual", "compile_features", "fused"}),
+        ("latents", TRUNKS),
+        ("generator", {"compile_blocks", "fused"}),
+        ("generation", {*TRUNKS, "compile_blocks"}),
+    ],
+)
+def test_every_option_reaches_its_stage(kind, wanted, load, tmp_path, asked):
+    plan, store = make_plan(load("grid.alignment=[vf]")), Store(tmp_path)
+    stage = next(each for each in plan.stages if each.kind == kind)
+    for source in stage.inputs.values():
+        bring(source, store, Resources())
+    for resources, expected in ((Resources(fused_optimizer=False), set()), (FAST, wanted)):
+        asked.clear()
+        outcome = run_stage(stage, store.root, resources, CPU)
+        assert outcome.status == "done", outcome.error
+        assert set(asked) - {"not fused"} == expected
+        assert ("not fused" in asked) == ("fused" in wanted and not expected)
+        shutil.rmtree(store.get(stage.kind, stage.key).path)
