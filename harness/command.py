@@ -1,7 +1,6 @@
 """What the commands share: where things lie, who runs the stages, and checks before any starts."""
 
 import argparse
-import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from harness.metrics.frechet import self_test
 from harness.plan import Stage, still_missing
 from harness.progress import ProgressView
 from harness.requirements import fetch_missing, missing_items, writable_error
-from harness.stage_log import UserStream, say, user_stream
+from harness.stage_log import user_stream
 from harness.stopping import INTERRUPTED, StopRequest, on_signals
 from harness.store import Store
 from harness.sweep import Resources, SweepFile
@@ -244,7 +243,7 @@ def _execute(
             if event.what == "ended":
                 ended(event.stage)
 
-        return run_graph(options, stages, store, resources, source, listen, fixed, stream)
+        return run_graph(options, stages, store, resources, source, listen, fixed, view.tell)
 
 
 def run_graph(
@@ -255,7 +254,7 @@ def run_graph(
     source: str,
     listen: Listener,
     feed: Feed,
-    stream: UserStream,
+    tell: Callable[[str], None],
 ) -> Mapping[str, Outcome]:
     """Run a graph in the chosen executor until it ends, a signal comes or too much has failed.
 
@@ -267,13 +266,12 @@ def run_graph(
         source: Where they were read from, for messages.
         listen: Called when a stage begins and ends.
         feed: Gives further stages.
-        stream: Where the user reads.
+        tell: Shows a text to the user; called within signal handlers too.
 
     Raises:
         Interrupted: By a signal, after running stages have written their checkpoints.
         KeyboardInterrupt: By a second signal.
     """
-    tell = functools.partial(say, stream)
     stop, ended = StopRequest(store.root), dict[str, Outcome]()
 
     def listen_and_count(event: StageEvent) -> None:

@@ -8,6 +8,7 @@ goes wrong in it is told in one line, and the run goes on without it.
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -20,7 +21,7 @@ from harness.executors.interface import Capacity, StageEvent
 from harness.forecast import History, capacity_of, remaining_s
 from harness.overview import OPEN, Overview, StageState, drawing, headline, stage_line
 from harness.plan import Stage
-from harness.stage_log import UserStream
+from harness.stage_log import UserStream, say
 from harness.store import Store
 from harness.sweep import Resources
 
@@ -64,6 +65,7 @@ class ProgressView:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._broken = False
+        self._told: deque[str] = deque()
         self._console = Console(file=self.stream)
         self._thread = threading.Thread(target=self._show, daemon=True)
         self._eta = _Eta(self)
@@ -75,6 +77,8 @@ class ProgressView:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join(JOIN_S)
+        while self._told:
+            say(self.stream, self._told.popleft())
 
     def add(self, stages: Sequence[Stage]) -> None:
         """Count further stages of a run that grows."""
@@ -89,6 +93,16 @@ class ProgressView:
                 self._console.print(text, highlight=False, markup=False)
             else:
                 self._say(text)
+
+    def tell(self, text: str) -> None:
+        """Say something as it is, from any thread or signal handler.
+
+        On a terminal the next drawing shows it above the table, which would cover it otherwise.
+        """
+        if self._console.is_terminal and self._thread.is_alive():
+            self._told.append(text)
+        else:
+            say(self.stream, text)
 
     def __call__(self, event: StageEvent) -> None:
         """Take note of a stage that began or ended."""
@@ -144,6 +158,8 @@ class ProgressView:
             if self._console.is_terminal:
                 with Live(console=self._console, auto_refresh=False, transient=True) as live:
                     while not self._stop.wait(REDRAW_EVERY_S):
+                        while self._told:
+                            live.console.print(self._told.popleft(), highlight=False, markup=False)
                         live.update(drawing(self.overview(), self._console), refresh=True)
             else:
                 while not self._stop.wait(LINE_EVERY_S):
@@ -231,7 +247,7 @@ class _Eta:
 
 def seconds_left(stage: Stage, state: StageState, history: History, held: Capacity) -> float | None:
     """Seconds that a stage needs yet: as it says itself, else as expected; None if unknown."""
-    if state.state == "running" and "eta_s" in state.progress:
+    if state.state in ("running", "interrupted") and "eta_s" in state.progress:
         return float(state.progress["eta_s"])
     expected = history.forecast(stage, held).wall_s
     if expected is None:

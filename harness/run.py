@@ -47,7 +47,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m harness.run",
         description="Run a sweep: every stage once, a table row for every trial, and the frontier. "
         "Running the same command again finishes what is missing and repeats nothing.",
-        epilog="exit codes: 0 all rows done, 1 some rows failed, 2 the request is wrong",
+        epilog="exit codes: 0 all rows done, 1 some rows failed, 2 the request is wrong, "
+        "130 stopped by Ctrl-C",
     )
     parser.add_argument("sweep", type=Path, help="a sweep file, for example sweeps/frontier.yaml")
     add_options(parser)

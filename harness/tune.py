@@ -61,7 +61,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description="Search settings of a trial with Optuna: every proposal is a row of the table, "
         "shared stages are made once. Running the same command again goes on to the asked number "
         "of finished trials.",
-        epilog="exit codes: 0 all trials finished, 1 some failed, 2 the request is wrong",
+        epilog="exit codes: 0 all trials finished, 1 some failed, 2 the request is wrong, "
+        "130 stopped by Ctrl-C",
     )
     parser.add_argument("sweep", type=Path, help="a tune file: sweeps/tune_alignment.yaml")
     add_options(
@@ -187,7 +188,7 @@ def _execute(
             view.add(new)
             return new
 
-        return run_graph(options, [], store, resources, tuning.source, view, feed, stream)
+        return run_graph(options, [], store, resources, tuning.source, view, feed, view.tell)
 
 
 def _repeat(

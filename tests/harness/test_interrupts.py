@@ -43,7 +43,7 @@ def start(tmp_path, write, tree):
 def wait_for(look) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while not look():
-        assert time.monotonic() < deadline, "the stage has not begun"
+        assert time.monotonic() < deadline, "what the test waits for did not happen"
         time.sleep(0.1)
 
 
@@ -82,3 +82,18 @@ def test_ctrl_c_twice_stops_now(start, tmp_path):
     _, said = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, said
     assert not list(tmp_path.glob("artifacts/tokenizer/*.partial/checkpoints/step-*.json"))
+
+
+def test_ctrl_c_twice_under_ray_ends_a_worker_that_does_not_answer(start, tmp_path):
+    process = start("--executor", "ray")
+    wait_for(lambda: is_training(tmp_path))
+    (lease,) = tmp_path.glob("artifacts/tokenizer/*.lease")
+    worker = json.loads(lease.read_text())["pid"]
+    os.kill(worker, signal.SIGSTOP)
+    process.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=3.0)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 130, said
+    wait_for(lambda: not Path(f"/proc/{worker}").exists())

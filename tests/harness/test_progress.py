@@ -4,8 +4,10 @@ import pytest
 
 from harness.execution import Outcome
 from harness.executors import Capacity, StageEvent
+from harness.forecast import History
+from harness.overview import StageState
 from harness.plan import make_plan
-from harness.progress import ProgressView
+from harness.progress import ProgressView, seconds_left
 from harness.store import Store
 
 
@@ -138,3 +140,38 @@ def test_a_terminal_shows_a_table_of_running_stages(load, tmp_path, stream, monk
     assert "0/7 stages" in text
     assert "starting 0 s" in text
     assert "started encoder" not in text
+
+
+def test_what_is_told_on_a_terminal_stands_above_the_table_and_is_not_drawn_over(
+    load, tmp_path, stream, monkeypatch
+):
+    for name, value in (("FORCE_COLOR", "1"), ("TERM", "xterm"), ("COLUMNS", "120")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("harness.progress.REDRAW_EVERY_S", 0.05)
+    with ProgressView(make_plan(load()).stages, Store(tmp_path), stream) as view:
+        view._stop.wait(0.2)
+        view.tell("stopping: press again")
+        view._stop.wait(0.2)
+    text = written(stream)
+    # The table before it is erased first, and the next one is drawn below.
+    before, _, after = text.partition("stopping: press again\n")
+    assert before.endswith("\x1b[2K")
+    assert "0/7 stages" in after.splitlines()[0]
+
+
+def test_what_is_told_to_a_view_that_ends_is_not_lost(load, tmp_path, stream, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr("harness.progress.REDRAW_EVERY_S", 60.0)
+    with ProgressView(make_plan(load()).stages, Store(tmp_path), stream) as view:
+        view.tell("stopping: press again")
+    view.tell("and after it")
+    assert "stopping: press again\nand after it\n" in written(stream)
+
+
+@pytest.mark.parametrize("state", ["running", "interrupted"])
+def test_what_a_training_said_itself_counts_also_after_it_was_killed(load, tmp_path, state):
+    stage = next(stage for stage in make_plan(load()).stages if stage.kind == "tokenizer")
+    seen = StageState(
+        key=stage.key, kind=stage.kind, label=stage.label, state=state, progress={"eta_s": 7.0}
+    )
+    assert seconds_left(stage, seen, History.of(Store(tmp_path)), Capacity(cpus=1.0)) == 7.0
