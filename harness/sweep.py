@@ -31,6 +31,8 @@ STAGE_KINDS = (
     "generation",
 )
 """Kinds of stages, in the order in which data flows through them."""
+ONE_WORKER_KINDS = ("encoder", "diagnostics")
+"""Kinds whose work is not shared between workers: further ones would compute the same again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +48,8 @@ class Resources:
     """A fraction up to 1 shares a GPU between stages; a whole number above 1 is that many workers
     with one GPU each; `auto` asks for one where the machine or cluster has any."""
     workers: int = 1
-    """Processes of a stage that holds no GPU; with GPUs there is one a GPU."""
+    """Processes of a stage that holds no GPU; with GPUs there is one a GPU. Kinds in
+    `ONE_WORKER_KINDS` have one in any case."""
     memory_gib: float | None = None
     """Host memory of each worker [GiB], set aside by Ray; absent: not accounted for."""
     accelerator_type: str = ""
@@ -149,8 +152,12 @@ class SweepFile:
         check_name(self.name)
 
     def resources_of(self, kind: str) -> Resources:
-        """The request of one stage kind."""
-        return self.resources.get(kind, self.resources.get("default", Resources()))
+        """The request of one stage kind; of `default`, kinds that share no work take one worker."""
+        request = self.resources.get(kind, self.resources.get("default", Resources()))
+        if kind not in ONE_WORKER_KINDS:
+            return request
+        gpus = request.gpus if request.gpus == "auto" else min(1.0, request.gpus)
+        return dataclasses.replace(request, gpus=gpus, workers=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -356,10 +363,10 @@ def _merge_default_resources(tree: dict[str, Any]) -> None:
 
 
 def check_resources(resources: Mapping[str, Resources]) -> None:
-    """Refuse requests of stage kinds that there are not.
+    """Refuse requests of stage kinds that there are not, and what a kind cannot use.
 
     Raises:
-        ConfigError: Names the kind and the valid ones.
+        ConfigError: Names the kind and what is valid.
     """
     for kind in resources:
         valid = (*STAGE_KINDS, "default")
@@ -375,6 +382,16 @@ def check_resources(resources: Mapping[str, Resources]) -> None:
             "these; set evaluation.extraction.compile",
             path="resources.reference.compile",
         )
+    for kind in ONE_WORKER_KINDS:
+        asked = resources.get(kind, default)
+        for name in ("workers", "gpus"):
+            value = getattr(asked, name)
+            if value != getattr(default, name) and value != "auto" and value > 1:
+                raise ConfigError(
+                    f"must be at most 1, because the work of this kind is not shared between "
+                    f"workers, but got {value:g}; use 1",
+                    path=f"resources.{kind}.{name}",
+                )
 
 
 def _check_axes(file: SweepFile) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from ipaddress import ip_address
 from typing import Any
 
 import ray
@@ -73,6 +74,13 @@ def _start(say: Say, quiet: dict[str, Any]) -> None:
     ray.init(
         address="local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet
     )
+    found = ray.nodes()[0]["NodeManagerAddress"]
+    if not ip_address(found).is_loopback:
+        say(
+            f"note: Ray listens on {found}, not on the loopback interface alone: "
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER asks for it, or Ray was imported before "
+            "harness.executors.ray_environment.prepare was called"
+        )
 
 
 def _require_answer(address: str) -> None:

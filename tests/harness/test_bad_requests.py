@@ -191,6 +191,10 @@ FILES = {
     ),
     "a name that leaves the folder": ({"name": "../x"}, ["name", "'../x'", "names a folder"]),
     "a name that is the folder above": ({"name": ".."}, ["name", "names a folder"]),
+    "several workers for a stage that shares no work": (
+        {"resources": {"encoder": {"gpus": 0, "workers": 2}}},
+        ["resources.encoder.workers", "must be at most 1", "but got 2; use 1"],
+    ),
     "resources of an unknown stage": (
         {"resources": {"tokeniser": {"cpus": 1}}},
         ["resources.tokeniser", "did you mean 'tokenizer'"],

@@ -139,6 +139,28 @@ def test_an_unwritable_home_and_a_long_temporary_path_do_not_keep_ray_from_start
     assert all("127.0.0.1" in address for address in listening), listening
 
 
+TOO_LATE = """
+import ray
+from harness.executors.ray_connection import connected
+with connected(None, print):
+    pass
+"""
+
+
+def test_a_ray_that_listens_beyond_loopback_because_it_was_imported_first_is_told():
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment.pop("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", None)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", TOO_LATE],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "not on the loopback interface alone" in done.stdout
+
+
 def test_a_long_temporary_path_without_a_short_one_names_the_variable(monkeypatch):
     monkeypatch.setenv("RAY_TMPDIR", "/somewhere/" + "deep/" * 20)
     monkeypatch.setattr(os, "access", lambda path, mode: False)
