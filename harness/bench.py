@@ -83,8 +83,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--limit-s",
-        type=float,
-        default=None,
+        type=_seconds,
         metavar="S",
         help="skip what would take longer than this, by its operations; default 120, quick 30",
     )
@@ -102,6 +101,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--sizes goes without a sweep, which has a generator of its own")
     if options.settings and options.sweep is None:
         parser.error("--set overrides a value of a sweep; name the sweep file too")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda needs a GPU that PyTorch sees, but it sees none; use auto")
     return options
 
 
@@ -109,6 +110,13 @@ def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, but got {value}")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"must be positive, but got {text}")
     return value
 
 

@@ -123,10 +123,20 @@ def test_what_takes_too_long_is_a_row_with_its_reason(benched):
     assert "skipped: " in out
 
 
-def test_settings_without_a_sweep_are_refused(capsys):
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "tokenizer.latent_dim=4"], "name the sweep file"),
+        (["--limit-s", "-3"], "must be positive, but got -3"),
+        (["--repeats", "0"], "must be at least 1, but got 0"),
+        (["--device", "cuda"], "it sees none; use auto"),
+    ],
+)
+def test_a_request_that_cannot_be_is_refused(arguments, message, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit):
-        main(["--set", "tokenizer.latent_dim=4"])
-    assert "name the sweep file" in capsys.readouterr().err
+        main(arguments)
+    assert message in capsys.readouterr().err
 
 
 def test_the_table_for_people_shows_spread_and_reasons():
