@@ -119,6 +119,11 @@ def is_held(path: Path) -> bool:
     return seen is not None and _lives(path, seen) is not False
 
 
+def has_process(pid: int) -> bool:
+    """Whether a process of this number runs in this process table."""
+    return _process_start(pid) is not None
+
+
 def describe_holder(path: Path) -> str:
     """Host and process number of a lease's holder, in words."""
     try:

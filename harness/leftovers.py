@@ -8,11 +8,13 @@ import contextlib
 import re
 import secrets
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 from harness.durable import storage_errors
-from harness.lease import StageBusy, hold
+from harness.lease import StageBusy, has_process, hold, is_held
+from harness.stopping import FOLDER as DRIVERS
 
 OLD_S = 3600.0
 """Age beyond which a file that lives for moments only is a leftover, in seconds of the disk."""
@@ -20,6 +22,10 @@ MOMENTARY = re.compile(r"\.lease\.[0-9a-f]{16,32}(\.dead|\.now)?$")
 """Names of a lease on its way in or out, and of the probe of a file system's clock."""
 GONE = re.compile(r"^\..+\.gone$")
 """Names of folders whose removal has begun."""
+GANGS = ".gangs"
+"""Folder of the store that holds Ray Train's notes, a folder a gang: `<start of its key>-<digits>`."""
+KEY_DIGITS = 16
+"""Digits of a stage's key in the name of its gang's notes."""
 
 
 def discard(folder: Path) -> None:
@@ -51,7 +57,7 @@ def clear_leftovers(root: Path, old_s: float = OLD_S) -> int:
         elif path.suffix not in (".partial", ".lease") or not _clear_finished(path):
             continue
         removed += 1
-    return removed
+    return removed + _clear_drivers(root / DRIVERS) + _clear_gangs(root, now - old_s)
 
 
 def remove_temporary(folder: Path, old_s: float = OLD_S) -> None:
@@ -77,10 +83,39 @@ def _clear_finished(path: Path) -> bool:
     return True
 
 
+def _clear_drivers(folder: Path) -> int:
+    """Remove the stop requests of this machine's drivers that were killed."""
+    removed = 0
+    for path in folder.glob("*-*-*"):
+        host, pid, _ = path.name.rsplit("-", 2)
+        if host == socket.gethostname() and pid.isdigit() and not has_process(int(pid)):
+            path.unlink(missing_ok=True)
+            removed += 1
+    _remove_empty(folder)
+    return removed
+
+
+def _clear_gangs(root: Path, before: float) -> int:
+    """Remove the notes of gangs that began before this time and don't hold their stage any more."""
+    removed = 0
+    for path in (root / GANGS).glob("*-*"):
+        leases = root.glob(f"*/{path.name[:KEY_DIGITS]}*.lease")
+        if _modified(path) < before and not any(is_held(lease) for lease in leases):
+            shutil.rmtree(path, ignore_errors=True)
+            removed += 1
+    _remove_empty(root / GANGS)
+    return removed
+
+
+def _remove_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
 def _entries(root: Path) -> Iterator[Path]:
     with contextlib.suppress(OSError):
         for kind in sorted(root.iterdir()):
-            if kind.is_dir():
+            if kind.is_dir() and kind.name not in (DRIVERS, GANGS):
                 yield from sorted(kind.iterdir())
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 FOLDER = ".drivers"
-"""Folder of the store that holds one file for each driver that runs."""
+"""Folder of the store that holds one file for each driver that runs: `<host>-<process>-<digits>`."""
 POLL_S = 1.0
 """Seconds between two looks of a running stage at its driver's file."""
 
@@ -53,6 +53,7 @@ class StopRequest:
         self.reason = self.reason or reason
         # Where the store has gone, the stages notice by themselves.
         with contextlib.suppress(OSError):
+            self.path.parent.mkdir(exist_ok=True)
             self.path.write_text("stop", encoding="utf-8")
 
     @contextlib.contextmanager

@@ -16,6 +16,7 @@ from typing import Any
 
 from harness.execution import Outcome, run_stage
 from harness.failures import FailureKind, classify, most_telling, one_line
+from harness.leftovers import GANGS, KEY_DIGITS
 from harness.plan import Stage
 from harness.sweep import Resources
 from harness.world import PATIENCE_S, World
@@ -61,7 +62,7 @@ def run_gang(gang: Gang) -> Outcome:
     from ray.train.torch import TorchConfig, TorchTrainer
 
     # Every machine must see it; it holds Ray Train's own notes and goes when the gang ends.
-    notes = gang.store_root / ".gangs" / f"{gang.stage.key[:16]}-{secrets.token_hex(4)}"
+    notes = gang.store_root / GANGS / f"{gang.stage.key[:KEY_DIGITS]}-{secrets.token_hex(4)}"
     backend = "nccl" if gang.gpus else "gloo"
     trainer = TorchTrainer(
         _work,

@@ -2,12 +2,16 @@
 
 import json
 import os
+import socket
+import subprocess
+import sys
 import time
 
 import pytest
 
-from harness.lease import process_table
+from harness.lease import hold, process_table
 from harness.leftovers import clear_leftovers, discard, remove_temporary
+from harness.stopping import StopRequest
 from harness.store import Store
 
 
@@ -86,3 +90,37 @@ def test_old_temporary_files_of_results_are_removed(tmp_path):
     (tmp_path / ".table.csv.def.tmp").touch()
     remove_temporary(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [".table.csv.def.tmp"]
+
+
+def test_what_a_killed_driver_asked_is_removed_and_what_a_living_one_asks_is_left(store):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    folder = store.root / ".drivers"
+    with StopRequest(store.root).open() as living:
+        (folder / f"{socket.gethostname()}-{ended.pid}-0123abcd").write_text("run")
+        (folder / f"elsewhere-{ended.pid}-0123abcd").write_text("run")
+        clear_leftovers(store.root)
+        left = sorted(path.name for path in folder.iterdir())
+    assert left == sorted([living.path.name, f"elsewhere-{ended.pid}-0123abcd"])
+
+
+def test_a_stop_request_whose_file_and_folder_were_removed_is_made_anew(store):
+    stop = StopRequest(store.root)
+    with stop.open():
+        stop.path.unlink()
+        stop.path.parent.rmdir()
+        stop.request("interrupted")
+        assert stop.path.read_text() == "stop"
+
+
+def test_notes_of_a_gang_go_once_they_are_old_and_nobody_holds_its_stage(store):
+    notes = store.root / ".gangs" / "0123456789abcdef-0123abcd"
+    notes.mkdir(parents=True)
+    clear_leftovers(store.root)
+    assert notes.exists()
+    make_old(notes)
+    with hold(store.root / "tokenizer" / "0123456789abcdef0123.lease"):
+        clear_leftovers(store.root)
+        assert notes.exists()
+    clear_leftovers(store.root)
+    assert not notes.parent.exists()
