@@ -23,7 +23,7 @@ MOMENTARY = re.compile(r"\.lease\.[0-9a-f]{16,32}(\.dead|\.now)?$")
 GONE = re.compile(r"^\..+\.gone$")
 """Names of folders whose removal has begun."""
 GANGS = ".gangs"
-"""Folder of the store that holds Ray Train's notes, a folder a gang: `<start of its key>-<digits>`."""
+"""Folder of the store with Ray Train's notes, a folder a gang: `<start of its key>-<digits>`."""
 KEY_DIGITS = 16
 """Digits of a stage's key in the name of its gang's notes."""
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 FOLDER = ".drivers"
-"""Folder of the store that holds one file for each driver that runs: `<host>-<process>-<digits>`."""
+"""Folder of the store that holds a file for each driver that runs: `<host>-<process>-<digits>`."""
 POLL_S = 1.0
 """Seconds between two looks of a running stage at its driver's file."""
 
