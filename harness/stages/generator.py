@@ -242,9 +242,15 @@ def _token_alignment(
     assert config.data is not None
     assert seed is not None
     torch.manual_seed(derive_seed(seed, "generator", "representation"))
-    encoder = context.inputs["representation"]
+    encoder, encoded = context.inputs["representation"], context.inputs["latents"]
     return TokenAlignment(
-        repa, model, encoder, data=config.data, crop=config.crop, views=latents.views
+        repa,
+        model,
+        encoder,
+        data=config.data,
+        crop=config.crop,
+        views=latents.views,
+        content=encoded.result.get("data_content"),
     )
 
 

@@ -26,6 +26,10 @@ class TokenAlignment:
         data: the images that the latents were encoded from.
         crop: crop and resize before they were encoded.
         views: names of the latents' views, as in their set.
+        content: hash of those images as the latents recorded it; None: they did not.
+
+    Raises:
+        ValueError: The images are others now, so that positions would name other ones.
     """
 
     def __init__(
@@ -37,12 +41,19 @@ class TokenAlignment:
         data: DataConfig,
         crop: Crop,
         views: Sequence[str],
+        content: str | None = None,
     ) -> None:
         self.config = config
         self._grid = model.grid
         self._device = model.pos_embed.device
         self._encoder = load_encoder(encoder, self._device)
         self._dataset = open_dataset(data, self._device)
+        if content is not None and (now := self._dataset.content_fingerprint()) != content:
+            raise ValueError(
+                f"images must be those that the latents were encoded from (data_content {content}), "
+                f"but are others ({now}); put them and `bad_images_limit` back, or give the new "
+                "ones another data.name"
+            )
         self._pipeline: Pipeline | None = published(crop)
         self._is_mirrored = np.array([view == "latents_flip" for view in views])
         width, feature_dim = model.config.shape.width, self._encoder.feature_dim

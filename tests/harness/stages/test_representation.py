@@ -8,7 +8,7 @@ import torch
 
 from harness.configuration import ConfigError
 from harness.cost import estimate
-from harness.data import open_dataset
+from harness.data import DigitsDataset, open_dataset
 from harness.data.pixel_range import to_model_range
 from harness.execution import run_stage
 from harness.plan import Stage, make_plan
@@ -115,6 +115,17 @@ def test_features_are_those_of_the_image_or_its_mirror_image(load, store):
     expected = torch.stack([images[0], images[1].flip(-1)])
     features = load_encoder(artifact, cpu).features(expected, (2, 2))
     assert torch.equal(alignment.features(alignment.images(indices, np.array([0, 1]))), features)
+
+
+def test_images_other_than_those_behind_the_latents_are_refused(load, store, monkeypatch):
+    stage = generator(load, repa(), "generator.seed=7")
+    for source in stage.inputs.values():
+        bring(source, store)
+    monkeypatch.setattr(DigitsDataset, "content_fingerprint", lambda _: "others")
+    outcome = run_stage(stage, store.root, Resources(), 0.0)
+    assert outcome.status == "failed"
+    assert "must be those that the latents were encoded from" in outcome.error
+    assert "are others (others)" in outcome.error
 
 
 def test_the_estimate_counts_the_encoder(load):
