@@ -37,6 +37,7 @@ from harness.plan import (
 )
 from harness.protocol import generation_protocol, made_elsewhere, reconstruction_protocol
 from harness.protocol_presets import generation_name, reconstruction_name
+from harness.reference_source import ReferenceImages, ReferenceSource, StatisticsFile
 from harness.results import write_given_row
 from harness.stages.generation import GenerationStage
 from harness.stages.given_pairs import GivenPairsStage
@@ -52,7 +53,7 @@ from harness.table import (
     generation_columns,
     reconstruction_columns,
 )
-from harness.trial import ReferenceImages, ReferenceSource, StatisticsFile, Trial, published
+from harness.trial import Trial, published
 
 _DESCRIBING = (
     "tokenizer",

@@ -9,6 +9,7 @@ from typing import Any
 
 from harness.configuration import ConfigError
 from harness.keys import content_hash
+from harness.reference_source import ReferenceImages, StatisticsFile
 from harness.stages import registry
 from harness.stages.diagnostics import DiagnosticsStage
 from harness.stages.encoder import EncoderStage
@@ -27,9 +28,7 @@ from harness.trial import (
     GeneratorConfig,
     Guidance,
     LatentDiagnostics,
-    ReferenceImages,
     REPAWith,
-    StatisticsFile,
     Trial,
 )
 

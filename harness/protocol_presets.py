@@ -21,16 +21,10 @@ from typing import Any
 from harness.configuration import ConfigError, nearest, validate
 from harness.keys import content_hash, to_plain
 from harness.metrics.extractors import INCEPTION_SHA256
+from harness.reference_source import ReferenceSource, StatisticsFile
 from harness.stages.reconstruction import ReconstructionStage
 from harness.stages.weights import VGG16_SHA256
-from harness.trial import (
-    DataConfig,
-    EvaluationConfig,
-    Guidance,
-    ReferenceSource,
-    StatisticsFile,
-    Trial,
-)
+from harness.trial import DataConfig, EvaluationConfig, Guidance, Trial
 
 _INCEPTION = {"kind": "inception", "sha256": INCEPTION_SHA256}
 _NO_GUIDANCE = {"kind": "none"}

@@ -10,6 +10,7 @@ from harness.durable import StorageError, replacing
 from harness.latent_folder import LatentFolder
 from harness.plan import Stage
 from harness.pretrained import DiffusersTokenizerConfig
+from harness.reference_source import ReferenceImages, StatisticsFile
 from harness.stages.encoder import EncoderStage
 from harness.stages.generator import GeneratorStage
 from harness.stages.given_pairs import GivenPairsStage
@@ -20,7 +21,7 @@ from harness.stages.reconstruction import ReconstructionStage
 from harness.stages.reference import ReferenceStage
 from harness.stages.tokenizer import TokenizerStage
 from harness.stages.weights import missing_checkpoint, missing_lpips, missing_weights
-from harness.trial import AnyTokenizerConfig, ReferenceImages, StatisticsFile
+from harness.trial import AnyTokenizerConfig
 
 ENCODER_PATHS = {
     "encoder": "tokenizer.alignment.encoder",

@@ -16,7 +16,8 @@ from harness.protocol_presets import apply_presets
 from harness.stages.pretrained import describe_tokenizer
 from harness.stages.reference import describe_source
 from harness.stages.weights import describe_file, describe_weights
-from harness.trial import AlignedWith, AutoGuidanceWith, REPAWith, Trial, check_trial
+from harness.trial import AlignedWith, AutoGuidanceWith, REPAWith, Trial
+from harness.trial_checks import check_trial
 
 F = TypeVar("F")
 

@@ -19,16 +19,11 @@ from harness.execution import run_stage
 from harness.latent_folder import EncodedHere
 from harness.plan import Stage, make_plan
 from harness.pretrained import DiffusersTokenizerConfig
+from harness.reference_source import TrainingSplit
 from harness.store import Artifact, Store
 from harness.sweep import Point, Resources, Sweep, SweepFile
 from harness.training import TrainingConfig
-from harness.trial import (
-    AlignedWith,
-    InDomainEncoder,
-    NoDiagnostics,
-    TrainingSplit,
-    Trial,
-)
+from harness.trial import AlignedWith, InDomainEncoder, NoDiagnostics, Trial
 from models.discriminator import DiscriminatorConfig
 from models.foundation import TimmEncoderConfig
 from models.guidance import NoGuidance

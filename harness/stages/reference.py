@@ -24,20 +24,12 @@ from harness.metrics.extractors import ExtractionConfig, FeatureExtractor
 from harness.metrics.frechet import FeatureStatistics
 from harness.metrics.sample_scores import Reference
 from harness.metrics.statistics_files import read_statistics
+from harness.reference_source import ReferenceImages, ReferenceSource, StatisticsFile, TrainingSplit
 from harness.stages.context import StageContext
 from harness.stages.encoder import load_extractor
 from harness.stages.weights import check_file, describe_file
 from harness.store import Artifact, write_tensors
-from harness.trial import (
-    Crop,
-    DataConfig,
-    ReferenceImages,
-    ReferenceSource,
-    StatisticsFile,
-    TrainingSplit,
-    Trial,
-    published,
-)
+from harness.trial import Crop, DataConfig, Trial, published
 from models.batch_part import slices_of
 
 VERSION = 2

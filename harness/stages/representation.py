@@ -50,9 +50,9 @@ class TokenAlignment:
         self._dataset = open_dataset(data, self._device)
         if content is not None and (now := self._dataset.content_fingerprint()) != content:
             raise ValueError(
-                f"images must be those that the latents were encoded from (data_content {content}), "
-                f"but are others ({now}); put them and `bad_images_limit` back, or give the new "
-                "ones another data.name"
+                "images must be those that the latents were encoded from (data_content "
+                f"{content}), but are others ({now}); put them and `bad_images_limit` back, or "
+                "give the new ones another data.name"
             )
         self._pipeline: Pipeline | None = published(crop)
         self._is_mirrored = np.array([view == "latents_flip" for view in views])
