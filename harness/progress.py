@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 
 from harness.executors.interface import Capacity, StageEvent
@@ -160,7 +160,9 @@ class ProgressView:
                     while not self._stop.wait(REDRAW_EVERY_S):
                         while self._told:
                             live.console.print(self._told.popleft(), highlight=False, markup=False)
-                        live.update(drawing(self.overview(), self._console), refresh=True)
+                        shown = drawing(self.overview(), self._console)
+                        # Ends on an empty line: ^C, echoed on a full one, would move it all down.
+                        live.update(Group(shown, ""), refresh=True)
             else:
                 while not self._stop.wait(LINE_EVERY_S):
                     for line in self.lines():

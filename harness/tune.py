@@ -5,12 +5,14 @@ import itertools
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import optuna
 
 from analysis.tuning_figures import write_tuning_figures
+from harness import events
 from harness.command import (
     EXIT_DONE,
     EXIT_ROWS_FAILED,
@@ -23,7 +25,9 @@ from harness.command import (
 )
 from harness.configuration import ConfigError
 from harness.description import describe_plan, plan_text
+from harness.events import EventLog
 from harness.execution import Outcome
+from harness.executors import StageEvent
 from harness.lease import StageBusy, hold
 from harness.plan import Stage, make_plan, stages_to_run
 from harness.progress import ProgressView
@@ -173,7 +177,17 @@ def _execute(
 ) -> Mapping[str, Outcome]:
     tuning = study.tuning
 
+    log, verdicts = EventLog(results / events.FILE), Counter[str]()
+
     def announce(asked: Asked, verdict: Verdict) -> None:
+        verdicts[verdict.status] += 1
+        log.write(
+            "trial_ended",
+            number=asked.number,
+            trial_id=asked.point.trial_id,
+            status=verdict.status,
+            words=verdict.words,
+        )
         name = f" ({asked.name})" if asked.name else ""
         view.note(f"trial {asked.number}{name} {verdict.status}: {verdict.words}")
 
@@ -181,6 +195,12 @@ def _execute(
     if not search.todo:
         return {}
     resources = {kind: tuning.base.resources_of(kind) for kind in STAGE_KINDS}
+    log.start(
+        tuning.file.name,
+        store=store.root,
+        executor=options.executor,
+        trials_to_run=len(search.todo),
+    )
     with user_stream() as stream, ProgressView([], store, stream, resources=resources) as view:
 
         def feed(outcomes: Mapping[str, Outcome], capacity: int) -> Sequence[Stage]:
@@ -188,7 +208,20 @@ def _execute(
             view.add(new)
             return new
 
-        return run_graph(options, [], store, resources, tuning.source, view, feed, view.tell)
+        def listen(event: StageEvent) -> None:
+            view(event)
+            log(event)
+
+        try:
+            outcomes = run_graph(
+                options, [], store, resources, tuning.source, listen, feed, view.tell
+            )
+        except BaseException as error:
+            ended = "interrupted" if isinstance(error, KeyboardInterrupt) else "error"
+            log.end(ended, {}, verdicts)
+            raise
+    log.end("rows_failed" if study.remaining() else "done", outcomes, verdicts)
+    return outcomes
 
 
 def _repeat(

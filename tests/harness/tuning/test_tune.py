@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from harness.events import read_events
 from harness.lease import hold
 from harness.run import main as run_sweep
 from harness.stages import registry
@@ -44,6 +45,19 @@ def test_every_trial_is_a_row_and_the_outputs_are_there(command, write, tree, mo
     again = command(write(tree))
     assert (again.code, again.out.split("\n\n")[:2]) == (0, ended.out.split("\n\n")[:2])
     assert "started" not in again.err
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_what_happened_stands_in_the_events(command, write, tree):
+    assert command(write(tree)).code == 0
+    events = list(read_events(RESULTS / "events.jsonl"))
+    first, last = events[0], events[-1]
+    assert (first["event"], first["trials_to_run"]) == ("sweep_started", 4)
+    assert (last["event"], last["status"], last["rows"]) == ("sweep_ended", "done", {"done": 4})
+    ended = [event for event in events if event["event"] == "trial_ended"]
+    assert [event["trial_id"] for event in ended] == list(trials()["trial_id"])
+    stages = [event["key"] for event in events if event["event"] == "stage_ended"]
+    assert len(stages) == len(set(stages)) == last["stages"]["done"]
 
 
 @pytest.mark.usefixtures("undrawn")
