@@ -124,7 +124,12 @@ def test_a_number_can_be_traced_to_its_stage_and_settings(folders):
 
 def test_nothing_in_the_store_is_pickled(folders):
     files = [path for path in (folders["ray"] / "artifacts").rglob("*") if path.is_file()]
-    assert {path.suffix for path in files} <= {".json", ".jsonl", ".safetensors", ".png"}
+    curves = [path for path in files if path.name.startswith("events.out.tfevents.")]
+    kinds = {path.suffix for path in files if path not in curves}
+    assert kinds <= {".json", ".jsonl", ".safetensors", ".png", ".txt"}
+    # What pickles, and archives of pickles (`torch.save`), begin with.
+    pickled = (b"\x80\x02", b"\x80\x04", b"\x80\x05", b"PK")
+    assert not [path for path in files if path.read_bytes().startswith(pickled)]
 
 
 def test_the_same_command_again_executes_nothing_and_starts_no_executor(
