@@ -1,6 +1,7 @@
 """Starts Ray on this machine, or connects to a cluster; failures say what to do about them."""
 
 import contextlib
+import errno
 import os
 import selectors
 import socket
@@ -25,6 +26,9 @@ ANSWER_S = 20.0
 """Seconds that a cluster has to answer as Ray does."""
 REFUSED_TOKEN = ("Unauthenticated", "InvalidAuthToken", "AuthenticationError")
 """What Ray says where tokens differ."""
+
+UNWRITABLE = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EROFS)
+"""What the file system says of a temporary folder that cannot be used."""
 
 PROBE = """
 import sys, ray
@@ -164,8 +168,8 @@ def _remedy(cause: str) -> str:
         return "set RAY_TMPDIR to a short path such as /tmp/r"
     if "auth_token" in cause or ".ray" in cause:
         return "the home folder cannot be written: leave RAY_AUTH_MODE unset, or set it to disabled"
-    if "Permission" in cause or "Errno 13" in cause or "Errno 30" in cause:
-        return "a folder cannot be written: set RAY_TMPDIR to one of your own, such as /tmp/r"
+    if "Permission" in cause or any(f"Errno {number}]" in cause for number in UNWRITABLE):
+        return "set RAY_TMPDIR to a folder of your own that can be written, such as /tmp/r"
     if "No space" in cause or "Errno 28" in cause:
         return "a disk is full: free space, or set RAY_TMPDIR to a folder on another one"
     return "look into the newest session_*/logs below its temporary folder (/tmp/ray)"

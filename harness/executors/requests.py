@@ -92,8 +92,9 @@ def refusal(kind: str, demand: Demand, machines: Sequence[Amounts], *, hint: str
     """The error of a request that these machines can never meet."""
     sizes = ", ".join(f"{m.get('CPU', 0):g}/{m.get('GPU', 0):g}" for m in machines) or "none"
     one = "" if demand.workers > 1 else " on one machine"
+    fewer = "gpus=auto" if demand.gpus else "workers=1" if demand.workers > 1 else "cpus=1"
     return ConfigError(
         f"asks for {demand}{one}, but the machines have {sizes} (CPUs/GPUs); lower the request "
-        f"(`--set resources.{kind}.{'gpus=auto' if demand.gpus else 'cpus=1'}`){hint}",
+        f"(`--set resources.{kind}.{fewer}`){hint}",
         path=f"resources.{kind}",
     )

@@ -3,7 +3,7 @@
 import pytest
 
 from harness.executors.placement import in_priority, place
-from harness.executors.requests import Demand, demand_of, is_possible, side_by_side
+from harness.executors.requests import Demand, demand_of, is_possible, refusal, side_by_side
 from harness.plan import Stage
 from harness.stages.encoder import EncoderStage
 from harness.sweep import Resources
@@ -139,3 +139,17 @@ def test_gpus_that_no_stage_can_hold_are_refused_with_the_reason(gpus):
 def test_workers_beside_gpus_are_refused():
     with pytest.raises(ValueError, match="write `gpus: 4` alone"):
         Resources(gpus=2, workers=4)
+
+
+@pytest.mark.parametrize(
+    ("demand", "setting"),
+    [
+        (gpus(1, workers=8), "gpus=auto"),
+        (Demand(workers=9, each={"CPU": 1.0}), "workers=1"),
+        (Demand(each={"CPU": 64.0}), "cpus=1"),
+    ],
+)
+def test_a_refusal_lowers_what_was_too_much(demand, setting):
+    assert f"--set resources.generator.{setting}`" in str(
+        refusal("generator", demand, [machine()], hint="")
+    )

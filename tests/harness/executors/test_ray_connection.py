@@ -139,6 +139,21 @@ def test_an_unwritable_home_and_a_long_temporary_path_do_not_keep_ray_from_start
     assert all("127.0.0.1" in address for address in listening), listening
 
 
+@pytest.mark.parametrize(
+    "refusal", [FileNotFoundError(2, "No such file"), OSError(30, "Read-only")]
+)
+def test_a_temporary_folder_that_cannot_be_used_is_to_be_replaced(monkeypatch, refusal):
+    def refuse(*_, **__) -> None:
+        raise refusal
+
+    monkeypatch.setattr("ray.init", refuse)
+    with (
+        pytest.raises(ConfigError, match="set RAY_TMPDIR to one of your own"),
+        connected(None, print),
+    ):
+        pass
+
+
 TOO_LATE = """
 import ray
 from harness.executors.ray_connection import connected
