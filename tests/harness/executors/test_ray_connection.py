@@ -148,7 +148,7 @@ def test_a_temporary_folder_that_cannot_be_used_is_to_be_replaced(monkeypatch, r
 
     monkeypatch.setattr("ray.init", refuse)
     with (
-        pytest.raises(ConfigError, match="set RAY_TMPDIR to one of your own"),
+        pytest.raises(ConfigError, match="set RAY_TMPDIR to a folder of your own"),
         connected(None, print),
     ):
         pass
