@@ -24,8 +24,9 @@ POLL_S = 1.0
 INTERRUPTED = "interrupted"
 """Reason of a request by signal."""
 ONCE = (
-    "stopping: no further stage is started, and running ones write a checkpoint and end. Press "
-    "Ctrl-C again to stop now, at the cost of the work since the last checkpoint"
+    "stopping: no further stage is started; trainings write a checkpoint and end, other stages end "
+    "and start anew next time. Press Ctrl-C again to stop now, at the cost of the work "
+    "since the last checkpoint"
 )
 """What is said to the first signal."""
 

@@ -76,11 +76,6 @@ class World:
         """This worker's run of `count` things; sizes differ by one at most, and may be 0."""
         return slice(self.rank * count // self.size, (self.rank + 1) * count // self.size)
 
-    def share(self, count: int) -> float:
-        """This worker's part of `count` things as a fraction of them."""
-        part = self.part(count)
-        return (part.stop - part.start) / count
-
     def sum(self, tensor: Tensor) -> Tensor:
         """Sum over the workers, the same bits on each; not differentiable."""
         if self.is_alone:
