@@ -96,7 +96,7 @@ def draw_frontier(data: FrontierData) -> Figure:
     axes = panels[0, 0]
     label_panel(
         axes,
-        x=label_distance("reconstruction", name, "evaluation split"),
+        x=label_distance("reconstruction", name, "eval split"),
         y=label_distance("generation", name, "samples"),
     )
     scale_axis(axes, "x", data.points["rfid"])

@@ -38,7 +38,7 @@ WIDTH_INCH, HEIGHT_INCH = 6.5, 4.5
 """A search's figures are as wide as a page: names of trials stand beside their points."""
 TITLE_SIZE = 9.0
 SEARCHED, BEYOND = "0.45", "0.75"
-DISTANCES = {"rfid": ("reconstruction", "evaluation split"), "gfid": ("generation", "samples")}
+DISTANCES = {"rfid": ("reconstruction", "eval split"), "gfid": ("generation", "samples")}
 
 
 def write_tuning_figures(results: Path) -> list[Path]:
