@@ -53,8 +53,8 @@ def test_a_flipped_byte_in_a_checkpoint_costs_time_and_nothing_else(
 def test_a_flipped_byte_in_an_artifact_is_made_anew_with_the_same_bits(folder, small_undisturbed):
     assert Command(folder, SMALL).process.wait(timeout=300) == 0
     (generator,) = (folder / "artifacts" / "generator").iterdir()
-    (generation,) = (folder / "artifacts" / "generation").iterdir()
-    generation.rename(folder / "away")
+    for number, generation in enumerate((folder / "artifacts" / "generation").iterdir()):
+        generation.rename(folder / f"away-{number}")
     flip(next(generator.glob("*.safetensors")))
     again = Command(folder, SMALL)
     assert again.process.wait(timeout=300) == 0
