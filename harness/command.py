@@ -16,10 +16,11 @@ from harness.metrics.frechet import self_test
 from harness.plan import Stage, still_missing
 from harness.progress import ProgressView
 from harness.requirements import fetch_missing, missing_items, writable_error
+from harness.resources import Resources
 from harness.stage_log import user_stream
 from harness.stopping import INTERRUPTED, StopRequest, on_signals
 from harness.store import Store
-from harness.sweep import Resources, SweepFile
+from harness.sweep import SweepFile
 
 EXIT_DONE, EXIT_ROWS_FAILED, EXIT_WRONG_REQUEST, EXIT_INTERRUPTED = 0, 1, 2, 130
 

@@ -27,11 +27,11 @@ from harness.keys import to_plain
 from harness.lease import StageBusy
 from harness.measured_cost import Meter, cost_record, precision_of
 from harness.plan import Stage, with_inputs
+from harness.resources import Resources
 from harness.stages import registry
 from harness.stages.context import StageContext
 from harness.stopping import StopRequested
 from harness.store import Artifact, DamagedArtifact, Store, Work
-from harness.sweep import Resources
 from harness.world import WorkerLost, World
 
 Status = Literal["done", "reused", "busy", "failed", "diverged", "stopped", "blocked"]

@@ -17,8 +17,8 @@ from harness.execution import cpu_name
 from harness.executors.interface import Capacity
 from harness.measured_cost import precision_of
 from harness.plan import Stage
+from harness.resources import Resources
 from harness.store import Store
-from harness.sweep import Resources
 
 Source = Literal["measured", "device", "assumed", "unknown"]
 """Where a forecast comes from: `measured`: the nearest stage of its kind on this kind of device;

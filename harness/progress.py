@@ -21,9 +21,9 @@ from harness.executors.interface import Capacity, StageEvent
 from harness.forecast import History, capacity_of, remaining_s
 from harness.overview import OPEN, Overview, StageState, drawing, headline, stage_line
 from harness.plan import Stage
+from harness.resources import Resources
 from harness.stage_log import UserStream, say
 from harness.store import Store
-from harness.sweep import Resources
 
 LINE_EVERY_S = 10.0
 """Seconds between two progress lines where there is no terminal."""

@@ -27,9 +27,10 @@ from harness.events import EventLog
 from harness.forecast import History
 from harness.plan import Plan, Stage, make_plan, stages_to_run
 from harness.requirements import missing_items
+from harness.resources import STAGE_KINDS
 from harness.results import write_results, write_yaml
 from harness.store import Store
-from harness.sweep import STAGE_KINDS, Sweep, load_sweep, resolved_tree
+from harness.sweep import Sweep, load_sweep, resolved_tree
 from harness.table import make_row, write_row
 
 

@@ -32,9 +32,10 @@ from harness.lease import StageBusy, hold
 from harness.plan import Stage, make_plan, stages_to_run
 from harness.progress import ProgressView
 from harness.requirements import missing_items
+from harness.resources import STAGE_KINDS
 from harness.stage_log import user_stream
 from harness.store import Store
-from harness.sweep import STAGE_KINDS, Point, Sweep
+from harness.sweep import Point, Sweep
 from harness.tuning.goals import Verdict
 from harness.tuning.outputs import (
     TrialsWritten,

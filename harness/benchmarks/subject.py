@@ -20,8 +20,9 @@ from harness.latent_folder import EncodedHere
 from harness.plan import Stage, make_plan
 from harness.pretrained import DiffusersTokenizerConfig
 from harness.reference_source import TrainingSplit
+from harness.resources import Resources
 from harness.store import Artifact, Store
-from harness.sweep import Point, Resources, Sweep, SweepFile
+from harness.sweep import Point, Sweep, SweepFile
 from harness.training import TrainingConfig
 from harness.trial import AlignedWith, InDomainEncoder, NoDiagnostics, Trial
 from models.discriminator import DiscriminatorConfig

@@ -21,8 +21,8 @@ from harness.executors.interface import (
 from harness.executors.requests import Demand, demand_of
 from harness.failures import retries, retry_after_s
 from harness.plan import Stage
+from harness.resources import Resources
 from harness.stopping import StopRequest
-from harness.sweep import Resources
 
 BUSY_POLL_S = 1.0
 """Seconds between two looks at a stage that another process works on."""

@@ -7,8 +7,8 @@ from typing import Literal, Protocol, runtime_checkable
 
 from harness.execution import Outcome
 from harness.plan import Stage, descendants
+from harness.resources import Resources
 from harness.stopping import StopRequest
-from harness.sweep import Resources
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,8 @@ from harness.executors.ray_connection import Say, connected
 from harness.executors.ray_machines import RayMachines
 from harness.executors.requests import Amounts, Demand, demand_of, is_possible, refusal
 from harness.plan import Stage
+from harness.resources import Resources
 from harness.stopping import StopRequest
-from harness.sweep import Resources
 
 
 def _silent(text: str) -> None:

@@ -18,7 +18,7 @@ from harness.execution import Outcome, run_stage
 from harness.failures import FailureKind, classify, most_telling, one_line
 from harness.leftovers import GANGS, KEY_DIGITS
 from harness.plan import Stage
-from harness.sweep import Resources
+from harness.resources import Resources
 from harness.world import PATIENCE_S, World
 
 SETTINGS = {

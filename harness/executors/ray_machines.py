@@ -21,8 +21,8 @@ from harness.executors.placement import Placement
 from harness.executors.ray_gang import Gang, run_gang
 from harness.executors.requests import Amounts, Demand
 from harness.plan import Stage
+from harness.resources import Resources
 from harness.stopping import StopRequest
-from harness.sweep import Resources
 
 QUIET_S = 2.0
 """Ray's own count of what is taken lags behind; it is read this long after the last change."""

@@ -6,7 +6,7 @@ from math import floor
 
 from harness.configuration import ConfigError
 from harness.executors.interface import Capacity
-from harness.sweep import Resources
+from harness.resources import Resources
 
 SLACK = 1e-6
 """Fractions of a GPU don't add up to exactly one."""

@@ -8,14 +8,13 @@ from typing import Any, ClassVar, Literal
 
 from harness.configuration import ConfigError
 from harness.keys import content_hash
+from harness.resources import Resources, check_resources
 from harness.sweep import (
     Point,
-    Resources,
     Sweep,
     SweepFile,
     build_trial,
     check_name,
-    check_resources,
     read_file,
     refuse_ignored,
     set_path,

@@ -62,8 +62,8 @@ def _stages(folder: Path, count: int, seconds: float) -> dict[str, float]:
 
     from harness.executors import StageEvent
     from harness.executors.ray_executor import RayExecutor
+    from harness.resources import Resources
     from harness.store import Store
-    from harness.sweep import Resources
 
     submitted: dict[str, float] = {}
     ended: dict[str, float] = {}

@@ -17,10 +17,10 @@ from harness.execution import Outcome
 from harness.executors import Executor, StageEvent
 from harness.executors.inline import InlineExecutor
 from harness.plan import Stage
+from harness.resources import STAGE_KINDS, Resources
 from harness.stages.encoder import EncoderStage
 from harness.stages.reference import ReferenceStage
 from harness.store import Store
-from harness.sweep import STAGE_KINDS, Resources
 from harness.training import TrainingConfig
 from harness.trial import InDomainEncoder
 

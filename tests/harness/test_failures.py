@@ -106,7 +106,7 @@ def test_too_few_samples_for_the_extractor_mark_the_row_and_are_told(command, wr
 
 def test_the_traceback_of_a_failure_lies_in_the_store(load, tmp_path, breaks):
     from harness.plan import make_plan
-    from harness.sweep import Resources
+    from harness.resources import Resources
 
     stage = make_plan(load()).stages[0]
     breaks("encoder", lambda config: True)

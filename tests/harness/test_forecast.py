@@ -10,8 +10,8 @@ from harness.devices import peak_flops
 from harness.executors import Capacity
 from harness.forecast import ASSUMED_CPU_SHARE, ASSUMED_MFU, History, Measured, remaining_s
 from harness.plan import make_plan
+from harness.resources import Resources
 from harness.store import Store
-from harness.sweep import Resources
 
 ONE_CPU = Capacity(cpus=1.0)
 

@@ -19,9 +19,10 @@ from harness.latent_folder import LatentFolder, link_shards
 from harness.latent_set import LatentSet
 from harness.plan import Stage, make_plan
 from harness.requirements import missing_items
+from harness.resources import Resources
 from harness.stages import latents as stage_of_latents
 from harness.store import Artifact, Store
-from harness.sweep import Resources, load_sweep
+from harness.sweep import load_sweep
 
 CPU = torch.device("cpu")
 SHARDS = [f"latents_rank00_shard{number:03d}.safetensors" for number in range(3)]

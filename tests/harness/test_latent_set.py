@@ -15,9 +15,9 @@ from harness.latent_set import LatentSet, Precision
 from harness.latent_shards import LatentShards
 from harness.plan import Stage, make_plan
 from harness.random_streams import generator_for
+from harness.resources import Resources
 from harness.stages import latents as stage_of_latents
 from harness.store import Artifact, Store, write_tensors
-from harness.sweep import Resources
 from models.autoencoder import Autoencoder
 from models.posterior import PointPosterior, Posterior
 

@@ -9,9 +9,9 @@ import torch
 from harness.execution import run_stage
 from harness.measured_cost import Meter, Spent, cost_record, high_water_gib, precision_of
 from harness.plan import make_plan
+from harness.resources import Resources
 from harness.stages.context import StageContext
 from harness.store import Store
-from harness.sweep import Resources
 
 
 def record(**changed: Any) -> dict[str, Any]:

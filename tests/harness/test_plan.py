@@ -13,9 +13,9 @@ from harness.configuration import ConfigError
 from harness.description import describe_plan, plan_text
 from harness.execution import run_stage
 from harness.plan import make_plan
+from harness.resources import Resources
 from harness.run import main
 from harness.store import Store
-from harness.sweep import Resources
 
 ROOT = Path(__file__).parents[2]
 GRID = (

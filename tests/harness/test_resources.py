@@ -1,6 +1,6 @@
 """What a stage kind holds: its own block, over `default`."""
 
-from harness.sweep import ONE_WORKER_KINDS
+from harness.resources import ONE_WORKER_KINDS
 
 
 def test_a_kind_that_shares_no_work_takes_one_worker_of_what_is_default(load, tree):

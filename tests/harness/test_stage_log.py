@@ -10,9 +10,9 @@ import pytest
 from harness import stage_log
 from harness.execution import run_stage
 from harness.plan import make_plan
+from harness.resources import Resources
 from harness.stages import registry
 from harness.store import Store
-from harness.sweep import Resources
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ import pytest
 
 from harness.execution import run_stage
 from harness.plan import make_plan
+from harness.resources import Resources
 from harness.stages import context
 from harness.stopping import FOLDER, StopRequest, is_requested, on_signals
 from harness.store import Store
-from harness.sweep import Resources
 
 
 def test_a_request_is_seen_by_whoever_has_the_path_and_leaves_nothing(tmp_path):

@@ -5,8 +5,8 @@ import pytest
 from harness.executors.placement import in_priority, place
 from harness.executors.requests import Demand, demand_of, is_possible, refusal, side_by_side
 from harness.plan import Stage
+from harness.resources import Resources
 from harness.stages.encoder import EncoderStage
-from harness.sweep import Resources
 from models.foundation import TimmEncoderConfig
 
 

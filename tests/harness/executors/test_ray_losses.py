@@ -16,9 +16,9 @@ from harness.data.digits import DigitsConfig
 from harness.executors.inline import InlineExecutor
 from harness.executors.ray_executor import RayExecutor
 from harness.plan import Stage
+from harness.resources import STAGE_KINDS, Resources
 from harness.stages.encoder import EncoderStage
 from harness.store import Store
-from harness.sweep import STAGE_KINDS, Resources
 from harness.training import TrainingConfig
 from harness.trial import InDomainEncoder
 

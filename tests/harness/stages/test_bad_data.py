@@ -7,9 +7,9 @@ import pytest
 
 from harness.execution import run_stage
 from harness.plan import Stage, make_plan
+from harness.resources import Resources
 from harness.stages.generation import _check_same_images
 from harness.store import Artifact, Store
-from harness.sweep import Resources
 
 from ..data.photograph_files import SPLITS, photographs, write_kind
 

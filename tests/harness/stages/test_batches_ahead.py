@@ -7,8 +7,8 @@ import pytest
 from harness.data.stream import BatchStream
 from harness.execution import run_stage
 from harness.plan import make_plan
+from harness.resources import Resources
 from harness.store import Store
-from harness.sweep import Resources
 
 
 def _stage(load, kind):

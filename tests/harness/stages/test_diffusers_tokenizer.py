@@ -15,11 +15,11 @@ from harness.configuration import ConfigError
 from harness.cost import estimate
 from harness.execution import run_stage
 from harness.plan import make_plan
+from harness.resources import Resources
 from harness.stages import pretrained
 from harness.stages.generator import GeneratorStage
 from harness.stages.tokenizer import load_tokenizer
 from harness.store import Store
-from harness.sweep import Resources
 
 diffusers = pytest.importorskip("diffusers", reason="the optional package diffusers is absent")
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from harness.execution import run_stage
 from harness.metrics.extractors import ExtractionConfig, InceptionConfig, InceptionExtractor
 from harness.plan import Stage
+from harness.resources import Resources
 from harness.stages.encoder import EncoderStage, extractor_identity, load_extractor
 from harness.store import Store, file_sha256
-from harness.sweep import Resources
 
 
 @pytest.fixture(scope="module")

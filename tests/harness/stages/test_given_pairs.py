@@ -10,9 +10,9 @@ from PIL import Image
 from harness.data.image_sets import FolderImages, NpzImages, open_image_set
 from harness.execution import Outcome, run_stage
 from harness.plan import Stage, encoder_stage
+from harness.resources import Resources
 from harness.stages.given_pairs import GivenPairsStage, check_pairs
 from harness.store import Store
-from harness.sweep import Resources
 from harness.trial import LPIPSMetric
 
 PIXELS = np.random.default_rng(0).integers(0, 256, size=(12, 16, 16, 3), dtype=np.uint8)

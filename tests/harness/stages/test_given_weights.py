@@ -9,8 +9,8 @@ import torch
 
 from harness.execution import run_stage
 from harness.plan import make_plan
+from harness.resources import Resources
 from harness.store import Store
-from harness.sweep import Resources
 from models.checkpoint import export_generator, read_checkpoint
 
 

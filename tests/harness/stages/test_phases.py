@@ -15,10 +15,11 @@ from harness.keys import to_plain
 from harness.phases import TokenizerPhase, spell_out
 from harness.plan import Stage, make_plan
 from harness.random_streams import derive_seed, generator_for
+from harness.resources import Resources
 from harness.run import main
 from harness.stages.encoder import load_encoder
 from harness.store import Store
-from harness.sweep import Resources, load_sweep
+from harness.sweep import load_sweep
 from harness.trial import TokenizerConfig
 from models.alignment import NoAlignment, VFAlignment
 from models.discriminator import DiscriminatorConfig

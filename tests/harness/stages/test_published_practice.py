@@ -13,10 +13,11 @@ from harness.data.pixel_range import to_model_range
 from harness.execution import run_stage
 from harness.latent_set import LatentSet
 from harness.plan import Stage, make_plan
+from harness.resources import Resources
 from harness.stages.generation import GenerationStage, asked_labels
 from harness.stages.tokenizer import load_tokenizer
 from harness.store import Store
-from harness.sweep import Resources, load_sweep
+from harness.sweep import load_sweep
 from models.posterior import Posterior
 
 SWEEPS = Path(__file__).parents[3] / "sweeps"

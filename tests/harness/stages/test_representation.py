@@ -12,10 +12,10 @@ from harness.data import DigitsDataset, open_dataset
 from harness.data.pixel_range import to_model_range
 from harness.execution import run_stage
 from harness.plan import Stage, make_plan
+from harness.resources import Resources
 from harness.stages.encoder import load_encoder
 from harness.stages.representation import TokenAlignment
 from harness.store import Artifact, Store
-from harness.sweep import Resources
 from models.latent import LatentLayout
 from models.lightningdit import DiTShape, LightningDiT, LightningDiTConfig
 from models.repa import REPAConfig, REPAHead

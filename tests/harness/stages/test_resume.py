@@ -6,9 +6,9 @@ import torch
 from harness.checkpoints import load_checkpoint
 from harness.execution import run_stage
 from harness.plan import Stage, make_plan
+from harness.resources import Resources
 from harness.stages.context import StageContext
 from harness.store import Store
-from harness.sweep import Resources
 
 ADVERSARY = "{discriminator: {kind: patchgan, num_layers: 1, base_width: 4, start_step: 3}}"
 SETTINGS = (

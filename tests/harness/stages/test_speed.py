@@ -8,8 +8,8 @@ import torch
 
 from harness.execution import run_stage
 from harness.plan import Stage, make_plan
+from harness.resources import Resources
 from harness.store import Store
-from harness.sweep import Resources
 from models.autoencoder import Autoencoder
 from models.foundation import FeatureEncoder
 from models.lightningdit import LightningDiT

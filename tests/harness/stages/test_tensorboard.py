@@ -12,10 +12,10 @@ from tensorboardX.crc32c import crc32c
 
 from harness.execution import run_stage
 from harness.plan import make_plan
+from harness.resources import Resources
 from harness.stages.context import StageContext
 from harness.stages.tensorboard import ScalarLog
 from harness.store import Store
-from harness.sweep import Resources
 
 event_pb2: Any = importlib.import_module("tensorboardX.proto.event_pb2")
 

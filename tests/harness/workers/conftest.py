@@ -13,8 +13,9 @@ import yaml
 
 from harness.execution import run_stage
 from harness.plan import Stage, make_plan
+from harness.resources import Resources
 from harness.store import Artifact, Store
-from harness.sweep import Resources, load_sweep
+from harness.sweep import load_sweep
 
 from ..conftest import SMALL_SWEEP
 

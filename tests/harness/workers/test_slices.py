@@ -5,7 +5,7 @@ import torch
 
 from harness import attempts
 from harness.execution import run_stage
-from harness.sweep import Resources
+from harness.resources import Resources
 from models.autoencoder import Encoder
 from models.lightningdit import LightningDiT
 

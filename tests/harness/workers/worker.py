@@ -18,9 +18,10 @@ import torch
 
 from harness.execution import run_stage
 from harness.plan import make_plan
+from harness.resources import Resources
 from harness.stages import generator
 from harness.stages.context import StageContext
-from harness.sweep import Resources, load_sweep
+from harness.sweep import load_sweep
 from harness.world import join
 
 
