@@ -85,7 +85,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--limit-s",
         type=_seconds,
         metavar="S",
-        help="skip what would take longer than this, by its operations; default 120, quick 30",
+        help="seconds for each measurement: fewer turns count where they are slow, and what would "
+        "take longer by its operations is left out; default 60 on a CPU, 120 on a GPU, quick 30",
     )
     parser.add_argument("--no-compile", action="store_true", help="leave compiled variants out")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
@@ -183,7 +184,7 @@ def _make_bench(
         repeats=options.repeats or (3 if quick else 10),
         steps=1 if quick or not cuda else 5,
         together=not cuda,
-        limit_s=options.limit_s or (30.0 if quick else 120.0),
+        limit_s=options.limit_s or (30.0 if quick else (120.0 if cuda else 60.0)),
         compiled=not (quick or options.no_compile),
         num_points=options.points or (5 if quick else (50 if cuda else 11)),
     )

@@ -10,7 +10,7 @@ import torch
 
 from harness.benchmarks.rows import Clock, Row, against, measured
 from harness.benchmarks.subject import Subject
-from harness.benchmarks.turns import Pause, Times, take_turns
+from harness.benchmarks.turns import FEWEST, WARM_UP, Pause, Times, take_turns
 from harness.devices import Precision, peak_flops
 from harness.plan import Stage
 from harness.stages import registry
@@ -39,7 +39,8 @@ class Bench:
     together: bool
     """Whether variants take turns, or run one after the other, each alone in memory."""
     limit_s: float
-    """Longest that the turns of one measurement may take together, as estimated beforehand."""
+    """Seconds that the turns of one measurement may take together: it is left out where the fewest
+    would take longer by estimate, and begins no further round after it."""
     compiled: bool
     """Whether compiled variants are measured."""
     num_points: int
@@ -72,11 +73,12 @@ class Bench:
     def takes_too_long(self, flops_a_turn: float, precision: Precision) -> str:
         """Why a measurement is not worth its time, or an empty text."""
         peak, _ = self.peak(precision)
-        expected_s = flops_a_turn * self.steps * (self.repeats + 2) / (0.3 * peak)
+        turns = WARM_UP + min(self.repeats, FEWEST)
+        expected_s = flops_a_turn * self.steps * turns / (0.3 * peak)
         if expected_s <= self.limit_s:
             return ""
         return (
-            f"{self.repeats + 2} turns would take some {expected_s:,.0f} s at 30% of this device's "
+            f"{turns} turns would take some {expected_s:,.0f} s at 30% of this device's "
             f"peak, over the limit of {self.limit_s:g} s (--limit-s)"
         )
 
@@ -90,6 +92,7 @@ class Bench:
             repeats=self.repeats,
             steps=self.steps,
             together=self.together if together is None else together,
+            limit_s=self.limit_s,
         )
 
     def row(self, row: Row, times: Times, plain: Times | None = None) -> Row:

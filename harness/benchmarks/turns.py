@@ -5,6 +5,7 @@ until it is given the next. On a machine with other work to do, loops that take 
 meet the same disturbances, so that ratios of their times are fair.
 """
 
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -17,6 +18,10 @@ from harness.measured_cost import Meter
 
 Pause = Callable[[], None]
 """What a loop calls after each of its steps."""
+WARM_UP = 2
+"""First turns of a loop, which build and warm up and count for nothing."""
+FEWEST = 3
+"""Turns that are taken and count however long they take, if so many are asked for."""
 
 
 @final
@@ -135,22 +140,28 @@ def take_turns(
     repeats: int,
     steps: int = 1,
     together: bool = True,
+    limit_s: float = math.inf,
 ) -> dict[str, Times]:
     """Time loops in turns; one that fails is left out from there on and says why.
 
     Args:
         loops: Name -> work.
         device: Where they compute.
-        repeats: Turns that count, beside the first two of each, which build and warm up.
+        repeats: Turns that count, beside those that warm up.
         steps: Steps a turn.
         together: All loops side by side, in rounds. Otherwise one after the other, each alone in
             memory.
+        limit_s: Seconds after which no further round is begun, if there were the fewest.
     """
     times = {name: Times() for name in loops}
     groups = [list(loops)] if together else [[name] for name in loops]
     for group in groups:
         running = {name: Loop(loops[name], device, steps) for name in group}
-        for number in range(repeats + 2):
+        started = time.monotonic()
+        for number in range(WARM_UP + repeats):
+            late = time.monotonic() - started > limit_s / len(groups)
+            if late and number >= WARM_UP + FEWEST:
+                break
             for name in list(running):
                 try:
                     taken = running[name].turn()
@@ -160,7 +171,7 @@ def take_turns(
                     continue
                 if number == 0:
                     times[name].setup_s = taken.wall_s
-                elif number > 1:
+                elif number >= WARM_UP:
                     times[name].turns.append(taken)
         for loop in running.values():
             loop.close()

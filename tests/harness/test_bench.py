@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 
 import pandas as pd
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from harness.bench import main
 from harness.benchmarks.rows import Row, against, as_text, measured, quartiles
-from harness.benchmarks.turns import Taken, Times, repeated, take_turns
+from harness.benchmarks.turns import FEWEST, Taken, Times, repeated, take_turns
 from harness.benchmarks.variants import BF16, FUSED, PLAIN, ladder
 
 CPU = torch.device("cpu")
@@ -37,6 +38,15 @@ def test_loops_that_are_not_together_run_one_after_the_other():
     loops = {name: repeated(lambda name=name: order.append(name)) for name in ("a", "b")}
     take_turns(loops, CPU, repeats=2, steps=3, together=False)
     assert order == ["a"] * 12 + ["b"] * 12
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_slow_loops_take_fewer_turns_but_never_too_few(together):
+    loops = {name: repeated(lambda: time.sleep(0.02)) for name in ("a", "b")}
+    times = take_turns(loops, CPU, repeats=50, together=together, limit_s=0.4)
+    assert all(FEWEST <= len(found.turns) <= 10 for found in times.values())
+    times = take_turns(loops, CPU, repeats=50, together=together, limit_s=1e-9)
+    assert [len(found.turns) for found in times.values()] == [FEWEST, FEWEST]
 
 
 def test_a_loop_that_fails_says_why_and_leaves_the_others_their_turns():
