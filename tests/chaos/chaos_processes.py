@@ -6,6 +6,7 @@ are found by the session's number in /proc, never by their names across the mach
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -32,6 +33,7 @@ class Command:
             file_size_limit: Bytes that its files may have.
         """
         limit = [] if file_size_limit is None else ["prlimit", f"--fsize={file_size_limit}"]
+        self.folder = folder
         number = len(list(folder.glob("driver-*.err")))
         self.out, self.err = folder / f"driver-{number}.out", folder / f"driver-{number}.err"
         with self.out.open("w") as out, self.err.open("w") as err:
@@ -68,6 +70,17 @@ class Command:
             if title.startswith("ray::") and not title.startswith(IDLE_TITLES)
         ]
 
+    def ranks(self) -> list[int]:
+        """Processes of the gangs that are at work, the first of each gang first.
+
+        Found by their logs: beside them, Ray Train has processes that come and go with the gang.
+        """
+        members, found = set(self.members()), []
+        for second in self.folder.glob("artifacts/*/*.partial/log-worker1.txt"):
+            logs = [second.with_name("log.txt"), *sorted(second.parent.glob("log-worker*.txt"))]
+            found += [_last_process(log) for log in logs]
+        return [pid for pid in found if pid in members]
+
     def servers(self, name: str) -> list[int]:
         """Ray's own processes: `raylet`, `gcs_server`."""
         return [pid for pid in self.members() if Path(_title(pid).split(" ")[0]).name == name]
@@ -98,6 +111,14 @@ class Command:
             self.kill(members)
             time.sleep(0.05)
         self.process.wait()
+
+
+def _last_process(log: Path) -> int:
+    """Process that wrote a stage's log; 0 where none has begun."""
+    with contextlib.suppress(FileNotFoundError):
+        if written := re.findall(r"attempt on \S+, process (\d+)", log.read_text()):
+            return int(written[-1])
+    return 0
 
 
 def _processes() -> list[int]:

@@ -25,6 +25,8 @@ CUT = (
 )
 """Of the shipped frontier sweep: everything is there, smaller, with a checkpoint at every turn."""
 FRONTIER = ["frontier.yaml", *(part for setting in CUT for part in ("--set", setting))]
+GANGS = ("--set", "resources.generator={workers: 2, checkpoint_every_s: 0.3}")
+"""Two processes a generator, so that there are ranks to lose."""
 
 
 def give_sweeps(folder: Path) -> Path:

@@ -3,14 +3,13 @@
 from pathlib import Path
 
 import pytest
-from chaos_sweeps import FRONTIER, SMALL, give_sweeps, run_undisturbed
+from chaos_sweeps import FRONTIER, GANGS, SMALL, give_sweeps, run_undisturbed
 
 
 @pytest.fixture(scope="session")
 def frontier(tmp_path_factory) -> Path:
-    """The cut-down frontier sweep, undisturbed."""
-    folder = give_sweeps(tmp_path_factory.mktemp("frontier"))
-    return run_undisturbed(folder, [*FRONTIER, "--executor", "inline"])
+    """The cut-down frontier sweep with gangs, undisturbed."""
+    return run_undisturbed(give_sweeps(tmp_path_factory.mktemp("frontier")), [*FRONTIER, *GANGS])
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """Machines and ranks that are lost in the middle of a stage; what a run listens on."""
 
 import os
-import re
 import time
 from pathlib import Path
 
@@ -66,10 +65,7 @@ def test_a_gang_that_loses_a_rank_goes_on_from_its_checkpoint(folder, tmp_path_f
         while not list(folder.glob("artifacts/generator/*.partial/checkpoints/step-*.json")):
             assert not command.has_ended, command.err.read_text()[-3000:]
             time.sleep(0.02)
-        # By its log: beside the ranks, Ray Train has processes that come and go with the gang.
-        (log,) = folder.glob("artifacts/generator/*.partial/log-worker1.txt")
-        rank = int(re.findall(r"attempt on \S+, process (\d+)", log.read_text())[-1])
-        assert command.kill([rank]) == 1
+        assert command.kill([command.ranks()[-1]]) == 1
         assert command.process.wait(timeout=600) == 0, command.err.read_text()[-3000:]
         command.end()
     counts = Counts.of(folder, 1, watch)
