@@ -14,6 +14,7 @@ import yaml
 from harness.execution import run_stage
 from harness.plan import Stage, make_plan
 from harness.resources import Resources
+from harness.stages.latents import SHARD_IMAGES
 from harness.store import Artifact, Store
 from harness.sweep import load_sweep
 
@@ -86,6 +87,7 @@ class Run(NamedTuple):
     stage: Stage
     store: Store
     checkpoint_every_s: float = 600.0
+    shard_images: int = SHARD_IMAGES
     act: dict[str, Any] | None = None
 
 
@@ -111,6 +113,7 @@ def run_workers(folder: Path, small: Small, runs: list[Run], size: int = 2) -> E
                 "key": run.stage.key,
                 "store": str(run.store.root),
                 "checkpoint_every_s": run.checkpoint_every_s,
+                "shard_images": run.shard_images,
                 "act": run.act,
             }
             for run in runs

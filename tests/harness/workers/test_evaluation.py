@@ -3,9 +3,15 @@
 import numpy as np
 import pytest
 
+from harness.execution import run_stage
+from harness.resources import Resources
+from harness.stages import latents
+
 from .conftest import Run, largest_difference, log_of, run_workers
 
 KINDS = ("reference", "reconstruction", "latents", "generation")
+FEW = 500
+"""Images a shard, so that there are several."""
 
 
 @pytest.fixture(scope="module")
@@ -16,11 +22,13 @@ def together(small, tmp_path_factory):
         kind: Run(small.stage(kind), small.empty_store(folder / kind, small.stage(kind)))
         for kind in KINDS
     }
+    store = small.empty_store(folder / "shards", small.stage("latents"))
+    runs["shards"] = Run(small.stage("latents"), store, shard_images=FEW)
     ended = run_workers(folder / "run", small, list(runs.values()))
     assert ended.codes == [0, 0], log_of(folder / "run")
     statuses = {o["status"] for outcomes in ended.outcomes for o in outcomes}
     assert statuses == {"done"}, ended.outcomes
-    return {kind: run.store.get(kind, run.stage.key) for kind, run in runs.items()}
+    return {name: run.store.get(run.stage.kind, run.stage.key) for name, run in runs.items()}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -45,6 +53,16 @@ def test_two_workers_draw_the_same_samples_in_the_same_order(small, together):
 def test_two_workers_encode_the_same_latents(small, together):
     alone = small.bring(small.stage("latents"))
     assert together["latents"].record["files"] == alone.record["files"]
+
+
+def test_two_workers_write_shards_in_turn_as_one_does(small, together, tmp_path, monkeypatch):
+    monkeypatch.setattr(latents, "SHARD_IMAGES", FEW)
+    stage = small.stage("latents")
+    store = small.empty_store(tmp_path, stage)
+    assert run_stage(stage, store.root, Resources(), 0.0).status == "done"
+    files = store.get("latents", stage.key).record["files"]
+    assert len(files) >= 4
+    assert together["shards"].record["files"] == files
 
 
 def test_the_features_of_a_reference_keep_their_order(small, together):

@@ -1,8 +1,9 @@
 """One of several workers of some stages, as a process: `python worker.py JOB.json RANK`.
 
 The job names a sweep file with settings, and runs: each a stage of it by its key, a store that
-holds the stage's inputs, the seconds between checkpoints, and perhaps a step after which one rank
-does something to itself. Outcomes are written to `outcomes-RANK.json` beside the job.
+holds the stage's inputs, the seconds between checkpoints, the images in a shard of latents, and
+perhaps a step after which one rank does something to itself. Outcomes are written to
+`outcomes-RANK.json` beside the job.
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ import torch
 from harness.execution import run_stage
 from harness.plan import make_plan
 from harness.resources import Resources
-from harness.stages import generator
+from harness.stages import generator, latents
 from harness.stages.context import StageContext
 from harness.sweep import load_sweep
 from harness.world import join
@@ -37,6 +38,7 @@ def main(job_path: Path, rank: int) -> None:
         with join(rank, job["size"], rendezvous, patience_s=job["patience_s"]) as world:
             resources = Resources(checkpoint_every_s=run["checkpoint_every_s"])
             with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(latents, "SHARD_IMAGES", run["shard_images"])
                 if run["act"] is not None and run["act"]["rank"] == rank:
                     act(patch, **run["act"])
                 outcome = run_stage(stages[run["key"]], Path(run["store"]), resources, 0.0, world)
