@@ -63,7 +63,7 @@ def disturbed(small: Small, folder: Path) -> Disturbed:
             stage,
             small.empty_store(folder / f"store {what}", stage),
             EVERY_STEP,
-            {"what": what, "rank": rank, "step": step},
+            act={"what": what, "rank": rank, "step": step},
         )
         for what, (stage, rank, step) in acts.items()
     }
