@@ -23,6 +23,7 @@ from harness.benchmarks.rows import Row, as_json, as_text, write_rows
 from harness.benchmarks.subject import make_subject
 from harness.command import EXIT_DONE, exit_code
 from harness.execution import command_line, environment
+from harness.options import add_settings, count, seconds
 from harness.sweep import load_sweep
 from harness.trial import Trial
 from models.lightningdit import SIZES, LightningDiTConfig
@@ -59,14 +60,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--quick", action="store_true", help="few turns, small sizes, nothing compiled: a minute"
     )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="PATH=VALUE",
-        dest="settings",
-        help="override one value of the sweep",
-    )
+    add_settings(parser)
     parser.add_argument(
         "--sizes",
         nargs="+",
@@ -75,15 +69,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="generators without a sweep; default: B, L and XL on a GPU, smaller ones too on a CPU",
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--threads", type=_positive, default=1, help="threads on a CPU; default 1")
-    parser.add_argument("--repeats", type=_positive, help="turns that count; default 10, quick 3")
-    parser.add_argument("--batch-size", type=_positive, help="images a step; default: the trial's")
-    parser.add_argument(
-        "--points", type=_positive, help="points of the sampler's time grid at most"
-    )
+    parser.add_argument("--threads", type=count, default=1, help="threads on a CPU; default 1")
+    parser.add_argument("--repeats", type=count, help="turns that count; default 10, quick 3")
+    parser.add_argument("--batch-size", type=count, help="images a step; default: the trial's")
+    parser.add_argument("--points", type=count, help="points of the sampler's time grid at most")
     parser.add_argument(
         "--limit-s",
-        type=_seconds,
+        type=seconds,
         metavar="S",
         help="seconds for each measurement: fewer turns count where they are slow, and what would "
         "take longer by its operations is left out; default 60 on a CPU, 120 on a GPU, quick 30",
@@ -105,20 +97,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda needs a GPU that PyTorch sees, but it sees none; use auto")
     return options
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, but got {value}")
-    return value
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"must be positive, but got {text}")
-    return value
 
 
 def bench(options: argparse.Namespace) -> int:

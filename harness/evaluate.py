@@ -14,9 +14,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.command import add_options, check_options, exit_code
+from harness.command import exit_code
 from harness.configuration import ConfigError
 from harness.given_images import GivenImages, evaluate_images
+from harness.options import add_options, check_options
 from harness.plan import make_plan
 from harness.run import run_sweep
 from harness.sweep import Point, Sweep, load_sweep

@@ -14,9 +14,7 @@ from harness.command import (
     EXIT_DONE,
     EXIT_ROWS_FAILED,
     Interrupted,
-    add_options,
     check_networks,
-    check_options,
     check_start,
     execute,
     exit_code,
@@ -25,6 +23,7 @@ from harness.configuration import ConfigError, read_yaml
 from harness.description import closing_text, describe_plan, plan_text
 from harness.events import EventLog
 from harness.forecast import History
+from harness.options import add_options, check_options
 from harness.plan import Plan, Stage, make_plan, stages_to_run
 from harness.requirements import missing_items
 from harness.resources import STAGE_KINDS

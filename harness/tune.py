@@ -16,9 +16,7 @@ from harness import events
 from harness.command import (
     EXIT_DONE,
     EXIT_ROWS_FAILED,
-    add_options,
     check_networks,
-    check_options,
     check_start,
     exit_code,
     run_graph,
@@ -29,6 +27,7 @@ from harness.events import EventLog
 from harness.execution import Outcome
 from harness.executors import StageEvent
 from harness.lease import StageBusy, hold
+from harness.options import add_options, check_options
 from harness.plan import Stage, make_plan, stages_to_run
 from harness.progress import ProgressView
 from harness.requirements import missing_items

@@ -137,8 +137,9 @@ def test_what_takes_too_long_is_a_row_with_its_reason(benched):
     ("arguments", "message"),
     [
         (["--set", "tokenizer.latent_dim=4"], "name the sweep file"),
-        (["--limit-s", "-3"], "must be positive, but got -3"),
-        (["--repeats", "0"], "must be at least 1, but got 0"),
+        (["--limit-s", "-3"], "must be a number of seconds above 0, but got '-3'"),
+        (["--repeats", "0"], "must be a whole number of at least 1, but got '0'"),
+        (["--threads", "two"], "must be a whole number of at least 1, but got 'two'"),
         (["--device", "cuda"], "it sees none; use auto"),
     ],
 )
