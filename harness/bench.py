@@ -22,7 +22,7 @@ from harness.benchmarks.defaults import default_sizes, default_trial
 from harness.benchmarks.rows import Row, as_json, as_text, write_rows
 from harness.benchmarks.subject import make_subject
 from harness.command import EXIT_DONE, exit_code
-from harness.execution import command_line, environment
+from harness.environment import command_line, environment
 from harness.options import add_settings, count, seconds
 from harness.sweep import load_sweep
 from harness.trial import Trial

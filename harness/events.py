@@ -20,7 +20,8 @@ from typing import Any, final
 
 import torch
 
-from harness.execution import Outcome, command_line, environment
+from harness.environment import command_line, environment
+from harness.execution import Outcome
 from harness.executors.interface import StageEvent
 
 SCHEMA = 1

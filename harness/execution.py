@@ -3,16 +3,10 @@
 import contextlib
 import gc
 import os
-import platform
-import socket
-import subprocess
-import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +16,7 @@ from threadpoolctl import threadpool_limits
 from harness import attempts, stage_log, stopping
 from harness.cost import estimate
 from harness.durable import write_text
+from harness.environment import environment
 from harness.failures import FailureKind, classify, one_line
 from harness.keys import to_plain
 from harness.lease import StageBusy
@@ -89,25 +84,44 @@ def run_stage(
         How it ended. Errors are caught here and nowhere else; `KeyboardInterrupt` passes through.
         A failed worker of several has left the group: the next attempt needs a new one.
     """
-    store = Store(store_root)
+    given = _Assignment(
+        stage=stage,
+        store=Store(store_root),
+        resources=resources,
+        gpus=gpus,
+        world=world,
+        stop=stop,
+    )
     try:
-        if world.is_first:
-            return _lead(stage, store, resources, gpus, world, stop)
-        return _follow(stage, store, resources, gpus, world, stop)
+        return _lead(given) if world.is_first else _follow(given)
     except WorkerLost as error:
         world.leave()
         return _failure(stage, error)
 
 
-def _lead(
-    stage: Stage,
-    store: Store,
-    resources: Resources,
-    gpus: float,
-    world: World,
-    stop: Path | None,
-) -> Outcome:
+@dataclass(frozen=True, kw_only=True)
+class _Assignment:
+    """What one worker does, and with what; see `run_stage`."""
+
+    stage: Stage
+    store: Store
+    resources: Resources
+    gpus: float
+    world: World
+    stop: Path | None
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cuda" if self.gpus > 0 else "cpu")
+
+    def stop_requested(self) -> bool:
+        """Whether the driver asks its stages to stop."""
+        return self.stop is not None and stopping.is_requested(self.stop)
+
+
+def _lead(given: _Assignment) -> Outcome:
     """The first worker's part; it tells the others to go on, and how the stage ended."""
+    stage, store, world = given.stage, given.store, given.world
     outcome = Outcome(key=stage.key, status="reused")
     try:
         try:
@@ -118,12 +132,10 @@ def _lead(
         with store.work(stage.kind, stage.key) as work:
             if not store.find(stage.kind, stage.key):
                 attempts.clear_failures(work)
-                slices = world.broadcast(attempts.slices(work))
-                outcome = _attempt(stage, store, work, resources, gpus, world, slices, stop)
+                outcome = _attempt(given, work, world.broadcast(attempts.slices(work)))
                 if outcome.again and world.is_alone:
                     _free_device_memory()
-                    slices = attempts.slices(work)
-                    outcome = _attempt(stage, store, work, resources, gpus, world, slices, stop)
+                    outcome = _attempt(given, work, attempts.slices(work))
                 if outcome.status in ("failed", "diverged", "stopped"):
                     return outcome
     except StageBusy:
@@ -133,45 +145,30 @@ def _lead(
     return world.broadcast(outcome)
 
 
-def _follow(
-    stage: Stage,
-    store: Store,
-    resources: Resources,
-    gpus: float,
-    world: World,
-    stop: Path | None,
-) -> Outcome:
+def _follow(given: _Assignment) -> Outcome:
     """Any other worker's part."""
+    stage, world = given.stage, given.world
     told: int | Outcome = world.broadcast(0)
     if isinstance(told, Outcome):
         return told
-    with store.scratch(stage.kind, stage.key) as work:
-        outcome = _attempt(stage, store, work, resources, gpus, world, told, stop)
+    with given.store.scratch(stage.kind, stage.key) as work:
+        outcome = _attempt(given, work, told)
     return world.broadcast(outcome) if outcome.status == "done" else outcome
 
 
-def _attempt(
-    stage: Stage,
-    store: Store,
-    work: Work,
-    resources: Resources,
-    gpus: float,
-    world: World,
-    slices: int,
-    stop: Path | None,
-) -> Outcome:
+def _attempt(given: _Assignment, work: Work, slices: int) -> Outcome:
     started = time.monotonic()
     try:
-        with stage_log.kept(work.shared / stage_log.name(world.rank)):
-            _run(stage, store, work, resources, gpus, world, slices, stop)
+        with stage_log.kept(work.shared / stage_log.name(given.world.rank)):
+            _run(given, work, slices)
     except StageBusy:
         raise
     except Exception as error:
         if work.lease is not None:
             # Who was taken for dead may have stumbled over its successor's files.
             work.require_lease()
-        return _failed(stage, store, work, error, time.monotonic() - started, world, slices)
-    return Outcome(key=stage.key, status="done", wall_s=time.monotonic() - started)
+        return _failed(given, work, error, time.monotonic() - started, slices)
+    return Outcome(key=given.stage.key, status="done", wall_s=time.monotonic() - started)
 
 
 def _free_device_memory() -> None:
@@ -181,25 +178,17 @@ def _free_device_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _run(
-    stage: Stage,
-    store: Store,
-    work: Work,
-    resources: Resources,
-    gpus: float,
-    world: World,
-    slices: int,
-    stop: Path | None,
-) -> None:
-    if gpus > 0 and not torch.cuda.is_available():
+def _run(given: _Assignment, work: Work, slices: int) -> None:
+    stage, resources, device = given.stage, given.resources, given.device
+    if device.type == "cuda" and not torch.cuda.is_available():
         raise RuntimeError(
-            f"a stage that was granted {gpus:g} GPUs must see one, but torch sees none; check the "
-            "driver and CUDA_VISIBLE_DEVICES, or set gpus: 0 in the sweep file's resources"
+            f"a stage that was granted {given.gpus:g} GPUs must see one, but torch sees none; "
+            "check the driver and CUDA_VISIBLE_DEVICES, or set gpus: 0 in the sweep file's "
+            "resources"
         )
-    device = torch.device("cuda" if gpus > 0 else "cpu")
     definition = registry.KINDS[stage.kind]
-    work.note("started", gpus=gpus, cpus=resources.cpus, workers=world.size)
-    inputs = find_inputs(stage, store)
+    work.note("started", gpus=given.gpus, cpus=resources.cpus, workers=given.world.size)
+    inputs = find_inputs(stage, given.store)
     context = StageContext(
         inputs=inputs,
         work=work,
@@ -210,9 +199,9 @@ def _run(
         fused_optimizer=resources.fused_optimizer,
         latents_on_device=resources.latents_on_device,
         batches_ahead=resources.batches_ahead,
-        world=world,
+        world=given.world,
         slices=slices,
-        stop_requested=lambda: stop is not None and stopping.is_requested(stop),
+        stop_requested=given.stop_requested,
     )
     created, meter = time.time(), Meter(device)
     context.begin()
@@ -220,7 +209,7 @@ def _run(
         result = definition.run(stage.config, context)
     if device.type == "cuda":
         torch.cuda.synchronize()
-    if not world.is_first:
+    if not given.world.is_first:
         return
     seen = environment(device)
     work.publish(
@@ -233,7 +222,7 @@ def _run(
             "inputs": {name: s.key for name, s in stage.inputs.items()},
             "made_of": _made_of(stage, inputs),
             "result": dict(result),
-            "cost": _cost(stage, context, resources, gpus, meter, seen["device"]),
+            "cost": _cost(given, context, meter, seen["device"]),
             "environment": seen,
             "created": created,
         }
@@ -296,23 +285,18 @@ def _threads(count: int) -> Iterator[None]:
 
 
 def _cost(
-    stage: Stage,
-    context: StageContext,
-    resources: Resources,
-    gpus: float,
-    meter: Meter,
-    device_name: str,
+    given: _Assignment, context: StageContext, meter: Meter, device_name: str
 ) -> dict[str, Any]:
-    expected = estimate(stage)
+    expected = estimate(given.stage)
     return cost_record(
         spent=context.spent(),
-        cpus=resources.cpus,
-        gpus=gpus * context.world.size,
-        workers=context.world.size,
+        cpus=given.resources.cpus,
+        gpus=given.gpus * given.world.size,
+        workers=given.world.size,
         flops=expected.flops,
         images=expected.images,
         device_name=device_name,
-        precision=precision_of(stage.config),
+        precision=precision_of(given.stage.config),
         peaks=meter.peaks(),
         data_wait_s=context.data_wait_s,
         slices=context.slices,
@@ -320,20 +304,15 @@ def _cost(
 
 
 def _failed(
-    stage: Stage,
-    store: Store,
-    work: Work,
-    error: Exception,
-    wall_s: float,
-    world: World,
-    slices: int,
+    given: _Assignment, work: Work, error: Exception, wall_s: float, slices: int
 ) -> Outcome:
     """What became of an attempt that raised; written down, and told to the other workers."""
+    world = given.world
     found = attempts.failure_behind(error, work, world) or _describe(error, work, slices)
     if isinstance(error, DamagedArtifact):
         with contextlib.suppress(OSError):
-            found["set_aside"] = store.set_aside(error)
-    outcome = Outcome(key=stage.key, wall_s=wall_s, **found)
+            found["set_aside"] = given.store.set_aside(error)
+    outcome = Outcome(key=given.stage.key, wall_s=wall_s, **found)
     name = "error.txt" if world.is_first else f"error-worker{world.rank}.txt"
     # A full disk may be what failed; the outcome says so anyway.
     with contextlib.suppress(OSError):
@@ -368,67 +347,6 @@ def _describe(error: Exception, work: Work, slices: int) -> dict[str, Any]:
 
 def _failure(stage: Stage, error: Exception) -> Outcome:
     return Outcome(key=stage.key, status="failed", error=one_line(error), failure=classify(error))
-
-
-def environment(device: torch.device) -> dict[str, str]:
-    """Machine, device, versions and code revision behind a number."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
-    return {
-        "host": socket.gethostname(),
-        "device": name,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "timm": metadata.version("timm"),
-        "numpy": metadata.version("numpy"),
-        "git_revision": git_revision(),
-    }
-
-
-@lru_cache(maxsize=1)
-def cpu_name() -> str:
-    """Model name of the processor, with the number of cores this process may use."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return f"{line.partition(':')[2].strip()} ({os.cpu_count()} cores)"
-    return f"{platform.processor() or platform.machine()} ({os.cpu_count()} cores)"
-
-
-@lru_cache(maxsize=1)
-def git_revision() -> str:
-    """Revision of the checkout this code runs from, `+changes` where it is altered; or a version.
-
-    An installed package has no checkout; its version stands in.
-    """
-    root = Path(__file__).resolve().parents[1]
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(root), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
-        return done.stdout.strip()
-
-    try:
-        if Path(git("rev-parse", "--show-toplevel")).resolve() != root:
-            return package_version()
-        changed = git("status", "--porcelain", "--untracked-files=no")
-        return git("rev-parse", "HEAD") + ("+changes" if changed else "")
-    except (OSError, subprocess.SubprocessError):
-        return package_version()
-
-
-def package_version() -> str:
-    """Version of the installed package, or `unversioned` in a bare checkout."""
-    try:
-        return f"latent-frontier {metadata.version('latent-frontier')}"
-    except metadata.PackageNotFoundError:
-        return "unversioned"
-
-
-def command_line() -> str:
-    """The command that started this process, as a user would type it."""
-    module = getattr(sys.modules["__main__"], "__spec__", None)
-    head = f"python -m {module.name}" if module else Path(sys.argv[0]).name
-    return " ".join([head.removesuffix(".__main__"), *sys.argv[1:]])
 
 
 def summarize(outcomes: Mapping[str, Outcome]) -> dict[str, int]:

@@ -13,7 +13,7 @@ import torch
 
 from harness.cost import critical_paths, estimate
 from harness.devices import peak_flops
-from harness.execution import cpu_name
+from harness.environment import cpu_name
 from harness.executors.interface import Capacity
 from harness.measured_cost import precision_of
 from harness.plan import Stage

@@ -13,7 +13,8 @@ import torch
 import yaml
 
 from harness.durable import replacing, write_text
-from harness.execution import Outcome, command_line, environment
+from harness.environment import command_line, environment
+from harness.execution import Outcome
 from harness.keys import to_plain
 from harness.lease import wait_and_hold
 from harness.leftovers import remove_temporary
