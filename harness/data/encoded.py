@@ -55,17 +55,26 @@ class EncodedImage:
 
 
 class EncodedSplit(ABC):
-    """Encoded images of one split with their labels; reading is safe from several threads."""
+    """Encoded images of one split with their labels; reading is safe from several threads.
+
+    Args:
+        class_names: Names of the classes; a label is a position in this tuple.
+        labels: Class of every image, 0..number of classes - 1.
+    """
+
+    def __init__(self, class_names: tuple[str, ...], labels: Int64[np.ndarray, " n"]) -> None:
+        labels.setflags(write=False)
+        self._class_names, self._labels = class_names, labels
 
     @property
-    @abstractmethod
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes; a label is a position in this tuple."""
+        return self._class_names
 
     @property
-    @abstractmethod
     def labels(self) -> Int64[np.ndarray, " n"]:
         """Class of every image, 0..number of classes - 1, not writable."""
+        return self._labels
 
     @property
     @abstractmethod

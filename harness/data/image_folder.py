@@ -2,9 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, final
+from typing import Literal, final
 
 import numpy as np
 from jaxtyping import Int64
@@ -14,6 +13,7 @@ from harness.data.encoded import EncodedImage, EncodedSplit
 from harness.data.hub import HubDataset
 from harness.data.missing import MissingItem
 from harness.data.photographs import PhotographConfig
+from harness.keys import NO_KEY
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 """File names that count as images; case does not matter."""
@@ -24,35 +24,27 @@ IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".t
 class ImageFolderConfig(PhotographConfig):
     """Images in class folders below a folder a split."""
 
-    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
-
     kind: Literal["image_folder"] = "image_folder"
-    eval_split: str = field(default="val", metadata={"key": False})
+    eval_split: str = field(default="val", metadata=NO_KEY)
     """Folder of the evaluation split, below `root`; what reads it has it in its key."""
 
-    def missing(self) -> list[MissingItem]:
-        """Split folders that are absent; nothing is opened."""
-        repository = HubDataset.parse(self.root)
-        items = []
-        for split in ("train", "eval"):
-            name = self.train_split if split == "train" else self.eval_split
-            if (folder := self.split_folder(split)) and folder.is_dir():
-                continue
-            remedy = "put or link the class folders there, or set `data.root` to the folder that "
-            remedy, fetch = remedy + f"holds {self.train_split!r} and {self.eval_split!r}", None
-            if repository is not None:
-                remedy = f"run with --download, or: {repository.command([f'{name}/*'])}"
-                fetch = partial(repository.fetch, [f"{name}/*"])
-                folder = repository.sought() / name
-            what = f"the {split} images of {self.name!r} ({self.declared_images(split):,} in "
-            what += f"{self.num_classes} class folders)"
-            items.append(MissingItem(what=what, location=str(folder), remedy=remedy, fetch=fetch))
-        return items
+    def missing_of(self, split: Split) -> list[MissingItem]:
+        """The split's folder, where it is absent."""
+        folder, repository = self.split_folder(split), HubDataset.parse(self.root)
+        if folder is not None and folder.is_dir():
+            return []
+        name = self.name_of(split)
+        place = repository.sought() if repository else Path(self.root).expanduser()
+        what = f"the {split} images of {self.name!r} ({self.declared_images(split):,} in "
+        what += f"{self.num_classes} class folders)"
+        remedy = "put or link the class folders there, or set `data.root` to the folder that "
+        remedy += f"holds {self.train_split!r} and {self.eval_split!r}"
+        return [self.missing_item(what, place / name, remedy, [f"{name}/*"])]
 
     def split_folder(self, split: Split) -> Path | None:
         """Folder of a split's class folders; None for a hub name that is not in the cache."""
         folder = self.folder()
-        return folder and folder / (self.train_split if split == "train" else self.eval_split)
+        return folder and folder / self.name_of(split)
 
     def open_split(self, split: Split) -> "FolderSplit":
         """List the files of a split.
@@ -81,20 +73,10 @@ class FolderSplit(EncodedSplit):
         total = sum(len(paths) for paths in images)
         check_count(place, "the declared number of images", "images", num_images, total)
         labels = np.repeat(np.arange(len(names), dtype=np.int64), [len(paths) for paths in images])
-        labels.setflags(write=False)
-        self._folder, self._class_names, self._labels = folder, names, labels
+        super().__init__(names, labels)
+        self._folder = folder
         # Texts take a fraction of the memory of paths.
         self._names = [path.relative_to(folder).as_posix() for paths in images for path in paths]
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Sorted names of the class folders."""
-        return self._class_names
-
-    @property
-    def labels(self) -> Int64[np.ndarray, " n"]:
-        """Class of every image."""
-        return self._labels
 
     @property
     def files(self) -> Sequence[Path]:

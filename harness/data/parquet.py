@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, final
+from typing import Any, Literal, final
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,7 @@ from harness.data.dataset import Split, check_count, check_declaration
 from harness.data.encoded import EncodedImage, EncodedSplit, check_labels, shorten
 from harness.data.parquet_rows import ImageRows
 from harness.data.photographs import ShardedConfig
+from harness.keys import NO_KEY
 
 _GIB = 2**30
 _IMAGE_COLUMNS = ("image", "img")
@@ -32,14 +33,12 @@ _IMAGE_COLUMNS = ("image", "img")
 class ParquetConfig(ShardedConfig):
     """Images in Parquet files."""
 
-    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
-
     kind: Literal["parquet"] = "parquet"
     image_column: str | None = None
     """Column of the images; absent: `image` or `img`, whichever the files have."""
     label_column: str = "label"
     """Column of the labels, 0..`num_classes` - 1."""
-    row_cache_gib: float = field(default=0.5, metadata={"key": False})
+    row_cache_gib: float = field(default=0.5, metadata=NO_KEY)
     """Most that row groups read last, still encoded, may take for one split, in GiB. Shuffled
     reading of more than that reads a whole row group for almost every image, unless `shuffle` goes
     by blocks of which this holds a window."""
@@ -78,21 +77,10 @@ class ParquetSplit(EncodedSplit):
                 f"all {split} files must name the same classes, but got "
                 f"{' and '.join(shorten(each) for each in names)}; give files of one data set"
             )
-        self._labels = np.concatenate(parts)
-        self._labels.setflags(write=False)
-        config.check_images(split, len(self._labels))
-        self._class_names = names.pop()
+        labels = np.concatenate(parts)
+        config.check_images(split, len(labels))
+        super().__init__(names.pop(), labels)
         self._rows = ImageRows(paths, opened, columns, int(config.row_cache_gib * _GIB))
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names that the files give to the classes, or else the configuration."""
-        return self._class_names
-
-    @property
-    def labels(self) -> Int64[np.ndarray, " n"]:
-        """Class of every row."""
-        return self._labels
 
     @property
     def files(self) -> Sequence[Path]:

@@ -6,10 +6,11 @@ Names, counts and splits are declared, so that a plan needs no data at hand.
 import itertools
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -27,6 +28,8 @@ _NUMBERED = re.compile(r"(?P<head>.*-)(?P<number>\d{5})-of-(?P<total>\d{5})(?P<t
 @dataclass(frozen=True, kw_only=True)
 class PhotographConfig(ABC):
     """Photographs in files. Counts are declared, so that a plan needs no data at hand."""
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
     name: str
     """Name of the data set in tables and, in place of `root`, in keys: one content, one name."""
@@ -93,6 +96,10 @@ class PhotographConfig(ABC):
         """Shortest side that an image may have, in pixels."""
         return self.resolution if self.small_images == "bad" else 0
 
+    def name_of(self, split: Split) -> str:
+        """What the files call a split."""
+        return self.train_split if split == "train" else self.eval_split
+
     def declared_images(self, split: Split) -> int:
         """Images of a split as declared."""
         return self.num_train_images if split == "train" else self.num_eval_images
@@ -102,9 +109,34 @@ class PhotographConfig(ABC):
         repository = HubDataset.parse(self.root)
         return repository.snapshot() if repository else Path(self.root).expanduser()
 
-    @abstractmethod
     def missing(self) -> list[MissingItem]:
-        """Files that are absent; nothing is opened."""
+        """Files of both splits that are absent; nothing is opened."""
+        return [item for split in ("train", "eval") for item in self.missing_of(split)]
+
+    @abstractmethod
+    def missing_of(self, split: Split) -> list[MissingItem]:
+        """Files of one split that are absent."""
+
+    def missing_item(
+        self, what: str, place: Path, remedy: str, patterns: Sequence[str]
+    ) -> MissingItem:
+        """Something absent; what the hub has is fetched, and what `root` should hold is not.
+
+        Args:
+            what: What is absent, in words.
+            place: Where it would be.
+            remedy: What to do where `root` is a folder.
+            patterns: What to fetch where it is a name on the hub.
+        """
+        repository = HubDataset.parse(self.root)
+        if repository is None:
+            return MissingItem(what=what, location=str(place), remedy=remedy)
+        return MissingItem(
+            what=what,
+            location=str(place),
+            remedy=f"run with --download, or: {repository.command(patterns)}",
+            fetch=partial(repository.fetch, patterns),
+        )
 
     @abstractmethod
     def open_split(self, split: Split) -> EncodedSplit:
@@ -148,10 +180,8 @@ class ShardedConfig(PhotographConfig):
     def patterns(self, split: Split) -> tuple[str, ...]:
         """Files or patterns of a split below `root`, braces spelled out."""
         given = self.train_files if split == "train" else self.eval_files
-        name = self.train_split if split == "train" else self.eval_split
-        return tuple(
-            itertools.chain.from_iterable(map(expand_braces, given or (f"{name}-*{self.suffix}",)))
-        )
+        asked = given or (f"{self.name_of(split)}-*{self.suffix}",)
+        return tuple(itertools.chain.from_iterable(map(expand_braces, asked)))
 
     def files(self, split: Split) -> list[Path]:
         """Files of a split that are there, those of one pattern sorted by name."""
@@ -161,25 +191,10 @@ class ShardedConfig(PhotographConfig):
         matches = [sorted(folder.glob(pattern)) for pattern in self.patterns(split)]
         return list(dict.fromkeys(itertools.chain.from_iterable(matches)))
 
-    def missing(self) -> list[MissingItem]:
+    def missing_of(self, split: Split) -> list[MissingItem]:
         """Files and patterns that nothing is there for, and what an unfinished download lacks."""
-        return [item for split in ("train", "eval") for item in self._missing(split)]
-
-    def _missing(self, split: Split) -> list[MissingItem]:
-        patterns, repository, folder = (
-            self.patterns(split),
-            HubDataset.parse(self.root),
-            self.folder(),
-        )
-        remedy, fetch = (
-            "put or link the files there, or set `data.root` or "
-            f"`data.{split}_files` to where they are",
-            None,
-        )
-        if repository is not None:
-            remedy = f"run with --download, or: {repository.command(patterns)}"
-            fetch = partial(repository.fetch, patterns)
-        place = folder or (repository.sought() if repository else Path())
+        patterns, repository = self.patterns(split), HubDataset.parse(self.root)
+        place = self.folder() or (repository.sought() if repository else Path())
         absent = [place / pattern for pattern in patterns if not any(place.glob(pattern))]
         if repository is not None and not absent:
             chosen = [
@@ -187,10 +202,11 @@ class ShardedConfig(PhotographConfig):
             ]
             absent = missing_numbers(chosen)
         what = f"the {split} images of {self.name!r} (a {self.suffix} file or several)"
-        return [
-            MissingItem(what=what, location=str(path), remedy=remedy, fetch=fetch)
-            for path in absent
-        ]
+        remedy = (
+            "put or link the files there, or set `data.root` or "
+            f"`data.{split}_files` to where they are"
+        )
+        return [self.missing_item(what, path, remedy, patterns) for path in absent]
 
     def check_images(self, split: Split, num_images: int) -> None:
         """Refuse a number of images that is not the declared one.

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tarfile import BLOCKSIZE
-from typing import Any, BinaryIO, ClassVar, Literal, final
+from typing import BinaryIO, Literal, final
 
 import numpy as np
 from jaxtyping import Int64
@@ -21,6 +21,7 @@ from harness.data.dataset import Split, check_count
 from harness.data.encoded import EncodedImage, EncodedSplit, check_labels
 from harness.data.photographs import ShardedConfig
 from harness.data.tar_index import index_shard, member_name
+from harness.keys import NO_KEY
 
 OPEN_SHARDS = 64
 """Shards of a split that are held open."""
@@ -31,14 +32,12 @@ OPEN_SHARDS = 64
 class WebDatasetConfig(ShardedConfig):
     """Images in tar shards."""
 
-    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
-
     kind: Literal["webdataset"] = "webdataset"
     label_extension: Literal["cls", "json"] = "cls"
     """Members that hold the label: a whole number as text, or JSON."""
     label_key: str = "label"
     """Where the label stands in a `json`."""
-    class_names_file: str | None = field(default=None, metadata={"key": False})
+    class_names_file: str | None = field(default=None, metadata=NO_KEY)
     """Text file with the name of a class in every line, in the order of the labels; absent, and
     without `class_names`: the labels are their names."""
 
@@ -89,30 +88,20 @@ class TarSplit(EncodedSplit):
 
     def __init__(self, config: WebDatasetConfig, split: Split) -> None:
         self._paths = tuple(config.files(split))
-        self._class_names = config.names_of_classes()
+        class_names = config.names_of_classes()
         shards = [
             index_shard(path, config.label_extension, config.label_key) for path in self._paths
         ]
         for path, shard in zip(self._paths, shards, strict=True):
             check_labels(shard.labels, config.num_classes, repr(str(path)), "sample")
-        self._labels = np.concatenate([shard.labels for shard in shards])
-        self._labels.setflags(write=False)
-        config.check_images(split, len(self._labels))
+        labels = np.concatenate([shard.labels for shard in shards])
+        config.check_images(split, len(labels))
+        super().__init__(class_names, labels)
         self._offsets = np.concatenate([shard.offsets for shard in shards])
         self._sizes = np.concatenate([shard.sizes for shard in shards])
         counts = [len(shard.labels) for shard in shards]
         self._shards = np.repeat(np.arange(len(shards)), counts)
         self._counts, self._open = counts, _OpenFiles(self._paths)
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names as the configuration gives them."""
-        return self._class_names
-
-    @property
-    def labels(self) -> Int64[np.ndarray, " n"]:
-        """Label of every sample."""
-        return self._labels
 
     @property
     def files(self) -> Sequence[Path]:
