@@ -31,7 +31,7 @@ COLORS: Mapping[str, str] = {
 }  # fmt: skip
 BOOKKEEPING = (
     "step", "total", "eta_s", "images_per_s", "data_wait_s", "data_wait_share", "spent_s",
-    "attempt", "time",
+    "attempt", "time", "measuring",
 )  # fmt: skip
 """What a report holds beside the numbers of the stage itself, such as its loss."""
 NARROW = 100
@@ -115,8 +115,10 @@ def progress_text(stage: StageState) -> str:
     if "step" not in progress:
         since = stage.running_s
         return "starting" if since is None else f"starting, {since:.0f} s"
+    done = f"{progress['step']}/{progress['total']}"
+    measuring = progress.get("measuring")
     parts = [
-        f"step {progress['step']}/{progress['total']}",
+        f"measuring {measuring}, image {done}" if measuring else f"step {done}",
         own_numbers(progress),
         rate_text(progress),
         f"ETA {duration(progress['eta_s'])}" if "eta_s" in progress else "",
@@ -199,10 +201,12 @@ def _table(stages: Sequence[StageState], *, wide: bool) -> Table:
 
 
 def _share(stage: StageState, progress: Mapping[str, Any], *, wide: bool) -> str:
-    """How far it is: `1200/5000 24%`, or `24%` where there is little room."""
+    """How far it is: `1200/5000 24%`, or `24%` where there is little room; after the steps of a
+    training `accuracy 500/1800 28%`."""
     if progress.get("total"):
         share = progress["step"] / progress["total"]
-        return f"{progress['step']}/{progress['total']} {share:4.0%}" if wide else f"{share:.0%}"
+        far = f"{progress['step']}/{progress['total']} {share:4.0%}" if wide else f"{share:.0%}"
+        return f"{progress.get('measuring', '')} {far}".lstrip()
     if stage.state != "running":
         return ""
     return "starting" if stage.running_s is None else f"starting {duration(stage.running_s)}"

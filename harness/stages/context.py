@@ -66,6 +66,7 @@ class StageContext:
     _started: float = field(default_factory=time.monotonic, init=False)
     _reported: float = field(default=0.0, init=False)
     _saved: float = field(default_factory=time.monotonic, init=False)
+    _saved_step: int = field(default=-1, init=False)
     _bad_steps: dict[str, Tensor] = field(default_factory=dict, init=False)
     _first: tuple[int, float] | None = field(default=None, init=False)
     _earlier_wait_s: float = field(default=0.0, init=False)
@@ -242,6 +243,46 @@ class StageContext:
         if stop_due:
             raise StopRequested(f"the driver asked this stage to stop; it did after step {step}")
 
+    def after_batch(
+        self,
+        measuring: str,
+        done: int,
+        total: int,
+        step: int,
+        state: Callable[[], Mapping[str, Any]],
+    ) -> None:
+        """Report how far a training is with what it measures at its end; stop where that is asked.
+
+        Args:
+            measuring: What it measures, in a word.
+            done: Images done; 0 before the first batch.
+            total: Images in all.
+            step: Steps of the training. From its checkpoint a stopped stage measures anew.
+            state: What to save, as for `after_step`.
+
+        Raises:
+            StopRequested: The driver wants the stage to end; the checkpoint is written.
+            StageBusy: Another process took the stage over.
+            StorageError: A checkpoint cannot be written; the last one stays.
+        """
+        now = time.monotonic()
+        if done == 0:
+            # Images a second and what is left are those of the measurement from now on.
+            self._first = None
+        stop_due = self.world.broadcast(done < total and self._stop_is_due(now))
+        report_due = done in (0, total) or now - self._reported >= REPORT_EVERY_S
+        if self.world.is_first and (report_due or stop_due):
+            speed = self._speed(done, total, now, 1)
+            report = {"measuring": measuring, "step": done, "total": total}
+            self.work.report({**report, **speed, **self._bill()})
+            self._reported = now
+        if stop_due:
+            if self.world.is_first and self._saved_step != step:
+                self._save(step, state)
+            raise StopRequested(
+                f"the driver asked this stage to stop; it did while it measured its {measuring}"
+            )
+
     def _stop_is_due(self, now: float) -> bool:
         if now - self._asked < POLL_S:
             return False
@@ -271,6 +312,7 @@ class StageContext:
                 f"{self.world.rank} cannot; put the store on a file system that all machines see"
             )
         step, content = found
+        self._saved_step = step
         self.earlier_s = content["elapsed_s"]
         self._earlier_wait_s = content.get("data_wait_s", 0.0)
         write_text(work.curve, content["curve"])
@@ -289,7 +331,7 @@ class StageContext:
             "curve": work.curve.read_text(encoding="utf-8") if work.curve.exists() else "",
         }
         save_checkpoint(work.checkpoints, step, content, work.payload)
-        self._saved = time.monotonic()
+        self._saved, self._saved_step = time.monotonic(), step
 
     def _next_meeting(self, step: int, now: float) -> int:
         """The step at which the workers meet next, about when a report or checkpoint is due."""

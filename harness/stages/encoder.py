@@ -2,7 +2,7 @@
 
 import dataclasses
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -160,10 +160,14 @@ def _train(
     curve = context.curve(training.steps)
     first = 0
     if resumed := context.resume():
-        first, state = resumed
-        network.model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        first, saved = resumed
+        network.model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
     curve.rewind(first)
+
+    def state() -> Mapping[str, Any]:
+        return {"model": network.model.state_dict(), "optimizer": optimizer.state_dict()}
+
     upcoming = context.ahead(stream.batch, range(first, training.steps))
     for step in range(first, training.steps):
         torch.manual_seed(derive_seed(encoder.seed, "encoder", "dropout", step))
@@ -188,7 +192,7 @@ def _train(
             step + 1,
             training.steps,
             lambda loss=loss: {"loss": float(loss.detach())},
-            lambda: {"model": network.model.state_dict(), "optimizer": optimizer.state_dict()},
+            state,
             images=training.batch_size,
         )
     curve.close()
@@ -196,19 +200,42 @@ def _train(
     write_tensors(context.work.payload / "model.safetensors", network.model.state_dict())
     return {
         "feature_dim": network.feature_dim,
-        "eval_accuracy": _accuracy(network, dataset, "eval", device),
-        "train_accuracy": _accuracy(network, dataset, "train", device),
+        **_accuracies(
+            network,
+            dataset,
+            device,
+            lambda done, total: context.after_batch("accuracy", done, total, training.steps, state),
+        ),
         **left_out(dataset, "train", "eval"),
     }
 
 
 @torch.no_grad()
-def _accuracy(
-    network: FeatureEncoder, dataset: ImageDataset, split: Split, device: torch.device
-) -> float:
-    labels = torch.from_numpy(dataset.labels(split).copy())
-    correct = ImageMean.empty(device)
-    for indices in batches(dataset.num_images(split), 500):
-        images = to_model_range(dataset.images(split, indices).to(device))
-        correct = correct.update(labels_met(network.logits(images), labels[indices]))
-    return correct.compute()
+def _accuracies(
+    network: FeatureEncoder,
+    dataset: ImageDataset,
+    device: torch.device,
+    after_batch: Callable[[int, int], None],
+) -> dict[str, float]:
+    """Share of the images of each split whose class the network names.
+
+    Args:
+        network: The trained classifier.
+        dataset: The images.
+        device: Where to compute.
+        after_batch: Called with the images done and those in all, first with none done.
+    """
+    splits: tuple[Split, Split] = ("eval", "train")
+    total = sum(dataset.num_images(split) for split in splits)
+    done, found = 0, dict[str, float]()
+    after_batch(done, total)
+    for split in splits:
+        labels = torch.from_numpy(dataset.labels(split).copy())
+        correct = ImageMean.empty(device)
+        for indices in batches(dataset.num_images(split), 500):
+            images = to_model_range(dataset.images(split, indices).to(device))
+            correct = correct.update(labels_met(network.logits(images), labels[indices]))
+            done += len(indices)
+            after_batch(done, total)
+        found[f"{split}_accuracy"] = correct.compute()
+    return found

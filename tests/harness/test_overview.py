@@ -64,6 +64,14 @@ def test_progress_shows_the_loss_and_hides_what_the_harness_counts() -> None:
     )
 
 
+def test_what_a_training_measures_at_its_end_is_not_called_a_step() -> None:
+    progress = {"measuring": "accuracy", "step": 500, "total": 1797, "eta_s": 3.0}
+    stage = StageState(key="a", kind="encoder", label="l", state="running", progress=progress)
+    assert progress_text(stage) == "measuring accuracy, image 500/1797, ETA 3 s"
+    assert "accuracy 500/1797" in drawn(Overview(stages=[stage]), 120)[-1]
+    assert "accuracy 28%" in drawn(Overview(stages=[stage]), 80)[-1]
+
+
 def test_a_stage_that_has_said_nothing_is_starting() -> None:
     stage = StageState(key="a", kind="k", label="l", state="running", running_s=3.2)
     assert progress_text(stage) == "starting, 3 s"

@@ -62,3 +62,32 @@ def test_a_stopped_training_has_its_checkpoint_and_goes_on_to_the_same_bits(
         artifact = Store(tmp_path / name).get("tokenizer", tokenizer.key)
         weights.append((artifact.path / "model.safetensors").read_bytes())
     assert weights[0] == weights[1]
+
+
+def test_an_encoder_stopped_while_it_measures_its_accuracy_goes_on_to_the_same_artifact(
+    load, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(context, "POLL_S", 0.0)
+    encoder = next(s for s in make_plan(load()).stages if s.kind == "encoder")
+    steps = encoder.config.encoder.training.steps
+    stop = StopRequest(tmp_path / "stopped")
+    original = context.StageContext.after_step
+
+    def ask_after_the_last_step(self, step, total, *arguments, **named):
+        original(self, step, total, *arguments, **named)
+        if step == total:
+            stop.request("enough")
+
+    with stop.open(), monkeypatch.context() as patch:
+        patch.setattr(context.StageContext, "after_step", ask_after_the_last_step)
+        ended = run_stage(encoder, tmp_path / "stopped", Resources(), 0.0, stop=stop.path)
+    assert ended.status == "stopped"
+    checkpoints = tmp_path / "stopped" / "encoder" / f"{encoder.key}.partial" / "checkpoints"
+    assert [path.stem for path in checkpoints.glob("step-*.json")] == [f"step-{steps:09d}"]
+    records = []
+    for name in ("stopped", "undisturbed"):
+        assert run_stage(encoder, tmp_path / name, Resources(), 0.0).status == "done"
+        records.append(Store(tmp_path / name).get("encoder", encoder.key).record)
+    assert [each["step"] for each in records[0]["history"] if "step" in each] == [steps]
+    assert records[0]["files"] == records[1]["files"]
+    assert records[0]["result"] == records[1]["result"]

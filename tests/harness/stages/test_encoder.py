@@ -1,5 +1,8 @@
 """Weights of feature networks in the store: kept as the kind of file that they came as."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import pytest
 import torch
 import torch_fidelity.feature_extractor_inceptionv3 as inception
@@ -8,10 +11,11 @@ from torch import Tensor, nn
 
 from harness.execution import run_stage
 from harness.metrics.extractors import ExtractionConfig, InceptionConfig, InceptionExtractor
-from harness.plan import Stage
+from harness.plan import Stage, make_plan
 from harness.resources import Resources
+from harness.stages import context
 from harness.stages.encoder import EncoderStage, extractor_identity, load_extractor
-from harness.store import Store, file_sha256
+from harness.store import Store, Work, file_sha256
 
 
 @pytest.fixture(scope="module")
@@ -43,3 +47,19 @@ def test_inception_from_either_kind_of_file_is_read_back_from_the_store(state, t
     assert loaded.identity == extractor_identity(artifact) == file_sha256(path)
     images = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
     assert torch.equal(loaded.features(images), InceptionExtractor(config).features(images))
+
+
+def test_a_trained_encoder_tells_how_far_the_measurement_of_its_accuracy_is(
+    load, tmp_path, monkeypatch
+):
+    told: list[Mapping[str, Any]] = []
+    monkeypatch.setattr(context, "REPORT_EVERY_S", 0.0)
+    monkeypatch.setattr(Work, "report", lambda self, progress: told.append(progress))
+    stage = next(s for s in make_plan(load()).stages if s.kind == "encoder")
+    assert run_stage(stage, tmp_path, Resources(), 0.0).status == "done"
+    measured = [each for each in told if each.get("measuring") == "accuracy"]
+    # 360 images of the evaluation split, then 1,437 of the training split, 500 at a time.
+    assert [each["step"] for each in measured] == [0, 360, 860, 1360, 1797]
+    assert {each["total"] for each in measured} == {1797}
+    assert "eta_s" not in measured[0]
+    assert measured[-1]["eta_s"] == 0
