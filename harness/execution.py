@@ -334,6 +334,7 @@ def _describe(error: Exception, work: Work, slices: int) -> dict[str, Any]:
         return {"status": status, "error": text, "failure": failure}
     if slices == 1:
         attempts.ask_for_slices(work, text)
+        work.warn(f"{text}; run again in {attempts.SLICES} slices of every batch")
         return {"status": "failed", "error": text, "failure": failure, "again": True}
     attempts.forget_slices(work)
     return {

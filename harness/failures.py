@@ -65,6 +65,8 @@ _BY_CLASS_NAME: dict[str, FailureKind] = {
 
 _STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 _UNREACHABLE = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH}
+_HOST_MEMORY = "DefaultCPUAllocator: can't allocate memory"
+"""What torch says in a RuntimeError of its own where Python has MemoryError."""
 _DEVICE_MEMORY = ("CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 _LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "gloo/transport", "NCCL ")
 
@@ -97,6 +99,11 @@ def retry_after_s(attempts: int) -> float:
     return RETRY_AFTER_S * 2 ** (attempts - 1)
 
 
+def given_up(error: str, attempts: int) -> str:
+    """The error of a stage that is not run again, with the number of its attempts."""
+    return error if attempts == 1 else f"failed {attempts} times, the last time by {error}"
+
+
 def most_telling(kinds: list[FailureKind]) -> int:
     """Position of the failure that explains the others.
 
@@ -118,6 +125,10 @@ def _classify_one(error: BaseException) -> FailureKind:
         return "device_memory" if of_torch else "host_memory"
     if isinstance(error, RuntimeError) and any(part in text for part in _DEVICE_MEMORY):
         return "device_memory"
+    if isinstance(error, RuntimeError) and _HOST_MEMORY in text:
+        return "host_memory"
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return "host_memory"
     if isinstance(error, OSError) and error.errno in _STORAGE:
         return "storage"
     if isinstance(error, OSError) and error.errno in _UNREACHABLE:

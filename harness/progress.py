@@ -156,7 +156,13 @@ class ProgressView:
     def _show(self) -> None:
         with self._tolerant():
             if self._console.is_terminal:
-                with Live(console=self._console, auto_refresh=False, transient=True) as live:
+                # Standard output is for results, and the executor redirects it where that is due.
+                with Live(
+                    console=self._console,
+                    auto_refresh=False,
+                    transient=True,
+                    redirect_stdout=False,
+                ) as live:
                     while not self._stop.wait(REDRAW_EVERY_S):
                         while self._told:
                             live.console.print(self._told.popleft(), highlight=False, markup=False)

@@ -143,6 +143,10 @@ COLUMNS: dict[str, Column] = {
     "generator_s": _number("training time of the generator [s]"),
     "generation_s": _number("time of sampling and its metrics [s]"),
     "train_flops": _number("estimated FLOPs of training tokenizer and generator"),
+    "slices": _count(
+        "parts in which a stage of the row computed every batch, the most of any; above 1 where a "
+        "device ran out of memory"
+    ),
     "device": _text("device that trained the generator"),
     "git_revision": _text("code revision that made the samples"),
     "created": _text("when the samples were made [UTC, ISO 8601]"),
@@ -198,6 +202,7 @@ def make_row(
     values |= _reconstruction(row, artifacts) | _generation(row, artifacts)
     if artifacts.diagnostics:
         values |= {name: artifacts.diagnostics.result[name] for name in DIAGNOSTICS}
+    values["slices"] = _slices(artifacts)
     assert list(values) == list(COLUMNS), "a row has exactly the table's columns"
     return values
 
@@ -446,6 +451,13 @@ def generation_columns(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "num_reference": results[0]["num_reference"],
         "rank_deficient": "yes" if results[0]["rank_deficient"] else "no",
     }
+
+
+def _slices(artifacts: RowArtifacts) -> int | None:
+    """The most of any stage of its own; artifacts of earlier versions say nothing and had one."""
+    single = (artifacts.tokenizer, artifacts.reconstruction, artifacts.generator)
+    made = [artifact for artifact in (*single, *artifacts.generations) if artifact]
+    return max((artifact.record["cost"].get("slices", 1) for artifact in made), default=None)
 
 
 def _was_trained(artifact: Artifact) -> bool:

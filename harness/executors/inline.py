@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from harness.executors.interface import (
     grow,
 )
 from harness.executors.requests import Demand, demand_of
-from harness.failures import retries, retry_after_s
+from harness.failures import given_up, retries, retry_after_s
 from harness.plan import Stage
 from harness.resources import Resources
 from harness.stopping import StopRequest
@@ -59,9 +60,8 @@ class InlineExecutor:
                 if stage.key in outcomes:
                     continue
                 demand = demands[stage.kind]
-                event = StageEvent(stage=stage, what="started", held=demand.held, total=total)
-                listen(event)
-                outcome = _run(stage, store_root, resources[stage.kind], demand, listen, stop)
+                start = StageEvent(stage=stage, what="started", held=demand.held, total=total)
+                outcome = _run(start, store_root, resources[stage.kind], demand, listen, stop)
                 if outcome is None:
                     break
                 outcomes[stage.key] = outcome
@@ -73,28 +73,34 @@ class InlineExecutor:
 
 
 def _run(
-    stage: Stage,
+    start: StageEvent,
     store_root: Path,
     request: Resources,
     demand: Demand,
     listen: Listener,
     stop: StopRequest,
 ) -> Outcome | None:
-    """Run a stage until it has ended; None where a stop request ended the wait for another one."""
-    attempts = 0
+    """Run a stage until it has ended; None where a stop request ended a wait."""
+    stage, attempts = start.stage, 0
+    listen(start)
     while True:
         outcome = run_stage(stage, store_root, request, demand.gpus, stop=stop.path)
         if outcome.status == "busy":
             listen(StageEvent(stage=stage, what="waiting"))
             time.sleep(BUSY_POLL_S)
-        elif outcome.status == "failed" and attempts < retries(outcome.failure):
-            attempts += 1
-            listen(StageEvent(stage=stage, what="again", outcome=outcome))
-            time.sleep(retry_after_s(attempts))
-        else:
+            if stop.is_requested:
+                return None
+            continue
+        if outcome.status != "failed":
             return outcome
+        attempts += 1
+        if attempts > retries(outcome.failure):
+            return replace(outcome, error=given_up(outcome.error, attempts))
+        listen(StageEvent(stage=stage, what="again", outcome=outcome))
+        time.sleep(retry_after_s(attempts))
         if stop.is_requested:
             return None
+        listen(start)
 
 
 def _refuse_impossible(kind: str, demand: Demand, available: int) -> None:

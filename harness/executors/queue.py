@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,7 +18,7 @@ from harness.executors.interface import (
 )
 from harness.executors.placement import Placement, in_priority, place
 from harness.executors.requests import Amounts, Demand, as_packed, is_possible, side_by_side
-from harness.failures import classify, one_line, retries, retry_after_s
+from harness.failures import classify, given_up, one_line, retries, retry_after_s
 from harness.plan import Stage
 from harness.stopping import StopRequest
 from harness.store import Store
@@ -168,6 +169,9 @@ class Queue:
         if outcome.status == "failed" and self._may_run_again(stage, outcome):
             self.listen(StageEvent(stage=stage, what="again", outcome=outcome))
             return
+        if outcome.status == "failed":
+            attempts = self.failed_attempts[stage.key]
+            outcome = replace(outcome, error=given_up(outcome.error, attempts))
         self.outcomes[stage.key] = outcome
         self.listen(StageEvent(stage=stage, what="ended", outcome=outcome))
         if outcome.status in ("failed", "diverged"):

@@ -50,6 +50,16 @@ def connected(address: str | None, say: Say) -> Iterator[None]:
     Raises:
         ConfigError: It cannot be, and why, within half a minute.
     """
+    # Ray prints what its machines complain of, in spite of `log_to_driver`; ours is JSON there.
+    with contextlib.redirect_stdout(sys.stderr):
+        _connect(address, say)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _connect(address: str | None, say: Say) -> None:
     prepare(address)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
@@ -60,10 +70,6 @@ def connected(address: str | None, say: Say) -> Iterator[None]:
             _start(say, quiet)
     except (OSError, RuntimeError, ValueError, RayError) as error:
         raise ConfigError(_message(address, error), path="--address") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def _start(say: Say, quiet: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -23,28 +23,34 @@ class Command:
     """`python -m harness.run` in a session of its own, its output kept beside the results."""
 
     def __init__(
-        self, folder: Path, arguments: Sequence[str], *, file_size_limit: int | None = None
+        self,
+        folder: Path,
+        arguments: Sequence[str],
+        *,
+        within: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         """Start it.
 
         Args:
             folder: Where it runs.
             arguments: Of the command.
-            file_size_limit: Bytes that its files may have.
+            within: A command that runs it in other surroundings: `prlimit --fsize=20000`.
+            environment: Variables that it has beside the usual ones.
         """
-        limit = [] if file_size_limit is None else ["prlimit", f"--fsize={file_size_limit}"]
         self.folder = folder
         number = len(list(folder.glob("driver-*.err")))
         self.out, self.err = folder / f"driver-{number}.out", folder / f"driver-{number}.err"
         with self.out.open("w") as out, self.err.open("w") as err:
             self.process = subprocess.Popen(
-                [*limit, sys.executable, "-m", "harness.run", *arguments],
+                [*within, sys.executable, "-m", "harness.run", *arguments],
                 cwd=folder,
                 env={
                     **os.environ,
                     "PYTHONPATH": str(ROOT),
                     "RAY_AUTH_MODE": "disabled",
                     "OMP_NUM_THREADS": "1",
+                    **(environment or {}),
                 },
                 stdout=out,
                 stderr=err,
@@ -61,13 +67,13 @@ class Command:
         found = [pid for pid in _processes() if _session(pid) == self.process.pid]
         return sorted(found, key=lambda pid: (pid != self.process.pid, pid))
 
-    def workers(self) -> list[int]:
-        """Processes that run a stage or a rank of one."""
+    def workers(self, stage: str = "") -> list[int]:
+        """Processes that run a stage or a rank of one; `stage` begins with its kind and label."""
         titles = {pid: _title(pid) for pid in self.members()}
         return [
             pid
             for pid, title in titles.items()
-            if title.startswith("ray::") and not title.startswith(IDLE_TITLES)
+            if title.startswith(f"ray::{stage}") and not title.startswith(IDLE_TITLES)
         ]
 
     def ranks(self) -> list[int]:

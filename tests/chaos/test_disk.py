@@ -129,7 +129,7 @@ def test_a_store_that_becomes_read_only_is_told_and_loses_nothing(folder, small_
 
 @long_only
 def test_a_limit_on_file_sizes_is_told_like_a_full_disk(folder, small_undisturbed):
-    limited = run(folder, file_size_limit=20_000)
+    limited = run(folder, within=["prlimit", "--fsize=20000"])
     assert limited.process.returncode == 1
     assert "File too large; raise the limit of file sizes" in errors(limited)
     assert run(folder).process.returncode == 0

@@ -24,6 +24,8 @@ ray_exceptions = pytest.importorskip("ray.exceptions")
         (torch.OutOfMemoryError("CUDA out of memory"), "device_memory"),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"), "device_memory"),
         (MemoryError(), "host_memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), "host_memory"),
+        (OSError(errno.ENOMEM, "cannot allocate memory"), "host_memory"),
         (ray_exceptions.OutOfMemoryError("the node was low on memory"), "host_memory"),
         (ray_exceptions.WorkerCrashedError(), "infrastructure"),
         (ray_exceptions.NodeDiedError("gone"), "infrastructure"),
