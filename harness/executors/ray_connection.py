@@ -16,10 +16,14 @@ import ray
 from ray.exceptions import RayError
 
 from harness.configuration import ConfigError
-from harness.executors.ray_environment import prepare, running_cluster, temporary_folder
+from harness.executors.ray_environment import (
+    free_shared_memory,
+    object_store,
+    prepare,
+    running_cluster,
+    temporary_folder,
+)
 
-OBJECT_STORE_BYTES = 200 * 2**20
-"""Ray's object store: only tickets pass through it."""
 ACCEPT_S = 5.0
 """Seconds that a cluster has to accept a connection."""
 ANSWER_S = 20.0
@@ -80,10 +84,11 @@ def _start(say: Say, quiet: dict[str, Any]) -> None:
         )
     if folder := temporary_folder():
         quiet["_temp_dir"] = folder
+    store_bytes, note = object_store(free_shared_memory())
+    if note:
+        say(note)
     # `local` starts a Ray of our own even where a cluster runs or RAY_ADDRESS is set.
-    ray.init(
-        address="local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet
-    )
+    ray.init(address="local", include_dashboard=False, object_store_memory=store_bytes, **quiet)
     found = ray.nodes()[0]["NodeManagerAddress"]
     if not ip_address(found).is_loopback:
         say(
@@ -170,6 +175,8 @@ def _message(address: str | None, error: Exception) -> str:
 
 
 def _remedy(cause: str) -> str:
+    if "/dev/shm" in cause:
+        return "mount a file system in memory at /dev/shm (mount -t tmpfs tmpfs /dev/shm)"
     if "AF_UNIX" in cause or "temporary folder" in cause:
         return "set RAY_TMPDIR to a short path such as /tmp/r"
     if "auth_token" in cause or ".ray" in cause:

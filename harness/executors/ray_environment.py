@@ -5,6 +5,7 @@ Imports no Ray itself, because Ray reads some of these variables when it is impo
 
 import os
 import secrets
+import shutil
 import socket
 import tempfile
 from pathlib import Path
@@ -13,6 +14,13 @@ MAX_SOCKET_BYTES = 107
 """Length of a Unix socket's path that Linux allows."""
 SESSION_BYTES = 70
 """What Ray appends to its temporary folder: `/session_<time>_<process>/sockets/plasma_store`."""
+
+SHARED_MEMORY = Path("/dev/shm")
+"""Where Ray puts its object store, and NCCL the buffers between the GPUs of one machine."""
+OBJECT_STORE_BYTES = 200 * 2**20
+"""Ray's object store where there is room: only tickets pass through it."""
+LEAST_OBJECT_STORE_BYTES = 75 * 2**20
+"""Ray refuses a smaller one."""
 
 
 def prepare(address: str | None) -> None:
@@ -52,6 +60,33 @@ def temporary_folder() -> str | None:
         f"Ray's temporary folder must be at most {limit} bytes long, but {str(usual)!r} is longer "
         "and /tmp, /var/tmp and /dev/shm cannot be written; set RAY_TMPDIR to a short path"
     )
+
+
+def object_store(free_bytes: int | None) -> tuple[int, str]:
+    """Size of Ray's object store, and a note to the user where it does not fit shared memory.
+
+    Ray then takes its temporary folder and tells nobody who has not asked for warnings.
+
+    Args:
+        free_bytes: What shared memory has; None where there is none.
+    """
+    if free_bytes is not None and free_bytes >= LEAST_OBJECT_STORE_BYTES:
+        return min(free_bytes, OBJECT_STORE_BYTES), ""
+    has = "is not there" if free_bytes is None else f"has {free_bytes / 2**20:.0f} MiB free"
+    return LEAST_OBJECT_STORE_BYTES, (
+        f"note: {SHARED_MEMORY} {has}, less than the {LEAST_OBJECT_STORE_BYTES / 2**20:.0f} MiB of "
+        "Ray's object store, which goes to Ray's temporary folder instead and costs nothing there. "
+        "NCCL needs it too: for stages of several GPUs give a container more "
+        "(docker run --shm-size=1g)"
+    )
+
+
+def free_shared_memory() -> int | None:
+    """Bytes that shared memory has free; None where there is none."""
+    try:
+        return shutil.disk_usage(SHARED_MEMORY).free
+    except OSError:
+        return None
 
 
 def running_cluster() -> str:

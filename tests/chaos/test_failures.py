@@ -221,9 +221,8 @@ def test_a_divergence_is_tried_once_keeps_its_last_finite_checkpoint_and_stops_n
     pd.testing.assert_frame_equal(table(folder), table(small_undisturbed), check_exact=True)
 
 
-@pytest.fixture
-def images(folder) -> Path:
-    """Two classes of noise, which the sweep `two_sources.yaml` reads beside digits."""
+def give_images(folder: Path) -> None:
+    """Two classes of noise, and a sweep `two_sources.yaml` that reads them beside digits."""
     random = np.random.default_rng(0)
     for split, count in (("train", 100), ("val", 20)):
         for level, name in ((60, "dark"), (200, "light")):
@@ -235,12 +234,18 @@ def images(folder) -> Path:
     tree = yaml.safe_load((folder / "small.yaml").read_text())
     noise = {"kind": "image_folder", "name": "noise", "root": "images", "resolution": 16}
     noise |= {"num_classes": 2, "num_train_images": 200, "num_eval_images": 40}
-    tree["presets"] = {
-        "source": {"digits": {"data": tree["trial"].pop("data")}, "noise": {"data": noise}}
-    }
+    digits = {"data": tree["trial"].pop("data")}
+    tree["presets"] = {"source": {"digits": digits, "noise": {"data": noise}}}
     tree["grid"] = {"source": ["digits", "noise"]}
     (folder / "two_sources.yaml").write_text(yaml.safe_dump(tree))
-    return folder / "images"
+
+
+@pytest.fixture(scope="module")
+def two_sources_undisturbed(tmp_path_factory) -> Path:
+    """Digits and noise, undisturbed."""
+    folder = give_sweeps(tmp_path_factory.mktemp("two_sources"))
+    give_images(folder)
+    return run_undisturbed(folder, ["two_sources.yaml", "--executor", "inline"])
 
 
 def vanish(images: Path) -> None:
@@ -253,18 +258,15 @@ def spoil_labels(images: Path) -> None:
 
 @long_only
 @pytest.mark.parametrize(
-    ("spoil", "told"),
-    [(vanish, "noise"), (spoil_labels, "classes")],
-    ids=["files that vanish", "labels that are wrong"],
+    ("executor", "spoil", "told"),
+    [("inline", spoil_labels, "must hold the classes"), ("ray", vanish, "images")],
+    ids=["labels that are wrong", "files that vanish"],
 )
-@pytest.mark.parametrize("executor", ["inline", "ray"])
 def test_data_that_go_bad_after_the_plan_fail_their_rows_and_no_others(
-    folder, images, tmp_path_factory, executor, spoil, told
+    folder, two_sources_undisturbed, executor, spoil, told
 ):
-    sweep = ["two_sources.yaml", "--executor", executor]
-    undisturbed = tmp_path_factory.mktemp("undisturbed")
-    shutil.copytree(folder, undisturbed, dirs_exist_ok=True)
-    run_undisturbed(undisturbed, [*sweep, "--executor", "inline"])
+    give_images(folder)
+    sweep, images = ["two_sources.yaml", "--executor", executor], folder / "images"
     command = Command(folder, [*sweep, "--json"])
     command.wait_until_working(120)
     spoil(images)
@@ -278,9 +280,9 @@ def test_data_that_go_bad_after_the_plan_fail_their_rows_and_no_others(
             assert told in row["error"]
     assert not events(folder, "stage_again")
     shutil.rmtree(images, ignore_errors=True)
-    shutil.copytree(undisturbed / "images", images)
-    assert run(folder, sweep)[0] == 0
-    assert_same_results(folder, undisturbed)
+    shutil.copytree(two_sources_undisturbed / "images", images)
+    assert run(folder, ["two_sources.yaml", "--executor", "inline"])[0] == 0
+    assert_same_results(folder, two_sources_undisturbed)
 
 
 @long_only

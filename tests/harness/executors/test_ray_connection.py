@@ -156,6 +156,54 @@ def test_a_temporary_folder_that_cannot_be_used_is_to_be_replaced(monkeypatch, r
         pass
 
 
+@pytest.mark.parametrize(
+    ("free_mib", "size_mib", "noted"),
+    [(25_000, 200, False), (120, 120, False), (75, 75, False), (64, 75, True), (None, 75, True)],
+)
+def test_rays_object_store_fits_shared_memory_or_the_user_is_told(free_mib, size_mib, noted):
+    free = None if free_mib is None else free_mib * 2**20
+    size, note = ray_environment.object_store(free)
+    assert size == size_mib * 2**20
+    assert ("docker run --shm-size=1g" in note) == noted
+
+
+IN_SMALL_SHARED_MEMORY = """
+import sys
+from harness.executors.ray_environment import prepare
+prepare(None)
+import ray
+from harness.executors.ray_connection import connected
+with connected(None, print):
+    content = bytes(2**20)
+    assert ray.get(ray.remote(lambda: content).remote()) == content
+"""
+
+
+def test_shared_memory_of_a_container_is_enough_and_is_told():
+    mount = "mount -t tmpfs -o size=64m tmpfs /dev/shm"
+    own_mounts = ["unshare", "--mount", "sh", "-c"]
+    if subprocess.run([*own_mounts, mount], capture_output=True).returncode:
+        pytest.skip("needs the right to mount a file system")
+    done = subprocess.run(
+        [*own_mounts, f'{mount} && exec "$@"', "sh", sys.executable, "-c", IN_SMALL_SHARED_MEMORY],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "note: /dev/shm has 64 MiB free, less than the 75 MiB" in done.stderr
+
+
+def test_shared_memory_that_is_absent_is_to_be_mounted(monkeypatch):
+    def refuse(*_, **__) -> None:
+        raise FileNotFoundError(2, "No such file or directory: '/dev/shm'")
+
+    monkeypatch.setattr("ray.init", refuse)
+    with pytest.raises(ConfigError, match="mount a file system in memory at /dev/shm"):
+        connected(None, print).__enter__()
+
+
 TOO_LATE = """
 import ray
 from harness.executors.ray_connection import connected
