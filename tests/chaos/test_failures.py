@@ -259,7 +259,7 @@ def spoil_labels(images: Path) -> None:
 @long_only
 @pytest.mark.parametrize(
     ("executor", "spoil", "told"),
-    [("inline", spoil_labels, "must hold the classes"), ("ray", vanish, "images")],
+    [("inline", spoil_labels, "must have the same classes"), ("ray", vanish, "images")],
     ids=["labels that are wrong", "files that vanish"],
 )
 def test_data_that_go_bad_after_the_plan_fail_their_rows_and_no_others(
