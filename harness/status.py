@@ -1,4 +1,4 @@
-"""`python -m harness.status RESULTS`: how a sweep stands, from its results and its store alone.
+"""`python -m harness.status RESULTS`: how a sweep or search stands, from results and store alone.
 
 It reads what running, finished and killed processes have left, so it works while another process
 runs the sweep, after a crash, on another machine that sees the folders, and without Ray.
@@ -9,7 +9,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -18,7 +18,7 @@ from rich.live import Live
 from harness.command import EXIT_DONE, EXIT_ROWS_FAILED, exit_code
 from harness.configuration import ConfigError
 from harness.overview import StageState, State, drawing, duration, headline, progress_text
-from harness.plan import Plan, make_plan
+from harness.plan import make_plan
 from harness.store import Store
 from harness.sweep import load_sweep
 from harness.sweep_status import SweepStatus, events_of, look
@@ -65,12 +65,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _show(options: argparse.Namespace) -> int:
-    plan, store = _open(options)
-    if not options.watch:
-        status = look(plan, store, options.results)
-        print(json.dumps(status.as_json(), indent=1) if options.json else status_text(status))
-        return _code(status)
-    return _watch(options, plan, store)
+    look_now = _open(options)
+    if options.watch:
+        return _watch(options, look_now)
+    status = look_now()
+    print(json.dumps(status.as_json(), indent=1) if options.json else status_text(status))
+    return _code(status)
 
 
 def _code(status: SweepStatus) -> int:
@@ -79,11 +79,11 @@ def _code(status: SweepStatus) -> int:
     return EXIT_ROWS_FAILED if status.has_failed else EXIT_DONE
 
 
-def _watch(options: argparse.Namespace, plan: Plan, store: Store) -> int:
+def _watch(options: argparse.Namespace, look_now: Callable[[], SweepStatus]) -> int:
     console = Console()
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while True:
-            status = look(plan, store, options.results)
+            status = look_now()
             if not status.is_open:
                 break
             if options.json:
@@ -97,42 +97,57 @@ def _watch(options: argparse.Namespace, plan: Plan, store: Store) -> int:
     return _code(status)
 
 
-def _open(options: argparse.Namespace) -> tuple[Plan, Store]:
-    """The plan that the folder is of, and where its artifacts lie.
+def _open(options: argparse.Namespace) -> Callable[[], SweepStatus]:
+    """Looks at the sweep or the search that the folder is of.
 
     Raises:
-        ConfigError: The folder holds no sweep, or the store is not there.
+        ConfigError: The folder holds neither, or the store is not there.
     """
     results: Path = options.results
-    file = results / "sweep.yaml"
-    if not file.is_file():
+    is_search = (results / "tune.yaml").is_file()
+    if not is_search and not (results / "sweep.yaml").is_file():
         raise ConfigError(_no_sweep(results))
-    plan = make_plan(load_sweep(file))
     root = options.store or _store_of(results)
     if not root.is_dir():
         raise ConfigError(
             f"the store must be a folder of artifacts, but {root} is none; give --store DIR",
             path="--store",
         )
-    return plan, Store(root)
+    if is_search:
+        return lambda: _look_at_search(Store(root), results)
+    plan = make_plan(load_sweep(results / "sweep.yaml"))
+    return lambda: look(plan, Store(root), results)
+
+
+def _look_at_search(store: Store, results: Path) -> SweepStatus:
+    # Optuna takes a second to import, and sweeps need none of it.
+    from harness.tuning.search_status import look_at_search
+
+    plan, unfinished, trials = look_at_search(results)
+    return look(plan, store, results, unfinished, trials)
 
 
 def _no_sweep(results: Path) -> str:
     """Why a folder is none of results, and which is near it."""
-    near = sorted(path.parent for path in results.glob("*/sweep.yaml"))
+    near = _below(results)
     if near:
         folders = ", ".join(str(path) for path in near[:5])
         return f"{results} must be the folder of one sweep, but holds several; give one: {folders}"
     if not results.exists():
-        siblings = sorted(path.parent for path in results.parent.glob("*/sweep.yaml"))
+        siblings = _below(results.parent)
         there = ", ".join(str(path) for path in siblings[:5]) or "no results lie beside it"
         return f"{results} must be a folder of results, but is not there; there are: {there}"
     if results.is_file():
         return f"{results} must be a folder of results, but is a file; give its folder"
     return (
-        f"{results} must hold the sweep.yaml that a run leaves, but does not; give "
-        "results/<name of the sweep>. A search by harness.tune is described by its trials.csv"
+        f"{results} must hold the sweep.yaml or tune.yaml that a run leaves, but does not; give "
+        "results/<name of the sweep>"
     )
+
+
+def _below(folder: Path) -> list[Path]:
+    """Folders of sweeps and searches in a folder."""
+    return sorted(p.parent for n in ("sweep", "tune") for p in folder.glob(f"*/{n}.yaml"))
 
 
 def _store_of(results: Path) -> Path:
@@ -151,7 +166,9 @@ def status_text(status: SweepStatus) -> str:
     """A status for people."""
     overview = status.overview
     rows = ", ".join(f"{number} {name}" for name, number in sorted(status.rows.items()))
-    lines = [f"{status.sweep}: {headline(overview)}", f"rows: {rows or 'none'}"]
+    lines = [f"{status.sweep}: {headline(overview)}"]
+    lines += [f"trials: {status.trials}"] if status.trials else []
+    lines += [f"rows: {rows or 'none'}"]
     if status.driver:
         lines.append(f"last command: {status.driver}")
     for state in DETAILED:
@@ -165,7 +182,8 @@ def status_text(status: SweepStatus) -> str:
         lines.append(f"remains: {remains}")
     if status.is_open and not overview.counts()["running"]:
         eta = "" if overview.eta_s is None else f", which takes about {duration(overview.eta_s)}"
-        lines.append(f"nothing runs; the sweep's command goes on with what is left{eta}")
+        what = "search" if status.trials else "sweep"
+        lines.append(f"nothing runs; the {what}'s command goes on with what is left{eta}")
     return "\n".join(lines)
 
 

@@ -23,6 +23,40 @@ BAD: tuple[State, ...] = ("failed", "diverged", "blocked")
 
 @final
 @dataclass(frozen=True, kw_only=True)
+class Trials:
+    """The trials of a search at one moment."""
+
+    asked: int
+    """Trials that are to be finished in total."""
+    counts: Mapping[str, int]
+    """Status -> number of proposals; `running` and `interrupted` are not told yet."""
+    finished: int
+    """Proposals that count."""
+    is_running: bool
+    """Whether a living process holds the study."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether something runs, or the search's command has more to do than to retry."""
+        failed = self.counts.get("failed", 0)
+        return self.is_running or self.finished + failed < self.asked
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether a trial ended with an error."""
+        return self.counts.get("failed", 0) > 0
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{number} {name}" for name, number in sorted(self.counts.items()))
+        return f"{self.finished}/{self.asked} finished: {counts or 'none was begun'}"
+
+    def as_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {"asked": self.asked, "finished": self.finished, "counts": dict(self.counts)}
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
 class SweepStatus:
     """How a sweep stands."""
 
@@ -33,15 +67,21 @@ class SweepStatus:
     """Status -> number of rows; `pending` are not written yet."""
     driver: str
     """What is known of the command that ran last."""
+    trials: Trials | None = None
+    """Those of a search by harness.tune; None of a sweep."""
 
     @property
     def is_open(self) -> bool:
         """Whether something runs or is left to run."""
+        if self.trials is not None:
+            return self.trials.is_open
         return any(stage.state in OPEN for stage in self.overview.stages)
 
     @property
     def has_failed(self) -> bool:
         """Whether something ended badly, or a row is not done although nothing is left to run."""
+        if self.trials is not None:
+            return self.trials.has_failed
         bad = any(stage.state in BAD for stage in self.overview.stages)
         return bad or (not self.is_open and any(name != "done" for name in self.rows))
 
@@ -56,6 +96,7 @@ class SweepStatus:
             "eta_s": self.overview.eta_s,
             "rows": dict(self.rows),
             "driver": self.driver,
+            **({"trials": self.trials.as_json()} if self.trials else {}),
             "stages": [asdict(stage) for stage in self.overview.stages],
         }
 
@@ -68,9 +109,27 @@ def events_of(results: Path) -> list[dict[str, Any]]:
         return []
 
 
-def look(plan: Plan, store: Store, results: Path) -> SweepStatus:
-    """How a sweep stands at this moment."""
+def look(
+    plan: Plan,
+    store: Store,
+    results: Path,
+    unfinished: Plan | None = None,
+    trials: Trials | None = None,
+) -> SweepStatus:
+    """How a sweep, or a search, stands at this moment.
+
+    Args:
+        plan: Of the sweep, or of all trials that a search has begun.
+        store: Where the artifacts lie.
+        results: The folder of results.
+        unfinished: What of the plan may be run yet; all of it unless given. A trial that was
+            capped or diverged is finished without its generator.
+        trials: Of a search.
+    """
     states = stage_states(plan, store)
+    if unfinished is not None:
+        left = {stage.key for stage in unfinished.stages}
+        states = {k: s for k, s in states.items() if k in left or s.state not in (*OPEN, "blocked")}
     stages = [stage for stage in plan.stages if stage.key in states]
     events = events_of(results)
     total = _capacity(events)
@@ -91,6 +150,7 @@ def look(plan: Plan, store: Store, results: Path) -> SweepStatus:
         overview=overview,
         rows=_rows(plan, results),
         driver=_driver(events),
+        trials=trials,
     )
 
 

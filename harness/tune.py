@@ -44,7 +44,8 @@ from harness.tuning.outputs import (
 )
 from harness.tuning.repetition import Kind, Place, repeat
 from harness.tuning.search import Search, judge_from_store
-from harness.tuning.study import JOURNAL, Asked, TuningStudy, count_finished, open_study
+from harness.tuning.search_status import write_tune_file
+from harness.tuning.study import JOURNAL, LEASE, Asked, TuningStudy, count_finished, open_study
 from harness.tuning.tune_file import MAX_CORNERS, Repetition, Tuning, load_tune
 
 
@@ -103,7 +104,7 @@ def _run(options: argparse.Namespace) -> int:
         return EXIT_DONE
     check_start(options, to_run, results, tuning.source)
     try:
-        with hold(results / "study.lease"):
+        with hold(results / LEASE):
             return _search_and_report(options, tuning, store, results)
     except StageBusy as error:
         raise ConfigError(
@@ -125,6 +126,8 @@ def _search_and_report(
         )
     except ConfigError as error:
         raise error.within(source=tuning.source) from error
+    # What is asked stands in the folder from the start, so that harness.status knows it.
+    write_tune_file(tuning, results)
     outcomes: Mapping[str, Outcome] = {}
     try:
         outcomes = _execute(options, study, store, results)

@@ -82,13 +82,12 @@ def write_trials(
     results: Path,
     wall_s: float,
 ) -> TrialsWritten:
-    """Write the table, `tune.yaml`, `trials.csv`, `study.json` and `importance.csv`."""
+    """Write the table, `trials.csv`, `study.json` and `importance.csv`."""
     told, tuning = study.told(), study.tuning
     points = {one.point.trial_id: one.point for one in told}
     plan = make_plan(tuning.sweep(list(points.values())))
     recorded = recorded_outcomes(told, plan)
     rows, _, _ = write_tables(plan, store, outcomes, results, wall_s, row_outcomes=recorded)
-    write_yaml(results / "tune.yaml", to_plain(tuning.file))
     by_id = {row["row_id"]: row for row in rows}
     judged = {
         trial_id: by_id[judged_row(make_plan(tuning.sweep([point]))).row_id]

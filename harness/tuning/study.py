@@ -38,6 +38,8 @@ from harness.tuning.tune_file import SamplerChoice, Tuning
 
 JOURNAL = "study.journal"
 """File in the results folder; `optuna-dashboard` opens it."""
+LEASE = "study.lease"
+"""Held by the process that works on the study."""
 REDRAWS = 8
 """How often a proposal that was already made is drawn again before it is accepted."""
 
@@ -302,6 +304,16 @@ def count_finished(folder: Path) -> int:
     study = _last_study(_storage(folder)) if (folder / JOURNAL).is_file() else None
     trials = study.get_trials(deepcopy=False) if study else []
     return sum(trial.state == TrialState.COMPLETE for trial in trials)
+
+
+def read_told(folder: Path, tuning: Tuning) -> list[Told]:
+    """The last trial of every proposal in a results folder, which is left as it is.
+
+    Raises:
+        ConfigError: The file makes another trial of a proposal than was run.
+    """
+    study = _last_study(_storage(folder)) if (folder / JOURNAL).is_file() else None
+    return TuningStudy(study, tuning).told() if study else []
 
 
 def _mend_journal(folder: Path) -> None:
