@@ -9,7 +9,8 @@ import json
 import time
 from typing import Any
 
-from harness.store import Work, write_json
+from harness.durable import write_json
+from harness.store import Work
 from harness.world import WorkerLost, World
 
 SLICES = 2

@@ -188,7 +188,7 @@ def _run(given: _Assignment, work: Work, slices: int) -> None:
         )
     definition = registry.KINDS[stage.kind]
     work.note("started", gpus=given.gpus, cpus=resources.cpus, workers=given.world.size)
-    inputs = find_inputs(stage, given.store)
+    inputs = _find_inputs(stage, given.store)
     context = StageContext(
         inputs=inputs,
         work=work,
@@ -229,7 +229,7 @@ def _run(given: _Assignment, work: Work, slices: int) -> None:
     )
 
 
-def find_inputs(stage: Stage, store: Store) -> dict[str, Artifact]:
+def _find_inputs(stage: Stage, store: Store) -> dict[str, Artifact]:
     """The artifacts that a stage reads, each made of the artifacts that the store holds now.
 
     A tokenizer that had to be trained again may have come out otherwise, on a GPU say; what was

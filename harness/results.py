@@ -12,14 +12,14 @@ import pandas as pd
 import torch
 import yaml
 
-from harness.durable import replacing, write_text
+from harness.durable import file_sha256, replacing, write_json, write_text
 from harness.environment import command_line, environment
 from harness.execution import Outcome
 from harness.keys import to_plain
 from harness.lease import wait_and_hold
 from harness.leftovers import remove_temporary
 from harness.plan import Plan
-from harness.store import Artifact, Store, file_sha256, write_json
+from harness.store import Artifact, Store
 from harness.sweep import resolved_tree
 from harness.table import compile_table, write_row, write_rows
 

@@ -42,16 +42,6 @@ from harness.lease import Lease, StageBusy, hold
 from harness.leftovers import discard
 from harness.stage_log import is_log
 
-__all__ = [
-    "Artifact",
-    "DamagedArtifact",
-    "Store",
-    "Work",
-    "file_sha256",
-    "write_json",
-    "write_tensors",
-]
-
 RECORD = "artifact.json"
 """The file of an artifact that says what it is; written last."""
 

@@ -13,14 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.cost import generator_flops_per_image
-from harness.durable import replacing, storage_errors
+from harness.durable import replacing, storage_errors, write_json
 from harness.execution import Outcome
 from harness.metrics.extractors import INCEPTION_SHA256
 from harness.plan import Plan, PlannedRow, Stage, guidance_label, with_inputs
 from harness.protocol import generation_protocol, reconstruction_protocol
 from harness.protocol_presets import generation_name, reconstruction_name
 from harness.stages.encoder import EncoderStage
-from harness.store import Artifact, Store, write_json
+from harness.store import Artifact, Store
 from harness.trial import AlignedWith
 
 SCHEMA_VERSION = 2

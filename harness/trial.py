@@ -92,9 +92,9 @@ class LPIPSMetric:
     __pydantic_config__: ClassVar[Any] = _FORBID
 
     kind: Literal["lpips"] = "lpips"
-    backbone_weights: str | None = field(default=None, metadata={"key": False})
+    backbone_weights: str | None = field(default=None, metadata=NO_KEY)
     """File with torchvision's ImageNet VGG16; absent: torchvision's cache."""
-    head_weights: str | None = field(default=None, metadata={"key": False})
+    head_weights: str | None = field(default=None, metadata=NO_KEY)
     """File with the published heads; absent: the copy that torchmetrics ships."""
 
     def as_loss(self) -> LPIPSConfig:
@@ -459,7 +459,7 @@ class Trial:
 
     __pydantic_config__: ClassVar[Any] = _FORBID
 
-    seed: int = field(default=0, metadata={"key": False})
+    seed: int = field(default=0, metadata=NO_KEY)
     """Seed that tokenizer, generator and evaluation follow unless they name their own. It enters
     keys through them."""
     data: DataConfig

@@ -27,8 +27,8 @@ from harness.data.pipelines import (
     read_squares,
 )
 from harness.data.sample_archive import SampleArchive
-from harness.keys import content_hash
-from harness.store import file_sha256
+from harness.durable import file_sha256
+from harness.keys import NO_KEY, content_hash
 
 _FORBID: Any = {"extra": "forbid"}
 
@@ -45,15 +45,15 @@ class FolderImages:
     __pydantic_config__: ClassVar[Any] = _FORBID
 
     kind: Literal["folder"] = "folder"
-    path: str = field(metadata={"key": False})
+    path: str = field(metadata=NO_KEY)
     """The folder; `~` is the home folder."""
     resolution: int | None = None
     """Side in pixels that `pipeline` brings the images to; absent: they stay as they are."""
     pipeline: Pipeline | None = None
     """Published crop and resize; absent: none, and all images must have one size."""
-    on_unreadable: Literal["stop", "skip"] = field(default="stop", metadata={"key": False})
+    on_unreadable: Literal["stop", "skip"] = field(default="stop", metadata=NO_KEY)
     """What an unreadable file does. `skip` reads every file once at opening, counts and lists."""
-    max_unreadable: float = field(default=0.01, metadata={"key": False})
+    max_unreadable: float = field(default=0.01, metadata=NO_KEY)
     """Share of the files, 0..1, that may be skipped; one file always may."""
 
     def __post_init__(self) -> None:
@@ -84,7 +84,7 @@ class NpzImages:
     __pydantic_config__: ClassVar[Any] = _FORBID
 
     kind: Literal["npz"] = "npz"
-    path: str = field(metadata={"key": False})
+    path: str = field(metadata=NO_KEY)
     """The file; `~` is the home folder."""
     resolution: int | None = None
     """Side in pixels that `pipeline` brings the images to; absent: they stay as they are."""

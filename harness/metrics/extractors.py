@@ -19,8 +19,9 @@ from torch import Tensor
 
 from harness.data.missing import MissingItem
 from harness.data.pixel_range import to_model_range
+from harness.durable import file_sha256
+from harness.keys import NO_KEY
 from harness.metrics.inception_network import InceptionNetwork
-from harness.store import file_sha256
 from models.foundation import EncoderOutputs
 
 INCEPTION_SHA256 = "6726825d"
@@ -227,7 +228,7 @@ class InceptionConfig:
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
     kind: Literal["inception"] = "inception"
-    weights: str = field(default="default", metadata={"key": False})
+    weights: str = field(default="default", metadata=NO_KEY)
     """Path of the weights (.pth or .safetensors); `default` is torch-fidelity's file in the cache
     of torch.hub."""
     sha256: str = INCEPTION_SHA256

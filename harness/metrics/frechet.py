@@ -169,24 +169,6 @@ class FeatureStatistics:
             )
 
 
-def require_full_rank(name: str, num_images: int, feature_dim: int) -> None:
-    """Refuse a distance of so few images that their covariance lacks rank.
-
-    Args:
-        name: Setting of the evaluation that says how many there are.
-        num_images: Images to be compared.
-        feature_dim: Width of the features.
-
-    Raises:
-        ValueError: There are not more images than features.
-    """
-    if num_images <= feature_dim:
-        raise ValueError(
-            f"`evaluation.{name}` must exceed the {feature_dim} features of the extractor for a "
-            f"Fréchet distance to mean anything, but is {num_images}; raise it"
-        )
-
-
 def frechet_distance(first: FeatureStatistics, second: FeatureStatistics) -> float:
     """Fréchet distance between the Gaussians fitted to two sets of features (module docstring).
 

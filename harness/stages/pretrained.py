@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from harness.data.missing import MissingItem
+from harness.durable import write_json
 from harness.keys import content_hash
 from harness.pretrained import DiffusersTokenizerConfig
 from harness.stages.context import StageContext
 from harness.stages.weights import describe_file
-from harness.store import Artifact, write_json, write_tensors
+from harness.store import Artifact, write_tensors
 from harness.trial import AnyTokenizerConfig
 from models.diffusers_autoencoder import (
     CONFIG_FILE,

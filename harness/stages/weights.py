@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from harness.data.missing import MissingItem
+from harness.durable import file_sha256
 from harness.metrics.extractors import InceptionConfig
-from harness.store import file_sha256
 from harness.trial import LPIPSMetric
 from models.foundation import TimmEncoderConfig
 from models.perceptual import LPIPS, LPIPSConfig, NoPerceptual, build_lpips

@@ -20,11 +20,12 @@ from analysis.tuning import (
     setting_name,
 )
 from harness.description import columns
+from harness.durable import write_json
 from harness.execution import Outcome
 from harness.keys import to_plain
 from harness.plan import make_plan
 from harness.results import write_csv, write_tables, write_yaml
-from harness.store import Store, write_json
+from harness.store import Store
 from harness.tuning.importance import importances
 from harness.tuning.search import judged_row, recorded_outcomes
 from harness.tuning.space import Axes

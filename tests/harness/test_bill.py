@@ -12,11 +12,12 @@ from harness.bill import (
     savings,
     settle,
 )
+from harness.durable import write_json
 from harness.events import Usage
 from harness.execution import Outcome
 from harness.forecast import Forecast
 from harness.plan import make_plan
-from harness.store import Store, write_json
+from harness.store import Store
 
 SECONDS = {"tokenizer": 100.0, "generator": 40.0}
 

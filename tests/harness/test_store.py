@@ -5,8 +5,9 @@ import json
 import pytest
 import torch
 
+from harness.durable import file_sha256, write_json
 from harness.lease import StageBusy
-from harness.store import DamagedArtifact, Store, file_sha256, write_json, write_tensors
+from harness.store import DamagedArtifact, Store, write_tensors
 
 RECORD = {"result": {"value": 1.0}}
 
