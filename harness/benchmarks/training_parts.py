@@ -11,7 +11,6 @@ from harness.benchmarks.bench import ENDLESS, Bench
 from harness.benchmarks.rows import Row
 from harness.benchmarks.turns import Times
 from harness.benchmarks.variants import (
-    PLAIN,
     Variant,
     generator_factors,
     ladder,
@@ -26,6 +25,8 @@ from models.lightningdit import LightningDiTConfig, num_parameters
 
 TRAINING_BYTES = 20
 """Bytes a parameter that a generator's training holds: weight, gradient, two moments, average."""
+MEMORY_SHARE = 0.8
+"""Share of the free memory that these may take; the rest is for activations."""
 
 
 def tokenizer_training(bench: Bench) -> list[Row]:
@@ -58,7 +59,7 @@ def tokenizer_training(bench: Bench) -> list[Row]:
 
 
 def generator_training(bench: Bench, sizes: Mapping[str, LightningDiTConfig]) -> list[Row]:
-    """The whole step of each size; every variant for the largest that this device can take."""
+    """The whole step of each size; every variant for the largest that this device can take so."""
     part = "generator training"
     config = bench.subject.trial.generator
     if config is None:
@@ -86,27 +87,25 @@ def generator_training(bench: Bench, sizes: Mapping[str, LightningDiTConfig]) ->
             images=training.batch_size,
             configuration=json.dumps(to_plain(trained)),
         )
-        why = _too_large(bench, changed) or bench.takes_too_long(3 * flops, "fp32")
+        why = _too_large(bench, changed, 2) or bench.takes_too_long(3 * flops, "fp32")
         if why:
             rows.append(dataclasses.replace(row, status="skipped", reason=why))
             continue
         measurable.append((row, changed, flops / training.batch_size))
+    number = len(_variants(bench))
+    fitting = [row for row, changed, _ in measurable if not _too_large(bench, changed, number)]
     for row, changed, flops in measurable:
-        largest = row is measurable[-1][0]
-        rows += _one_size(bench, row, changed, flops, every=largest)
+        variants = _variants(bench)
+        if row not in fitting[-1:]:
+            variants = [variants[0], variants[-1]]
+        loops = {each.name: _generator_loop(bench, changed, each) for each in variants}
+        rows += _rows(bench, row, variants, bench.run(loops), flops)
         rows += _waiting(bench, row, changed)
     return rows
 
 
-def _one_size(
-    bench: Bench, row: Row, config: GeneratorStage, flops: float, *, every: bool
-) -> list[Row]:
-    factors = generator_factors(bench.device, compiled=bench.compiled)
-    variants = ladder(factors)
-    if not every:
-        variants = [PLAIN, variants[-1]]
-    loops = {variant.name: _generator_loop(bench, config, variant) for variant in variants}
-    return _rows(bench, row, variants, bench.run(loops), flops)
+def _variants(bench: Bench) -> list[Variant]:
+    return ladder(generator_factors(bench.device, compiled=bench.compiled))
 
 
 def _waiting(bench: Bench, row: Row, config: GeneratorStage) -> list[Row]:
@@ -114,7 +113,7 @@ def _waiting(bench: Bench, row: Row, config: GeneratorStage) -> list[Row]:
 
     Each is alone: what is read ahead while another loop has its turn would not be waited for.
     """
-    fastest = ladder(generator_factors(bench.device, compiled=bench.compiled))[-1]
+    fastest = _variants(bench)[-1]
     rows = []
     for resident in (True, False):
         where = "resident" if resident else "streamed"
@@ -143,15 +142,17 @@ def _generator_loop(
     return bench.training_loop(stage, changed, inputs, variant.context, waits)
 
 
-def _too_large(bench: Bench, config: GeneratorStage) -> str:
+def _too_large(bench: Bench, config: GeneratorStage, num_variants: int) -> str:
+    """Why so many variants do not fit, each with its own network where they take turns."""
+    networks = num_variants if bench.together else 1
     with torch.device("meta"):
-        needed_gib = TRAINING_BYTES * num_parameters(config.build()) / 2**30
+        needed_gib = networks * TRAINING_BYTES * num_parameters(config.build()) / 2**30
     free_gib = free_memory_gib(bench.device)
-    if needed_gib <= 0.8 * free_gib:
+    if needed_gib <= MEMORY_SHARE * free_gib:
         return ""
     return (
-        f"weights, gradients, moments and average need {needed_gib:.1f} GiB of the {free_gib:.1f} "
-        "GiB that are free"
+        f"weights, gradients, moments and average of {networks} side by side need {needed_gib:.1f} "
+        f"GiB, more than {MEMORY_SHARE:.0%} of the {free_gib:.1f} GiB that are free"
     )
 
 

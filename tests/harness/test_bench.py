@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from harness.bench import main
+from harness.benchmarks import training_parts
 from harness.benchmarks.rows import Row, against, as_text, measured, quartiles
 from harness.benchmarks.turns import FEWEST, Taken, Times, repeated, take_turns
 from harness.benchmarks.variants import BF16, FUSED, PLAIN, ladder
@@ -131,6 +132,22 @@ def test_what_takes_too_long_is_a_row_with_its_reason(benched):
     assert row["status"] == "skipped"
     assert "--limit-s" in row["reason"]
     assert "skipped: " in out
+
+
+def test_only_so_many_variants_run_side_by_side_as_fit_into_memory(tmp_path, monkeypatch):
+    def variants_of(free_gib: float) -> dict[str, int]:
+        monkeypatch.setattr(training_parts, "free_memory_gib", lambda _: free_gib)
+        out = tmp_path / str(free_gib)
+        request = ["--only", "generator", "--sizes", "pico", "nano", "--batch-size", "2"]
+        assert main([*request, "--quick", "--repeats", "1", "--out", str(out)]) == 0
+        (table,) = out.glob("*.parquet")
+        rows = pd.read_parquet(table)
+        rows = rows[~rows["variant"].str.contains("alone")]
+        return rows[rows["status"] == "measured"].groupby("what").size().to_dict()
+
+    pico, nano = "LightningDiT pico/1", "LightningDiT nano/1"
+    assert variants_of(0.05) == {pico: 6, nano: 2}
+    assert variants_of(0.02) == {pico: 2}
 
 
 @pytest.mark.parametrize(
