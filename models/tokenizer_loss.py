@@ -25,6 +25,7 @@ from models.discriminator import (
 )
 from models.known_gradient import with_known_gradient
 from models.perceptual import LPIPS, LPIPSConfig, NoPerceptual, build_lpips
+from models.rounding import round_weights
 
 GAN_WEIGHT_LIMIT = 1e4
 VF_WEIGHT_LIMIT = 1e8
@@ -152,13 +153,9 @@ class TokenizerLoss(nn.Module):
             compile_in_place(self.perceptual)
 
     def round_perceptual(self) -> None:
-        """Keep LPIPS' convolutions in bfloat16, for training under autocast.
-
-        It would round them at every call, since it remembers the rounded weights of what is trained
-        only. No number moves.
-        """
+        """Keep LPIPS' convolutions in bfloat16, for training under autocast; no number moves."""
         if self.perceptual is not None:
-            self.perceptual.backbone.bfloat16()
+            round_weights(self.perceptual.backbone)
 
     def autoencoder_parameters(self) -> list[nn.Parameter]:
         """Parameters to train together with the autoencoder: the projection, unless frozen."""

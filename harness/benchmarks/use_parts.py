@@ -1,5 +1,6 @@
 """What trained networks are used for, and what feeds them: encoding, sampling, metrics, data."""
 
+import copy
 import dataclasses
 import itertools
 import json
@@ -34,6 +35,7 @@ from harness.training import Precision, arithmetic
 from harness.trial import TokenizerConfig
 from models.guidance import ClassifierFreeGuidance, NoGuidance, guidance_is_on
 from models.lightningdit import LightningDiT, LightningDiTConfig
+from models.rounding import round_weights
 from models.sampler import SamplerConfig, time_grid
 
 SCALE = 6.7
@@ -124,6 +126,10 @@ def _sampling_of_one(
     precisions: tuple[Precision, ...] = ("fp32", "bf16")
     if bench.device.type == "cuda":
         precisions = ("fp32", "tf32")
+    models = dict.fromkeys(precisions, model)
+    if "bf16" in models:
+        models["bf16"] = copy.deepcopy(model)
+        round_weights(models["bf16"])
     for precision in precisions:
         for words, guidance in GUIDANCES.items():
             variant = Variant(name=f"{words}, {precision}", precision=precision)
@@ -132,10 +138,11 @@ def _sampling_of_one(
             )
             variants.append(variant)
             flops[variant.name] = velocity_flops * _evaluations(sampler, guidance) + decoder_flops
-            loops[variant.name] = _sampling_loop(bench, model, network, config, count)
+            loops[variant.name] = _sampling_loop(bench, models[precision], network, config, count)
     if why := bench.takes_too_long(sum(flops.values()) * count, "fp32"):
         return [dataclasses.replace(row, status="skipped", reason=why)]
-    model.to(bench.device).eval().requires_grad_(False)
+    for each in models.values():
+        each.to(bench.device).eval().requires_grad_(False)
     return _timed(bench, row, variants, loops, flops)
 
 

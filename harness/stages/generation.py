@@ -220,12 +220,13 @@ def _load_sampling(config: GenerationStage, context: StageContext) -> Sampling:
     generator, tokenizer = inputs["generator"], inputs["tokenizer"]
     _check_same_latents(generator, tokenizer)
     shape = (1, -1, 1, 1)
+    settings = {"rounded": config.precision == "bf16", "compiled": context.compile}
     weak = None
     if isinstance(config.guidance, AutoGuidanceWith):
         assert config.weak_step is not None
-        weak = load_generator(inputs["weak"], config.weak_step, device, compiled=context.compile)
+        weak = load_generator(inputs["weak"], config.weak_step, device, **settings)
     return Sampling(
-        model=load_generator(generator, config.step, device, compiled=context.compile),
+        model=load_generator(generator, config.step, device, **settings),
         weak=weak,
         tokenizer=load_tokenizer(
             tokenizer, device, compiled=context.compile, channels_last=context.channels_last

@@ -36,6 +36,7 @@ from models.ema import Ema
 from models.flow import flow_loss, flow_total, interpolate, sample_time, velocity_target
 from models.latent import LatentLayout
 from models.lightningdit import LightningDiT, drop_labels, num_parameters
+from models.rounding import round_weights
 
 VERSION = 1
 """Raised by hand when the numbers that this stage makes change."""
@@ -260,12 +261,27 @@ def snapshot_name(step: int) -> str:
 
 
 def load_generator(
-    artifact: Artifact, step: int, device: torch.device, *, compiled: bool = False
+    artifact: Artifact,
+    step: int,
+    device: torch.device,
+    *,
+    rounded: bool = False,
+    compiled: bool = False,
 ) -> LightningDiT:
-    """The averaged weights after `step` training steps, in evaluation mode, compiled if asked."""
+    """The averaged weights after `step` training steps, in evaluation mode.
+
+    Args:
+        artifact: What a training has left.
+        step: Training step of a snapshot.
+        device: Where to put them.
+        rounded: Whether it will be called under bfloat16 autocast only.
+        compiled: Whether to compile it.
+    """
     config: GeneratorStage = TypeAdapter(GeneratorStage).validate_python(artifact.record["config"])
     model = config.build()
     model.load_state_dict(artifact.tensors(snapshot_name(step)))
+    if rounded:
+        round_weights(model)
     if compiled:
         model.compile_blocks()
     return model.requires_grad_(False).eval().to(device)

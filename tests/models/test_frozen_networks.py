@@ -5,6 +5,8 @@ import torch
 
 from models.alignment import NoAlignment
 from models.foundation import FeatureEncoder, TimmEncoderConfig
+from models.latent import LatentLayout
+from models.lightningdit import DiTShape, LightningDiT, LightningDiTConfig
 from models.perceptual import (
     INPUT_SCALE,
     INPUT_SHIFT,
@@ -14,6 +16,7 @@ from models.perceptual import (
     build_lpips,
     untrained_backbone,
 )
+from models.rounding import round_weights
 from models.tokenizer_loss import TokenizerLoss, TokenizerLossConfig
 
 VIT = TimmEncoderConfig(
@@ -150,3 +153,23 @@ def test_lpips_that_is_rounded_beforehand_has_the_bits_of_autocast(backbone_file
         loss.round_perceptual()
     assert torch.equal(found[0][0], found[1][0])
     assert torch.equal(found[0][1], found[1][1])
+
+
+def test_a_generator_that_is_rounded_beforehand_has_the_bits_of_autocast():
+    torch.manual_seed(0)
+    shape = DiTShape(depth=2, width=32, num_heads=2)
+    config = LightningDiTConfig(size=shape, patch_size=2)
+    model = LightningDiT(config, layout=LatentLayout.single(4, 8, 8), num_classes=3)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.normal_(std=0.1)  # Some begin as zeros.
+    x, time, labels = torch.randn(5, 4, 8, 8), torch.rand(5, 1), torch.tensor([0, 1, 2, 3, 3])
+    found = []
+    for _ in range(2):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            found.append(model(x, time, labels))
+        round_weights(model)
+    assert torch.equal(*found)
+    types = {name: weight.dtype for name, weight in model.named_parameters()}
+    assert types["blocks.0.attn.qkv.weight"] == torch.bfloat16
+    assert types["blocks.0.norm1.weight"] == torch.float32
