@@ -46,7 +46,9 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
         """Tokens in row-major order."""
-        return self.proj(x).flatten(2).transpose(1, 2)
+        # A transposed view would set the layout of every block: norms would stride over memory, and
+        # torch would multiply by frozen weights image by image, in bfloat16 with a copy for each.
+        return self.proj(x).flatten(2).transpose(1, 2).contiguous()
 
 
 class TimestepEmbedder(nn.Module):

@@ -32,7 +32,7 @@ from models.guidance import guided_velocity
 from models.lightningdit import LightningDiT
 from models.sampler import SamplerConfig, VelocityFunction, sample
 
-VERSION = 2
+VERSION = 3
 """Raised by hand when the numbers that this stage makes change."""
 GRID_ROWS, GRID_COLUMNS = 8, 10
 """Shown samples: the first classes side by side, one noise a row."""

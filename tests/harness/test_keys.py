@@ -155,6 +155,6 @@ def test_the_keys_of_the_small_sweep_are_pinned(load):
         "tokenizer": "e4c3c605c509",
         "reconstruction": "b461b70a844b",
         "latents": "e655ea55ec8a",
-        "generator": "02c6ad6d1af0",
-        "generation": "64ffbaf79ba6",
+        "generator": "6fda8055ba72",
+        "generation": "e1c0509b8e67",
     }

@@ -164,3 +164,12 @@ def test_compiled_network_has_no_graph_break_and_agrees_with_eager():
     if "InvalidCxxCompiler" in done.stderr or "CppCompileError" in done.stderr:
         pytest.skip("the C++ compiler that torch.compile needs on the CPU is absent")
     assert done.returncode == 0, done.stderr
+
+
+def test_tokens_lie_in_one_piece_of_memory_in_every_block():
+    model = pico()
+    seen = []
+    for block in model.blocks:
+        block.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].is_contiguous()))
+    model(torch.ones(2, 4, 4, 4), torch.ones(2, 1), torch.zeros(2, dtype=torch.int64))
+    assert seen == [True] * len(model.blocks)
