@@ -15,7 +15,8 @@ State = Literal[
     "blocked",
 ]  # fmt: skip
 """`ready`: its inputs are there; `waiting`: they are not, or another process works on it;
-`interrupted`: begun by a process that is gone; the others as in `execution.Status`."""
+`interrupted`: begun by a process that is gone, or to be run again; the others as in
+`execution.Status`."""
 
 ORDER: tuple[State, ...] = (
     "running", "failed", "diverged", "interrupted", "stopped", "ready", "waiting", "blocked",

@@ -58,6 +58,8 @@ class ProgressView:
         self.started = time.monotonic()
         self.running: dict[str, tuple[Stage, float]] = {}
         self.ended: dict[str, str] = {}
+        self.interrupted: dict[str, str] = {}
+        """Stages that are to be run again -> how their last attempt ended."""
         self.held: dict[str, Capacity] = {}
         self.total: Capacity | None = None
         self._known: set[str] = {stage.key for stage in self.stages}
@@ -113,12 +115,16 @@ class ProgressView:
             self.total = event.total or self.total
             if event.held:
                 self.held[stage.key] = event.held
-            if event.what == "waiting":
-                # Another process works on it, with what is its own.
+            self.interrupted.pop(stage.key, None)
+            if event.what in ("waiting", "again"):
+                # Another process works on it, with what is its own, or nobody does.
                 self.held.pop(stage.key, None)
             if event.what == "ended" and event.outcome:
                 self.running.pop(stage.key, None)
                 self.ended[stage.key] = event.outcome.status
+            elif event.what == "again" and event.outcome:
+                self.running.pop(stage.key, None)
+                self.interrupted[stage.key] = event.outcome.error
             else:
                 self.running.setdefault(stage.key, (stage, time.monotonic()))
         if news and (not self._console.is_terminal or _went_wrong(event)):
@@ -128,6 +134,7 @@ class ProgressView:
         """The run at this moment."""
         with self._lock:
             ended, running, stages = dict(self.ended), dict(self.running), list(self.stages)
+            interrupted = dict(self.interrupted)
             held = [self.held.get(key, Capacity()) for key in running]
             total = self.total
         used = Capacity(cpus=sum(h.cpus for h in held), gpus=sum(h.gpus for h in held))
@@ -141,6 +148,10 @@ class ProgressView:
                 progress = self.store.progress(stage.kind, stage.key)
                 since = now - running[stage.key][1]
                 states.append(_state(stage, "running", progress=progress, running_s=since))
+            elif stage.key in interrupted:
+                progress = self.store.progress(stage.kind, stage.key)
+                remark = f"to be run again after {interrupted[stage.key]}"
+                states.append(_state(stage, "interrupted", progress=progress, remark=remark))
             else:
                 ready = not any(i.key in open_keys for i in stage.inputs.values())
                 states.append(_state(stage, "ready" if ready else "waiting"))

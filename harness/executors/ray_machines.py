@@ -26,6 +26,8 @@ from harness.stopping import StopRequest
 
 QUIET_S = 2.0
 """Ray's own count of what is taken lags behind; it is read this long after the last change."""
+SIGNALS_S = 0.1
+"""Two signals that are further apart count as two."""
 
 Say = Callable[[str], None]
 
@@ -129,8 +131,12 @@ class RayMachines:
 
     def wait(self, handles: Sequence[Any], timeout_s: float) -> Sequence[Any]:
         """Those that have ended, after at most `timeout_s` seconds."""
-        ended, _ = ray.wait(list(handles), num_returns=1, timeout=timeout_s)
-        return ended
+        until = time.monotonic() + timeout_s
+        while True:
+            # Signals that come while Ray waits are handled after it, and two of them as one.
+            ended, _ = ray.wait(list(handles), num_returns=1, timeout=min(SIGNALS_S, timeout_s))
+            if ended or time.monotonic() >= until:
+                return ended
 
     def outcome(self, handle: Any) -> Outcome:
         """How a stage ended; raises Ray's error where its worker died."""

@@ -81,6 +81,25 @@ def test_another_attempt_is_told_with_the_error_of_the_one_before(load, tmp_path
     assert "1 running" in view.lines()[0]
 
 
+def test_what_waits_for_its_next_attempt_neither_runs_nor_holds_anything(load, tmp_path, stream):
+    stages = make_plan(load()).stages
+    view = ProgressView(stages, Store(tmp_path), stream)
+    held, total = Capacity(cpus=1.0), Capacity(cpus=1.0)
+    lost = Outcome(key=stages[0].key, status="failed", error="the worker was killed")
+    view(StageEvent(stage=stages[0], what="started", held=held, total=total))
+    view(StageEvent(stage=stages[0], what="again", outcome=lost))
+    view(StageEvent(stage=stages[1], what="started", held=held, total=total))
+    assert "1 running, " in view.lines()[0]
+    assert "1 interrupted" in view.lines()[0]
+    assert "CPUs 1/1 busy" in view.lines()[0]
+    (first, *_) = view.overview().stages
+    assert first.remark == "to be run again after the worker was killed"
+    view(StageEvent(stage=stages[1], what="ended", outcome=Outcome(key="", status="done")))
+    view(StageEvent(stage=stages[0], what="started", held=held, total=total))
+    assert "interrupted" not in view.lines()[0]
+    assert "CPUs 1/1 busy" in view.lines()[0]
+
+
 def test_a_view_that_breaks_says_so_once_and_ends_nothing(load, tmp_path, stream, monkeypatch):
     monkeypatch.setattr("harness.progress.LINE_EVERY_S", 0.01)
     stages = make_plan(load()).stages

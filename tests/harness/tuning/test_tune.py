@@ -169,6 +169,24 @@ def test_two_trials_that_share_a_tokenizer_train_it_once(command, write, tree):
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_an_artifact_that_was_damaged_between_two_commands_is_made_anew_by_the_second(
+    command, write, tree
+):
+    tree["search"] = {"generator.training.learning_rate": {"log": [1e-4, 1e-2]}}
+    tree["first"] = {}
+    path = write(tree)
+    assert command(path, "--set", "num_trials=1").code == 0
+    (weights,) = Path("artifacts/tokenizer").glob("*/model.safetensors")
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    ended = command(path, "--set", "num_trials=2")
+    assert ended.code == 0, ended.err
+    assert "was damaged" in ended.err
+    assert list(trials()["status"]) == ["done", "done"]
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_promotion_runs_the_front_at_full_budget_and_says_whether_the_order_held(
     command, write, tree
 ):
