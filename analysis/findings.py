@@ -8,7 +8,6 @@ from analysis.diagnostics import MIN_POINTS, RankCorrelation
 from analysis.dilemma_slope import DilemmaSlope
 from analysis.gain import REFERENCE_RULE, FrontierGain
 from analysis.measures import MEASURES
-from analysis.published import PublishedOverlay
 
 SIGNIFICANT = 0.05
 """p-value below which a rank correlation is called one."""
@@ -82,22 +81,6 @@ def say_correlations(correlations: list[RankCorrelation]) -> list[str]:
         f"{_say_chance(correlations)}):"
     )
     return [head, *map(_say_correlation, correlations)]
-
-
-def say_published(overlay: PublishedOverlay) -> list[str]:
-    """Says which published numbers were drawn and which were left out, and why.
-
-    Args:
-        overlay: From `select_published`.
-    """
-    sources = ", ".join(overlay.points["source"].unique())
-    shown = f"Published numbers: {len(overlay.points)} drawn"
-    lines = [f"{shown}, from {sources}." if sources else f"{shown}."]
-    reasons = overlay.left_out.groupby("reason", sort=False)["count"].sum()
-    if len(reasons):
-        lines.append(f"Left out: {reasons.sum()}.")
-        lines += [f"- {count}: {reason}" for reason, count in reasons.items()]
-    return lines
 
 
 def _say_gain(gain: FrontierGain) -> str:

@@ -9,12 +9,10 @@ from analysis.dilemma_slope import compute_dilemma_slopes
 from analysis.findings import (
     say_correlations,
     say_gains,
-    say_published,
     say_slopes,
     say_speedups,
 )
 from analysis.gain import compute_gains
-from analysis.published import select_published
 from analysis.table import check_table
 
 QUICK = BootstrapConfig(num_resamples=200)
@@ -72,12 +70,6 @@ def test_few_points_make_no_correlation(make_row):
     words = say_correlations(compute_diagnostics(table).correlations)
     assert "4 cells, too few for a correlation" in words[1]
     assert "shows no cause" in words[0]
-
-
-def test_published_numbers_left_out_are_counted_with_their_reason(make_row):
-    words = "\n".join(say_published(select_published(check_table(pd.DataFrame([make_row()])))))
-    assert "0 drawn." in words
-    assert "data set ImageNet, the figure's is digits" in words
 
 
 def test_nothing_to_say_is_said():
