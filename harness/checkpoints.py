@@ -153,6 +153,12 @@ def _remove(seal: Path) -> None:
     seal.with_suffix(".safetensors").unlink(missing_ok=True)
 
 
+def newest_step(folder: Path) -> int:
+    """Step of the newest checkpoint, by its seal's name alone; -1 where there is none."""
+    seals = folder.glob("step-*.json")
+    return max((int(seal.stem.removeprefix("step-")) for seal in seals), default=-1)
+
+
 def _sealed(folder: Path) -> list[Path]:
     """Seals, newest first; files that a kill left without one are removed."""
     seals = sorted(folder.glob("step-*.json"), reverse=True)

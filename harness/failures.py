@@ -2,7 +2,7 @@
 
 | class | what | what follows |
 |---|---|---|
-| infrastructure | a worker, a machine or a connection was lost | run again, a few times |
+| infrastructure | a worker, a machine or a connection was lost | again, a few times a checkpoint |
 | host_memory | the machine's memory ran out | run again, fewer times |
 | device_memory | a GPU's memory ran out | once more in slices, in `harness.execution` |
 | divergence | a loss or gradient is not finite | never again: it would end the same way |
@@ -15,7 +15,8 @@ Classes are found by the names of exception classes, so that Ray's are known her
 
 import errno
 from collections.abc import Iterator
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Literal, final
 
 FailureKind = Literal[
     "",
@@ -34,6 +35,9 @@ RETRIES: dict[FailureKind, int] = {"infrastructure": 3, "host_memory": 1}
 
 RETRY_AFTER_S = 1.0
 """Seconds before the first further attempt; doubled for each one after it."""
+
+COUNTED_ANEW: FailureKind = "infrastructure"
+"""Class of which a stage that got on between two failures may have any number."""
 
 _BY_CLASS_NAME: dict[str, FailureKind] = {
     "Diverged": "divergence",
@@ -94,14 +98,40 @@ def retries(kind: FailureKind) -> int:
     return RETRIES.get(kind, 0)
 
 
-def retry_after_s(attempts: int) -> float:
-    """Seconds before a stage that failed `attempts` times is run again."""
-    return RETRY_AFTER_S * 2 ** (attempts - 1)
+@final
+@dataclass
+class Failures:
+    """Failed attempts at one stage, and whether another one follows.
 
+    A training of weeks on machines that come and go loses more of them than its retries; as long as
+    it has a newer checkpoint each time, they are counted anew.
+    """
 
-def given_up(error: str, attempts: int) -> str:
-    """The error of a stage that is not run again, with the number of its attempts."""
-    return error if attempts == 1 else f"failed {attempts} times, the last time by {error}"
+    count: int = 0
+    """Failures that count."""
+    _step: int = field(default=-1, init=False)
+
+    def add(self, kind: FailureKind, step: int) -> bool:
+        """Count a failed attempt; whether another one follows it.
+
+        Args:
+            kind: Its class.
+            step: Step of the stage's newest checkpoint; -1 where there is none.
+        """
+        if kind == COUNTED_ANEW and step > self._step:
+            self.count = 0
+        self._step = step
+        self.count += 1
+        return self.count <= retries(kind)
+
+    @property
+    def wait_s(self) -> float:
+        """Seconds before the next attempt."""
+        return RETRY_AFTER_S * 2 ** (self.count - 1)
+
+    def told(self, error: str) -> str:
+        """The last error, with the number of failures where there were several."""
+        return error if self.count <= 1 else f"failed {self.count} times, the last time by {error}"
 
 
 def most_telling(kinds: list[FailureKind]) -> int:

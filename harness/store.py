@@ -192,6 +192,10 @@ class Store:
         """What a running stage last said of itself; empty where it has said nothing."""
         return _read_report(self.folder(kind, key).with_name(f"{key}.partial"))
 
+    def checkpoints(self, kind: str, key: str) -> Path:
+        """Where the checkpoints of a stage that is not published lie, if it has any."""
+        return self.folder(kind, key).with_name(f"{key}.partial") / "checkpoints"
+
     def set_aside(self, error: DamagedArtifact) -> str:
         """Rename a damaged artifact, so that its stage runs again; says what was done.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from harness.checkpoints import newest_step
 from harness.configuration import ConfigError
 from harness.execution import Outcome, run_stage
 from harness.executors.interface import (
@@ -20,10 +21,11 @@ from harness.executors.interface import (
     grow,
 )
 from harness.executors.requests import Demand, demand_of
-from harness.failures import given_up, retries, retry_after_s
+from harness.failures import Failures
 from harness.plan import Stage
 from harness.resources import Resources
 from harness.stopping import StopRequest
+from harness.store import Store
 
 BUSY_POLL_S = 1.0
 """Seconds between two looks at a stage that another process works on."""
@@ -81,7 +83,7 @@ def _run(
     stop: StopRequest,
 ) -> Outcome | None:
     """Run a stage until it has ended; None where a stop request ended a wait."""
-    stage, attempts = start.stage, 0
+    stage, failures, store = start.stage, Failures(), Store(store_root)
     listen(start)
     while True:
         outcome = run_stage(stage, store_root, request, demand.gpus, stop=stop.path)
@@ -93,11 +95,11 @@ def _run(
             continue
         if outcome.status != "failed":
             return outcome
-        attempts += 1
-        if attempts > retries(outcome.failure):
-            return replace(outcome, error=given_up(outcome.error, attempts))
+        step = newest_step(store.checkpoints(stage.kind, stage.key))
+        if not failures.add(outcome.failure, step):
+            return replace(outcome, error=failures.told(outcome.error))
         listen(StageEvent(stage=stage, what="again", outcome=outcome))
-        time.sleep(retry_after_s(attempts))
+        time.sleep(failures.wait_s)
         if stop.is_requested:
             return None
         listen(start)

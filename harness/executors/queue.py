@@ -1,11 +1,13 @@
 """The ready-queue: what runs, what waits, what is run again. Machines are an interface to it."""
 
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from harness.checkpoints import newest_step
 from harness.cost import critical_paths
 from harness.execution import Outcome
 from harness.executors.interface import (
@@ -18,7 +20,7 @@ from harness.executors.interface import (
 )
 from harness.executors.placement import Placement, in_priority, place
 from harness.executors.requests import Amounts, Demand, as_packed, is_possible, side_by_side
-from harness.failures import classify, given_up, one_line, retries, retry_after_s
+from harness.failures import Failures, classify, one_line
 from harness.plan import Stage
 from harness.stopping import StopRequest
 from harness.store import Store
@@ -75,7 +77,7 @@ class Queue:
         self.demands, self.machines, self.feed, self.stop = demands, machines, feed, stop
         self.outcomes: dict[str, Outcome] = {}
         self.running: dict[Any, Placement] = {}
-        self.failed_attempts: dict[str, int] = {}
+        self.failures: defaultdict[str, Failures] = defaultdict(Failures)
         self.not_before: dict[str, float] = {}
         self._look_at_graph()
 
@@ -170,8 +172,7 @@ class Queue:
             self.listen(StageEvent(stage=stage, what="again", outcome=outcome))
             return
         if outcome.status == "failed":
-            attempts = self.failed_attempts[stage.key]
-            outcome = replace(outcome, error=given_up(outcome.error, attempts))
+            outcome = replace(outcome, error=self.failures[stage.key].told(outcome.error))
         self.outcomes[stage.key] = outcome
         self.listen(StageEvent(stage=stage, what="ended", outcome=outcome))
         if outcome.status in ("failed", "diverged"):
@@ -203,10 +204,11 @@ class Queue:
         if outcome.again and not self.stop.is_requested:
             # The next attempt computes in slices; it cannot ask for that again.
             return True
-        attempts = self.failed_attempts[stage.key] = self.failed_attempts.get(stage.key, 0) + 1
-        if self.stop.is_requested or attempts > retries(outcome.failure):
+        failures = self.failures[stage.key]
+        step = newest_step(self.store.checkpoints(stage.kind, stage.key))
+        if not failures.add(outcome.failure, step) or self.stop.is_requested:
             return False
-        self.not_before[stage.key] = time.monotonic() + retry_after_s(attempts)
+        self.not_before[stage.key] = time.monotonic() + failures.wait_s
         return True
 
 

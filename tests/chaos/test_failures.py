@@ -20,6 +20,8 @@ from safetensors.torch import load_file
 
 from harness.failures import RETRIES
 
+NO_CHECKPOINTS = ["--set", "resources.default={checkpoint_every_s: 600}"]
+"""So that a stage never gets on between two kills."""
 PAIR = ["small.yaml", "--set", "grid.generator.seed=[0, 1]", "--json"]
 """Two generators on one tokenizer; each gives two rows."""
 INLINE = [*PAIR, "--executor", "inline"]
@@ -88,7 +90,7 @@ def kill_workers(command: Command, stage: str, times: int) -> int:
 
 @long_only
 def test_a_worker_that_is_killed_too_often_fails_its_rows_and_no_others(folder, pair_undisturbed):
-    command = Command(folder, PAIR)
+    command = Command(folder, [*PAIR, *NO_CHECKPOINTS])
     kills = kill_workers(command, "generator 1x16x2/2 seed 1", 1 + RETRIES["infrastructure"])
     assert command.process.wait(timeout=300) == 1
     command.end()
@@ -105,7 +107,7 @@ def test_a_worker_that_is_killed_too_often_fails_its_rows_and_no_others(folder, 
 
 @long_only
 def test_a_worker_that_is_killed_a_few_times_costs_time_and_nothing_else(folder, pair_undisturbed):
-    command = Command(folder, PAIR)
+    command = Command(folder, [*PAIR, *NO_CHECKPOINTS])
     kills = kill_workers(command, "generator 1x16x2/2 seed 1", RETRIES["infrastructure"])
     assert command.process.wait(timeout=300) == 0
     command.end()

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
+from harness import failures
 from harness.execution import Outcome
 from harness.executors import queue
 from harness.executors.interface import fixed
@@ -13,6 +14,7 @@ from harness.executors.requests import Demand
 from harness.plan import Stage
 from harness.stages.encoder import EncoderStage
 from harness.stopping import StopRequest
+from harness.store import Store
 from models.foundation import TimmEncoderConfig
 
 GPU = Demand(each={"CPU": 1.0, "GPU": 1.0})
@@ -67,7 +69,7 @@ class FakeMachines:
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     monkeypatch.setattr(queue, "POLL_S", 0.0)
-    monkeypatch.setattr(queue, "retry_after_s", lambda attempts: 0.0)
+    monkeypatch.setattr(failures, "RETRY_AFTER_S", 0.0)
     monkeypatch.setattr(queue, "critical_paths", lambda stages: {s.key: 1.0 for s in stages})
 
     def run_queue(stages, demands, machines, listen=lambda event: None, stop=None):
@@ -102,6 +104,29 @@ def test_only_failures_that_may_pass_are_run_again_and_not_for_ever(run, failure
     assert len(machines.started) == attempts
     assert outcomes[only.key].status == "failed"
     assert [event.what for event in events].count("again") == attempts - 1
+
+
+@pytest.mark.parametrize(
+    ("failure", "steps", "attempts"),
+    [
+        ("infrastructure", [10, 20, 30, 40, 50, 60], 7),
+        ("infrastructure", [10, 20, 20, 20, 20], 5),
+        ("host_memory", [10, 20, 30], 2),
+    ],
+)
+def test_lost_workers_count_anew_where_a_stage_got_on(run, tmp_path, failure, steps, attempts):
+    def end(s, number):
+        if number == len(steps):
+            return Outcome(key=s.key, status="reused")
+        seal = Store(tmp_path).checkpoints(s.kind, s.key) / f"step-{steps[number]:09d}.json"
+        seal.parent.mkdir(parents=True, exist_ok=True)
+        seal.touch()
+        return Outcome(key=s.key, status="failed", error="lost", failure=failure)
+
+    machines, only = FakeMachines({"a": machine(of_gpus=1)}, end), stage("only")
+    status = run([only], {"encoder": GPU}, machines)[only.key].status
+    assert len(machines.started) == attempts
+    assert status == ("reused" if attempts > len(steps) else "failed")
 
 
 def test_a_stage_that_asks_for_slices_is_run_again_once_beside_other_retries(run):
