@@ -7,6 +7,7 @@ payload so far: a checkpoint whose payload files are gone or altered is no bette
 
 import contextlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -154,9 +155,11 @@ def _remove(seal: Path) -> None:
 
 
 def newest_step(folder: Path) -> int:
-    """Step of the newest checkpoint, by its seal's name alone; -1 where there is none."""
-    seals = folder.glob("step-*.json")
-    return max((int(seal.stem.removeprefix("step-")) for seal in seals), default=-1)
+    """Step of the newest checkpoint, by its seal's name alone; -1 where none can be seen."""
+    with contextlib.suppress(OSError):
+        names = [re.fullmatch(r"step-(\d+)", seal.stem) for seal in folder.glob("step-*.json")]
+        return max((int(name[1]) for name in names if name), default=-1)
+    return -1
 
 
 def _sealed(folder: Path) -> list[Path]:

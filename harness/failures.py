@@ -14,6 +14,7 @@ Classes are found by the names of exception classes, so that Ray's are known her
 """
 
 import errno
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal, final
@@ -103,12 +104,12 @@ def retries(kind: FailureKind) -> int:
 class Failures:
     """Failed attempts at one stage, and whether another one follows.
 
-    A training of weeks on machines that come and go loses more of them than its retries; as long as
-    it has a newer checkpoint each time, they are counted anew.
+    Each class is counted by itself. A training of weeks on machines that come and go loses more of
+    them than its retries; as long as it has a newer checkpoint each time, they are counted anew.
     """
 
-    count: int = 0
-    """Failures that count."""
+    _counts: Counter[FailureKind] = field(default_factory=Counter, init=False)
+    _last: FailureKind = field(default="", init=False)
     _step: int = field(default=-1, init=False)
 
     def add(self, kind: FailureKind, step: int) -> bool:
@@ -119,19 +120,20 @@ class Failures:
             step: Step of the stage's newest checkpoint; -1 where there is none.
         """
         if kind == COUNTED_ANEW and step > self._step:
-            self.count = 0
-        self._step = step
-        self.count += 1
-        return self.count <= retries(kind)
+            self._counts[kind] = 0
+        self._step, self._last = max(step, self._step), kind
+        self._counts[kind] += 1
+        return self._counts[kind] <= retries(kind)
 
     @property
     def wait_s(self) -> float:
         """Seconds before the next attempt."""
-        return RETRY_AFTER_S * 2 ** (self.count - 1)
+        return RETRY_AFTER_S * 2 ** (self._counts[self._last] - 1)
 
     def told(self, error: str) -> str:
         """The last error, with the number of failures where there were several."""
-        return error if self.count <= 1 else f"failed {self.count} times, the last time by {error}"
+        count = self._counts.total()
+        return error if count <= 1 else f"failed {count} times, the last time by {error}"
 
 
 def most_telling(kinds: list[FailureKind]) -> int:

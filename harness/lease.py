@@ -119,6 +119,12 @@ def is_held(path: Path) -> bool:
     return seen is not None and _lives(path, seen) is not False
 
 
+def surely_lives(path: Path) -> bool:
+    """Whether this lease has a holder that is known to live: nobody else could hold it now."""
+    seen = _look(path)
+    return seen is not None and _lives(path, seen) is True
+
+
 def has_process(pid: int) -> bool:
     """Whether a process of this number runs in this process table."""
     return _process_start(pid) is not None

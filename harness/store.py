@@ -174,7 +174,7 @@ class Store:
         folder = self.folder(kind, key)
         with storage_errors(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
-        with hold(folder.with_name(f"{key}.lease")) as lease:
+        with hold(self.lease(kind, key)) as lease:
             work = Work(folder=folder, lease=lease)
             work.clear_temporary()
             yield work
@@ -191,6 +191,10 @@ class Store:
     def progress(self, kind: str, key: str) -> dict[str, Any]:
         """What a running stage last said of itself; empty where it has said nothing."""
         return _read_report(self.folder(kind, key).with_name(f"{key}.partial"))
+
+    def lease(self, kind: str, key: str) -> Path:
+        """The lease of a stage, which is there while a process works on it."""
+        return self.folder(kind, key).with_name(f"{key}.lease")
 
     def checkpoints(self, kind: str, key: str) -> Path:
         """Where the checkpoints of a stage that is not published lie, if it has any."""

@@ -170,7 +170,7 @@ def stage_states(plan: Plan, store: Store) -> dict[str, StageState]:
 def _unfinished(stage: Stage, store: Store, states: Mapping[str, StageState]) -> StageState:
     folder = store.folder(stage.kind, stage.key)
     partial = folder.with_name(f"{folder.name}.partial")
-    lease = folder.with_name(f"{folder.name}.lease")
+    lease = store.lease(stage.kind, stage.key)
     progress = store.progress(stage.kind, stage.key)
     sources = [states[i.key] for i in stage.inputs.values() if i.key in states]
     if is_held(lease):

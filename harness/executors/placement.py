@@ -5,7 +5,7 @@ all of them are done. So stages are handed to Ray only when their resources are 
 our own, and what the first stages in that order lack is held for them: later ones get what is left.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.executors.requests import Amounts, Demand, as_packed, slots
@@ -47,6 +47,7 @@ def place(
     demands: Mapping[str, Demand],
     totals: Mapping[str, Amounts],
     free: Mapping[str, Amounts],
+    held_back: Collection[str] = (),
 ) -> list[Placement]:
     """Choose what starts now.
 
@@ -55,6 +56,7 @@ def place(
         demands: Stage kind -> what it needs.
         totals: Machine -> what it has.
         free: Machine -> what of it is free.
+        held_back: Keys of stages that start in a moment only; what they need is held for them.
     """
     left = {node: dict(amounts) for node, amounts in free.items()}
     # What no earlier stage of the order will ever need of a machine.
@@ -64,7 +66,7 @@ def place(
         demand = demands[stage.kind]
         each = as_packed(demand.each)
         nodes = _choose(demand.workers, each, left, totals)
-        if len(nodes) == demand.workers:
+        if len(nodes) == demand.workers and stage.key not in held_back:
             placements.append(Placement(stage=stage, nodes=nodes))
             _take(nodes, each, left, unclaimed)
             continue

@@ -21,6 +21,7 @@ from harness.executors.interface import (
 from harness.executors.placement import Placement, in_priority, place
 from harness.executors.requests import Amounts, Demand, as_packed, is_possible, side_by_side
 from harness.failures import Failures, classify, one_line
+from harness.lease import surely_lives
 from harness.plan import Stage
 from harness.stopping import StopRequest
 from harness.store import Store
@@ -78,7 +79,10 @@ class Queue:
         self.outcomes: dict[str, Outcome] = {}
         self.running: dict[Any, Placement] = {}
         self.failures: defaultdict[str, Failures] = defaultdict(Failures)
-        self.not_before: dict[str, float] = {}
+        self.held_elsewhere: dict[str, float] = {}
+        """Stage that another process works on -> when to look again."""
+        self.again_at: dict[str, float] = {}
+        """Stage that failed -> when its next attempt starts."""
         self._look_at_graph()
 
     def run(self) -> dict[str, Outcome]:
@@ -121,7 +125,9 @@ class Queue:
         if not ready:
             return
         totals = self.machines.totals()
-        for placement in place(ready, self.demands, totals, self._free(totals)):
+        now = time.monotonic()
+        soon = {key for key, when in self.again_at.items() if when > now}
+        for placement in place(ready, self.demands, totals, self._free(totals), soon):
             self._start(placement, totals)
         demands = [self.demands[s.kind] for s in ready if s.key not in self._busy()]
         self.machines.want([d for d in demands if not is_possible(d, list(totals.values()))])
@@ -143,9 +149,20 @@ class Queue:
             for stage in self.stages
             if stage.key not in self.outcomes
             and stage.key not in busy
-            and self.not_before.get(stage.key, 0.0) <= time.monotonic()
             and all(i.key in self.outcomes for i in stage.inputs.values() if i.key in known)
+            and not self._is_held_elsewhere(stage)
         ]
+
+    def _is_held_elsewhere(self, stage: Stage) -> bool:
+        """Whether a stage that was found busy still is; no worker is started to find that out."""
+        when = self.held_elsewhere.get(stage.key)
+        if when is None or when > time.monotonic():
+            return when is not None
+        if surely_lives(self.store.lease(stage.kind, stage.key)):
+            self.held_elsewhere[stage.key] = time.monotonic() + BUSY_POLL_S
+            return True
+        del self.held_elsewhere[stage.key]
+        return False
 
     def _free(self, totals: Mapping[str, Amounts]) -> Mapping[str, Amounts]:
         """What the living machines have beside what runs on them."""
@@ -165,13 +182,16 @@ class Queue:
         stage = self.running.pop(handle).stage
         outcome = self._outcome(stage, handle)
         if outcome.status == "busy":
-            self.not_before[stage.key] = time.monotonic() + BUSY_POLL_S
+            self.held_elsewhere[stage.key] = time.monotonic() + BUSY_POLL_S
             self.listen(StageEvent(stage=stage, what="waiting"))
             return
         if outcome.status == "failed" and self._may_run_again(stage, outcome):
-            self.listen(StageEvent(stage=stage, what="again", outcome=outcome))
-            return
-        if outcome.status == "failed":
+            if not self.stop.is_requested:
+                self.listen(StageEvent(stage=stage, what="again", outcome=outcome))
+                return
+            # The next command runs it again.
+            outcome = Outcome(key=stage.key, status="stopped", wall_s=outcome.wall_s)
+        elif outcome.status == "failed":
             outcome = replace(outcome, error=self.failures[stage.key].told(outcome.error))
         self.outcomes[stage.key] = outcome
         self.listen(StageEvent(stage=stage, what="ended", outcome=outcome))
@@ -181,11 +201,12 @@ class Queue:
     def _outcome(self, stage: Stage, handle: Any) -> Outcome:
         try:
             outcome = self.machines.outcome(handle)
+            is_there = outcome.status != "done" or self.store.find(stage.kind, stage.key)
         except Exception as error:
-            # The worker died, or what it raised could not be sent here.
+            # The worker died, what it raised could not be sent here, or the store does not answer.
             kind = classify(error)
             return Outcome(key=stage.key, status="failed", error=one_line(error), failure=kind)
-        if outcome.status == "done" and not self.store.find(stage.kind, stage.key):
+        if not is_there:
             error = (
                 f"the stage ran on another machine, but its artifact is not in {self.store.root} "
                 "here; give a --store on a file system that all machines see"
@@ -201,14 +222,14 @@ class Queue:
 
     def _may_run_again(self, stage: Stage, outcome: Outcome) -> bool:
         """Count a failed attempt; whether another one follows it."""
-        if outcome.again and not self.stop.is_requested:
+        if outcome.again:
             # The next attempt computes in slices; it cannot ask for that again.
             return True
         failures = self.failures[stage.key]
         step = newest_step(self.store.checkpoints(stage.kind, stage.key))
-        if not failures.add(outcome.failure, step) or self.stop.is_requested:
+        if not failures.add(outcome.failure, step):
             return False
-        self.not_before[stage.key] = time.monotonic() + failures.wait_s
+        self.again_at[stage.key] = time.monotonic() + failures.wait_s
         return True
 
 

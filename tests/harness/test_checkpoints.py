@@ -7,7 +7,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from harness.checkpoints import load_checkpoint, save_checkpoint
+from harness.checkpoints import load_checkpoint, newest_step, save_checkpoint
 from harness.durable import StorageError
 from harness.store import write_tensors
 
@@ -161,3 +161,10 @@ def test_a_checkpoint_that_finds_no_room_leaves_those_before(tmp_path, monkeypat
 
 def test_no_checkpoint_is_none(tmp_path):
     assert load_checkpoint(tmp_path) is None
+
+
+def test_the_newest_step_is_read_from_names_and_strange_ones_are_passed_over(tmp_path):
+    assert newest_step(tmp_path / "absent") == -1
+    for name in ("step-000000010.json", "step-000000200.json", "step-000000300 (copy).json"):
+        (tmp_path / name).touch()
+    assert newest_step(tmp_path) == 200

@@ -7,7 +7,7 @@ import torch
 from safetensors import SafetensorError
 
 from harness.configuration import ConfigError
-from harness.failures import classify, most_telling, retries
+from harness.failures import Failures, classify, most_telling, retries
 from harness.gradients import GradientSum
 from harness.stages.context import Diverged, StageContext
 from harness.store import Store
@@ -78,3 +78,18 @@ def test_nothing_is_run_again_that_would_end_the_same_way():
 
 def test_a_lost_connection_explains_less_than_what_ended_the_other_side():
     assert most_telling(["infrastructure", "device_memory", "infrastructure"]) == 1
+
+
+def test_each_class_of_failure_has_retries_of_its_own():
+    found = Failures()
+    assert found.add("infrastructure", 1000)
+    assert found.add("host_memory", 90_000)
+    assert not found.add("host_memory", 95_000)
+    assert found.told("the memory ran out") == (
+        "failed 3 times, the last time by the memory ran out"
+    )
+
+
+def test_a_checkpoint_that_comes_and_goes_is_no_progress():
+    found = Failures()
+    assert [found.add("infrastructure", step) for step in (10, -1, 10, -1)] == [True] * 3 + [False]

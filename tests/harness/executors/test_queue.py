@@ -1,5 +1,6 @@
 """The ready-queue on machines that are not there: what starts when, and what is run again."""
 
+import errno
 from collections import deque
 from collections.abc import Callable
 
@@ -127,6 +128,64 @@ def test_lost_workers_count_anew_where_a_stage_got_on(run, tmp_path, failure, st
     status = run([only], {"encoder": GPU}, machines)[only.key].status
     assert len(machines.started) == attempts
     assert status == ("reused" if attempts > len(steps) else "failed")
+
+
+def test_a_gang_that_lost_a_worker_keeps_its_gpus_until_its_next_attempt(run, monkeypatch):
+    monkeypatch.setattr(failures, "RETRY_AFTER_S", 0.2)
+
+    def end(s, number):
+        if number == 0:
+            return Outcome(key=s.key, status="failed", error="lost", failure="infrastructure")
+        return Outcome(key=s.key, status="reused")
+
+    machines, gang = FakeMachines({"a": machine(of_gpus=2)}, end), stage("gang", "generator")
+    run([gang, *map(stage, "abc")], {"encoder": GPU, "generator": PAIR}, machines)
+    assert machines.started[:2] == ["gang", "gang"]
+
+
+def test_a_stage_of_another_process_is_waited_for_without_starting_a_worker(run, monkeypatch):
+    looks = iter([True, True, True, False])
+    monkeypatch.setattr(queue, "BUSY_POLL_S", 0.01)
+    monkeypatch.setattr(queue, "surely_lives", lambda lease: next(looks))
+    events = []
+
+    def end(s, number):
+        return Outcome(key=s.key, status="reused" if number else "busy")
+
+    machines, only = FakeMachines({"a": machine(of_gpus=1)}, end), stage("only")
+    assert run([only], {"encoder": GPU}, machines, events.append)[only.key].status == "reused"
+    assert len(machines.started) == 2
+    assert [event.what for event in events].count("waiting") == 1
+    assert next(looks, "all looked at") == "all looked at"
+
+
+def test_a_store_that_does_not_answer_for_a_moment_ends_nothing(run, monkeypatch):
+    answers = iter([OSError(errno.EIO, "input/output error"), object()])
+
+    def find(self, kind, key):
+        answer = next(answers)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(Store, "find", find)
+    machines = FakeMachines(
+        {"a": machine(of_gpus=1)}, lambda s, _: Outcome(key=s.key, status="done")
+    )
+    only = stage("only")
+    assert run([only], {"encoder": GPU}, machines)[only.key].status == "done"
+    assert len(machines.started) == 2
+
+
+def test_a_worker_that_is_lost_while_all_stops_fails_nothing(run, tmp_path):
+    stop = StopRequest(tmp_path)
+    lost = FakeMachines(
+        {"a": machine(of_gpus=1)},
+        lambda s, _: Outcome(key=s.key, status="failed", error="lost", failure="infrastructure"),
+    )
+    only = stage("only")
+    outcomes = run([only], {"encoder": GPU}, lost, lambda _: stop.request("told to"), stop)
+    assert outcomes[only.key] == Outcome(key=only.key, status="stopped")
 
 
 def test_a_stage_that_asks_for_slices_is_run_again_once_beside_other_retries(run):
