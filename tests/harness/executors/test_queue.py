@@ -1,6 +1,7 @@
 """The ready-queue on machines that are not there: what starts when, and what is run again."""
 
 import errno
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -139,8 +140,16 @@ def test_a_gang_that_lost_a_worker_keeps_its_gpus_until_its_next_attempt(run, mo
         return Outcome(key=s.key, status="reused")
 
     machines, gang = FakeMachines({"a": machine(of_gpus=2)}, end), stage("gang", "generator")
-    run([gang, *map(stage, "abc")], {"encoder": GPU, "generator": PAIR}, machines)
-    assert machines.started[:2] == ["gang", "gang"]
+    started = []
+
+    def listen(event):
+        if event.what == "started":
+            started.append((event.stage.label, time.monotonic()))
+
+    run([gang, *map(stage, "abc")], {"encoder": GPU, "generator": PAIR}, machines, listen)
+    (first, began), (second, again), *_ = started
+    assert (first, second) == ("gang", "gang")
+    assert again - began >= 0.2
 
 
 def test_a_stage_of_another_process_is_waited_for_without_starting_a_worker(run, monkeypatch):
