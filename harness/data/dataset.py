@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -122,7 +123,9 @@ def check_declaration(config: object, counts: Sequence[str], names: Sequence[str
             raise ValueError(f"`{name}` must not be empty, but got ''; name it")
 
 
-def check_count(place: str, declared: str, noun: str, expected: int, found: int) -> None:
+def check_count(
+    place: str, declared: str, noun: str, expected: int, found: int, absent: Sequence[Path] = ()
+) -> None:
     """Refuse data that are not as many as declared.
 
     Args:
@@ -131,16 +134,26 @@ def check_count(place: str, declared: str, noun: str, expected: int, found: int)
         noun: What is counted.
         expected: The declared number.
         found: The number there.
+        absent: Files that seem to be missing.
 
     Raises:
         ValueError: The numbers differ.
     """
     if found != expected:
-        remedy = f"complete it or declare {found}" if found else "fill it, or name another place"
+        remedy = f"remove what does not belong there, or declare {found}"
+        if found < expected:
+            remedy = _completion(absent) if found else "fill it, or name another place"
         raise ValueError(
             f"{place} must hold {expected:,} {noun} ({declared}), but {found:,} were found; "
             f"{remedy}"
         )
+
+
+def _completion(absent: Sequence[Path]) -> str:
+    named = ", ".join(repr(str(path)) for path in absent[:3])
+    named += f" and {len(absent) - 3:,} more" if len(absent) > 3 else ""
+    missing = f" (by the numbers of its files {named})" if absent else ""
+    return f"put back what is missing{missing}; only where nothing is, correct what is declared"
 
 
 def check_indices(indices: Int64[np.ndarray, " b"], num_images: int) -> None:

@@ -82,6 +82,14 @@ class EncodedSplit(ABC):
         """The files that hold the images: while none changes, neither do the images."""
 
     @abstractmethod
+    def check_unchanged(self) -> None:
+        """Refuse files that are no longer those of which places and labels are known.
+
+        Raises:
+            ValueError: A file is gone or changed.
+        """
+
+    @abstractmethod
     def read(self, positions: Int64[np.ndarray, " b"]) -> list[EncodedImage]:
         """Images at positions 0..n - 1, in the order asked for.
 

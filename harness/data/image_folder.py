@@ -83,6 +83,9 @@ class FolderSplit(EncodedSplit):
         """Every image is a file."""
         return [self._folder / name for name in self._names]
 
+    def check_unchanged(self) -> None:
+        """Nothing but names is known of the files; each is opened anew at every reading."""
+
     def read(self, positions: Int64[np.ndarray, " b"]) -> list[EncodedImage]:
         """The files; they are opened where they are decoded."""
         paths = [self._folder / self._names[position] for position in positions]

@@ -62,15 +62,17 @@ def inspect(
         workers: Threads.
 
     Raises:
-        ValueError: An image's file cannot be read and `decode` is off.
+        ValueError: An image's file cannot be read and `decode` is off, or a file changed.
     """
-    asked = f"{_VERSION} {describe_files(split.files)} {decode} {least_side}"
+    split.check_unchanged()
+    files = describe_files(split.files)
+    asked = f"{_VERSION} {files} {decode} {least_side}"
     name = hashlib.sha256(asked.encode()).hexdigest()
     found = remembered(
         "images",
         name,
         lambda: _look(split, decode, least_side, workers),
-        lasts=lambda found: found["num_unread"] == 0,
+        lasts=lambda found: found["num_unread"] == 0 and describe_files(split.files) == files,
     )
     return Inspection(
         content=found["content"], bad=tuple(BadImage(**image) for image in found["bad"])

@@ -20,6 +20,7 @@ from jaxtyping import Int64
 
 from harness.data.dataset import Split, check_count, check_declaration
 from harness.data.encoded import EncodedImage, EncodedSplit, check_labels, shorten
+from harness.data.opened_files import OpenedFiles
 from harness.data.parquet_rows import ImageRows
 from harness.data.photographs import ShardedConfig
 from harness.keys import NO_KEY
@@ -66,12 +67,13 @@ class ParquetSplit(EncodedSplit):
     """Rows of Parquet files; open handles, labels and the row groups read last are in memory."""
 
     def __init__(self, config: ParquetConfig, split: Split) -> None:
-        paths = config.files(split)
-        opened = [_open_file(path) for path in paths]
-        files = list(zip(opened, paths, strict=True))
+        self._opened = OpenedFiles(config.files(split))
+        handles = [_open_file(path) for path in self.files]
+        files = list(zip(handles, self.files, strict=True))
         parts = [_read_labels(file, path, config) for file, path in files]
         columns = [_image_column(file, path, config) for file, path in files]
         names = {_class_names(file, path, config) for file, path in files}
+        self._opened.check()
         if len(names) > 1:
             raise ValueError(
                 f"all {split} files must name the same classes, but got "
@@ -80,12 +82,16 @@ class ParquetSplit(EncodedSplit):
         labels = np.concatenate(parts)
         config.check_images(split, len(labels))
         super().__init__(names.pop(), labels)
-        self._rows = ImageRows(paths, opened, columns, int(config.row_cache_gib * _GIB))
+        self._rows = ImageRows(self._opened, handles, columns, int(config.row_cache_gib * _GIB))
 
     @property
     def files(self) -> Sequence[Path]:
         """The Parquet files."""
-        return self._rows.paths
+        return self._opened.paths
+
+    def check_unchanged(self) -> None:
+        """Refuse files that changed since their labels were read."""
+        self._opened.check()
 
     def read(self, positions: Int64[np.ndarray, " b"]) -> list[EncodedImage]:
         """Encoded images of some rows."""
@@ -93,7 +99,7 @@ class ParquetSplit(EncodedSplit):
 
     def outline(self) -> Iterator[str]:
         """Rows, size and footer of every file."""
-        for path, rows in zip(self._rows.paths, self._rows.rows_of_files, strict=True):
+        for path, rows in zip(self.files, self._rows.rows_of_files, strict=True):
             size, footer = _footer(path)
             yield f" {rows} {size} {hashlib.sha256(footer).hexdigest()}"
 

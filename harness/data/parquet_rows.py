@@ -3,7 +3,6 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, final
 
 import numpy as np
@@ -11,16 +10,24 @@ import pyarrow as pa
 from jaxtyping import Int64
 
 from harness.data.encoded import EncodedImage
+from harness.data.opened_files import OpenedFiles
 
 
 @final
 class ImageRows:
-    """The image column of some files, read by row group; the groups read last stay in memory."""
+    """The image column of some files, read by row group; the groups read last stay in memory.
+
+    Args:
+        opened: The files as they were before they were opened.
+        files: Each of them as pyarrow opened it.
+        columns: The column of images of each.
+        cache_bytes: Most that row groups in memory may take.
+    """
 
     def __init__(
-        self, paths: Sequence[Path], files: Sequence[Any], columns: Sequence[str], cache_bytes: int
+        self, opened: OpenedFiles, files: Sequence[Any], columns: Sequence[str], cache_bytes: int
     ) -> None:
-        self.paths = tuple(paths)
+        self._opened = opened
         self.rows_of_files = [file.metadata.num_rows for file in files]
         self._files, self._columns = tuple(files), tuple(columns)
         self._groups = [(n, g) for n, file in enumerate(files) for g in range(file.num_row_groups)]
@@ -31,8 +38,14 @@ class ImageRows:
         self._room, self._lock = cache_bytes, threading.Lock()
 
     def read(self, indices: Int64[np.ndarray, " b"]) -> list[EncodedImage]:
-        """Encoded images in the order asked for; every row group is touched once."""
+        """Encoded images in the order asked for; every row group is touched once.
+
+        Raises:
+            ValueError: A file is gone, changed or damaged.
+        """
         groups = np.searchsorted(self._starts, indices, side="right") - 1
+        # What is in memory may be of a file that has changed since.
+        self._opened.check(sorted({self._groups[group][0] for group in groups}))
         images: dict[int, EncodedImage] = {}
         for group in np.unique(groups):
             cells = self._cells(int(group))
@@ -43,7 +56,7 @@ class ImageRows:
     def _image(self, cells: Any, group: int, index: int) -> EncodedImage:
         file, _ = self._groups[group]
         row = index - int(self._file_starts[file])
-        name = f"row {row} of {str(self.paths[file])!r}"
+        name = f"row {row} of {str(self._opened.paths[file])!r}"
         return EncodedImage(name=name, source=cells[index - int(self._starts[group])].as_py())
 
     def _cells(self, group: int) -> Any:
@@ -66,7 +79,8 @@ class ImageRows:
             table = self._files[number].read_row_group(part, columns=[column], use_threads=False)
         except (OSError, pa.ArrowException) as error:
             raise ValueError(
-                f"{str(self.paths[number])!r} must be readable, but its row group {part} is not "
-                f"({error}); get the file again"
+                f"{str(self._opened.paths[number])!r} must be readable, but its row group {part} "
+                f"is not ({error}); get the file again"
             ) from error
+        self._opened.check([number])
         return table.flatten().column(0)

@@ -104,6 +104,7 @@ class PhotographDataset(ImageDataset):
         """sha256 of what is known of the files without reading images: names, sizes, footers."""
         digest = hashlib.sha256()
         for split, part in self._splits.items():
+            part.check_unchanged()
             for text in part.outline():
                 digest.update(f"{split}{text}\n".encode())
         return digest.hexdigest()
@@ -200,6 +201,7 @@ class PhotographDataset(ImageDataset):
                 lambda image: np.array(self._decode(image)), encoded, config.decode_workers
             )
 
+        self._splits[split].check_unchanged()
         bad = [image.position for image in self._bad[split]]
         name = f"{split} {describe_files(self._splits[split].files)} {bad} {config.least_side}"
         return keep_pixels(name, self.num_images(split), decode, config.memory_limit_gib, split)

@@ -18,11 +18,10 @@ from harness.data.dataset import Split, check_count, check_declaration
 from harness.data.encoded import EncodedSplit
 from harness.data.hub import HubDataset
 from harness.data.missing import MissingItem
+from harness.data.numbered_files import absent_of_patterns, missing_between, missing_of_total
 from harness.data.pipelines import Pipeline, Workers
 from harness.data.shuffle import FULL, Shuffle
 from harness.keys import KEY_UNLESS_DEFAULT, NO_KEY
-
-_NUMBERED = re.compile(r"(?P<head>.*-)(?P<number>\d{5})-of-(?P<total>\d{5})(?P<tail>\.[^/]*)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,16 +191,18 @@ class ShardedConfig(PhotographConfig):
         return list(dict.fromkeys(itertools.chain.from_iterable(matches)))
 
     def missing_of(self, split: Split) -> list[MissingItem]:
-        """Files and patterns that nothing is there for, and what an unfinished download lacks."""
+        """Files and patterns that nothing is there for, or else files that the others number.
+
+        Of files `NNNNN-of-MMMMM` that a pattern finds in part, the first that is absent is named.
+        """
         patterns, repository = self.patterns(split), HubDataset.parse(self.root)
         place = self.folder() or (repository.sought() if repository else Path())
         absent = [place / pattern for pattern in patterns if not any(place.glob(pattern))]
-        if repository is not None and not absent:
-            chosen = [
-                path for pattern in patterns if "*" in pattern for path in place.glob(pattern)
-            ]
-            absent = missing_numbers(chosen)
         what = f"the {split} images of {self.name!r} (a {self.suffix} file or several)"
+        if not absent and (numbered := absent_of_patterns(place, patterns, missing_of_total)):
+            absent = numbered[:1]
+            if len(numbered) > 1:
+                what += f", of which {len(numbered):,} are absent, the first"
         remedy = (
             "put or link the files there, or set `data.root` or "
             f"`data.{split}_files` to where they are"
@@ -214,11 +215,13 @@ class ShardedConfig(PhotographConfig):
         Raises:
             ValueError: The numbers differ.
         """
-        paths = self.files(split)
+        paths, folder = self.files(split), self.folder()
+        assert folder is not None
         place = f"the {split} split ({', '.join(str(path) for path in paths[:3])}"
         place += f" and {len(paths) - 3} further files)" if len(paths) > 3 else ")"
         declared = self.declared_images(split)
-        check_count(place, f"num_{split}_images", "images", declared, num_images)
+        absent = absent_of_patterns(folder, self.patterns(split), missing_between)
+        check_count(place, f"num_{split}_images", "images", declared, num_images, absent)
 
 
 def expand_braces(pattern: str) -> list[str]:
@@ -251,15 +254,3 @@ def _choices(inside: str, pattern: str) -> list[str]:
             "write {000..012} or {a,b}"
         )
     return [f"{n:0{len(bounds[1])}d}" for n in range(int(bounds[1]), int(bounds[2]) + 1)]
-
-
-def missing_numbers(paths: list[Path]) -> list[Path]:
-    """Files named `...-NNNNN-of-MMMMM...` that are absent beside those that are there."""
-    matches = [_NUMBERED.fullmatch(path.name) for path in paths]
-    names = {
-        path.with_name(f"{found['head']}{number:05d}-of-{found['total']}{found['tail']}")
-        for path, found in zip(paths, matches, strict=True)
-        if found
-        for number in range(int(found["total"]))
-    }
-    return sorted(names - set(paths))

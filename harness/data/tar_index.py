@@ -12,7 +12,7 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any, BinaryIO, final
 
 import numpy as np
 from jaxtyping import Int64
@@ -21,8 +21,10 @@ from harness.data.user_cache import cache_folder, describe_files
 
 IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp"})
 """Extensions of members that are images; case does not matter."""
-_VERSION = 1
-"""Raised when an index that is remembered would be another."""
+_VERSION = 2
+"""Raised when an index that is remembered would be another, or none."""
+_END = bytes(2 * tarfile.BLOCKSIZE)
+"""What every writer of tars closes an archive with; zeros may follow."""
 
 
 @final
@@ -55,6 +57,8 @@ def index_shard(path: Path, label_extension: str, label_key: str) -> TarIndex:
     with contextlib.suppress(OSError, ValueError, KeyError), np.load(place) as arrays:
         return TarIndex(**{field: arrays[field] for field in ("offsets", "sizes", "labels")})
     index = _read_index(path, label_extension, label_key)
+    if describe_files([path]) != described:
+        return index
     with contextlib.suppress(OSError):
         place.parent.mkdir(parents=True, exist_ok=True)
         temporary = place.with_name(f".{os.getpid()}-{name}")
@@ -71,14 +75,14 @@ def member_name(header: bytes) -> str:
 def _read_index(path: Path, label_extension: str, label_key: str) -> TarIndex:
     images: dict[str, tuple[int, int]] = {}
     labels: dict[str, int] = {}
-    for member, shard in _members(path):
+    for member, text in _members(path, label_extension):
         key, extension = _split_name(member.name)
         if extension.lower() in IMAGE_EXTENSIONS:
             _refuse_second(key in images, "image", key, path)
             images[key] = (member.offset_data, member.size)
         elif extension == label_extension:
             _refuse_second(key in labels, "label", key, path)
-            labels[key] = _label(shard, member, label_key, path)
+            labels[key] = _label(text, member.name, label_key, path)
     _check_complete(images, labels, label_extension, path)
     places = np.array(list(images.values()), dtype=np.int64).reshape(-1, 2)
     return TarIndex(
@@ -88,18 +92,44 @@ def _read_index(path: Path, label_extension: str, label_key: str) -> TarIndex:
     )
 
 
-def _members(path: Path) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
-    """Members that are files, and the shard to read them from."""
+def _members(path: Path, label_extension: str) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
+    """Members that are files; with those that hold labels, what they hold."""
     try:
-        with tarfile.open(path, mode="r:") as shard:
+        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as shard:
             while (member := shard.next()) is not None:
                 if member.isfile():
-                    yield member, shard
+                    is_label = _split_name(member.name)[1] == label_extension
+                    yield member, _content(shard, member) if is_label else b""
+            _check_end(file, shard.offset)
     except (tarfile.TarError, OSError) as error:
         raise ValueError(
             f"{str(path)!r} must be a whole, uncompressed tar file, but cannot be read ({error}); "
             "get it again, or unpack its compression"
         ) from error
+
+
+def _content(shard: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = shard.extractfile(member)
+    assert file is not None
+    return file.read()
+
+
+def _check_end(file: BinaryIO, offset: int) -> None:
+    """Refuse a tar that stops without its closing blocks, which `tarfile` takes for its end.
+
+    Raises:
+        tarfile.ReadError: It is cut between two members, or a header is damaged.
+    """
+    file.seek(offset)
+    rest = file.read(len(_END))
+    whole = rest == _END
+    while whole and (rest := file.read(2**20)):
+        whole = not any(rest)
+    if not whole:
+        raise tarfile.ReadError(
+            f"it is cut or damaged: from byte {offset:,} on it has neither a member nor the zeros "
+            "that close a tar"
+        )
 
 
 def _split_name(name: str) -> tuple[str, str]:
@@ -108,20 +138,17 @@ def _split_name(name: str) -> tuple[str, str]:
     return folder + slash + stem, extension
 
 
-def _label(shard: tarfile.TarFile, member: tarfile.TarInfo, label_key: str, path: Path) -> int:
-    file = shard.extractfile(member)
-    assert file is not None
-    text = file.read()
+def _label(text: bytes, name: str, label_key: str, path: Path) -> int:
     try:
-        found = json.loads(text)[label_key] if member.name.endswith(".json") else int(text)
+        found = json.loads(text)[label_key] if name.endswith(".json") else int(text)
         if isinstance(found, bool) or not isinstance(found, int):
             raise TypeError(f"it is {found!r}")
-    except (ValueError, KeyError, TypeError) as error:
+        return int(np.int64(found))
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise ValueError(
-            f"{member.name!r} of {str(path)!r} must hold a label, a whole number, but does not "
+            f"{name!r} of {str(path)!r} must hold a label, a whole number, but does not "
             f"({error}); correct it, or set `label_extension` and `label_key`"
         ) from error
-    return found
 
 
 def _refuse_second(is_second: bool, what: str, key: str, path: Path) -> None:

@@ -19,6 +19,7 @@ from jaxtyping import Int64
 
 from harness.data.dataset import Split, check_count
 from harness.data.encoded import EncodedImage, EncodedSplit, check_labels
+from harness.data.opened_files import OpenedFiles
 from harness.data.photographs import ShardedConfig
 from harness.data.tar_index import index_shard, member_name
 from harness.keys import NO_KEY
@@ -87,12 +88,13 @@ class TarSplit(EncodedSplit):
     """Tar shards; places and labels of the images and some open handles are in memory."""
 
     def __init__(self, config: WebDatasetConfig, split: Split) -> None:
-        self._paths = tuple(config.files(split))
+        self._opened = OpenedFiles(config.files(split))
         class_names = config.names_of_classes()
         shards = [
-            index_shard(path, config.label_extension, config.label_key) for path in self._paths
+            index_shard(path, config.label_extension, config.label_key) for path in self.files
         ]
-        for path, shard in zip(self._paths, shards, strict=True):
+        self._opened.check()
+        for path, shard in zip(self.files, shards, strict=True):
             check_labels(shard.labels, config.num_classes, repr(str(path)), "sample")
         labels = np.concatenate([shard.labels for shard in shards])
         config.check_images(split, len(labels))
@@ -101,47 +103,53 @@ class TarSplit(EncodedSplit):
         self._sizes = np.concatenate([shard.sizes for shard in shards])
         counts = [len(shard.labels) for shard in shards]
         self._shards = np.repeat(np.arange(len(shards)), counts)
-        self._counts, self._open = counts, _OpenFiles(self._paths)
+        self._counts, self._handles = counts, _Handles(self._opened)
 
     @property
     def files(self) -> Sequence[Path]:
         """The shards."""
-        return self._paths
+        return self._opened.paths
+
+    def check_unchanged(self) -> None:
+        """Refuse shards that changed since they were indexed."""
+        self._opened.check()
 
     def read(self, positions: Int64[np.ndarray, " b"]) -> list[EncodedImage]:
         """Encoded images of some samples, read in the order in which they lie in the shards."""
         images: dict[int, EncodedImage] = {}
+        shards = np.unique(self._shards[positions]).tolist()
+        self._opened.check(shards)
         for position in np.unique(positions):
             images[int(position)] = self._image(int(position))
+        self._opened.check(shards)
         return [images[int(position)] for position in positions]
 
     def outline(self) -> Iterator[str]:
         """Images and size of every shard."""
-        for path, count in zip(self._paths, self._counts, strict=True):
+        for path, count in zip(self.files, self._counts, strict=True):
             yield f" {count} {path.stat().st_size}"
 
     def _image(self, position: int) -> EncodedImage:
         shard, offset = int(self._shards[position]), int(self._offsets[position])
         # The header before the image has its name.
         first = offset - BLOCKSIZE
-        data = self._open.read(shard, first, BLOCKSIZE + int(self._sizes[position]))
-        name = f"{member_name(data[:BLOCKSIZE])!r} of {str(self._paths[shard])!r}"
+        data = self._handles.read(shard, first, BLOCKSIZE + int(self._sizes[position]))
+        name = f"{member_name(data[:BLOCKSIZE])!r} of {str(self.files[shard])!r}"
         return EncodedImage(name=name, source=data[BLOCKSIZE:])
 
 
 @final
-class _OpenFiles:
+class _Handles:
     """Files that are read at random places from several threads; those used last stay open."""
 
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self._paths = tuple(paths)
-        self._status = [_identity(path.stat()) for path in paths]
+    def __init__(self, files: OpenedFiles) -> None:
+        self._files = files
         self._open: OrderedDict[int, BinaryIO] = OrderedDict()
         self._lock = threading.Lock()
         weakref.finalize(self, _close_all, self._open)
 
     def read(self, number: int, offset: int, size: int) -> bytes:
-        path = self._paths[number]
+        path = self._files.paths[number]
         with self._lock:
             try:
                 file = self._handle(number)
@@ -164,10 +172,12 @@ class _OpenFiles:
         if number in self._open:
             self._open.move_to_end(number)
             return self._open[number]
-        file = self._paths[number].open("rb")
-        if _identity(os.fstat(file.fileno())) != self._status[number]:
+        file = self._files.paths[number].open("rb")
+        try:
+            self._files.check_status(number, os.fstat(file.fileno()))
+        except ValueError:
             file.close()
-            raise OSError("its size or time of change is another than when it was indexed")
+            raise
         if len(self._open) >= OPEN_SHARDS:
             self._open.popitem(last=False)[1].close()
         self._open[number] = file
@@ -177,7 +187,3 @@ class _OpenFiles:
 def _close_all(files: OrderedDict[int, BinaryIO]) -> None:
     while files:
         files.popitem()[1].close()
-
-
-def _identity(status: os.stat_result) -> tuple[int, int]:
-    return status.st_size, status.st_mtime_ns

@@ -121,7 +121,7 @@ def test_a_crop_of_images_that_have_the_resolution_changes_nothing_but_mirrors(r
 def test_files_can_be_listed_and_the_image_column_may_be_called_img(rewrite, config, tmp_path):
     rewrite(column="img")
     (tmp_path / "train-00001-of-00002.parquet").rename(tmp_path / "more.parquet")
-    files = ("more.parquet", "train-*.parquet")
+    files = ("more.parquet", "train-00000-of-00002.parquet")
     dataset = open_dataset(dataclasses.replace(config, train_files=files))
     assert dataset.labels("train").tolist() == [1, 1, 0, 0, 1, 0, 1, 0]
     assert dataset.images("eval", np.arange(2)).shape == (2, 3, 8, 8)
@@ -154,9 +154,69 @@ def test_labels_out_of_range_are_refused(rewrite, config, labels):
         open_dataset(config)
 
 
-def test_a_shard_that_is_not_there_is_told_by_the_count(config, tmp_path):
+def test_a_file_that_the_others_number_is_named_before_anything_is_opened(config, tmp_path):
     (tmp_path / "train-00001-of-00002.parquet").unlink()
-    with pytest.raises(ValueError, match=r"must hold 8 images .* but 5 were found"):
+    fewer = dataclasses.replace(config, num_train_images=5)
+    for declared in (config, fewer):
+        (item,) = declared.missing()
+        assert item.location == str(tmp_path / "train-00001-of-00002.parquet")
+        with pytest.raises(ValueError, match=r"train-00001-of-00002\.parquet', but nothing is"):
+            open_dataset(declared)
+    listed = dataclasses.replace(fewer, train_files=("train-00000-of-00002.parquet",))
+    assert open_dataset(listed).num_images("train") == 5
+
+
+def test_fewer_images_than_declared_are_not_declared_away(config):
+    with pytest.raises(ValueError, match=r"must hold 9 images .* but 8 .*; put back what is"):
+        open_dataset(dataclasses.replace(config, num_train_images=9))
+    with pytest.raises(ValueError, match=r"must hold 7 images .* remove .* or declare 8"):
+        open_dataset(dataclasses.replace(config, num_train_images=7))
+
+
+@pytest.mark.parametrize("room", [0.5, 1e-9])
+def test_a_file_written_anew_after_opening_is_not_mixed_with_its_old_labels(
+    rewrite, config, tmp_path, room
+):
+    dataset = open_dataset(dataclasses.replace(config, row_cache_gib=room))
+    dataset.images("eval", np.arange(2))
+    rewrite([_png(9), _png(8)], labels=(1, 0))
+    os.utime(tmp_path / "test-00000-of-00001.parquet", ns=(1, 1))
+    for use in (
+        lambda: dataset.images("eval", np.arange(2)),
+        dataset.fingerprint,
+        dataset.content_fingerprint,
+    ):
+        with pytest.raises(ValueError, match=r"test-0.* must stay as it is .* than when it was"):
+            use()
+    assert dataset.images("train", np.arange(8)).shape == (8, 3, 8, 8)
+
+
+def test_a_file_that_changes_while_it_is_read_is_named(rewrite, config, monkeypatch):
+    dataset = open_dataset(config)
+    read = pq.ParquetFile.read_row_group
+
+    def change(file: pq.ParquetFile, *arguments: Any, **options: Any) -> pa.Table:
+        table = read(file, *arguments, **options)
+        rewrite([_png(8), _png(8), _png(9)], labels=(0, 0, 1))
+        return table
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", change)
+    with pytest.raises(ValueError, match=r"test-00000-of-00001.parquet' must stay as it is"):
+        dataset.images("eval", np.arange(2))
+
+
+def test_a_file_that_vanishes_is_named(config, tmp_path):
+    dataset = open_dataset(config)
+    (tmp_path / "test-00000-of-00001.parquet").unlink()
+    with pytest.raises(ValueError, match=r"test-0.*parquet' must stay readable.*; put the file"):
+        dataset.images("eval", np.arange(2))
+
+
+def test_a_link_to_nothing_is_named(config, tmp_path):
+    path = tmp_path / "test-00000-of-00001.parquet"
+    path.unlink()
+    path.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"test-00000-of-00001.parquet' must stay readable"):
         open_dataset(config)
 
 
@@ -204,8 +264,8 @@ def test_a_damaged_row_group_is_named(config, tmp_path):
     start = pq.ParquetFile(path).metadata.row_group(0).column(0).data_page_offset
     content = bytearray(path.read_bytes())
     content[start : start + 40] = bytes(40)
-    dataset = open_dataset(config)
     path.write_bytes(content)
+    dataset = open_dataset(config)
     with pytest.raises(ValueError, match=r"row group 0 is not|row 0 of"):
         dataset.images("eval", np.arange(2))
 
@@ -222,8 +282,9 @@ def test_only_recent_row_groups_stay_in_memory(tmp_path, config):
 
 def test_the_fingerprint_sees_rows_and_contents_but_no_path(rewrite, config, tmp_path):
     before = open_dataset(config).fingerprint()
-    old = tmp_path / "train-00001-of-00002.parquet"
-    old.rename(tmp_path / "train-z.parquet")
+    for number, name in enumerate("az"):
+        old = tmp_path / f"train-0000{number}-of-00002.parquet"
+        old.rename(tmp_path / f"train-{name}.parquet")
     assert open_dataset(config).fingerprint() == before
     rewrite([_png(8), _png(10, (40, 40))])
     assert open_dataset(config).fingerprint() != before

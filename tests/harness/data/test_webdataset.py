@@ -2,7 +2,11 @@
 
 import dataclasses
 import io
+import os
+import shutil
+import subprocess
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +16,9 @@ import torch
 from harness.data import WebDatasetConfig, open_dataset
 from harness.data.photographs import expand_braces
 from harness.data.tar_index import index_shard
+from harness.data.user_cache import CACHE_VARIABLE
 
-from .photograph_files import NAMES, photographs, png, samples, write_kind, write_tar
+from .photograph_files import NAMES, labels_of, photographs, png, samples, write_kind, write_tar
 
 
 @pytest.fixture
@@ -86,6 +91,9 @@ def test_classes_are_named_by_the_configuration_a_file_or_their_numbers(config, 
         ([("a.cls", b"0")], r"the first 'a', which has no image"),
         ([*samples([png(0)], [0]), ("000000.jpg", png(1))], r"one image, but '000000' .*has two"),
         ([("a.png", png(0)), ("a.cls", b"ant")], r"'a.cls' of .* must hold a label"),
+        ([("a.png", png(0)), ("a.cls", b"\xff")], r"'a.cls' of .* must hold a label"),
+        ([("a.png", png(0)), ("a.cls", b"")], r"'a.cls' of .* must hold a label"),
+        ([("a.png", png(0)), ("a.cls", b"9" * 30)], r"'a.cls' of .* must hold a label"),
         (samples([png(0)], [3]), r"0\.\.2, but 1 of .*the first in sample 0 \(3\)"),
         (samples([png(0)], [-1]), r"0\.\.2, but 1 of"),
         (samples([png(0)], [0]), r"must hold 6 images .* 1 were found"),
@@ -97,6 +105,82 @@ def test_a_shard_that_is_not_as_declared_is_refused(config, tmp_path, members, m
     write_tar(tmp_path / "val-0000.tar", members)
     with pytest.raises(ValueError, match=message):
         open_dataset(config)
+
+
+def test_a_shard_cut_anywhere_is_named_or_whole(config, tmp_path):
+    path = tmp_path / "train-0001.tar"
+    content, whole = path.read_bytes(), open_dataset(config)
+    with tarfile.open(path) as shard:
+        last = shard.getmembers()[-1]
+    end = last.offset_data + tarfile.BLOCKSIZE + 2 * tarfile.BLOCKSIZE
+    for cut in (*range(0, len(content), 512), 1, 700, 2561, 3073, end - 1, end + 1):
+        path.write_bytes(content[:cut])
+        if cut < end:
+            with pytest.raises(ValueError, match=r"train-0001.tar' must be a whole, .* get it"):
+                open_dataset(config)
+        else:
+            assert open_dataset(config).labels("train").tolist() == whole.labels("train").tolist()
+
+
+def test_a_damaged_header_or_a_hole_is_not_taken_for_the_end_of_a_shard(config, tmp_path):
+    path = tmp_path / "train-0001.tar"
+    content = path.read_bytes()
+    with tarfile.open(path) as shard:
+        members = shard.getmembers()
+    # A hole from the last sample on cannot be told from the end; the declared count tells it.
+    for first in (member.offset for member in members[:-2]):
+        for damage in (b"\xff", bytes(512), bytes(1024), bytes(4096)):
+            path.write_bytes(content[:first] + damage + content[first + len(damage) :])
+            with pytest.raises(ValueError, match=r"train-0001.tar' must be a whole"):
+                open_dataset(config)
+
+
+def _add(shard: tarfile.TarFile, members: Sequence[tuple[str, bytes]]) -> None:
+    for name, data in members:
+        member = tarfile.TarInfo(name)
+        member.size = len(data)
+        shard.addfile(member, io.BytesIO(data))
+
+
+@pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@pytest.mark.parametrize("mode", ["w", "w|", "a"])
+def test_shards_are_whole_however_tarfile_writes_them(config, tmp_path, kind, mode):
+    expected = open_dataset(config).images("train", np.arange(12))
+    path = tmp_path / "train-0001.tar"
+    path.unlink()
+    members = samples(photographs(12, 1200)[6:], labels_of(12)[6:], 6)
+    for part in [members[:5], members[5:]] if mode == "a" else [members]:
+        with tarfile.open(path, mode, format=kind) as shard:
+            _add(shard, part)
+    assert torch.equal(open_dataset(config).images("train", np.arange(12)), expected)
+
+
+@pytest.mark.skipif(shutil.which("tar") is None, reason="the command tar is not installed")
+@pytest.mark.parametrize("options", ["-b1", "-b200", "--format=v7", "--format=pax"])
+def test_shards_of_the_command_tar_are_whole(config, tmp_path, options):
+    expected = open_dataset(config).images("train", np.arange(12))
+    path, folder = tmp_path / "train-0001.tar", tmp_path / "members"
+    with tarfile.open(path) as shard:
+        names = shard.getnames()
+        shard.extractall(folder, filter="data")
+    subprocess.run(["tar", options, "-cf", path, *names], cwd=folder, check=True)
+    assert torch.equal(open_dataset(config).images("train", np.arange(12)), expected)
+
+
+def test_a_shard_that_its_numbers_call_for_is_named_and_not_declared_away(config, tmp_path):
+    (tmp_path / "train-0000.tar").unlink()
+    with pytest.raises(
+        ValueError, match=r"6 were found; put back what .*train-0000.tar'\)"
+    ) as raised:
+        open_dataset(config)
+    assert "declare 6" not in str(raised.value)
+    for number in (1, 2):
+        (tmp_path / f"train-000{number}.tar").unlink(missing_ok=True)
+        write_tar(tmp_path / f"train-{number}-of-2.tar", samples(photographs(6, number), [0] * 6))
+    assert open_dataset(config).num_images("train") == 12
+    (tmp_path / "train-2-of-2.tar").unlink()
+    (item,) = config.missing()
+    assert item.location.startswith(str(tmp_path / "train-"))
 
 
 @pytest.mark.parametrize("damage", ["truncated", "compressed", "no tar"])
@@ -120,8 +204,40 @@ def test_a_shard_that_vanishes_or_changes_is_named(config, tmp_path):
     with pytest.raises(ValueError, match=r"train-0001.tar' must stay readable"):
         dataset.images("train", np.arange(12))
     write_tar(tmp_path / "train-0001.tar", samples(photographs(6, 0), [0] * 6))
-    with pytest.raises(ValueError, match="than when it was indexed"):
+    with pytest.raises(ValueError, match=r"train-0001.tar' .* than when it was opened; put"):
         dataset.images("train", np.arange(12))
+
+
+def test_a_shard_written_anew_in_place_is_not_mixed_with_its_old_index(config, tmp_path):
+    dataset = open_dataset(config)
+    path = tmp_path / "train-0000.tar"
+    dataset.images("train", np.arange(12))
+    status = path.stat()
+    path.write_bytes(bytes(reversed(path.read_bytes())))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    for use in (
+        lambda: dataset.images("train", np.array([3])),
+        dataset.fingerprint,
+        dataset.content_fingerprint,
+    ):
+        with pytest.raises(ValueError, match=r"train-0000.tar' must stay as it is"):
+            use()
+    assert dataset.images("train", np.arange(6, 12)).shape == (6, 3, 16, 16)
+
+
+def test_an_index_read_while_the_shard_changed_is_not_remembered(config, tmp_path, monkeypatch):
+    path = tmp_path / "train-0000.tar"
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+
+    def change(*_: object) -> None:
+        path.touch()
+
+    with monkeypatch.context() as changing:
+        changing.setattr("harness.data.tar_index._check_complete", change)
+        index_shard(path, "cls", "label")
+    assert not list(tmp_path.rglob("*.npz"))
+    index_shard(path, "cls", "label")
+    assert len(list(tmp_path.rglob("*.npz"))) == 1
 
 
 def test_the_index_is_remembered_outside_of_the_data(config, tmp_path, monkeypatch):
@@ -150,4 +266,4 @@ def test_no_more_shards_are_open_than_allowed(tmp_path, monkeypatch):
     dataset, plain = open_dataset(config), open_dataset(write_kind("webdataset", tmp_path))
     order = np.random.default_rng(0).permutation(12)
     assert torch.equal(dataset.images("train", order), plain.images("train", order))
-    assert len(dataset._splits["train"]._open._open) == 2  # type: ignore[attr-defined]
+    assert len(dataset._splits["train"]._handles._open) == 2  # type: ignore[attr-defined]

@@ -1,5 +1,7 @@
 """What stages do with images that cannot be used, and with contents that differ."""
 
+import os
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,12 @@ def _encoder(load, root: Path, limit: int) -> Stage:
     images = {name: photographs(n, 100 * n) for name, n in SPLITS.items()}
     images["train"][4] = images["val"][1] = b"no image"
     write_kind("parquet", root, images)
+    return _first_stage(load, root, "parquet", limit)
+
+
+def _first_stage(load, root: Path, kind: str, limit: int = 0) -> Stage:
     data = (
-        f"{{kind: parquet, name: animals, root: '{root}', eval_split: val, resolution: 16, "
+        f"{{kind: {kind}, name: animals, root: '{root}', eval_split: val, resolution: 16, "
         f"num_classes: 3, num_train_images: 12, num_eval_images: 6, bad_images_limit: {limit}}}"
     )
     counts = ("num_images=3", "num_reference=10", "num_reconstructions=6")
@@ -40,6 +46,19 @@ def test_without_a_limit_the_stage_fails_with_the_name_of_the_image(load, tmp_pa
     outcome = run_stage(stage, tmp_path / "store", Resources(), 0.0)
     assert outcome.status == "failed"
     assert "row 4 of" in outcome.error
+
+
+def test_a_cut_shard_fails_the_stage_with_its_name(load, tmp_path):
+    write_kind("webdataset", tmp_path / "data")
+    path = tmp_path / "data" / "train-0001.tar"
+    with tarfile.open(path) as shard:
+        label = next(member for member in shard if member.name.endswith(".cls"))
+    os.truncate(path, label.offset_data)
+    outcome = run_stage(
+        _first_stage(load, tmp_path / "data", "webdataset"), tmp_path / "store", Resources(), 0.0
+    )
+    assert outcome.status == "failed"
+    assert "train-0001.tar' must be a whole, uncompressed tar file" in outcome.error
 
 
 def test_the_limit_moves_no_key(load, tmp_path):

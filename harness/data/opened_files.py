@@ -1,0 +1,64 @@
+"""Files of which labels and places are known from opening: none may change while it is read.
+
+Without this a file that is written anew gives images of one content under labels of another.
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import final
+
+
+@final
+class OpenedFiles:
+    """Size and time of change of files, learnt before anything else is.
+
+    Args:
+        paths: The files.
+
+    Raises:
+        ValueError: One is not there.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = tuple(paths)
+        self._states = [_state(_status(path)) for path in self.paths]
+
+    def check(self, numbers: Iterable[int] | None = None) -> None:
+        """Refuse files that are gone or not what they were.
+
+        Args:
+            numbers: Positions in `paths`; absent: all.
+
+        Raises:
+            ValueError: With the name of the first.
+        """
+        for number in range(len(self.paths)) if numbers is None else numbers:
+            self.check_status(number, _status(self.paths[number]))
+
+    def check_status(self, number: int, status: os.stat_result) -> None:
+        """Refuse a file whose status is not what it was; of an open file that of its handle.
+
+        Raises:
+            ValueError: With its name.
+        """
+        if _state(status) != self._states[number]:
+            raise ValueError(
+                f"{str(self.paths[number])!r} must stay as it is while it is in use, but its size "
+                "or time of change is another than when it was opened; put the file back and run "
+                "the command again"
+            )
+
+
+def _status(path: Path) -> os.stat_result:
+    try:
+        return path.stat()
+    except OSError as error:
+        raise ValueError(
+            f"{str(path)!r} must stay readable, but is not ({error}); put the file back and run "
+            "the command again"
+        ) from error
+
+
+def _state(status: os.stat_result) -> tuple[int, int]:
+    return status.st_size, status.st_mtime_ns
