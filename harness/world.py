@@ -5,7 +5,7 @@ global batch settles which numbers come out: random numbers are drawn for all of
 takes its part. What is summed over workers is rounded in another order than on one worker, and
 nothing else differs.
 
-A process group is made by whoever starts the workers: Ray Train in a sweep, `join` elsewhere.
+Whoever starts the workers has each of them `join` the others.
 """
 
 import contextlib
@@ -181,26 +181,28 @@ def _losses_told() -> Iterator[None]:
 def join(
     rank: int,
     size: int,
-    rendezvous: Path,
+    rendezvous: Path | str,
     *,
     backend: str = "gloo",
     patience_s: float = PATIENCE_S,
 ) -> Iterator[World]:
-    """Join the workers that meet at a file, until the block ends.
+    """Join the workers that meet at a file or a port, until the block ends.
 
     Args:
         rank: Number of this worker.
         size: Number of workers.
-        rendezvous: A file that is not there yet, on a file system that all workers see.
+        rendezvous: A file that is not there yet, on a file system with locks that all workers see;
+            or `tcp://HOST:PORT` of the first worker, which then listens there on every interface.
         backend: `gloo`, or `nccl` where every worker has a GPU of its own.
         patience_s: Seconds to wait for the others in one exchange.
     """
     # Its functions have the default group of the moment as default argument; imported later, as
     # parts of PyTorch do, it would hold the group for ever, and `leave` would close no connection.
     importlib.import_module("torch.distributed.nn.functional")
+    is_file = isinstance(rendezvous, Path)
     dist.init_process_group(
         backend,
-        init_method=f"file://{rendezvous.resolve()}",
+        init_method=f"file://{rendezvous.resolve()}" if is_file else rendezvous,
         rank=rank,
         world_size=size,
         timeout=timedelta(seconds=patience_s),

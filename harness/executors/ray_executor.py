@@ -52,7 +52,7 @@ class RayExecutor:
             # What a feed will ask for is not known yet: every kind must be possible.
             kinds = {s.kind for s in stages} if feed is fixed else set(resources)
             if not self.wait_for_nodes:
-                _refuse_impossible(kinds, demands, totals)
+                refuse_impossible(kinds, demands, totals, shared=shared)
             queue = Queue(stages, root, demands, machines, listen, feed, stop)
             try:
                 return queue.run()
@@ -61,13 +61,30 @@ class RayExecutor:
                 raise
 
 
-def _refuse_impossible(
-    kinds: Collection[str], demands: Mapping[str, Demand], machines: Sequence[Amounts]
+def refuse_impossible(
+    kinds: Collection[str],
+    demands: Mapping[str, Demand],
+    machines: Sequence[Amounts],
+    *,
+    shared: bool,
 ) -> None:
-    """Ray would wait for ever for a request that no machine of the cluster can meet."""
-    hint = (
-        ", join larger machines, or give --wait-for-nodes where machines join later (autoscaling)"
-    )
+    """Ray would wait for ever for a request that no machine of the cluster can meet.
+
+    Args:
+        kinds: Stage kinds that will run.
+        demands: Stage kind -> what it needs.
+        machines: What each machine has.
+        shared: Whether they are a cluster's, which others may join.
+
+    Raises:
+        ConfigError: A request is impossible.
+    """
+    hint = ", or run on a cluster with larger machines (`--address HOST:PORT`)"
+    if shared:
+        hint = (
+            ", join larger machines, or give --wait-for-nodes where machines join later "
+            "(autoscaling)"
+        )
     for kind in sorted(kinds):
         if not is_possible(demands[kind], machines):
             raise refusal(kind, demands[kind], machines, hint=hint)

@@ -1,4 +1,8 @@
-"""Stages of several workers: Ray Train starts them and joins them into one process group.
+"""Stages of several workers: Ray Train starts them, and they join into one process group.
+
+They join by `harness.world.join`, not by Ray Train, whose rendezvous listens on every interface.
+Workers on a Ray of our own meet at a file and speak over the loopback interface; those of a cluster
+meet at a port of the first one's machine.
 
 Ray Train's own retries and checkpoints are off: a gang that lost a worker ends, and the queue
 starts it again on machines that live, where it resumes from the checkpoint in the store. So there
@@ -9,17 +13,23 @@ import contextlib
 import os
 import secrets
 import shutil
+import socket
+import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
+from ray.util import get_node_ip_address
 
 from harness.execution import Outcome, run_stage
 from harness.failures import FailureKind, classify, most_telling, one_line
 from harness.leftovers import GANGS, KEY_DIGITS
 from harness.plan import Stage
 from harness.resources import Resources
-from harness.world import PATIENCE_S, World
+from harness.world import join
 
 SETTINGS = {
     # A lost worker is noticed within this many seconds.
@@ -32,6 +42,10 @@ SETTINGS = {
     "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
 }
 """Settings of Ray Train."""
+INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+"""Network interface that workers speak over."""
+MEETING = "meeting"
+"""Name of the file at which workers of one machine meet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +61,8 @@ class Gang:
     """Machine of each worker."""
     stop: Path
     """File in which the driver asks its stages to stop."""
+    shared: bool
+    """Whether its machines are those of a cluster, which workers reach each other over."""
 
     @property
     def gpus(self) -> float:
@@ -59,30 +75,31 @@ def run_gang(gang: Gang) -> Outcome:
     os.environ.update({name: os.environ.get(name, value) for name, value in SETTINGS.items()})
     # Reading these takes seconds and a driver that starts no gang needs neither.
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
     # Every machine must see it; it holds Ray Train's own notes and goes when the gang ends.
     notes = gang.store_root / GANGS / f"{gang.stage.key[:KEY_DIGITS]}-{secrets.token_hex(4)}"
-    backend = "nccl" if gang.gpus else "gloo"
-    trainer = TorchTrainer(
-        _work,
-        train_loop_config={"gang": gang},
-        torch_config=TorchConfig(backend=backend, timeout_s=int(PATIENCE_S)),
-        scaling_config=ScalingConfig(
-            num_workers=len(gang.nodes),
-            use_gpu=gang.gpus > 0,
-            resources_per_worker=dict(gang.each),
-            placement_strategy="PACK",
-            label_selector=[{"ray.io/node-id": node} for node in gang.nodes],
-        ),
-        run_config=RunConfig(
-            name="train",
-            storage_path=str(notes),
-            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
-        ),
-    )
     try:
-        outcome = trainer.fit().return_value
+        # Not in the store: its file system may have no locks, which a meeting needs.
+        with tempfile.TemporaryDirectory(prefix="gang-", ignore_cleanup_errors=True) as folder:
+            trainer = DataParallelTrainer(
+                _work,
+                train_loop_config={"gang": gang, "folder": Path(folder)},
+                backend_config=_gpus_in_sight(),
+                scaling_config=ScalingConfig(
+                    num_workers=len(gang.nodes),
+                    use_gpu=gang.gpus > 0,
+                    resources_per_worker=dict(gang.each),
+                    placement_strategy="PACK",
+                    label_selector=[{"ray.io/node-id": node} for node in gang.nodes],
+                ),
+                run_config=RunConfig(
+                    name="train",
+                    storage_path=str(notes),
+                    failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
+                ),
+            )
+            outcome = trainer.fit().return_value
         assert isinstance(outcome, Outcome), "the first worker returns its outcome"
         return outcome
     except Exception as error:
@@ -93,15 +110,79 @@ def run_gang(gang: Gang) -> Outcome:
             notes.parent.rmdir()
 
 
+def _gpus_in_sight() -> Any:
+    """Ray Train's part in joining the workers: each sees the GPUs of all that share its machine.
+
+    NCCL then reaches them directly, whatever its version.
+    """
+    from ray.train.backend import Backend, BackendConfig
+
+    class InSight(Backend):
+        share_cuda_visible_devices = True
+
+    class InSightConfig(BackendConfig):
+        @property
+        def backend_cls(self) -> type[Backend]:
+            return InSight
+
+    return InSightConfig()
+
+
 def _work(config: Mapping[str, Any]) -> Outcome:
     """One worker's part, in a process of its own; the first one's outcome is the stage's."""
+    from ray.train import get_context
+
     gang: Gang = config["gang"]
+    _choose_device(gang)
+    if gang.shared:
+        rendezvous = _meeting_port()
+    else:
+        rendezvous = config["folder"] / MEETING
+        keep_to_loopback()
+    context = get_context()
+    with join(
+        context.get_world_rank(),
+        context.get_world_size(),
+        rendezvous,
+        backend="nccl" if gang.gpus else "gloo",
+    ) as world:
+        return run_stage(
+            gang.stage, gang.store_root, gang.resources, gang.gpus, world=world, stop=gang.stop
+        )
+
+
+def _choose_device(gang: Gang) -> None:
+    """Let this worker use the device that it was given, and no other."""
     if not gang.gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    world = World.joined()
-    return run_stage(
-        gang.stage, gang.store_root, gang.resources, gang.gpus, world=world, stop=gang.stop
+    elif torch.cuda.is_available():
+        from ray.train.torch import get_device
+
+        torch.cuda.set_device(get_device())
+
+
+def keep_to_loopback() -> None:
+    """Have the workers of one machine listen on its loopback interface, unless asked otherwise."""
+    for name in INTERFACES:
+        os.environ.setdefault(name, "lo0" if sys.platform == "darwin" else "lo")
+
+
+def _meeting_port() -> str:
+    """Where the first worker will listen, the same on every worker."""
+    from ray.train import get_context
+    from ray.train.collective import broadcast_from_rank_zero
+
+    return broadcast_from_rank_zero(
+        free_address(get_node_ip_address()) if get_context().get_world_rank() == 0 else ""
     )
+
+
+def free_address(host: str) -> str:
+    """A port of this machine that nothing listens on, as a URL."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family) as server:
+        port = server.getsockname()[1]
+    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
 
 
 def _failed(stage: Stage, error: Exception) -> Outcome:

@@ -126,6 +126,7 @@ class RayMachines:
             each=demand.each,
             nodes=placement.nodes,
             stop=self.stop.path,
+            shared=self.shared,
         )
         return self.gang_task.options(name=f"workers of {stage.kind} {stage.label}").remote(gang)
 

@@ -76,17 +76,22 @@ def test_a_gang_that_loses_a_rank_goes_on_from_its_checkpoint(folder, tmp_path_f
 
 
 @long_only
-def test_a_run_listens_on_the_loopback_interface_only(folder):
-    command = Command(folder, ["small.yaml"])
+@pytest.mark.parametrize("workers", [1, 2], ids=["alone", "gang"])
+def test_a_run_listens_on_the_loopback_interface_only(folder, workers):
+    request = ["--set", f"resources.generator={{workers: {workers}}}"]
+    command = Command(folder, ["small.yaml", *request])
     heard: set[str] = set()
+    ranks: set[str] = set()
     try:
         while not command.has_ended:
             heard |= _listening(command.members())
-            time.sleep(0.5)
+            ranks |= _listening(command.workers("RayTrainWorker"))
+            time.sleep(0.1)
     finally:
         command.end()
-    assert command.process.returncode == 0
+    assert command.process.returncode == 0, command.err.read_text()[-3000:]
     assert heard
+    assert bool(ranks) == (workers > 1)
     assert {address for address in heard if not address.startswith("127.")} == set()
 
 

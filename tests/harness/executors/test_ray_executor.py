@@ -1,0 +1,31 @@
+"""What the Ray executor refuses before anything starts."""
+
+import argparse
+
+import pytest
+
+from harness.configuration import ConfigError
+from harness.executors.ray_executor import refuse_impossible
+from harness.executors.requests import demand_of
+from harness.options import add_options, check_options
+from harness.resources import Resources
+
+
+def refusal(*, shared: bool) -> str:
+    demands = {"generator": demand_of(Resources(gpus=8), 1.0)}
+    with pytest.raises(ConfigError) as error:
+        refuse_impossible(["generator"], demands, [{"CPU": 2.0, "GPU": 1.0}], shared=shared)
+    return str(error.value)
+
+
+def test_only_a_cluster_may_be_told_to_wait_for_machines():
+    assert "--wait-for-nodes" in refusal(shared=True)
+    assert "--wait-for-nodes" not in refusal(shared=False)
+    assert "--address HOST:PORT" in refusal(shared=False)
+
+
+def test_what_both_refusals_suggest_is_a_command_that_is_taken():
+    for suggested in (["--address", "host:6379"], ["--address", "host:6379", "--wait-for-nodes"]):
+        parser = argparse.ArgumentParser()
+        add_options(parser)
+        check_options(parser, parser.parse_args(suggested))
