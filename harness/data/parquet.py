@@ -163,7 +163,13 @@ def _read_labels(file: Any, path: Path, config: ParquetConfig) -> Int64[np.ndarr
             f"{str(path)!r} must have a column {name!r} of whole numbers, but holds {held} (its "
             f"columns: {', '.join(schema.names)}); set `label_column`"
         )
-    column = file.read(columns=[name], use_threads=False).column(0)
+    try:
+        column = file.read(columns=[name], use_threads=False).column(0)
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(
+            f"{str(path)!r} must be readable, but its column {name!r} is not ({error}); get the "
+            "file again"
+        ) from error
     labels = pc.fill_null(column.cast(pa.int64(), safe=False), -1).to_numpy()
     check_labels(labels, config.num_classes, repr(str(path)))
     return labels

@@ -270,6 +270,17 @@ def test_a_damaged_row_group_is_named(config, tmp_path):
         dataset.images("eval", np.arange(2))
 
 
+def test_damaged_labels_are_named(config, tmp_path):
+    path = tmp_path / "train-00001-of-00002.parquet"
+    column = pq.ParquetFile(path).metadata.row_group(0).column(2)
+    assert column.path_in_schema == "label"
+    content, start = bytearray(path.read_bytes()), column.dictionary_page_offset
+    content[start : start + column.total_compressed_size] = bytes(column.total_compressed_size)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"train-00001-of-00002.parquet' .* 'label' is not"):
+        open_dataset(config)
+
+
 def test_only_recent_row_groups_stay_in_memory(tmp_path, config):
     _write(tmp_path / "big-0.parquet", [bytes(50_000) for _ in range(40)], [0] * 40)
     files = {"train_files": ("big-0.parquet",), "num_train_images": 40}
