@@ -1,7 +1,8 @@
 """`python -m harness.bench [SWEEP]`: what this machine makes of training, sampling and measuring.
 
-Everything is measured in one run, the variants of one thing in turns, each with its spread. Rows go
-to `results/bench/<machine>-<date>.parquet` and `.csv`.
+Everything is measured in one run, each variant with its spread: on a CPU the variants of one thing
+in turns, on a GPU one after the other. Rows go to `results/bench/<machine>-<date>.parquet` and
+`.csv`.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from typing import Any
 
 import torch
 
-from harness.benchmarks import step_parts, training_parts, use_parts
+from harness.benchmarks import sampling_part, step_parts, training_parts, use_parts
 from harness.benchmarks.bench import Bench
 from harness.benchmarks.defaults import default_sizes, default_trial
 from harness.benchmarks.rows import Row, as_json, as_text, write_rows
@@ -31,16 +32,17 @@ from models.lightningdit import SIZES, LightningDiTConfig
 PARTS = ("tokenizer", "parts", "encoding", "generator", "sampling", "metrics", "data")
 """Parts of the benchmark, in the order in which they run."""
 QUICK_SIZES = 2
-"""Generator sizes that `--quick` measures, the smallest ones."""
+"""Generator sizes that `--quick` measures unless some are named, the smallest ones."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code: 0 measured, 1 a part failed, 2 a wrong request."""
-    options = _parse(arguments)
+    options = parse_options(arguments)
     return exit_code(lambda: bench(options))
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line's options."""
     parser = argparse.ArgumentParser(
         prog="python -m harness.bench",
         description="Measure this machine: training steps and their parts, encoding, sampling, "
@@ -69,16 +71,24 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="generators without a sweep; default: B, L and XL on a GPU, smaller ones too on a CPU",
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--threads", type=count, default=1, help="threads on a CPU; default 1")
+    parser.add_argument(
+        "--threads",
+        type=count,
+        help="threads that compute on a CPU and that decode images; default 1, on a GPU a decoding "
+        "thread for every core",
+    )
     parser.add_argument("--repeats", type=count, help="turns that count; default 10, quick 3")
-    parser.add_argument("--batch-size", type=count, help="images a step; default: the trial's")
+    parser.add_argument(
+        "--batch-size", type=count, help="images a step, of every part; default: the trial's"
+    )
     parser.add_argument("--points", type=count, help="points of the sampler's time grid at most")
     parser.add_argument(
         "--limit-s",
         type=seconds,
         metavar="S",
-        help="seconds for each measurement: fewer turns count where they are slow, and what would "
-        "take longer by its operations is left out; default 60 on a CPU, 120 on a GPU, quick 30",
+        help="seconds for each measurement (of all variants that take turns, or of one that runs "
+        "alone): fewer turns count where they are slow, and what would take longer by its "
+        "operations is left out; default 60 on a CPU, 120 on a GPU, quick 30",
     )
     parser.add_argument("--no-compile", action="store_true", help="leave compiled variants out")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
@@ -106,7 +116,7 @@ def bench(options: argparse.Namespace) -> int:
     name = f"{_plain(socket.gethostname())}-{time.strftime('%Y-%m-%d-%H%M%S')}"
     paths: list[Path] = []
     with tempfile.TemporaryDirectory(prefix="frontier-bench-") as folder:
-        run = _make_bench(options, trial, device, Path(folder))
+        run = make_bench(options, trial, device, Path(folder))
         facts = _facts(run, options)
         rows: list[Row] = []
         for found in _measure(run, options, _sizes(options, trial, device), Path(folder)):
@@ -140,31 +150,38 @@ def _sizes(
         patch = trial.generator.patch_size
         return {f"LightningDiT {trial.generator.size_name}/{patch}": trial.generator}
     sizes = default_sizes(device, options.sizes)
-    return dict(list(sizes.items())[:QUICK_SIZES]) if options.quick else sizes
+    cut = options.quick and not options.sizes
+    return dict(list(sizes.items())[:QUICK_SIZES]) if cut else sizes
 
 
-def _make_bench(
+def make_bench(
     options: argparse.Namespace, trial: Trial, device: torch.device, folder: Path
 ) -> Bench:
+    """How a run with these options measures; generated images and artifacts go into `folder`."""
     quick, cuda = options.quick, device.type == "cuda"
+    threads = options.threads or 1
+    decode_workers = options.threads or ("auto" if cuda else 1)
     subject = make_subject(
         trial,
         folder,
         device,
-        threads=options.threads,
+        threads=threads,
+        decode_workers=decode_workers,
         batch_size=options.batch_size,
         num_images=512 if cuda else 64,
     )
     return Bench(
         subject=subject,
         clock="wall" if cuda else "cpu",
-        threads=options.threads,
+        threads=threads,
         repeats=options.repeats or (3 if quick else 10),
         steps=1 if quick or not cuda else 5,
         together=not cuda,
         limit_s=options.limit_s or (30.0 if quick else (120.0 if cuda else 60.0)),
         compiled=not (quick or options.no_compile),
-        num_points=options.points or (5 if quick else (50 if cuda else 11)),
+        num_points=options.points or (5 if quick else 11),
+        num_latents=1_000 if quick else 20_000,
+        decode_workers=decode_workers,
     )
 
 
@@ -180,7 +197,7 @@ def _measure(
         "parts": lambda: step_parts.tokenizer_parts(run),
         "encoding": lambda: use_parts.encoding(run),
         "generator": lambda: training_parts.generator_training(run, sizes),
-        "sampling": lambda: use_parts.sampling(run, sizes),
+        "sampling": lambda: sampling_part.sampling(run, sizes),
         "metrics": lambda: use_parts.metrics(run),
         "data": lambda: use_parts.data(run, folder),
     }
@@ -204,7 +221,6 @@ def _facts(run: Bench, options: argparse.Namespace) -> dict[str, Any]:
         "threads": run.threads,
         "clock": run.clock,
         "together": run.together,
-        "steps_a_turn": run.steps,
         "subject": str(options.sweep or "default"),
         "command": command_line(),
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

@@ -3,6 +3,7 @@
 Every batch shape is compiled for itself, since kernels for one shape are faster than for any.
 """
 
+import logging
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
@@ -38,3 +39,5 @@ def _prepare() -> None:
 
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, SHAPES)
     torch._functorch.config.donated_buffer = False
+    # It tells of a CUDA_HOME without a GPU, which is no fault.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)

@@ -50,7 +50,7 @@ _PUBLISHED: dict[str, Any] = {
     "evaluation": {
         "extractor": {"kind": "timm", "name": "inception_v3", "input_size": 299},
         "sampler": {"kind": "euler", "num_steps": 250, "timestep_shift": 0.3},
-        "batch_size": 64,
+        "batch_size": 32,
     },
 }
 

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from harness.data import DatasetConfig, ImageFolderConfig, ParquetConfig
+from harness.data import ImageFolderConfig, ParquetConfig
+from harness.data.pipelines import Workers
 
 DISTINCT = 64
 """Different images; more rows repeat them, which decodes no faster."""
@@ -41,8 +42,12 @@ def _encoded(random: np.random.Generator, width: int, height: int) -> bytes:
 
 
 def write_parquet(
-    folder: Path, resolution: int, num_images: int, num_classes: int
-) -> DatasetConfig:
+    folder: Path,
+    resolution: int,
+    num_images: int,
+    num_classes: int,
+    decode_workers: Workers = "auto",
+) -> ParquetConfig:
     """A Parquet data set of generated images, decoded whenever they are asked for."""
     images = encoded_images(resolution)
     for split, count in (("train", num_images), ("test", max(100, num_images // 10))):
@@ -55,6 +60,7 @@ def write_parquet(
         num_train_images=num_images,
         num_eval_images=max(100, num_images // 10),
         class_names=tuple(f"class {label}" for label in range(num_classes)),
+        decode_workers=decode_workers,
     )
 
 
@@ -65,7 +71,9 @@ def _write_rows(path: Path, images: Sequence[bytes], count: int, num_classes: in
     pq.write_table(pa.table({"image": rows, "label": labels}), path, row_group_size=256)
 
 
-def write_folder(folder: Path, resolution: int, num_images: int) -> DatasetConfig:
+def write_folder(
+    folder: Path, resolution: int, num_images: int, decode_workers: Workers = "auto"
+) -> ImageFolderConfig:
     """The same images in class folders."""
     images = encoded_images(resolution)
     counts = {"train": num_images, "val": CLASSES}
@@ -81,4 +89,5 @@ def write_folder(folder: Path, resolution: int, num_images: int) -> DatasetConfi
         num_classes=CLASSES,
         num_train_images=num_images,
         num_eval_images=counts["val"],
+        decode_workers=decode_workers,
     )

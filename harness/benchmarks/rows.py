@@ -10,7 +10,7 @@ from typing import Any, Literal, final
 
 import pandas as pd
 
-from harness.benchmarks.turns import Taken, Times
+from harness.benchmarks.turns import Times
 
 Clock = Literal["wall", "cpu"]
 """`wall`: seconds by the clock. `cpu`: processor seconds over threads, which other work on the
@@ -36,7 +36,9 @@ class Row:
     images: int | None = None
     """Images a repetition."""
     repeats: int = 0
-    """Repetitions behind medians and quartiles."""
+    """Turns behind medians and quartiles."""
+    steps_a_turn: int | None = None
+    """Repetitions a turn."""
     seconds: float | None = None
     """Median seconds a repetition, by `clock`."""
     seconds_q1: float | None = None
@@ -44,14 +46,16 @@ class Row:
     wall_s: float | None = None
     """Median seconds a repetition, by the wall clock."""
     setup_s: float | None = None
-    """Seconds by the wall clock of the first repetition: building, reading and compiling."""
+    """Seconds by the wall clock of the first repetition: building, reading and compiling too."""
     images_per_s: float | None = None
     """Images over median seconds."""
     images_per_s_q1: float | None = None
     images_per_s_q3: float | None = None
     to_plain: float | None = None
-    """Speed relative to the plain variant of the same part: median over rounds of the ratio."""
+    """Speed relative to the plain variant of the same part: the median over rounds of the ratio
+    where they took turns, the ratio of the medians where they ran one after the other."""
     to_plain_q1: float | None = None
+    """Quartiles over rounds; empty where there were none."""
     to_plain_q3: float | None = None
     share: float | None = None
     """Share of the whole step that this part of it takes."""
@@ -63,16 +67,17 @@ class Row:
     peak_name: str = ""
     """Where the peak comes from."""
     peak_device_gib: float | None = None
-    """Most device memory in tensors while this was measured, everything alive included."""
+    """Most device memory in tensors while this was measured; empty where variants took turns, since
+    all of them were alive then and the peak would be that of their sum."""
     peak_host_gib: float | None = None
-    """Most memory of the process while this was measured, everything alive included."""
+    """Most memory of the process, likewise."""
     data_wait: float | None = None
     """Share of the time that was spent waiting for data."""
     configuration: str = ""
     """Settings as JSON."""
 
 
-def measured(row: Row, times: Times, *, clock: Clock, threads: int, steps: int = 1) -> Row:
+def measured(row: Row, times: Times, *, clock: Clock, threads: int) -> Row:
     """The row with its times filled in, as failed where the loop failed.
 
     Args:
@@ -80,20 +85,20 @@ def measured(row: Row, times: Times, *, clock: Clock, threads: int, steps: int =
         times: Its turns.
         clock: Which seconds to report.
         threads: Threads that computed.
-        steps: Steps a turn.
     """
     if not times.turns:
         return dataclasses.replace(row, status="failed", reason=times.error or "no turn was taken")
-    seconds = [_seconds(turn, clock, threads) / steps for turn in times.turns]
+    seconds = _seconds(times, clock, threads)
     low, median, high = quartiles(seconds)
     images = row.images or 0
     return dataclasses.replace(
         row,
         repeats=len(seconds),
+        steps_a_turn=times.turns[0].steps,
         seconds=median,
         seconds_q1=low,
         seconds_q3=high,
-        wall_s=statistics.median(turn.wall_s for turn in times.turns) / steps,
+        wall_s=statistics.median(turn.wall_s / turn.steps for turn in times.turns),
         setup_s=times.setup_s,
         images_per_s=images / median if images else None,
         images_per_s_q1=images / high if images else None,
@@ -105,12 +110,14 @@ def measured(row: Row, times: Times, *, clock: Clock, threads: int, steps: int =
 
 
 def against(row: Row, times: Times, plain: Times, *, clock: Clock, threads: int) -> Row:
-    """The row with its speed relative to the plain one, from the ratio in every round."""
-    pairs = zip(times.turns, plain.turns, strict=False)
-    ratios = [_seconds(b, clock, threads) / _seconds(a, clock, threads) for a, b in pairs]
-    if not ratios:
+    """The row with its speed relative to the plain one: from the ratio in every round, if any."""
+    own, others = _seconds(times, clock, threads), _seconds(plain, clock, threads)
+    if not own or not others:
         return row
-    low, median, high = quartiles(ratios)
+    if not (times.in_rounds and plain.in_rounds):
+        ratio = statistics.median(others) / statistics.median(own)
+        return dataclasses.replace(row, to_plain=ratio)
+    low, median, high = quartiles([b / a for a, b in zip(own, others, strict=False)])
     return dataclasses.replace(row, to_plain=median, to_plain_q1=low, to_plain_q3=high)
 
 
@@ -122,8 +129,11 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
     return low, median, high
 
 
-def _seconds(turn: Taken, clock: Clock, threads: int) -> float:
-    return turn.wall_s if clock == "wall" else turn.cpu_s / threads
+def _seconds(times: Times, clock: Clock, threads: int) -> list[float]:
+    """Of one repetition, in every turn."""
+    if clock == "wall":
+        return [turn.wall_s / turn.steps for turn in times.turns]
+    return [turn.cpu_s / threads / turn.steps for turn in times.turns]
 
 
 def _mfu(row: Row, images_per_s: float) -> float | None:
@@ -133,6 +143,8 @@ def _mfu(row: Row, images_per_s: float) -> float | None:
 
 
 def _peak(times: Times, name: str) -> float | None:
+    if times.in_rounds:
+        return None
     return max((turn.peaks[name] for turn in times.turns if name in turn.peaks), default=None)
 
 

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from harness.benchmarks.images import write_parquet
 from harness.configuration import ConfigError
 from harness.data import DigitsConfig
+from harness.data.pipelines import Workers
 from harness.execution import run_stage
 from harness.latent_folder import EncodedHere
 from harness.plan import Stage, make_plan
@@ -85,6 +86,7 @@ def make_subject(
     device: torch.device,
     *,
     threads: int,
+    decode_workers: Workers,
     batch_size: int | None,
     num_images: int,
 ) -> Subject:
@@ -95,6 +97,7 @@ def make_subject(
         folder: For generated images, stand-in weights and artifacts.
         device: Where to measure.
         threads: Threads to compute with.
+        decode_workers: Threads that decode images.
         batch_size: Batch of every training; None: the trial's own.
         num_images: Generated images in place of the trial's own, unless these are the digits.
     """
@@ -102,7 +105,7 @@ def make_subject(
     data = trial.data
     if not isinstance(data, DigitsConfig):
         root = folder / "images"
-        data = write_parquet(root, data.resolution, num_images, data.num_classes)
+        data = write_parquet(root, data.resolution, num_images, data.num_classes, decode_workers)
         notes["data"] = f"{num_images} generated images, since all would have to be encoded first"
     cut = dataclasses.replace(
         trial,

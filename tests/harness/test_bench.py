@@ -11,9 +11,11 @@ import torch
 
 from harness.bench import main
 from harness.benchmarks import training_parts
+from harness.benchmarks import turns as turns_module
 from harness.benchmarks.rows import Row, against, as_text, measured, quartiles
 from harness.benchmarks.turns import FEWEST, Taken, Times, repeated, take_turns
 from harness.benchmarks.variants import BF16, FUSED, PLAIN, ladder
+from models.lightningdit import LightningDiT
 
 CPU = torch.device("cpu")
 PARTS = {
@@ -38,14 +40,30 @@ def test_loops_take_turns_step_by_step():
 def test_loops_that_are_not_together_run_one_after_the_other():
     order = []
     loops = {name: repeated(lambda name=name: order.append(name)) for name in ("a", "b")}
-    take_turns(loops, CPU, repeats=2, steps=3, together=False)
-    assert order == ["a"] * 12 + ["b"] * 12
+    times = take_turns(loops, CPU, repeats=2, steps=3, together=False)
+    # One step builds, the others are three a turn.
+    assert order == ["a"] * 10 + ["b"] * 10
+    assert [turn.steps for turn in times["b"].turns] == [3, 3]
+
+
+def test_slow_steps_make_turns_of_few(monkeypatch):
+    monkeypatch.setattr(turns_module, "TURN_S", 0.02)
+    loops = {"slow": repeated(lambda: time.sleep(0.03)), "fast": repeated(int)}
+    times = take_turns(loops, CPU, repeats=2, steps=5)
+    assert [turn.steps for turn in times["slow"].turns] == [1, 1]
+    monkeypatch.setattr(turns_module, "TURN_S", 60.0)
+    times = take_turns(loops, CPU, repeats=2, steps=5)
+    assert [turn.steps for turn in times["fast"].turns] == [5, 5]
+    row = measured(Row(part="p", what="w", images=4), times["slow"], clock="wall", threads=1)
+    assert row.steps_a_turn == 5
+    assert row.seconds == pytest.approx(0.03, rel=0.3)
 
 
 @pytest.mark.parametrize("together", [True, False])
 def test_slow_loops_take_fewer_turns_but_never_too_few(together):
     loops = {name: repeated(lambda: time.sleep(0.02)) for name in ("a", "b")}
-    times = take_turns(loops, CPU, repeats=50, together=together, limit_s=0.4)
+    limit_s = 0.4 if together else 0.2
+    times = take_turns(loops, CPU, repeats=50, together=together, limit_s=limit_s)
     assert all(FEWEST <= len(found.turns) <= 10 for found in times.values())
     times = take_turns(loops, CPU, repeats=50, together=together, limit_s=1e-9)
     assert [len(found.turns) for found in times.values()] == [FEWEST, FEWEST]
@@ -64,8 +82,10 @@ def test_a_loop_that_fails_says_why_and_leaves_the_others_their_turns():
     assert (row.status, row.reason) == ("failed", "RuntimeError: out of memory")
 
 
-def turns(*seconds: float) -> Times:
-    return Times(turns=[Taken(wall_s=2 * each, cpu_s=each) for each in seconds])
+def turns(*seconds: float, in_rounds: bool = False) -> Times:
+    peaks = {"peak_host_gib": 1.0}
+    taken = [Taken(wall_s=2 * each, cpu_s=each, peaks=peaks) for each in seconds]
+    return Times(turns=taken, in_rounds=in_rounds)
 
 
 def test_a_row_has_median_and_quartiles_by_its_clock():
@@ -77,9 +97,31 @@ def test_a_row_has_median_and_quartiles_by_its_clock():
 
 
 def test_a_ratio_is_taken_within_each_round():
-    plain, fast = turns(1.0, 10.0, 100.0), turns(0.5, 5.0, 50.0)
+    plain = turns(1.0, 10.0, 100.0, in_rounds=True)
+    fast = turns(0.5, 5.0, 50.0, in_rounds=True)
     row = against(Row(part="p", what="w"), fast, plain, clock="cpu", threads=1)
     assert (row.to_plain_q1, row.to_plain, row.to_plain_q3) == (2.0, 2.0, 2.0)
+
+
+def test_without_rounds_the_ratio_is_that_of_the_medians():
+    row = Row(part="p", what="w")
+    row = against(row, turns(1.0, 3.0, 2.0), turns(4.0, 1.0, 6.0), clock="cpu", threads=1)
+    assert (row.to_plain_q1, row.to_plain, row.to_plain_q3) == (None, 2.0, None)
+
+
+@pytest.mark.parametrize(("in_rounds", "peak_gib"), [(True, None), (False, 1.0)])
+def test_peak_memory_is_told_of_what_was_alone_only(in_rounds, peak_gib):
+    times = turns(1.0, in_rounds=in_rounds)
+    row = measured(Row(part="p", what="w"), times, clock="cpu", threads=1)
+    assert row.peak_host_gib == peak_gib
+
+
+def test_loops_know_whether_others_took_turns_with_them():
+    loops = {"a": repeated(int), "b": repeated(int)}
+    for together in (True, False):
+        times = take_turns(loops, CPU, repeats=1, together=together)
+        assert {found.in_rounds for found in times.values()} == {together}
+    assert not take_turns({"a": loops["a"]}, CPU, repeats=1)["a"].in_rounds
 
 
 def test_variants_are_each_factor_alone_and_their_sum():
@@ -135,6 +177,41 @@ def test_what_takes_too_long_is_a_row_with_its_reason(benched):
     assert "skipped: " in out
 
 
+@pytest.mark.parametrize("sizes", [["pico", "nano", "mini"], []])
+def test_quick_cuts_the_default_sizes_and_no_others(sizes, tmp_path):
+    named = ["--sizes", *sizes] if sizes else []
+    out = tmp_path / "out"
+    request = ["--only", "generator", "--quick", "--limit-s", "1e-9", "--out", str(out), *named]
+    assert main(request) == 0
+    (table,) = out.glob("*.parquet")
+    expected = [f"LightningDiT {name}/1" for name in sizes or ["pico", "nano"]]
+    assert pd.read_parquet(table)["what"].tolist() == expected
+
+
+def test_a_batch_size_and_threads_reach_what_is_used_and_read(benched):
+    only = ("--only", "encoding", "sampling", "metrics", "data")
+    _, _, table = benched("--batch-size", "3", "--threads", "2", "--device", "cpu", *only)
+    assert set(table["images"]) == {3}
+    reading = table[table["part"] == "data pipeline"]["configuration"]
+    assert {json.loads(each)["decode_workers"] for each in reading} == {2}
+
+
+def test_a_batch_that_finds_no_memory_is_computed_in_slices(benched, monkeypatch):
+    forward = LightningDiT.forward
+
+    def short_of_memory(self, latents, *arguments):
+        if self.training and len(latents) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, latents, *arguments)
+
+    monkeypatch.setattr(LightningDiT, "forward", short_of_memory)
+    code, _, table = benched("--only", "generator", "--batch-size", "8", "--device", "cpu")
+    assert code == 0
+    assert set(table["images"]) == {8}
+    assert table["reason"].str.contains("every batch in 4 slices").all()
+    assert (table["repeats"] == 2).all()
+
+
 def test_only_so_many_variants_run_side_by_side_as_fit_into_memory(tmp_path, monkeypatch):
     def variants_of(free_gib: float) -> dict[str, int]:
         monkeypatch.setattr(training_parts, "free_memory_gib", lambda _: free_gib)
@@ -143,7 +220,11 @@ def test_only_so_many_variants_run_side_by_side_as_fit_into_memory(tmp_path, mon
         assert main([*request, "--quick", "--repeats", "1", "--out", str(out)]) == 0
         (table,) = out.glob("*.parquet")
         rows = pd.read_parquet(table)
-        rows = rows[~rows["variant"].str.contains("alone")]
+        alone = rows["variant"].str.contains("alone")
+        assert rows[alone]["reason"].str.startswith("1,000 latents").all()
+        assert rows[alone]["peak_host_gib"].notna().all()
+        rows = rows[~alone]
+        assert rows["peak_host_gib"].isna().all()
         return dict(Counter(rows[rows["status"] == "measured"]["what"].tolist()))
 
     pico, nano = "LightningDiT pico/1", "LightningDiT nano/1"
