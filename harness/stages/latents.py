@@ -127,7 +127,7 @@ def _take(config: LatentsStage, folder: LatentFolder, context: StageContext) -> 
         raise ValueError(
             f"{folder.location} must hold the latents of {declared:,} images "
             f"(data.num_train_images; as many as {folder.num_padded} may stand there twice), but "
-            f"holds {found:,}; complete it or declare {found}"
+            f"holds {found:,}; put back what is missing, or correct what is declared"
         )
     shards.check_labels(config.data.num_classes)
     links = link_shards(folder, context.work.payload)
