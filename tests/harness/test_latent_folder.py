@@ -196,7 +196,7 @@ def _fewer_rows(tensors):
         (_half_precision, r"but is float16 of shape"),
         (_mixed_counts, r"must be float32 of shape \(499, 2, 4, 4\)"),
         (_far_label, r"labels must lie in 0..9, but 1 of .*shard001.* row 3 \(10\); correct"),
-        (_fewer_rows, r"must hold the latents of 1,437 images .*holds 1,432; complete it"),
+        (_fewer_rows, r"must hold the latents of 1,437 images .*holds 1,432; put back what"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
