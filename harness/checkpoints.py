@@ -3,6 +3,7 @@
 A checkpoint is one safetensors file, whose header also holds the state's structure and numbers, and
 a seal beside it, written last, with the file's sha256. It covers what the stage has put into its
 payload so far: a checkpoint whose payload files are gone or altered is no better than a torn one.
+The same goes for what the stage keeps in the folder `BESIDE` until its end.
 """
 
 import contextlib
@@ -27,6 +28,8 @@ from harness.store import content_files, write_tensors
 
 KEPT = 2
 """Checkpoints kept of one stage."""
+BESIDE = "beside"
+"""Subfolder of files too large to be written anew at every checkpoint."""
 FORMAT = 2
 """Raised when the layout of these files changes; others are passed over."""
 
@@ -46,7 +49,7 @@ def save_checkpoint(
         state: Nested mappings and lists of tensors and JSON scalars (state dicts of modules and
             optimisers).
         payload: The stage's payload folder, whose present files a resumed stage does not write
-            again.
+            again, as those in `BESIDE`.
 
     Raises:
         StorageError: The file system refuses; the checkpoints before are as they were.
@@ -54,7 +57,8 @@ def save_checkpoint(
     tensors: dict[str, Tensor] = {}
     tree = _detach(state, "state", tensors)
     path = folder / f"step-{step:09d}.safetensors"
-    content = {"format": FORMAT, "step": step, "tree": tree, "payload": _cover(payload)}
+    covered = {"payload": _cover(payload), BESIDE: _cover(folder / BESIDE)}
+    content = {"format": FORMAT, "step": step, "tree": tree, **covered}
     write_tensors(path, tensors, {"checkpoint": json.dumps(content)})
     write_json(path.with_suffix(".json"), {"step": step, "sha256": file_sha256(path)})
     for old in _sealed(folder)[KEPT:]:
@@ -77,7 +81,7 @@ def load_checkpoint(
         folder: The stage's checkpoint folder.
         step: Take the one after this many steps, or none, and remove nothing: for a worker that
             follows what another one chose.
-        payload: The stage's payload folder; None leaves what the checkpoint covers unchecked.
+        payload: The stage's payload folder; None leaves all that the checkpoint covers unchecked.
         warn: Told of every checkpoint that is passed over, and where none is left.
 
     Raises:
@@ -120,32 +124,34 @@ def _read(seal: Path, payload: Path | None) -> tuple[int, dict[str, Any]]:
         raise _Unusable("another version of this program wrote it") from error
     if content["format"] != FORMAT:
         raise _Unusable(f"its format must be {FORMAT}, but is {content['format']}")
-    _check_covered(content["payload"], payload)
+    if payload is not None:
+        _check_covered(content["payload"], payload)
+        _check_covered(content.get(BESIDE, {}), path.parent / BESIDE)
     return int(content["step"]), _attach(content["tree"], tensors)
 
 
-def _cover(payload: Path | None) -> dict[str, str]:
-    """Payload file -> hash, brought to the disk before the checkpoint that relies on it."""
-    if payload is None:
+def _cover(folder: Path | None) -> dict[str, str]:
+    """File -> hash, each brought to the disk before the checkpoint that relies on it."""
+    if folder is None or not folder.exists():
         return {}
     covered = {}
-    for name, path in content_files(payload).items():
+    for name, path in content_files(folder).items():
         flush_file(path)
         covered[name] = known_sha256(path)
-    flush_folder(payload)
+    flush_folder(folder)
     return covered
 
 
-def _check_covered(covered: Mapping[str, str], payload: Path | None) -> None:
-    if payload is None:
-        return
+def _check_covered(covered: Mapping[str, str], folder: Path) -> None:
     for name, recorded in covered.items():
         try:
-            found = known_sha256(payload / name)
+            found = known_sha256(folder / name)
         except FileNotFoundError:
             found = "absent"
         if found != recorded:
-            raise _Unusable(f"the payload file {name} must have sha256 {recorded}, but is {found}")
+            raise _Unusable(
+                f"the {folder.name} file {name} must have sha256 {recorded}, but is {found}"
+            )
 
 
 def _remove(seal: Path) -> None:

@@ -24,8 +24,8 @@ POLL_S = 1.0
 INTERRUPTED = "interrupted"
 """Reason of a request by signal."""
 ONCE = (
-    "stopping: no further stage is started; trainings write a checkpoint and end, other stages end "
-    "and start anew next time. Press Ctrl-C again to stop now, at the cost of the work "
+    "stopping: no further stage is started; running stages write a checkpoint and end, and the few "
+    "that have none start anew next time. Press Ctrl-C again to stop now, at the cost of the work "
     "since the last checkpoint"
 )
 """What is said to the first signal."""

@@ -8,7 +8,7 @@ features take part, since below that the covariance lacks rank and the line is n
 the reference's own size stays.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import final
@@ -110,6 +110,8 @@ class ChunkedStatistics:
     def merge(self, other: "ChunkedStatistics") -> "ChunkedStatistics":
         """Statistics of both sets of samples together, those of another worker for instance.
 
+        Where this set is empty, they are the other's to the bit, what waits included.
+
         Raises:
             ValueError: The other's samples are dealt otherwise, or the widths differ.
         """
@@ -119,8 +121,40 @@ class ChunkedStatistics:
                 f"but got {len(self.chunk_of)} samples and {len(other.chunk_of)}, dealt "
                 "differently; give each worker those of the whole set"
             )
+        if self.num_samples == 0:
+            pairs = zip(self.chunks, other.chunks, strict=True)
+            return replace(other, chunks=tuple(a.merge(b) for a, b in pairs))
         pairs = zip(self._settled().chunks, other._settled().chunks, strict=True)
         return replace(self, chunks=tuple(a.merge(b) for a, b in pairs), pending=())
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Tensors for storage; `from_tensors` restores the same bits, and what waits."""
+        stored = {
+            "chunk_of": self.chunk_of,
+            "num_samples": torch.tensor([c.num_samples for c in self.chunks]),
+            "mean": torch.stack([c.mean for c in self.chunks]),
+            "scatter": torch.stack([c.scatter for c in self.chunks]),
+        }
+        if self.pending:
+            stored["pending"] = torch.cat([features for features, _ in self.pending])
+            stored["pending_chunks"] = torch.cat([chunks for _, chunks in self.pending])
+        return stored
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "ChunkedStatistics":
+        """Restore statistics from storage."""
+        moments = zip(
+            tensors["num_samples"].tolist(), tensors["mean"], tensors["scatter"], strict=True
+        )
+        waits = "pending" in tensors
+        return cls(
+            chunk_of=tensors["chunk_of"],
+            chunks=tuple(
+                FeatureStatistics(num_samples=count, mean=mean, scatter=scatter)
+                for count, mean, scatter in moments
+            ),
+            pending=((tensors["pending"], tensors["pending_chunks"]),) if waits else (),
+        )
 
     def compute(self) -> tuple[FeatureStatistics, ...]:
         """Moments of each chunk."""

@@ -99,12 +99,16 @@ class FeatureStatistics:
     def merge(self, other: "FeatureStatistics") -> "FeatureStatistics":
         """Statistics of both sets of samples together, those of another worker for instance.
 
+        Where one set is empty, they are the other's to the bit, on this one's device.
+
         Raises:
             ValueError: The widths differ.
         """
         self._check_width(other.dim)
-        if self.num_samples == 0 or other.num_samples == 0:
-            return other if self.num_samples == 0 else self
+        if self.num_samples == 0:
+            return other.to(self.mean.device)
+        if other.num_samples == 0:
+            return self
         num_samples = self.num_samples + other.num_samples
         other_mean = other.mean.to(self.mean.device)
         shift = other_mean - self.mean
@@ -115,6 +119,14 @@ class FeatureStatistics:
             scatter=self.scatter
             + other.scatter.to(self.scatter.device)
             + between * torch.outer(shift, shift),
+        )
+
+    def to(self, device: torch.device | str) -> "FeatureStatistics":
+        """The same on a device, where later updates are computed then."""
+        return FeatureStatistics(
+            num_samples=self.num_samples,
+            mean=self.mean.to(device),
+            scatter=self.scatter.to(device),
         )
 
     def compute(self) -> tuple[Float64[Tensor, " d"], Float64[Tensor, "d d"]]:

@@ -1,5 +1,6 @@
 """The accumulator of every metric that is a mean over images."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
 
@@ -32,6 +33,15 @@ class ImageMean:
         """The mean over both sets of images."""
         total = self.total + other.total.to(self.total.device)
         return ImageMean(num_images=self.num_images + other.num_images, total=total)
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Tensors for storage; `from_tensors` restores the same bits."""
+        return {"num_images": torch.tensor(self.num_images), "total": self.total}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "ImageMean":
+        """Restore a mean from storage."""
+        return cls(num_images=int(tensors["num_images"]), total=tensors["total"])
 
     def compute(self) -> float:
         """Arithmetic mean over all images.

@@ -7,6 +7,7 @@ evaluator does, `splits_shuffled` as torch-fidelity does. Both are functions of 
 images, so that workers agree on them and neither needs all posteriors at once.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
 
@@ -120,6 +121,31 @@ class InceptionScore:
             num_images=self.num_images + other.num_images.to(device),
             posterior=self.posterior + other.posterior.to(device),
             negative_entropy=self.negative_entropy + other.negative_entropy.to(device),
+        )
+
+    def to(self, device: torch.device | str) -> "InceptionScore":
+        """The same on a device, where later updates are computed then."""
+        return InceptionScore(
+            num_images=self.num_images.to(device),
+            posterior=self.posterior.to(device),
+            negative_entropy=self.negative_entropy.to(device),
+        )
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Tensors for storage; `from_tensors` restores the same bits."""
+        return {
+            "num_images": self.num_images,
+            "posterior": self.posterior,
+            "negative_entropy": self.negative_entropy,
+        }
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "InceptionScore":
+        """Restore a score from storage."""
+        return cls(
+            num_images=tensors["num_images"],
+            posterior=tensors["posterior"],
+            negative_entropy=tensors["negative_entropy"],
         )
 
     def compute(self) -> tuple[float, float]:

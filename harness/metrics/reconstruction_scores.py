@@ -1,6 +1,7 @@
 """Every metric of reconstructions and their originals, from one pass over the pairs."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, final
 
 import torch
@@ -12,6 +13,10 @@ from harness.metrics.extractors import FeatureExtractor
 from harness.metrics.frechet import FeatureStatistics, frechet_distance
 from harness.metrics.image_mean import ImageMean
 from harness.metrics.image_quality import psnr, ssim
+from harness.metrics.sample_scores import joined_tensors, parted_tensors
+
+_PARTS = ("reconstructed", "original", "decibels", "similarity", "distance", "lossless")
+"""What is accumulated, in the order of `state`."""
 
 
 @final
@@ -70,6 +75,16 @@ class ReconstructionScores:
         merged = [ours.merge(theirs) for ours, theirs in zip(self.state, state, strict=True)]
         self._reconstructed, self._original, *means = merged
         self._decibels, self._similarity, self._distance, self._lossless = means
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """What was accumulated, for storage."""
+        return joined_tensors(dict(zip(_PARTS, self.state, strict=True)))
+
+    def add_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Add what was stored; the same bits come back where nothing was accumulated before."""
+        parts = [parted_tensors(tensors)[name] for name in _PARTS]
+        moments = map(FeatureStatistics.from_tensors, parts[:2])
+        self.merge((*moments, *map(ImageMean.from_tensors, parts[2:])))
 
     def compute(self) -> dict[str, Any]:
         """Every metric by the name of its column; None where it cannot be measured.

@@ -6,7 +6,7 @@ distance compare one by one: 50,000 of Inception's are 0.4 GB.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, Protocol, final, runtime_checkable
 
 import torch
 from jaxtyping import Int64, UInt8
@@ -24,6 +24,15 @@ from harness.metrics.precision_recall import precision_recall
 
 NEIGHBORS = 3
 """Neighbours that a ball of precision and recall reaches to, as published."""
+
+
+@runtime_checkable
+class Stored(Protocol):
+    """An accumulator that can be put into storage."""
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Tensors for storage."""
+        ...
 
 
 @final
@@ -71,26 +80,46 @@ class Reference:
     def to_tensors(self) -> dict[str, Tensor]:
         """Tensors for storage; `from_tensors` restores the same bits."""
         parts = {"statistics": self.statistics, "spatial": self.spatial, "bank": self.bank}
-        return {
-            f"{part}.{name}": tensor
-            for part, value in parts.items()
-            if value is not None
-            for name, tensor in value.to_tensors().items()
-        }
+        return joined_tensors(parts)
+
+    def to(self, device: torch.device | str) -> "Reference":
+        """The same on a device, where later updates are computed then."""
+        bank = self.bank
+        return Reference(
+            statistics=self.statistics.to(device),
+            spatial=self.spatial.to(device) if self.spatial else None,
+            bank=FeatureBank.empty(bank.dim, bank.capacity, device).merge(bank) if bank else None,
+        )
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "Reference":
         """Restore a reference from storage."""
-        parts: dict[str, dict[str, Tensor]] = {}
-        for name, tensor in tensors.items():
-            part, _, rest = name.partition(".")
-            parts.setdefault(part, {})[rest] = tensor
+        parts = parted_tensors(tensors)
         spatial, bank = parts.get("spatial"), parts.get("bank")
         return cls(
             statistics=FeatureStatistics.from_tensors(parts["statistics"]),
             spatial=FeatureStatistics.from_tensors(spatial) if spatial else None,
             bank=FeatureBank.from_tensors(bank) if bank else None,
         )
+
+
+def joined_tensors(parts: Mapping[str, Stored | None]) -> dict[str, Tensor]:
+    """Tensors of several accumulators under `part.name`; one that is None has none."""
+    return {
+        f"{part}.{name}": tensor
+        for part, value in parts.items()
+        if value is not None
+        for name, tensor in value.to_tensors().items()
+    }
+
+
+def parted_tensors(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The inverse of `joined_tensors`: part -> its tensors."""
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        part, _, rest = name.partition(".")
+        parts.setdefault(part, {})[rest] = tensor
+    return parts
 
 
 def add_spatial(before: FeatureStatistics | None, found: Extracted) -> FeatureStatistics | None:
@@ -120,7 +149,7 @@ class SampleScores:
     def __init__(
         self, extractor: FeatureExtractor, num_images: int, device: torch.device | str = "cpu"
     ) -> None:
-        self._extractor, self._device, self._seen = extractor, device, 0
+        self._extractor, self._device = extractor, device
         dim = extractor.feature_dim
         chunks, splits = min(10, num_images), min(10, num_images)
         self._statistics = ChunkedStatistics.empty(dim, num_images, chunks, device=device)
@@ -145,8 +174,7 @@ class SampleScores:
         """
         found = self._extractor.extract(images)
         if positions is None:
-            positions = self._seen + torch.arange(len(images))
-        self._seen += len(images)
+            positions = self._statistics.num_samples + torch.arange(len(images))
         self._statistics = self._statistics.update(found.features, positions)
         self._features = self._features.update(found.features, positions)
         self._spatial = add_spatial(self._spatial, found)
@@ -181,6 +209,33 @@ class SampleScores:
         # One that had no images knows no classes.
         pairs = zip(self._inception, inception, strict=bool(self._inception and inception))
         self._inception = tuple(a.merge(b) for a, b in pairs) or self._inception or inception
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """What was accumulated, for storage."""
+        scores = {f"inception_{i}": score for i, score in enumerate(self._inception)}
+        return joined_tensors(
+            {
+                "statistics": self._statistics,
+                "features": self._features,
+                "spatial": self._spatial,
+                "recognised": self._recognised,
+                **scores,
+            }
+        )
+
+    def add_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Add what was stored; the same bits come back where nothing was accumulated before."""
+        parts = parted_tensors(tensors)
+        scores = [InceptionScore.from_tensors(t) for p, t in parts.items() if "inception" in p]
+        spatial = parts.get("spatial")
+        state = (
+            ChunkedStatistics.from_tensors(parts["statistics"]),
+            FeatureBank.from_tensors(parts["features"]),
+            FeatureStatistics.from_tensors(spatial).to(self._device) if spatial else None,
+            ImageMean.from_tensors(parts["recognised"]),
+            tuple(score.to(self._device) for score in scores),
+        )
+        self.merge(state)
 
     @property
     def statistics(self) -> FeatureStatistics:

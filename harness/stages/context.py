@@ -1,13 +1,11 @@
 """What a stage is given to work with: inputs, a work folder, a device and a place to report."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-import numpy as np
 import torch
-from jaxtyping import Int64
 from torch import Tensor
 
 from harness.checkpoints import load_checkpoint, save_checkpoint
@@ -161,19 +159,6 @@ class StageContext:
             differentiable_sum=self.world.differentiable_sum,
         )
 
-    def rounds(
-        self, count: int, batch_size: int
-    ) -> Iterator[tuple[int, Int64[np.ndarray, " b"]] | None]:
-        """Number and positions of this worker's batch in each round; None where it has none left.
-
-        The workers take the batches in turn, so that batches are those of one worker, and a round's
-        in the order of ranks are consecutive.
-        """
-        for first in range(0, count, batch_size * self.world.size):
-            start = first + batch_size * self.world.rank
-            positions = np.arange(start, min(start + batch_size, count), dtype=np.int64)
-            yield (start // batch_size, positions) if len(positions) else None
-
     def watch(self, step: int, loss: Tensor, what: str = "the loss") -> None:
         """Remember, on the device, the first step at which a scalar is not finite.
 
@@ -198,6 +183,7 @@ class StageContext:
         numbers: Callable[[], Mapping[str, float]],
         state: Callable[[], Mapping[str, Any]] | None = None,
         images: int = 1,
+        shared: bool = False,
     ) -> None:
         """Report progress, save a checkpoint and stop where they are due; synchronises only then.
 
@@ -210,6 +196,7 @@ class StageContext:
             numbers: What to show (the loss); called only when a report is due.
             state: What to save; None for stages that are cheap to run again.
             images: Images a step.
+            shared: Whether all workers call `state` together, to gather what each has.
 
         Raises:
             Diverged: A watched loss or gradient was not finite; the last finite checkpoint stays.
@@ -238,8 +225,11 @@ class StageContext:
             if self._curve is not None:
                 self._curve.flush()
             self._reported = now
-            if state is not None and (save_due or stop_due) and step < total:
+        if state is not None and (save_due or stop_due) and step < total:
+            if self.world.is_first:
                 self._save(step, state)
+            elif shared:
+                state()
         if stop_due:
             raise StopRequested(f"the driver asked this stage to stop; it did after step {step}")
 

@@ -1,7 +1,6 @@
 """Stage `generation`: samples of one generator snapshot under one guidance setting, and metrics."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -11,7 +10,6 @@ from torch import Tensor
 
 from harness.data.dataset import CONTENT
 from harness.data.pixel_range import to_uint8
-from harness.data.sample_archive import SampleWriter
 from harness.image_grids import save_grid
 from harness.keys import KEY_UNLESS_DEFAULT
 from harness.metrics.extractors import ExtractionConfig
@@ -22,7 +20,9 @@ from harness.random_streams import derive_seed, generator_for
 from harness.stages.context import StageContext
 from harness.stages.encoder import load_extractor
 from harness.stages.generator import load_generator
+from harness.stages.kept_samples import KeptSamples
 from harness.stages.reference import load_reference
+from harness.stages.rounds import Rounds
 from harness.stages.tokenizer import AnyAutoencoder, load_tokenizer
 from harness.store import Artifact
 from harness.training import Precision, arithmetic
@@ -143,26 +143,35 @@ def run(config: GenerationStage, context: StageContext) -> Mapping[str, Any]:
     _check_same_images(generator, context.inputs["reference"])
     labels = asked_labels(config, torch.tensor(generator.result["label_counts"])).to(device)
     scores = SampleScores(extractor, config.num_images, device)
-    with _archive(config, context) as archive:
-        for turn in context.rounds(config.num_images, config.batch_size):
-            made = None
-            if turn is not None:
-                number, indices = turn
-                positions = torch.from_numpy(indices)
-                asked = labels[positions.to(device)]
-                random = generator_for(config.seed, "noise", number, device=device)
-                images = sampling.images(asked, random)
-                for rows in slices_of(len(images), context.slices):
-                    scores.update(images[rows], asked[rows], positions[rows])
-                made = (images, asked)
-                context.after_step(int(indices[-1]) + 1, config.num_images, dict)
-            if config.keep_samples:
-                _keep(context.world.gather(made), archive)
+    rounds = Rounds(context, config.num_images, config.batch_size)
+    for part in rounds.take_parts():
+        scores.add_tensors(part)
+    kept = _kept(config, context, rounds.done)
+
+    def accumulated() -> Mapping[str, Tensor]:
+        if kept is not None:
+            kept.end_file()
+        return scores.to_tensors()
+
+    for turn in rounds:
+        images = None
+        if len(turn.positions):
+            positions = torch.from_numpy(turn.positions)
+            asked = labels[positions.to(device)]
+            random = generator_for(config.seed, "noise", turn.number, device=device)
+            images = sampling.images(asked, random)
+            for rows in slices_of(len(images), context.slices):
+                scores.update(images[rows], asked[rows], positions[rows])
+        if config.keep_samples:
+            _keep(images, kept, context)
+        rounds.end(turn, accumulated)
     states = context.world.gather(scores.state)
     if not context.world.is_first:
         return {}
     for state in states[1:]:
         scores.merge(state)
+    if kept is not None:
+        kept.write_archive(context.work.payload / "samples.npz", labels)
     _save_samples(sampling, context)
     write_statistics(
         context.work.payload / "statistics.safetensors",
@@ -194,25 +203,19 @@ def asked_labels(config: GenerationStage, label_counts: Int64[Tensor, " k"]) -> 
     return torch.multinomial(label_counts.double(), count, replacement=True, generator=random)
 
 
-def _keep(made: Sequence[tuple[Tensor, Tensor] | None], archive: SampleWriter | None) -> None:
-    """Write a round's samples; only the first worker has them all, and the archive."""
-    for batch in made:
-        if batch is not None and archive is not None:
-            archive.add(*batch)
+def _keep(images: Tensor | None, kept: KeptSamples | None, context: StageContext) -> None:
+    """Keep a round's samples; only the first worker gets them all, in the order of ranks."""
+    for batch in context.world.gather(images):
+        if batch is not None and kept is not None:
+            kept.add(batch)
 
 
-def _archive(
-    config: GenerationStage, context: StageContext
-) -> AbstractContextManager[SampleWriter | None]:
-    """A writer of the samples where they are to be kept."""
+def _kept(config: GenerationStage, context: StageContext, done: int) -> KeptSamples | None:
+    """What becomes the archive, where samples are to be kept."""
     if not (config.keep_samples and context.world.is_first):
-        return nullcontext()
+        return None
     tokenizer = context.inputs["tokenizer"].record["config"]
-    return SampleWriter(
-        context.work.payload / "samples.npz",
-        num_images=config.num_images,
-        resolution=tokenizer["data"]["resolution"],
-    )
+    return KeptSamples(context.work, tokenizer["data"]["resolution"], done)
 
 
 def _load_sampling(config: GenerationStage, context: StageContext) -> Sampling:

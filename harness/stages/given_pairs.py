@@ -16,6 +16,7 @@ from harness.metrics.reconstruction_scores import ReconstructionScores
 from harness.stages.context import StageContext
 from harness.stages.encoder import load_extractor
 from harness.stages.given_samples import AnyImages, open_as_planned, require_resolution
+from harness.stages.rounds import Rounds
 from harness.stages.weights import describe_lpips, load_perceptual
 from harness.trial import PerceptualMetric
 from models.batch_part import slices_of
@@ -60,19 +61,20 @@ def run(config: GivenPairsStage, context: StageContext) -> Mapping[str, Any]:
     extractor = load_extractor(context.inputs["extractor"], device, config.extraction)
     perceptual = load_perceptual(config.perceptual, device)
     scores = ReconstructionScores(extractor, perceptual, device)
-    for turn in context.rounds(made.num_images, config.batch_size):
-        if turn is None:
-            continue
-        _, indices = turn
-        pairs = [
-            require_resolution(part.images(indices), part.name, config.resolution).to(device)
-            for part in (made, originals)
-        ]
-        for rows in slices_of(len(indices), context.slices):
-            scores.update(to_model_range(pairs[0][rows]), *(part[rows] for part in pairs))
-        if indices[0] == 0:
-            save_pairs(context.work.payload / "reconstructions.png", pairs[1], pairs[0])
-        context.after_step(int(indices[-1]) + 1, made.num_images, dict)
+    rounds = Rounds(context, made.num_images, config.batch_size)
+    for part in rounds.take_parts():
+        scores.add_tensors(part)
+    for turn in rounds:
+        if len(indices := turn.positions):
+            pairs = [
+                require_resolution(part.images(indices), part.name, config.resolution).to(device)
+                for part in (made, originals)
+            ]
+            for rows in slices_of(len(indices), context.slices):
+                scores.update(to_model_range(pairs[0][rows]), *(part[rows] for part in pairs))
+            if indices[0] == 0:
+                save_pairs(context.work.payload / "reconstructions.png", pairs[1], pairs[0])
+        rounds.end(turn, scores.to_tensors)
     states = context.world.gather(scores.state)
     if not context.world.is_first:
         return {}

@@ -19,6 +19,7 @@ from harness.metrics.statistics_files import write_statistics
 from harness.stages.context import StageContext
 from harness.stages.encoder import load_extractor
 from harness.stages.reference import load_reference
+from harness.stages.rounds import Rounds
 from models.batch_part import slices_of
 
 VERSION = 1
@@ -51,16 +52,17 @@ def run(config: GivenSamplesStage, context: StageContext) -> Mapping[str, Any]:
     samples = open_as_planned(config.samples, config.content)
     extractor = load_extractor(context.inputs["extractor"], device, config.extraction)
     scores = SampleScores(extractor, samples.num_images, device)
-    for turn in context.rounds(samples.num_images, config.batch_size):
-        if turn is None:
-            continue
-        _, indices = turn
-        images = require_resolution(samples.images(indices), samples.name, config.resolution)
-        for rows in slices_of(len(images), context.slices):
-            scores.update(images[rows], positions=torch.from_numpy(indices[rows]))
-        if indices[0] == 0:
-            save_grid(context.work.payload / "samples.png", images[:SHOWN], columns=10)
-        context.after_step(int(indices[-1]) + 1, samples.num_images, dict)
+    rounds = Rounds(context, samples.num_images, config.batch_size)
+    for part in rounds.take_parts():
+        scores.add_tensors(part)
+    for turn in rounds:
+        if len(indices := turn.positions):
+            images = require_resolution(samples.images(indices), samples.name, config.resolution)
+            for rows in slices_of(len(images), context.slices):
+                scores.update(images[rows], positions=torch.from_numpy(indices[rows]))
+            if indices[0] == 0:
+                save_grid(context.work.payload / "samples.png", images[:SHOWN], columns=10)
+        rounds.end(turn, scores.to_tensors)
     states = context.world.gather(scores.state)
     if not context.world.is_first:
         return {}

@@ -17,6 +17,7 @@ from harness.metrics.reconstruction_scores import ReconstructionScores
 from harness.random_streams import generator_for
 from harness.stages.context import StageContext
 from harness.stages.encoder import load_extractor
+from harness.stages.rounds import Rounds
 from harness.stages.tokenizer import load_tokenizer
 from harness.stages.weights import describe_lpips, load_perceptual
 from harness.trial import Crop, DataConfig, PerceptualMetric, Trial, published
@@ -83,27 +84,28 @@ def run(config: ReconstructionStage, context: StageContext) -> Mapping[str, Any]
         channels_last=context.channels_last,
     )
     chosen = take(dataset, "eval", config.num_images)
-    for turn in context.rounds(len(chosen), config.batch_size):
-        if turn is None:
-            continue
-        number, local = turn
-        pixels = dataset.images("eval", chosen[local], pipeline).to(device)
-        images = to_model_range(pixels)
-        parts = list(slices_of(len(images), context.slices))
-        posterior = join([tokenizer.encode(images[rows]) for rows in parts])
-        if config.posterior == "sample":
-            random = generator_for(config.seed, "posterior", number, device=device)
-            noise = torch.randn(posterior.mean.shape, generator=random, device=device)
-            latents = posterior.sample(noise)
-        else:
-            latents = posterior.mode()
-        decoded = torch.cat([tokenizer.decode(latents[rows]) for rows in parts])
-        rounded = to_uint8(decoded)
-        for rows in parts:
-            scores.update(decoded[rows], rounded[rows], pixels[rows])
-        if number == 0:
-            save_pairs(context.work.payload / "reconstructions.png", pixels, rounded)
-        context.after_step(int(local[-1]) + 1, len(chosen), dict)
+    rounds = Rounds(context, len(chosen), config.batch_size)
+    for part in rounds.take_parts():
+        scores.add_tensors(part)
+    for turn in rounds:
+        if len(turn.positions):
+            pixels = dataset.images("eval", chosen[turn.positions], pipeline).to(device)
+            images = to_model_range(pixels)
+            parts = list(slices_of(len(images), context.slices))
+            posterior = join([tokenizer.encode(images[rows]) for rows in parts])
+            if config.posterior == "sample":
+                random = generator_for(config.seed, "posterior", turn.number, device=device)
+                noise = torch.randn(posterior.mean.shape, generator=random, device=device)
+                latents = posterior.sample(noise)
+            else:
+                latents = posterior.mode()
+            decoded = torch.cat([tokenizer.decode(latents[rows]) for rows in parts])
+            rounded = to_uint8(decoded)
+            for rows in parts:
+                scores.update(decoded[rows], rounded[rows], pixels[rows])
+            if turn.number == 0:
+                save_pairs(context.work.payload / "reconstructions.png", pixels, rounded)
+        rounds.end(turn, scores.to_tensors)
     states = context.world.gather(scores.state)
     if not context.world.is_first:
         return {}

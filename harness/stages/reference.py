@@ -27,6 +27,7 @@ from harness.metrics.statistics_files import read_statistics
 from harness.reference_source import ReferenceImages, ReferenceSource, StatisticsFile, TrainingSplit
 from harness.stages.context import StageContext
 from harness.stages.encoder import load_extractor
+from harness.stages.rounds import Rounds
 from harness.stages.weights import check_file, describe_file
 from harness.store import Artifact, write_tensors
 from harness.trial import Crop, DataConfig, Trial, published
@@ -124,15 +125,16 @@ def _extracted(
     place = np.full(len(chosen), kept)
     place[spread(kept, len(chosen))] = np.arange(kept)
     reference = Reference.empty(extractor.feature_dim, kept, context.device)
-    for turn in context.rounds(len(chosen), config.batch_size):
-        if turn is None:
-            continue
-        _, local = turn
-        images = read(chosen[local])
-        for rows in slices_of(len(images), context.slices):
-            found = extractor.extract(images[rows])
-            reference = reference.update(found, torch.from_numpy(place[local[rows]]))
-        context.after_step(int(local[-1]) + 1, len(chosen), dict)
+    rounds = Rounds(context, len(chosen), config.batch_size)
+    for part in rounds.take_parts():
+        reference = reference.merge(Reference.from_tensors(part).to(context.device))
+    for turn in rounds:
+        if len(local := turn.positions):
+            images = read(chosen[local])
+            for rows in slices_of(len(images), context.slices):
+                found = extractor.extract(images[rows])
+                reference = reference.update(found, torch.from_numpy(place[local[rows]]))
+        rounds.end(turn, reference.to_tensors)
     for other in context.world.gather(reference)[1:]:
         reference = reference.merge(other)
     return reference

@@ -7,7 +7,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from harness.checkpoints import load_checkpoint, newest_step, save_checkpoint
+from harness.checkpoints import BESIDE, load_checkpoint, newest_step, save_checkpoint
 from harness.durable import StorageError
 from harness.store import write_tensors
 
@@ -140,6 +140,26 @@ def test_a_checkpoint_whose_payload_files_are_not_as_they_were_is_passed_over(tm
     assert loaded is not None
     assert loaded[0] == 1
     assert "the payload file ema.safetensors must have sha256" in told[0]
+
+
+def test_a_checkpoint_relies_on_the_files_beside_it_and_on_no_later_ones(tmp_path):
+    folder, payload = tmp_path / "checkpoints", tmp_path / "payload"
+    beside = folder / BESIDE
+    beside.mkdir(parents=True)
+    payload.mkdir()
+    for step in (1, 2):
+        (beside / f"{step}.rgb").write_bytes(bytes(100))
+        save_checkpoint(folder, step, {"weight": torch.ones(4)}, payload)
+    (beside / "3.rgb").write_bytes(b"unfinished")
+    loaded = load_checkpoint(folder, payload=payload)
+    assert loaded is not None
+    assert loaded[0] == 2
+    flip(beside / "2.rgb", -1)
+    told = []
+    loaded = load_checkpoint(folder, payload=payload, warn=told.append)
+    assert loaded is not None
+    assert loaded[0] == 1
+    assert "the beside file 2.rgb must have sha256" in told[0]
 
 
 def test_a_checkpoint_that_finds_no_room_leaves_those_before(tmp_path, monkeypatch):

@@ -7,8 +7,11 @@ from harness.execution import run_stage
 from harness.resources import Resources
 from harness.stages import latents
 
-from .conftest import Run, largest_difference, log_of, run_workers
+from .conftest import EVERY_STEP, Run, largest_difference, log_of, run_workers
 
+MEASURED = ("reference", "reconstruction", "generation")
+INTERRUPTED = 18
+"""Images after which a stage is interrupted: a round of two batches."""
 KINDS = ("reference", "reconstruction", "latents", "generation")
 FEW = 500
 """Images a shard, so that there are several."""
@@ -71,3 +74,47 @@ def test_the_features_of_a_reference_keep_their_order(small, together):
     ours, theirs = (artifact.tensors(name) for artifact in (together["reference"], alone))
     assert ours["bank.features"].equal(theirs["bank.features"])
     assert largest_difference(together["reference"], alone) < 1e-9
+
+
+@pytest.fixture(scope="module")
+def interrupted(small, tmp_path_factory):
+    """Stages that two workers ran until one failed, and again but for `alone`, by name."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    act = {"rank": 1, "step": INTERRUPTED, "what": "fail"}
+    begun = {
+        name: Run(
+            small.stage(kind),
+            small.empty_store(folder / name, small.stage(kind)),
+            checkpoint_every_s=EVERY_STEP,
+            act=act,
+        )
+        for name, kind in {**{kind: kind for kind in MEASURED}, "alone": "generation"}.items()
+    }
+    again = [begun[kind]._replace(act=None) for kind in MEASURED]
+    ended = run_workers(folder / "run", small, [*begun.values(), *again])
+    assert ended.codes == [0, 0], log_of(folder / "run")
+    statuses = [outcome["status"] for outcome in ended.outcomes[0]]
+    assert statuses == ["failed"] * 4 + ["done"] * 3, ended.outcomes
+    return begun
+
+
+@pytest.mark.parametrize("kind", MEASURED)
+def test_two_workers_go_on_after_an_interruption_to_the_same_bits(together, interrupted, kind):
+    artifact = interrupted[kind].store.get(kind, interrupted[kind].stage.key)
+    resumed = [line for line in artifact.record["history"] if line["what"] == "resumed"]
+    assert [line["step"] for line in resumed] == [INTERRUPTED]
+    assert artifact.result == together[kind].result
+    assert artifact.record["files"] == together[kind].record["files"]
+
+
+def test_one_worker_goes_on_with_what_two_have_begun(small, interrupted):
+    stage, store, *_ = interrupted["alone"]
+    undisturbed = small.bring(stage)
+    assert run_stage(stage, store.root, Resources(), 0.0).status == "done"
+    artifact = store.get(stage.kind, stage.key)
+    assert "resumed" in [line["what"] for line in artifact.record["history"]]
+    for name, value in undisturbed.result.items():
+        expected = pytest.approx(value, rel=1e-6) if isinstance(value, float) else value
+        assert artifact.result[name] == expected, name
+    name = "samples.npz"
+    assert artifact.record["files"][name] == undisturbed.record["files"][name]
