@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +22,13 @@ LARGEST = (500, 375)
 """Width and height behind crops of 256 pixels: ImageNet's usual size. Smaller crops scale it."""
 
 
-def encoded_images(resolution: int) -> list[bytes]:
+@lru_cache(maxsize=4)
+def encoded_images(resolution: int) -> tuple[bytes, ...]:
     """JPEG files whose spectrum falls towards fine detail, somewhat larger than the crop."""
     random = np.random.default_rng(0)
     scale = max(1.0, 256 / resolution)
     width, height = (max(resolution, round(side / scale)) for side in LARGEST)
-    return [_encoded(random, width, height) for _ in range(DISTINCT)]
+    return tuple(_encoded(random, width, height) for _ in range(DISTINCT))
 
 
 def _encoded(random: np.random.Generator, width: int, height: int) -> bytes:

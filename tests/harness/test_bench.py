@@ -5,6 +5,7 @@ import threading
 import time
 from collections import Counter
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -12,9 +13,12 @@ import torch
 from harness.bench import main
 from harness.benchmarks import training_parts
 from harness.benchmarks import turns as turns_module
+from harness.benchmarks.latents import enlarged, size_of
 from harness.benchmarks.rows import Row, against, as_text, measured, quartiles
 from harness.benchmarks.turns import FEWEST, Taken, Times, repeated, take_turns
 from harness.benchmarks.variants import BF16, FUSED, PLAIN, ladder
+from harness.latent_set import LatentSet
+from harness.store import Store, write_tensors
 from models.lightningdit import LightningDiT
 
 CPU = torch.device("cpu")
@@ -257,3 +261,26 @@ def test_the_table_for_people_shows_spread_and_reasons():
     text = as_text(rows, {"device": "d", "threads": 1, "torch": "t", "clock": "cpu"})
     assert "skipped: too large" in text
     assert ".." in text
+
+
+def test_latents_are_repeated_to_a_set_that_is_read_as_any_other(tmp_path):
+    store = Store(tmp_path)
+    rows = torch.arange(3.0).reshape(3, 1, 1, 1).expand(3, 2, 4, 4)
+    with store.work("latents", "few") as work:
+        tensors = {"latents": rows, "labels": torch.tensor([0, 1, 1])}
+        write_tensors(work.payload / "latents_shard00000.safetensors", tensors)
+        ones = {"mean": torch.zeros(1, 2, 1, 1), "std": torch.ones(1, 2, 1, 1)}
+        write_tensors(work.payload / "statistics.safetensors", ones)
+        layout = {"groups": [{"channels": 2}], "height": 4, "width": 4}
+        result = {"num_images": 3, "label_counts": [1, 2], "views": ["latents"], "layout": layout}
+        few = work.publish({"config": {"latents": {"posterior": "sample"}}, "result": result})
+    many = enlarged(store, few, 10_001)
+    assert many.result["label_counts"] == [3334, 6667]
+    assert size_of(many).startswith("10,001 latents, ")
+    assert size_of(many).endswith("in 2 shards")
+    latents = LatentSet(many, CPU, on_device=False)
+    batch, labels = latents.batch(np.array([10_000, 4]), np.zeros(2, dtype=np.int64))
+    assert batch[:, 0, 0, 0].tolist() == [1.0, 1.0]
+    assert labels.tolist() == [1, 1]
+    assert enlarged(store, few, 3) is few
+    assert enlarged(store, few, 10_001).path == many.path

@@ -3,11 +3,15 @@
 Each case runs in a process of its own, without the shape checks that the test run installs.
 """
 
+import logging
 import os
 import subprocess
 import sys
 
 import pytest
+import torch
+
+from models import compilation
 
 GENERATOR = """
 import copy
@@ -77,3 +81,8 @@ def test_a_compiled_step_has_the_loss_and_the_gradients_of_the_plain_one(script)
     if "InvalidCxxCompiler" in done.stderr or "CppCompileError" in done.stderr:
         pytest.skip("the C++ compiler that torch.compile needs on the CPU is absent")
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_compiling_is_quiet_about_a_cuda_home_without_a_gpu():
+    compilation.compiled(torch.sin)
+    assert not logging.getLogger("torch.utils.cpp_extension").isEnabledFor(logging.WARNING)
