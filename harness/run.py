@@ -22,6 +22,8 @@ from harness.command import (
 from harness.configuration import ConfigError, read_yaml
 from harness.description import closing_text, describe_plan, plan_text
 from harness.events import EventLog
+from harness.execution import Outcome
+from harness.executors import StageEvent
 from harness.forecast import History
 from harness.options import add_options, check_options
 from harness.plan import Plan, Stage, make_plan, stages_to_run
@@ -93,6 +95,13 @@ def run_sweep(options: argparse.Namespace, sweep: Sweep) -> int:
         rows=len(plan.rows),
     )
     expected = forecast_plan(to_run, sweep.file, History.of(store))
+    ended: dict[str, Outcome] = {}
+
+    def listen(event: StageEvent) -> None:
+        log(event)
+        if event.what == "ended" and event.outcome is not None:
+            ended[event.stage.key] = event.outcome
+
     try:
         outcomes = execute(
             options,
@@ -101,11 +110,16 @@ def run_sweep(options: argparse.Namespace, sweep: Sweep) -> int:
             sweep.file,
             sweep.source,
             lambda stage: _write_finished_rows(plan, stage, store, results, log),
-            log,
+            listen,
         )
     except Interrupted as interrupted:
         write_results(plan, store, interrupted.outcomes, results, time.monotonic() - started)
         log.end("interrupted", interrupted.outcomes, {})
+        raise
+    except ConnectionError:
+        # Machines were lost, but the store was not: what has ended is told.
+        log.end("error", ended, {})
+        write_results(plan, store, ended, results, time.monotonic() - started)
         raise
     except BaseException as error:
         log.end("interrupted" if isinstance(error, KeyboardInterrupt) else "error", {}, {})

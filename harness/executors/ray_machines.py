@@ -19,6 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from harness.execution import Outcome, run_stage
 from harness.executors.placement import Placement
 from harness.executors.ray_gang import Gang, run_gang
+from harness.executors.ray_head import Head
 from harness.executors.requests import Amounts, Demand
 from harness.plan import Stage
 from harness.resources import Resources
@@ -64,6 +65,7 @@ class RayMachines:
         """
         self.store_root, self.resources = store_root, resources
         self.stop, self.say, self.shared = stop, say, shared
+        self.head = Head(ray.get_runtime_context().gcs_address, shared=shared)
         # A GPU is really freed only when the process that used it ends; options can't ask for that.
         self.gpu_task = ray.remote(max_retries=0, max_calls=1)(_run)
         self.cpu_task = ray.remote(max_retries=0)(_run)
@@ -78,8 +80,10 @@ class RayMachines:
         """Machine -> what it has; of those that live at this moment.
 
         Raises:
-            ConnectionError: Ray was started here and has ended: no machine will ever join.
+            ConnectionError: The head does not answer; or Ray was started here and has ended, so
+                that no machine will ever join.
         """
+        self.head.require()
         found = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
         if not found and not self.shared:
             raise ConnectionError(
@@ -131,7 +135,12 @@ class RayMachines:
         return self.gang_task.options(name=f"workers of {stage.kind} {stage.label}").remote(gang)
 
     def wait(self, handles: Sequence[Any], timeout_s: float) -> Sequence[Any]:
-        """Those that have ended, after at most `timeout_s` seconds."""
+        """Those that have ended, after at most `timeout_s` seconds.
+
+        Raises:
+            ConnectionError: The head does not answer any more.
+        """
+        self.head.look()
         until = time.monotonic() + timeout_s
         while True:
             # Signals that come while Ray waits are handled after it, and two of them as one.

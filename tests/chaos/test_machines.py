@@ -1,13 +1,15 @@
 """Machines and ranks that are lost in the middle of a stage; what a run listens on."""
 
+import json
 import os
+import signal
 import time
 from pathlib import Path
 
 import pytest
-from chaos_evidence import Counts, Watch, assert_same_results
+from chaos_evidence import Counts, Watch, assert_same_results, table
 from chaos_processes import ROOT, Command
-from chaos_sweeps import give_sweeps, long_only, run_undisturbed
+from chaos_sweeps import SMALL, give_sweeps, long_only, run_undisturbed
 
 
 @pytest.fixture
@@ -76,6 +78,41 @@ def test_a_gang_that_loses_a_rank_goes_on_from_its_checkpoint(folder, tmp_path_f
 
 
 @long_only
+@pytest.mark.parametrize("own", [False, True], ids=["of a cluster", "of a Ray of our own"])
+def test_a_lost_head_is_told_and_the_next_run_goes_on(cluster, folder, small_undisturbed, own):
+    if not own:
+        cluster.add_node(num_cpus=2)
+    where = [] if own else ["--address", cluster.address]
+    command = Command(folder, ["small.yaml", *where])
+    while not list(folder.glob("artifacts/*/*.partial/checkpoints/step-*.json")):
+        assert not command.has_ended, command.err.read_text()
+        time.sleep(0.02)
+    (gcs,) = (
+        command.servers("gcs_server")
+        if own
+        else [p.process.pid for p in cluster.head_node.all_processes["gcs_server"]]
+    )
+    os.kill(gcs, signal.SIGKILL)
+    killed = time.monotonic()
+    assert command.process.wait(timeout=120) == 1
+    # Ray itself ends the process after a minute, without a word of ours.
+    assert time.monotonic() - killed < 50
+    command.end()
+    said = command.err.read_text()
+    assert "the head of Ray" in said
+    assert "has not for 20 s" in said
+    assert "run the same command again to continue" in said
+    assert "Traceback" not in said
+    assert set(table(folder)["status"]) <= {"pending", "done"}
+    (path,) = folder.glob("results/*/events.jsonl")
+    last = json.loads(path.read_text().splitlines()[-1])
+    assert (last["event"], last["status"]) == ("sweep_ended", "error")
+    again = Command(folder, SMALL)
+    assert again.process.wait(timeout=300) == 0, again.err.read_text()[-3000:]
+    assert_same_results(folder, small_undisturbed)
+
+
+@long_only
 @pytest.mark.parametrize("workers", [1, 2], ids=["alone", "gang"])
 def test_a_run_listens_on_the_loopback_interface_only(folder, workers):
     request = ["--set", f"resources.generator={{workers: {workers}}}"]
@@ -99,8 +136,8 @@ def _listening(pids: list[int]) -> set[str]:
     """IPv4 and IPv6 addresses that processes accept TCP connections on."""
     inodes = {_socket(link) for pid in pids for link in _links(pid)}
     found = set()
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        for line in Path(table).read_text().splitlines()[1:]:
+    for sockets in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in Path(sockets).read_text().splitlines()[1:]:
             fields = line.split()
             if fields[3] == "0A" and fields[9] in inodes:
                 found.add(_address(fields[1].partition(":")[0]))

@@ -7,6 +7,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 import yaml
 
+from harness.execution import Outcome
+from harness.executors import StageEvent
+from harness.executors.inline import InlineExecutor
 from harness.table import COLUMNS
 
 
@@ -122,3 +125,24 @@ def test_the_manifest_names_command_stages_and_machine(command, write, tree):
     statuses = {stage["kind"]: stage["status"] for stage in manifest["stages"]}
     assert statuses["encoder"] == "done"
     assert statuses["generation"] == "not run"
+
+
+def test_a_run_that_loses_its_machines_still_leaves_table_and_events(
+    command, write, tree, monkeypatch
+):
+    def lose(self, stages, store_root, resources, listen, *rest):
+        bad = next(stage for stage in stages if stage.kind == "tokenizer")
+        outcome = Outcome(key=bad.key, status="failed", error="on fire", failure="error")
+        listen(StageEvent(stage=bad, what="ended", outcome=outcome))
+        raise ConnectionError("the head must answer, but has not for 20 s")
+
+    monkeypatch.setattr(InlineExecutor, "run", lose)
+    ended = command(write(tree))
+    assert ended.code == 1
+    assert "the head must answer, but has not for 20 s; what is finished is kept" in ended.err
+    (row,) = pd.read_parquet("results/small/table.parquet").to_dict("records")
+    assert (row["status"], row["failure_kind"]) == ("blocked", "error")
+    assert "on fire" in row["error"]
+    last = json.loads(Path("results/small/events.jsonl").read_text().splitlines()[-1])
+    assert (last["event"], last["status"]) == ("sweep_ended", "error")
+    assert last["stages"] == {"failed": 1}
