@@ -37,7 +37,8 @@ def size_of(artifact: Artifact) -> str:
     files = artifact.record["files"]
     shards = [files[name]["bytes"] for name in files if name.startswith("latents_shard")]
     gib = sum(shards) / 2**30
-    return f"{artifact.result['num_images']:,} latents, {gib:.2g} GiB in {len(shards)} shards"
+    number = "1 shard" if len(shards) == 1 else f"{len(shards)} shards"
+    return f"{artifact.result['num_images']:,} latents, {gib:.2g} GiB in {number}"
 
 
 def _write_shards(payload: Path, rows: dict[str, Tensor], num_latents: int) -> None:

@@ -209,6 +209,7 @@ def test_a_batch_that_finds_no_memory_is_computed_in_slices(benched, monkeypatch
         return forward(self, latents, *arguments)
 
     monkeypatch.setattr(LightningDiT, "forward", short_of_memory)
+    monkeypatch.setattr(training_parts, "generator_factors", lambda *_, **__: [FUSED])
     code, _, table = benched("--only", "generator", "--batch-size", "8", "--device", "cpu")
     assert code == 0
     assert set(table["images"]) == {8}
