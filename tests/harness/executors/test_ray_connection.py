@@ -37,9 +37,12 @@ def silent_port() -> Iterator[int]:
             except OSError:
                 return
 
-        threading.Thread(target=accept, daemon=True).start()
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
         yield server.getsockname()[1]
         server.shutdown(2)
+        # What it accepts at the last moment is closed too.
+        thread.join()
         for connection in accepted:
             connection.close()
 
