@@ -1,6 +1,7 @@
 """What the commands share: where things lie, who runs the stages, and checks before any starts."""
 
 import argparse
+import itertools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -119,18 +120,26 @@ def execute(
     Raises:
         Interrupted: By a signal.
     """
+    rounds = itertools.count()
+
+    def run_missing() -> Mapping[str, Outcome]:
+        missing = still_missing(stages, store) if next(rounds) else stages
+        return _execute(options, missing, store, file, source, ended, log) if missing else {}
+
+    return repeat_while_damaged(run_missing)
+
+
+def repeat_while_damaged(run_missing: Callable[[], Mapping[str, Outcome]]) -> dict[str, Outcome]:
+    """Run what is missing, and once more where a stage met a damaged input, which was set aside."""
     outcomes: dict[str, Outcome] = {}
     for _ in range(MAX_ROUNDS):
-        if not stages:
-            break
-        round_ = _execute(options, stages, store, file, source, ended, log)
+        round_ = run_missing()
         outcomes |= round_
         aside = [outcome.set_aside for outcome in round_.values() if outcome.set_aside]
         if not aside:
             break
         for text in dict.fromkeys(aside):
             print(f"warning: {text}", file=sys.stderr)
-        stages = still_missing(stages, store)
     return outcomes
 
 

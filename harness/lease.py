@@ -120,9 +120,14 @@ def is_held(path: Path) -> bool:
 
 
 def surely_lives(path: Path) -> bool:
-    """Whether this lease has a holder that is known to live: nobody else could hold it now."""
-    seen = _look(path)
-    return seen is not None and _lives(path, seen) is True
+    """Whether this lease has a holder that is known to live: nobody else could hold it now.
+
+    Nothing is known where the file system does not answer.
+    """
+    with contextlib.suppress(OSError):
+        seen = _look(path)
+        return seen is not None and _lives(path, seen) is True
+    return False
 
 
 def has_process(pid: int) -> bool:

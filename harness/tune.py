@@ -16,10 +16,10 @@ from harness import events
 from harness.command import (
     EXIT_DONE,
     EXIT_ROWS_FAILED,
-    MAX_ROUNDS,
     check_networks,
     check_start,
     exit_code,
+    repeat_while_damaged,
     run_graph,
 )
 from harness.configuration import ConfigError
@@ -181,16 +181,7 @@ def _execute(
 ) -> Mapping[str, Outcome]:
     """Run the trials that are missing; those that met a damaged artifact, which was set aside,
     once more."""
-    outcomes: dict[str, Outcome] = {}
-    for _ in range(MAX_ROUNDS):
-        round_ = _search(options, study, store, results)
-        outcomes |= round_
-        aside = [outcome.set_aside for outcome in round_.values() if outcome.set_aside]
-        if not aside:
-            break
-        for text in dict.fromkeys(aside):
-            print(f"warning: {text}", file=sys.stderr)
-    return outcomes
+    return repeat_while_damaged(lambda: _search(options, study, store, results))
 
 
 def _search(

@@ -57,6 +57,11 @@ def give_latents(folder: Path, undisturbed: Path) -> None:
         shutil.copytree(undisturbed / "artifacts" / kind, folder / "artifacts" / kind)
 
 
+def endings(rows: list[dict[str, Any]]) -> set[tuple[str, str]]:
+    """How rows ended: status and class of the failure."""
+    return {(row["status"], row["failure_kind"]) for row in rows}
+
+
 def status_of(rows: list[dict[str, Any]], column: str) -> dict[Any, set[str]]:
     """Value of a column -> statuses of its rows."""
     return {
@@ -126,8 +131,7 @@ def test_rays_memory_monitor_ends_a_stage_twice_and_then_its_rows_fail(
     shutil.copytree(small_undisturbed / "artifacts" / "encoder", folder / "artifacts" / "encoder")
     code, rows = run(folder, ["small.yaml", *request], environment=low)
     assert code == 1
-    assert {row["status"] for row in rows} == {"blocked"}
-    assert {row["failure_kind"] for row in rows} == {"host_memory"}
+    assert endings(rows) == {("blocked", "host_memory")}
     assert "failed 2 times, the last time by OutOfMemoryError" in rows[0]["error"]
     assert "memory" in rows[0]["error"]
     tried = [e for e in events(folder, "stage_started") if e["kind"] == "tokenizer"]
@@ -142,8 +146,7 @@ def test_host_memory_that_is_not_there_is_asked_for_twice_and_then_the_rows_fail
     give_latents(folder, small_undisturbed)
     code, rows = run(folder, SMALL, environment=short_of("host", 5))
     assert code == 1
-    assert {row["status"] for row in rows} == {"failed"}
-    assert {row["failure_kind"] for row in rows} == {"host_memory"}
+    assert endings(rows) == {("failed", "host_memory")}
     assert "failed 2 times, the last time by RuntimeError" in rows[0]["error"]
     assert "can't allocate memory" in rows[0]["error"]
     (work,) = folder.glob("artifacts/generator/*.partial")
@@ -185,8 +188,7 @@ def test_a_device_that_holds_no_half_batch_either_fails_the_rows(folder, small_u
     give_latents(folder, small_undisturbed)
     code, rows = run(folder, ["small.yaml"], environment=short_of("device", 0))
     assert code == 1
-    assert {row["status"] for row in rows} == {"failed"}
-    assert {row["failure_kind"] for row in rows} == {"device_memory"}
+    assert endings(rows) == {("failed", "device_memory")}
     assert "although every batch was computed in 2 slices; give the stage a" in rows[0]["error"]
     (work,) = folder.glob("artifacts/generator/*.partial")
     assert attempts(work) == 2

@@ -13,7 +13,15 @@ from pathlib import Path
 import pytest
 
 from harness.durable import StorageError
-from harness.lease import EXPIRES_S, StageBusy, hold, is_held, process_table, wait_and_hold
+from harness.lease import (
+    EXPIRES_S,
+    StageBusy,
+    hold,
+    is_held,
+    process_table,
+    surely_lives,
+    wait_and_hold,
+)
 
 
 @pytest.fixture
@@ -86,6 +94,24 @@ def test_a_lease_that_cannot_be_read_holds_until_it_is_old(path):
     age(path, EXPIRES_S + 1)
     with hold(path):
         pass
+
+
+def test_of_a_lease_only_a_holder_that_is_known_to_live_is_sure(path, monkeypatch):
+    assert not surely_lives(path)
+    with hold(path):
+        assert surely_lives(path)
+        monkeypatch.setattr(Path, "open", _fails)
+        assert not surely_lives(path)
+    monkeypatch.undo()
+    path.write_text('{"table": "elsewhere"}')
+    long_ago = time.time() - 2 * EXPIRES_S
+    os.utime(path, (long_ago, long_ago))
+    assert is_held(path)
+    assert not surely_lives(path)
+
+
+def _fails(*_, **__):
+    raise OSError(errno.EIO, "input/output error")
 
 
 def test_a_lease_is_touched_while_it_is_held(path, monkeypatch):
