@@ -13,16 +13,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.cells import (
+from analysis.cells.cells import (
     METRICS,
     RECONSTRUCTION_METRICS,
     average_rows,
     require_distinct_repetitions,
 )
-from analysis.lines import name_lines
-from analysis.measures import MEASURES
-from analysis.table import load_table
-from analysis.welch import LEVEL, count_by_chance, reach_by_chance
+from analysis.cells.lines import name_lines
+from analysis.statistics.welch import LEVEL, count_by_chance, reach_by_chance
+from analysis.table.measures import MEASURES
+from analysis.table.reading import load_table
 
 EXIT_OK, EXIT_WRONG_REQUEST = 0, 2
 CONFIGURATION = (

@@ -8,20 +8,20 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.cells import GIVEN_ELSEWHERE, Cells, average_group, compute_cells
-from analysis.convergence import ConvergenceData, compute_convergence, draw_convergence
-from analysis.curves import compute_curves, draw_curves
-from analysis.diagnostics import DiagnosticsData, compute_diagnostics, draw_diagnostics
-from analysis.dilemma import compute_dilemma, draw_dilemma
-from analysis.dilemma_slope import compute_dilemma_slopes
-from analysis.findings import say_correlations, say_gains, say_slopes, say_speedups
-from analysis.frontier import FrontierData, compute_frontier, draw_frontier
-from analysis.gain import compute_gains
-from analysis.guidance import compute_guidance, draw_guidance
-from analysis.pareto import pareto_mask
-from analysis.published import PublishedOverlay
-from analysis.scaling import ScalingData, compute_scaling, draw_scaling
-from analysis.training import find_unlike_pairs
+from analysis.cells.cells import GIVEN_ELSEWHERE, Cells, average_group, compute_cells
+from analysis.cells.training import find_unlike_pairs
+from analysis.figures.convergence import ConvergenceData, compute_convergence, draw_convergence
+from analysis.figures.curves import compute_curves, draw_curves
+from analysis.figures.diagnostics import DiagnosticsData, compute_diagnostics, draw_diagnostics
+from analysis.figures.dilemma import compute_dilemma, draw_dilemma
+from analysis.figures.frontier import FrontierData, compute_frontier, draw_frontier
+from analysis.figures.guidance import compute_guidance, draw_guidance
+from analysis.figures.scaling import ScalingData, compute_scaling, draw_scaling
+from analysis.statistics.dilemma_slope import compute_dilemma_slopes
+from analysis.statistics.gain import compute_gains
+from analysis.statistics.pareto import pareto_mask
+from analysis.table.published import PublishedOverlay
+from analysis.words.findings import say_correlations, say_gains, say_slopes, say_speedups
 
 MAX_LINES = 24
 """Lines that figures and findings hold; the page's plot and the tables have all of them."""

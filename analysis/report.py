@@ -17,18 +17,18 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.typing import RcKeyType
 
-from analysis.atomic import replacing, write_text
-from analysis.curves import load_curves
-from analysis.grids import index_grids, write_grids_page
+from analysis.figures.curves import load_curves
 from analysis.group import GroupAnalysis, Omission, Plot, analyse_group, plan_shared_plots
 from analysis.outputs import Outputs, choose_outputs
-from analysis.page import PageContent, ShownFigure, render_page
-from analysis.pictures import Album, collect_pictures
-from analysis.protocol import split_by_protocol
-from analysis.provenance import trace_table
-from analysis.summary import describe_group, say_results
-from analysis.table import load_tables
-from analysis.tables import compute_result_table, format_csv, format_latex, format_markdown
+from analysis.page.atomic import replacing, write_text
+from analysis.page.grids import index_grids, write_grids_page
+from analysis.page.page import PageContent, ShownFigure, render_page
+from analysis.page.pictures import Album, collect_pictures
+from analysis.table.protocols import split_by_protocol
+from analysis.table.reading import load_tables
+from analysis.words.provenance import trace_table
+from analysis.words.summary import describe_group, say_results
+from analysis.words.tables import compute_result_table, format_csv, format_latex, format_markdown
 
 EXIT_OK, EXIT_WRONG_REQUEST = 0, 2
 REPORT_VERSION = 3

@@ -18,15 +18,15 @@ from typing import Any
 import torch
 
 from harness.benchmarks import sampling_part, step_parts, training_parts, use_parts
-from harness.benchmarks.bench import Bench
 from harness.benchmarks.defaults import default_sizes, default_trial
+from harness.benchmarks.measuring import Bench
 from harness.benchmarks.rows import Row, as_json, as_text, write_rows
 from harness.benchmarks.subject import make_subject
-from harness.command import EXIT_DONE, exit_code
-from harness.environment import command_line, environment
-from harness.options import add_settings, count, seconds
-from harness.sweep import load_sweep
-from harness.trial import Trial
+from harness.commands.options import add_settings, count, seconds
+from harness.commands.running import EXIT_DONE, exit_code
+from harness.config.sweep import load_sweep
+from harness.config.trial import Trial
+from harness.machine.environment import command_line, environment
 from models.lightningdit import SIZES, LightningDiTConfig
 
 PARTS = ("tokenizer", "parts", "encoding", "generator", "sampling", "metrics", "data")

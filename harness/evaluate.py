@@ -14,13 +14,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.command import exit_code
-from harness.configuration import ConfigError
-from harness.given_images import GivenImages, evaluate_images
-from harness.options import add_options, check_options
-from harness.plan import make_plan
+from harness.commands.given_images import GivenImages, evaluate_images
+from harness.commands.options import add_options, check_options
+from harness.commands.running import exit_code
+from harness.config.sweep import Point, Sweep, load_sweep
+from harness.plan.plan import make_plan
 from harness.run import run_sweep
-from harness.sweep import Point, Sweep, load_sweep
+from harness.schema.reading import ConfigError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -12,11 +12,16 @@ from pathlib import Path
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from harness.command import EXIT_DONE, exit_code
-from harness.configuration import ConfigError
-from harness.latent_folder import SHARD_NAME, STATISTICS_FILE, check_unchanged, write_statistics
-from harness.latent_shards import VIEWS
-from harness.store import Artifact, Store
+from harness.commands.running import EXIT_DONE, exit_code
+from harness.data.latents.folder import (
+    SHARD_NAME,
+    STATISTICS_FILE,
+    check_unchanged,
+    write_statistics,
+)
+from harness.data.latents.shards import VIEWS
+from harness.schema.reading import ConfigError
+from harness.storage.artifacts import Artifact, Store
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,9 +8,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness import events
-from harness.bill import forecast_plan, settle
-from harness.command import (
+from harness.commands.options import add_options, check_options
+from harness.commands.running import (
     EXIT_DONE,
     EXIT_ROWS_FAILED,
     Interrupted,
@@ -19,20 +18,21 @@ from harness.command import (
     execute,
     exit_code,
 )
-from harness.configuration import ConfigError, read_yaml
-from harness.description import closing_text, describe_plan, plan_text
-from harness.events import EventLog
-from harness.execution import Outcome
+from harness.config.resources import STAGE_KINDS
+from harness.config.sweep import Sweep, load_sweep, resolved_tree
+from harness.execution.stage_run import Outcome
 from harness.executors import StageEvent
-from harness.forecast import History
-from harness.options import add_options, check_options
-from harness.plan import Plan, Stage, make_plan, stages_to_run
-from harness.requirements import missing_items
-from harness.resources import STAGE_KINDS
-from harness.results import write_results, write_yaml
-from harness.store import Store
-from harness.sweep import Sweep, load_sweep, resolved_tree
-from harness.table import make_row, write_row
+from harness.plan.plan import Plan, Stage, make_plan, stages_to_run
+from harness.plan.requirements import missing_items
+from harness.reporting.bill import forecast_plan, settle
+from harness.reporting.forecast import History
+from harness.reporting.texts import closing_text, describe_plan, plan_text
+from harness.results import events
+from harness.results.events import EventLog
+from harness.results.folder import write_results, write_yaml
+from harness.results.rows import make_row, write_row
+from harness.schema.reading import ConfigError, read_yaml
+from harness.storage.artifacts import Store
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -15,13 +15,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.live import Live
 
-from harness.command import EXIT_DONE, EXIT_ROWS_FAILED, exit_code
-from harness.configuration import ConfigError
-from harness.overview import StageState, State, drawing, duration, headline, progress_text
-from harness.plan import make_plan
-from harness.store import Store
-from harness.sweep import load_sweep
-from harness.sweep_status import SweepStatus, events_of, look
+from harness.commands.running import EXIT_DONE, EXIT_ROWS_FAILED, exit_code
+from harness.config.sweep import load_sweep
+from harness.plan.plan import make_plan
+from harness.reporting.overview import StageState, State, drawing, duration, headline, progress_text
+from harness.reporting.status import SweepStatus, events_of, look
+from harness.schema.reading import ConfigError
+from harness.storage.artifacts import Store
 
 EXIT_UNFINISHED = 3
 WATCH_EVERY_S = 2.0

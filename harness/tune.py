@@ -11,9 +11,9 @@ from pathlib import Path
 
 import optuna
 
-from analysis.tuning_figures import write_tuning_figures
-from harness import events
-from harness.command import (
+from analysis.tuning.figures import write_tuning_figures
+from harness.commands.options import add_options, check_options
+from harness.commands.running import (
     EXIT_DONE,
     EXIT_ROWS_FAILED,
     check_networks,
@@ -22,20 +22,20 @@ from harness.command import (
     repeat_while_damaged,
     run_graph,
 )
-from harness.configuration import ConfigError
-from harness.description import describe_plan, plan_text
-from harness.events import EventLog
-from harness.execution import Outcome
+from harness.config.resources import STAGE_KINDS
+from harness.config.sweep import Point, Sweep
+from harness.execution.stage_run import Outcome
 from harness.executors import StageEvent
-from harness.lease import StageBusy, hold
-from harness.options import add_options, check_options
-from harness.plan import Stage, make_plan, stages_to_run
-from harness.progress import ProgressView
-from harness.requirements import missing_items
-from harness.resources import STAGE_KINDS
-from harness.stage_log import user_stream
-from harness.store import Store
-from harness.sweep import Point, Sweep
+from harness.plan.plan import Stage, make_plan, stages_to_run
+from harness.plan.requirements import missing_items
+from harness.reporting.live_view import ProgressView
+from harness.reporting.texts import describe_plan, plan_text
+from harness.results import events
+from harness.results.events import EventLog
+from harness.schema.reading import ConfigError
+from harness.storage.artifacts import Store
+from harness.storage.lease import StageBusy, hold
+from harness.storage.stage_log import user_stream
 from harness.tuning.goals import Verdict
 from harness.tuning.outputs import (
     TrialsWritten,

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from harness.configuration import validate
-from harness.trial import Trial
+from harness.config.trial import Trial
+from harness.schema.reading import validate
 from models.lightningdit import LightningDiTConfig
 
 PUBLISHED_SIZES = ("B", "L", "XL")

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from harness.stages.latents import SHARD_IMAGES
-from harness.store import Artifact, Store, write_tensors
+from harness.storage.artifacts import Artifact, Store, write_tensors
 
 
 def enlarged(store: Store, artifact: Artifact, num_latents: int) -> Artifact:

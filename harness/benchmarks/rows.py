@@ -60,7 +60,7 @@ class Row:
     share: float | None = None
     """Share of the whole step that this part of it takes."""
     flops_per_image: float | None = None
-    """Analytic operations, as `harness/cost.py` counts them."""
+    """Analytic operations, as `harness/plan/cost.py` counts them."""
     mfu: float | None = None
     """Operations a second over `peak_flops`."""
     peak_flops: float | None = None

@@ -8,17 +8,17 @@ from typing import final
 import torch
 from torch import Tensor
 
-from harness.benchmarks.bench import Bench
+from harness.benchmarks.measuring import Bench
 from harness.benchmarks.rows import Row
 from harness.benchmarks.timed import Maker, timed
 from harness.benchmarks.variants import Variant
-from harness.cost import decoding_flops_per_image, generator_flops_per_image
-from harness.keys import to_plain
+from harness.config.training import Precision
+from harness.plan.cost import decoding_flops_per_image, generator_flops_per_image
+from harness.schema.keys import to_plain
 from harness.stages.generation import GenerationStage, Sampling
-from harness.stages.generator import GeneratorStage
-from harness.stages.tokenizer import AnyAutoencoder, load_tokenizer
-from harness.store import Artifact
-from harness.training import Precision
+from harness.stages.generator.stage import GeneratorStage
+from harness.stages.tokenizer.stage import AnyAutoencoder, load_tokenizer
+from harness.storage.artifacts import Artifact
 from models.guidance import ClassifierFreeGuidance, NoGuidance, guidance_is_on
 from models.lightningdit import LightningDiT, LightningDiTConfig
 from models.rounding import round_weights

@@ -8,13 +8,13 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from harness.benchmarks.bench import Bench
+from harness.benchmarks.measuring import Bench
 from harness.benchmarks.rows import Row
 from harness.benchmarks.turns import repeated
-from harness.pretrained import DiffusersTokenizerConfig
+from harness.config.diffusers import DiffusersTokenizerConfig
+from harness.config.training import Precision, arithmetic, optimizer_settings
 from harness.stages.encoder import load_encoder
-from harness.stages.tokenizer import memory_format
-from harness.training import Precision, arithmetic, optimizer_settings
+from harness.stages.tokenizer.stage import memory_format
 from models import tokenizer_loss
 from models.alignment import VFAlignment
 from models.autoencoder import Autoencoder

@@ -13,19 +13,19 @@ import torch
 from safetensors.torch import save_file
 
 from harness.benchmarks.images import write_parquet
-from harness.configuration import ConfigError
+from harness.config.diffusers import DiffusersTokenizerConfig
+from harness.config.reference import TrainingSplit
+from harness.config.resources import Resources
+from harness.config.sweep import Point, Sweep, SweepFile
+from harness.config.training import TrainingConfig
+from harness.config.trial import AlignedWith, InDomainEncoder, NoDiagnostics, Trial
 from harness.data import DigitsConfig
+from harness.data.latents.folder import EncodedHere
 from harness.data.pipelines import Workers
-from harness.execution import run_stage
-from harness.latent_folder import EncodedHere
-from harness.plan import Stage, make_plan
-from harness.pretrained import DiffusersTokenizerConfig
-from harness.reference_source import TrainingSplit
-from harness.resources import Resources
-from harness.store import Artifact, Store
-from harness.sweep import Point, Sweep, SweepFile
-from harness.training import TrainingConfig
-from harness.trial import AlignedWith, InDomainEncoder, NoDiagnostics, Trial
+from harness.execution.stage_run import run_stage
+from harness.plan.plan import Stage, make_plan
+from harness.schema.reading import ConfigError
+from harness.storage.artifacts import Artifact, Store
 from models.discriminator import DiscriminatorConfig
 from models.foundation import TimmEncoderConfig
 from models.guidance import NoGuidance

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from harness.benchmarks.bench import Bench
+from harness.benchmarks.measuring import Bench
 from harness.benchmarks.rows import Row
 from harness.benchmarks.turns import Pause, built
 from harness.benchmarks.variants import Variant

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from harness.benchmarks.bench import ENDLESS, Bench, Watched
 from harness.benchmarks.latents import enlarged, size_of
+from harness.benchmarks.measuring import ENDLESS, Bench, Watched
 from harness.benchmarks.rows import Row
 from harness.benchmarks.variants import (
     Variant,
@@ -16,12 +16,12 @@ from harness.benchmarks.variants import (
     ladder,
     tokenizer_factors,
 )
-from harness.cost import generator_training_flops, tokenizer_training_flops
-from harness.keys import to_plain
-from harness.latent_set import free_host_bytes
-from harness.pretrained import DiffusersTokenizerConfig
-from harness.stages.generator import GeneratorStage
-from harness.store import Artifact
+from harness.config.diffusers import DiffusersTokenizerConfig
+from harness.data.latents.training_set import free_host_bytes
+from harness.plan.cost import generator_training_flops, tokenizer_training_flops
+from harness.schema.keys import to_plain
+from harness.stages.generator.stage import GeneratorStage
+from harness.storage.artifacts import Artifact
 from models.lightningdit import LightningDiTConfig, num_parameters
 
 TRAINING_BYTES = 20

@@ -16,7 +16,7 @@ from typing import final
 
 import torch
 
-from harness.measured_cost import Meter
+from harness.machine.metering import Meter
 
 Pause = Callable[[], None]
 """What a loop calls after each of its steps."""

@@ -9,21 +9,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from harness.benchmarks.bench import Bench
 from harness.benchmarks.images import write_folder, write_parquet
+from harness.benchmarks.measuring import Bench
 from harness.benchmarks.rows import Row
 from harness.benchmarks.timed import Maker, timed
 from harness.benchmarks.variants import Variant
-from harness.cost import encoder_flops_per_image, encoding_flops_per_image
+from harness.config.training import arithmetic
+from harness.config.trial import TokenizerConfig
 from harness.data import DatasetConfig, open_dataset
 from harness.data.stream import BatchStream
-from harness.keys import to_plain
 from harness.metrics.sample_scores import SampleScores
+from harness.plan.cost import encoder_flops_per_image, encoding_flops_per_image
+from harness.schema.keys import to_plain
 from harness.stages.encoder import load_extractor
-from harness.stages.tokenizer import load_tokenizer
-from harness.store import Artifact
-from harness.training import arithmetic
-from harness.trial import TokenizerConfig
+from harness.stages.tokenizer.stage import load_tokenizer
+from harness.storage.artifacts import Artifact
 
 DATA_IMAGES = 2_000
 """Images of a generated data set at most."""

@@ -7,7 +7,7 @@ from typing import Any, final
 
 import torch
 
-from harness.training import Precision, TrainingConfig
+from harness.config.training import Precision, TrainingConfig
 
 
 @final

@@ -4,10 +4,10 @@ import torch
 
 from harness.data.dataset import ImageDataset
 from harness.data.digits import DigitsConfig, DigitsDataset
-from harness.data.image_folder import ImageFolderConfig
-from harness.data.parquet import ParquetConfig
-from harness.data.photograph_dataset import PhotographDataset
-from harness.data.webdataset import WebDatasetConfig
+from harness.data.photographs.dataset import PhotographDataset
+from harness.data.photographs.image_folder import ImageFolderConfig
+from harness.data.photographs.parquet import ParquetConfig
+from harness.data.photographs.webdataset import WebDatasetConfig
 
 DatasetConfig = DigitsConfig | ImageFolderConfig | ParquetConfig | WebDatasetConfig
 """Every kind of data set, told apart by `kind`."""

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from harness.data import DatasetConfig, open_dataset
 from harness.data.dataset import Split, check_indices
-from harness.data.image_folder import IMAGE_SUFFIXES, sorted_images
 from harness.data.missing import MissingItem
+from harness.data.photographs.image_folder import IMAGE_SUFFIXES, sorted_images
 from harness.data.pipelines import (
     Pipeline,
     UnreadableImage,
@@ -27,8 +27,8 @@ from harness.data.pipelines import (
     read_squares,
 )
 from harness.data.sample_archive import SampleArchive
-from harness.durable import file_sha256
-from harness.keys import NO_KEY, content_hash
+from harness.schema.keys import NO_KEY, content_hash
+from harness.storage.durable import file_sha256
 
 _FORBID: Any = {"extra": "forbid"}
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from harness.checkpoints import newest_step
-from harness.configuration import ConfigError
-from harness.execution import Outcome, run_stage
+from harness.config.resources import Resources
+from harness.execution.failures import Failures
+from harness.execution.stage_run import Outcome, run_stage
 from harness.executors.interface import (
     Capacity,
     Feed,
@@ -21,11 +21,11 @@ from harness.executors.interface import (
     grow,
 )
 from harness.executors.requests import Demand, demand_of
-from harness.failures import Failures
-from harness.plan import Stage
-from harness.resources import Resources
-from harness.stopping import StopRequest
-from harness.store import Store
+from harness.plan.plan import Stage
+from harness.schema.reading import ConfigError
+from harness.storage.artifacts import Store
+from harness.storage.checkpoints import newest_step
+from harness.storage.stop_requests import StopRequest
 
 BUSY_POLL_S = 1.0
 """Seconds between two looks at a stage that another process works on."""

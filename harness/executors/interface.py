@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
-from harness.execution import Outcome
-from harness.plan import Stage, descendants
-from harness.resources import Resources
-from harness.stopping import StopRequest
+from harness.config.resources import Resources
+from harness.execution.stage_run import Outcome
+from harness.plan.plan import Stage, descendants
+from harness.storage.stop_requests import StopRequest
 
 
 @dataclass(frozen=True, kw_only=True)

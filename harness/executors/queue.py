@@ -7,9 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from harness.checkpoints import newest_step
-from harness.cost import critical_paths
-from harness.execution import Outcome
+from harness.execution.failures import Failures, classify, one_line
+from harness.execution.stage_run import Outcome
 from harness.executors.interface import (
     Capacity,
     Feed,
@@ -20,11 +19,12 @@ from harness.executors.interface import (
 )
 from harness.executors.placement import Placement, in_priority, place
 from harness.executors.requests import Amounts, Demand, as_packed, is_possible, side_by_side
-from harness.failures import Failures, classify, one_line
-from harness.lease import surely_lives
-from harness.plan import Stage
-from harness.stopping import StopRequest
-from harness.store import Store
+from harness.plan.cost import critical_paths
+from harness.plan.plan import Stage
+from harness.storage.artifacts import Store
+from harness.storage.checkpoints import newest_step
+from harness.storage.lease import surely_lives
+from harness.storage.stop_requests import StopRequest
 
 POLL_S = 0.5
 """Seconds between two looks at the queue where nothing ends."""

@@ -15,7 +15,6 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from harness.configuration import ConfigError
 from harness.executors.ray_environment import (
     free_shared_memory,
     object_store,
@@ -23,6 +22,7 @@ from harness.executors.ray_environment import (
     running_cluster,
     temporary_folder,
 )
+from harness.schema.reading import ConfigError
 
 ACCEPT_S = 5.0
 """Seconds that a cluster has to accept a connection."""

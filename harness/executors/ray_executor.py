@@ -3,15 +3,15 @@
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from harness.execution import Outcome
+from harness.config.resources import Resources
+from harness.execution.stage_run import Outcome
 from harness.executors.interface import Feed, Listener, fixed
 from harness.executors.queue import Queue
 from harness.executors.ray_connection import Say, connected
 from harness.executors.ray_machines import RayMachines
 from harness.executors.requests import Amounts, Demand, demand_of, is_possible, refusal
-from harness.plan import Stage
-from harness.resources import Resources
-from harness.stopping import StopRequest
+from harness.plan.plan import Stage
+from harness.storage.stop_requests import StopRequest
 
 
 def _silent(text: str) -> None:

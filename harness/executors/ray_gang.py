@@ -1,8 +1,8 @@
 """Stages of several workers: Ray Train starts them, and they join into one process group.
 
-They join by `harness.world.join`, not by Ray Train, whose rendezvous listens on every interface.
-Workers on a Ray of our own meet at a file and speak over the loopback interface; those of a cluster
-meet at a port of the first one's machine.
+They join by `harness.machine.world.join`, not by Ray Train, whose rendezvous listens on every
+interface. Workers on a Ray of our own meet at a file and speak over the loopback interface; those
+of a cluster meet at a port of the first one's machine.
 
 Ray Train's own retries and checkpoints are off: a gang that lost a worker ends, and the queue
 starts it again on machines that live, where it resumes from the checkpoint in the store. So there
@@ -24,12 +24,12 @@ from typing import Any
 import torch
 from ray.util import get_node_ip_address
 
-from harness.execution import Outcome, run_stage
-from harness.failures import FailureKind, classify, most_telling, one_line
-from harness.leftovers import GANGS, KEY_DIGITS
-from harness.plan import Stage
-from harness.resources import Resources
-from harness.world import join
+from harness.config.resources import Resources
+from harness.execution.failures import FailureKind, classify, most_telling, one_line
+from harness.execution.stage_run import Outcome, run_stage
+from harness.machine.world import join
+from harness.plan.plan import Stage
+from harness.storage.leftovers import GANGS, KEY_DIGITS
 
 SETTINGS = {
     # A lost worker is noticed within this many seconds.

@@ -16,14 +16,14 @@ from ray.autoscaler import sdk
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from harness.execution import Outcome, run_stage
+from harness.config.resources import Resources
+from harness.execution.stage_run import Outcome, run_stage
 from harness.executors.placement import Placement
 from harness.executors.ray_gang import Gang, run_gang
 from harness.executors.ray_head import Head
 from harness.executors.requests import Amounts, Demand
-from harness.plan import Stage
-from harness.resources import Resources
-from harness.stopping import StopRequest
+from harness.plan.plan import Stage
+from harness.storage.stop_requests import StopRequest
 
 QUIET_S = 2.0
 """Ray's own count of what is taken lags behind; it is read this long after the last change."""

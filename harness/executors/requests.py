@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import floor
 
-from harness.configuration import ConfigError
+from harness.config.resources import Resources
 from harness.executors.interface import Capacity
-from harness.resources import Resources
+from harness.schema.reading import ConfigError
 
 SLACK = 1e-6
 """Fractions of a GPU don't add up to exactly one."""

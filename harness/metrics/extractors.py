@@ -19,9 +19,9 @@ from torch import Tensor
 
 from harness.data.missing import MissingItem
 from harness.data.pixel_range import to_model_range
-from harness.durable import file_sha256
-from harness.keys import NO_KEY
 from harness.metrics.inception_network import InceptionNetwork
+from harness.schema.keys import NO_KEY
+from harness.storage.durable import file_sha256
 from models.foundation import EncoderOutputs
 
 INCEPTION_SHA256 = "6726825d"

@@ -1,7 +1,7 @@
 """What latents look like before any generator has seen them: spectrum and linear probe.
 
 Cheap numbers that may foretell how well a generator will do; the analysis shows each beside gFID
-with its rank correlation. How evenly latents fill their space is `analysis.uniformity`.
+with its rank correlation. How evenly latents fill their space is `harness.metrics.uniformity`.
 """
 
 import torch

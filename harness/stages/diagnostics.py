@@ -10,16 +10,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from analysis.uniformity import UniformityConfig, measure_uniformity
+from harness.config.trial import Crop, DataConfig, LatentDiagnostics, Trial, published
 from harness.data import open_dataset
 from harness.data.dataset import ImageDataset, batches, spread
+from harness.data.latents.training_set import LatentSet
 from harness.data.pixel_range import to_model_range
-from harness.latent_set import LatentSet
+from harness.machine.random_streams import derive_seed
 from harness.metrics.latent_diagnostics import linear_probe_accuracy, spectrum_high_share
-from harness.random_streams import derive_seed
-from harness.stages.context import StageContext
-from harness.stages.tokenizer import AnyAutoencoder, load_tokenizer
-from harness.trial import Crop, DataConfig, LatentDiagnostics, Trial, published
+from harness.metrics.uniformity import UniformityConfig, measure_uniformity
+from harness.stages.running.context import StageContext
+from harness.stages.tokenizer.stage import AnyAutoencoder, load_tokenizer
 
 VERSION = 1
 """Raised by hand when the numbers that this stage makes change."""

@@ -10,11 +10,15 @@ import torch
 from pydantic import TypeAdapter
 from torch.nn import functional
 
+from harness.config.training import autocast, backward, end_step, optimizer_settings, start_step
+from harness.config.trial import DataConfig, InDomainEncoder
 from harness.data import open_dataset
 from harness.data.dataset import ImageDataset, Split, batches, left_out
 from harness.data.pixel_range import to_model_range
 from harness.data.stream import BatchStream
-from harness.gradients import GradientSum
+from harness.machine.gradients import GradientSum
+from harness.machine.random_streams import derive_seed
+from harness.machine.world import World
 from harness.metrics.classification import labels_met
 from harness.metrics.extractors import (
     EncoderExtractor,
@@ -24,12 +28,8 @@ from harness.metrics.extractors import (
     InceptionExtractor,
 )
 from harness.metrics.image_mean import ImageMean
-from harness.random_streams import derive_seed
-from harness.stages.context import StageContext
-from harness.store import Artifact, write_tensors
-from harness.training import autocast, backward, end_step, optimizer_settings, start_step
-from harness.trial import DataConfig, InDomainEncoder
-from harness.world import World
+from harness.stages.running.context import StageContext
+from harness.storage.artifacts import Artifact, write_tensors
 from models.batch_part import slices_of
 from models.foundation import FeatureEncoder, TimmEncoderConfig
 

@@ -8,25 +8,25 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
+from harness.config.training import Precision, arithmetic
+from harness.config.trial import AutoGuidanceWith, Guidance, Trial
 from harness.data.dataset import CONTENT
 from harness.data.pixel_range import to_uint8
-from harness.image_grids import save_grid
-from harness.keys import KEY_UNLESS_DEFAULT
+from harness.machine.random_streams import derive_seed, generator_for
 from harness.metrics.extractors import ExtractionConfig
 from harness.metrics.frechet import self_test
 from harness.metrics.sample_scores import SampleScores
 from harness.metrics.statistics_files import write_statistics
-from harness.random_streams import derive_seed, generator_for
-from harness.stages.context import StageContext
+from harness.schema.keys import KEY_UNLESS_DEFAULT
 from harness.stages.encoder import load_extractor
-from harness.stages.generator import load_generator
-from harness.stages.kept_samples import KeptSamples
+from harness.stages.generator.stage import load_generator
 from harness.stages.reference import load_reference
-from harness.stages.rounds import Rounds
-from harness.stages.tokenizer import AnyAutoencoder, load_tokenizer
-from harness.store import Artifact
-from harness.training import Precision, arithmetic
-from harness.trial import AutoGuidanceWith, Guidance, Trial
+from harness.stages.running.context import StageContext
+from harness.stages.running.image_grids import save_grid
+from harness.stages.running.kept_samples import KeptSamples
+from harness.stages.running.rounds import Rounds
+from harness.stages.tokenizer.stage import AnyAutoencoder, load_tokenizer
+from harness.storage.artifacts import Artifact
 from models.batch_part import slices_of
 from models.guidance import guided_velocity
 from models.lightningdit import LightningDiT

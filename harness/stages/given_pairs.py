@@ -6,19 +6,19 @@ from typing import Any
 
 import torch
 
+from harness.config.trial import PerceptualMetric
+from harness.config.weights import describe_lpips, load_perceptual
 from harness.data.image_sets import ImageSet
 from harness.data.pixel_range import to_model_range
-from harness.image_grids import save_pairs
-from harness.keys import KEY_UNLESS_DEFAULT, NO_KEY
 from harness.metrics.extractors import ExtractionConfig
 from harness.metrics.frechet import self_test
 from harness.metrics.reconstruction_scores import ReconstructionScores
-from harness.stages.context import StageContext
+from harness.schema.keys import KEY_UNLESS_DEFAULT, NO_KEY
 from harness.stages.encoder import load_extractor
 from harness.stages.given_samples import AnyImages, open_as_planned, require_resolution
-from harness.stages.rounds import Rounds
-from harness.stages.weights import describe_lpips, load_perceptual
-from harness.trial import PerceptualMetric
+from harness.stages.running.context import StageContext
+from harness.stages.running.image_grids import save_pairs
+from harness.stages.running.rounds import Rounds
 from models.batch_part import slices_of
 
 VERSION = 1

@@ -10,16 +10,16 @@ from pydantic import Field
 from torch import Tensor
 
 from harness.data.image_sets import ImageSet, ImageSetConfig, open_image_set
-from harness.image_grids import save_grid
-from harness.keys import KEY_UNLESS_DEFAULT, NO_KEY
 from harness.metrics.extractors import ExtractionConfig
 from harness.metrics.frechet import self_test
 from harness.metrics.sample_scores import SampleScores
 from harness.metrics.statistics_files import write_statistics
-from harness.stages.context import StageContext
+from harness.schema.keys import KEY_UNLESS_DEFAULT, NO_KEY
 from harness.stages.encoder import load_extractor
 from harness.stages.reference import load_reference
-from harness.stages.rounds import Rounds
+from harness.stages.running.context import StageContext
+from harness.stages.running.image_grids import save_grid
+from harness.stages.running.rounds import Rounds
 from models.batch_part import slices_of
 
 VERSION = 1

@@ -13,17 +13,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from harness.config.trial import DataConfig, LatentsConfig, Trial, published
 from harness.data import open_dataset
 from harness.data.dataset import ImageDataset, batches, describe_content, take
+from harness.data.latents.folder import LatentFolder, Statistics, fingerprint, link_shards
+from harness.data.latents.shards import VIEWS, LatentShards, planes_of
 from harness.data.pixel_range import to_model_range
-from harness.keys import KEY_UNLESS_DEFAULT, to_plain
-from harness.latent_folder import LatentFolder, Statistics, fingerprint, link_shards
-from harness.latent_shards import VIEWS, LatentShards, planes_of
-from harness.random_streams import derive_seed, generator_for
-from harness.stages.context import StageContext
-from harness.stages.tokenizer import AnyAutoencoder, load_tokenizer
-from harness.store import Artifact, write_tensors
-from harness.trial import DataConfig, LatentsConfig, Trial, published
+from harness.machine.random_streams import derive_seed, generator_for
+from harness.schema.keys import KEY_UNLESS_DEFAULT, to_plain
+from harness.stages.running.context import StageContext
+from harness.stages.tokenizer.stage import AnyAutoencoder, load_tokenizer
+from harness.storage.artifacts import Artifact, write_tensors
 from models.batch_part import slices_of
 from models.latent import LatentLayout
 from models.posterior import PointPosterior, Posterior, join

@@ -6,21 +6,21 @@ from typing import Any, Literal
 
 import torch
 
+from harness.config.trial import Crop, DataConfig, PerceptualMetric, Trial, published
+from harness.config.weights import describe_lpips, load_perceptual
 from harness.data import open_dataset
 from harness.data.dataset import left_out, take
 from harness.data.pixel_range import to_model_range, to_uint8
-from harness.image_grids import save_pairs
-from harness.keys import KEY_UNLESS_DEFAULT
+from harness.machine.random_streams import generator_for
 from harness.metrics.extractors import ExtractionConfig
 from harness.metrics.frechet import self_test
 from harness.metrics.reconstruction_scores import ReconstructionScores
-from harness.random_streams import generator_for
-from harness.stages.context import StageContext
+from harness.schema.keys import KEY_UNLESS_DEFAULT
 from harness.stages.encoder import load_extractor
-from harness.stages.rounds import Rounds
-from harness.stages.tokenizer import load_tokenizer
-from harness.stages.weights import describe_lpips, load_perceptual
-from harness.trial import Crop, DataConfig, PerceptualMetric, Trial, published
+from harness.stages.running.context import StageContext
+from harness.stages.running.image_grids import save_pairs
+from harness.stages.running.rounds import Rounds
+from harness.stages.tokenizer.stage import load_tokenizer
 from models.batch_part import slices_of
 from models.posterior import join
 

@@ -15,22 +15,22 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from harness.configuration import ConfigError
+from harness.config.reference import ReferenceImages, ReferenceSource, StatisticsFile, TrainingSplit
+from harness.config.trial import Crop, DataConfig, Trial, published
+from harness.config.weights import check_file, describe_file
 from harness.data import open_dataset
 from harness.data.dataset import describe_content, spread, take
 from harness.data.image_sets import open_image_set
-from harness.keys import KEY_UNLESS_DEFAULT
 from harness.metrics.extractors import ExtractionConfig, FeatureExtractor
 from harness.metrics.frechet import FeatureStatistics
 from harness.metrics.sample_scores import Reference
 from harness.metrics.statistics_files import read_statistics
-from harness.reference_source import ReferenceImages, ReferenceSource, StatisticsFile, TrainingSplit
-from harness.stages.context import StageContext
+from harness.schema.keys import KEY_UNLESS_DEFAULT
+from harness.schema.reading import ConfigError
 from harness.stages.encoder import load_extractor
-from harness.stages.rounds import Rounds
-from harness.stages.weights import check_file, describe_file
-from harness.store import Artifact, write_tensors
-from harness.trial import Crop, DataConfig, Trial, published
+from harness.stages.running.context import StageContext
+from harness.stages.running.rounds import Rounds
+from harness.storage.artifacts import Artifact, write_tensors
 from models.batch_part import slices_of
 
 VERSION = 2

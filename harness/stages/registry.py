@@ -8,15 +8,15 @@ from harness.stages import (
     diagnostics,
     encoder,
     generation,
-    generator,
     given_pairs,
     given_samples,
     latents,
     reconstruction,
     reference,
-    tokenizer,
 )
-from harness.stages.context import StageContext
+from harness.stages.generator import stage as generator
+from harness.stages.running.context import StageContext
+from harness.stages.tokenizer import stage as tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from harness.configuration import ConfigError, nearest
-from harness.table import COLUMNS
+from harness.results.rows import COLUMNS
+from harness.schema.reading import ConfigError, nearest
 
 HIGHER_IS_BETTER = {
     "psnr",
@@ -191,6 +191,6 @@ def _check_column(column: str, path: str) -> None:
     if column not in numbers:
         raise ConfigError(
             f"must be a column of numbers of the table, but got {column!r}"
-            f"{nearest(column, numbers)} (columns: harness/table.py)",
+            f"{nearest(column, numbers)} (columns: harness/results/rows.py)",
             path=path,
         )

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.tuning import (
+from analysis.tuning.trials import (
     DECIDED_AT,
     Recommendation,
     Repeated,
@@ -19,13 +19,13 @@ from analysis.tuning import (
     recommend,
     setting_name,
 )
-from harness.description import columns
-from harness.durable import write_json
-from harness.execution import Outcome
-from harness.keys import to_plain
-from harness.plan import make_plan
-from harness.results import write_csv, write_tables, write_yaml
-from harness.store import Store
+from harness.execution.stage_run import Outcome
+from harness.plan.plan import make_plan
+from harness.reporting.texts import columns
+from harness.results.folder import write_csv, write_tables, write_yaml
+from harness.schema.keys import to_plain
+from harness.storage.artifacts import Store
+from harness.storage.durable import write_json
 from harness.tuning.importance import importances
 from harness.tuning.search import judged_row, recorded_outcomes
 from harness.tuning.space import Axes

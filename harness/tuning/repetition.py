@@ -9,12 +9,12 @@ from typing import Literal
 
 import pandas as pd
 
-from harness.command import EXIT_INTERRUPTED, EXIT_WRONG_REQUEST
-from harness.configuration import ConfigError
-from harness.keys import to_plain
-from harness.results import write_csv, write_yaml
+from harness.commands.running import EXIT_INTERRUPTED, EXIT_WRONG_REQUEST
+from harness.config.sweep import load_sweep
+from harness.results.folder import write_csv, write_yaml
 from harness.run import main as run_sweep
-from harness.sweep import load_sweep
+from harness.schema.keys import to_plain
+from harness.schema.reading import ConfigError
 from harness.tuning.space import Axes
 from harness.tuning.tune_file import Tuning
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.execution import Outcome
-from harness.execution import Status as RowStatus
-from harness.plan import Plan, PlannedRow, Stage, make_plan, stages_to_run, with_inputs
-from harness.store import Store
-from harness.sweep import Point
-from harness.table import make_row, write_row
+from harness.config.sweep import Point
+from harness.execution.stage_run import Outcome
+from harness.execution.stage_run import Status as RowStatus
+from harness.plan.plan import Plan, PlannedRow, Stage, make_plan, stages_to_run, with_inputs
+from harness.results.rows import make_row, write_row
+from harness.storage.artifacts import Store
 from harness.tuning.goals import Verdict, judge
 from harness.tuning.study import Asked, Told, TuningStudy
 from harness.tuning.tune_file import Tuning

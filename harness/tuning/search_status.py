@@ -3,11 +3,11 @@
 from collections import Counter
 from pathlib import Path
 
-from harness.keys import to_plain
-from harness.lease import is_held
-from harness.plan import Plan, make_plan
-from harness.results import write_yaml
-from harness.sweep_status import Trials
+from harness.plan.plan import Plan, make_plan
+from harness.reporting.status import Trials
+from harness.results.folder import write_yaml
+from harness.schema.keys import to_plain
+from harness.storage.lease import is_held
 from harness.tuning.study import LEASE, Told, read_told
 from harness.tuning.tune_file import Tuning, load_tune
 

@@ -15,8 +15,8 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from harness.configuration import ConfigError, nearest, validate
-from harness.trial import Trial
+from harness.config.trial import Trial
+from harness.schema.reading import ConfigError, nearest, validate
 
 Axes = dict[str, Any]
 """Axis (a preset's name or a dotted path of the trial) -> value."""

@@ -29,9 +29,9 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from harness.configuration import ConfigError
-from harness.keys import content_hash, to_plain
-from harness.sweep import Point
+from harness.config.sweep import Point
+from harness.schema.keys import content_hash, to_plain
+from harness.schema.reading import ConfigError
 from harness.tuning.goals import Verdict
 from harness.tuning.space import Axes
 from harness.tuning.tune_file import SamplerChoice, Tuning

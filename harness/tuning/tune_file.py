@@ -6,10 +6,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from harness.configuration import ConfigError
-from harness.keys import content_hash
-from harness.resources import Resources, check_resources
-from harness.sweep import (
+from harness.config.resources import Resources, check_resources
+from harness.config.sweep import (
     Point,
     Sweep,
     SweepFile,
@@ -19,8 +17,10 @@ from harness.sweep import (
     refuse_ignored,
     set_path,
 )
-from harness.table import DIAGNOSTICS, SAMPLE_METRICS
-from harness.trial import Trial
+from harness.config.trial import Trial
+from harness.results.rows import DIAGNOSTICS, SAMPLE_METRICS
+from harness.schema.keys import content_hash
+from harness.schema.reading import ConfigError
 from harness.tuning.goals import Cap, Goals, Objective
 from harness.tuning.space import Axes, Presets, SearchSpace, parse_space
 

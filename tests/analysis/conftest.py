@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from analysis.table import REQUIRED_COLUMNS, SEED_COLUMNS, load_table
+from analysis.table.reading import REQUIRED_COLUMNS, SEED_COLUMNS, load_table
 
 MakeRow = Callable[..., dict[str, Any]]
 Load = Callable[[list[dict[str, Any]]], pd.DataFrame]

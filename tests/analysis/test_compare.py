@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 
 from analysis.compare import compare_tables, describe_comparison, main
-from analysis.table import check_table
+from analysis.table.reading import check_table
 
 
 def _table(rows):

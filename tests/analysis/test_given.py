@@ -3,10 +3,10 @@
 import pandas as pd
 import pytest
 
-from analysis.cells import average_group, compute_cells
+from analysis.cells.cells import average_group, compute_cells
 from analysis.report import write_report
-from analysis.summary import summarize
-from analysis.table import check_table
+from analysis.table.reading import check_table
+from analysis.words.summary import summarize
 
 UNKNOWN = dict.fromkeys(("latent_dim", "alignment", "generator_size", "patch_size", "downsample"))
 

@@ -4,20 +4,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.cells import compute_cells
+from analysis.cells.cells import compute_cells
 from analysis.compare import compare_tables, describe_comparison
-from analysis.convergence import compute_convergence
-from analysis.curves import CURVE_COLUMNS, compute_curves
-from analysis.diagnostics import compute_diagnostics
-from analysis.dilemma import compute_dilemma
-from analysis.dilemma_slope import compute_dilemma_slopes
-from analysis.frontier import compute_frontier
-from analysis.gain import compute_gains
-from analysis.guidance import compute_guidance
-from analysis.scaling import compute_scaling
-from analysis.summary import summarize
-from analysis.table import REQUIRED_COLUMNS, check_table
-from analysis.tables import compute_result_table, format_csv, format_latex, format_markdown
+from analysis.figures.convergence import compute_convergence
+from analysis.figures.curves import CURVE_COLUMNS, compute_curves
+from analysis.figures.diagnostics import compute_diagnostics
+from analysis.figures.dilemma import compute_dilemma
+from analysis.figures.frontier import compute_frontier
+from analysis.figures.guidance import compute_guidance
+from analysis.figures.scaling import compute_scaling
+from analysis.statistics.dilemma_slope import compute_dilemma_slopes
+from analysis.statistics.gain import compute_gains
+from analysis.table.reading import REQUIRED_COLUMNS, check_table
+from analysis.words.summary import summarize
+from analysis.words.tables import compute_result_table, format_csv, format_latex, format_markdown
 
 
 def _write_table(table):

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.grids import index_grids, write_grids_page
+from analysis.page.grids import index_grids, write_grids_page
 from analysis.report import main, write_figures, write_report
-from analysis.table import REQUIRED_COLUMNS
+from analysis.table.reading import REQUIRED_COLUMNS
 
 FIGURES = {
     f"{name}.{suffix}"

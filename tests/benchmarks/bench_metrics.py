@@ -32,7 +32,6 @@ from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
-from harness.durable import file_sha256
 from harness.metrics.extractors import ExtractionConfig, InceptionConfig, InceptionExtractor
 from harness.metrics.extrapolation import ChunkedStatistics
 from harness.metrics.feature_bank import FeatureBank
@@ -40,6 +39,7 @@ from harness.metrics.frechet import FeatureStatistics, frechet_distance
 from harness.metrics.inception_score import InceptionScore, splits_shuffled
 from harness.metrics.kernel_distance import kernel_distance
 from harness.metrics.precision_recall import precision_recall
+from harness.storage.durable import file_sha256
 
 WIDTH = 2048
 NUM_LARGE = 50_000

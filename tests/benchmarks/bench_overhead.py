@@ -48,7 +48,7 @@ def _imports() -> dict[str, float]:
     """CPU seconds of importing what a worker needs, and torch alone."""
     code = "import time, {0}; print(time.process_time())"
     rows = {}
-    for name in ("torch", "harness.execution", "harness.run"):
+    for name in ("torch", "harness.execution.stage_run", "harness.run"):
         done = subprocess.run(
             [sys.executable, "-c", code.format(name)], capture_output=True, text=True, check=True
         )
@@ -60,10 +60,10 @@ def _stages(folder: Path, count: int, seconds: float) -> dict[str, float]:
     import napping
     import ray
 
+    from harness.config.resources import Resources
     from harness.executors import StageEvent
     from harness.executors.ray_executor import RayExecutor
-    from harness.resources import Resources
-    from harness.store import Store
+    from harness.storage.artifacts import Store
 
     submitted: dict[str, float] = {}
     ended: dict[str, float] = {}

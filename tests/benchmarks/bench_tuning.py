@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.tuning import compute_hypervolumes, load_trials, reference_point
+from analysis.tuning.trials import compute_hypervolumes, load_trials, reference_point
 from harness.tune import main as tune
 
 EVERY = 3

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from harness import cost
-from harness.plan import Stage
+from harness.plan import cost
+from harness.plan.plan import Stage
 from harness.stages import registry
-from harness.stages.context import StageContext
+from harness.stages.running.context import StageContext
 
 KIND = "nap"
 

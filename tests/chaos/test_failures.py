@@ -18,7 +18,7 @@ from chaos_sweeps import SMALL, give_sweeps, long_only, run_undisturbed
 from PIL import Image
 from safetensors.torch import load_file
 
-from harness.failures import RETRIES
+from harness.execution.failures import RETRIES
 
 NO_CHECKPOINTS = ["--set", "resources.default={checkpoint_every_s: 600}"]
 """So that a stage never gets on between two kills."""

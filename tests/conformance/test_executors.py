@@ -10,19 +10,19 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from harness.configuration import ConfigError
+from harness.config.resources import STAGE_KINDS, Resources
+from harness.config.training import TrainingConfig
+from harness.config.trial import InDomainEncoder
 from harness.data.digits import DigitsConfig
-from harness.data.image_folder import ImageFolderConfig
-from harness.execution import Outcome
+from harness.data.photographs.image_folder import ImageFolderConfig
+from harness.execution.stage_run import Outcome
 from harness.executors import Executor, StageEvent
 from harness.executors.inline import InlineExecutor
-from harness.plan import Stage
-from harness.resources import STAGE_KINDS, Resources
+from harness.plan.plan import Stage
+from harness.schema.reading import ConfigError
 from harness.stages.encoder import EncoderStage
 from harness.stages.reference import ReferenceStage
-from harness.store import Store
-from harness.training import TrainingConfig
-from harness.trial import InDomainEncoder
+from harness.storage.artifacts import Store
 
 SMALL = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
 RESOURCES = {kind: Resources() for kind in STAGE_KINDS}

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from harness.configuration import validate
-from harness.stages.generator import GeneratorStage
+from harness.schema.reading import validate
+from harness.stages.generator.stage import GeneratorStage
 from models.flow import flow_loss, flow_total, interpolate, sample_time, velocity_target
 from models.sampler import SamplerConfig, sample
 

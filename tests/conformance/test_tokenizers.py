@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from harness.configuration import validate
-from harness.trial import TokenizerConfig
+from harness.config.trial import TokenizerConfig
+from harness.schema.reading import validate
 from models.autoencoder import Autoencoder
 from models.tokenizer_loss import TokenizerLoss
 

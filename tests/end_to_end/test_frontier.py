@@ -10,9 +10,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis.table import REQUIRED_COLUMNS
+from analysis.table.reading import REQUIRED_COLUMNS
+from harness.results.rows import COLUMNS
 from harness.run import main
-from harness.table import COLUMNS
 
 ROOT = Path(__file__).parents[2]
 CUT = (
@@ -136,7 +136,7 @@ def test_the_same_command_again_executes_nothing_and_starts_no_executor(
     folders, again, monkeypatch
 ):
     monkeypatch.setattr(
-        "harness.command.make_executor", lambda *_: pytest.fail("an executor was made")
+        "harness.commands.running.make_executor", lambda *_: pytest.fail("an executor was made")
     )
     before = table(folders["ray"])
     assert "executed 0 stages, reused 19" in again("ray")

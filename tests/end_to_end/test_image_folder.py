@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from harness.run import main
-from harness.store import Store
+from harness.storage.artifacts import Store
 
 SWEEP = """
 name: folder

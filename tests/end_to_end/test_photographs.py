@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from harness.config.sweep import load_sweep
 from harness.run import main
-from harness.sweep import load_sweep
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
 NAMES = ("stripes", "bars", "slants", "dots")

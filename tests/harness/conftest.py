@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
+from harness.config.sweep import Sweep, load_sweep
 from harness.run import main
-from harness.sweep import Sweep, load_sweep
 
 Tree = dict[str, Any]
 

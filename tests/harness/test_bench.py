@@ -17,8 +17,8 @@ from harness.benchmarks.latents import enlarged, size_of
 from harness.benchmarks.rows import Row, against, as_text, measured, quartiles
 from harness.benchmarks.turns import FEWEST, Taken, Times, repeated, take_turns
 from harness.benchmarks.variants import BF16, FUSED, PLAIN, ladder
-from harness.latent_set import LatentSet
-from harness.store import Store, write_tensors
+from harness.data.latents.training_set import LatentSet
+from harness.storage.artifacts import Store, write_tensors
 from models.lightningdit import LightningDiT
 
 CPU = torch.device("cpu")

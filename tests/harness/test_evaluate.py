@@ -13,8 +13,8 @@ from PIL import Image
 from analysis.report import write_figures
 from harness.data import open_dataset
 from harness.evaluate import main
-from harness.plan import make_plan
-from harness.store import Store
+from harness.plan.plan import make_plan
+from harness.storage.artifacts import Store
 
 from .conftest import Ended
 

@@ -7,10 +7,10 @@ import pandas as pd
 import pyarrow.parquet as pq
 import yaml
 
-from harness.execution import Outcome
+from harness.execution.stage_run import Outcome
 from harness.executors import StageEvent
 from harness.executors.inline import InlineExecutor
-from harness.table import COLUMNS
+from harness.results.rows import COLUMNS
 
 
 def test_a_small_sweep_runs_and_repeats_nothing(command, write, tree):

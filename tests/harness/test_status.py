@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from harness.plan import make_plan
+from harness.config.sweep import load_sweep
+from harness.plan.plan import make_plan
 from harness.stages import registry
-from harness.stages.context import StageContext
+from harness.stages.running.context import StageContext
 from harness.status import EXIT_UNFINISHED, main
-from harness.store import Store
-from harness.sweep import load_sweep
+from harness.storage.artifacts import Store
 
 ROOT = Path(__file__).parents[2]
 
@@ -104,7 +104,7 @@ def test_what_another_process_runs_is_shown_while_it_runs(command, write, tree, 
 def test_an_error_of_an_attempt_before_the_one_that_was_killed_is_no_failure(
     load, tmp_path
 ) -> None:
-    from harness.sweep_status import stage_states
+    from harness.reporting.status import stage_states
 
     plan, store = make_plan(load()), Store(tmp_path)
     stage = plan.stages[0]

@@ -16,7 +16,7 @@ from harness.data.prefetch import ahead
 from harness.data.shuffle import BlockShuffle
 from harness.data.stream import BatchStream
 
-from .photograph_files import KINDS, write_kind
+from .photographs.photograph_files import KINDS, write_kind
 
 SPLITS = ("train", "eval")
 

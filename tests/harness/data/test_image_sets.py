@@ -10,7 +10,6 @@ import pytest
 import torch
 from PIL import Image
 
-from harness.configuration import validate
 from harness.data import DigitsConfig, open_dataset
 from harness.data.image_sets import (
     DatasetImages,
@@ -21,6 +20,7 @@ from harness.data.image_sets import (
     open_image_set,
 )
 from harness.data.pipelines import square_pixels
+from harness.schema.reading import validate
 
 PIXELS = np.random.default_rng(0).integers(0, 256, size=(5, 8, 10, 3), dtype=np.uint8)
 

@@ -7,16 +7,16 @@ from collections.abc import Callable
 
 import pytest
 
-from harness import failures
-from harness.execution import Outcome
+from harness.execution import failures
+from harness.execution.stage_run import Outcome
 from harness.executors import queue
 from harness.executors.interface import fixed
 from harness.executors.queue import Queue
 from harness.executors.requests import Demand
-from harness.plan import Stage
+from harness.plan.plan import Stage
 from harness.stages.encoder import EncoderStage
-from harness.stopping import StopRequest
-from harness.store import Store
+from harness.storage.artifacts import Store
+from harness.storage.stop_requests import StopRequest
 from models.foundation import TimmEncoderConfig
 
 GPU = Demand(each={"CPU": 1.0, "GPU": 1.0})

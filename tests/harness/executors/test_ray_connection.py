@@ -11,9 +11,9 @@ from socket import create_server
 
 import pytest
 
-from harness.configuration import ConfigError
 from harness.executors import ray_connection, ray_environment
 from harness.executors.ray_connection import connected
+from harness.schema.reading import ConfigError
 
 ROOT = Path(__file__).parents[3]
 

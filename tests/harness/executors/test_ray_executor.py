@@ -4,11 +4,11 @@ import argparse
 
 import pytest
 
-from harness.configuration import ConfigError
+from harness.commands.options import add_options, check_options
+from harness.config.resources import Resources
 from harness.executors.ray_executor import refuse_impossible
 from harness.executors.requests import demand_of
-from harness.options import add_options, check_options
-from harness.resources import Resources
+from harness.schema.reading import ConfigError
 
 
 def refusal(*, shared: bool) -> str:

@@ -36,7 +36,7 @@ def test_an_interface_that_the_user_names_is_kept(no_interface, monkeypatch):
 
 RANK = """
 import sys
-from harness.world import join
+from harness.machine.world import join
 rank, size, rendezvous = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 with join(rank, size, rendezvous, patience_s=60.0) as world:
     print(world.gather(rank))

@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
+from harness.config.resources import STAGE_KINDS, Resources
+from harness.config.training import TrainingConfig
+from harness.config.trial import InDomainEncoder
 from harness.data.digits import DigitsConfig
 from harness.executors.inline import InlineExecutor
 from harness.executors.ray_executor import RayExecutor
-from harness.plan import Stage
-from harness.resources import STAGE_KINDS, Resources
+from harness.plan.plan import Stage
 from harness.stages.encoder import EncoderStage
-from harness.store import Store
-from harness.training import TrainingConfig
-from harness.trial import InDomainEncoder
+from harness.storage.artifacts import Store
 
 ROOT = Path(__file__).parents[3]
 SMALL = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}

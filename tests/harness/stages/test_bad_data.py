@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from harness.execution import run_stage
-from harness.plan import Stage, make_plan
-from harness.resources import Resources
+from harness.config.resources import Resources
+from harness.execution.stage_run import run_stage
+from harness.plan.plan import Stage, make_plan
 from harness.stages.generation import _check_same_images
-from harness.store import Artifact, Store
+from harness.storage.artifacts import Artifact, Store
 
-from ..data.photograph_files import SPLITS, photographs, write_kind
+from ..data.photographs.photograph_files import SPLITS, photographs, write_kind
 
 
 def _encoder(load, root: Path, limit: int) -> Stage:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from harness.plan import make_plan
-from harness.table import DIAGNOSTICS
+from harness.plan.plan import make_plan
+from harness.results.rows import DIAGNOSTICS
 
 ASKED = "evaluation.diagnostics={kind: latents, num_images: 300, num_vectors: 100}"
 

@@ -9,14 +9,14 @@ import torch_fidelity.feature_extractor_inceptionv3 as inception
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from harness.durable import file_sha256
-from harness.execution import run_stage
+from harness.config.resources import Resources
+from harness.execution.stage_run import run_stage
 from harness.metrics.extractors import ExtractionConfig, InceptionConfig, InceptionExtractor
-from harness.plan import Stage, make_plan
-from harness.resources import Resources
-from harness.stages import context
+from harness.plan.plan import Stage, make_plan
 from harness.stages.encoder import EncoderStage, extractor_identity, load_extractor
-from harness.store import Store, Work
+from harness.stages.running import context
+from harness.storage.artifacts import Store, Work
+from harness.storage.durable import file_sha256
 
 
 @pytest.fixture(scope="module")

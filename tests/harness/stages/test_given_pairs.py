@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from harness.config.resources import Resources
+from harness.config.trial import LPIPSMetric
 from harness.data.image_sets import FolderImages, NpzImages, open_image_set
-from harness.execution import Outcome, run_stage
-from harness.plan import Stage, encoder_stage
-from harness.resources import Resources
+from harness.execution.stage_run import Outcome, run_stage
+from harness.plan.plan import Stage, encoder_stage
 from harness.stages.given_pairs import GivenPairsStage, check_pairs
-from harness.store import Store
-from harness.trial import LPIPSMetric
+from harness.storage.artifacts import Store
 
 PIXELS = np.random.default_rng(0).integers(0, 256, size=(12, 16, 16, 3), dtype=np.uint8)
 

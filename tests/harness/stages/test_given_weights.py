@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.execution import run_stage
-from harness.plan import make_plan
-from harness.resources import Resources
-from harness.store import Store
+from harness.config.resources import Resources
+from harness.execution.stage_run import run_stage
+from harness.plan.plan import make_plan
+from harness.storage.artifacts import Store
 from models.checkpoint import export_generator, read_checkpoint
 
 

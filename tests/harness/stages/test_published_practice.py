@@ -7,17 +7,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from harness.config.resources import Resources
+from harness.config.sweep import load_sweep
 from harness.data import open_dataset
-from harness.data.image_folder import ImageFolderConfig
+from harness.data.latents.training_set import LatentSet
+from harness.data.photographs.image_folder import ImageFolderConfig
 from harness.data.pixel_range import to_model_range
-from harness.execution import run_stage
-from harness.latent_set import LatentSet
-from harness.plan import Stage, make_plan
-from harness.resources import Resources
+from harness.execution.stage_run import run_stage
+from harness.plan.plan import Stage, make_plan
 from harness.stages.generation import GenerationStage, asked_labels
-from harness.stages.tokenizer import load_tokenizer
-from harness.store import Store
-from harness.sweep import load_sweep
+from harness.stages.tokenizer.stage import load_tokenizer
+from harness.storage.artifacts import Store
 from models.posterior import Posterior
 
 SWEEPS = Path(__file__).parents[3] / "sweeps"

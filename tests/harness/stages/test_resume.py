@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from harness.checkpoints import load_checkpoint
-from harness.execution import run_stage
-from harness.plan import Stage, make_plan
-from harness.resources import Resources
-from harness.stages.context import StageContext
-from harness.store import Store
+from harness.config.resources import Resources
+from harness.execution.stage_run import run_stage
+from harness.plan.plan import Stage, make_plan
+from harness.stages.running.context import StageContext
+from harness.storage.artifacts import Store
+from harness.storage.checkpoints import load_checkpoint
 
 ADVERSARY = "{discriminator: {kind: patchgan, num_layers: 1, base_width: 4, start_step: 3}}"
 SETTINGS = (

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from harness.evaluate import main as evaluate
-from harness.plan import make_plan
-from harness.store import Store
-from harness.table import SAMPLE_METRICS
+from harness.plan.plan import make_plan
+from harness.results.rows import SAMPLE_METRICS
+from harness.storage.artifacts import Store
 
 
 def row() -> dict[str, str]:

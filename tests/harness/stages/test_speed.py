@@ -6,10 +6,10 @@ import shutil
 import pytest
 import torch
 
-from harness.execution import run_stage
-from harness.plan import Stage, make_plan
-from harness.resources import Resources
-from harness.store import Store
+from harness.config.resources import Resources
+from harness.execution.stage_run import run_stage
+from harness.plan.plan import Stage, make_plan
+from harness.storage.artifacts import Store
 from models.autoencoder import Autoencoder
 from models.foundation import FeatureEncoder
 from models.lightningdit import LightningDiT

@@ -81,7 +81,7 @@ def load(write: Callable[[Tree], Path], tree: Tree) -> Callable[..., Tuning]:
 def undrawn(monkeypatch) -> None:
     """Leaves the figures out, which take longer than these trainings."""
     monkeypatch.setattr("harness.tune.write_tuning_figures", lambda results: [])
-    monkeypatch.setattr("harness.results._figures", lambda results: [])
+    monkeypatch.setattr("harness.results.folder._figures", lambda results: [])
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.lease import hold
 from harness.stages import registry
 from harness.status import EXIT_UNFINISHED, main
+from harness.storage.lease import hold
 
 FIRST_TWO = ["--set", "num_trials=2"]
 

@@ -3,7 +3,7 @@
 import optuna
 import pytest
 
-from harness.configuration import ConfigError
+from harness.schema.reading import ConfigError
 
 WEIGHT, MARGIN = "tokenizer.alignment.vf_weight", "tokenizer.alignment.cos_margin"
 

@@ -5,7 +5,7 @@ import random
 import pytest
 from optuna.trial import TrialState
 
-from harness.configuration import ConfigError
+from harness.schema.reading import ConfigError
 from harness.tuning.goals import Goals, Verdict, judge
 from harness.tuning.study import JOURNAL
 

@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 import yaml
 
-from harness.events import read_events
-from harness.lease import hold
+from harness.results.events import read_events
+from harness.results.rows import COLUMNS
 from harness.run import main as run_sweep
 from harness.stages import registry
-from harness.table import COLUMNS
+from harness.storage.lease import hold
 
 RESULTS = Path("results/tuned")
 CHOICE = "evaluation.num_reconstructions"
@@ -27,7 +27,7 @@ def trials(results=RESULTS):
 
 
 def test_every_trial_is_a_row_and_the_outputs_are_there(command, write, tree, monkeypatch):
-    monkeypatch.setattr("harness.results._figures", lambda results: [])
+    monkeypatch.setattr("harness.results.folder._figures", lambda results: [])
     tree["confirmation"] = {"seeds": [1, 2]}
     ended = command(write(tree))
     assert ended.code == 0, ended.err
@@ -303,7 +303,7 @@ def test_figures_that_cannot_be_drawn_stop_nothing(command, write, tree, monkeyp
         raise ValueError("the figures must have a canvas")
 
     monkeypatch.setattr("harness.tune.write_tuning_figures", refuse)
-    monkeypatch.setattr("harness.results._figures", lambda results: [])
+    monkeypatch.setattr("harness.results.folder._figures", lambda results: [])
     ended = command(write({**tree, "num_trials": 2}))
     assert ended.code == 0
     assert "no figures: the figures must have a canvas" in ended.err

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from harness.execution import run_stage
-from harness.plan import Stage, make_plan
-from harness.resources import Resources
+from harness.config.resources import Resources
+from harness.config.sweep import load_sweep
+from harness.execution.stage_run import run_stage
+from harness.plan.plan import Stage, make_plan
 from harness.stages.latents import SHARD_IMAGES
-from harness.store import Artifact, Store
-from harness.sweep import load_sweep
+from harness.storage.artifacts import Artifact, Store
 
 from ..conftest import SMALL_SWEEP
 

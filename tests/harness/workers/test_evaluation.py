@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from harness.execution import run_stage
-from harness.resources import Resources
+from harness.config.resources import Resources
+from harness.execution.stage_run import run_stage
 from harness.stages import latents
 
 from .conftest import EVERY_STEP, Run, largest_difference, log_of, run_workers

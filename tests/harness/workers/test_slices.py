@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from harness import attempts
-from harness.execution import run_stage
-from harness.resources import Resources
+from harness.config.resources import Resources
+from harness.execution import attempts
+from harness.execution.stage_run import run_stage
 from models.autoencoder import Encoder
 from models.lightningdit import LightningDiT
 

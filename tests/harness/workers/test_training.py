@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from harness.store import Artifact, Store
+from harness.storage.artifacts import Artifact, Store
 
 from .conftest import (
     EVERY_STEP,

@@ -17,13 +17,14 @@ from typing import Any
 import pytest
 import torch
 
-from harness.execution import run_stage
-from harness.plan import make_plan
-from harness.resources import Resources
-from harness.stages import generator, latents
-from harness.stages.context import StageContext
-from harness.sweep import load_sweep
-from harness.world import join
+from harness.config.resources import Resources
+from harness.config.sweep import load_sweep
+from harness.execution.stage_run import run_stage
+from harness.machine.world import join
+from harness.plan.plan import make_plan
+from harness.stages import latents
+from harness.stages.generator import stage as generator
+from harness.stages.running.context import StageContext
 
 
 def main(job_path: Path, rank: int) -> None:

@@ -1,0 +1,345 @@
+"""Cells: trials that differ in their seeds alone, as mean, deviation and standard error.
+
+A cell is one alignment × generator size × latent dim at the last snapshot of its trials. Figures
+and words are made from cells; what could not become part of one is kept with its reason.
+
+A repetition, "one seed" in figures and words, is one triple of `SEED_COLUMNS`. Repetitions may
+share a tokenizer; what is measured on the tokenizer alone is then averaged per tokenizer first,
+so that one tokenizer counts once.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from analysis.cells.lines import name_given, name_lines
+from analysis.table.columns import GIVEN, SEED_COLUMNS
+from analysis.table.measures import MEASURES
+from analysis.table.protocols import join_unique, require_one_protocol
+
+METRICS = tuple(MEASURES)
+RECONSTRUCTION_METRICS = tuple(name for name in METRICS if MEASURES[name].of == "tokenizer")
+"""Metrics of the tokenizer alone."""
+CELL_COLUMNS = ("alignment", "generator_size", "latent_dim")
+UNKNOWN = "unknown"
+"""What a setting says of a count that no row has."""
+
+
+GIVEN_ELSEWHERE = (
+    "given images without latent_dim or generator_size: in the tables alone; name both with"
+    " --column to make a point of them"
+)
+"""Why a row of given images is no point."""
+TOKENIZER_ALONE = "a tokenizer alone: no generator, so no generation distance"
+"""Why a row that ends with its tokenizer has no point where generators have some."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What all rows of a figure have in common, as text for titles and footnotes."""
+
+    dataset: str
+    """Name of the data set."""
+    resolution: str
+    """Height and width of the images, pixels."""
+    distance_name: str
+    """Name of both distances: "in-domain Fréchet distance" or "FID"."""
+    extractor: str
+    """Feature network behind the distances."""
+    guidance: str
+    """Label of the guidance setting."""
+    label_policy: str
+    """How class labels of the samples are chosen."""
+    num_images: str
+    """Samples behind each generation distance, count."""
+    num_reconstructions: str
+    """Reconstructions behind each reconstruction distance, count."""
+    generator_images: str
+    """Training images of the generators, count or range of counts."""
+    seeds: str
+    """Seeds per cell, count or range of counts."""
+    tokenizers: str
+    """Tokenizers per cell, count or range of counts; empty where each seed has its own."""
+    selection: str = ""
+    """Which lines are shown where there are more than a figure holds; empty where all are."""
+
+    @property
+    def sizes(self) -> str:
+        """Samples and reconstructions behind the distances in words, what is known of them."""
+        counts = {"samples": self.num_images, "reconstructions": self.num_reconstructions}
+        known = [f"{count} {name}" for name, count in counts.items() if count != UNKNOWN]
+        return ", ".join(known) or "an unknown number of images"
+
+    @property
+    def repetitions(self) -> str:
+        """Seeds per cell in words, with the tokenizers where seeds share them."""
+        words = f"{self.seeds} seed{'' if self.seeds == '1' else 's'}"
+        if not self.tokenizers:
+            return words
+        plural = "" if self.tokenizers == "1" else "s"
+        return f"{words} (reconstruction: {self.tokenizers} tokenizer{plural})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cells:
+    """One table of like protocol, averaged over seeds."""
+
+    rows: pd.DataFrame
+    """The rows used: the table's columns, with the names and `baseline` of `name_lines`."""
+    points: pd.DataFrame
+    """One line a cell: `CELL_COLUMNS`, `baseline`, `counterpart`, `tokenizer_images`,
+    `generator_images`, `generator_params`, `train_flops`, `num_seeds`,
+    `num_tokenizers`, and for each metric its mean, `<metric>_sd` and `<metric>_se` (NaN
+    with one seed; of reconstruction metrics over tokenizers, NaN with one)."""
+    given: pd.DataFrame
+    """Measured rows of given images without a place among the cells, one line each: the columns
+    of `points` but for what is not known, with the row's name as `alignment`."""
+    gaps: pd.DataFrame
+    """Rows left out: `row_id`, `trial_id`, `reason`; those of `given` among them."""
+    setting: Setting
+    """What the rows have in common."""
+
+    @property
+    def has_generation(self) -> bool:
+        """Whether some cell has a generation distance; else they are cells of tokenizers."""
+        return bool(np.isfinite(self.points["gfid"]).any())
+
+    def lines(self) -> list[tuple[str, str, pd.DataFrame]]:
+        """Lines through the latent dims: (alignment, generator size, its points by latent dim)."""
+        return split_lines(self.points)
+
+
+def compute_cells(table: pd.DataFrame, *, needs: tuple[str, ...]) -> Cells:
+    """Averages the last snapshot of each trial over seeds.
+
+    Args:
+        table: Rows of one protocol and one guidance setting, as from `split_by_protocol`.
+        needs: Metrics (names in `METRICS`) without which a row is left out.
+
+    Returns:
+        The cells; without points where no row has what is needed.
+
+    Raises:
+        ValueError: If protocols are mixed, or a cell holds one repetition twice.
+    """
+    require_one_protocol(table)
+    last = _last_snapshots(table)
+    finite = np.isfinite(last[list(needs)].to_numpy(dtype=float)).all(axis=1)
+    bad = last[(last["status"] != "done").to_numpy() | ~finite]
+    omitted = [_reason_to_omit(row, needs) for _, row in bad.iterrows()]
+    reasons = pd.Series(omitted, index=bad.index, dtype=object).reindex(last.index, fill_value="")
+    unplaced = _find_unplaced(last, needs)
+    reasons[unplaced] = GIVEN_ELSEWHERE
+    done = name_lines(last[(last["status"] == "done") & ~unplaced])
+    used = done[reasons[done.index] == ""]
+    late = used.groupby(list(CELL_COLUMNS))["generator_images"].transform("max")
+    early = used["generator_images"] < late
+    reasons.loc[early[early].index] = "an earlier snapshot than the rest of its cell"
+    used = used[~early]
+    require_distinct_repetitions(used)
+    gaps = last.assign(reason=reasons)[["row_id", "trial_id", "reason"]]
+    points = _average(used)
+    return Cells(
+        rows=used.reset_index(drop=True),
+        points=points,
+        given=_describe_given(last[unplaced]),
+        gaps=gaps[gaps["reason"] != ""].reset_index(drop=True),
+        setting=describe_rows(used if len(used) else table, points),
+    )
+
+
+def average_group(rows: pd.DataFrame) -> Cells:
+    """Averages what a group has: generation, or tokenizers alone where no row has generated.
+
+    Args:
+        rows: As `compute_cells`.
+
+    Returns:
+        Cells of rows with a generation distance; where there is none, of those with a
+        reconstruction distance, and why their generators have none among the gaps.
+
+    Raises:
+        ValueError: As `compute_cells`.
+    """
+    cells = compute_cells(rows, needs=("gfid",))
+    if len(cells.points):
+        return cells
+    tokenizers = compute_cells(rows, needs=("rfid",))
+    if tokenizers.points.empty:
+        return cells
+    gaps = pd.concat([cells.gaps[cells.gaps["reason"] != TOKENIZER_ALONE], tokenizers.gaps])
+    return replace(tokenizers, gaps=gaps.drop_duplicates("row_id").reset_index(drop=True))
+
+
+def describe_seeds(row: pd.Series) -> str:
+    """A repetition in words: "seed 0" where its known seeds agree, else each of them."""
+    known = {column: row[column] for column in SEED_COLUMNS if pd.notna(row[column])}
+    if len(set(known.values())) == 1:
+        return f"seed {next(iter(known.values())):g}"
+    words = [f"{column.replace('_', ' ')} {seed:g}" for column, seed in known.items()]
+    return ", ".join(words) or "seed unknown"
+
+
+def split_lines(points: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
+    """Splits points into lines: (alignment, generator size, its points by latent dim)."""
+    groups = points.groupby(["alignment", "generator_size"], sort=False)
+    return [(str(key[0]), str(key[1]), line) for key, line in groups]
+
+
+def _last_snapshots(table: pd.DataFrame) -> pd.DataFrame:
+    """One row a trial; a snapshot without a count is taken for the last, so a failure shows."""
+    ordered = table.sort_values("generator_images", kind="stable", na_position="last")
+    trial = ordered["trial_id"].fillna(ordered["row_id"])
+    return ordered[~trial.duplicated(keep="last")].sort_index()
+
+
+def _reason_to_omit(row: pd.Series, needs: tuple[str, ...]) -> str:
+    if row["status"] != "done":
+        error = row["error"] if isinstance(row["error"], str) else ""
+        first_line = error.strip().splitlines()[0] if error.strip() else "no error was recorded"
+        return f"{row['status']}: {first_line}"
+    for metric in needs:
+        has_generator = row[["generator", "generator_size"]].notna().all()
+        if metric == "gfid" and not has_generator and pd.isna(row["gfid"]):
+            return TOKENIZER_ALONE
+        if not np.isfinite(row[metric]):
+            return f"{metric} is missing or not finite ({row[metric]})"
+    return ""
+
+
+def _find_unplaced(rows: pd.DataFrame, needs: tuple[str, ...]) -> pd.Series:
+    """Given images that nobody can place among the cells: no latent dim, or no generator size."""
+    unknown = rows["latent_dim"].isna()
+    if "gfid" in needs:
+        unknown |= rows["generator_size"].isna() & rows["gfid"].notna()
+    measured = np.isfinite(rows["rfid"]) | np.isfinite(rows["gfid"])
+    return (rows["provenance"] == GIVEN) & (rows["status"] == "done") & measured & unknown
+
+
+def _describe_given(rows: pd.DataFrame) -> pd.DataFrame:
+    names = name_given(rows)
+    names = names.where(~names.duplicated(keep=False), names + " (" + rows["row_id"] + ")")
+    known = rows.assign(
+        alignment=names,
+        generator_size=rows["generator_size"]
+        .astype(object)
+        .where(rows["generator_size"].notna(), "-"),
+    )
+    return average_rows(known, [*CELL_COLUMNS, "row_id"])
+
+
+def require_distinct_repetitions(rows: pd.DataFrame, by: tuple[str, ...] = CELL_COLUMNS) -> None:
+    """Refuses two rows of one group and one triple of seeds.
+
+    Args:
+        rows: Done rows, named by `name_lines`.
+        by: Columns that make a group, `CELL_COLUMNS` among them.
+
+    Raises:
+        ValueError: If there are such rows; the message names them.
+    """
+    columns = [*by, *SEED_COLUMNS]
+    repeated = rows[rows.duplicated(columns, keep=False)]
+    if repeated.empty:
+        return
+    first = repeated.iloc[0]
+    second = repeated[(repeated[columns] == first[columns]).all(axis=1)].iloc[1]
+    raise ValueError(
+        f"a point must be a mean over seeds, but rows {first['row_id']} and {second['row_id']}"
+        f" are both {first['alignment']}, {first['generator_size']}, d={first['latent_dim']:g}"
+        f" with {describe_seeds(first)}; they are one repetition, or differ in a setting that no"
+        " column read here shows, so give the analysis one setting at a time"
+    )
+
+
+def average_rows(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Averages every metric over the rows that agree in some columns.
+
+    Args:
+        rows: Done rows, each a repetition of its own within its group.
+        by: Columns to agree in; missing values agree.
+
+    Returns:
+        One line a group: `by`, `num_seeds`, `num_tokenizers`, and for each metric its mean,
+        `<metric>_sd` and `<metric>_se` as in `Cells.points`.
+    """
+    by = list(by)
+    cells = rows.groupby(by, sort=False, dropna=False)
+    tokenizers = (
+        rows.groupby([*by, "tokenizer_key"], sort=False, dropna=False)[list(RECONSTRUCTION_METRICS)]
+        .mean()
+        .groupby(level=by, sort=False, dropna=False)
+    )
+    columns: dict[str, pd.Series] = {
+        "num_seeds": cells.size(),
+        "num_tokenizers": cells["tokenizer_key"].nunique(dropna=False),
+    }
+    for metric in METRICS:
+        independent = tokenizers if metric in RECONSTRUCTION_METRICS else cells
+        deviation = independent[metric].std(ddof=1)
+        columns[metric] = independent[metric].mean()
+        columns[f"{metric}_sd"] = deviation
+        columns[f"{metric}_se"] = deviation / np.sqrt(independent[metric].count())
+    return pd.DataFrame(columns).rename_axis(index=by).reset_index()
+
+
+def _average(rows: pd.DataFrame) -> pd.DataFrame:
+    by = list(CELL_COLUMNS)
+    cells = rows.groupby(by, sort=False)
+    about: dict[str, pd.Series] = {
+        "baseline": cells["baseline"].first(),
+        "counterpart": cells["counterpart"].first(),
+        "tokenizer_images": cells["tokenizer_images"].first(),
+        "generator_images": cells["generator_images"].first(),
+        "generator_params": cells["generator_params"].mean(),
+        "train_flops": cells["train_flops"].mean(),
+    }
+    known = pd.DataFrame(about).rename_axis(index=by).reset_index()
+    return order_points(known.merge(average_rows(rows, by), on=by))
+
+
+def order_points(points: pd.DataFrame, *, last: str = "latent_dim") -> pd.DataFrame:
+    """Orders points: unaligned first, then by label; smallest size first; then by latent dim.
+
+    Args:
+        points: With `CELL_COLUMNS`, `baseline` and `generator_params`.
+        last: A column that orders points of one latent dim.
+    """
+    params = points.groupby("generator_size")["generator_params"].transform("mean")
+    aligned = points["alignment"] != points["baseline"]
+    keys = points.assign(aligned=aligned, params=params)
+    by = ["aligned", "alignment", "params", "generator_size", "latent_dim", last]
+    return points.loc[keys.sort_values(by, kind="stable").index].reset_index(drop=True)
+
+
+def describe_rows(rows: pd.DataFrame, points: pd.DataFrame) -> Setting:
+    """Says what rows have in common.
+
+    Args:
+        rows: Rows of one protocol.
+        points: Their means, with `num_seeds` and `num_tokenizers`.
+    """
+    shares = (points["num_tokenizers"] < points["num_seeds"]).any()
+    return Setting(
+        dataset=join_unique(rows["dataset"]) or "unknown data set",
+        resolution=join_unique(rows["resolution"]) or "?",
+        distance_name=join_unique(rows["distance_name"]) or "Fréchet distance",
+        extractor=join_unique(rows["extractor"]) or "unknown",
+        guidance=join_unique(rows["guidance"]) or "unknown",
+        label_policy=join_unique(rows["label_policy"]) or "unknown",
+        num_images=_format_range(rows["num_images"]),
+        num_reconstructions=_format_range(rows["num_reconstructions"]),
+        generator_images=_format_range(rows["generator_images"]),
+        seeds=_format_range(points["num_seeds"]),
+        tokenizers=_format_range(points["num_tokenizers"]) if shares else "",
+    )
+
+
+def _format_range(counts: pd.Series) -> str:
+    known = counts.dropna()
+    if known.empty:
+        return UNKNOWN
+    low, high = int(known.min()), int(known.max())
+    return f"{low:,}" if low == high else f"{low:,}-{high:,}"

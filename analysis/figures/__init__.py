@@ -1,0 +1,1 @@
+"""Figures, each as `compute(table) -> data` and `draw(data) -> Figure`."""

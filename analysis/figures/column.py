@@ -1,0 +1,175 @@
+"""Figures one column of a two-column paper wide: 3.3 inches, legend above, footnote below."""
+
+import re
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter, MaxNLocator
+from numpy.typing import NDArray
+
+from analysis.cells.cells import Setting
+from analysis.figures.marks import FONT_SIZE, Marks, blank_figure, freeze_layout, style_axes
+
+COLUMN_INCH, TWO_COLUMNS_INCH = 3.3, 6.9
+MAX_COLUMNS = 3
+"""Panels beside each other that one column holds; more take two."""
+PANEL_INCH = 1.55
+LEGEND_LINE_INCH = 0.14
+FOOTNOTE_LINE_INCH = 0.09
+AXIS_INCH = 0.45
+"""Height that the labels of the lowest axes need."""
+LEGEND_CHARACTERS = 22
+FOOTNOTE_SIZE = 5.5
+FOOTNOTE_CHARACTERS = 76
+MAX_KEYS = 12
+"""Entries of a legend's column at most; more are told by their number."""
+
+
+def new_column_figure(
+    num_rows: int,
+    num_columns: int,
+    *,
+    share_x: bool,
+    share_y: bool,
+    panel_inch: float = PANEL_INCH,
+) -> tuple[Figure, NDArray[Any]]:
+    """An empty figure of one column's width, of two with more than `MAX_COLUMNS` panels.
+
+    Args:
+        num_rows: Panels from top to bottom.
+        num_columns: Panels from left to right.
+        share_x: Whether panels above each other share their x axis.
+        share_y: Whether panels beside each other share their y axis.
+        panel_inch: Height of a panel, inches.
+
+    Returns:
+        The figure and its axes, shape (rows, columns).
+    """
+    width = COLUMN_INCH if num_columns <= MAX_COLUMNS else TWO_COLUMNS_INCH
+    figure = blank_figure(width, panel_inch * num_rows + AXIS_INCH)
+    panels = figure.subplots(
+        num_rows,
+        num_columns,
+        squeeze=False,
+        sharex="col" if share_x else False,
+        sharey="row" if share_y else False,
+    )
+    for axes in panels.flat:
+        style_axes(axes)
+    return figure, panels
+
+
+def label_panel(axes: Axes, *, x: str = "", y: str = "", title: str = "") -> None:
+    """Writes a panel's axis labels and title at the size of a column."""
+    axes.set_xlabel(x, fontsize=FONT_SIZE)
+    axes.set_ylabel(y, fontsize=FONT_SIZE)
+    if title:
+        axes.set_title(title, fontsize=FONT_SIZE, loc="left")
+
+
+def count_axis(axes: Axes) -> None:
+    """Writes counts across as 20k or 1.5M."""
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+
+def draw_line(axes: Axes, line: pd.DataFrame, x: str, y: str, look: dict[str, Any]) -> None:
+    """Draws a line with its standard errors, where there are any.
+
+    Args:
+        axes: The panel.
+        line: Points with the columns `x`, `y` and `<y>_se`, in the order of the line.
+        x: Column across.
+        y: Column up.
+        look: From `Marks.of_line`.
+    """
+    known = line[np.isfinite(line[x]) & np.isfinite(line[y])]
+    if known.empty:
+        return
+    errors = known[f"{y}_se"].fillna(0.0).to_numpy()
+    axes.errorbar(known[x].to_numpy(), known[y].to_numpy(), yerr=errors, elinewidth=0.6, **look)
+
+
+def finish_column_figure(
+    figure: Figure, marks: Marks, footnote: Sequence[str], extra_keys: Sequence[Line2D] = ()
+) -> None:
+    """Adds the legend and the footnote, makes room for them and lays the figure out once.
+
+    Args:
+        figure: From `new_column_figure`, with everything drawn.
+        marks: Colours and markers used.
+        footnote: Sentences under the figure; empty ones are left out.
+        extra_keys: Entries of the legend for what the marks don't cover.
+    """
+    colours = [make_key(name, color=c, linewidth=2.5) for name, c in marks.colours.items()]
+    shapes = [
+        make_key(name, color="0.35", marker=marker, linestyle=style, markersize=4, linewidth=1.0)
+        for name, (marker, style) in marks.shapes.items()
+    ]
+    columns = [colours, [*shapes, *extra_keys]]
+    num_entries = min(max(map(len, columns)), MAX_KEYS)
+    columns = [_fill(keys, num_entries) for keys in columns]
+    num_lines = max(sum(str(k.get_label()).count("\n") + 1 for k in keys) for keys in columns)
+    notes = textwrap.wrap("; ".join(filter(None, footnote)), FOOTNOTE_CHARACTERS)
+    room = LEGEND_LINE_INCH * num_lines + FOOTNOTE_LINE_INCH * len(notes)
+    figure.set_figheight(figure.get_figheight() + room)
+    figure.legend(
+        handles=[*columns[0], *columns[1]],
+        loc="outside upper center",
+        fontsize=FONT_SIZE - 0.5,
+        frameon=False,
+        ncols=2,
+        handlelength=2.4,
+        columnspacing=1.2,
+        labelspacing=0.25,
+        borderaxespad=0.2,
+    )
+    figure.supxlabel("\n".join(notes), fontsize=FOOTNOTE_SIZE, color="0.35", x=0.01, ha="left")
+    freeze_layout(figure)
+
+
+def make_key(label: str, **look: Any) -> Line2D:
+    """An entry of the legend; a long name is broken."""
+    return Line2D([], [], label=_wrap(label), **look)
+
+
+def describe_setting(setting: Setting, num_gaps: int) -> list[str]:
+    """What the numbers of a figure rest on, for its footnote."""
+    spread = (
+        "one seed, no error bars"
+        if setting.seeds == "1"
+        else f"mean ± standard error over {setting.repetitions}"
+    )
+    return [
+        f"{setting.dataset}, {setting.resolution} px",
+        f"{setting.num_images} samples",
+        f"extractor {setting.extractor}",
+        f"labels {setting.label_policy}",
+        spread,
+        setting.selection,
+        f"{num_gaps} row{'s' if num_gaps > 1 else ''} left out" if num_gaps else "",
+    ]
+
+
+def _fill(keys: list[Line2D], num_lines: int) -> list[Line2D]:
+    """One column of the legend: as many entries as there are lines, the last for the rest."""
+    if len(keys) > num_lines:
+        rest = len(keys) - num_lines + 1
+        return [*keys[: num_lines - 1], make_key(f"and {rest} more", linestyle="None")]
+    return [*keys, *(make_key("", linestyle="None") for _ in range(num_lines - len(keys)))]
+
+
+def _wrap(name: str) -> str:
+    """Breaks a long name after spaces and underscores, so that a legend leaves the axes room."""
+    lines = [""]
+    for piece in re.findall(r"[^ _]*[ _]?", name):
+        if lines[-1] and len(lines[-1] + piece) > LEGEND_CHARACTERS:
+            lines.append("")
+        lines[-1] += piece
+    return "\n".join(line.rstrip() for line in lines)

@@ -1,0 +1,312 @@
+"""Convergence: generation distance over training images, and how much sooner alignment gets there.
+
+The speed-up is the number of training images behind the unaligned generator's last snapshot over
+the number after which the aligned one reaches the same generation distance; between snapshots the
+logarithm of the distance is taken to be linear in the images (arXiv 2501.01423, Figure 4).
+"""
+
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from analysis.cells.cells import CELL_COLUMNS, Setting, describe_rows, order_points
+from analysis.cells.lines import name_lines
+from analysis.figures.column import (
+    count_axis,
+    describe_setting,
+    draw_line,
+    finish_column_figure,
+    label_panel,
+    new_column_figure,
+)
+from analysis.figures.marks import choose_marks, scale_axis
+from analysis.statistics.bootstrap import BootstrapConfig, Interval, percentile_interval
+from analysis.table.protocols import require_one_protocol
+from analysis.table.reading import SEED_COLUMNS
+
+LINE = list(CELL_COLUMNS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speedup:
+    """How much sooner one aligned generator reaches its unaligned counterpart's last distance."""
+
+    alignment: str
+    """Alignment label."""
+    generator_size: str
+    """Generator size of both."""
+    latent_dim: float
+    """Latent dim of both, channels."""
+    target: float
+    """Mean generation distance of the unaligned line at its last snapshot."""
+    baseline_images: float
+    """Training images of that snapshot, count."""
+    images: float
+    """Training images after which the aligned line reaches the target, count; NaN if it does not
+    within its snapshots."""
+    is_bound: bool
+    """Whether the first snapshot is below the target already: the speed-up is then at least so."""
+    interval: Interval | None
+    """Bootstrap interval of the speed-up, its lower end 0 where some resamples don't reach the
+    target; None with fewer than two seeds on either side, or where it is not reached."""
+    num_seeds: tuple[int, int]
+    """Seeds with alignment and without, count."""
+    is_last: bool = True
+    """Whether the target is the unaligned line's last snapshot; else not all its seeds have that
+    and the target is the last one which all have."""
+
+    @property
+    def reached(self) -> bool:
+        """Whether the aligned line reaches the target."""
+        return bool(np.isfinite(self.images))
+
+    @property
+    def speedup(self) -> float:
+        """Images without alignment over images with; NaN where the target is not reached."""
+        return self.baseline_images / self.images
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvergenceData:
+    """What the convergence figure shows."""
+
+    points: pd.DataFrame
+    """One line a snapshot: `CELL_COLUMNS`, `baseline`, `generator_images`, `gfid`, `gfid_se`
+    (NaN with one seed), `num_seeds`."""
+    speedups: list[Speedup]
+    """One an aligned line of two snapshots or more that has an unaligned counterpart of its size
+    and latent dim."""
+    gaps: pd.DataFrame
+    """Rows left out: `row_id`, `trial_id`, `reason`."""
+    setting: Setting
+    """What the points have in common."""
+
+
+def compute_convergence(
+    table: pd.DataFrame, *, config: BootstrapConfig | None = None
+) -> ConvergenceData:
+    """Averages every snapshot over seeds and computes the speed-ups.
+
+    Args:
+        table: Rows of one protocol and one guidance setting, as from `split_by_protocol`.
+        config: How seeds are resampled; 2000 resamples for a 95 % interval if None.
+
+    Returns:
+        The figure's data; without points where no row has a generation distance. A mean over
+        other seeds is no step of a curve: where half of a line's seeds or more, and at least
+        two, have every snapshot, the other seeds are left out; else the snapshots are that not
+        all seeds have.
+
+    Raises:
+        ValueError: If protocols are mixed.
+    """
+    require_one_protocol(table)
+    reasons = pd.Series(_reasons_to_omit(table), index=table.index, dtype=object)
+    rows = name_lines(table[reasons == ""])
+    snapshots = [*LINE, "generator_images"]
+    repeated = rows.duplicated([*snapshots, *SEED_COLUMNS])
+    reasons[repeated[repeated].index] = "a repetition of another row"
+    rows = rows[~repeated]
+    latest = dict(rows.groupby(LINE)["generator_images"].max().items())
+    torn = _find_torn_seeds(rows)
+    reasons[torn[torn].index] = "a seed that lacks a snapshot of its line"
+    rows = rows[~torn]
+    seeds = rows.groupby(snapshots)["gfid"].transform("size")
+    partial = seeds < seeds.groupby([rows[column] for column in LINE]).transform("max")
+    reasons[partial[partial].index] = "a snapshot that not all seeds of its line have"
+    rows = rows[~partial]
+    points = _average(rows)
+    gaps = table.assign(reason=reasons)[["row_id", "trial_id", "reason"]]
+    return ConvergenceData(
+        points=points,
+        speedups=_compute_speedups(rows, points, latest, config or BootstrapConfig()),
+        gaps=gaps[gaps["reason"] != ""].reset_index(drop=True),
+        setting=describe_rows(rows if len(rows) else table, points),
+    )
+
+
+def find_crossing(
+    images: NDArray[np.float64], distance: NDArray[np.float64], target: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Finds where curves first reach their targets.
+
+    Args:
+        images: Training images of the snapshots, ascending, shape (snapshots,).
+        distance: Generation distances, above 0, shape (..., snapshots).
+        target: Distances to reach, above 0, shape (...).
+
+    Returns:
+        Training images, shape (...): log-linear between snapshots; the first snapshot where it is
+        at or below the target already; NaN where none is.
+    """
+    reached = distance <= target[..., None]
+    after = reached.argmax(axis=-1)
+    before = np.maximum(after - 1, 0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        high = np.log(np.take_along_axis(distance, before[..., None], axis=-1)[..., 0])
+        low = np.log(np.take_along_axis(distance, after[..., None], axis=-1)[..., 0])
+        share = np.where(after > 0, (high - np.log(target)) / (high - low), 0.0)
+    crossing = images[before] + share * (images[after] - images[before])
+    return np.where(reached.any(axis=-1), crossing, np.nan)
+
+
+def draw_convergence(data: ConvergenceData) -> Figure:
+    """Draws generation distance over training images, a panel per generator size.
+
+    Args:
+        data: From `compute_convergence`, with at least one point.
+
+    Returns:
+        A figure one column wide.
+
+    Raises:
+        ValueError: If there are no points.
+    """
+    if data.points.empty:
+        raise ValueError(
+            "the convergence figure must have at least one snapshot with a generation distance,"
+            f" but none came ({len(data.gaps)} rows left out); finish the sweep first"
+        )
+    points = data.points.assign(shape=[f"d={dim:g}" for dim in data.points["latent_dim"]])
+    sizes = [str(size) for size in points["generator_size"].unique()]
+    marks = choose_marks(points, "shape")
+    figure, panels = new_column_figure(len(sizes), 1, share_x=True, share_y=False)
+    for axes, size in zip(panels[:, 0], sizes, strict=True):
+        mine = points[points["generator_size"] == size]
+        for (alignment, shape), line in mine.groupby(["alignment", "shape"], sort=False):
+            look = marks.of_line(str(alignment), str(shape))
+            draw_line(axes, line, "generator_images", "gfid", look)
+        scale_axis(axes, "y", mine["gfid"])
+        label_panel(axes, y=data.setting.distance_name, title=f"generator {size}")
+    count_axis(panels[-1, 0])
+    label_panel(panels[-1, 0], x="training images", y=data.setting.distance_name)
+    finish_column_figure(
+        figure,
+        marks,
+        [*describe_setting(data.setting, len(data.gaps)), f"guidance {data.setting.guidance}"],
+    )
+    return figure
+
+
+def _reasons_to_omit(table: pd.DataFrame) -> list[str]:
+    reasons = []
+    for status, gfid, images in zip(
+        table["status"], table["gfid"], table["generator_images"], strict=True
+    ):
+        if status != "done":
+            reasons.append(str(status))
+        elif not np.isfinite(gfid) or not np.isfinite(images):
+            reasons.append("gfid or the number of training images is missing or not finite")
+        else:
+            reasons.append("")
+    return reasons
+
+
+def _find_torn_seeds(rows: pd.DataFrame) -> pd.Series:
+    """Seeds that lack a snapshot of their line, where enough others have them all."""
+    lines = [rows[column] for column in LINE]
+    num_snapshots = rows.groupby(LINE)["generator_images"].transform("nunique")
+    mine = rows.groupby([*LINE, *SEED_COLUMNS])["generator_images"].transform("size")
+    is_whole = mine == num_snapshots
+    repetition = rows[[*LINE, *SEED_COLUMNS]].duplicated()
+    num_seeds = (~repetition).groupby(lines).transform("sum")
+    num_whole = (~repetition & is_whole).groupby(lines).transform("sum")
+    return ~is_whole & (num_whole >= 2) & (2 * num_whole >= num_seeds)
+
+
+def _average(rows: pd.DataFrame) -> pd.DataFrame:
+    groups = rows.groupby([*LINE, "generator_images"], sort=False)
+    columns: dict[str, pd.Series] = {
+        "baseline": groups["baseline"].first(),
+        "generator_params": groups["generator_params"].mean(),
+        "gfid": groups["gfid"].mean(),
+        "gfid_se": groups["gfid"].sem(),
+        "num_seeds": groups.size(),
+        "num_tokenizers": groups["tokenizer_key"].nunique(dropna=False),
+    }
+    points = pd.DataFrame(columns).reset_index()
+    return order_points(points, last="generator_images")
+
+
+def _compute_speedups(
+    rows: pd.DataFrame, points: pd.DataFrame, latest: dict[Hashable, float], config: BootstrapConfig
+) -> list[Speedup]:
+    lines = dict(list(points.groupby(LINE, sort=False)))
+    curves = {key: _curves_of(mine) for key, mine in rows.groupby(LINE, sort=False)}
+    speedups = []
+    for key, line in lines.items():
+        base_key = (line["baseline"].iloc[0], *key[1:])
+        if base_key == key or base_key not in lines or len(line) < 2:
+            continue
+        base = lines[base_key].iloc[-1]
+        if (line["gfid"] <= 0).any() or base["gfid"] <= 0:
+            continue
+        speedup = _measure(line, base, (curves[key], curves[base_key]), config)
+        is_last = bool(base["generator_images"] == latest[base_key])
+        speedups.append(replace(speedup, is_last=is_last))
+    return speedups
+
+
+def _curves_of(members: pd.DataFrame) -> NDArray[np.float64]:
+    """One curve an independent unit, shape (units, snapshots): tokenizer if several, else seed."""
+    several = members["tokenizer_key"].nunique(dropna=False) > 1
+    unit = ["tokenizer_key"] if several else list(SEED_COLUMNS)
+    table = members.pivot_table("gfid", index=unit, columns="generator_images", dropna=False)
+    return table.dropna(how="all").to_numpy(dtype=float)
+
+
+def _measure(
+    line: pd.DataFrame,
+    base: pd.Series,
+    curves: tuple[NDArray[np.float64], NDArray[np.float64]],
+    config: BootstrapConfig,
+) -> Speedup:
+    images = line["generator_images"].to_numpy(dtype=float)
+    distance = line["gfid"].to_numpy(dtype=float)
+    reach = float(find_crossing(images, distance, np.array(base["gfid"], dtype=float)))
+    interval = None
+    if np.isfinite(reach) and min(len(side) for side in curves) > 1:
+        interval = _resample(curves, images, base, reach, config)
+    return Speedup(
+        alignment=str(line["alignment"].iloc[0]),
+        generator_size=str(line["generator_size"].iloc[0]),
+        latent_dim=float(line["latent_dim"].iloc[0]),
+        target=float(base["gfid"]),
+        baseline_images=float(base["generator_images"]),
+        images=reach,
+        is_bound=bool(distance[0] <= base["gfid"]),
+        interval=interval,
+        num_seeds=(int(line["num_seeds"].iloc[0]), int(base["num_seeds"])),
+    )
+
+
+def _resample(
+    curves: tuple[NDArray[np.float64], NDArray[np.float64]],
+    images: NDArray[np.float64],
+    base: pd.Series,
+    reach: float,
+    config: BootstrapConfig,
+) -> Interval:
+    """The speed-up's interval; taken in logarithms, where not reaching the target is -infinity."""
+    generator = np.random.default_rng(config.seed)
+    means = [_draw_means(side, generator, config.num_resamples) for side in curves]
+    crossings = find_crossing(images, means[0], means[1][:, -1])
+    logs = np.log(float(base["generator_images"]) / crossings)
+    low, high = percentile_interval(
+        np.where(np.isnan(logs), -np.inf, logs),
+        float(np.log(base["generator_images"] / reach)),
+        num_freedoms=sum(len(side) - 1 for side in curves),
+        config=config,
+    )
+    return float(np.exp(low)), float(np.exp(high))
+
+
+def _draw_means(
+    curves: NDArray[np.float64], generator: np.random.Generator, num_resamples: int
+) -> NDArray[np.float64]:
+    drawn = generator.integers(0, len(curves), (num_resamples, len(curves) - 1))
+    return curves[drawn].mean(axis=1)

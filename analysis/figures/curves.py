@@ -1,0 +1,179 @@
+"""Training curves: loss terms over training images, averaged over seeds.
+
+The harness leaves them in `curves.parquet` (or `.csv`) of the results folder, one line a stage,
+step and term, with the columns of `CURVE_COLUMNS`.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis.cells.lines import name_lines
+from analysis.figures.column import (
+    count_axis,
+    draw_line,
+    finish_column_figure,
+    label_panel,
+    new_column_figure,
+)
+from analysis.figures.marks import choose_marks, scale_axis
+
+CURVE_COLUMNS: dict[str, str] = {
+    "stage_kind": "kind of the stage: tokenizer, generator or encoder",
+    "key": "key of the stage's artifact",
+    "label": "name of the stage, for one that no row of the table shows",
+    "step": "training step, count from 0",
+    "images": "training images seen up to this step, count",
+    "term": "name of the loss term or weight",
+    "value": "its value at this step",
+}
+"""Columns of the curves' file, with meaning and unit; others are ignored."""
+KEY_COLUMNS = {"tokenizer": "tokenizer_key", "generator": "generator_key"}
+"""Column of the results table that holds the key of a stage, by the stage's kind."""
+PANEL_INCH = 1.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurvesData:
+    """What one figure of training curves shows: the stages of one kind."""
+
+    stage_kind: str
+    """Kind of the stages."""
+    points: pd.DataFrame
+    """One line a term and step of stages that differ in their seeds alone: `term`, `alignment`,
+    `shape` (what else tells lines apart), `images`, `value` (mean over stages), `value_low`,
+    `value_high` (least and largest) and `num_stages`."""
+    num_nonfinite: int
+    """Values left out because they were not finite, count."""
+
+    def terms(self) -> list[str]:
+        """Loss terms in the order of the file."""
+        return [str(term) for term in self.points["term"].unique()]
+
+
+def load_curves(results_dir: Path | str) -> pd.DataFrame:
+    """Reads the training curves of a results folder.
+
+    Args:
+        results_dir: A results folder.
+
+    Returns:
+        A table with `CURVE_COLUMNS`; empty where the folder has no curves.
+
+    Raises:
+        ValueError: If the file cannot be read or lacks a column.
+    """
+    folder = Path(results_dir)
+    files = [folder / "curves.parquet", folder / "curves.csv"]
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
+        return pd.DataFrame(columns=list(CURVE_COLUMNS))
+    try:
+        curves = pd.read_parquet(file) if file.suffix == ".parquet" else pd.read_csv(file)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{file} must be a readable {file.suffix[1:]} table, but reading it gave: {error};"
+            " delete it and run the sweep again to write it anew"
+        ) from error
+    missing = [column for column in CURVE_COLUMNS if column not in curves.columns]
+    if missing:
+        raise ValueError(
+            f"{file} must have the columns {', '.join(CURVE_COLUMNS)}, but lacks"
+            f" {', '.join(missing)}; delete it and run the sweep again to write it anew"
+        )
+    return curves[list(CURVE_COLUMNS)]
+
+
+def compute_curves(curves: pd.DataFrame, table: pd.DataFrame) -> list[CurvesData]:
+    """Averages curves over stages that differ in their seeds alone.
+
+    Args:
+        curves: From `load_curves`.
+        table: The results table, which says what a stage's key stands for.
+
+    Returns:
+        One figure's data for each kind of stage that has finite values.
+    """
+    named = name_lines(table[table["latent_dim"].notna()])
+    figures = []
+    for kind, mine in curves.groupby("stage_kind", sort=False):
+        finite = np.isfinite(mine["value"].to_numpy(dtype=float))
+        known = mine[finite]
+        if known.empty:
+            continue
+        lines = _name_stages(known, named, str(kind))
+        by = ["term", "alignment", "shape", "images"]
+        groups = lines.groupby(by, sort=False)["value"]
+        summary: dict[str, pd.Series] = {
+            "value": groups.mean(),
+            "value_low": groups.min(),
+            "value_high": groups.max(),
+            "num_stages": groups.size(),
+        }
+        points = pd.DataFrame(summary).reset_index()
+        figures.append(
+            CurvesData(stage_kind=str(kind), points=points, num_nonfinite=int((~finite).sum()))
+        )
+    return figures
+
+
+def draw_curves(data: CurvesData) -> Figure:
+    """Draws a panel per loss term, means as lines and the range over seeds as a band.
+
+    Args:
+        data: One of `compute_curves`.
+
+    Returns:
+        A figure one column wide.
+    """
+    terms = data.terms()
+    marks = choose_marks(data.points, "shape")
+    num_columns = min(2, len(terms))
+    figure, panels = new_column_figure(
+        -(-len(terms) // 2),
+        num_columns,
+        share_x=True,
+        share_y=False,
+        panel_inch=PANEL_INCH,
+    )
+    for axes, term in zip(panels.flat, terms, strict=False):
+        mine = data.points[data.points["term"] == term]
+        for (alignment, shape), line in mine.groupby(["alignment", "shape"], sort=False):
+            look = marks.of_line(str(alignment), str(shape)) | {"markevery": 0.25}
+            ordered = line.sort_values("images").assign(value_se=0.0)
+            draw_line(axes, ordered, "images", "value", look)
+            x, low, high = (ordered[n].to_numpy() for n in ("images", "value_low", "value_high"))
+            axes.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0)
+        scale_axis(axes, "y", mine["value"])
+        label_panel(axes, title=term)
+        count_axis(axes)
+    for axes in panels.flat[len(terms) :]:
+        axes.set_visible(False)
+    for axes in panels.flat[max(len(terms) - num_columns, 0) : len(terms)]:
+        label_panel(axes, x="training images", title=str(axes.get_title(loc="left")))
+        axes.tick_params(labelbottom=True)
+    most = int(data.points["num_stages"].max())
+    seeds = f"mean and range over up to {most} stages" if most > 1 else "one stage a line"
+    left_out = f"{data.num_nonfinite} values not finite" if data.num_nonfinite else ""
+    finish_column_figure(figure, marks, [f"training of the {data.stage_kind}", seeds, left_out])
+    return figure
+
+
+def _name_stages(curves: pd.DataFrame, named: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """The curves with `alignment` and `shape`; a stage that no row shows goes by its label."""
+    labels = curves["label"].astype(object)
+    unknown = curves.assign(alignment=labels, shape=kind)
+    column = KEY_COLUMNS.get(kind)
+    if column is None or named.empty:
+        return unknown
+    rows = named.dropna(subset=[column]).drop_duplicates(column).set_index(column)
+    shape = pd.Series([f"d={dim:g}" for dim in rows["latent_dim"]], index=rows.index, dtype=object)
+    if kind == "generator":
+        shape = rows["generator_size"].astype(object) + ", " + shape
+    return unknown.assign(
+        alignment=curves["key"].map(rows["alignment"]).astype(object).fillna(labels),
+        shape=curves["key"].map(shape).astype(object).fillna(kind),
+    )

@@ -1,0 +1,185 @@
+"""Latent diagnostics: does what is measured on the latents order the generators as gfid does?
+
+Each diagnostic is held against the generation distance over the cells of one generator size, with
+Spearman's rank correlation. Cells differ in latent dim and alignment, which move both: a
+correlation says that the diagnostic orders them, not that it is the cause.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from analysis.cells.cells import Setting, compute_cells
+from analysis.figures.column import (
+    describe_setting,
+    draw_line,
+    finish_column_figure,
+    label_panel,
+    new_column_figure,
+)
+from analysis.figures.marks import FONT_SIZE, choose_marks, scale_axis
+from analysis.table.measures import DIAGNOSTICS, MEASURES
+
+MIN_POINTS = 5
+"""Points from which a rank correlation is given, count."""
+NUM_PERMUTATIONS = 9999
+PANEL_INCH = 1.25
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankCorrelation:
+    """How one diagnostic orders the cells of one generator size."""
+
+    diagnostic: str
+    """Column of the diagnostic."""
+    generator_size: str
+    """Generator size."""
+    num_points: int
+    """Cells with both numbers, count."""
+    correlation: float
+    """Spearman's rank correlation with gfid, -1 to 1; NaN with fewer than `MIN_POINTS` points or
+    where one of both is the same everywhere."""
+    p_value: float
+    """Share of random orders that correlate as strongly, either way; NaN likewise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiagnosticsData:
+    """What the diagnostics figure shows."""
+
+    points: pd.DataFrame
+    """One line a cell: the columns of `Cells.points`."""
+    correlations: list[RankCorrelation]
+    """One a diagnostic and generator size, in their order."""
+    gaps: pd.DataFrame
+    """Rows left out: `row_id`, `trial_id`, `reason`."""
+    setting: Setting
+    """What the points have in common."""
+
+    def diagnostics(self) -> list[str]:
+        """The diagnostics that some point has."""
+        return [name for name in DIAGNOSTICS if np.isfinite(self.points[name]).any()]
+
+
+def compute_diagnostics(table: pd.DataFrame) -> DiagnosticsData:
+    """Computes each diagnostic by cell and its rank correlation with gfid.
+
+    Args:
+        table: Rows of one protocol and one guidance setting, as from `split_by_protocol`.
+
+    Returns:
+        The figure's data; without diagnostics where the table has none.
+
+    Raises:
+        ValueError: If protocols are mixed, or a cell holds one repetition twice.
+    """
+    cells = compute_cells(table, needs=("gfid",))
+    correlations = [
+        _correlate(line, name, str(size))
+        for name in DIAGNOSTICS
+        for size, line in cells.points.groupby("generator_size", sort=False)
+        if np.isfinite(line[name]).any()
+    ]
+    return DiagnosticsData(
+        points=cells.points, correlations=correlations, gaps=cells.gaps, setting=cells.setting
+    )
+
+
+def correlate_ranks(
+    x: NDArray[np.float64], y: NDArray[np.float64], *, seed: int = 0
+) -> tuple[float, float]:
+    """Computes Spearman's rank correlation and its p-value by random permutation.
+
+    Args:
+        x: Values, shape (points,).
+        y: Values, shape (points,).
+        seed: Seed of the permutations.
+
+    Returns:
+        Correlation, -1 to 1, and p-value; NaN both where one of both is the same everywhere.
+    """
+    ranks = [rankdata(values) - (len(values) + 1) / 2 for values in (x, y)]
+    scale = np.sqrt((ranks[0] ** 2).sum() * (ranks[1] ** 2).sum())
+    if scale == 0:
+        return float("nan"), float("nan")
+    correlation = float(ranks[0] @ ranks[1] / scale)
+    repeated = np.repeat(ranks[1][None], NUM_PERMUTATIONS, axis=0)
+    shuffled = np.random.default_rng(seed).permuted(repeated, axis=1) @ ranks[0] / scale
+    as_strong = int((np.abs(shuffled) >= abs(correlation) - 1e-12).sum())
+    return correlation, (as_strong + 1) / (NUM_PERMUTATIONS + 1)
+
+
+def draw_diagnostics(data: DiagnosticsData) -> Figure:
+    """Draws a panel per diagnostic: the diagnostic across, generation distance up.
+
+    Args:
+        data: From `compute_diagnostics`, with at least one diagnostic.
+
+    Returns:
+        A figure one column wide.
+
+    Raises:
+        ValueError: If no cell has a diagnostic.
+    """
+    names = data.diagnostics()
+    if not names:
+        raise ValueError(
+            "the diagnostics figure must have at least one cell with a latent diagnostic, but none"
+            " came; run the sweep with diagnostics, or with a newer revision"
+        )
+    marks = choose_marks(data.points)
+    num_rows = -(-len(names) // 2)
+    figure, panels = new_column_figure(
+        num_rows,
+        min(2, len(names)),
+        share_x=False,
+        share_y=True,
+        panel_inch=PANEL_INCH,
+    )
+    for axes, name in zip(panels.flat, names, strict=False):
+        for (alignment, size), line in data.points.groupby(
+            ["alignment", "generator_size"], sort=False
+        ):
+            look = marks.of_line(str(alignment), str(size)) | {"linestyle": "none"}
+            draw_line(axes, line, name, "gfid", look)
+        label_panel(axes, x=MEASURES[name].label, title=_title(data.correlations, name))
+        axes.xaxis.set_major_locator(MaxNLocator(3))
+    for axes in panels.flat[len(names) :]:
+        axes.set_visible(False)
+    for axes in panels[:, 0]:
+        scale_axis(axes, "y", data.points["gfid"])
+    figure.supylabel(f"generation: {data.setting.distance_name}", fontsize=FONT_SIZE)
+    rule = f"rank r: Spearman's, over n cells of a size, from n = {MIN_POINTS}"
+    footnote = [*describe_setting(data.setting, len(data.gaps)), rule]
+    finish_column_figure(figure, marks, footnote)
+    return figure
+
+
+def _correlate(line: pd.DataFrame, name: str, size: str) -> RankCorrelation:
+    known = line[np.isfinite(line[name]) & np.isfinite(line["gfid"])]
+    correlation, p_value = float("nan"), float("nan")
+    if len(known) >= MIN_POINTS:
+        correlation, p_value = correlate_ranks(known[name].to_numpy(), known["gfid"].to_numpy())
+    return RankCorrelation(
+        diagnostic=name,
+        generator_size=size,
+        num_points=len(known),
+        correlation=correlation,
+        p_value=p_value,
+    )
+
+
+def _title(correlations: list[RankCorrelation], name: str) -> str:
+    mine = [each for each in correlations if each.diagnostic == name]
+    known = [each for each in mine if np.isfinite(each.correlation)]
+    most = max(each.num_points for each in mine)
+    if not known:
+        return f"n={most}: no rank r"
+    values = [each.correlation for each in known]
+    low, high = f"{min(values):.2f}", f"{max(values):.2f}"
+    return f"rank r {low} (n={most})" if low == high else f"rank r {low} to {high} (n={most})"

@@ -1,0 +1,103 @@
+"""An index of the image grids: which picture shows which trial's samples or reconstructions."""
+
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+import pandas as pd
+
+from analysis.cells.cells import describe_seeds
+from analysis.page.atomic import write_text
+from analysis.words.tables import escape_markdown
+
+GRIDS_FOLDER = "grids"
+SEPARATORS = "_-. "
+
+
+def index_grids(results_dir: Path, table: pd.DataFrame) -> pd.DataFrame:
+    """Finds the grids of each trial.
+
+    A grid is a PNG anywhere under `grids/` whose file or folder name is a trial's name, alone or
+    followed by a separator: `grids/<trial>/samples.png` and `grids/<trial>_samples.png` both are.
+
+    Args:
+        results_dir: A results folder.
+        table: Its table.
+
+    Returns:
+        One line a picture: `trial_id`, `kind` (the rest of its name, such as "samples") and
+        `path` relative to the results folder, in the table's order of trials.
+    """
+    trials = [str(trial) for trial in table["trial_id"].dropna().unique()]
+    records = []
+    for file in sorted((results_dir / GRIDS_FOLDER).rglob("*.png")):
+        inner = file.relative_to(results_dir / GRIDS_FOLDER).with_suffix("")
+        trial = _find_trial(inner.parts, trials)
+        if trial is not None:
+            kind = _name_kind(inner.parts, trial)
+            path = file.relative_to(results_dir).as_posix()
+            records.append({"trial_id": trial, "kind": kind, "path": path})
+    index = pd.DataFrame(records, columns=pd.Index(["trial_id", "kind", "path"]))
+    order = index["trial_id"].map({trial: position for position, trial in enumerate(trials)})
+    return index.iloc[order.argsort(kind="stable")].reset_index(drop=True)
+
+
+def write_grids_page(table: pd.DataFrame, index: pd.DataFrame, *, results_dir: Path) -> Path:
+    """Writes `grids.md`: a line a trial with its pictures side by side.
+
+    Args:
+        table: The results table.
+        index: From `index_grids`.
+        results_dir: The results folder, where the page goes.
+
+    Returns:
+        The page's path.
+    """
+    kinds = [str(kind) for kind in index["kind"].unique()]
+    lines = [
+        "# Sample and reconstruction grids",
+        "",
+        "| alignment | latent dim | generator size | seeds | "
+        + " | ".join(map(escape_markdown, kinds))
+        + " |",
+        "|" + "---|" * (4 + len(kinds)),
+    ]
+    last = table.drop_duplicates("trial_id", keep="last")
+    trials = {str(row["trial_id"]): row for _, row in last.iterrows()}
+    for trial_id, pictures in index.groupby("trial_id", sort=False):
+        trial = trials[str(trial_id)]
+        paths = dict(zip(pictures["kind"], pictures["path"], strict=True))
+        shown = [_show(kind, paths[kind]) if kind in paths else "" for kind in kinds]
+        dim, size = trial["latent_dim"], trial["generator_size"]
+        about = [
+            " ".join(str(v) for v in trial[["alignment", "alignment_encoder"]].dropna()),
+            f"{dim:g}" if np.isfinite(dim) else "-",
+            "-" if pd.isna(size) else str(size),
+            describe_seeds(trial),
+        ]
+        about = [escape_markdown(text) for text in about]
+        lines.append("| " + " | ".join([*about, *shown]) + " |")
+    page = results_dir / "grids.md"
+    write_text(page, "\n".join(lines) + "\n")
+    return page
+
+
+def _show(kind: str, path: str) -> str:
+    name = escape_markdown(kind).replace("[", "\\[").replace("]", "\\]")
+    return f"![{name}]({quote(path)})"
+
+
+def _find_trial(parts: tuple[str, ...], trials: list[str]) -> str | None:
+    """The longest trial name that a part of the path begins with."""
+    found = [trial for trial in trials if any(_begins_with(part, trial) for part in parts)]
+    return max(found, key=len, default=None)
+
+
+def _begins_with(part: str, trial: str) -> bool:
+    rest = part.removeprefix(trial)
+    return part.startswith(trial) and (not rest or rest[0] in SEPARATORS)
+
+
+def _name_kind(parts: tuple[str, ...], trial: str) -> str:
+    rests = [part.removeprefix(trial).strip(SEPARATORS) for part in parts]
+    return " ".join(rest for rest in rests if rest) or "grid"

@@ -1,0 +1,313 @@
+"""The page of a report: one HTML file that holds everything it shows.
+
+Its parts lie in `html/`: the frame, the style, and the scripts of the plot and the table. All
+text of a sweep is escaped, scripts take it from JSON and write it as text, and the page's own
+policy forbids any other script and every request.
+"""
+
+import base64
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from analysis.cells.cells import describe_seeds
+from analysis.group import GroupAnalysis, Omission
+from analysis.page.data import build_data, dump_data
+from analysis.page.markup import Html, join, tag, void_tag
+from analysis.page.pictures import Album, Picture
+from analysis.table.columns import SEED_COLUMNS
+from analysis.words.caveats import say_caveats
+from analysis.words.provenance import Provenance
+
+SCRIPTS = ("plot.js", "filters.js", "details.js", "table.js", "main.js")
+SLOT = re.compile(r"<!--slot:(\w+)-->")
+MAX_FAILED = 100
+"""Rows that are not done which are listed one by one, count."""
+MAX_SVG_BYTE = 600_000
+"""A figure that is larger as SVG is shown as PNG, bytes."""
+FOLD_FROM = 12
+"""Items from which on a list is folded, count."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShownFigure:
+    """A figure in the page."""
+
+    caption: str
+    """What it shows."""
+    files: list[Path]
+    """Its files, of every format."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PageContent:
+    """What a page is made from."""
+
+    title: str
+    """Name of the sweeps."""
+    table: pd.DataFrame
+    """All rows."""
+    groups: list[GroupAnalysis]
+    """One a protocol."""
+    words: list[list[str]]
+    """Lines of the summary, a list a group."""
+    figures: list[ShownFigure]
+    """Figures in their order."""
+    album: Album
+    """Pictures of trials."""
+    provenance: Provenance
+    """How the table was made."""
+    omissions: list[Omission]
+    """What is not shown, and why."""
+
+
+def render_page(content: PageContent) -> str:
+    """Writes the page.
+
+    Args:
+        content: What it shows.
+
+    Returns:
+        HTML that needs neither network nor server.
+    """
+    script = f"(() => {{\n'use strict';\n{''.join(map(_read_part, SCRIPTS))}}})();\n"
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    parts = {
+        "title": join(content.title),
+        "policy": Html(
+            "default-src 'none'; img-src data:; style-src 'unsafe-inline';"
+            f" script-src 'sha256-{digest}'"
+        ),
+        "style": Html(_read_part("report.css")),
+        "subtitle": _write_subtitle(content),
+        "summary": join(map(_write_group, content.groups, content.words)),
+        "figures": _write_figures(content.figures),
+        "pictures": _write_pictures(content.album, content.table),
+        "failed": _write_failed(content.table),
+        "cost": _write_cost(content.provenance),
+        "provenance": _write_facts(content.provenance.facts),
+        "omitted": _write_omissions(content.omissions),
+        "data": Html(dump_data(build_data(content.groups))),
+        "script": Html(script),
+    }
+    return SLOT.sub(lambda match: parts[match[1]], _read_part("report.html"))
+
+
+def _read_part(name: str) -> str:
+    return (resources.files("analysis") / "html" / name).read_text(encoding="utf-8")
+
+
+def _write_subtitle(content: PageContent) -> Html:
+    table = content.table
+    counts = table["status"].value_counts()
+    states = ", ".join(f"{count:,} {status}" for status, count in counts.items())
+    about = [f"{len(table):,} row{'s' if len(table) != 1 else ''}: {states}"]
+    for column, unit in (("dataset", ""), ("resolution", " px"), ("distance_name", "")):
+        known = [_format(value) for value in table[column].dropna().unique()]
+        about += [f"{', '.join(known[:3])}{unit}"] if known else []
+    return join(" · ".join(about))
+
+
+def _write_group(group: GroupAnalysis, lines: list[str]) -> Html:
+    """The caveats, what is best, and in a fold all else that the numbers say."""
+    caveats = [note.partition(": ") for note in say_caveats(group.cells)]
+    items = [tag("li", tag("b", f"{about}: "), text) for about, _, text in caveats]
+    heading = [tag("h3", group.name)] if group.name else []
+    boxed = [tag("ul", items, class_="caveats")] if items else []
+    return tag("div", heading, boxed, _write_lines([*lines, *group.findings]), class_="group")
+
+
+def _write_lines(lines: Sequence[str]) -> Html:
+    """Sentences as paragraphs; a list, after a hyphen each, in a fold under its heading."""
+    parts: list[Html] = []
+    cards: list[Html] = []
+    heading = ""
+    for is_item, run in groupby(lines, key=lambda line: line.startswith("- ")):
+        texts = list(run)
+        if is_item:
+            parts.pop()
+            cards.append(_write_card(heading, [text.removeprefix("- ") for text in texts]))
+        else:
+            parts += [tag("p", text) for text in texts]
+            heading = texts[-1]
+    return join(parts, tag("div", cards, class_="cards"))
+
+
+def _write_card(heading: str, texts: list[str]) -> Html:
+    name, _, note = heading.rstrip(":").partition(" (")
+    notes = [tag("p", note.removesuffix(")"), class_="note")] if note else []
+    items = tag("ul", [tag("li", text.replace(" -> ", " → ")) for text in texts])
+    return tag("details", tag("summary", name), notes, items, open=len(texts) < FOLD_FROM)
+
+
+def _write_figures(figures: Sequence[ShownFigure]) -> Html:
+    if not figures:
+        return tag("p", "No figure can be drawn from this table.", class_="empty")
+    return tag("div", [_write_figure(figure) for figure in figures], class_="figures")
+
+
+def _write_figure(figure: ShownFigure) -> Html:
+    by_suffix = {file.suffix: file for file in figure.files}
+    is_small = by_suffix[".svg"].stat().st_size <= MAX_SVG_BYTE
+    file, media = (by_suffix[".svg"], "svg+xml") if is_small else (by_suffix[".png"], "png")
+    encoded = base64.b64encode(file.read_bytes()).decode("ascii")
+    image = void_tag("img", src=f"data:image/{media};base64,{encoded}", alt=figure.caption)
+    names = ", ".join(file.name for file in figure.files)
+    caption = tag("figcaption", figure.caption, " ", tag("small", names))
+    return tag("figure", tag("div", image, class_="paper"), caption)
+
+
+def _write_pictures(album: Album, table: pd.DataFrame) -> Html:
+    if not album.pictures:
+        reasons = "; ".join(album.notes) or "the results folder has no grids"
+        return tag("p", f"No pictures: {reasons}.", class_="empty")
+    last = table.dropna(subset="trial_id").drop_duplicates("trial_id", keep="last")
+    trials = {str(row["trial_id"]): row for _, row in last.iterrows()}
+    entries = [
+        _write_trial(trial_id, trials[trial_id], list(pictures))
+        for trial_id, pictures in groupby(album.pictures, key=lambda picture: picture.trial_id)
+    ]
+    notes = [tag("p", f"{'; '.join(album.notes)}.", class_="note")] if album.notes else []
+    return join(notes, tag("div", entries, class_="trials"))
+
+
+def _write_trial(trial_id: str, row: pd.Series, pictures: list[Picture]) -> Html:
+    about = _describe_trial(row)
+    shown = [
+        tag(
+            "figure",
+            void_tag(
+                "img",
+                src=picture.uri,
+                alt=f"{picture.kind}: {about}",
+                width=picture.width,
+                height=picture.height,
+                decoding="async",
+                data_trial=trial_id,
+                data_kind=picture.kind,
+            ),
+            tag("figcaption", picture.kind),
+        )
+        for picture in pictures
+    ]
+    return tag(
+        "article",
+        tag("h3", about),
+        tag("div", shown, class_="pair"),
+        class_="trial",
+    )
+
+
+def _describe_trial(row: pd.Series) -> str:
+    words = [str(value) for value in row[["alignment", "alignment_encoder"]].dropna()]
+    texts = [" ".join(words)]
+    if np.isfinite(row["latent_dim"]):
+        texts.append(f"d={row['latent_dim']:g}")
+    if isinstance(row["generator_size"], str):
+        texts.append(row["generator_size"])
+    if row[list(SEED_COLUMNS)].notna().all():
+        texts.append(describe_seeds(row))
+    return ", ".join(filter(None, texts))
+
+
+def _write_failed(table: pd.DataFrame) -> Html:
+    failed = table[table["status"] != "done"]
+    if failed.empty:
+        return tag("p", "None: every row is done.", class_="empty")
+    head = tag("tr", [tag("th", text, scope="col") for text in ("row", "trial", "status", "error")])
+    rows = [
+        tag(
+            "tr",
+            tag("td", tag("code", str(row["row_id"]))),
+            tag("td", _describe_trial(row)),
+            tag("td", tag("span", str(row["status"]), class_=f"status {row['status']}")),
+            tag("td", _write_error(row["error"])),
+        )
+        for _, row in failed.head(MAX_FAILED).iterrows()
+    ]
+    more = []
+    if len(failed) > MAX_FAILED:
+        text = f"and {len(failed) - MAX_FAILED:,} more rows that are not done: see the table."
+        more = [tag("p", text, class_="note")]
+    body = tag("table", tag("thead", head), tag("tbody", rows))
+    return join(
+        tag("div", body, class_="scroll", tabindex=0, role="region", aria_label="Rows not done"),
+        more,
+    )
+
+
+def _write_error(error: object) -> Html:
+    """The first line, and the whole text in a fold where there is more."""
+    text = error.strip() if isinstance(error, str) else ""
+    if not text:
+        return join("no error was recorded")
+    first = text.splitlines()[0]
+    if first == text and len(text) <= 160:
+        return join(text)
+    return tag("details", tag("summary", first[:160]), tag("pre", text[:4000]))
+
+
+def _write_cost(provenance: Provenance) -> Html:
+    if not provenance.costs:
+        return tag("p", "Neither times nor FLOPs are known.", class_="empty")
+    heads = (("stage", ""), ("number", "number"), ("time", "number"), ("FLOPs", "number"))
+    rows = [
+        tag(
+            "tr",
+            tag("th", name, scope="row"),
+            tag("td", f"{count:,}", class_="number"),
+            tag("td", _format_time(seconds), class_="number"),
+            tag("td", _format_flops(flops), class_="number"),
+        )
+        for name, count, seconds, flops in provenance.costs
+    ]
+    seconds = sum(cost[2] for cost in provenance.costs if np.isfinite(cost[2]))
+    flops = sum(cost[3] for cost in provenance.costs if np.isfinite(cost[3]))
+    total = tag(
+        "tr",
+        tag("th", "all", scope="row"),
+        tag("td", ""),
+        tag("td", _format_time(seconds or float("nan")), class_="number"),
+        tag("td", _format_flops(flops or float("nan")), class_="number"),
+    )
+    head = tag("tr", [tag("th", text, scope="col", class_=look) for text, look in heads])
+    table = tag("table", tag("thead", head), tag("tbody", rows), tag("tfoot", total))
+    note = tag("p", f"From the {provenance.cost_source}.", class_="note")
+    return join(tag("div", table, class_="scroll"), note)
+
+
+def _write_facts(facts: Sequence[tuple[str, str]]) -> Html:
+    rows = []
+    for name, value in facts:
+        shown = tag("code", value) if name == "command" else value
+        rows.append(join(tag("dt", name), tag("dd", shown)))
+    return tag("dl", rows, class_="facts")
+
+
+def _write_omissions(omissions: Sequence[Omission]) -> Html:
+    if not omissions:
+        return tag("p", "Nothing.", class_="empty")
+    return tag("ul", [tag("li", tag("b", each.what), f": {each.reason}.") for each in omissions])
+
+
+def _format_time(seconds: float) -> str:
+    if not np.isfinite(seconds):
+        return "-"
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:.4g} h"
+
+
+def _format_flops(flops: float) -> str:
+    return f"{flops:.2e}" if np.isfinite(flops) else "-"
+
+
+def _format(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,157 @@
+"""Bootstrap over seeds: what the numbers would be with other seeds of the same configurations.
+
+The independent units of a cell are its tokenizers, or its seeds where it has one tokenizer. Of n
+units each resample draws n - 1 with replacement: its means then scatter as the mean of n units
+does (Rao and Wu 1988), where n draws would make the few seeds of a sweep look too certain. Cells
+of the same tokenizers, such as those of several generator sizes, share their draws: a tokenizer
+that is good for one size is good for all.
+"""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.stats import norm, t
+
+from analysis.cells.cells import CELL_COLUMNS, RECONSTRUCTION_METRICS, Cells
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BootstrapConfig:
+    """How seeds are resampled."""
+
+    num_resamples: int = 2000
+    """Resamples, count."""
+    level: float = 0.95
+    """Share of intervals that should hold the true value, 0 to 1."""
+    seed: int = 0
+    """Seed of the drawing."""
+
+    def __post_init__(self) -> None:
+        if self.num_resamples < 1 or not 0 < self.level < 1:
+            raise ValueError(
+                "num_resamples must be positive and level between 0 and 1, but got"
+                f" {self.num_resamples} and {self.level:g}; 2000 and 0.95 are usual"
+            )
+
+
+def resample_means(
+    cells: Cells, metrics: Sequence[str], config: BootstrapConfig
+) -> NDArray[np.float64]:
+    """Draws what the cells' means would be with other seeds.
+
+    Args:
+        cells: Cells whose rows have all of the metrics.
+        metrics: Names of `analysis.table.measures.MEASURES`.
+        config: How to resample.
+
+    Returns:
+        Array of shape (resamples, lines of `cells.points`, metrics). A cell with one unit stays
+        as it is in every resample: see `explain_no_interval`.
+    """
+    generator = np.random.default_rng(config.seed)
+    sums, counts, of_cell = _sum_units(cells, metrics)
+    means = np.empty((config.num_resamples, len(cells.points), len(metrics)))
+    draws: dict[Hashable, NDArray[np.intp]] = {}
+    owners = _find_owners(cells, cells.points)
+    for position, (units, owner) in enumerate(zip(of_cell, owners, strict=True)):
+        if owner not in draws:
+            shape = (config.num_resamples, max(len(units) - 1, 1))
+            draws[owner] = generator.integers(0, len(units), shape)
+        drawn = units[draws[owner]]
+        means[:, position] = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
+    return means
+
+
+def percentile_interval(
+    resampled: NDArray[np.float64], estimate: float, *, num_freedoms: int, config: BootstrapConfig
+) -> Interval:
+    """The interval that holds the middle of the resampled values, widened for few seeds.
+
+    The deviations from the estimate are stretched by the ratio of Student's to the normal
+    quantile, since the scatter itself is known from few seeds only.
+
+    Args:
+        resampled: Values of shape (resamples,); NaN, where a resample has no value, is
+            left out.
+        estimate: The value of the data themselves.
+        num_freedoms: Units less cells behind the scatter, at least 1.
+        config: Level of the interval.
+
+    Returns:
+        Lower and upper end; NaN where no resample has a value.
+    """
+    known = resampled[~np.isnan(resampled)]
+    if not len(known):
+        return float("nan"), float("nan")
+    tail = (1 - config.level) / 2
+    stretch = t.ppf(1 - tail, max(num_freedoms, 1)) / norm.ppf(1 - tail)
+    low, high = np.quantile(known, [tail, 1 - tail], method="nearest")
+    return (
+        float(estimate + stretch * (low - estimate)),
+        float(estimate + stretch * (high - estimate)),
+    )
+
+
+def count_units(points: pd.DataFrame) -> pd.Series:
+    """Independent units of each cell: tokenizers where there are several, else seeds."""
+    return points["num_tokenizers"].where(points["num_tokenizers"] > 1, points["num_seeds"])
+
+
+def count_freedoms(cells: Cells, points: pd.DataFrame) -> int:
+    """Counts the degrees of freedom behind the scatter of some cells.
+
+    Args:
+        cells: The cells with their rows.
+        points: Some lines of `cells.points`.
+
+    Returns:
+        Units less cells, where cells of the same tokenizers count once.
+    """
+    by_owner = dict(zip(_find_owners(cells, points), count_units(points), strict=True))
+    return int(sum(count - 1 for count in by_owner.values()))
+
+
+def explain_no_interval(points: pd.DataFrame) -> str:
+    """Why these cells give no interval: empty where each has two units or more."""
+    single = int((count_units(points) < 2).sum())
+    if not single:
+        return ""
+    return f"no interval: {single} of {len(points)} configurations have fewer than two seeds"
+
+
+def _find_owners(cells: Cells, points: pd.DataFrame) -> list[Hashable]:
+    """What the draws of each cell belong to: its tokenizers if several, else the cell alone."""
+    by = list(CELL_COLUMNS)
+    known = cells.rows.assign(tokenizer_key=cells.rows["tokenizer_key"].fillna(""))
+    sets = known.groupby(by, sort=False)["tokenizer_key"].agg(frozenset).to_dict()
+    keys = points[by].itertuples(index=False, name=None)
+    return [sets[key] if len(sets[key]) > 1 else key for key in keys]
+
+
+def _sum_units(
+    cells: Cells, metrics: Sequence[str]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], list[NDArray[np.intp]]]:
+    """Each unit's sum and count per metric, and the units of each line of the points.
+
+    A tokenizer's own measures count once, however many rows share it. Tokenizers are in the order
+    of their keys, so that cells of the same ones can share draws.
+    """
+    by = list(CELL_COLUMNS)
+    rows = cells.rows
+    several = rows.groupby(by)["tokenizer_key"].transform("nunique", dropna=False) > 1
+    unit = rows["tokenizer_key"].fillna("").where(several, rows["row_id"])
+    rows = rows.assign(unit=unit).sort_values("unit", kind="stable")
+    units = rows.groupby([*by, "unit"], sort=False)[list(metrics)]
+    sums, counts, averages = units.sum(min_count=1), units.count(), units.mean()
+    for metric in metrics:
+        if metric in RECONSTRUCTION_METRICS:
+            sums[metric], counts[metric] = averages[metric], 1
+    positions = sums.reset_index().groupby(by, sort=False).indices
+    keys = cells.points[by].itertuples(index=False, name=None)
+    of_cell = [np.asarray(positions[key], dtype=np.intp) for key in keys]
+    return sums.to_numpy(dtype=float), counts.to_numpy(dtype=float), of_cell

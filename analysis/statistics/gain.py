@@ -1,0 +1,217 @@
+"""Frontier gain: how much area alignment adds to the frontier of reconstruction and generation.
+
+The area (hypervolume) that the cells with alignment dominate is set against that of the cells
+without, over the latent dims that both have; for each generator size, and for all sizes at once.
+It is taken in decades of what the frontier figure draws logarithmically.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from analysis.cells.cells import Cells
+from analysis.statistics.bootstrap import (
+    BootstrapConfig,
+    Interval,
+    count_freedoms,
+    explain_no_interval,
+    percentile_interval,
+    resample_means,
+)
+from analysis.statistics.hypervolume import REFERENCE_MARGIN, choose_reference, compute_hypervolume
+from analysis.table.measures import Scale, choose_scale
+
+ALL_SIZES = "all sizes"
+AXES = ["rfid", "gfid"]
+REFERENCE_RULE = (
+    "the reference point is the worst single measurement of the sizes compared on either axis,"
+    f" and {REFERENCE_MARGIN:.0%} of the range beyond it, in the figure's scale"
+)
+
+GainVerdict = Literal["larger", "smaller", "not told apart", "no interval"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrontierGain:
+    """The frontier with one alignment against the one without."""
+
+    alignment: str
+    """Alignment label."""
+    baseline: str
+    """Label of the lines without alignment."""
+    generator_size: str
+    """Generator size, or `ALL_SIZES`."""
+    latent_dims: tuple[float, ...]
+    """Latent dims that enter, channels: those which both have."""
+    omitted_dims: tuple[float, ...]
+    """Latent dims that only one of both has, channels."""
+    aligned: float
+    """Hypervolume with alignment, in products of the axes' units (decades where logarithmic)."""
+    unaligned: float
+    """Hypervolume without."""
+    difference_interval: Interval | None
+    """Bootstrap interval of the difference; None where a cell has fewer than two seeds."""
+    ratio_interval: Interval | None
+    """Bootstrap interval of the ratio; None likewise."""
+    no_interval: str
+    """Why there is no interval; empty where there is one."""
+    num_seeds: tuple[int, int]
+    """Fewest and most seeds of a cell, count."""
+    reference: tuple[float, float]
+    """Reference point, reconstruction and generation distance."""
+    scales: tuple[Scale, Scale]
+    """Scale of reconstruction and of generation."""
+
+    @property
+    def difference(self) -> float:
+        """Hypervolume with alignment minus without; above 0 alignment is better."""
+        return self.aligned - self.unaligned
+
+    @property
+    def ratio(self) -> float:
+        """Hypervolume with alignment over without; above 1 alignment is better, NaN over 0."""
+        return self.aligned / self.unaligned if self.unaligned > 0 else float("nan")
+
+    @property
+    def verdict(self) -> GainVerdict:
+        """Whether the frontier with alignment is larger, where the interval of the difference
+        leaves out 0."""
+        if self.difference_interval is None:
+            return "no interval"
+        low, high = self.difference_interval
+        return "larger" if low > 0 else "smaller" if high < 0 else "not told apart"
+
+
+def compute_gains(
+    cells: Cells, *, reference: Interval | None = None, config: BootstrapConfig | None = None
+) -> list[FrontierGain]:
+    """Computes the frontier gain of each alignment, per generator size and over all sizes.
+
+    Args:
+        cells: From `compute_cells(table, needs=("rfid", "gfid"))`.
+        reference: Reference point in the distances' units; by `REFERENCE_RULE` if None.
+        config: How seeds are resampled; 2000 resamples for a 95 % interval if None.
+
+    Returns:
+        Gains in the order of the cells, `ALL_SIZES` last where there are several sizes; empty
+        where no alignment has a latent dim in common with its baseline.
+    """
+    if cells.points.empty:
+        return []
+    config = config or BootstrapConfig()
+    scales = (_choose_scale(cells, "rfid"), _choose_scale(cells, "gfid"))
+    resampled = _to_scale(resample_means(cells, AXES, config), scales)
+    gains = []
+    for aligned, unaligned, omitted, size in _pair_frontiers(cells.points):
+        rows = cells.rows if size == ALL_SIZES else cells.rows[cells.rows["generator_size"] == size]
+        corner = (
+            choose_reference(_to_scale(rows[AXES].to_numpy(dtype=float), scales))
+            if reference is None
+            else _to_scale(np.array(reference), scales)
+        )
+        gains.append(
+            _compare(cells, aligned, unaligned, omitted, size, corner, scales, resampled, config)
+        )
+    return gains
+
+
+def _choose_scale(cells: Cells, metric: str) -> Scale:
+    """The figure's scale, unless a single seed is not positive and has no logarithm."""
+    return choose_scale(cells.points[metric]) if (cells.rows[metric] > 0).all() else "linear"
+
+
+def _pair_frontiers(
+    points: pd.DataFrame,
+) -> Iterator[tuple[pd.DataFrame, pd.DataFrame, tuple[float, ...], str]]:
+    """Cells with and without each alignment that agree in size, latent dim and training."""
+    aligned = points[points["alignment"] != points["baseline"]]
+    sizes = [str(size) for size in points["generator_size"].unique()]
+    for _, cells in aligned.groupby("alignment", sort=False):
+        base = points[points["alignment"] == cells["baseline"].iloc[0]]
+        keys = ["generator_size", "latent_dim"]
+        images = "generator_images"
+        shared = pd.merge(cells[[*keys, images]], base[[*keys, images]], on=keys)
+        both = shared[~((shared[f"{images}_x"] - shared[f"{images}_y"]).abs() > 0)][keys]
+        either = pd.merge(cells[keys], base[keys], how="outer")
+        for size in [*sizes, ALL_SIZES] if len(sizes) > 1 else sizes:
+            wanted = both if size == ALL_SIZES else both[both["generator_size"] == size]
+            known = either if size == ALL_SIZES else either[either["generator_size"] == size]
+            if wanted.empty:
+                continue
+            pairs = set(wanted.itertuples(index=False, name=None))
+            on_both = set(shared[keys].itertuples(index=False, name=None))
+            alone = known[[tuple(k) not in on_both for k in known.itertuples(index=False)]]
+            omitted = tuple(sorted(alone["latent_dim"].unique().tolist()))
+            yield _keep(cells, pairs), _keep(base, pairs), omitted, size
+
+
+def _keep(points: pd.DataFrame, pairs: set[Any]) -> pd.DataFrame:
+    keys = points[["generator_size", "latent_dim"]].itertuples(index=False, name=None)
+    return points[[key in pairs for key in keys]]
+
+
+def _compare(
+    cells: Cells,
+    aligned: pd.DataFrame,
+    unaligned: pd.DataFrame,
+    omitted: tuple[float, ...],
+    size: str,
+    corner: NDArray[np.float64],
+    scales: tuple[Scale, Scale],
+    resampled: NDArray[np.float64],
+    config: BootstrapConfig,
+) -> FrontierGain:
+    means = [_to_scale(side[AXES].to_numpy(dtype=float), scales) for side in (aligned, unaligned)]
+    with_it, without = (float(compute_hypervolume(side, corner)) for side in means)
+    both = pd.concat([aligned, unaligned])
+    no_interval = explain_no_interval(both)
+    difference_interval = ratio_interval = None
+    if not no_interval:
+        draws = [
+            compute_hypervolume(resampled[:, side.index.to_numpy()], corner)
+            for side in (aligned, unaligned)
+        ]
+        freedoms = count_freedoms(cells, both)
+        difference_interval = percentile_interval(
+            draws[0] - draws[1], with_it - without, num_freedoms=freedoms, config=config
+        )
+        if without > 0 and (draws[1] > 0).all():
+            ratio_interval = percentile_interval(
+                draws[0] / draws[1], with_it / without, num_freedoms=freedoms, config=config
+            )
+    return FrontierGain(
+        alignment=str(aligned["alignment"].iloc[0]),
+        baseline=str(aligned["baseline"].iloc[0]),
+        generator_size=size,
+        latent_dims=tuple(sorted(aligned["latent_dim"].unique().tolist())),
+        omitted_dims=omitted,
+        aligned=with_it,
+        unaligned=without,
+        difference_interval=difference_interval,
+        ratio_interval=ratio_interval,
+        no_interval=no_interval,
+        num_seeds=(int(both["num_seeds"].min()), int(both["num_seeds"].max())),
+        reference=_from_scale(corner, scales),
+        scales=scales,
+    )
+
+
+def _to_scale(values: NDArray[np.float64], scales: tuple[Scale, Scale]) -> NDArray[np.float64]:
+    """Decades on the axes that are logarithmic; the last axis holds the two distances."""
+    scaled = np.array(values, dtype=float)
+    for axis, scale in enumerate(scales):
+        if scale == "log":
+            scaled[..., axis] = np.log10(scaled[..., axis])
+    return scaled
+
+
+def _from_scale(corner: NDArray[np.float64], scales: tuple[Scale, Scale]) -> tuple[float, float]:
+    x, y = (
+        float(10**value if scale == "log" else value)
+        for value, scale in zip(corner, scales, strict=True)
+    )
+    return x, y

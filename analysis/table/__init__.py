@@ -1,0 +1,1 @@
+"""The results table as the analysis reads it: columns, measures, protocols, published numbers."""

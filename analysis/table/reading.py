@@ -1,0 +1,219 @@
+"""Reading the results table: the only interface between the harness and the analysis.
+
+`analysis.table.columns` says what is read from the table, `load_table` refuses a table that does
+not keep to it, `load_tables` joins those of several sweeps, and `require_one_protocol` refuses to
+put numbers of unlike protocols on one axis.
+"""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.table.columns import (
+    GIVEN,
+    GIVEN_MAY_LACK,
+    NUMERIC_COLUMNS,
+    OPTIONAL_COLUMNS,
+    OPTIONAL_NUMBERS,
+    REQUIRED_COLUMNS,
+    SEED_COLUMNS,
+    STATUSES,
+)
+from analysis.table.protocols import parse_protocol, require_one_protocol, split_by_protocol
+
+__all__ = [
+    "NUMERIC_COLUMNS",
+    "OPTIONAL_COLUMNS",
+    "REQUIRED_COLUMNS",
+    "SEED_COLUMNS",
+    "STATUSES",
+    "check_table",
+    "load_table",
+    "load_tables",
+    "require_one_protocol",
+    "split_by_protocol",
+]
+
+
+def load_table(path: Path | str) -> pd.DataFrame:
+    """Reads and checks a results table.
+
+    Args:
+        path: A results folder with `table.parquet` or `table.csv` (the first is preferred), or
+            one of these files.
+
+    Returns:
+        The table; numbers are numeric with NaN where missing, the rest is text or missing.
+        Columns of `OPTIONAL_COLUMNS` that the table lacks, being older, are missing throughout.
+
+    Raises:
+        ValueError: If there is no table, it cannot be read, lacks a column, has a value of the
+            wrong type, repeats a row or has a metric without its protocol.
+    """
+    file = _find_table(Path(path))
+    return check_table(_read_table(file), source=str(file))
+
+
+def load_tables(paths: Sequence[Path | str]) -> pd.DataFrame:
+    """Reads and joins the results tables of several sweeps, of any schema version.
+
+    A row that several tables have stands once: sweeps that share a trial share its row. Where it
+    is done in one of them only, that one counts.
+
+    Args:
+        paths: Results folders or files, as `load_table` takes them; at least one.
+
+    Returns:
+        The joined table, in the order of the paths, with the new column `results_dir`: the path
+        that the row came from, as it was given.
+
+    Raises:
+        ValueError: If there is no path, a table is wrong as in `load_table`, or tables have a row
+            in common whose distances differ.
+    """
+    if not paths:
+        raise ValueError("there must be a results folder, but none came; name one or more")
+    tables = [load_table(path).assign(results_dir=str(path)) for path in paths]
+    filled = [table for table in tables if not table.empty]
+    if len(filled) < 2:
+        return filled[0] if filled else tables[0]
+    joined = pd.concat(filled, ignore_index=True)
+    _refuse_conflicts(joined)
+    done_first = joined.assign(later=joined["status"] != "done")
+    kept = done_first.sort_values("later", kind="stable").drop_duplicates("row_id")
+    return joined.loc[kept.index.sort_values()].reset_index(drop=True)
+
+
+def check_table(table: pd.DataFrame, *, source: str = "the table") -> pd.DataFrame:
+    """Checks a table in memory as `load_table` does a stored one.
+
+    Args:
+        table: Rows with at least `REQUIRED_COLUMNS`, missing values of any kind.
+        source: What messages call the table.
+
+    Returns:
+        A new table; numbers are floats with NaN where missing, the rest is text or None.
+
+    Raises:
+        ValueError: As `load_table`.
+    """
+    for column in REQUIRED_COLUMNS:
+        if column not in table.columns:
+            near = difflib.get_close_matches(column, [str(name) for name in table.columns], n=1)
+            hint = f" (is '{near[0]}' meant?)" if near and near[0] not in REQUIRED_COLUMNS else ""
+            raise ValueError(
+                f"{source} must have the column '{column}' ({REQUIRED_COLUMNS[column]}), but it is"
+                f" missing{hint}; compile the table again by running the sweep again"
+            )
+    converted = {
+        column: (_to_number if column in NUMERIC_COLUMNS else _to_text)(table, column, source)
+        for column in REQUIRED_COLUMNS
+    }
+    for column in OPTIONAL_COLUMNS:
+        known = table if column in table.columns else table.assign(**{column: None})
+        convert = _to_number if column in OPTIONAL_NUMBERS else _to_text
+        converted[column] = convert(known, column, source)
+    checked = table.assign(**converted).reset_index(drop=True)
+    _check_rows(checked, source)
+    return checked
+
+
+def _refuse_conflicts(joined: pd.DataFrame) -> None:
+    """Refuses one row with two results: which of them to believe is the user's to say."""
+    done = joined[joined["status"] == "done"]
+    for metric in ("rfid", "gfid"):
+        differs = done.groupby("row_id")[metric].nunique() > 1
+        if differs.any():
+            row_id = differs[differs].index[0]
+            rows = done[done["row_id"] == row_id]
+            values = " and ".join(
+                f"{value:g} ({place})"
+                for value, place in zip(rows[metric], rows["results_dir"], strict=True)
+            )
+            raise ValueError(
+                f"a row of several results must have one {metric}, but row {row_id} has {values};"
+                " give one of the folders, or set them side by side with"
+                " `python -m analysis.compare`"
+            )
+
+
+def _find_table(path: Path) -> Path:
+    candidates = [path / "table.parquet", path / "table.csv"] if path.is_dir() else [path]
+    for candidate in candidates:
+        if candidate.is_file() and candidate.suffix in (".parquet", ".csv"):
+            return candidate
+    raise ValueError(
+        "the results must hold table.parquet or table.csv, but nothing of that name is at"
+        f" {path}; name the folder that a sweep wrote, or run the sweep first"
+    )
+
+
+def _read_table(file: Path) -> pd.DataFrame:
+    try:
+        if file.suffix == ".parquet":
+            return pd.read_parquet(file)
+        return pd.read_csv(file, dtype=str, keep_default_na=False, na_values=[""])
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{file} must be a readable {file.suffix[1:]} table, but reading it gave: {error};"
+            " delete it and run the sweep again to compile it anew"
+        ) from error
+
+
+def _to_number(table: pd.DataFrame, column: str, source: str) -> pd.Series:
+    numbers = pd.to_numeric(table[column], errors="coerce")
+    text = table[column].map(lambda value: str(value).strip().lower(), na_action="ignore")
+    wrong = numbers.isna() & text.notna() & ~text.isin(["nan", "none", ""])
+    if wrong.any():
+        position = int(wrong.to_numpy().argmax())
+        raise ValueError(
+            f"{source}: the column '{column}' must hold numbers, but row {position + 1} has"
+            f" '{table[column].iloc[position]}'; mend the row or leave its value empty"
+        )
+    return numbers.astype(float)
+
+
+def _to_text(table: pd.DataFrame, column: str, source: str) -> pd.Series:
+    text = table[column].astype(object).map(str, na_action="ignore").astype(object)
+    return text.where(text.notna(), None)
+
+
+def _check_rows(table: pd.DataFrame, source: str) -> None:
+    unknown = ~table["status"].isin(STATUSES)
+    _refuse(table, source, unknown, f"'status' must be one of {', '.join(STATUSES)}")
+    _refuse(table, source, table["row_id"].isna(), "'row_id' must name the row")
+    _refuse(table, source, table["row_id"].duplicated(), "'row_id' must be unique")
+    done = table["status"] == "done"
+    # A trial of a tokenizer alone has rfid and no generator.
+    of_generator = ("generator_size", "generator_seed")
+    given = table["provenance"] == GIVEN
+    identity = (
+        *("latent_dim", "alignment", "tokenizer_key", "distance_name"),
+        *(column for column in SEED_COLUMNS if column not in of_generator),
+    )
+    needs = {
+        "rfid": ("reconstruction_protocol_hash", *identity),
+        "gfid": ("protocol_hash", *identity, *of_generator),
+    }
+    for metric, columns in needs.items():
+        measured = done & table[metric].notna()
+        for column in columns:
+            bad = measured & table[column].isna()
+            if column in GIVEN_MAY_LACK:
+                bad &= ~given
+            _refuse(table, source, bad, f"'{column}' must be known where '{metric}' is")
+    for column in ("protocol", "reconstruction_protocol"):
+        for text, row_ids in table.groupby(column, sort=False)["row_id"]:
+            parse_protocol(str(text), source=f"'{column}' of row {row_ids.iloc[0]}")
+
+
+def _refuse(table: pd.DataFrame, source: str, bad: pd.Series, rule: str) -> None:
+    if bad.any():
+        row = table[bad].iloc[0]
+        column = rule.split("'")[1]
+        raise ValueError(
+            f"{source}: {rule}, but row {row['row_id']} has '{row[column]}';"
+            " mend the row's file and run the sweep again to compile the table anew"
+        )

@@ -1,0 +1,1 @@
+"""A search's trials and their figures."""

@@ -1,0 +1,285 @@
+"""Figures of a search: front, hypervolume, importance, and proxy against full budget."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from analysis.figures.labels import place_labels, point_to_better
+from analysis.figures.marks import (
+    FONT_SIZE,
+    MARKERS,
+    OKABE_ITO,
+    blank_figure,
+    freeze_layout,
+    label_distance,
+    scale_axis,
+    style_axes,
+)
+from analysis.report import save_figure
+from analysis.tuning.trials import (
+    DECIDED_AT,
+    Order,
+    Recommendation,
+    Trials,
+    compute_front,
+    compute_hypervolumes,
+    compute_orders,
+    load_repetitions,
+    load_trials,
+    recommend,
+    reference_point,
+)
+
+WIDTH_INCH, HEIGHT_INCH = 6.5, 4.5
+"""A search's figures are as wide as a page: names of trials stand beside their points."""
+TITLE_SIZE = 9.0
+SEARCHED, BEYOND = "0.45", "0.75"
+DISTANCES = {"rfid": ("reconstruction", "eval split"), "gfid": ("generation", "samples")}
+
+
+def write_tuning_figures(results: Path) -> list[Path]:
+    """Writes the figures that the files of a search allow, and removes those of earlier ones.
+
+    Args:
+        results: Results folder of a search.
+
+    Returns:
+        The files written below `<results>/figures`.
+
+    Raises:
+        ValueError: If a file of the search is missing or wrong.
+    """
+    trials = load_trials(results)
+    folder = results / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("tuning_*"):
+        old.unlink()
+    figures: dict[str, Figure] = {}
+    if not trials.measured.empty:
+        chosen = recommend(trials)
+        if len(trials.objectives) > 1:
+            figures["tuning_front"] = draw_front(trials, compute_front(trials), chosen)
+        figures["tuning_hypervolume"] = draw_hypervolumes(trials)
+    importance = results / "importance.csv"
+    if importance.is_file() and len(table := pd.read_csv(importance)):
+        figures["tuning_importance"] = draw_importance(trials, table)
+    if promoted := load_repetitions(results, trials).get("promoted"):
+        orders = [o for o in compute_orders(trials, promoted) if not o.points.empty]
+        if orders:
+            figures["tuning_promotion"] = draw_orders(trials, orders)
+    return [path for name, figure in figures.items() for path in save_figure(figure, folder, name)]
+
+
+def draw_front(trials: Trials, front: pd.DataFrame, chosen: Recommendation | None) -> Figure:
+    """Draws the first two objectives of all measured trials, first trials and front marked.
+
+    Args:
+        trials: The search.
+        front: From `compute_front`, with at least one trial.
+        chosen: The recommended trial.
+    """
+    x, y = trials.objectives[:2]
+    figure, axes = _new_figure()
+    axes.set_title(f"Search {trials.name}: {trials.setting}", fontsize=TITLE_SIZE)
+    axes.set_xlabel(_axis_label(trials, x), fontsize=FONT_SIZE)
+    axes.set_ylabel(_axis_label(trials, y), fontsize=FONT_SIZE)
+    beyond = trials.table[~trials.table["trial_id"].isin(front["trial_id"])].dropna(subset=[x, y])
+    shown = pd.concat([front, beyond])
+    scale_axis(axes, "x", shown[x])
+    scale_axis(axes, "y", shown[y])
+    best = front[front["on_front"]].sort_values([x, y])
+    look = {"drawstyle": "steps-post", "color": "0.85", "linewidth": 4.0, "zorder": 0}
+    label = "Pareto front" + (" (first two objectives)" if len(trials.objectives) > 2 else "")
+    axes.plot(best[x], best[y], marker="o", markersize=13, label=label, **look)
+    searched = front[front["name"] == ""]
+    axes.plot(searched[x], searched[y], "o", color=SEARCHED, markersize=5, label="searched")
+    if len(beyond):
+        axes.plot(beyond[x], beyond[y], "x", color=BEYOND, markersize=5, label="beyond a cap")
+    _mark_references(axes, front, trials)
+    if chosen is not None:
+        where = front[front["trial"] == chosen.trial]
+        ring = {"markerfacecolor": "none", "markeredgecolor": "black", "markersize": 13}
+        axes.plot(where[x], where[y], linestyle="", marker="o", label="recommended", **ring)
+    figure.legend(loc="outside right upper", fontsize=FONT_SIZE, frameon=False)
+    _footnote(figure, trials)
+    freeze_layout(figure)
+    values = front[[x, y]].to_numpy(dtype=float)
+    if not any(trials.maximised[:2]):
+        point_to_better(axes, values)
+    labelled = best[best["name"] == ""]
+    place_labels(
+        axes,
+        labelled[[x, y]].to_numpy(dtype=float),
+        [f"{number}" for number in labelled["trial"]],
+        ["0.2"] * len(labelled),
+    )
+    return figure
+
+
+def draw_hypervolumes(trials: Trials) -> Figure:
+    """Draws what the trials so far dominate, or the best value so far of a single objective."""
+    figure, axes = _new_figure()
+    numbers = trials.table["trial"]
+    if len(trials.objectives) > 1:
+        axes.set_title(f"Hypervolume over trials: search {trials.name}", fontsize=TITLE_SIZE)
+        values = compute_hypervolumes(trials, reference_point([trials]))["hypervolume"]
+        axes.set_ylabel("dominated hypervolume\nhigher is better", fontsize=FONT_SIZE)
+        note = "reference point: beyond the worst measured values by 10% of their range"
+    else:
+        column = next(iter(trials.objectives))
+        axes.set_title(f"Best so far: search {trials.name}", fontsize=TITLE_SIZE)
+        kept = trials.table[column].where(trials.table["trial"].isin(trials.measured["trial"]))
+        values = (kept.cummax() if trials.maximised[0] else kept.cummin()).ffill()
+        axes.set_ylabel(_axis_label(trials, column), fontsize=FONT_SIZE)
+        note = ""
+    axes.plot(numbers, values, drawstyle="steps-post", color=OKABE_ITO[0], marker="o", markersize=4)
+    num_first = int((trials.table["name"] != "").sum())
+    if num_first:
+        axes.axvspan(-0.5, num_first - 0.5, color="0.93", zorder=0, label="first trials")
+        axes.legend(fontsize=FONT_SIZE, frameon=False, loc="lower right")
+    axes.set_xlabel("trial", fontsize=FONT_SIZE)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _footnote(figure, trials, note)
+    freeze_layout(figure)
+    return figure
+
+
+def draw_importance(trials: Trials, importance: pd.DataFrame) -> Figure:
+    """Draws each parameter's importance for each objective as bars.
+
+    Args:
+        trials: The search.
+        importance: Columns `objective`, `parameter`, `among`, `importance`, `chance` and
+            `num_trials`.
+    """
+    labels = list(dict.fromkeys(zip(importance["parameter"], importance["among"], strict=True)))
+    height = max(HEIGHT_INCH / 2, 0.5 * len(labels) + 1.6)
+    figure = blank_figure(WIDTH_INCH, height)
+    axes = figure.add_subplot()
+    style_axes(axes)
+    objectives = list(dict.fromkeys(importance["objective"]))
+    width = 0.8 / len(objectives)
+    for position, objective in enumerate(objectives):
+        rows = importance[importance["objective"] == objective]
+        places = [labels.index(key) for key in zip(rows["parameter"], rows["among"], strict=True)]
+        axes.barh(
+            np.array(places) + (position - (len(objectives) - 1) / 2) * width,
+            rows["importance"],
+            height=width,
+            color=OKABE_ITO[position % len(OKABE_ITO)],
+            label=objective,
+        )
+        axes.plot(
+            rows["chance"],
+            np.array(places) + (position - (len(objectives) - 1) / 2) * width,
+            linestyle="",
+            marker="|",
+            markersize=10,
+            color="black",
+            label="by chance" if position == len(objectives) - 1 else None,
+        )
+    counts = importance.groupby(["parameter", "among"])["num_trials"].max()
+    texts = [
+        f"{_short(parameter)}\n({among}, {counts[(parameter, among)]} trials)"
+        for parameter, among in labels
+    ]
+    axes.set_yticks(range(len(labels)), texts, fontsize=FONT_SIZE - 1)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("share of importance (PED-ANOVA) among these trials", fontsize=FONT_SIZE)
+    axes.set_title(f"What the objectives depend on: search {trials.name}", fontsize=TITLE_SIZE)
+    figure.legend(loc="outside lower right", ncols=3, fontsize=FONT_SIZE, frameon=False)
+    note = "by chance: what 9 of 10 shuffles of the values stay below; bars below it say nothing"
+    _footnote(figure, trials, note)
+    freeze_layout(figure)
+    return figure
+
+
+def draw_orders(trials: Trials, orders: list[Order]) -> Figure:
+    """Draws the promoted settings' objectives in the search against those at full budget."""
+    figure = blank_figure(WIDTH_INCH, HEIGHT_INCH * 0.8)
+    for axes, order in zip(figure.subplots(1, len(orders), squeeze=False)[0], orders, strict=True):
+        style_axes(axes)
+        points = order.points
+        scale_axis(axes, "x", points["proxy"])
+        scale_axis(axes, "y", points["full"])
+        axes.errorbar(
+            points["proxy"],
+            points["full"],
+            yerr=points["full_se"].fillna(0.0),
+            linestyle="",
+            marker="o",
+            markersize=5,
+            color=OKABE_ITO[0],
+        )
+        tau = "too few settings" if np.isnan(order.tau) else f"Kendall's tau {order.tau:.2f}"
+        axes.set_title(
+            f"{order.column}: {tau},\n{order.words}",
+            fontsize=TITLE_SIZE - 1,
+        )
+        axes.set_xlabel(f"{order.column} in the search, one seed", fontsize=FONT_SIZE)
+        axes.set_ylabel(f"{order.column} at full budget", fontsize=FONT_SIZE)
+    note = (
+        "full budget: mean ± standard error over seeds; undecided: means closer than "
+        f"{DECIDED_AT:g} standard errors"
+    )
+    _footnote(figure, trials, note)
+    freeze_layout(figure)
+    for axes, order in zip(figure.axes, orders, strict=True):
+        values = order.points[["proxy", "full"]].to_numpy(dtype=float)
+        place_labels(axes, values, [str(n) for n in order.points.index], ["0.3"] * len(values))
+    return figure
+
+
+def _new_figure() -> tuple[Figure, Axes]:
+    figure = blank_figure(WIDTH_INCH, HEIGHT_INCH)
+    axes = figure.add_subplot()
+    style_axes(axes)
+    return figure, axes
+
+
+def _mark_references(axes: Axes, front: pd.DataFrame, trials: Trials) -> None:
+    x, y = trials.objectives[:2]
+    for number, name in enumerate(trials.references):
+        rows = front[front["name"] == name]
+        axes.plot(
+            rows[x],
+            rows[y],
+            linestyle="",
+            marker=MARKERS[1 + number % (len(MARKERS) - 1)],
+            color=OKABE_ITO[number % len(OKABE_ITO)],
+            markeredgecolor="white",
+            markersize=8,
+            label=name,
+        )
+
+
+def _axis_label(trials: Trials, column: str) -> str:
+    if column in DISTANCES:
+        side, images = DISTANCES[column]
+        return label_distance(side, trials.distance_name, images)
+    better = "higher" if trials.maximised[trials.objectives.index(column)] else "lower"
+    return f"{column}\n{better} is better"
+
+
+def _short(parameter: str) -> str:
+    """A dotted path without what all alignment fields share."""
+    return parameter.removeprefix("tokenizer.").removeprefix("alignment.")
+
+
+def _footnote(figure: Figure, trials: Trials, note: str = "") -> None:
+    counts = trials.table["status"].value_counts()
+    words = ", ".join(f"{count} {status}" for status, count in counts.items())
+    caps = f"; caps: {', '.join(trials.caps)}" if trials.caps else ""
+    text = f"{len(trials.table)} trials ({words}), one seed each{caps}"
+    figure.supxlabel(
+        text + (f";\n{note}" if note else ""),
+        fontsize=FONT_SIZE - 1.5,
+        color="0.35",
+        x=0.01,
+        ha="left",
+    )

@@ -1,0 +1,151 @@
+"""Where a table comes from: commands, versions and cost, from its manifest and its columns."""
+
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.table.protocols import join_unique
+
+ANALYSIS_PACKAGES = ("numpy", "pandas", "scipy", "matplotlib")
+STAGES = (
+    ("tokenizer training", "tokenizer_key", "tokenizer_s"),
+    ("generator training", "generator_key", "generator_s"),
+    ("sampling and its metrics", "generation_key", "generation_s"),
+)
+"""Stages that the table has times of: name, key column and time column."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """How a table was made."""
+
+    facts: list[tuple[str, str]]
+    """Name and value: commands, revisions, versions, machines."""
+    costs: list[tuple[str, int, float, float]]
+    """Stages of one kind: name, count, seconds (NaN unknown), FLOPs (NaN unknown)."""
+    cost_source: str
+    """What the costs were taken from, and what is not in them."""
+
+
+def trace_table(table: pd.DataFrame, results_dirs: Sequence[Path]) -> Provenance:
+    """Collects what is known of how a table was made.
+
+    Args:
+        table: The results table.
+        results_dirs: Its results folders; a `manifest.json` in each is read where there is one.
+
+    Returns:
+        Commands, versions and cost.
+    """
+    manifests = [_read_manifest(folder) for folder in results_dirs]
+    facts: list[tuple[str, str]] = []
+    for folder, manifest in zip(results_dirs, manifests, strict=True):
+        facts += _list_manifest(folder, manifest)
+    for name, column in (
+        ("revision of the code", "git_revision"),
+        ("made on", "device"),
+        ("version of the table's schema", "schema_version"),
+        ("provenance of the weights", "provenance"),
+    ):
+        known = join_unique(table[column])
+        if known:
+            facts.append((name, known))
+    facts.append(("this page", _describe_analysis()))
+    stages = [stage for manifest in manifests for stage in _list_stages(manifest)]
+    if stages:
+        source = "manifest: each stage counts once; FLOPs are estimates"
+        return Provenance(facts=facts, costs=_sum_stages(stages), cost_source=source)
+    source = "table: each artifact counts once; FLOPs of shared stages are not told apart"
+    return Provenance(facts=facts, costs=_sum_table(table), cost_source=source)
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest, or why there is none under the key `missing`."""
+    file = folder / "manifest.json"
+    if not file.is_file():
+        return {"missing": "the folder has no manifest.json"}
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return {"missing": f"manifest.json cannot be read: {error}"}
+    known = isinstance(manifest, dict)
+    return manifest if known else {"missing": "manifest.json is no JSON object"}
+
+
+def _list_manifest(folder: Path, manifest: dict[str, Any]) -> list[tuple[str, str]]:
+    """The manifest's commands and versions; of given rows it has one entry each."""
+    if "missing" in manifest:
+        return [(f"command of {folder.name}", f"not known: {manifest['missing']}")]
+    entries = [manifest] if "command" in manifest else list(manifest.values())
+    entries = [each for each in entries if isinstance(each, dict) and "command" in each]
+    facts = [
+        ("command", command) for command in dict.fromkeys(str(each["command"]) for each in entries)
+    ]
+    for each in entries[-1:]:
+        written = str(each.get("written", ""))
+        environment = each.get("environment", {})
+        versions = ", ".join(
+            f"{name} {value}"
+            for name, value in environment.items()
+            if name not in ("git_revision", "host")
+        )
+        facts += [("written", written), ("versions", versions)]
+    return [(name, value) for name, value in facts if value]
+
+
+def _describe_analysis() -> str:
+    versions = [f"{name} {metadata.version(name)}" for name in ANALYSIS_PACKAGES]
+    return f"python -m analysis.report; Python {platform.python_version()}, {', '.join(versions)}"
+
+
+def _list_stages(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    stages = manifest.get("stages", [])
+    if not isinstance(stages, list):
+        return []
+    return [each for each in stages if isinstance(each, dict) and each.get("cost")]
+
+
+def _sum_stages(stages: list[dict[str, Any]]) -> list[tuple[str, int, float, float]]:
+    table = pd.DataFrame(
+        [
+            {
+                "kind": str(stage.get("kind")),
+                "key": str(stage.get("key")),
+                "seconds": stage["cost"].get("wall_s"),
+                "flops": stage["cost"].get("estimated_flops"),
+            }
+            for stage in stages
+        ]
+    ).drop_duplicates("key")
+    numbers = table.assign(
+        seconds=pd.to_numeric(table["seconds"]), flops=pd.to_numeric(table["flops"])
+    )
+    return [
+        (str(kind), len(mine), _sum(mine["seconds"]), _sum(mine["flops"]))
+        for kind, mine in numbers.groupby("kind", sort=False)
+    ]
+
+
+def _sum_table(table: pd.DataFrame) -> list[tuple[str, int, float, float]]:
+    costs = []
+    for name, key, column in STAGES:
+        known = table[table[key].notna()].drop_duplicates(key)
+        if len(known):
+            costs.append((name, len(known), _sum(known[column]), float("nan")))
+    trials = table[table["generator_key"].notna()].drop_duplicates("generator_key")
+    if np.isfinite(trials["train_flops"]).any():
+        name = "training of tokenizer and generator, shared tokenizers counted for each"
+        costs.append((name, len(trials), float("nan"), _sum(trials["train_flops"])))
+    return costs
+
+
+def _sum(values: pd.Series) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.sum()) if len(known) else float("nan")

@@ -1,0 +1,323 @@
+"""The closing words of a sweep, made from its numbers and no further than these go."""
+
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+
+from analysis.cells.cells import Cells, average_group
+from analysis.cells.lines import NO_GENERATOR
+from analysis.cells.training import find_unlike_pairs
+from analysis.statistics.effects import (
+    AlignmentEffect,
+    DilemmaEffect,
+    Verdict,
+    compare_cells,
+    compute_alignment_effects,
+    compute_dilemma_effects,
+    divide,
+)
+from analysis.statistics.welch import LEVEL, count_by_chance
+from analysis.table.protocols import split_by_protocol
+from analysis.table.reading import check_table
+
+MAX_REASONS = 8
+MAX_LINES = 60
+"""Comparisons listed under one heading at most; totals count them all."""
+
+
+def summarize(table: pd.DataFrame) -> str:
+    """Says what the table shows, one part for each protocol.
+
+    Args:
+        table: Any table that `check_table` accepts, also an empty or an all-failed one.
+
+    Returns:
+        Plain text: the best cell, the dilemma, what alignment changes, and what was left out.
+
+    Raises:
+        ValueError: If the table is wrong, or a cell holds one repetition twice.
+    """
+    table = check_table(table)
+    if table.empty:
+        return "The table has no rows: nothing can be said."
+    parts = [
+        "\n".join(_summarize_group(name, average_group(rows), rows))
+        for name, rows in split_by_protocol(table).items()
+    ]
+    return "\n\n".join(parts)
+
+
+def _summarize_group(name: str, cells: Cells, rows: pd.DataFrame) -> list[str]:
+    return [*describe_group(name, cells, rows), *say_results(cells)]
+
+
+def describe_group(name: str, cells: Cells, rows: pd.DataFrame) -> list[str]:
+    """Says what one protocol's rows are, and what its numbers rest on.
+
+    Args:
+        name: Name of the group; empty where there is one.
+        cells: From `average_group(rows)`.
+        rows: The group's rows.
+
+    Returns:
+        Lines of plain text.
+    """
+    setting = cells.setting
+    num_done = int((rows["status"] == "done").sum())
+    head = [
+        f"{setting.dataset}, {setting.resolution} px, guidance {setting.guidance}"
+        + (f" [{name}]" if name else "")
+        + f": {num_done} of {len(rows)} rows done."
+    ]
+    if cells.points.empty:
+        return head
+    return [
+        *head,
+        f"Distances are the {setting.distance_name}, lower is better; extractor"
+        f" {setting.extractor}; {setting.sizes}; per cell {setting.repetitions}.",
+        _say_interval(cells),
+    ]
+
+
+def say_results(cells: Cells) -> list[str]:
+    """Says the best cell, the dilemma, what alignment changes, and what was left out.
+
+    Args:
+        cells: From `average_group(rows)`.
+
+    Returns:
+        Lines of plain text, those of a list after a hyphen; ± is the standard error.
+    """
+    given = _say_given(cells)
+    if cells.points.empty:
+        head = "No row has a generation distance: nothing can be said."
+        if given:
+            head = "No measured row has a latent dim and a generator: there is no frontier."
+        return [head, *given, *_say_gaps(cells)]
+    if not cells.has_generation:
+        return [*_say_tokenizers(cells), *given, *_say_gaps(cells)]
+    return [
+        *_say_best(cells),
+        *_say_dilemma(cells),
+        *_say_alignment(cells),
+        *given,
+        *_say_gaps(cells),
+    ]
+
+
+def _say_interval(cells: Cells) -> str:
+    most = int(cells.points["num_seeds"].max())
+    if most == 1:
+        return "One seed only: there are no intervals, and no difference below is established."
+    text = (
+        "± is the standard error; a difference is beyond noise where Welch's"
+        f" {LEVEL:.0%} interval over seeds leaves out 0"
+    )
+    if cells.setting.tokenizers:
+        text += (
+            ", for reconstruction over tokenizers; where seeds share a tokenizer, intervals of"
+            " generation do not show what another tokenizer would change"
+        )
+    return f"{text}; with so few seeds they are rough." if most < 5 else f"{text}."
+
+
+def _say_tokenizers(cells: Cells) -> list[str]:
+    """What was measured where no row has generated: the reconstructions."""
+    ranked = [row for _, row in cells.points.sort_values("rfid", kind="stable").iterrows()]
+    lines = [
+        "No row has a generation distance: what follows is of tokenizers alone, and nothing can be"
+        " said of the frontier.",
+        f"Lowest reconstruction distance: {_say_cell(ranked[0])}:"
+        f" {_say_reconstruction(ranked[0])}.",
+        "Reconstruction, from the lowest distance up:",
+    ]
+    lines += [f"- {_say_cell(row)}: {_say_reconstruction(row)}." for row in ranked[:MAX_LINES]]
+    more = len(ranked) - MAX_LINES
+    return [*lines, f"- and {more} more cells"] if more > 0 else lines
+
+
+def _say_given(cells: Cells) -> list[str]:
+    """Measured rows of given images that are no cells."""
+    if cells.given.empty:
+        return []
+    lines = ["Given images, without a place on the frontier:"]
+    for _, row in cells.given.head(MAX_LINES).iterrows():
+        generation = f"generation {_say_value(row, 'gfid')}"
+        lines.append(f"- {row['alignment']}: {generation}, {_say_reconstruction(row)}.")
+    return lines
+
+
+def _say_reconstruction(cell: pd.Series) -> str:
+    decibels = f", PSNR {_say_value(cell, 'psnr')} dB" if np.isfinite(cell["psnr"]) else ""
+    return f"reconstruction {_say_value(cell, 'rfid')}{decibels}"
+
+
+def _say_best(cells: Cells) -> list[str]:
+    ranked = cells.points.sort_values("gfid", kind="stable")
+    best = ranked.iloc[0]
+    details = [f"reconstruction {_say_value(best, 'rfid')}", f"PSNR {_say_value(best, 'psnr')} dB"]
+    if np.isfinite(best["label_accuracy"]):
+        details.append(f"{best['label_accuracy']:.0%} of samples recognised as the class asked for")
+    lines = [
+        f"Lowest generation distance: {_say_cell(best)}: {_say_value(best, 'gfid')}"
+        f" ({', '.join(details)})."
+    ]
+    rivals = [row for _, row in ranked.iloc[1:].iterrows() if not _is_apart(row, best)]
+    if rivals and best["num_seeds"] > 1:
+        names = "; ".join(_say_cell(row) for row in rivals[:3])
+        more = f" and {len(rivals) - 3} more" if len(rivals) > 3 else ""
+        lines.append(f"Not told apart from it: {names}{more}.")
+    return lines
+
+
+def _say_dilemma(cells: Cells) -> list[str]:
+    effects = compute_dilemma_effects(cells)
+    if not effects:
+        return ["The dilemma: no line has two latent dims, so nothing is said about it."]
+    lines = ["The dilemma, from the smallest to the largest latent dim:"]
+    lines += [_say_line(effect) for effect in effects[:MAX_LINES]]
+    if len(effects) > MAX_LINES:
+        lines.append(f"- and {len(effects) - MAX_LINES} more lines")
+    return lines
+
+
+def _say_line(effect: DilemmaEffect) -> str:
+    small, large = effect.small, effect.large
+    changes = [
+        f"generation {small['gfid']:.3g} -> {large['gfid']:.3g}"
+        f" (x{divide(large['gfid'], small['gfid']):.3g}"
+        + ("" if effect.is_monotone else ", not at every step")
+        + ")"
+    ]
+    for metric, label, unit in (("rfid", "reconstruction", ""), ("psnr", "PSNR", " dB")):
+        if np.isfinite([small[metric], large[metric]]).all():
+            changes.append(f"{label} {small[metric]:#.4g} -> {large[metric]:#.4g}{unit}")
+    return (
+        f"- {effect.alignment}, {effect.generator_size}, d={small['latent_dim']:g} ->"
+        f" {large['latent_dim']:g}: {', '.join(changes)}: {_judge_dilemma(effect)}"
+    )
+
+
+def _judge_dilemma(effect: DilemmaEffect) -> str:
+    if effect.shows:
+        return "it shows, beyond noise."
+    small, large = effect.small, effect.large
+    in_means = large["gfid"] > small["gfid"] and (
+        large["psnr"] > small["psnr"] or large["rfid"] < small["rfid"]
+    )
+    if not in_means:
+        return "it does not show in the means."
+    if "no interval" in (effect.gfid, effect.psnr, effect.rfid):
+        return (
+            "the means go its way, with one seed or tokenizer at an end: an observation, not a"
+            " finding."
+        )
+    return "the means go its way, but within noise: not established."
+
+
+def _say_alignment(cells: Cells) -> list[str]:
+    if (cells.points["alignment"] == cells.points["baseline"]).all():
+        return ["Alignment: every row is without, so nothing is said about it."]
+    effects = compute_alignment_effects(cells)
+    unlike = _say_unlike(cells)
+    if not effects:
+        reason = " of like training" if unlike else ""
+        text = f"Alignment: no aligned cell has an unaligned counterpart{reason},"
+        return [f"{text} so nothing is said.", *unlike]
+    lines = ["Alignment against none (ratio of means; below 1 alignment is better):"]
+    lines += [_say_effect(effect) for effect in effects[:MAX_LINES]]
+    if len(effects) > MAX_LINES:
+        lines.append(f"- and {len(effects) - MAX_LINES} more cells")
+    names = dict.fromkeys(effect.alignment for effect in effects)
+    return [*lines, *(_say_total(name, effects) for name in names), *unlike]
+
+
+def _say_unlike(cells: Cells) -> list[str]:
+    pairs = find_unlike_pairs(cells.points)
+    if not pairs:
+        return []
+    lines = [f"- {pair.cell}: {pair.reason}." for pair in pairs[:MAX_LINES]]
+    more = [f"- and {len(pairs) - MAX_LINES} more cells"] if len(pairs) > MAX_LINES else []
+    return ["Not compared with none:", *lines, *more]
+
+
+def _say_effect(effect: AlignmentEffect) -> str:
+    counts = f"n={_say_counts(effect.num_seeds)}"
+    if effect.num_tokenizers != effect.num_seeds:
+        counts += f"; reconstruction n={_say_counts(effect.num_tokenizers)}"
+    text = (
+        f"- {effect.alignment}, {effect.generator_size}, d={effect.latent_dim:g}:"
+        f" generation x{effect.gfid_ratio:.3g}{_say_range(effect.gfid_ratio_range)},"
+        f" {_say_verdict(effect.gfid)}"
+    )
+    if effect.rfid != "not measured":
+        text += (
+            f"; reconstruction x{effect.rfid_ratio:.3g}{_say_range(effect.rfid_ratio_range)},"
+            f" {_say_verdict(effect.rfid)}"
+        )
+    return f"{text} ({counts})."
+
+
+def _say_counts(counts: tuple[int, int]) -> str:
+    first, second = counts
+    return f"{first}" if first == second else f"{first} and {second}"
+
+
+def _say_total(name: str, effects: list[AlignmentEffect]) -> str:
+    mine = [effect for effect in effects if effect.alignment == name]
+    verdicts = Counter(effect.gfid for effect in mine)
+    lower = sum(effect.gfid_ratio < 1 for effect in mine)
+    text = f"In total {name} has the lower mean generation distance in {lower} of {len(mine)} cells"
+    if verdicts["no interval"] == len(mine):
+        return f"{text}; with one seed none of this is established."
+    judged = verdicts["lower"] + verdicts["higher"] + verdicts["within noise"]
+    return (
+        f"{text}; beyond noise it is lower in {verdicts['lower']} and higher in"
+        f" {verdicts['higher']}. By chance alone about {count_by_chance(judged):.1f} of {judged}"
+        " would be told apart."
+    )
+
+
+def _say_gaps(cells: Cells) -> list[str]:
+    if cells.gaps.empty:
+        return []
+    reasons = cells.gaps.groupby("reason", sort=False)["row_id"].agg(list)
+    lines = [f"Left out: {len(cells.gaps)} row{'s' if len(cells.gaps) > 1 else ''}."]
+    for reason, row_ids in list(reasons.items())[:MAX_REASONS]:
+        more = f" and {len(row_ids) - 3} more" if len(row_ids) > 3 else ""
+        lines.append(f"- {', '.join(map(str, row_ids[:3]))}{more}: {reason}")
+    if len(reasons) > MAX_REASONS:
+        lines.append(f"- and {len(reasons) - MAX_REASONS} more reasons")
+    return lines
+
+
+def _say_verdict(verdict: Verdict) -> str:
+    return {
+        "higher": "higher, beyond noise",
+        "lower": "lower, beyond noise",
+        "within noise": "within noise",
+        "no interval": "no interval",
+        "not measured": "not measured",
+    }[verdict]
+
+
+def _say_range(limits: tuple[float, float] | None) -> str:
+    return "" if limits is None else f" (seeds {limits[0]:.3g} to {limits[1]:.3g})"
+
+
+def _say_cell(cell: pd.Series) -> str:
+    size = f", {cell['generator_size']}" if cell["generator_size"] != NO_GENERATOR else ""
+    return f"{cell['alignment']}{size}, d={cell['latent_dim']:g}"
+
+
+def _say_value(cell: pd.Series, metric: str) -> str:
+    if not np.isfinite(cell[metric]):
+        return "not measured"
+    error = cell[f"{metric}_se"]
+    spread = f" ± {error:.2g}" if np.isfinite(error) else ""
+    return f"{cell[metric]:#.4g}{spread}"
+
+
+def _is_apart(first: pd.Series, second: pd.Series) -> bool:
+    return compare_cells(first, second, "gfid") in ("higher", "lower")

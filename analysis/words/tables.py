@@ -1,0 +1,270 @@
+"""Result tables for papers: Markdown, LaTeX (booktabs) and CSV, best and second best marked."""
+
+from dataclasses import dataclass
+from html import escape
+
+import numpy as np
+import pandas as pd
+
+from analysis.cells.cells import CELL_COLUMNS, Cells
+from analysis.statistics.effects import compare_cells
+from analysis.table.measures import DIAGNOSTICS, MEASURES, name_measure
+
+TABLE_METRICS = tuple(name for name in MEASURES if name not in DIAGNOSTICS)
+MAX_DECIMALS = 4
+LATEX_ESCAPES = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "±": r"$\pm$",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultTable:
+    """A table of cells, ready to be written in any format."""
+
+    rows: pd.DataFrame
+    """One line a cell, then given images that are none: `CELL_COLUMNS`, `num_seeds`,
+    `num_tokenizers` and for each metric its mean and `<metric>_se` (NaN with one seed)."""
+    ranks: pd.DataFrame
+    """1 for the best and 2 for the second best mean of each metric, else 0."""
+    decimals: dict[str, int]
+    """Metrics that are shown, in order, and the decimals of each."""
+    headings: dict[str, str]
+    """What each metric is called."""
+    footnotes: list[str]
+    """Protocol and caveats, a sentence each."""
+
+
+def compute_result_table(cells: Cells, metrics: tuple[str, ...] = TABLE_METRICS) -> ResultTable:
+    """Collects the cells' means, their ranks and what must be said beside them.
+
+    Args:
+        cells: From `compute_cells`.
+        metrics: Metrics to show, names of `MEASURES`; those that no cell has are left out.
+
+    Returns:
+        The table; without rows where there are no cells.
+    """
+    points = _list_points(cells)
+    shown = [name for name in metrics if np.isfinite(points[name]).any()]
+    spread = [column for name in shown for column in (name, f"{name}_se")]
+    about = [*CELL_COLUMNS, "num_seeds", "num_tokenizers"]
+    return ResultTable(
+        rows=points[[*about, *spread]].reset_index(drop=True),
+        ranks=pd.DataFrame({name: _rank(points[name], name) for name in shown}),
+        decimals={name: _choose_decimals(points[name], points[f"{name}_se"]) for name in shown},
+        headings={name: _name_column(name, cells.setting.distance_name) for name in shown},
+        footnotes=_write_footnotes(cells, points, shown),
+    )
+
+
+def format_markdown(table: ResultTable) -> str:
+    """Writes the table in Markdown: the best in bold, the second best underlined.
+
+    Returns:
+        The table and its footnotes; text with a line break at the end.
+    """
+    marks = ("{}", "**{}**", "<u>{}</u>")
+    head = [escape_markdown(text) for text in _list_headings(table, " ↑", " ↓")]
+    lines = [_join_markdown(head), _join_markdown(["---"] * len(head))]
+    for cells in _list_cells(table, marks, "{} ± {}", "-"):
+        names = [escape_markdown(cell) for cell in cells[:2]]
+        lines.append(_join_markdown([*names, *cells[2:]]))
+    notes = [f"- {escape_markdown(note)}" for note in table.footnotes]
+    return "\n".join([*lines, "", *notes]) + "\n"
+
+
+def format_latex(table: ResultTable) -> str:
+    r"""Writes the table in LaTeX for the package booktabs: best in bold, second best underlined.
+
+    Returns:
+        A `tabular` and its footnotes, to be put into a `table` or `table*`; text with a line
+        break at the end. Every text of the sweep is escaped.
+    """
+    marks = ("{}", r"\textbf{{{}}}", r"\underline{{{}}}")
+    head = [
+        escape_latex(text.removesuffix("\0up").removesuffix("\0down"))
+        + (r" $\uparrow$" if text.endswith("up") else r" $\downarrow$" if "\0" in text else "")
+        for text in _list_headings(table, "\0up", "\0down")
+    ]
+    lines = [
+        r"% needs \usepackage{booktabs}",
+        rf"\begin{{tabular}}{{ll{'r' * (len(head) - 2)}}}",
+        r"\toprule",
+        rf"{' & '.join(head)} \\",
+        r"\midrule",
+    ]
+    previous = None
+    texts = _list_cells(table, marks, r"{} {{\scriptsize $\pm$ {}}}", "--")
+    for group, cells in zip(_list_groups(table), texts, strict=True):
+        if previous not in (None, group):
+            lines.append(r"\midrule")
+        previous = group
+        names = [escape_latex(cell) for cell in cells[:2]]
+        lines.append(rf"{' & '.join([*names, *cells[2:]])} \\")
+    notes = r"\\ ".join(escape_latex(note) for note in table.footnotes)
+    ending = [r"\bottomrule", r"\end{tabular}", rf"\par\smallskip{{\footnotesize {notes}\par}}"]
+    return "\n".join([*lines, *ending]) + "\n"
+
+
+def format_csv(table: ResultTable) -> str:
+    """Writes the table's numbers in full, with a column `<metric>_rank`.
+
+    Returns:
+        CSV with a header; footnotes are not in it, so that every program reads it.
+    """
+    full = table.rows.assign(**{f"{name}_rank": table.ranks[name] for name in table.decimals})
+    measured = [f"{name}{end}" for name in table.decimals for end in ("", "_se", "_rank")]
+    about = [*CELL_COLUMNS, "num_seeds", "num_tokenizers"]
+    return full[[*about, *measured]].to_csv(index=False, lineterminator="\n")
+
+
+def escape_latex(text: str) -> str:
+    """Makes text stand for itself in LaTeX."""
+    return "".join(LATEX_ESCAPES.get(character, character) for character in text)
+
+
+def escape_markdown(text: str) -> str:
+    """Makes text stand for itself in a cell of Markdown's table, without HTML or a new column."""
+    escaped = escape(text, quote=False).replace("\\", "\\\\").replace("|", "\\|")
+    return " ".join(escaped.splitlines())
+
+
+def _join_markdown(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _rank(means: pd.Series, metric: str) -> pd.Series:
+    """1 for the best, 2 for the next best value; equal values share a rank, all equal have none."""
+    finite = means.where(np.isfinite(means))
+    ranks = finite.rank(method="dense", ascending=MEASURES[metric].better == "lower")
+    differs = finite.nunique() > 1
+    return ranks.where(differs & (ranks <= 2), 0).fillna(0).astype(int).reset_index(drop=True)
+
+
+def _name_column(metric: str, distance_name: str) -> str:
+    """A short heading: FID by its usual names, another distance by what it is measured on."""
+    if MEASURES[metric].label.endswith(":") and distance_name == "FID":
+        return {"rfid": "rFID", "gfid": "gFID"}.get(metric, name_measure(metric, distance_name))
+    return MEASURES[metric].label.rstrip(":")
+
+
+def _choose_decimals(means: pd.Series, errors: pd.Series) -> int:
+    """Three digits for the smallest mean, and one at least for the usual standard error."""
+    sizes = means[np.isfinite(means) & (means != 0)].abs()
+    known = errors[np.isfinite(errors) & (errors > 0)]
+    digits = [2 - np.floor(np.log10(sizes.min()))] if len(sizes) else [2]
+    digits += [-np.floor(np.log10(known.median()))] if len(known) else []
+    return int(np.clip(max(digits), 0, MAX_DECIMALS))
+
+
+def _list_headings(table: ResultTable, up: str, down: str) -> list[str]:
+    named = [
+        f"{heading}{up if MEASURES[name].better == 'higher' else down}"
+        for name, heading in table.headings.items()
+    ]
+    return ["alignment", "size", "latent dim", "seeds", *named]
+
+
+def _list_groups(table: ResultTable) -> list[tuple[str, str]]:
+    rows = table.rows
+    return list(zip(rows["alignment"], rows["generator_size"], strict=True))
+
+
+def _list_cells(
+    table: ResultTable, marks: tuple[str, str, str], spread: str, missing: str
+) -> list[list[str]]:
+    """The table's text: names, counts, and each metric with its mark and standard error."""
+    lines = []
+    ranks = {name: table.ranks[name].tolist() for name in table.decimals}
+    for position, row in enumerate(table.rows.to_dict("records")):
+        texts = [str(row["alignment"]), str(row["generator_size"])]
+        dim = f"{row['latent_dim']:g}" if np.isfinite(row["latent_dim"]) else missing
+        texts += [dim, f"{row['num_seeds']:d}"]
+        for name, decimals in table.decimals.items():
+            mean, error = row[name], row[f"{name}_se"]
+            text = f"{mean:.{decimals}f}" if np.isfinite(mean) else missing
+            text = marks[ranks[name][position]].format(text)
+            known = np.isfinite(mean) and np.isfinite(error)
+            texts.append(spread.format(text, f"{error:.{decimals}f}") if known else text)
+        lines.append(texts)
+    return lines
+
+
+def _list_points(cells: Cells) -> pd.DataFrame:
+    """The cells, and given images that are none."""
+    filled = [part for part in (cells.points, cells.given) if len(part)]
+    if len(filled) < 2:
+        return filled[0] if filled else cells.points
+    return pd.concat(filled, ignore_index=True)
+
+
+def _write_footnotes(cells: Cells, points: pd.DataFrame, shown: list[str]) -> list[str]:
+    setting = cells.setting
+    notes = [
+        f"Protocol: {setting.dataset}, {setting.resolution} px; {setting.sizes}; extractor"
+        f" {setting.extractor}; guidance {setting.guidance}; labels {setting.label_policy};"
+        f" {setting.generator_images} training images of the generator.",
+        f"Reconstruction and generation: {setting.distance_name}.",
+        _say_spread(cells),
+    ]
+    notes += _say_ties(points, shown)
+    notes += _say_rows(cells)
+    if len(cells.given):
+        names = ", ".join(cells.given["alignment"])
+        notes.append(f"Given images without latent_dim or generator_size, no cells: {names}.")
+    if num_gaps := len(cells.gaps) - len(cells.given):
+        plural = "rows were" if num_gaps > 1 else "row was"
+        notes.append(f"{num_gaps} {plural} left out: failed, unfinished or not measured.")
+    return notes
+
+
+def _say_spread(cells: Cells) -> str:
+    if cells.setting.seeds == "1":
+        return "One seed: no standard errors, and no difference is established."
+    text = f"Mean ± standard error over {cells.setting.repetitions}."
+    few = cells.points["num_seeds"].min() < 2
+    return f"{text} Rows without ± have one." if few else text
+
+
+def _say_ties(points: pd.DataFrame, shown: list[str]) -> list[str]:
+    """Says what the marks mean, and where the best is not told apart from the second best."""
+    if len(points) < 2:
+        return []
+    tied = []
+    for name in shown:
+        ranked = points.sort_values(name, ascending=MEASURES[name].better == "lower")
+        first, second = ranked.iloc[0], ranked.iloc[1]
+        if compare_cells(first, second, name) in ("within noise", "no interval"):
+            tied.append(MEASURES[name].label.rstrip(":"))
+    note = "Bold: best mean; underlined: second best."
+    if tied:
+        note += (
+            " Intervals (Welch's, 95 %) do not tell these two apart, or there are none, for:"
+            f" {', '.join(tied)}."
+        )
+    return [note]
+
+
+def _say_rows(cells: Cells) -> list[str]:
+    notes = []
+    rows = cells.rows
+    if (rows["rank_deficient"] == "yes").any():
+        notes.append("Some distances rest on fewer images than features: they are biased upwards.")
+    names = [str(name) for name in rows["protocol_name"].dropna().unique() if name]
+    if names:
+        notes.append(f"The generation protocol is the preset {', '.join(names)}.")
+    if "in-domain" in cells.setting.distance_name:
+        notes.append("In-domain distances are no FID and not comparable with published ones.")
+    return notes

@@ -1,0 +1,1 @@
+"""What the commands share: options, how a run starts and ends, given images."""

@@ -1,0 +1,417 @@
+"""Rows of images that were not made here: what is read, what is computed, and the row.
+
+Samples are held to the reference of a sweep's protocol, or to one of their own; reconstructions
+are compared with their originals pair by pair. Results of one name gather rows: each call adds its
+own, and the same images under the same protocol replace their earlier row.
+"""
+
+import argparse
+import datetime
+import json
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from harness.commands.running import (
+    EXIT_DONE,
+    EXIT_ROWS_FAILED,
+    check_networks,
+    check_start,
+    execute,
+)
+from harness.config.protocol_presets import generation_name, reconstruction_name
+from harness.config.reference import ReferenceImages, ReferenceSource, StatisticsFile
+from harness.config.sweep import Sweep, check_name
+from harness.config.trial import Trial, published
+from harness.config.weights import describe_lpips
+from harness.data.image_sets import (
+    DatasetImages,
+    FolderImages,
+    ImageSetConfig,
+    NpzImages,
+    open_image_set,
+)
+from harness.data.sample_archive import SampleArchive
+from harness.execution.stage_run import Outcome
+from harness.plan.plan import (
+    Stage,
+    encoder_stage,
+    guidance_label,
+    in_order,
+    reference_stage,
+    with_inputs,
+)
+from harness.reporting.texts import rows_text
+from harness.results.folder import write_given_row
+from harness.results.protocol import generation_protocol, made_elsewhere, reconstruction_protocol
+from harness.results.rows import (
+    COLUMNS,
+    SCHEMA_VERSION,
+    describe_extractor,
+    generation_columns,
+    reconstruction_columns,
+)
+from harness.schema.keys import content_hash
+from harness.schema.reading import ConfigError, nearest, parse_yaml
+from harness.stages.generation import GenerationStage
+from harness.stages.given_pairs import GivenPairsStage
+from harness.stages.given_samples import GivenSamplesStage
+from harness.stages.reconstruction import ReconstructionStage
+from harness.storage.artifacts import Artifact, Store
+
+_DESCRIBING = (
+    "tokenizer",
+    "downsample",
+    "latent_dim",
+    "alignment",
+    "alignment_encoder",
+    "vf_weight",
+    "tokenizer_params",
+    "tokenizer_images",
+    "generator",
+    "generator_size",
+    "patch_size",
+    "generator_params",
+    "generator_images",
+    "seed",
+    "train_flops",
+)
+"""Columns that a caller may fill: what the images are of, never what they score."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GivenImages:
+    """What a caller gives: places of images, and what they are of."""
+
+    name: str
+    """Name of the row and of the results folder."""
+    samples: str | None
+    """Place of generated images."""
+    reference: str | None
+    """Place of what they are held to; absent: the sweep's reference."""
+    reconstructions: str | None
+    """Place of reconstructed images."""
+    originals: str | None
+    """Place of what they are reconstructions of."""
+    columns: tuple[str, ...]
+    """`NAME=VALUE` of describing columns."""
+    as_declared: bool
+    """The images were made as the sweep's evaluation says."""
+    on_unreadable: str
+    """What an unreadable file does: `stop` or `skip`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Request:
+    """The stages of one row, and the trial whose protocol it has."""
+
+    trial: Trial
+    extractor: Stage
+    reference: Stage
+    samples: Stage | None
+    pairs: Stage | None
+
+    @property
+    def scored(self) -> list[Stage]:
+        return [stage for stage in (self.samples, self.pairs) if stage is not None]
+
+
+def evaluate_images(options: argparse.Namespace, sweep: Sweep, given: GivenImages) -> int:
+    """Score given images and write their row; returns the exit code.
+
+    Raises:
+        ConfigError: The request is wrong or something is missing.
+    """
+    started = time.monotonic()
+    try:
+        check_name(given.name)
+    except ValueError as error:
+        raise ConfigError(str(error), path="--name") from error
+    described = _described(given.columns)
+    request = _request(sweep, given)
+    store, results = Store(options.store), options.results / given.name
+    if (results / "sweep.yaml").is_file():
+        raise ConfigError(
+            f"the results of given images need a folder of their own, but {results} holds those of "
+            "a sweep; use another --name"
+        )
+    stages = in_order(with_inputs(request.scored))
+    to_run = [stage for stage in stages if not store.find(stage.kind, stage.key)]
+    check_networks(to_run, sweep.source)
+    check_start(options, to_run, results, sweep.source)
+    outcomes = execute(options, to_run, store, sweep.file, sweep.source, lambda _: None)
+    row = _row(request, given, described, store, outcomes)
+    artifacts = [a for a in (store.find(s.kind, s.key) for s in stages) if a]
+    rows = write_given_row(row, artifacts, results, time.monotonic() - started)
+    skipped = [reason for a in artifacts for reason in a.result.get("skipped", [])]
+    if options.json:
+        print(json.dumps({"row": row, "skipped": skipped}, indent=1))
+    else:
+        print("\n".join([rows_text(rows, results), *(f"skipped: {text}" for text in skipped)]))
+    return EXIT_DONE if row["status"] == "done" else EXIT_ROWS_FAILED
+
+
+def _request(sweep: Sweep, given: GivenImages) -> _Request:
+    _check(sweep, given)
+    trial = sweep.points[0].trial
+    if given.reference is not None:
+        source = _reference(given.reference, trial, given.on_unreadable)
+        trial = replace(trial, evaluation=replace(trial.evaluation, reference=source))
+    extractor = encoder_stage(trial.evaluation.extractor, trial, "metric extractor")
+    reference = reference_stage(trial, extractor)
+    return _Request(
+        trial=trial,
+        extractor=extractor,
+        reference=reference,
+        samples=_samples(given, trial, extractor, reference) if given.samples else None,
+        pairs=_pairs(given, trial, extractor) if given.reconstructions else None,
+    )
+
+
+def _check(sweep: Sweep, given: GivenImages) -> None:
+    if given.samples is None and given.reconstructions is None:
+        raise ConfigError("nothing to score; give --samples, --reconstructions or both")
+    if (given.reconstructions is None) != (given.originals is None):
+        raise ConfigError("--reconstructions and --originals go together; give both")
+    if given.reference is not None and given.samples is None:
+        raise ConfigError("--reference is what samples are held to; give --samples too")
+    first, *others = (point.trial for point in sweep.points)
+    for other in others:
+        evaluation = replace(other.evaluation, seed=first.evaluation.seed)
+        if (other.data, evaluation) != (first.data, first.evaluation):
+            raise ConfigError(
+                "the sweep's trials have unlike data or evaluation, so its protocol is not one; "
+                "fix the axis with --set grid.AXIS='[VALUE]'",
+                source=sweep.source,
+            )
+    if given.as_declared and given.originals not in (None, "eval"):
+        raise ConfigError(
+            "--as-declared says that reconstructions are of the sweep's evaluation images, so "
+            f"these must be the originals, but got {given.originals!r}; give --originals eval"
+        )
+    if given.as_declared and given.samples and len(first.evaluation.guidance) > 1:
+        raise ConfigError(
+            "--as-declared needs one guidance setting, but the sweep file has several; name the "
+            "samples' with --set evaluation.guidance='[...]'",
+            source=sweep.source,
+        )
+
+
+def _samples(given: GivenImages, trial: Trial, extractor: Stage, reference: Stage) -> Stage:
+    assert given.samples is not None
+    images = _images(given.samples, trial, "--samples", given.on_unreadable)
+    config = GivenSamplesStage(
+        samples=images,
+        content=_content(images),
+        resolution=trial.data.resolution,
+        batch_size=trial.evaluation.batch_size,
+        extraction=trial.evaluation.extraction,
+    )
+    inputs = {"extractor": extractor, "reference": reference}
+    return Stage(kind="given_samples", config=config, inputs=inputs, label=given.samples)
+
+
+def _pairs(given: GivenImages, trial: Trial, extractor: Stage) -> Stage:
+    assert given.reconstructions is not None
+    assert given.originals is not None
+    sets = [
+        _images(place, trial, option, given.on_unreadable)
+        for place, option in (
+            (given.reconstructions, "--reconstructions"),
+            (given.originals, "--originals"),
+        )
+    ]
+    evaluation = trial.evaluation
+    config = GivenPairsStage(
+        reconstructions=sets[0],
+        originals=sets[1],
+        content=(_content(sets[0]), _content(sets[1])),
+        resolution=trial.data.resolution,
+        perceptual=evaluation.perceptual,
+        perceptual_weights=describe_lpips(evaluation.perceptual),
+        batch_size=evaluation.batch_size,
+        extraction=evaluation.extraction,
+    )
+    label = f"{given.reconstructions} of {given.originals}"
+    return Stage(kind="given_pairs", config=config, inputs={"extractor": extractor}, label=label)
+
+
+def _images(place: str, trial: Trial, option: str, on_unreadable: Any) -> ImageSetConfig:
+    """The images at a place, or a split of the sweep's data set."""
+    if place in ("train", "eval"):
+        evaluation = trial.evaluation
+        crop = evaluation.reconstruction_crop if place == "eval" else evaluation.reference_crop
+        return DatasetImages(data=trial.data, split=place, pipeline=published(crop))
+    path = Path(place).expanduser()
+    if path.is_dir():
+        return FolderImages(path=place, on_unreadable=on_unreadable)
+    if path.is_file() and path.suffix == ".npz":
+        return NpzImages(path=place)
+    raise ConfigError(
+        f"must be a folder of images, an .npz with `arr_0`, `train` or `eval`, but {place!r} is "
+        "none of them; correct the path",
+        path=option,
+    )
+
+
+def _reference(place: str, trial: Trial, on_unreadable: Any) -> ReferenceSource:
+    path = Path(place).expanduser()
+    if path.is_file() and _holds_statistics(path):
+        known = trial.evaluation.reference
+        count = known.num_images if isinstance(known, StatisticsFile) else None
+        return StatisticsFile(path=place, num_images=count)
+    return ReferenceImages(images=_images(place, trial, "--reference", on_unreadable))
+
+
+def _holds_statistics(path: Path) -> bool:
+    """Whether a file holds moments; an .npz may hold images alone."""
+    if path.suffix != ".npz":
+        return path.suffix in (".pt", ".safetensors")
+    try:
+        return "mu" in SampleArchive(path).names
+    except ValueError as error:
+        raise ConfigError(str(error), path="--reference") from error
+
+
+def _content(images: ImageSetConfig) -> str:
+    """Fingerprint of the images.
+
+    Raises:
+        ConfigError: They are missing or cannot be read.
+    """
+    try:
+        return open_image_set(images).fingerprint()
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _described(columns: Iterable[str]) -> dict[str, Any]:
+    """The describing columns that a caller fills, checked against the table's types."""
+    values: dict[str, Any] = {}
+    for text in columns:
+        name, separator, value = text.partition("=")
+        if not separator or name not in _DESCRIBING:
+            raise ConfigError(
+                f"must be NAME=VALUE with a describing column, but got {text!r}"
+                f"{nearest(name, _DESCRIBING)} (valid: {', '.join(_DESCRIBING)})",
+                path="--column",
+            )
+        values[name] = _typed(name, value)
+    return values
+
+
+def _typed(name: str, text: str) -> Any:
+    kind = COLUMNS[name].kind
+    value = text if kind == "text" else parse_yaml(text)
+    fits = {"text": str, "count": int, "number": int | float}[kind]
+    if not isinstance(value, fits) or isinstance(value, bool):
+        raise ConfigError(f"must be a {kind}, but got {text!r}", path=f"--column {name}")
+    return float(value) if kind == "number" else value
+
+
+def _row(
+    request: _Request,
+    given: GivenImages,
+    described: Mapping[str, Any],
+    store: Store,
+    outcomes: Mapping[str, Outcome],
+) -> dict[str, Any]:
+    trial = request.trial
+    declared, seed = trial.evaluation if given.as_declared else None, described.get("seed", 0)
+    identity = content_hash([[stage.key for stage in request.scored], described, declared])
+    values: dict[str, Any] = dict.fromkeys(COLUMNS)
+    values |= {
+        "row_id": identity[:16],
+        "trial_id": identity[:12],
+        "sweep": given.name,
+        "dataset": trial.data.name,
+        "resolution": trial.data.resolution,
+        "tokenizer": given.name,
+        "generator": given.name if request.samples else None,
+        "tokenizer_key": request.pairs.key if request.pairs else None,
+        "generator_key": request.samples.key if request.samples else None,
+        # Nobody knows their seeds; images given twice are told apart by `--column seed=1`.
+        **dict.fromkeys(("seed", "tokenizer_seed", "generator_seed", "evaluation_seed"), seed),
+        "provenance": "given",
+        "schema_version": SCHEMA_VERSION,
+        **described,
+    }
+    ended = [outcomes[s.key] for s in with_inputs(request.scored) if s.key in outcomes]
+    bad = [outcome for outcome in ended if outcome.status not in ("done", "reused")]
+    if bad:
+        return values | {"status": "failed", "error": bad[0].error}
+    extractor = store.get("encoder", request.extractor.key)
+    values |= {"status": "done", **describe_extractor(request.extractor.config, extractor)}
+    if request.pairs:
+        values |= _pairs_columns(request, given, store, extractor)
+    values["num_skipped"] = _num_skipped(request, store)
+    deficient = values["rank_deficient"]
+    if request.samples:
+        values |= _samples_columns(request, given, store, extractor)
+    if deficient == "yes":
+        values["rank_deficient"] = deficient
+    return values
+
+
+def _pairs_columns(
+    request: _Request, given: GivenImages, store: Store, extractor: Artifact
+) -> dict[str, Any]:
+    assert request.pairs is not None
+    result = store.get("given_pairs", request.pairs.key).result
+    config = replace(ReconstructionStage.of(request.trial), num_images=result["num_images"])
+    protocol = reconstruction_protocol(config, request.extractor.config, extractor)
+    columns, name = reconstruction_columns(result), ""
+    if given.as_declared:
+        # SSIM and LPIPS of a sweep see unrounded images, which nobody has any more.
+        columns |= {"ssim": None, "lpips": None}
+        name = reconstruction_name(request.trial, config)
+    else:
+        protocol = made_elsewhere(protocol, content_hash(request.pairs.config.content))
+    return {
+        **columns,
+        "reconstruction_protocol_name": name,
+        "reconstruction_protocol": protocol.text,
+        "reconstruction_protocol_hash": protocol.hash,
+    }
+
+
+def _num_skipped(request: _Request, store: Store) -> int:
+    stages = [*request.scored, *([request.reference] if request.samples else [])]
+    artifacts = [store.get(stage.kind, stage.key) for stage in stages]
+    return sum(len(artifact.result.get("skipped", [])) for artifact in artifacts)
+
+
+def _samples_columns(
+    request: _Request, given: GivenImages, store: Store, extractor: Artifact
+) -> dict[str, Any]:
+    assert request.samples is not None
+    artifact = store.get("given_samples", request.samples.key)
+    evaluation = request.trial.evaluation
+    guidance = evaluation.guidance[0]
+    asked = GenerationStage.of(request.trial, step=0, guidance=guidance, weak_step=None)
+    config = replace(asked, num_images=artifact.result["num_images"])
+    networks = request.extractor.config, extractor
+    protocol = generation_protocol(config, request.reference.config, *networks)
+    values = generation_columns([artifact.result])
+    created = datetime.datetime.fromtimestamp(artifact.record["created"], datetime.UTC)
+    values |= {
+        "generation_key": request.samples.key,
+        "generation_s": artifact.record["cost"]["wall_s"],
+        "git_revision": artifact.record["environment"]["git_revision"],
+        "created": created.isoformat(timespec="seconds"),
+    }
+    if given.as_declared:
+        same_number = config.num_images == evaluation.num_images
+        values |= {
+            "guidance": guidance_label(guidance),
+            "guidance_kind": guidance.kind,
+            "guidance_scale": 1.0 if guidance.kind == "none" else guidance.scale,
+            "label_policy": evaluation.label_policy,
+            "protocol_name": generation_name(request.trial, guidance) if same_number else "",
+        }
+    else:
+        protocol = made_elsewhere(protocol, request.samples.config.content)
+        values |= {"guidance": "unknown", "protocol_name": ""}
+    return values | {"protocol": protocol.text, "protocol_hash": protocol.hash}

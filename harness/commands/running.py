@@ -1,0 +1,259 @@
+"""What the commands share: where things lie, who runs the stages, and checks before any starts."""
+
+import argparse
+import itertools
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from harness.config.resources import Resources
+from harness.config.sweep import SweepFile
+from harness.execution.stage_run import Outcome
+from harness.executors import Executor, Feed, Listener, StageEvent
+from harness.executors.interface import fixed
+from harness.executors.ray_environment import prepare
+from harness.metrics.frechet import self_test
+from harness.plan.cost import estimate
+from harness.plan.plan import Stage, still_missing
+from harness.plan.requirements import fetch_missing, missing_items, writable_error
+from harness.reporting.live_view import ProgressView
+from harness.schema.reading import ConfigError
+from harness.storage.artifacts import Store
+from harness.storage.leftovers import clear_leftovers
+from harness.storage.stage_log import user_stream
+from harness.storage.stop_requests import INTERRUPTED, StopRequest, on_signals
+
+EXIT_DONE, EXIT_ROWS_FAILED, EXIT_WRONG_REQUEST, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+MAX_ROUNDS = 8
+"""How often damaged inputs are made anew before a command gives up on its disk."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run was ended by a signal, after its stages had written their checkpoints."""
+
+    def __init__(self, outcomes: Mapping[str, Outcome]) -> None:
+        super().__init__()
+        self.outcomes = outcomes
+        """How the stages ended that have."""
+
+
+def exit_code(work: Callable[[], int]) -> int:
+    """The exit code of a command; a wrong request and an interruption are told in words."""
+    try:
+        return work()
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_WRONG_REQUEST
+    except OSError as error:
+        print(
+            f"error: {error}; what is finished is kept: run the same command again to continue",
+            file=sys.stderr,
+        )
+        return EXIT_ROWS_FAILED
+    except KeyboardInterrupt:
+        print(
+            "\ninterrupted: finished stages are kept, training goes on from its last checkpoint; "
+            "run the same command again to continue",
+            file=sys.stderr,
+        )
+        return EXIT_INTERRUPTED
+
+
+def check_start(
+    options: argparse.Namespace, stages: Sequence[Stage], results: Path, source: str
+) -> None:
+    """Refuse to start where files are missing, nothing can be written, or numbers come out wrong.
+
+    Raises:
+        ConfigError: Lists all that is missing, each with its remedy.
+        RuntimeError: This machine's linear algebra fails the self-test of the Fréchet distance.
+    """
+    self_test()
+    if options.download:
+        fetch_missing(stages)
+    if missing := missing_items(stages):
+        items = "".join(f"\n  - {item}" for item in missing)
+        raise ConfigError(f"nothing was started, because this is missing:{items}", source=source)
+    for folder in (results, options.store):
+        if error := writable_error(folder):
+            raise ConfigError(error)
+    clear_leftovers(options.store)
+
+
+def check_networks(stages: Sequence[Stage], source: str) -> None:
+    """Build every network once without memory, so that a wrong one is told before anything starts.
+
+    Raises:
+        ConfigError: A network cannot be built from its configuration.
+    """
+    for stage in stages:
+        try:
+            estimate(stage)
+        except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
+            message = f"the networks of {stage.kind} {stage.label!r} cannot be built: {error}"
+            raise ConfigError(message, path=f"trial.{stage.kind}", source=source) from error
+
+
+def execute(
+    options: argparse.Namespace,
+    stages: list[Stage],
+    store: Store,
+    file: SweepFile,
+    source: str,
+    ended: Callable[[Stage], None],
+    log: Listener | None = None,
+) -> Mapping[str, Outcome]:
+    """Run stages in the chosen executor under a progress view.
+
+    Where a stage met a damaged input, which was set aside, what is missing is run once more.
+
+    Args:
+        options: The command's options.
+        stages: What to run, inputs first.
+        store: Where artifacts are read and written.
+        file: Sweep file with the resources of each kind.
+        source: Where it was read from, for messages.
+        ended: Called with each stage as it ends.
+        log: Called with every event, before `ended`.
+
+    Raises:
+        Interrupted: By a signal.
+    """
+    rounds = itertools.count()
+
+    def run_missing() -> Mapping[str, Outcome]:
+        missing = still_missing(stages, store) if next(rounds) else stages
+        return _execute(options, missing, store, file, source, ended, log) if missing else {}
+
+    return repeat_while_damaged(run_missing)
+
+
+def repeat_while_damaged(run_missing: Callable[[], Mapping[str, Outcome]]) -> dict[str, Outcome]:
+    """Run what is missing, and once more where a stage met a damaged input, which was set aside."""
+    outcomes: dict[str, Outcome] = {}
+    for _ in range(MAX_ROUNDS):
+        round_ = run_missing()
+        outcomes |= round_
+        aside = [outcome.set_aside for outcome in round_.values() if outcome.set_aside]
+        if not aside:
+            break
+        for text in dict.fromkeys(aside):
+            print(f"warning: {text}", file=sys.stderr)
+    return outcomes
+
+
+def _execute(
+    options: argparse.Namespace,
+    stages: list[Stage],
+    store: Store,
+    file: SweepFile,
+    source: str,
+    ended: Callable[[Stage], None],
+    log: Listener | None,
+) -> Mapping[str, Outcome]:
+    resources = {stage.kind: file.resources_of(stage.kind) for stage in stages}
+    with (
+        user_stream() as stream,
+        ProgressView(stages, store, stream, resources=resources) as view,
+    ):
+
+        def listen(event: StageEvent) -> None:
+            view(event)
+            if log is not None:
+                log(event)
+            if event.what == "ended":
+                ended(event.stage)
+
+        return run_graph(options, stages, store, resources, source, listen, fixed, view.tell)
+
+
+def run_graph(
+    options: argparse.Namespace,
+    stages: Sequence[Stage],
+    store: Store,
+    resources: Mapping[str, Resources],
+    source: str,
+    listen: Listener,
+    feed: Feed,
+    tell: Callable[[str], None],
+) -> Mapping[str, Outcome]:
+    """Run a graph in the chosen executor until it ends, a signal comes or too much has failed.
+
+    Args:
+        options: The command's options.
+        stages: What to run, inputs first.
+        store: Where artifacts are read and written.
+        resources: Stage kind -> what it holds.
+        source: Where they were read from, for messages.
+        listen: Called when a stage begins and ends.
+        feed: Gives further stages.
+        tell: Shows a text to the user; called within signal handlers too.
+
+    Raises:
+        Interrupted: By a signal, after running stages have written their checkpoints.
+        KeyboardInterrupt: By a second signal.
+    """
+    stop, ended = StopRequest(store.root), dict[str, Outcome]()
+
+    def listen_and_count(event: StageEvent) -> None:
+        listen(event)
+        if event.what == "ended" and event.outcome:
+            ended[event.stage.key] = event.outcome
+            _stop_where_too_much_failed(options, ended, max(len(stages), len(ended)), stop, tell)
+
+    try:
+        executor = make_executor(options, tell)
+        root = store.root.resolve()
+        with on_signals(stop, tell):
+            outcomes = executor.run(stages, root, resources, listen_and_count, feed, stop)
+    except ConfigError as error:
+        in_file = error.path.startswith("resources.")
+        raise error.within(source=source if in_file else "") from error
+    if stop.reason == INTERRUPTED:
+        raise Interrupted(outcomes)
+    return outcomes
+
+
+def _stop_where_too_much_failed(
+    options: argparse.Namespace,
+    ended: Mapping[str, Outcome],
+    total: int,
+    stop: StopRequest,
+    tell: Callable[[str], None],
+) -> None:
+    failed = sum(outcome.status in ("failed", "diverged") for outcome in ended.values())
+    share = options.max_failures
+    if share is None or stop.is_requested or failed <= share * total:
+        return
+    stop.request("too much has failed")
+    tell(
+        f"stopping: {failed} of {total} stages have failed, more than the share of {share:g} that "
+        "is allowed; running ones write a checkpoint and end. Run the same command again to go on"
+    )
+
+
+def make_executor(options: argparse.Namespace, tell: Callable[[str], None]) -> Executor:
+    """The chosen executor.
+
+    Args:
+        options: The command's options.
+        tell: Shows a note to the user.
+
+    Raises:
+        ConfigError: It is Ray's, and Ray is not installed.
+    """
+    if options.executor == "inline":
+        from harness.executors.inline import InlineExecutor
+
+        return InlineExecutor()
+    prepare(options.address)
+    try:
+        from harness.executors.ray_executor import RayExecutor
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"the ray executor needs Ray, but {error.name} is not installed; run with "
+            "--executor inline, or `pip install 'ray[train]'`",
+            path="--executor",
+        ) from error
+    return RayExecutor(options.address, wait_for_nodes=options.wait_for_nodes, say=tell)

@@ -1,0 +1,113 @@
+"""Whether the parts of a trial fit each other; each part has checked itself before."""
+
+from typing import Any
+
+from harness.config.trial import AlignedWith, InDomainEncoder, REPAWith, Trial
+from harness.data.latents.folder import LatentFolder
+from harness.schema.reading import ConfigError
+from models.guidance import guided_channels
+from models.repa import NoREPA
+
+
+def check_trial(trial: Trial) -> None:
+    """Refuse a trial whose parts do not fit each other.
+
+    Raises:
+        ConfigError: With the key path inside the trial.
+    """
+    resolution, downsample = trial.data.resolution, trial.tokenizer.downsample
+    if resolution % downsample:
+        raise ConfigError(
+            f"must be a multiple of the tokenizer's downsampling factor {downsample}, but got "
+            f"{resolution}; use {resolution // downsample * downsample or downsample}, or another "
+            "tokenizer (each further level of tokenizer.architecture.width_multipliers halves the "
+            "grid)",
+            path="data.resolution",
+        )
+    side = resolution // downsample
+    patch = 1 if trial.generator is None else trial.generator.patch_size
+    if side % patch:
+        raise ConfigError(
+            f"must divide the latent side {side} (resolution {resolution} / downsampling "
+            f"{downsample}), but got {patch}; use "
+            f"{max(p for p in range(1, min(side, patch) + 1) if side % p == 0)}",
+            path="generator.patch_size",
+        )
+    repa = NoREPA() if trial.generator is None else trial.generator.repa
+    if isinstance(repa, REPAWith) and isinstance(trial.latents.source, LatentFolder):
+        raise ConfigError(
+            "must be `none` with latents from a folder, whose order of images is not known here, "
+            "but is repa; leave it out, or encode the latents here (latents.source)",
+            path="generator.repa",
+        )
+    if isinstance(repa, REPAWith) and trial.latents.num_images is not None:
+        raise ConfigError(
+            "must be `none` where only a part of the images is encoded, but is repa; leave it out, "
+            "or leave out latents.num_images",
+            path="generator.repa",
+        )
+    _check_evaluation(trial)
+    _check_shifts(trial)
+    _check_counts(trial)
+
+
+def _check_evaluation(trial: Trial) -> None:
+    evaluation, alignment = trial.evaluation, trial.tokenizer.alignment
+    classes = trial.data.num_classes
+    if evaluation.label_policy == "balanced" and evaluation.num_images % classes:
+        raise ConfigError(
+            f"must be a multiple of the {classes} classes under label_policy balanced, but got "
+            f"{evaluation.num_images}; use {-(-evaluation.num_images // classes) * classes}",
+            path="evaluation.num_images",
+        )
+    if isinstance(alignment, AlignedWith) and alignment.encoder == evaluation.extractor:
+        raise ConfigError(
+            "must be another network than the one the tokenizer is aligned with, but is the same; "
+            "change its name or seed, or a tokenizer is graded by what it was trained to match",
+            path="evaluation.extractor",
+        )
+    repa = NoREPA() if trial.generator is None else trial.generator.repa
+    if isinstance(repa, REPAWith) and repa.encoder == evaluation.extractor:
+        raise ConfigError(
+            "must be another network than the one the generator is aligned with, but is the same; "
+            "change its name or seed, or a generator is graded by what it was trained to match",
+            path="evaluation.extractor",
+        )
+    for number, guidance in enumerate(evaluation.guidance):
+        if guidance.kind != "none":
+            try:
+                guided_channels(guidance.channels, trial.layout)
+            except ValueError as error:
+                path = f"evaluation.guidance.{number}.channels"
+                raise ConfigError(str(error), path=path) from error
+
+
+def _check_shifts(trial: Trial) -> None:
+    alignment, generator = trial.tokenizer.alignment, trial.generator
+    encoders: dict[str, Any] = {"evaluation.extractor": trial.evaluation.extractor}
+    if isinstance(alignment, AlignedWith):
+        encoders["tokenizer.alignment.encoder"] = alignment.encoder
+    if generator is not None and isinstance(generator.repa, REPAWith):
+        encoders["generator.repa.encoder"] = generator.repa.encoder
+    for path, encoder in encoders.items():
+        if isinstance(encoder, InDomainEncoder) and encoder.max_shift >= trial.data.resolution:
+            raise ConfigError(
+                f"must be less than the {trial.data.resolution} pixels of an image, but got "
+                f"{encoder.max_shift}; use {trial.data.resolution // 8}",
+                path=f"{path}.max_shift",
+            )
+
+
+def _check_counts(trial: Trial) -> None:
+    evaluation, data = trial.evaluation, trial.data
+    for path, asked, available in (
+        ("evaluation.num_reconstructions", evaluation.num_reconstructions, data.num_eval_images),
+        ("evaluation.num_reference", evaluation.num_reference, data.num_train_images),
+        ("latents.num_images", trial.latents.num_images, data.num_train_images),
+    ):
+        if asked is not None and asked > available:
+            raise ConfigError(
+                f"must be at most {available}, the images of its split, but got {asked}; lower it "
+                "or leave it out to take all",
+                path=path,
+            )

@@ -1,0 +1,151 @@
+"""What a stage holds while it runs: its request, and which kinds of stages can use which."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from harness.schema.reading import ConfigError, nearest
+
+STAGE_KINDS = (
+    "encoder",
+    "reference",
+    "tokenizer",
+    "reconstruction",
+    "latents",
+    "diagnostics",
+    "generator",
+    "generation",
+)
+"""Kinds of stages, in the order in which data flows through them."""
+ONE_WORKER_KINDS = ("encoder", "diagnostics")
+"""Kinds whose work is not shared between workers: further ones would compute the same again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What one stage holds while it runs. It enters no key; `cpus`, `compile`, `channels_last` and
+    `fused_optimizer` move the last bits of numbers, because sums are taken in another order."""
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    cpus: int = 1
+    """CPU cores, and threads, of each worker."""
+    gpus: float | Literal["auto"] = "auto"
+    """A fraction up to 1 shares a GPU between stages; a whole number above 1 is that many workers
+    with one GPU each; `auto` asks for one where the machine or cluster has any."""
+    workers: int = 1
+    """Processes of a stage that holds no GPU; with GPUs there is one a GPU. Kinds in
+    `ONE_WORKER_KINDS` have one in any case."""
+    memory_gib: float | None = None
+    """Host memory of each worker [GiB], set aside by Ray; absent: not accounted for."""
+    accelerator_type: str = ""
+    """Only on machines with this kind of GPU, as Ray names it: H100, A100, ..."""
+    checkpoint_every_s: float = 600.0
+    """Seconds between two checkpoints of a training stage."""
+    compile: bool = False
+    """`torch.compile` the networks that a stage trains, encodes or samples with, frozen ones of its
+    loss included: faster after a start-up time. Feature networks of metrics have a setting of
+    their own, `evaluation.extraction`."""
+    channels_last: bool | Literal["auto"] = "auto"
+    """Whether tokenizers keep images and convolutions with channels last in memory; `auto`: on
+    CUDA, where tensor cores want it."""
+    fused_optimizer: bool = True
+    """Whether an optimiser's step is one kernel over all parameters."""
+    latents_on_device: bool | Literal["auto"] = "auto"
+    """Whether a generator keeps all latents on its device; `auto`: where they fill at most 40% of
+    what is free. Otherwise they are read from the shards, ahead of their step. Moves no number."""
+    batches_ahead: int = 2
+    """Batches of images read while a training computes with earlier ones; 0: each when it is
+    needed. The batches are the same."""
+
+    def __post_init__(self) -> None:
+        for name in ("cpus", "workers"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"`{name}` must be at least 1, but got {getattr(self, name)}; use 1"
+                )
+        for name, usual in (("checkpoint_every_s", 600), ("memory_gib", 16)):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"`{name}` must be positive, but got {value}; use {usual}")
+        if self.batches_ahead < 0:
+            raise ValueError(
+                f"`batches_ahead` must not be negative, but got {self.batches_ahead}; use 2"
+            )
+        if self.gpus != "auto":
+            _check_gpus(self.gpus)
+            if self.gpus > 0 and self.workers > 1:
+                raise ValueError(
+                    f"`workers` counts the processes of a stage without GPUs, but got "
+                    f"{self.workers} beside `gpus: {self.gpus:g}`; with GPUs there is one process "
+                    f"a GPU, so write `gpus: {self.workers}` alone"
+                )
+        if self.accelerator_type and not re.fullmatch(r"[A-Za-z0-9_-]+", self.accelerator_type):
+            raise ValueError(
+                f"`accelerator_type` must be letters, digits, '-' and '_', but got "
+                f"{self.accelerator_type!r}; for example H100"
+            )
+
+
+def _check_gpus(gpus: float) -> None:
+    if not 0 <= gpus < float("inf"):
+        raise ValueError(
+            f"`gpus` must be `auto`, a fraction up to 1 or a whole number, but got {gpus}; use 1"
+        )
+    if gpus > 1 and gpus != int(gpus):
+        below, above = int(gpus), int(gpus) + 1
+        raise ValueError(
+            f"`gpus` above 1 must be a whole number, one GPU a worker, but got {gpus}; only a "
+            f"stage on a single GPU can share it; use {below} or {above}"
+        )
+
+
+def merge_default(blocks: Any) -> None:
+    """A stage kind's block, as written, changes what it names; the rest is that of `default`."""
+    if isinstance(blocks, dict) and isinstance(blocks.get("default"), dict):
+        for kind, block in blocks.items():
+            if isinstance(block, dict):
+                blocks[kind] = {**blocks["default"], **block}
+
+
+def request_of(kind: str, resources: Mapping[str, Resources]) -> Resources:
+    """The request of one stage kind; of `default`, kinds that share no work take one worker."""
+    request = resources.get(kind, resources.get("default", Resources()))
+    if kind not in ONE_WORKER_KINDS:
+        return request
+    gpus = request.gpus if request.gpus == "auto" else min(1.0, request.gpus)
+    return dataclasses.replace(request, gpus=gpus, workers=1)
+
+
+def check_resources(resources: Mapping[str, Resources]) -> None:
+    """Refuse requests of stage kinds that there are not, and what a kind cannot use.
+
+    Raises:
+        ConfigError: Names the kind and what is valid.
+    """
+    for kind in resources:
+        valid = (*STAGE_KINDS, "default")
+        if kind not in valid:
+            raise ConfigError(
+                f"unknown stage kind {kind!r}{nearest(kind, valid)} (valid: {', '.join(valid)})",
+                path=f"resources.{kind}",
+            )
+    default = resources.get("default", Resources())
+    if resources.get("reference", default).compile and not default.compile:
+        raise ConfigError(
+            "stages that train, encode or sample can be compiled, but a reference does none of "
+            "these; set evaluation.extraction.compile",
+            path="resources.reference.compile",
+        )
+    for kind in ONE_WORKER_KINDS:
+        asked = resources.get(kind, default)
+        for name in ("workers", "gpus"):
+            value = getattr(asked, name)
+            if value != getattr(default, name) and value != "auto" and value > 1:
+                raise ConfigError(
+                    f"must be at most 1, because the work of this kind is not shared between "
+                    f"workers, but got {value:g}; use 1",
+                    path=f"resources.{kind}.{name}",
+                )

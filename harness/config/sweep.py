@@ -1,0 +1,386 @@
+"""The sweep file: a base trial, axes over any of its fields, named presets and exclusions."""
+
+import copy
+import dataclasses
+import itertools
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar, cast
+
+from harness.config.checks import check_trial
+from harness.config.protocol_presets import apply_presets
+from harness.config.resources import Resources, check_resources, merge_default, request_of
+from harness.config.trial import AlignedWith, AutoGuidanceWith, REPAWith, Trial
+from harness.config.weights import describe_file, describe_weights
+from harness.schema.keys import content_hash, to_plain
+from harness.schema.reading import ConfigError, nearest, parse_yaml, read_yaml, validate
+from harness.stages.reference import describe_source
+from harness.stages.tokenizer.diffusers import describe_tokenizer
+
+F = TypeVar("F")
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that cannot name a folder of results.
+
+    Raises:
+        ValueError: It holds other characters, or leaves the folder.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        raise ValueError(
+            f"`name` must be letters, digits, '.', '_' and '-' and start with a letter or "
+            f"digit, but got {name!r}; it names a folder"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepFile:
+    """A sweep as written: validated in its outline, its trials still unexpanded."""
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    name: str
+    """Folder of the results: letters, digits, `.`, `_` and `-`."""
+    description: str = ""
+    """What the sweep is for; shown in the results."""
+    trial: dict[str, Any]
+    """The base trial."""
+    presets: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    """Axis name -> value name -> dotted paths of the trial and their values."""
+    grid: dict[str, list[Any]] = field(default_factory=dict)
+    """Axis (a preset's name or a dotted path of the trial) -> values."""
+    exclude: list[dict[str, Any]] = field(default_factory=list)
+    """Combinations left out: axis -> value or list of values."""
+    resources: dict[str, Resources] = field(default_factory=dict)
+    """Stage kind -> what it holds; `default` for the kinds not named."""
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+
+    def resources_of(self, kind: str) -> Resources:
+        """What stages of one kind hold."""
+        return request_of(kind, self.resources)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One combination of the grid and the trial it stands for."""
+
+    axes: Mapping[str, Any]
+    """Axis -> value as written in the grid."""
+    trial: Trial
+
+    @property
+    def trial_id(self) -> str:
+        """First 12 digits of the hash of the trial and of the weights that it takes from files."""
+        trial, encoders = self.trial, [self.trial.evaluation.extractor]
+        if isinstance(trial.tokenizer.alignment, AlignedWith):
+            encoders.append(trial.tokenizer.alignment.encoder)
+        if trial.generator is not None and isinstance(trial.generator.repa, REPAWith):
+            encoders.append(trial.generator.repa.encoder)
+        weights: list[Any] = [describe_weights(e) for e in encoders]
+        taken = {
+            "tokenizer": describe_tokenizer(trial.tokenizer),
+            "generator": describe_file(trial.generator.checkpoint if trial.generator else None),
+            "reference": describe_source(trial.evaluation.reference),
+            "latents": trial.latents.content,
+        }
+        taken = {name: described for name, described in taken.items() if described}
+        return content_hash([trial, [*weights, taken] if taken else weights])[:12]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """A sweep file with all its trials."""
+
+    file: SweepFile
+    points: tuple[Point, ...]
+    source: str
+    """The file it was read from."""
+
+
+def load_sweep(path: Path, settings: Sequence[str] = ()) -> Sweep:
+    """Read, override, validate and expand a sweep file.
+
+    Args:
+        path: A YAML file.
+        settings: `PATH=VALUE` overrides, applied before validation; a path starts with a key of
+            the sweep file or, short, of its trial. Values are YAML.
+
+    Raises:
+        ConfigError: Names file, key path, what came and what is valid.
+    """
+    source = str(path)
+    file = read_file(path, settings, SweepFile, dotted=("grid",))
+    try:
+        check_resources(file.resources)
+        _check_axes(file)
+        return Sweep(file=file, points=tuple(_expand(file)), source=source)
+    except ConfigError as error:
+        raise error.within(source=source) from error
+
+
+def read_file(
+    path: Path, settings: Sequence[str], expected: type[F], *, dotted: tuple[str, ...]
+) -> F:
+    """Read, override and validate a file that has a base trial, presets and resources.
+
+    Args:
+        path: A YAML file.
+        settings: `PATH=VALUE` overrides, see `load_sweep`.
+        expected: The dataclass of the file.
+        dotted: Blocks whose keys are dotted paths; the first holds the axes.
+
+    Raises:
+        ConfigError: Names file, key path, what came and what is valid.
+    """
+    source = str(path)
+    tree = read_yaml(path)
+    if not isinstance(tree, dict):
+        raise ConfigError(f"must be a mapping, but got {type(tree).__name__}", source=source)
+    keys = [f.name for f in dataclasses.fields(cast(Any, expected))]
+    try:
+        _check_blocks(tree, dotted)
+        for setting in settings:
+            _override(tree, setting, keys, dotted)
+        merge_default(tree.get("resources"))
+        return validate(expected, tree)
+    except ConfigError as error:
+        raise error.within(source=source) from error
+
+
+def resolved_tree(sweep: Sweep) -> dict[str, Any]:
+    """The sweep as JSON-able values with every override applied, for `sweep.yaml`."""
+    return to_plain(sweep.file)
+
+
+def set_path(tree: dict[str, Any], path: str, value: Any) -> None:
+    """Set a dotted path in a tree, making the blocks on the way.
+
+    A block may itself have dotted keys, as presets and grid do: the longest key that the path
+    goes through is followed.
+
+    Raises:
+        ConfigError: A part of the path names something that is not a block.
+    """
+    node, rest, walked = tree, path, ""
+    while rest not in node:
+        through = [key for key in node if isinstance(key, str) and rest.startswith(f"{key}.")]
+        head = max(through, key=len, default=rest.partition(".")[0])
+        if head == rest:
+            break
+        walked, rest = f"{walked}.{head}".lstrip("."), rest[len(head) + 1 :]
+        node = node.setdefault(head, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"must be a block to hold {rest!r}, but is {node!r}", path=walked)
+    node[rest] = copy.deepcopy(value)
+
+
+def _check_blocks(tree: Mapping[str, Any], dotted: tuple[str, ...]) -> None:
+    for name in ("trial", "presets", *dotted):
+        if not isinstance(tree.get(name, {}), dict):
+            raise ConfigError(
+                f"must be a mapping, but got {tree[name]!r}; write {name}: {{}} for none", path=name
+            )
+    for axis, values in tree.get("presets", {}).items():
+        bad = [] if isinstance(values, dict) else [values]
+        bad += [v for v in values.values() if not isinstance(v, dict)] if not bad else []
+        if bad:
+            raise ConfigError(
+                f"must be value names, each with paths and their values, but got {bad[0]!r}",
+                path=f"presets.{axis}",
+            )
+
+
+def _override(
+    tree: dict[str, Any], setting: str, file_keys: list[str], dotted: tuple[str, ...]
+) -> None:
+    path, separator, text = setting.partition("=")
+    path = path.strip()
+    if not separator or not all(path.split(".")):
+        raise ConfigError(
+            f"must be PATH=VALUE, but got {setting!r}; for example tokenizer.training.steps=100",
+            path="--set",
+        )
+    try:
+        value = parse_yaml(text)
+    except ConfigError as error:
+        raise error.within(path=f"--set {path}") from error
+    path = path.removeprefix("trial.")
+    head, _, rest = path.partition(".")
+    trial_keys = [f.name for f in dataclasses.fields(Trial)]
+    if head in dotted and rest:
+        tree.setdefault(head, {})[rest] = value
+    elif head in file_keys:
+        set_path(tree, path, value)
+    elif head in trial_keys:
+        axes = tree.get(dotted[0]) or {}
+        refuse_ignored(path, axes, tree.get("presets") or {}, block=dotted[0], at=f"--set {path}")
+        set_path(tree.setdefault("trial", {}), path, value)
+    else:
+        raise ConfigError(
+            f"unknown key {head!r}{nearest(head, file_keys + trial_keys)} "
+            f"(valid: {', '.join(file_keys + trial_keys)})",
+            path=f"--set {path}",
+        )
+
+
+def refuse_ignored(
+    path: str, axes: Iterable[str], presets: Mapping[str, Any], *, block: str, at: str
+) -> None:
+    """Refuse a value of the trial that an axis would overwrite.
+
+    Args:
+        path: Dotted path of the trial.
+        axes: Names of the axes.
+        presets: Axis name -> value name -> paths and values.
+        block: Key of the file under which the axes stand.
+        at: What the error calls the place of the value.
+
+    Raises:
+        ConfigError: An axis sets this path or a block around it.
+    """
+    axes = list(axes)
+    for axis_path in {p for axis in axes for p in _paths_of_axis(presets, axis)}:
+        if axis_path == path or path.startswith(f"{axis_path}."):
+            raise ConfigError(
+                f"is set by an axis of the {block}, so this value would be ignored; change the "
+                f"axis instead: {', '.join(f'{block}.{axis}' for axis in axes)}",
+                path=at,
+            )
+
+
+def _paths_of_axis(presets: Mapping[str, Any], axis: str) -> set[str]:
+    values = presets.get(axis)
+    return {path for value in values.values() for path in value} if values else {axis}
+
+
+def _check_axes(file: SweepFile) -> None:
+    for axis, values in file.grid.items():
+        _check_axis(file, axis, values)
+    for number, rule in enumerate(file.exclude):
+        for axis in rule:
+            if axis not in file.grid:
+                raise ConfigError(
+                    f"unknown axis {axis!r}{nearest(axis, list(file.grid))} "
+                    f"(axes: {', '.join(file.grid) or 'none'})",
+                    path=f"exclude.{number}",
+                )
+
+
+def _check_axis(file: SweepFile, axis: str, values: list[Any]) -> None:
+    path = f"grid.{axis}"
+    if not values:
+        raise ConfigError("an axis needs at least one value, but got none; add one", path=path)
+    texts = [json.dumps(value, sort_keys=True) for value in values]
+    for text in texts:
+        if texts.count(text) > 1:
+            raise ConfigError(f"the value {text} stands twice; keep one", path=path)
+    if axis in file.presets:
+        for value in values:
+            names = list(file.presets[axis])
+            if value not in names:
+                raise ConfigError(
+                    f"unknown preset {value!r}{nearest(str(value), names)} "
+                    f"(valid: {', '.join(names)})",
+                    path=path,
+                )
+    elif axis.partition(".")[0] not in {f.name for f in dataclasses.fields(Trial)}:
+        names = [*file.presets, *(f.name for f in dataclasses.fields(Trial))]
+        raise ConfigError(
+            f"unknown axis {axis!r}{nearest(axis, names)} (an axis is a preset's name or a "
+            f"dotted path that starts with one of: {', '.join(names)})",
+            path=path,
+        )
+
+
+def _expand(file: SweepFile) -> Iterator[Point]:
+    used: set[int] = set()
+    seen: dict[str, Mapping[str, Any]] = {}
+    for values in itertools.product(*file.grid.values()):
+        axes = dict(zip(file.grid, values, strict=True))
+        rules = [n for n, rule in enumerate(file.exclude) if _matches(rule, axes)]
+        used.update(rules)
+        if rules:
+            continue
+        point = Point(axes=axes, trial=build_trial(file, axes))
+        if point.trial_id in seen:
+            raise ConfigError(
+                f"two combinations give the same trial: {dict(seen[point.trial_id])} and {axes}; "
+                "drop one value or exclude one combination",
+                path="grid",
+            )
+        seen[point.trial_id] = axes
+        yield point
+    for number, rule in enumerate(file.exclude):
+        if number not in used:
+            raise ConfigError(
+                f"{rule} matches no combination of the grid", path=f"exclude.{number}"
+            )
+    if not seen:
+        raise ConfigError("every combination of the grid is excluded; leave one", path="exclude")
+
+
+def _matches(rule: Mapping[str, Any], axes: Mapping[str, Any]) -> bool:
+    return all(
+        axes[axis] in (wanted if isinstance(wanted, list) else [wanted])
+        for axis, wanted in rule.items()
+    )
+
+
+def build_trial(file: SweepFile, axes: Mapping[str, Any], weak: Mapping[str, Any] = {}) -> Trial:
+    """Build the trial of one combination of the grid.
+
+    Presets are applied first and then paths from short to long, so that a block never overwrites
+    a value set inside it.
+
+    Args:
+        file: The sweep.
+        axes: Axis -> value.
+        weak: Dotted paths applied last (the weaker model of AutoGuidance).
+
+    Raises:
+        ConfigError: The result is no valid trial; says which axes set the offending value.
+    """
+    changes: list[tuple[str, str, Any]] = []
+    for axis, value in axes.items():
+        if axis in file.presets:
+            preset = file.presets[axis][value]
+            changes += [(path, f"preset {axis}: {value}", v) for path, v in preset.items()]
+    presets = sorted(changes, key=lambda change: change[0].count("."))
+    paths = [(a, f"grid.{a}: {v!r}", v) for a, v in axes.items() if a not in file.presets]
+    paths += [(path, "the weak model", value) for path, value in weak.items()]
+    changes = presets + sorted(paths, key=lambda change: change[0].count("."))
+    tree = copy.deepcopy(file.trial)
+    for path, _, value in changes:
+        set_path(tree, path, value)
+    try:
+        if isinstance(tree.get("evaluation"), dict):
+            tree["evaluation"] = apply_presets(tree["evaluation"])
+        trial = validate(Trial, tree)
+        check_trial(trial)
+    except ConfigError as error:
+        setters = [by for path, by, _ in changes if f"{error.path}.".startswith(f"{path}.")]
+        hint = f" (set by {setters[-1]})" if setters else ""
+        raise ConfigError(error.message + hint, path=f"trial.{error.path}".rstrip(".")) from error
+    return trial
+
+
+def weak_trial(file: SweepFile, point: Point, guidance: AutoGuidanceWith) -> Trial:
+    """The trial whose generator guides `point` as the weaker model.
+
+    Raises:
+        ConfigError: Its tokenizer or data differ, so that its latents are not the same.
+    """
+    trial = build_trial(file, point.axes, weak=guidance.weak)
+    for part in ("data", "tokenizer", "latents"):
+        if content_hash(getattr(trial, part)) != content_hash(getattr(point.trial, part)):
+            raise ConfigError(
+                f"the weak model must live in the same latents, but its {part} differs; "
+                "change generator.* only",
+                path="trial.evaluation.guidance.weak",
+            )
+    return trial

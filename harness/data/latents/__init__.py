@@ -1,0 +1,1 @@
+"""Encoded data sets: shards, folders in the published layout, and what a generator reads."""

@@ -1,0 +1,197 @@
+"""A folder of latents that others encoded, in the published layout.
+
+Safetensors shards with `latents`, `latents_flip` and `labels` (published names:
+`latents_rankRR_shardSSS.safetensors`), and `latents_stats.pt` with the mean and standard deviation
+of every channel. It is read in place: an artifact holds links to its shards, and whoever opens them
+is told where they have changed since.
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from harness.data.missing import MissingItem
+from harness.schema.keys import NO_KEY
+from harness.storage.artifacts import Artifact
+
+STATISTICS_FILE = "latents_stats.pt"
+"""Published name of the channels' mean and deviation."""
+SHARD_NAME = "latents_rank{rank:02d}_shard{shard:03d}.safetensors"
+"""Published name of a shard."""
+BLOCKS, BLOCK_BYTES = 16, 65_536
+"""Of every shard so many blocks of so many bytes stand for its content."""
+
+Statistics = tuple[Float[Tensor, "1 c 1 1"], Float[Tensor, "1 c 1 1"]]
+"""Mean and standard deviation of every channel."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedHere:
+    """The training split is encoded by the trial's tokenizer."""
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    kind: Literal["encoded"] = "encoded"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentFolder:
+    """The latents are read from a folder in the published layout; nothing is encoded."""
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    kind: Literal["folder"] = "folder"
+    path: str = field(metadata=NO_KEY)
+    """The folder; `~` is the home folder. What it holds enters the key, its place does not."""
+
+    @property
+    def location(self) -> Path:
+        """The folder, `~` expanded."""
+        return Path(self.path).expanduser()
+
+    @property
+    def shards(self) -> list[Path]:
+        """Its safetensors files, sorted by name as the published loader sorts them."""
+        return sorted(self.location.glob("*.safetensors"))
+
+    @property
+    def identity(self) -> str:
+        """What stands for it in keys: a hash; `absent` where no shards are there."""
+        if not self.shards:
+            return "absent"
+        digest = hashlib.sha256()
+        for path in [*self.shards, self.location / STATISTICS_FILE]:
+            if path.is_file():
+                digest.update(f"{path.name} {fingerprint(path)}\n".encode())
+        return f"sha256 {digest.hexdigest()}"
+
+    @property
+    def num_padded(self) -> int:
+        """Images, at most, that the published extraction may have written twice: one for every
+        process but the first."""
+        ranks = {m[1] for p in self.shards if (m := re.match(r"latents_rank(\d+)_", p.name))}
+        return max(0, len(ranks) - 1)
+
+    def missing(self) -> list[MissingItem]:
+        """The folder, if it holds no shards; nothing is opened."""
+        if self.shards:
+            return []
+        return [
+            MissingItem(
+                what="a folder of latents (*.safetensors)",
+                location=str(self.location),
+                remedy="put it there, or set `latents.source.path` to where it is",
+            )
+        ]
+
+    def statistics(self, num_channels: int) -> Statistics | None:
+        """Mean and deviation that come with it; None where it has no `latents_stats.pt`.
+
+        Raises:
+            ValueError: The file is no such thing.
+        """
+        path = self.location / STATISTICS_FILE
+        return _read_statistics(path, num_channels) if path.is_file() else None
+
+
+def fingerprint(path: Path) -> str:
+    """sha256 of a file's size and of blocks spread evenly over it, first and last bytes included.
+
+    Encoding again changes every number, so it does not go unseen; one changed byte may. The record
+    of an artifact holds the hash of all bytes.
+    """
+    status = path.stat()
+    return _fingerprint(path.resolve(), status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _fingerprint(path: Path, size: int, _modified_ns: int) -> str:
+    digest = hashlib.sha256(f"{size}\n".encode())
+    last = max(0, size - BLOCK_BYTES)
+    with path.open("rb") as file:
+        for number in range(BLOCKS):
+            file.seek(last * number // (BLOCKS - 1))
+            digest.update(file.read(BLOCK_BYTES))
+    return digest.hexdigest()
+
+
+def link_shards(folder: LatentFolder, payload: Path) -> list[Path]:
+    """Link the shards into an artifact; they are not copied.
+
+    Hard links keep the bytes when the folder is removed; where the file systems differ, or do not
+    know them, symbolic links are made.
+    """
+    links = []
+    for number, source in enumerate(folder.shards):
+        link = payload / f"latents_shard{number:05d}.safetensors"
+        link.unlink(missing_ok=True)
+        try:
+            os.link(source.resolve(), link)
+        except OSError:
+            link.symlink_to(source.resolve())
+        links.append(link)
+    return links
+
+
+def check_unchanged(artifact: Artifact, shards: Sequence[Path]) -> None:
+    """Refuse shards of an artifact that are gone or no longer what they were.
+
+    Raises:
+        ValueError: Names the first such shard.
+    """
+    recorded: Mapping[str, str] = artifact.result.get("linked_shards", {})
+    for path in shards:
+        if not path.exists():
+            became = "is gone"
+        elif path.stat().st_size != artifact.record["files"][path.name]["bytes"]:
+            became = "has another size"
+        elif recorded and recorded[path.name] != fingerprint(path):
+            became = "has another content"
+        else:
+            continue
+        raise ValueError(
+            f"{path} must be the shard that was recorded, but {became}"
+            + (f" (it is linked to {path.resolve()})" if recorded else "")
+            + f"; put it back, or remove {artifact.path} to have the stage run again"
+        )
+
+
+def write_statistics(path: Path, mean: Tensor, std: Tensor) -> None:
+    """Write `latents_stats.pt` as published: a dictionary of `mean` and `std`, (1, c, 1, 1)."""
+    torch.save({"mean": mean.cpu(), "std": std.cpu()}, path)
+
+
+def _read_statistics(path: Path, num_channels: int) -> Statistics:
+    shape = (1, num_channels, 1, 1)
+    remedy = f"take the file of this tokenizer, or remove it to have {shape} measured"
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
+        raise ValueError(
+            f"{path} must be a torch file of tensors, but cannot be read ({error}); {remedy}"
+        ) from error
+    found = content if isinstance(content, dict) else {}
+    pair = [found.get(name) for name in ("mean", "std")]
+    tensors = [t for t in pair if isinstance(t, Tensor) and tuple(t.shape) == shape]
+    if len(tensors) != 2 or not all(bool(torch.isfinite(t).all()) for t in tensors):
+        held = {name: tuple(getattr(value, "shape", ())) for name, value in found.items()}
+        raise ValueError(
+            f"{path} must hold finite `mean` and `std` of shape {shape}, but holds {held}; {remedy}"
+        )
+    mean, std = (tensor.float() for tensor in tensors)
+    if not bool((std > 0).all()):
+        raise ValueError(
+            f"`std` of {path} must be positive, but is not in channel "
+            f"{int((std.flatten() <= 0).nonzero()[0])}; {remedy}"
+        )
+    return mean, std

@@ -1,0 +1,207 @@
+"""An encoded data set as a generator reads it: normalised latents by position and view.
+
+`statistics.safetensors` holds the per-channel mean and standard deviation (1, c, 1, 1) that
+normalise them. A set that fits lies on the device as a whole; another one is read from its shards,
+so that a caller does well to read ahead.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from harness.data.latents.folder import check_unchanged
+from harness.data.latents.shards import LatentShards, planes_of
+from harness.machine.random_streams import generator_for
+from harness.storage.artifacts import Artifact
+
+DEVICE_SHARE = 0.4
+"""Share of the free device memory that a latent set may fill."""
+
+Precision = Literal["fp32", "bf16"]
+
+Rows = tuple[Tensor, ...]
+"""What `read` gives: labels, then one tensor a plane."""
+
+
+class LatentSet:
+    """Normalised latents, from the device where they fit, else from disk.
+
+    Args:
+        artifact: Of a latents stage.
+        device: Where batches are wanted.
+        precision: `fp32`, or `bf16`: latents are rounded after normalisation, wherever they lie;
+            batches are fp32 either way.
+        on_device: Whether the whole set lies on the device; `auto`: where it fits.
+    """
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        device: torch.device,
+        precision: Precision = "fp32",
+        *,
+        on_device: bool | Literal["auto"] = "auto",
+    ) -> None:
+        self.device, self.precision = device, precision
+        self.views: Sequence[str] = artifact.result["views"]
+        self.draws_posteriors = artifact.record["config"]["latents"]["posterior"] == "moments"
+        """Whether the set holds whole posteriors, of which a batch is a fresh sample."""
+        statistics = artifact.tensors("statistics.safetensors")
+        self.mean, self.std = statistics["mean"].to(device), statistics["std"].to(device)
+        self._planes = [planes_of(view, moments=self.draws_posteriors) for view in self.views]
+        self._shards = _open_shards(artifact, [name for view in self._planes for name in view])
+        self.labels = self._shards.labels
+        wanted = self._fits() if on_device == "auto" else on_device
+        self._resident = self._load_all() if wanted else None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def is_resident(self) -> bool:
+        """Whether the whole set lies on the device."""
+        return self._resident is not None
+
+    def batch(
+        self,
+        indices: Int64[np.ndarray, " b"],
+        views: Int64[np.ndarray, " b"],
+        noise: Float[Tensor, "b c h w"] | None = None,
+    ) -> tuple[Float[Tensor, "b c h w"], Int64[Tensor, " b"]]:
+        """Normalised latents and labels.
+
+        Args:
+            indices: Positions in the set.
+            views: For each, which of `self.views` to read.
+            noise: Standard normal, where `draws_posteriors`.
+        """
+        return self.finish(self.read(indices, views), noise)
+
+    def read(self, indices: Int64[np.ndarray, " b"], views: Int64[np.ndarray, " b"]) -> Rows:
+        """What a batch needs from memory or disk; where it is read from disk, all on the host.
+
+        It depends on its arguments alone, so it may run in another thread.
+        """
+        if self._resident is None:
+            labels = self.labels[torch.from_numpy(indices)]
+            return labels, *(self._from_disk(number, indices, views) for number in self._numbers)
+        labels, *planes = self._resident
+        places = np.stack([indices, views * len(self) + indices])
+        images, chosen = torch.from_numpy(places).to(self.device, non_blocking=True)
+        return labels[images], *(plane[chosen] for plane in planes)
+
+    def finish(
+        self, rows: Rows, noise: Float[Tensor, "b c h w"] | None = None
+    ) -> tuple[Float[Tensor, "b c h w"], Int64[Tensor, " b"]]:
+        """The batch of what `read` gave, on the device: sampled and normalised."""
+        labels, *planes = (part.to(self.device, non_blocking=True) for part in rows)
+        if self.precision == "bf16" and self._resident is None:
+            planes = [self._rounded(plane, number) for number, plane in enumerate(planes)]
+        if self.precision == "bf16":
+            return self._sampled([plane.float() for plane in planes], noise), labels
+        if self.draws_posteriors:
+            planes[1] = torch.exp(0.5 * planes[1])
+        return (self._sampled(planes, noise) - self.mean) / self.std, labels
+
+    def noise(
+        self, seed: int, step: int, count: int, part: slice = slice(None)
+    ) -> Float[Tensor, "b c h w"] | None:
+        """What `finish` samples posteriors with; None for a set of samples.
+
+        Args:
+            seed: Seed of the training.
+            step: The training step.
+            count: Images of the whole batch, for which it is drawn whoever needs which part.
+            part: Those of the batch that are read here.
+        """
+        if not self.draws_posteriors:
+            return None
+        random = generator_for(seed, "posterior", step, device=self.device)
+        shape = (count, *self._shards.shape)
+        return torch.randn(shape, generator=random, device=self.device)[part]
+
+    @property
+    def _numbers(self) -> range:
+        return range(len(self._planes[0]))
+
+    def _sampled(
+        self, planes: Sequence[Float[Tensor, "b c h w"]], noise: Float[Tensor, "b c h w"] | None
+    ) -> Float[Tensor, "b c h w"]:
+        """Samples as they were stored, or of means and deviations."""
+        if not self.draws_posteriors:
+            return planes[0]
+        if noise is None:
+            raise ValueError(
+                "a set of posteriors must be given noise to draw a batch, but got none; pass "
+                "standard normal noise of the batch's shape"
+            )
+        return planes[0] + planes[1] * noise
+
+    def _rounded(self, plane: Float[Tensor, "b c h w"], number: int) -> Tensor:
+        """A plane in bf16: normalised samples or means, or normalised deviations."""
+        if number == 0:
+            return ((plane - self.mean) / self.std).bfloat16()
+        return (torch.exp(0.5 * plane) / self.std).bfloat16()
+
+    def _from_disk(
+        self, number: int, indices: Int64[np.ndarray, " b"], views: Int64[np.ndarray, " b"]
+    ) -> Float[Tensor, "b c h w"]:
+        rows = torch.empty((len(indices), *self._shards.shape))
+        for view in np.unique(views):
+            places = np.flatnonzero(views == view)
+            gathered = self._shards.gather(self._planes[view][number], indices[places])
+            rows[torch.from_numpy(places)] = gathered
+        return rows
+
+    def _load_all(self) -> Rows:
+        """Labels, and each plane of all views in turn; a shard at a time, so that memory holds the
+        set once."""
+        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
+        size = (len(self.views) * len(self), *self._shards.shape)
+        planes = [torch.empty(size, dtype=dtype, device=self.device) for _ in self._numbers]
+        for number, plane in enumerate(planes):
+            start = 0
+            for view in self._planes:
+                for part in self._shards.parts(view[number]):
+                    moved = part.to(self.device)
+                    rounded = self._rounded(moved, number) if self.precision == "bf16" else moved
+                    plane[start : start + len(part)] = rounded
+                    start += len(part)
+        return self.labels.to(self.device), *planes
+
+    def _fits(self) -> bool:
+        numbers = len(self.views) * len(self._numbers) * len(self) * math.prod(self._shards.shape)
+        needed = numbers * (2 if self.precision == "bf16" else 4)
+        if self.device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(self.device)
+        else:
+            free = free_host_bytes()
+        return needed <= DEVICE_SHARE * free
+
+
+def _open_shards(artifact: Artifact, names: Sequence[str]) -> LatentShards:
+    layout = artifact.result["layout"]
+    channels = sum(group["channels"] for group in layout["groups"])
+    paths = sorted(artifact.path.glob("latents_shard*.safetensors"))
+    if "linked_shards" in artifact.result:
+        # They are somebody else's: what changed there cannot be made anew here.
+        check_unchanged(artifact, paths)
+    for name in artifact.record["files"]:
+        artifact.file(name)
+    return LatentShards(paths, names, (channels, layout["height"], layout["width"]))
+
+
+def free_host_bytes() -> int:
+    """Memory that this machine can still give, in bytes; 0 where it does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return 0
+    fields: Mapping[str, str] = dict(line.split(":", 1) for line in lines if ":" in line)
+    return int(fields.get("MemAvailable", "0 kB").split()[0]) * 1024

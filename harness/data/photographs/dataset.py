@@ -1,0 +1,218 @@
+"""The data set over photographs in files, whatever kind of file holds them."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import final
+
+import numpy as np
+import torch
+from jaxtyping import Int64, UInt8
+from PIL import Image
+from torch import Tensor
+
+from harness.data.dataset import WHOLE, ImageDataset, Split, check_indices
+from harness.data.photographs.config import PhotographConfig
+from harness.data.photographs.encoded import EncodedImage, shorten
+from harness.data.photographs.inspection import BadImage, Inspection, check_limit, inspect
+from harness.data.photographs.kept_pixels import KeptPixels, Pixels, keep_pixels
+from harness.data.photographs.user_cache import describe_files
+from harness.data.pipelines import (
+    Pipeline,
+    draw_augmentation,
+    in_threads,
+    mirror,
+    read_squares,
+)
+from harness.data.shuffle import Shuffle
+
+SPLITS: tuple[Split, Split] = ("train", "eval")
+"""Every split."""
+
+
+@final
+class PhotographDataset(ImageDataset):
+    """Encoded images of two splits; those that are bad are left out where that is allowed.
+
+    Positions are those of the good images, in the order of the files: which are bad is known before
+    the first is read, so that no worker, rank or step sees another data set.
+
+    Args:
+        config: Where they are and how they are read.
+        device: Where `keep: device` keeps pixels; absent: in this machine's memory.
+    """
+
+    def __init__(self, config: PhotographConfig, device: torch.device | None = None) -> None:
+        if absent := config.missing():
+            raise ValueError("; ".join(str(item) for item in absent))
+        self._config = config
+        self._device = device if config.keep == "device" else None
+        self._splits = {split: config.open_split(split) for split in SPLITS}
+        _check_classes(self._splits["train"].class_names, self._splits["eval"].class_names)
+        self._bad: dict[Split, tuple[BadImage, ...]] = {
+            split: self._find_bad(split, config) for split in SPLITS
+        }
+        self._good = {split: self._positions(split) for split in SPLITS}
+        self._labels = {split: self._good_labels(split) for split in SPLITS}
+        self._pixels: dict[Split, KeptPixels] = {}
+
+    @property
+    def resolution(self) -> int:
+        """Side of every image in pixels."""
+        return self._config.resolution
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names that the files give to the classes, or else the configuration."""
+        return self._splits["train"].class_names
+
+    @property
+    def shuffle(self) -> Shuffle:
+        """How an epoch's order is drawn."""
+        return self._config.shuffle
+
+    def num_images(self, split: Split) -> int:
+        """Number of images in a split, those that are left out not counted."""
+        return len(self._labels[split])
+
+    def labels(self, split: Split) -> Int64[np.ndarray, " n"]:
+        """Class of every image of a split."""
+        return self._labels[split]
+
+    def left_out(self, split: Split) -> tuple[str, ...]:
+        """Bad images of a split, with what is wrong."""
+        return tuple(str(image) for image in self._bad[split])
+
+    def images(
+        self, split: Split, indices: Int64[np.ndarray, " b"], pipeline: Pipeline | None = None
+    ) -> UInt8[Tensor, "b 3 h w"]:
+        """Read images, cropped at the centre; `pipeline` defaults to the configured crop."""
+        return self._read(split, indices, pipeline or self._config.crop, None)
+
+    def augmented(
+        self,
+        split: Split,
+        indices: Int64[np.ndarray, " b"],
+        generator: np.random.Generator,
+        part: slice = WHOLE,
+    ) -> UInt8[Tensor, "m 3 h w"]:
+        """Read images at random crop positions, mirrored at random if so configured."""
+        positions, mirrored = draw_augmentation(len(indices), generator, flip=self._config.flip)
+        images = self._read(split, indices[part], self._config.crop, positions[part])
+        return mirror(images, mirrored[part])
+
+    def fingerprint(self) -> str:
+        """sha256 of what is known of the files without reading images: names, sizes, footers."""
+        digest = hashlib.sha256()
+        for split, part in self._splits.items():
+            part.check_unchanged()
+            for text in part.outline():
+                digest.update(f"{split}{text}\n".encode())
+        return digest.hexdigest()
+
+    def content_fingerprint(self) -> str:
+        """sha256 of labels and bytes of all images, and of what is left out.
+
+        It is the same whatever kind of file holds them. All files are read once; while none
+        changes, the result is remembered.
+
+        Raises:
+            ValueError: An image's file cannot be read, or other images are bad than at opening.
+        """
+        digest = hashlib.sha256()
+        for split in SPLITS:
+            found, bad = self._inspect(split), self._bad[split]
+            if found.bad != bad:
+                now = "; ".join(map(str, found.bad)) or "none"
+                raise ValueError(
+                    f"the bad images of the {split} split must stay those that were left out at "
+                    f"opening ({len(bad)}), but are now {now}; put the files back and run the "
+                    "command again"
+                )
+            positions = [image.position for image in bad]
+            digest.update(f"{split} {found.content} {positions}\n".encode())
+        return digest.hexdigest()
+
+    def _inspect(self, split: Split) -> Inspection:
+        config = self._config
+        return inspect(
+            self._splits[split],
+            decode=config.bad_images_limit > 0,
+            least_side=config.least_side,
+            workers=config.decode_workers,
+        )
+
+    def _find_bad(self, split: Split, config: PhotographConfig) -> tuple[BadImage, ...]:
+        if config.bad_images_limit == 0:
+            return ()
+        bad = self._inspect(split).bad
+        check_limit(bad, config.bad_images_limit, len(self._splits[split].labels), split)
+        return bad
+
+    def _positions(self, split: Split) -> Int64[np.ndarray, " n"] | None:
+        """Places of the good images in the files; None where all are good."""
+        if not self._bad[split]:
+            return None
+        whole = np.arange(len(self._splits[split].labels), dtype=np.int64)
+        return np.delete(whole, [image.position for image in self._bad[split]])
+
+    def _good_labels(self, split: Split) -> Int64[np.ndarray, " n"]:
+        labels, good = self._splits[split].labels, self._good[split]
+        if good is None:
+            return labels
+        chosen = labels[good]
+        chosen.setflags(write=False)
+        return chosen
+
+    def _encoded(self, split: Split, indices: Int64[np.ndarray, " b"]) -> list[EncodedImage]:
+        good = self._good[split]
+        return self._splits[split].read(indices if good is None else good[indices])
+
+    def _read(
+        self,
+        split: Split,
+        indices: Int64[np.ndarray, " b"],
+        pipeline: Pipeline,
+        positions: Sequence[tuple[float, float]] | None,
+    ) -> UInt8[Tensor, "b 3 h w"]:
+        check_indices(indices, self.num_images(split))
+        side, workers = self.resolution, self._config.decode_workers
+        if self._config.keep == "files":
+            encoded = self._encoded(split, indices)
+            return read_squares(encoded, self._decode, side, pipeline, positions, workers)
+        kept = self._kept(split)
+        if self._device is None:
+            return kept.squares(indices, side, pipeline, positions, workers)
+        return kept.on(self._device, side)[torch.tensor(indices, device=self._device)]
+
+    def _decode(self, image: EncodedImage) -> Image.Image:
+        return image.decode(self._config.least_side)
+
+    def _kept(self, split: Split) -> KeptPixels:
+        if split not in self._pixels:
+            self._pixels[split] = self._keep(split)
+        return self._pixels[split]
+
+    def _keep(self, split: Split) -> KeptPixels:
+        config = self._config
+
+        def decode(indices: Int64[np.ndarray, " b"]) -> list[Pixels]:
+            encoded = self._encoded(split, indices)
+            return in_threads(
+                lambda image: np.array(self._decode(image)), encoded, config.decode_workers
+            )
+
+        self._splits[split].check_unchanged()
+        bad = [image.position for image in self._bad[split]]
+        name = f"{split} {describe_files(self._splits[split].files)} {bad} {config.least_side}"
+        return keep_pixels(name, self.num_images(split), decode, config.memory_limit_gib, split)
+
+
+def _check_classes(train: Sequence[str], evaluation: Sequence[str]) -> None:
+    if train != evaluation:
+        differing = sorted(set(train) ^ set(evaluation))
+        found = f"only one has {', '.join(differing[:5])}" if differing else ""
+        raise ValueError(
+            "both splits must have the same classes in the same order, but "
+            f"{found or f'got {shorten(train)} and {shorten(evaluation)}'}; give files of one data "
+            "set"
+        )

@@ -1,0 +1,184 @@
+"""Photographs in Parquet files of the Hugging Face image layout.
+
+A row holds an encoded image, `struct{bytes, path}` (or plain bytes), and an integer label; the
+class names stand in the schema's metadata under `huggingface`. Rows keep the order of the files.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from jaxtyping import Int64
+
+from harness.data.dataset import Split, check_count, check_declaration
+from harness.data.photographs.config import ShardedConfig
+from harness.data.photographs.encoded import EncodedImage, EncodedSplit, check_labels, shorten
+from harness.data.photographs.opened_files import OpenedFiles
+from harness.data.photographs.parquet_rows import ImageRows
+from harness.schema.keys import NO_KEY
+
+_GIB = 2**30
+_IMAGE_COLUMNS = ("image", "img")
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class ParquetConfig(ShardedConfig):
+    """Images in Parquet files."""
+
+    kind: Literal["parquet"] = "parquet"
+    image_column: str | None = None
+    """Column of the images; absent: `image` or `img`, whichever the files have."""
+    label_column: str = "label"
+    """Column of the labels, 0..`num_classes` - 1."""
+    row_cache_gib: float = field(default=0.5, metadata=NO_KEY)
+    """Most that row groups read last, still encoded, may take for one split, in GiB. Shuffled
+    reading of more than that reads a whole row group for almost every image, unless `shuffle` goes
+    by blocks of which this holds a window."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_declaration(self, counts=("row_cache_gib",), names=("label_column",))
+
+    @property
+    def suffix(self) -> str:
+        """How the names of files end unless they are given."""
+        return ".parquet"
+
+    def open_split(self, split: Split) -> "ParquetSplit":
+        """Open the files of a split and read their labels.
+
+        Raises:
+            ValueError: They are not as declared.
+        """
+        return ParquetSplit(self, split)
+
+
+@final
+class ParquetSplit(EncodedSplit):
+    """Rows of Parquet files; open handles, labels and the row groups read last are in memory."""
+
+    def __init__(self, config: ParquetConfig, split: Split) -> None:
+        self._opened = OpenedFiles(config.files(split))
+        handles = [_open_file(path) for path in self.files]
+        files = list(zip(handles, self.files, strict=True))
+        parts = [_read_labels(file, path, config) for file, path in files]
+        columns = [_image_column(file, path, config) for file, path in files]
+        names = {_class_names(file, path, config) for file, path in files}
+        self._opened.check()
+        if len(names) > 1:
+            raise ValueError(
+                f"all {split} files must name the same classes, but got "
+                f"{' and '.join(shorten(each) for each in names)}; give files of one data set"
+            )
+        labels = np.concatenate(parts)
+        config.check_images(split, len(labels))
+        super().__init__(names.pop(), labels)
+        self._rows = ImageRows(self._opened, handles, columns, int(config.row_cache_gib * _GIB))
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """The Parquet files."""
+        return self._opened.paths
+
+    def check_unchanged(self) -> None:
+        """Refuse files that changed since their labels were read."""
+        self._opened.check()
+
+    def read(self, positions: Int64[np.ndarray, " b"]) -> list[EncodedImage]:
+        """Encoded images of some rows."""
+        return self._rows.read(positions)
+
+    def outline(self) -> Iterator[str]:
+        """Rows, size and footer of every file."""
+        for path, rows in zip(self.files, self._rows.rows_of_files, strict=True):
+            size, footer = _footer(path)
+            yield f" {rows} {size} {hashlib.sha256(footer).hexdigest()}"
+
+
+def _open_file(path: Path) -> Any:
+    try:
+        return pq.ParquetFile(path, pre_buffer=False)
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(
+            f"{str(path)!r} must be a Parquet file, but cannot be read ({error}); get it again"
+        ) from error
+
+
+def _image_column(file: Any, path: Path, config: ParquetConfig) -> str:
+    """The column to read: of the struct only its bytes."""
+    schema = file.schema_arrow
+    asked = _IMAGE_COLUMNS if config.image_column is None else (config.image_column,)
+    found = [name for name in asked if name in schema.names]
+    if len(found) != 1:
+        raise ValueError(
+            f"{str(path)!r} must have one column of images, {' or '.join(map(repr, asked))}, but "
+            f"its columns are {', '.join(schema.names)}; set `image_column`"
+        )
+    kind = schema.field(found[0]).type
+    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        return f"{found[0]}.bytes"
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return found[0]
+    raise ValueError(
+        f"the column {found[0]!r} of {str(path)!r} must hold encoded images, as bytes or as a "
+        f"struct with `bytes`, but holds {kind}; set `image_column`"
+    )
+
+
+def _class_names(file: Any, path: Path, config: ParquetConfig) -> tuple[str, ...]:
+    metadata = file.schema_arrow.metadata or {}
+    try:
+        features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
+        names = tuple(features[config.label_column]["names"])
+    except (ValueError, KeyError, TypeError):
+        names = config.class_names
+    if not names:
+        raise ValueError(
+            f"{str(path)!r} must name the classes of {config.label_column!r} in its `huggingface` "
+            "metadata, but does not; list them as `class_names`"
+        )
+    if config.class_names not in ((), names):
+        raise ValueError(
+            f"`class_names` must be those of {str(path)!r}, {shorten(names)}, but are "
+            f"{shorten(config.class_names)}; leave them out"
+        )
+    check_count(repr(str(path)), "num_classes", "class names", config.num_classes, len(names))
+    return names
+
+
+def _read_labels(file: Any, path: Path, config: ParquetConfig) -> Int64[np.ndarray, " n"]:
+    name, schema = config.label_column, file.schema_arrow
+    if name not in schema.names or not pa.types.is_integer(schema.field(name).type):
+        held = schema.field(name).type if name in schema.names else "nothing of that name"
+        raise ValueError(
+            f"{str(path)!r} must have a column {name!r} of whole numbers, but holds {held} (its "
+            f"columns: {', '.join(schema.names)}); set `label_column`"
+        )
+    try:
+        column = file.read(columns=[name], use_threads=False).column(0)
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(
+            f"{str(path)!r} must be readable, but its column {name!r} is not ({error}); get the "
+            "file again"
+        ) from error
+    labels = pc.fill_null(column.cast(pa.int64(), safe=False), -1).to_numpy()
+    check_labels(labels, config.num_classes, repr(str(path)))
+    return labels
+
+
+def _footer(path: Path) -> tuple[int, bytes]:
+    """Size of a file, and its footer: schema, and place, size and statistics of every column."""
+    with path.open("rb") as file:
+        size = file.seek(-8, io.SEEK_END) + 8
+        length = int.from_bytes(file.read(4), "little")
+        file.seek(size - 8 - length)
+        return size, file.read(length)

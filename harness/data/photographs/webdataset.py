@@ -1,0 +1,189 @@
+"""Photographs in tar shards as WebDataset lays them out: `<key>.jpg` beside `<key>.cls` or `.json`.
+
+The shards are read at random through an index of their members, not as a stream: a batch stays a
+function of (seed, step), so a resumed run has no reader state and shuffling has no buffer.
+"""
+
+import os
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tarfile import BLOCKSIZE
+from typing import BinaryIO, Literal, final
+
+import numpy as np
+from jaxtyping import Int64
+
+from harness.data.dataset import Split, check_count
+from harness.data.photographs.config import ShardedConfig
+from harness.data.photographs.encoded import EncodedImage, EncodedSplit, check_labels
+from harness.data.photographs.opened_files import OpenedFiles
+from harness.data.photographs.tar_index import index_shard, member_name
+from harness.schema.keys import NO_KEY
+
+OPEN_SHARDS = 64
+"""Shards of a split that are held open."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class WebDatasetConfig(ShardedConfig):
+    """Images in tar shards."""
+
+    kind: Literal["webdataset"] = "webdataset"
+    label_extension: Literal["cls", "json"] = "cls"
+    """Members that hold the label: a whole number as text, or JSON."""
+    label_key: str = "label"
+    """Where the label stands in a `json`."""
+    class_names_file: str | None = field(default=None, metadata=NO_KEY)
+    """Text file with the name of a class in every line, in the order of the labels; absent, and
+    without `class_names`: the labels are their names."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.class_names and self.class_names_file is not None:
+            raise ValueError(
+                "`class_names` and `class_names_file` must not be given together, but are; remove "
+                "one"
+            )
+
+    @property
+    def suffix(self) -> str:
+        """How the names of files end unless they are given."""
+        return ".tar"
+
+    def open_split(self, split: Split) -> "TarSplit":
+        """Index the shards of a split.
+
+        Raises:
+            ValueError: They are not as declared.
+        """
+        return TarSplit(self, split)
+
+    def names_of_classes(self) -> tuple[str, ...]:
+        """Names as given, from the file, or the labels as text.
+
+        Raises:
+            ValueError: The file cannot be read or names another number of classes.
+        """
+        if self.class_names_file is None:
+            return self.class_names or tuple(str(label) for label in range(self.num_classes))
+        path = Path(self.class_names_file).expanduser()
+        try:
+            names = tuple(path.read_text(encoding="utf-8").splitlines())
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(
+                f"`class_names_file` must be a text file, but {str(path)!r} cannot be read "
+                f"({error}); correct the path or list `class_names`"
+            ) from error
+        check_count(repr(str(path)), "num_classes", "class names", self.num_classes, len(names))
+        return names
+
+
+@final
+class TarSplit(EncodedSplit):
+    """Tar shards; places and labels of the images and some open handles are in memory."""
+
+    def __init__(self, config: WebDatasetConfig, split: Split) -> None:
+        self._opened = OpenedFiles(config.files(split))
+        class_names = config.names_of_classes()
+        shards = [
+            index_shard(path, config.label_extension, config.label_key) for path in self.files
+        ]
+        self._opened.check()
+        for path, shard in zip(self.files, shards, strict=True):
+            check_labels(shard.labels, config.num_classes, repr(str(path)), "sample")
+        labels = np.concatenate([shard.labels for shard in shards])
+        config.check_images(split, len(labels))
+        super().__init__(class_names, labels)
+        self._offsets = np.concatenate([shard.offsets for shard in shards])
+        self._sizes = np.concatenate([shard.sizes for shard in shards])
+        counts = [len(shard.labels) for shard in shards]
+        self._shards = np.repeat(np.arange(len(shards)), counts)
+        self._counts, self._handles = counts, _Handles(self._opened)
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """The shards."""
+        return self._opened.paths
+
+    def check_unchanged(self) -> None:
+        """Refuse shards that changed since they were indexed."""
+        self._opened.check()
+
+    def read(self, positions: Int64[np.ndarray, " b"]) -> list[EncodedImage]:
+        """Encoded images of some samples, read in the order in which they lie in the shards."""
+        images: dict[int, EncodedImage] = {}
+        shards = np.unique(self._shards[positions]).tolist()
+        self._opened.check(shards)
+        for position in np.unique(positions):
+            images[int(position)] = self._image(int(position))
+        self._opened.check(shards)
+        return [images[int(position)] for position in positions]
+
+    def outline(self) -> Iterator[str]:
+        """Images and size of every shard."""
+        for path, count in zip(self.files, self._counts, strict=True):
+            yield f" {count} {path.stat().st_size}"
+
+    def _image(self, position: int) -> EncodedImage:
+        shard, offset = int(self._shards[position]), int(self._offsets[position])
+        # The header before the image has its name.
+        first = offset - BLOCKSIZE
+        data = self._handles.read(shard, first, BLOCKSIZE + int(self._sizes[position]))
+        name = f"{member_name(data[:BLOCKSIZE])!r} of {str(self.files[shard])!r}"
+        return EncodedImage(name=name, source=data[BLOCKSIZE:])
+
+
+@final
+class _Handles:
+    """Files that are read at random places from several threads; those used last stay open."""
+
+    def __init__(self, files: OpenedFiles) -> None:
+        self._files = files
+        self._open: OrderedDict[int, BinaryIO] = OrderedDict()
+        self._lock = threading.Lock()
+        weakref.finalize(self, _close_all, self._open)
+
+    def read(self, number: int, offset: int, size: int) -> bytes:
+        path = self._files.paths[number]
+        with self._lock:
+            try:
+                file = self._handle(number)
+                file.seek(offset)
+                data = file.read(size)
+            except OSError as error:
+                raise ValueError(
+                    f"{str(path)!r} must stay readable, but is not ({error}); put the shard back "
+                    "and run the command again"
+                ) from error
+        if len(data) < size:
+            raise ValueError(
+                f"{str(path)!r} must hold {size} bytes at byte {offset}, but holds {len(data)}; "
+                "the shard has changed since it was indexed, so put it back and run the command "
+                "again"
+            )
+        return data
+
+    def _handle(self, number: int) -> BinaryIO:
+        if number in self._open:
+            self._open.move_to_end(number)
+            return self._open[number]
+        file = self._files.paths[number].open("rb")
+        try:
+            self._files.check_status(number, os.fstat(file.fileno()))
+        except ValueError:
+            file.close()
+            raise
+        if len(self._open) >= OPEN_SHARDS:
+            self._open.popitem(last=False)[1].close()
+        self._open[number] = file
+        return file
+
+
+def _close_all(files: OrderedDict[int, BinaryIO]) -> None:
+    while files:
+        files.popitem()[1].close()

@@ -1,0 +1,1 @@
+"""Runs one stage: attempts, failures and the artifact that is left."""

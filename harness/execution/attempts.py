@@ -1,0 +1,69 @@
+"""What an attempt at a stage leaves in its work folder, for the other workers and the next attempt.
+
+A process group that lost a worker tells the others nothing but that, so each failing worker writes
+down why. A stage that ran out of device memory writes down how finely the next attempt slices its
+batches; that holds until the stage is done or fails for good, across kills.
+"""
+
+import json
+import time
+from typing import Any
+
+from harness.machine.world import WorkerLost, World
+from harness.storage.artifacts import Work
+from harness.storage.durable import write_json
+
+SLICES = 2
+"""Slices of every batch in the attempt after one that ran out of device memory."""
+WORD_S = 5.0
+"""Seconds that a worker waits for the reason of another one's failure."""
+_MEMORY = "memory.json"
+_FAILURE = "failure-worker{rank}.json"
+
+
+def slices(work: Work) -> int:
+    """Slices of every batch in the coming attempt."""
+    return int(_read(work, _MEMORY).get("slices", 1))
+
+
+def ask_for_slices(work: Work, error: str) -> None:
+    """Have the coming attempts slice their batches."""
+    work.shared.mkdir(parents=True, exist_ok=True)
+    write_json(work.shared / _MEMORY, {"slices": SLICES, "error": error})
+
+
+def forget_slices(work: Work) -> None:
+    """Let the next attempt, perhaps on a larger device, compute whole batches again."""
+    (work.shared / _MEMORY).unlink(missing_ok=True)
+
+
+def clear_failures(work: Work) -> None:
+    """Forget why workers of earlier attempts failed."""
+    for path in work.shared.glob(_FAILURE.format(rank="*")):
+        path.unlink(missing_ok=True)
+
+
+def tell_failure(work: Work, world: World, failure: dict[str, Any]) -> None:
+    """Write down why this worker ends, for the others that lose it."""
+    if not world.is_alone:
+        write_json(work.shared / _FAILURE.format(rank=world.rank), failure, durable=False)
+
+
+def failure_behind(error: Exception, work: Work, world: World) -> dict[str, Any]:
+    """What another worker wrote before this one lost it; empty where the error is this one's own,
+    or where the other was killed before it could write."""
+    deadline = time.monotonic() + WORD_S
+    others = [rank for rank in range(world.size) if rank != world.rank]
+    while isinstance(error, WorkerLost) and time.monotonic() < deadline:
+        for rank in others:
+            if failure := _read(work, _FAILURE.format(rank=rank)):
+                return failure
+        time.sleep(0.1)
+    return {}
+
+
+def _read(work: Work, name: str) -> dict[str, Any]:
+    try:
+        return json.loads((work.shared / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}

@@ -1,0 +1,360 @@
+"""Run one stage: the only place where a failure becomes a recorded status."""
+
+import contextlib
+import gc
+import os
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from threadpoolctl import threadpool_limits
+
+from harness.config.resources import Resources
+from harness.execution import attempts
+from harness.execution.failures import FailureKind, classify, one_line
+from harness.machine.environment import environment
+from harness.machine.metering import Meter, cost_record, precision_of
+from harness.machine.world import WorkerLost, World
+from harness.plan.cost import estimate
+from harness.plan.plan import Stage, with_inputs
+from harness.schema.keys import to_plain
+from harness.stages import registry
+from harness.stages.running.context import StageContext
+from harness.storage import stage_log
+from harness.storage import stop_requests as stopping
+from harness.storage.artifacts import Artifact, DamagedArtifact, Store, Work
+from harness.storage.durable import write_text
+from harness.storage.lease import StageBusy
+from harness.storage.stop_requests import StopRequested
+
+Status = Literal["done", "reused", "busy", "failed", "diverged", "stopped", "blocked"]
+"""What became of a stage: run here, found in the store, held by another process, ended by an
+error, ended by a non-finite loss, ended by a stop request, or never started because an input
+failed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How one stage ended."""
+
+    key: str
+    status: Status
+    error: str = ""
+    """One line for the table; the traceback lies in the store."""
+    failure: FailureKind = ""
+    """Class of the failure; see `harness.execution.failures`."""
+    wall_s: float = 0.0
+    again: bool = False
+    """Whether running it again at once, in new processes, may end otherwise: a worker ran out of
+    device memory, and the next attempt computes every batch in slices."""
+    set_aside: str = ""
+    """What was said of a damaged input that was set aside: run again, its stage makes it anew."""
+
+
+ALONE = World()
+"""The only worker of its stage."""
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+"""Variables that libraries read when they are loaded."""
+
+
+def run_stage(
+    stage: Stage,
+    store_root: Path,
+    resources: Resources,
+    gpus: float,
+    world: World = ALONE,
+    stop: Path | None = None,
+) -> Outcome:
+    """Bring one stage's artifact into the store, alone or together with other workers.
+
+    All workers call this alike. The first one holds the lease and writes into the store. A failure
+    of one ends them all: what went wrong stands in the outcome of each that can still tell.
+
+    Args:
+        stage: The stage; its inputs must be in the store.
+        store_root: Root of the store.
+        resources: Threads and checkpoint interval of each worker.
+        gpus: GPUs granted to this worker; 0 computes on the CPU even where a GPU is visible.
+        world: The workers of the stage.
+        stop: File in which the driver asks its stages to stop; see `harness.storage.stop_requests`.
+
+    Returns:
+        How it ended. Errors are caught here and nowhere else; `KeyboardInterrupt` passes through.
+        A failed worker of several has left the group: the next attempt needs a new one.
+    """
+    given = _Assignment(
+        stage=stage,
+        store=Store(store_root),
+        resources=resources,
+        gpus=gpus,
+        world=world,
+        stop=stop,
+    )
+    try:
+        return _lead(given) if world.is_first else _follow(given)
+    except WorkerLost as error:
+        world.leave()
+        return _failure(stage, error)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Assignment:
+    """What one worker does, and with what; see `run_stage`."""
+
+    stage: Stage
+    store: Store
+    resources: Resources
+    gpus: float
+    world: World
+    stop: Path | None
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cuda" if self.gpus > 0 else "cpu")
+
+    def stop_requested(self) -> bool:
+        """Whether the driver asks its stages to stop."""
+        return self.stop is not None and stopping.is_requested(self.stop)
+
+
+def _lead(given: _Assignment) -> Outcome:
+    """The first worker's part; it tells the others to go on, and how the stage ended."""
+    stage, store, world = given.stage, given.store, given.world
+    outcome = Outcome(key=stage.key, status="reused")
+    try:
+        try:
+            if store.examine(stage.kind, stage.key):
+                return world.broadcast(outcome)
+        except DamagedArtifact as error:
+            store.set_aside(error)
+        with store.work(stage.kind, stage.key) as work:
+            if not store.find(stage.kind, stage.key):
+                attempts.clear_failures(work)
+                outcome = _attempt(given, work, world.broadcast(attempts.slices(work)))
+                if outcome.again and world.is_alone:
+                    _free_device_memory()
+                    outcome = _attempt(given, work, attempts.slices(work))
+                if outcome.status in ("failed", "diverged", "stopped"):
+                    return outcome
+    except StageBusy:
+        outcome = Outcome(key=stage.key, status="busy")
+    except OSError as error:
+        outcome = _failure(stage, error)
+    return world.broadcast(outcome)
+
+
+def _follow(given: _Assignment) -> Outcome:
+    """Any other worker's part."""
+    stage, world = given.stage, given.world
+    told: int | Outcome = world.broadcast(0)
+    if isinstance(told, Outcome):
+        return told
+    with given.store.scratch(stage.kind, stage.key) as work:
+        outcome = _attempt(given, work, told)
+    return world.broadcast(outcome) if outcome.status == "done" else outcome
+
+
+def _attempt(given: _Assignment, work: Work, slices: int) -> Outcome:
+    started = time.monotonic()
+    try:
+        with stage_log.kept(work.shared / stage_log.name(given.world.rank)):
+            _run(given, work, slices)
+    except StageBusy:
+        raise
+    except Exception as error:
+        if work.lease is not None:
+            # Who was taken for dead may have stumbled over its successor's files.
+            work.require_lease()
+        return _failed(given, work, error, time.monotonic() - started, slices)
+    return Outcome(key=given.stage.key, status="done", wall_s=time.monotonic() - started)
+
+
+def _free_device_memory() -> None:
+    """Give back what an attempt held; its tensors hung on the frames of its error."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _run(given: _Assignment, work: Work, slices: int) -> None:
+    stage, resources, device = given.stage, given.resources, given.device
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError(
+            f"a stage that was granted {given.gpus:g} GPUs must see one, but torch sees none; "
+            "check the driver and CUDA_VISIBLE_DEVICES, or set gpus: 0 in the sweep file's "
+            "resources"
+        )
+    definition = registry.KINDS[stage.kind]
+    work.note("started", gpus=given.gpus, cpus=resources.cpus, workers=given.world.size)
+    inputs = _find_inputs(stage, given.store)
+    context = StageContext(
+        inputs=inputs,
+        work=work,
+        device=device,
+        checkpoint_every_s=resources.checkpoint_every_s,
+        compile=resources.compile,
+        channels_last=resources.channels_last,
+        fused_optimizer=resources.fused_optimizer,
+        latents_on_device=resources.latents_on_device,
+        batches_ahead=resources.batches_ahead,
+        world=given.world,
+        slices=slices,
+        stop_requested=given.stop_requested,
+    )
+    created, meter = time.time(), Meter(device)
+    context.begin()
+    with contextlib.closing(context), _threads(resources.cpus):
+        result = definition.run(stage.config, context)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    if not given.world.is_first:
+        return
+    seen = environment(device)
+    work.publish(
+        {
+            "kind": stage.kind,
+            "key": stage.key,
+            "version": definition.version,
+            "label": stage.label,
+            "config": to_plain(stage.config),
+            "inputs": {name: s.key for name, s in stage.inputs.items()},
+            "made_of": _made_of(stage, inputs),
+            "result": dict(result),
+            "cost": _cost(given, context, meter, seen["device"]),
+            "environment": seen,
+            "created": created,
+        }
+    )
+
+
+def _find_inputs(stage: Stage, store: Store) -> dict[str, Artifact]:
+    """The artifacts that a stage reads, each made of the artifacts that the store holds now.
+
+    A tokenizer that had to be trained again may have come out otherwise, on a GPU say; what was
+    learnt from latents of the old one must not be decoded with the new one.
+
+    Raises:
+        ValueError: One is not in the store.
+        DamagedArtifact: One was altered, or made of other artifacts than those in the store.
+    """
+    found = {name: store.get(s.kind, s.key) for name, s in stage.inputs.items()}
+    for name, source in stage.inputs.items():
+        made_of = found[name].record.get("made_of", {})
+        for ancestor in with_inputs(source.inputs.values()):
+            # What nobody reads now need not be there any more.
+            present = store.find(ancestor.kind, ancestor.key)
+            if present and made_of.get(ancestor.key, present.digest) != present.digest:
+                raise DamagedArtifact(
+                    found[name].path,
+                    f"it was made of another {ancestor.kind} {ancestor.key} than is there now",
+                )
+    return found
+
+
+def _made_of(stage: Stage, inputs: Mapping[str, Artifact]) -> dict[str, str]:
+    """Key -> content digest of every artifact that this one goes back to."""
+    made_of: dict[str, str] = {}
+    for name, source in stage.inputs.items():
+        made_of |= inputs[name].record.get("made_of", {})
+        made_of[source.key] = inputs[name].digest
+    return made_of
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Pin the number of threads: with another number, sums are rounded in another order."""
+    before = torch.get_num_threads()
+    # For libraries that are loaded within the stage.
+    variables: dict[str, str] = dict.fromkeys(THREAD_VARIABLES, str(count))
+    variables_before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        # For libraries that are loaded already: BLAS and OpenMP.
+        with threadpool_limits(limits=count):
+            torch.set_num_threads(count)
+            yield
+    finally:
+        torch.set_num_threads(before)
+        for name, value in variables_before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _cost(
+    given: _Assignment, context: StageContext, meter: Meter, device_name: str
+) -> dict[str, Any]:
+    expected = estimate(given.stage)
+    return cost_record(
+        spent=context.spent(),
+        cpus=given.resources.cpus,
+        gpus=given.gpus * given.world.size,
+        workers=given.world.size,
+        flops=expected.flops,
+        images=expected.images,
+        device_name=device_name,
+        precision=precision_of(given.stage.config),
+        peaks=meter.peaks(),
+        data_wait_s=context.data_wait_s,
+        slices=context.slices,
+    )
+
+
+def _failed(
+    given: _Assignment, work: Work, error: Exception, wall_s: float, slices: int
+) -> Outcome:
+    """What became of an attempt that raised; written down, and told to the other workers."""
+    world = given.world
+    found = attempts.failure_behind(error, work, world) or _describe(error, work, slices)
+    if isinstance(error, DamagedArtifact):
+        with contextlib.suppress(OSError):
+            found["set_aside"] = given.store.set_aside(error)
+    outcome = Outcome(key=given.stage.key, wall_s=wall_s, **found)
+    name = "error.txt" if world.is_first else f"error-worker{world.rank}.txt"
+    # A full disk may be what failed; the outcome says so anyway.
+    with contextlib.suppress(OSError):
+        work.shared.mkdir(parents=True, exist_ok=True)
+        attempts.tell_failure(work, world, found)
+        if not isinstance(error, StopRequested):
+            write_text(work.shared / name, "".join(traceback.format_exception(error)))
+    world.leave()
+    return outcome
+
+
+def _describe(error: Exception, work: Work, slices: int) -> dict[str, Any]:
+    """Status, message, class and whether another attempt is worth it."""
+    text, failure = one_line(error), classify(error)
+    if isinstance(error, StopRequested):
+        return {"status": "stopped"}
+    if failure != "device_memory":
+        status = "diverged" if failure == "divergence" else "failed"
+        return {"status": status, "error": text, "failure": failure}
+    if slices == 1:
+        attempts.ask_for_slices(work, text)
+        work.warn(f"{text}; run again in {attempts.SLICES} slices of every batch")
+        return {"status": "failed", "error": text, "failure": failure, "again": True}
+    attempts.forget_slices(work)
+    return {
+        "status": "failed",
+        "failure": failure,
+        "error": f"the device ran out of memory although every batch was computed in {slices} "
+        "slices; give the stage a whole GPU, a larger one or more workers (`resources`), set "
+        f"`precision: bf16`, or make the batch or the network smaller ({text})",
+    }
+
+
+def _failure(stage: Stage, error: Exception) -> Outcome:
+    return Outcome(key=stage.key, status="failed", error=one_line(error), failure=classify(error))
+
+
+def summarize(outcomes: Mapping[str, Outcome]) -> dict[str, int]:
+    """Status -> number of stages."""
+    counts: dict[str, int] = {}
+    for outcome in outcomes.values():
+        counts[outcome.status] = counts.get(outcome.status, 0) + 1
+    return counts

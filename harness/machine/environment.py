@@ -1,0 +1,74 @@
+"""What a number was made with: machine, device, versions, code revision and command."""
+
+import contextlib
+import os
+import platform
+import socket
+import subprocess
+import sys
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+
+def environment(device: torch.device) -> dict[str, str]:
+    """Machine, device, versions and code revision behind a number."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
+    return {
+        "host": socket.gethostname(),
+        "device": name,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "timm": metadata.version("timm"),
+        "numpy": metadata.version("numpy"),
+        "git_revision": git_revision(),
+    }
+
+
+@lru_cache(maxsize=1)
+def cpu_name() -> str:
+    """Model name of the processor, with the number of cores this process may use."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return f"{line.partition(':')[2].strip()} ({os.cpu_count()} cores)"
+    return f"{platform.processor() or platform.machine()} ({os.cpu_count()} cores)"
+
+
+@lru_cache(maxsize=1)
+def git_revision() -> str:
+    """Revision of the checkout this code runs from, `+changes` where it is altered; or a version.
+
+    An installed package has no checkout; its version stands in.
+    """
+    root = Path(__file__).resolve().parents[2]
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+        return done.stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != root:
+            return package_version()
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("+changes" if changed else "")
+    except (OSError, subprocess.SubprocessError):
+        return package_version()
+
+
+def package_version() -> str:
+    """Version of the installed package, or `unversioned` in a bare checkout."""
+    try:
+        return f"latent-frontier {metadata.version('latent-frontier')}"
+    except metadata.PackageNotFoundError:
+        return "unversioned"
+
+
+def command_line() -> str:
+    """The command that started this process, as a user would type it."""
+    module = getattr(sys.modules["__main__"], "__spec__", None)
+    head = f"python -m {module.name}" if module else Path(sys.argv[0]).name
+    return " ".join([head.removesuffix(".__main__"), *sys.argv[1:]])

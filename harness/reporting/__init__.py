@@ -1,0 +1,1 @@
+"""What people read before, during and after a run."""

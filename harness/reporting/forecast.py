@@ -1,0 +1,235 @@
+"""How long stages will take: from stages that were measured on like hardware, else from FLOPs."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, final
+
+import torch
+
+from harness.config.resources import Resources
+from harness.executors.interface import Capacity
+from harness.machine.devices import peak_flops
+from harness.machine.environment import cpu_name
+from harness.machine.metering import precision_of
+from harness.plan.cost import critical_paths, estimate
+from harness.plan.plan import Stage
+from harness.storage.artifacts import Store
+
+Source = Literal["measured", "device", "assumed", "unknown"]
+"""Where a forecast comes from: `measured`: the nearest stage of its kind on this kind of device;
+`device`: the rate of all other kinds on it; `assumed`: an assumed share of what the device can do;
+`unknown`: nothing is known of the device."""
+
+ASSUMED_MFU = 0.3
+"""Share of a GPU's peak that is assumed where nothing was measured."""
+ASSUMED_CPU_SHARE = 0.1
+"""Share of a large matrix product's rate that is assumed on a CPU: what the small networks of the
+embedded sweep reached (results/LOG.md)."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """How long one stage will take."""
+
+    wall_s: float | None
+    """Seconds; None where nothing is known."""
+    device_s: float | None
+    """Seconds times GPUs, or CPU cores where it holds no GPU."""
+    source: Source
+    on_gpu: bool = False
+    """Whether it is time of a GPU."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What is known of a finished stage."""
+
+    kind: str
+    device: str
+    """Name of the device, as its environment has it."""
+    devices: float
+    """GPUs, or CPU cores where it held no GPU."""
+    flops: float
+    """Analytic estimate of its operations."""
+    images: int
+    """Images that it worked through; 0 where unknown."""
+    useful_s: float
+    """Seconds that led to the artifact."""
+    on_gpu: bool = False
+    """Whether the device is a GPU."""
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> "Measured | None":
+        """From `artifact.json`; None where it does not say enough, as older ones."""
+        try:
+            cost = record["cost"]
+            devices = cost["gpus"] or cost["cpus"] * cost.get("workers", 1)
+            return cls(
+                kind=record["kind"],
+                device=record["environment"]["device"],
+                devices=float(devices),
+                flops=float(cost["estimated_flops"]),
+                images=int(cost.get("images", 0)),
+                useful_s=float(cost["wall_s"]) - float(cost.get("lost_s", 0.0)),
+                on_gpu=cost["gpus"] > 0,
+            )
+        except (KeyError, TypeError, ValueError):
+            return None
+
+    @property
+    def flops_per_s(self) -> float:
+        """Operations a second of one device; 0 where it has none."""
+        return self.flops / (self.useful_s * self.devices) if self.useful_s > 0 else 0.0
+
+
+@final
+class History:
+    """Stages that were measured."""
+
+    def __init__(self, measured: Iterable[Measured] = ()) -> None:
+        self.measured = list(measured)
+
+    @classmethod
+    def of(cls, store: Store) -> "History":
+        """All artifacts of a store; what cannot be read is left out."""
+        history = cls()
+        for path in sorted(store.root.glob("*/*/artifact.json")):
+            history.add(path)
+        return history
+
+    def add(self, path: Path) -> None:
+        """Take note of one more artifact."""
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return
+        measured = Measured.of(record) if isinstance(record, dict) else None
+        if measured and measured.useful_s > 0:
+            self.measured.append(measured)
+
+    def device_for(self, held: Capacity) -> str:
+        """Name of the device that a stage started from here would run on; empty if not known.
+
+        A machine without a GPU may drive a cluster that has them: the GPU measured last stands in.
+        """
+        if held.gpus <= 0:
+            return cpu_name()
+        if torch.cuda.is_available():
+            return torch.cuda.get_device_name(0)
+        return next((one.device for one in reversed(self.measured) if one.on_gpu), "")
+
+    def forecast(self, stage: Stage, held: Capacity, device: str | None = None) -> Forecast:
+        """How long a stage will take.
+
+        Args:
+            stage: The stage.
+            held: CPU cores and GPUs of all its workers together.
+            device: Name of the device that it will run on; as `device_for` says unless given.
+        """
+        device = self.device_for(held) if device is None else device
+        devices = held.gpus if held.gpus > 0 else held.cpus
+        here = [one for one in self.measured if one.device == device]
+        like = [one for one in here if one.kind == stage.kind]
+        expected = estimate(stage)
+        if like:
+            nearest = min(like, key=lambda one: _distance(one, expected.flops, expected.images))
+            seconds = _scaled(nearest, expected.flops, devices)
+            return _forecast(seconds, held, "measured")
+        if here and expected.flops:
+            rate = sum(one.flops for one in here) / sum(one.useful_s * one.devices for one in here)
+            if rate > 0:
+                return _forecast(expected.flops / (rate * devices), held, "device")
+        rate = _assumed_rate(stage, held, device)
+        if rate is None:
+            return _forecast(None, held, "unknown")
+        return _forecast(expected.flops / (rate * devices), held, "assumed")
+
+
+def _forecast(seconds: float | None, held: Capacity, source: Source) -> Forecast:
+    on_gpu = held.gpus > 0
+    devices = held.gpus if on_gpu else held.cpus
+    device_s = None if seconds is None else seconds * devices
+    return Forecast(wall_s=seconds, device_s=device_s, source=source, on_gpu=on_gpu)
+
+
+def _distance(one: Measured, flops: float, images: int) -> tuple[float, float]:
+    """How far apart two stages are: first by their operations an image, then in all."""
+    total = abs(math.log((one.flops + 1) / (flops + 1)))
+    if not images or not one.images:
+        return total, total
+    return abs(math.log((one.flops / one.images + 1) / (flops / images + 1))), total
+
+
+def _scaled(nearest: Measured, flops: float, devices: float) -> float:
+    """Seconds at the rate of a measured stage; its own seconds where nothing is counted."""
+    if flops <= 0 or nearest.flops_per_s <= 0:
+        return nearest.useful_s
+    return flops / (nearest.flops_per_s * devices)
+
+
+def _assumed_rate(stage: Stage, held: Capacity, device: str) -> float | None:
+    """Operations a second of one device, where none was measured."""
+    if held.gpus > 0:
+        peak = peak_flops(device, precision_of(stage.config))
+        return None if peak is None else ASSUMED_MFU * peak
+    return ASSUMED_CPU_SHARE * matrix_product_flops_per_s()
+
+
+@lru_cache(maxsize=1)
+def matrix_product_flops_per_s() -> float:
+    """Operations a second of one core in a matrix product of this machine; takes some 10 ms."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        side = 384
+        left = torch.ones(side, side)
+        times = []
+        for _ in range(4):
+            started = time.perf_counter()
+            torch.mm(left, left)
+            times.append(time.perf_counter() - started)
+    finally:
+        torch.set_num_threads(threads)
+    return 2 * side**3 / min(times)
+
+
+def capacity_of(request: Resources, gpus_here: int) -> Capacity:
+    """What a stage of this request holds on a machine with so many GPUs."""
+    gpus = float(min(1, gpus_here)) if request.gpus == "auto" else float(request.gpus)
+    workers = getattr(request, "workers", 1)
+    cpus = request.cpus * max(1, workers if isinstance(workers, int) else 1, math.ceil(gpus))
+    return Capacity(cpus=float(cpus), gpus=gpus)
+
+
+def remaining_s(
+    stages: Sequence[Stage],
+    seconds: Mapping[str, float],
+    held: Callable[[Stage], Capacity],
+    total: Capacity | None,
+) -> float:
+    """Seconds until a graph ends: its critical path, or its work over all places if that is longer.
+
+    A lower bound that a good schedule comes close to.
+
+    Args:
+        stages: What is not finished, inputs first.
+        seconds: Key -> seconds that it needs yet.
+        held: What a stage holds while it runs.
+        total: What the machine or cluster has; None where it is not known.
+    """
+    longest = max(critical_paths(stages, lambda s: seconds[s.key]).values(), default=0.0)
+    if total is None:
+        return longest
+    bounds = [longest]
+    if total.cpus > 0:
+        bounds.append(sum(seconds[s.key] * held(s).cpus for s in stages) / total.cpus)
+    if total.gpus > 0:
+        bounds.append(sum(seconds[s.key] * held(s).gpus for s in stages) / total.gpus)
+    return max(bounds)

@@ -1,0 +1,201 @@
+"""`events.jsonl`: what happened in a sweep, for machines; see results/README.md for its schema.
+
+Append-only, one JSON object a line. Every line is one write to a file opened for appending, so that
+the lines of several drivers on one machine do not mix; a line that a kill tore is passed over by
+readers and ended by the next writer.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, final
+
+import torch
+
+from harness.execution.stage_run import Outcome
+from harness.executors.interface import StageEvent
+from harness.machine.environment import command_line, environment
+
+SCHEMA = 1
+"""Raised when a field changes its meaning or goes away; further fields don't raise it."""
+FILE = "events.jsonl"
+
+
+@final
+class EventLog:
+    """Writes one run's events. A file that cannot be written is told once and ends nothing."""
+
+    def __init__(self, path: Path, tell: Callable[[str], None] | None = None) -> None:
+        """Args:
+        path: The file; its folder must exist.
+        tell: Shows a warning; on standard error unless given.
+        """
+        self.path, self.run = path, secrets.token_hex(8)
+        self.events: list[dict[str, Any]] = []
+        """The events of this run so far, also those that could not be written."""
+        self._tell = tell or (lambda text: print(text, file=sys.stderr))
+        self._started = time.monotonic()
+        self._lost = 0
+        self._torn = _ends_in_the_middle(path)
+
+    def write(self, event: str, **values: Any) -> None:
+        """Append one event with the values that belong to it."""
+        entry = {
+            "schema": SCHEMA,
+            "event": event,
+            "run": self.run,
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "elapsed_s": round(time.monotonic() - self._started, 3),
+            **values,
+        }
+        self.events.append(entry)
+        if self._lost:
+            entry = {**entry, "lost_before": self._lost}
+        # The line before may be torn; an empty line does no harm.
+        head = "\n" if self._torn else ""
+        line = (head + json.dumps(entry, allow_nan=False) + "\n").encode()
+        try:
+            self._torn = True
+            self._torn = _append(self.path, line) < len(line)
+            if self._torn:
+                raise OSError("the disk took only a part of the line")
+            self._lost = 0
+        except OSError as error:
+            if not self._lost:
+                self._tell(
+                    f"warning: {self.path} cannot be written ({error}); the run goes on, and "
+                    "events are lost until it can"
+                )
+            self._lost += 1
+
+    def start(self, sweep: str, *, store: Path, executor: str, **counts: int) -> None:
+        """The sweep begins; `counts` are those of its plan."""
+        self.write(
+            "sweep_started",
+            sweep=sweep,
+            command=command_line(),
+            store=str(store.resolve()),
+            executor=executor,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            environment=environment(torch.device("cpu")),
+            **counts,
+        )
+
+    def __call__(self, event: StageEvent) -> None:
+        """A stage began or ended."""
+        values: dict[str, Any] = {
+            "key": event.stage.key,
+            "kind": event.stage.kind,
+            "label": event.stage.label,
+        }
+        for name, capacity in (("held", event.held), ("total", event.total)):
+            if capacity is not None:
+                values[name] = {"cpus": capacity.cpus, "gpus": capacity.gpus}
+        if event.outcome is not None:
+            values |= _outcome_values(event.outcome)
+        self.write(f"stage_{event.what}", **values)
+
+    def row(self, row: Mapping[str, Any]) -> None:
+        """A row of the table was written."""
+        self.write("row_written", **{name: row[name] for name in ("row_id", "trial_id", "status")})
+
+    def end(self, status: str, outcomes: Mapping[str, Outcome], rows: Mapping[str, int]) -> None:
+        """The sweep ended: `done`, `rows_failed`, `interrupted` or `error`."""
+        stages: dict[str, int] = {}
+        for outcome in outcomes.values():
+            stages[outcome.status] = stages.get(outcome.status, 0) + 1
+        self.write("sweep_ended", status=status, stages=stages, rows=dict(rows))
+
+
+def _outcome_values(outcome: Outcome) -> dict[str, Any]:
+    return {"status": outcome.status, "error": outcome.error, "wall_s": round(outcome.wall_s, 3)}
+
+
+def _append(path: Path, line: bytes) -> int:
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        return os.write(descriptor, line)
+    finally:
+        os.close(descriptor)
+
+
+def _ends_in_the_middle(path: Path) -> bool:
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) != b"\n"
+    return False
+
+
+def read_events(path: Path) -> Iterator[dict[str, Any]]:
+    """Events in the order in which they were written; lines that are torn are left out.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    for line in path.read_bytes().split(b"\n"):
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and entry.get("schema") == SCHEMA and "event" in entry:
+            yield entry
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """How well a run used its machines, in seconds times devices."""
+
+    wall_s: float
+    """From the first stage's start to the last one's end."""
+    capacity_s: float
+    """Devices that were there, times seconds."""
+    busy_s: float
+    """Devices that stages held, times seconds."""
+
+    @property
+    def idle_s(self) -> float:
+        """Devices that nothing held, times seconds."""
+        return max(0.0, self.capacity_s - self.busy_s)
+
+
+def usage(events: Sequence[Mapping[str, Any]], device: str) -> Usage | None:
+    """How much of the `cpus` or `gpus` one run's stages held; None where that was not told.
+
+    Args:
+        events: The events of one run, in their order.
+        device: `cpus` or `gpus`.
+    """
+    holding: dict[str, tuple[float, float]] = {}
+    first = last = total_since = None
+    total = capacity_s = busy_s = 0.0
+    for event in events:
+        if not event["event"].startswith("stage_"):
+            continue
+        now, key = float(event["elapsed_s"]), event["key"]
+        if "total" in event:
+            if total_since is not None:
+                capacity_s += total * (now - total_since)
+            total, total_since = float(event["total"][device]), now
+        ends = event["event"] in ("stage_ended", "stage_waiting", "stage_again")
+        if key in holding and (ends or "held" in event):
+            since, held = holding.pop(key)
+            busy_s += held * (now - since)
+            last = now
+        if "held" in event:
+            holding[key] = (now, float(event["held"][device]))
+            first = now if first is None else first
+    if first is None or last is None or total_since is None:
+        return None
+    capacity_s += total * max(0.0, last - total_since)
+    return Usage(wall_s=last - first, capacity_s=capacity_s, busy_s=busy_s)

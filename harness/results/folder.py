@@ -1,0 +1,241 @@
+"""The results folder of a sweep: what was asked, what came out, and how to trace it."""
+
+import json
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+import yaml
+
+from harness.config.sweep import resolved_tree
+from harness.execution.stage_run import Outcome
+from harness.machine.environment import command_line, environment
+from harness.plan.plan import Plan
+from harness.results.rows import compile_table, write_row, write_rows
+from harness.schema.keys import to_plain
+from harness.storage.artifacts import Artifact, Store
+from harness.storage.durable import file_sha256, replacing, write_json, write_text
+from harness.storage.lease import wait_and_hold
+from harness.storage.leftovers import remove_temporary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """What a run left in its results folder."""
+
+    rows: list[dict[str, Any]]
+    figures: list[Path]
+    grids: list[Path]
+    words: str
+    """The analysis's closing words, or why there are none."""
+    wall_s: float
+
+    def as_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {
+            "rows": self.rows,
+            "figures": [str(path) for path in self.figures],
+            "grids": [str(path) for path in self.grids],
+            "summary": self.words,
+            "wall_s": self.wall_s,
+        }
+
+
+def write_results(
+    plan: Plan, store: Store, outcomes: Mapping[str, Outcome], results: Path, wall_s: float
+) -> Written:
+    """Write the table, its rows, training curves, manifest, grids and figures of a sweep.
+
+    What an earlier plan left in the folder and this one does not have is removed; artifacts stay.
+    """
+    # Two drivers of one sweep end at about the same time.
+    with wait_and_hold(results / ".writing.lease"):
+        remove_temporary(results)
+        write_yaml(results / "sweep.yaml", resolved_tree(plan.sweep))
+        rows, frame, grids = write_tables(plan, store, outcomes, results, wall_s)
+        figures, words = _analyse(results, frame)
+    return Written(rows=rows, figures=figures, grids=grids, words=words, wall_s=wall_s)
+
+
+def write_given_row(
+    row: Mapping[str, Any], artifacts: Sequence[Artifact], results: Path, wall_s: float
+) -> list[dict[str, Any]]:
+    """Add the row of given images to a results folder; returns all rows that are there."""
+    write_row(row, results)
+    paths = sorted((results / "rows").glob("*.json"))
+    rows = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    compile_table(rows, results)
+    manifest = results / "manifest.json"
+    known = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else {}
+    known[row["row_id"]] = {
+        "command": command_line(),
+        "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "wall_s": wall_s,
+        "environment": environment(torch.device("cpu")),
+        "artifacts": {str(a.path): a.record["config"] for a in artifacts},
+    }
+    write_json(manifest, known)
+    folder = results / "grids"
+    folder.mkdir(parents=True, exist_ok=True)
+    for artifact in artifacts:
+        for name in ("samples", "reconstructions"):
+            source = artifact.path / f"{name}.png"
+            if source.is_file():
+                target = folder / f"{row['trial_id']}_{name}.png"
+                with replacing(target, durable=False) as temporary:
+                    shutil.copyfile(source, temporary)
+    return rows
+
+
+def write_tables(
+    plan: Plan,
+    store: Store,
+    outcomes: Mapping[str, Outcome],
+    results: Path,
+    wall_s: float,
+    *,
+    row_outcomes: Mapping[str, Outcome] | None = None,
+) -> tuple[list[dict[str, Any]], pd.DataFrame, list[Path]]:
+    """Write `rows/`, `table.*`, `curves.parquet`, `manifest.json` and `grids/`.
+
+    Args:
+        plan: Stages and rows.
+        store: Where the artifacts lie.
+        outcomes: How the stages of this run ended.
+        results: The results folder.
+        wall_s: Length of the run in seconds.
+        row_outcomes: What rows without numbers say, where that is known from elsewhere.
+
+    Returns:
+        The rows, the compiled table and the grids.
+    """
+    rows = write_rows(plan, store, outcomes if row_outcomes is None else row_outcomes, results)
+    frame = compile_table(rows, results)
+    _write_curves(plan, store, results)
+    write_json(results / "manifest.json", _manifest(plan, store, outcomes, wall_s))
+    return rows, frame, _copy_grids(plan, store, results)
+
+
+def write_yaml(path: Path, tree: Mapping[str, Any]) -> None:
+    """Write a file that a command can read again."""
+    text = yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True)
+    write_text(path, text)
+
+
+def write_csv(path: Path, frame: pd.DataFrame) -> None:
+    """Write a table that is whole or absent, without its index."""
+    with replacing(path) as temporary:
+        frame.to_csv(temporary, index=False)
+
+
+def _analyse(results: Path, frame: pd.DataFrame) -> tuple[list[Path], str]:
+    """Figures and closing words; a table that cannot be drawn is told, the run has succeeded."""
+    # Importing the analysis takes seconds, and plans and reruns that draw nothing need it not.
+    from analysis.words.summary import summarize
+
+    try:
+        return _figures(results), summarize(frame)
+    except ValueError as error:
+        return [], f"no figures: {error}"
+
+
+def _figures(results: Path) -> list[Path]:
+    """Write the report, unless what is there was all made from this very table."""
+    from analysis.report import REPORT_VERSION, write_figures
+
+    note = results / "figures" / "drawn.json"
+    made_of = {"table_sha256": file_sha256(results / "table.csv"), "report": REPORT_VERSION}
+    if note.is_file():
+        drawn = json.loads(note.read_text(encoding="utf-8"))
+        paths = [results / name for name in drawn["files"]]
+        if made_of.items() <= drawn.items() and all(path.is_file() for path in paths):
+            return paths
+        note.unlink()
+    paths = write_figures(results)
+    names = [path.relative_to(results).as_posix() for path in paths]
+    write_json(note, {**made_of, "files": names})
+    return paths
+
+
+def _manifest(
+    plan: Plan, store: Store, outcomes: Mapping[str, Outcome], wall_s: float
+) -> dict[str, Any]:
+    stages = []
+    for stage in plan.stages:
+        artifact = store.find(stage.kind, stage.key)
+        outcome = outcomes.get(stage.key)
+        stages.append(
+            {
+                "kind": stage.kind,
+                "label": stage.label,
+                "key": stage.key,
+                "status": outcome.status if outcome else "reused" if artifact else "not run",
+                "error": outcome.error if outcome else "",
+                "cost": artifact.record["cost"] if artifact else None,
+                "environment": artifact.record["environment"] if artifact else None,
+            }
+        )
+    return {
+        "sweep": plan.sweep.file.name,
+        "command": command_line(),
+        "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "wall_s": wall_s,
+        "environment": environment(torch.device("cpu")),
+        "store": str(store.root),
+        "stages": stages,
+        "trials": {row.trial_id: to_plain(row.trial) for row in plan.rows},
+    }
+
+
+def _write_curves(plan: Plan, store: Store, results: Path) -> None:
+    """Put the training curves of all stages into one `curves.parquet`."""
+    lines: list[dict[str, Any]] = []
+    for stage in plan.stages:
+        artifact = store.find(stage.kind, stage.key)
+        if artifact is None or not (artifact.path / "curve.jsonl").is_file():
+            continue
+        training = getattr(stage.config, stage.kind).training
+        for text in (artifact.path / "curve.jsonl").read_text(encoding="utf-8").splitlines():
+            terms = json.loads(text)
+            step = terms.pop("step")
+            shared = {
+                "stage_kind": stage.kind,
+                "key": stage.key,
+                "label": stage.label,
+                "step": step,
+                "images": (step + 1) * training.batch_size,
+            }
+            lines += [{**shared, "term": name, "value": value} for name, value in terms.items()]
+    path = results / "curves.parquet"
+    if not lines:
+        path.unlink(missing_ok=True)
+        return
+    with replacing(path) as temporary:
+        pd.DataFrame(lines).to_parquet(temporary, index=False)
+
+
+def _copy_grids(plan: Plan, store: Store, results: Path) -> list[Path]:
+    """Put each row's sample and reconstruction grids beside the table."""
+    folder = results / "grids"
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.png"):
+        old.unlink(missing_ok=True)
+    copied = []
+    for row in plan.rows:
+        several = len([other for other in plan.rows if other.trial_id == row.trial_id]) > 1
+        samples = f"{row.trial_id}_samples{f'_{row.row_id}' if several else ''}.png"
+        grids = [(row.reconstruction, "reconstructions.png", f"{row.trial_id}_reconstructions.png")]
+        if row.generator:
+            grids.append((row.generator.generations[0], "samples.png", samples))
+        for stage, name, target in grids:
+            artifact = store.find(stage.kind, stage.key)
+            if artifact and (artifact.path / name).is_file():
+                with replacing(folder / target, durable=False) as temporary:
+                    shutil.copyfile(artifact.path / name, temporary)
+                copied.append(folder / target)
+    return copied

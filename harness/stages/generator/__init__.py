@@ -1,0 +1,1 @@
+"""Stage `generator`, a module a kind of generator."""

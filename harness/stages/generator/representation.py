@@ -1,0 +1,77 @@
+"""Alignment of a generator's tokens (REPA) with features of the images behind its latents."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from harness.config.trial import Crop, DataConfig, REPAWith, published
+from harness.data import open_dataset
+from harness.data.pipelines import Pipeline, mirror
+from harness.data.pixel_range import to_model_range
+from harness.stages.encoder import load_encoder
+from harness.storage.artifacts import Artifact
+from models.lightningdit import LightningDiT
+from models.repa import REPAHead
+
+
+class TokenAlignment:
+    """The projection head that learns with a generator, and the frozen features it learns.
+
+    Args:
+        config: tap, weight and width of the head.
+        model: the generator.
+        encoder: artifact of the frozen network.
+        data: the images that the latents were encoded from.
+        crop: crop and resize before they were encoded.
+        views: names of the latents' views, as in their set.
+        content: hash of those images as the latents recorded it; None: they did not.
+
+    Raises:
+        ValueError: The images are others now, so that positions would name other ones.
+    """
+
+    def __init__(
+        self,
+        config: REPAWith,
+        model: LightningDiT,
+        encoder: Artifact,
+        *,
+        data: DataConfig,
+        crop: Crop,
+        views: Sequence[str],
+        content: str | None = None,
+    ) -> None:
+        self.config = config
+        self._grid = model.grid
+        self._device = model.pos_embed.device
+        self._encoder = load_encoder(encoder, self._device)
+        self._dataset = open_dataset(data, self._device)
+        if content is not None and (now := self._dataset.content_fingerprint()) != content:
+            raise ValueError(
+                "images must be those that the latents were encoded from (data_content "
+                f"{content}), but are others ({now}); put them and `bad_images_limit` back, or "
+                "give the new ones another data.name"
+            )
+        self._pipeline: Pipeline | None = published(crop)
+        self._is_mirrored = np.array([view == "latents_flip" for view in views])
+        width, feature_dim = model.config.shape.width, self._encoder.feature_dim
+        self.head = REPAHead(config, width=width, feature_dim=feature_dim).to(self._device)
+
+    def images(
+        self, indices: Int64[np.ndarray, " b"], views: Int64[np.ndarray, " b"]
+    ) -> UInt8[Tensor, "b 3 h w"]:
+        """The images behind drawn latents; nothing is computed on the device.
+
+        Args:
+            indices: Positions in the training split.
+            views: For each, which view of the latents is drawn; its image is mirrored likewise.
+        """
+        pixels = self._dataset.images("train", indices, self._pipeline)
+        return mirror(pixels, self._is_mirrored[views])
+
+    def features(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b f g g"]:
+        """Features of `images` on the grid of tokens."""
+        seen = to_model_range(images.to(self._device, non_blocking=True))
+        return self._encoder.features(seen, grid=self._grid)

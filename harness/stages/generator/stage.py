@@ -1,0 +1,287 @@
+"""Stage `generator`: a LightningDiT trained on encoded images by flow matching."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64, UInt8
+from pydantic import TypeAdapter
+from torch import Tensor
+
+from harness.config.training import (
+    add_terms,
+    autocast,
+    backward,
+    end_step,
+    optimizer_settings,
+    restore_optimizer,
+    start_step,
+)
+from harness.config.trial import Crop, DataConfig, GeneratorConfig, REPAWith, Trial
+from harness.config.weights import check_file, describe_file
+from harness.data.dataset import CONTENT
+from harness.data.latents.training_set import LatentSet, Precision, Rows
+from harness.data.stream import batch_indices
+from harness.machine.gradients import GradientSum
+from harness.machine.random_streams import derive_seed, generator_for
+from harness.schema.keys import KEY_UNLESS_DEFAULT
+from harness.stages.generator.representation import TokenAlignment
+from harness.stages.running.context import StageContext
+from harness.storage.artifacts import Artifact, write_tensors
+from models import checkpoint
+from models.ema import Ema
+from models.flow import flow_loss, flow_total, interpolate, sample_time, velocity_target
+from models.latent import LatentLayout
+from models.lightningdit import LightningDiT, drop_labels, num_parameters
+from models.rounding import round_weights
+
+VERSION = 2
+"""Raised by hand when the numbers that this stage makes change."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorStage:
+    """What the stage reads, beside the latents."""
+
+    generator: GeneratorConfig
+    layout: LatentLayout
+    num_classes: int
+    data: DataConfig | None = field(default=None, metadata=KEY_UNLESS_DEFAULT)
+    """Images behind the latents, where tokens are aligned with their features."""
+    crop: Crop = field(default="training", metadata=KEY_UNLESS_DEFAULT)
+    """Crop and resize of these images."""
+    checkpoint: str = field(default="", metadata=KEY_UNLESS_DEFAULT)
+    """What stands for the file of trained weights: its hash; empty where they are trained here."""
+    latent_precision: Precision = field(default="fp32", metadata=KEY_UNLESS_DEFAULT)
+    """What the latents are rounded to before they are learnt from."""
+
+    @classmethod
+    def of(cls, trial: Trial, generator: GeneratorConfig) -> "GeneratorStage":
+        """A trial's generator."""
+        stage = cls(
+            generator=generator,
+            layout=trial.layout,
+            num_classes=trial.data.num_classes,
+            checkpoint=describe_file(generator.checkpoint),
+            latent_precision=trial.latents.precision,
+        )
+        if not stage.learns_representations:
+            return stage
+        return replace(stage, data=trial.data, crop=trial.latents.crop)
+
+    @property
+    def learns_representations(self) -> bool:
+        """Whether training here aligns tokens with an encoder's features."""
+        return isinstance(self.generator.repa, REPAWith) and not self.checkpoint
+
+    def build(self) -> LightningDiT:
+        """The untrained network."""
+        return LightningDiT(self.generator, layout=self.layout, num_classes=self.num_classes)
+
+
+def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
+    """One flat loop: velocity regression on the linear path, AdamW, EMA of the weights."""
+    if config.checkpoint:
+        return _take(config, context)
+    device, settings = context.device, config.generator
+    training, seed = settings.training, settings.seed
+    assert seed is not None
+    latents = LatentSet(
+        context.inputs["latents"],
+        device,
+        config.latent_precision,
+        on_device=context.latents_on_device,
+    )
+    torch.manual_seed(derive_seed(seed, "generator", "weights"))
+    model = config.build().to(device).train()
+    ema = Ema(model, settings.ema)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    alignment = _token_alignment(config, context, model, latents)
+    trained += alignment.head.parameters() if alignment else ()
+    optimizer = torch.optim.AdamW(
+        trained, **optimizer_settings(training, fused=context.fused_optimizer)
+    )
+    network: Any = model.forward_with_tap if alignment else model
+    if context.compile:
+        model.compile_blocks()
+    curve = context.curve(training.steps)
+    count = training.batch_size
+    own = context.world.part(count)
+    first = 0
+    if resumed := context.resume():
+        first, saved = resumed
+        model.load_state_dict(saved["model"])
+        ema.load_state_dict(saved["ema"])
+        restore_optimizer(optimizer, saved["optimizer"])
+        if alignment:
+            alignment.head.load_state_dict(saved["head"])
+    curve.rewind(first)
+
+    def state() -> Mapping[str, Any]:
+        curve.flush()
+        return {
+            "model": model.state_dict(),
+            "ema": ema.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "head": alignment.head.state_dict() if alignment else {},
+        }
+
+    def drawn(step: int) -> tuple[Int64[np.ndarray, " b"], Int64[np.ndarray, " b"]]:
+        """Positions and views of a step's latents."""
+        indices = batch_indices(seed, step, count, len(latents))
+        views = np.random.default_rng([seed, step]).integers(len(latents.views), size=len(indices))
+        return indices, views
+
+    def read_images(step: int) -> UInt8[Tensor, "b 3 h w"]:
+        """Those behind this worker's part of a step's latents."""
+        assert alignment is not None
+        indices, views = drawn(step)
+        return alignment.images(indices[own], views[own])
+
+    def read_latents(step: int) -> Rows:
+        """This worker's part of a step's latents."""
+        indices, views = drawn(step)
+        return latents.read(indices[own], views[own])
+
+    upcoming = range(first, training.steps)
+    pictures = context.ahead(read_images, upcoming) if alignment else None
+    stored = None if latents.is_resident else context.ahead(read_latents, upcoming)
+    parts = context.parts(count)
+    gradients = GradientSum(trained, context.world, passes=len(parts))
+    for step in upcoming:
+        random = generator_for(seed, "generator", step, device=device)
+        rows = read_latents(step) if stored is None else next(stored)
+        posterior = latents.noise(seed, step, count, own)
+        classes = torch.from_numpy(drawn(step)[0])
+        labels = latents.labels[classes].to(device, non_blocking=True)
+        labels = drop_labels(labels, config.num_classes, settings.class_dropout, random)
+        noise = torch.randn((count, *config.layout.shape), generator=random, device=device)
+        time = sample_time(settings.flow, count, config.layout.num_groups, random, step)
+        images = next(pictures) if pictures else None
+        start_step(optimizer, training, step)
+        summed: dict[str, Tensor] = {}
+        for part in parts:
+            here = slice(part.start - own.start, part.stop - own.start)
+            clean, _ = latents.finish(
+                tuple(plane[here] for plane in rows), None if posterior is None else posterior[here]
+            )
+            noisy = interpolate(clean, noise[part], time[part], config.layout)
+            if alignment is None or images is None:
+                with autocast(training, device):
+                    predicted, aligned = network(noisy, time[part], labels[part]), {}
+            else:
+                features = alignment.features(images[here])
+                with autocast(training, device):
+                    predicted, tokens = network(
+                        noisy, time[part], labels[part], alignment.config.block
+                    )
+                    aligned = {"repa": alignment.head(tokens, features)}
+            terms = flow_loss(predicted.float(), velocity_target(clean, noise[part]))
+            loss = flow_total(settings.flow, terms)
+            if alignment:
+                loss = loss + alignment.config.weight * aligned["repa"]
+            share = len(clean) / count
+            backward(share * loss, training)
+            terms = {**terms, **aligned, "loss": loss}
+            summed = add_terms(summed, {name: share * term for name, term in terms.items()})
+        context.watch_gradient(step, end_step(optimizer, training, gradients))
+        ema.update(model)
+        terms = context.world.sum_terms(summed)
+        loss = terms.pop("loss")
+        context.watch(step, loss)
+        curve.note(step, terms)
+        if step + 1 in settings.snapshot_steps and context.world.is_first:
+            path = context.work.payload / snapshot_name(step + 1)
+            write_tensors(path, ema.module.state_dict())
+        context.after_step(
+            step + 1,
+            training.steps,
+            lambda loss=loss: {"loss": float(loss.detach())},
+            state,
+            images=training.batch_size,
+        )
+    curve.publish()
+    return _result(config, context, num_parameters(model))
+
+
+def _take(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
+    """The averaged weights of a file in place of training; the settings say how they came to be."""
+    settings = config.generator
+    assert settings.checkpoint is not None
+    check_file(settings.checkpoint, config.checkpoint)
+    model = config.build()
+    checkpoint.load_generator(model, Path(settings.checkpoint).expanduser())
+    path = context.work.payload / snapshot_name(settings.training.steps)
+    write_tensors(path, model.state_dict())
+    source = f"{Path(settings.checkpoint).name}, {config.checkpoint}"
+    return {**_result(config, context, num_parameters(model)), "checkpoint": source}
+
+
+def _result(config: GeneratorStage, context: StageContext, parameters: int) -> dict[str, Any]:
+    training, encoded = config.generator.training, context.inputs["latents"]
+    return {
+        "parameters": parameters,
+        "images": training.steps * training.batch_size,
+        "mean": encoded.result["mean"],
+        "std": encoded.result["std"],
+        "label_counts": encoded.result["label_counts"],
+        "layout": encoded.result["layout"],
+        **{name: encoded.result[name] for name in CONTENT if name in encoded.result},
+        "tokenizer_key": encoded.record["inputs"]["tokenizer"],
+    }
+
+
+def _token_alignment(
+    config: GeneratorStage, context: StageContext, model: LightningDiT, latents: LatentSet
+) -> TokenAlignment | None:
+    repa, seed = config.generator.repa, config.generator.seed
+    if not isinstance(repa, REPAWith):
+        return None
+    assert config.data is not None
+    assert seed is not None
+    torch.manual_seed(derive_seed(seed, "generator", "representation"))
+    encoder, encoded = context.inputs["representation"], context.inputs["latents"]
+    return TokenAlignment(
+        repa,
+        model,
+        encoder,
+        data=config.data,
+        crop=config.crop,
+        views=latents.views,
+        content=encoded.result.get("data_content"),
+    )
+
+
+def snapshot_name(step: int) -> str:
+    """File of the averaged weights after `step` training steps."""
+    return f"ema-step{step:09d}.safetensors"
+
+
+def load_generator(
+    artifact: Artifact,
+    step: int,
+    device: torch.device,
+    *,
+    rounded: bool = False,
+    compiled: bool = False,
+) -> LightningDiT:
+    """The averaged weights after `step` training steps, in evaluation mode.
+
+    Args:
+        artifact: What a training has left.
+        step: Training step of a snapshot.
+        device: Where to put them.
+        rounded: Whether it will be called under bfloat16 autocast only.
+        compiled: Whether to compile it.
+    """
+    config: GeneratorStage = TypeAdapter(GeneratorStage).validate_python(artifact.record["config"])
+    model = config.build()
+    model.load_state_dict(artifact.tensors(snapshot_name(step)))
+    if rounded:
+        round_weights(model)
+    if compiled:
+        model.compile_blocks()
+    return model.requires_grad_(False).eval().to(device)

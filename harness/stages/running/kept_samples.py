@@ -1,0 +1,75 @@
+"""Samples on their way into an archive, so that an interrupted stage keeps those that it has.
+
+Pixels are appended to a file that ends with every checkpoint, which covers the files before it by
+their hashes. The archive is written from them at the end: until the stage is published, the disk
+holds the samples twice.
+"""
+
+from pathlib import Path
+from typing import final
+
+import numpy as np
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+
+from harness.data.sample_archive import SampleWriter
+from harness.storage.artifacts import Work
+from harness.storage.checkpoints import BESIDE
+from harness.storage.durable import storage_errors
+
+_BLOCK = 256
+"""Images that are copied at a time."""
+
+
+@final
+class KeptSamples:
+    """Samples in the order in which they come.
+
+    Args:
+        work: The stage's work folder.
+        resolution: Side of the images in pixels.
+        done: Images to go on after; what was kept of later ones is dropped.
+    """
+
+    def __init__(self, work: Work, resolution: int, done: int = 0) -> None:
+        self._folder = work.checkpoints / BESIDE
+        self._shape = (resolution, resolution, 3)
+        self._count = self._first = done
+        with storage_errors(self._folder):
+            self._folder.mkdir(exist_ok=True)
+            for path in self._files():
+                if int(path.stem) >= done:
+                    path.unlink()
+
+    def add(self, images: UInt8[Tensor, "b 3 h w"]) -> None:
+        """Append a batch, from any device."""
+        path = self._folder / f"{self._first:09d}.rgb"
+        pixels = images.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        with storage_errors(path), path.open("ab") as file:
+            file.write(pixels.data)
+        self._count += len(images)
+
+    def end_file(self) -> None:
+        """Begin another file with the next batch, so that a checkpoint can rely on those before."""
+        self._first = self._count
+
+    def write_archive(self, path: Path, labels: Int64[Tensor, " n"]) -> None:
+        """Write the archive of all samples.
+
+        Args:
+            path: File to write, ending in `.npz`.
+            labels: Class of each sample.
+        """
+        size, start = int(np.prod(self._shape)), 0
+        with SampleWriter(path, num_images=len(labels), resolution=self._shape[0]) as archive:
+            for source in self._files():
+                with source.open("rb") as file:
+                    while len(pixels := np.fromfile(file, np.uint8, _BLOCK * size)):
+                        images = torch.from_numpy(pixels.reshape(-1, *self._shape))
+                        stop = start + len(images)
+                        archive.add(images.permute(0, 3, 1, 2), labels[start:stop])
+                        start = stop
+
+    def _files(self) -> list[Path]:
+        return sorted(self._folder.glob("*.rgb"))

@@ -1,0 +1,1 @@
+"""Stage `tokenizer`, a module a kind of tokenizer."""

@@ -1,0 +1,1 @@
+"""Files that are whole or absent, one worker at a time on a stage, and what kills left."""

@@ -1,0 +1,429 @@
+"""The artifact store: one immutable folder a stage, named by its content key.
+
+    <root>/<kind>/<key>/            artifact.json and payload files; whole or absent
+    <root>/<kind>/<key>.partial/    work in progress: payload/, checkpoints/, progress.json
+    <root>/<kind>/<key>.lease       who is working on it; touched while alive
+    <root>/<kind>/<key>.damaged-*/  an artifact that was found damaged and set aside
+
+Work is published by renaming `payload/` to its final name, so a reader never sees half of it. What
+is read is held to the hashes that were recorded when it was published.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from harness.schema.reading import ConfigError
+from harness.storage.durable import (
+    file_sha256,
+    flush_file,
+    flush_folder,
+    is_temporary,
+    known_sha256,
+    replacing,
+    storage_errors,
+    write_json,
+)
+from harness.storage.lease import Lease, StageBusy, hold
+from harness.storage.leftovers import discard
+from harness.storage.stage_log import is_log
+
+RECORD = "artifact.json"
+"""The file of an artifact that says what it is; written last."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """A finished stage."""
+
+    path: Path
+    record: Mapping[str, Any]
+    """`artifact.json`: kind, key, config, inputs, result, cost, environment, files."""
+
+    @property
+    def result(self) -> Mapping[str, Any]:
+        """The numbers that the stage reported."""
+        return self.record["result"]
+
+    @property
+    def digest(self) -> str:
+        """What stands for the content of all payload files: a hash over their hashes."""
+        return _hash_json(self.record["files"])
+
+    def file(self, name: str) -> Path:
+        """Path of a payload file, held to its recorded hash when a process first asks for it.
+
+        Raises:
+            DamagedArtifact: The file is gone or has other bytes than when it was published.
+        """
+        path, recorded = self.path / name, self.sha256(name)
+        try:
+            found = known_sha256(path)
+        except FileNotFoundError:
+            found = "absent"
+        if found != recorded:
+            raise DamagedArtifact(
+                self.path, f"its file {name} must have sha256 {recorded}, but is {found}"
+            )
+        return path
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """All tensors of a safetensors payload."""
+        return load_file(self.file(name))
+
+    def tensor(self, name: str, key: str) -> Tensor:
+        """One tensor of a safetensors payload."""
+        with safe_open(self.file(name), framework="pt") as file:
+            return file.get_tensor(key)
+
+    def sha256(self, name: str) -> str:
+        """Content hash of a payload file, as recorded when it was published."""
+        return self.record["files"][name]["sha256"]
+
+
+class DamagedArtifact(ConfigError):
+    """An artifact is not what was published: bytes changed, a file is gone, its inputs are others.
+
+    It is never used; `Store.set_aside` makes room for the stage to run again.
+    """
+
+    def __init__(self, folder: Path, reason: str) -> None:
+        self.folder, self.reason = folder, reason
+        self.inode = _inode(folder)
+        """Tells this folder from one that takes its place."""
+        super().__init__(
+            f"{folder} must be as it was published, but {reason}; run the command again, which "
+            "sets the folder aside and runs the stage anew, or put a good copy in its place"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.folder, self.reason)
+
+
+class Store:
+    """Artifacts below one folder, which may lie on a file system that several machines share."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def folder(self, kind: str, key: str) -> Path:
+        """Where the artifact lies once it is whole."""
+        return self.root / kind / key
+
+    def find(self, kind: str, key: str) -> Artifact | None:
+        """The artifact, or None where it is not there yet or its record is damaged."""
+        try:
+            return self.examine(kind, key)
+        except DamagedArtifact:
+            return None
+
+    def examine(self, kind: str, key: str) -> Artifact | None:
+        """The artifact, or None where it is not there yet.
+
+        Raises:
+            DamagedArtifact: Its record is not the one that was published.
+        """
+        path = self.folder(kind, key)
+        try:
+            record = json.loads((path / RECORD).read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except ValueError as error:
+            raise DamagedArtifact(path, f"its {RECORD} cannot be read ({error})") from error
+        # Records of earlier versions have no hash of their own.
+        if record.get("record_sha256", _record_hash(record)) != _record_hash(record):
+            raise DamagedArtifact(path, f"its {RECORD} was altered")
+        return Artifact(path=path, record=record)
+
+    def get(self, kind: str, key: str) -> Artifact:
+        """The artifact of a stage that has run.
+
+        Raises:
+            ValueError: It is not in the store.
+            DamagedArtifact: Its record is not the one that was published.
+        """
+        artifact = self.examine(kind, key)
+        if artifact is None:
+            raise ValueError(
+                f"{kind} {key} must be in the store {self.root}, but is not; run the sweep again"
+            )
+        return artifact
+
+    @contextlib.contextmanager
+    def work(self, kind: str, key: str) -> Iterator["Work"]:
+        """Hold the lease of a stage and its work folder.
+
+        Raises:
+            StageBusy: Another living process works on it.
+            StorageError: The file system refuses.
+        """
+        folder = self.folder(kind, key)
+        with storage_errors(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+        with hold(self.lease(kind, key)) as lease:
+            work = Work(folder=folder, lease=lease)
+            work.clear_temporary()
+            yield work
+
+    @contextlib.contextmanager
+    def scratch(self, kind: str, key: str) -> Iterator["Work"]:
+        """The work folder of a stage for a worker that does not hold its lease.
+
+        What it writes is dropped, but for files that it puts into `Work.shared` on purpose.
+        """
+        with tempfile.TemporaryDirectory(prefix="frontier-") as folder:
+            yield Work(folder=self.folder(kind, key), lease=None, scratch=Path(folder))
+
+    def progress(self, kind: str, key: str) -> dict[str, Any]:
+        """What a running stage last said of itself; empty where it has said nothing."""
+        return _read_report(self.folder(kind, key).with_name(f"{key}.partial"))
+
+    def lease(self, kind: str, key: str) -> Path:
+        """The lease of a stage, which is there while a process works on it."""
+        return self.folder(kind, key).with_name(f"{key}.lease")
+
+    def checkpoints(self, kind: str, key: str) -> Path:
+        """Where the checkpoints of a stage that is not published lie, if it has any."""
+        return self.folder(kind, key).with_name(f"{key}.partial") / "checkpoints"
+
+    def set_aside(self, error: DamagedArtifact) -> str:
+        """Rename a damaged artifact, so that its stage runs again; says what was done.
+
+        An artifact that has taken its place (another process was quicker), or is about to, is left
+        alone.
+        """
+        folder = error.folder
+        try:
+            with hold(folder.with_name(f"{folder.name}.lease")):
+                if _inode(folder) != error.inode:
+                    return f"{folder} was set aside by another process"
+                # Checkpoints that led to it were half removed, if they are there at all.
+                discard(folder.with_name(f"{folder.name}.partial"))
+                return _set_aside(folder, error.reason)
+        except StageBusy:
+            return f"{folder} is being made anew by another process"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """The work folder of one running stage."""
+
+    folder: Path
+    """The final folder; the work lies in its `.partial` sibling."""
+    lease: Lease | None
+    """The right to work on it; None for the other workers of a stage than the first."""
+    scratch: Path | None = None
+    """Where a worker without the lease writes instead; dropped when it ends."""
+
+    @property
+    def shared(self) -> Path:
+        """Everything that is not published yet, one folder for all workers of the stage."""
+        return self.folder.with_name(f"{self.folder.name}.partial")
+
+    @property
+    def shared_payload(self) -> Path:
+        """Files that any worker writes here become the artifact."""
+        return _made(self.shared / "payload")
+
+    @property
+    def partial(self) -> Path:
+        """The same for the worker with the lease; the others have a folder of their own."""
+        return self.scratch or self.shared
+
+    @property
+    def payload(self) -> Path:
+        """Files written here become the artifact."""
+        return _made(self.partial / "payload")
+
+    @property
+    def checkpoints(self) -> Path:
+        """Checkpoints live here until the artifact is published."""
+        return _made(self.partial / "checkpoints")
+
+    @property
+    def curve(self) -> Path:
+        """Where a training stage appends its curve until it is published."""
+        return self.checkpoints / "curve.jsonl"
+
+    def report(self, progress: Mapping[str, Any]) -> None:
+        """Replace `progress.json`; a display must not end a training, so failure is let go."""
+        with contextlib.suppress(OSError):
+            self.partial.mkdir(parents=True, exist_ok=True)
+            write_json(self.partial / "progress.json", progress, durable=False)
+
+    def last_report(self) -> dict[str, Any]:
+        """The last report, also of an attempt before this one; empty where there is none."""
+        return _read_report(self.partial)
+
+    def require_lease(self) -> None:
+        """Refuse to write what matters unless this process still holds the stage.
+
+        Raises:
+            StageBusy: It was taken for dead, say while it was suspended, and taken over.
+        """
+        assert self.lease is not None, "the first worker writes into the store"
+        self.lease.require()
+
+    def note(self, what: str, **details: Any) -> None:
+        """Add a line to the stage's history: an attempt, a resumption, a damaged checkpoint.
+
+        The history goes into the artifact's record; failure to write it is let go.
+        """
+        line = {"what": what, "at": time.time(), "host": socket.gethostname(), "pid": os.getpid()}
+        with contextlib.suppress(OSError):
+            self.partial.mkdir(parents=True, exist_ok=True)
+            with (self.partial / "history.jsonl").open("a", encoding="utf-8") as file:
+                # The line before may have been torn by a kill.
+                file.write("\n" + json.dumps({**line, **details}) + "\n")
+
+    def warn(self, text: str) -> None:
+        """Say something that went wrong and was mended, here and in the history."""
+        print(f"warning: {text}", file=sys.stderr, flush=True)
+        self.note("warning", text=text)
+
+    def history(self) -> list[dict[str, Any]]:
+        """What `note` was told in all attempts; torn lines are left out."""
+        try:
+            lines = (self.partial / "history.jsonl").read_text(encoding="utf-8").splitlines()
+        except OSError:
+            return []
+        return [json.loads(line) for line in lines if line.endswith("}") and line.startswith("{")]
+
+    def clear_temporary(self) -> None:
+        """Remove files that an earlier attempt had not finished writing when it was killed."""
+        for path in self.partial.rglob("*"):
+            if is_temporary(path) and path.is_file():
+                path.unlink(missing_ok=True)
+
+    def publish(self, record: Mapping[str, Any]) -> Artifact:
+        """Make the payload the artifact; the loser of a race gets the winner's.
+
+        Raises:
+            StageBusy: The lease was taken over.
+            StorageError: The file system refuses; everything stays for the next attempt.
+        """
+        payload = self.payload
+        with storage_errors(self.folder):
+            files = _describe_files(payload)
+            whole = _json_round({**record, "history": self.history(), "files": files})
+            write_json(payload / RECORD, {**whole, "record_sha256": _record_hash(whole)})
+            self.require_lease()
+            for log in filter(lambda path: is_log(path.name), self.shared.iterdir()):
+                log.rename(payload / log.name)
+            artifact = _move_into_place(payload, self.folder)
+        discard(self.partial)
+        return artifact
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write a safetensors file, whole or absent, from tensors on any device."""
+    plain = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    with replacing(path) as temporary:
+        save_file(plain, temporary, None if metadata is None else dict(metadata))
+
+
+def _describe_files(payload: Path) -> dict[str, dict[str, Any]]:
+    """Size and hash of every payload file, each brought to the disk with its folder."""
+    files = {}
+    for name, path in content_files(payload).items():
+        flush_file(path)
+        files[name] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+    for path in (payload, *payload.rglob("*")):
+        if path.is_dir():
+            flush_folder(path)
+    return files
+
+
+def content_files(payload: Path) -> dict[str, Path]:
+    """Name -> path of the files that are an artifact's content, by name.
+
+    Logs and event files of TensorBoard are not: they hold times, so that two runs of a stage never
+    write the same.
+    """
+    names = {path.relative_to(payload).as_posix(): path for path in payload.rglob("*")}
+    return {
+        name: path
+        for name, path in sorted(names.items())
+        if path.is_file()
+        and not is_temporary(path)
+        and name != RECORD
+        and not name.startswith("tensorboard/")
+        and not is_log(name)
+    }
+
+
+def _made(folder: Path) -> Path:
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _read_report(partial: Path) -> dict[str, Any]:
+    try:
+        report = json.loads((partial / "progress.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return report if isinstance(report, dict) else {}
+
+
+def _move_into_place(payload: Path, folder: Path) -> Artifact:
+    try:
+        payload.rename(folder)
+    except OSError:
+        if not folder.exists():
+            raise
+        if not (folder / RECORD).is_file():
+            # Somebody left a folder of this name that is no artifact.
+            _set_aside(folder, f"it has no {RECORD}")
+            payload.rename(folder)
+    flush_folder(folder.parent)
+    record = folder / RECORD
+    return Artifact(path=folder, record=json.loads(record.read_text(encoding="utf-8")))
+
+
+def _set_aside(folder: Path, reason: str) -> str:
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    target = folder.with_name(f"{folder.name}.damaged-{stamp}-{secrets.token_hex(2)}")
+    with storage_errors(folder):
+        folder.rename(target)
+        flush_folder(folder.parent)
+    text = f"{folder} was damaged ({reason}); set aside as {target.name}, its stage runs again"
+    print(f"warning: {text}", file=sys.stderr, flush=True)
+    return text
+
+
+def _inode(folder: Path) -> int | None:
+    try:
+        return folder.stat().st_ino
+    except OSError:
+        return None
+
+
+def _record_hash(record: Mapping[str, Any]) -> str:
+    return _hash_json({name: v for name, v in record.items() if name != "record_sha256"})
+
+
+def _hash_json(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _json_round(value: Any) -> Any:
+    """As a reader of the file will see it."""
+    return json.loads(json.dumps(value, allow_nan=False))

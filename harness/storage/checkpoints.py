@@ -1,0 +1,201 @@
+"""Checkpoints of a training stage: safetensors files, the last two kept, checked by their hash.
+
+A checkpoint is one safetensors file, whose header also holds the state's structure and numbers, and
+a seal beside it, written last, with the file's sha256. It covers what the stage has put into its
+payload so far: a checkpoint whose payload files are gone or altered is no better than a torn one.
+The same goes for what the stage keeps in the folder `BESIDE` until its end.
+"""
+
+import contextlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from harness.storage.artifacts import content_files, write_tensors
+from harness.storage.durable import (
+    file_sha256,
+    flush_file,
+    flush_folder,
+    known_sha256,
+    write_json,
+)
+
+KEPT = 2
+"""Checkpoints kept of one stage."""
+BESIDE = "beside"
+"""Subfolder of files too large to be written anew at every checkpoint."""
+FORMAT = 2
+"""Raised when the layout of these files changes; others are passed over."""
+
+
+class _Unusable(ValueError):
+    """Why a checkpoint cannot be gone on from."""
+
+
+def save_checkpoint(
+    folder: Path, step: int, state: Mapping[str, Any], payload: Path | None = None
+) -> None:
+    """Write the state after `step` steps and drop all but the last two.
+
+    Args:
+        folder: The stage's checkpoint folder.
+        step: Steps done.
+        state: Nested mappings and lists of tensors and JSON scalars (state dicts of modules and
+            optimisers).
+        payload: The stage's payload folder, whose present files a resumed stage does not write
+            again, as those in `BESIDE`.
+
+    Raises:
+        StorageError: The file system refuses; the checkpoints before are as they were.
+    """
+    tensors: dict[str, Tensor] = {}
+    tree = _detach(state, "state", tensors)
+    path = folder / f"step-{step:09d}.safetensors"
+    covered = {"payload": _cover(payload), BESIDE: _cover(folder / BESIDE)}
+    content = {"format": FORMAT, "step": step, "tree": tree, **covered}
+    write_tensors(path, tensors, {"checkpoint": json.dumps(content)})
+    write_json(path.with_suffix(".json"), {"step": step, "sha256": file_sha256(path)})
+    for old in _sealed(folder)[KEPT:]:
+        _remove(old)
+
+
+def load_checkpoint(
+    folder: Path,
+    step: int | None = None,
+    *,
+    payload: Path | None = None,
+    warn: Callable[[str], None] | None = None,
+) -> tuple[int, dict[str, Any]] | None:
+    """The newest checkpoint that is whole: steps done and state; None where there is none.
+
+    A truncated or altered one is removed, so that it doesn't count as one of those kept, in favour
+    of the one before.
+
+    Args:
+        folder: The stage's checkpoint folder.
+        step: Take the one after this many steps, or none, and remove nothing: for a worker that
+            follows what another one chose.
+        payload: The stage's payload folder; None leaves all that the checkpoint covers unchecked.
+        warn: Told of every checkpoint that is passed over, and where none is left.
+
+    Raises:
+        OSError: A file is there but cannot be read now.
+    """
+    if step is not None:
+        with contextlib.suppress(_Unusable):
+            return _read(folder / f"step-{step:09d}.json", payload)
+        return None
+    warn = warn or (lambda text: None)
+    sealed = _sealed(folder)
+    for seal in sealed:
+        try:
+            return _read(seal, payload)
+        except _Unusable as error:
+            warn(f"checkpoint {seal.with_suffix('.safetensors')} is passed over: {error}")
+            _remove(seal)
+    if sealed:
+        warn(f"no checkpoint of {folder} can be used: the stage starts anew")
+    return None
+
+
+def _read(seal: Path, payload: Path | None) -> tuple[int, dict[str, Any]]:
+    path = seal.with_suffix(".safetensors")
+    try:
+        recorded = json.loads(seal.read_text(encoding="utf-8"))["sha256"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+        raise _Unusable(f"its seal {seal.name} cannot be read") from error
+    try:
+        found = file_sha256(path)
+    except FileNotFoundError as error:
+        raise _Unusable("the file is gone") from error
+    if found != recorded:
+        raise _Unusable(f"its sha256 must be {recorded}, but is {found}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            content = json.loads((file.metadata() or {})["checkpoint"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise _Unusable("another version of this program wrote it") from error
+    if content["format"] != FORMAT:
+        raise _Unusable(f"its format must be {FORMAT}, but is {content['format']}")
+    if payload is not None:
+        _check_covered(content["payload"], payload)
+        _check_covered(content.get(BESIDE, {}), path.parent / BESIDE)
+    return int(content["step"]), _attach(content["tree"], tensors)
+
+
+def _cover(folder: Path | None) -> dict[str, str]:
+    """File -> hash, each brought to the disk before the checkpoint that relies on it."""
+    if folder is None or not folder.exists():
+        return {}
+    covered = {}
+    for name, path in content_files(folder).items():
+        flush_file(path)
+        covered[name] = known_sha256(path)
+    flush_folder(folder)
+    return covered
+
+
+def _check_covered(covered: Mapping[str, str], folder: Path) -> None:
+    for name, recorded in covered.items():
+        try:
+            found = known_sha256(folder / name)
+        except FileNotFoundError:
+            found = "absent"
+        if found != recorded:
+            raise _Unusable(
+                f"the {folder.name} file {name} must have sha256 {recorded}, but is {found}"
+            )
+
+
+def _remove(seal: Path) -> None:
+    """Remove a checkpoint; without its seal the rest of it counts for nothing."""
+    seal.unlink(missing_ok=True)
+    seal.with_suffix(".safetensors").unlink(missing_ok=True)
+
+
+def newest_step(folder: Path) -> int:
+    """Step of the newest checkpoint, by its seal's name alone; -1 where none can be seen."""
+    with contextlib.suppress(OSError):
+        names = [re.fullmatch(r"step-(\d+)", seal.stem) for seal in folder.glob("step-*.json")]
+        return max((int(name[1]) for name in names if name), default=-1)
+    return -1
+
+
+def _sealed(folder: Path) -> list[Path]:
+    """Seals, newest first; files that a kill left without one are removed."""
+    seals = sorted(folder.glob("step-*.json"), reverse=True)
+    for path in folder.glob("step-*.safetensors"):
+        if path.with_suffix(".json") not in seals:
+            path.unlink(missing_ok=True)
+    return seals
+
+
+def _detach(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """Replace tensors by their names; keep the kind of keys that JSON would turn into text."""
+    if isinstance(value, torch.Tensor):
+        tensors[name] = value
+        return {"tensor": name}
+    if isinstance(value, Mapping):
+        items = [[k, _detach(v, f"{name}.{k}", tensors)] for k, v in value.items()]
+        return {"mapping": items}
+    if isinstance(value, list | tuple):
+        return {"list": [_detach(v, f"{name}.{i}", tensors) for i, v in enumerate(value)]}
+    return {"value": value}
+
+
+def _attach(node: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Any:
+    ((kind, content),) = node.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "mapping":
+        return {key: _attach(value, tensors) for key, value in content}
+    if kind == "list":
+        return [_attach(value, tensors) for value in content]
+    return content

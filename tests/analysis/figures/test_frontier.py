@@ -1,0 +1,105 @@
+import pytest
+
+from analysis.figures.dilemma import compute_dilemma, draw_dilemma
+from analysis.figures.frontier import compute_frontier, draw_frontier
+
+
+def _footnote(figure):
+    return figure.get_supxlabel().replace("\n", " ")
+
+
+def test_the_front_is_taken_over_the_means(make_row, load):
+    rows = [
+        make_row(latent_dim=4, rfid=4.0, gfid=2.0),
+        make_row(latent_dim=16, rfid=2.0, gfid=1.0),
+        make_row(latent_dim=16, rfid=2.0, gfid=5.0, seed=1),
+        make_row(latent_dim=64, rfid=3.0, gfid=4.0),
+    ]
+    data = compute_frontier(load(rows))
+    assert data.points["on_front"].tolist() == [True, True, False]
+    assert data.front()["latent_dim"].tolist() == [16, 4]
+
+
+def test_dilemma_keeps_points_without_psnr_and_orders_sizes_by_parameters(make_row, load):
+    rows = [make_row(generator_size="L", generator_params=9e5, psnr=None, rfid=None), make_row()]
+    data = compute_dilemma(load(rows))
+    assert data.sizes() == ["S", "L"]
+    assert data.points["psnr"].isna().tolist() == [False, True]
+
+
+def test_the_frontier_figure_names_axes_lines_and_points(dilemma_rows, load):
+    figure = draw_frontier(compute_frontier(load(dilemma_rows)))
+    axes = figure.axes[0]
+    assert "in-domain Fréchet distance" in axes.get_xlabel()
+    assert "FID" not in axes.get_xlabel() + axes.get_ylabel()
+    assert (axes.get_xscale(), axes.get_yscale()) == ("linear", "log")
+    words = [text.get_text() for text in axes.texts]
+    assert words.count("d=16") == 4
+    assert "better" in words
+    keys = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert {"none", "vf", "S", "M", "Pareto front"} <= set(keys)
+    assert "mean ± standard error over 2 seeds" in _footnote(figure)
+    assert figure.get_size_inches()[0] == 3.3
+
+
+def test_the_footnote_says_where_seeds_share_a_tokenizer(make_row, load):
+    rows = [make_row(generator_seed=seed, gfid=3.0 + seed) for seed in range(3)]
+    footnote = _footnote(draw_frontier(compute_frontier(load(rows))))
+    assert "mean ± standard error over 3 seeds (reconstruction: 1 tokenizer)" in footnote
+
+
+def test_a_long_alignment_name_is_broken_in_the_legend(make_row, load):
+    vf = {"alignment": "vf", "rfid": 1.0}
+    rows = [make_row(alignment_encoder=name, **vf) for name in ("mae", "vit_large_dinov2.lvd142m")]
+    figure = draw_frontier(compute_frontier(load(rows)))
+    keys = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert {"vf mae", "vf vit_large_\ndinov2.lvd142m"} <= set(keys)
+
+
+def test_labels_stay_inside_the_figure(dilemma_rows, load):
+    figure = draw_frontier(compute_frontier(load(dilemma_rows)))
+    figure.draw_without_rendering()
+    for text in figure.axes[0].texts:
+        box = text.get_window_extent()
+        assert figure.bbox.x0 <= box.x0 <= box.x1 <= figure.bbox.x1
+        assert figure.bbox.y0 <= box.y0 <= box.y1 <= figure.bbox.y1
+
+
+def test_the_dilemma_figure_has_a_column_of_panels_per_size(dilemma_rows, load):
+    figure = draw_dilemma(compute_dilemma(load(dilemma_rows)))
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles == ["generator S", "generator M", "", ""]
+    assert figure.axes[0].get_yscale() == "log"
+
+
+def test_figures_without_points_are_refused(make_row, load):
+    table = load([make_row(status="failed", gfid=None)])
+    with pytest.raises(ValueError, match="at least one point"):
+        draw_frontier(compute_frontier(table))
+    with pytest.raises(ValueError, match="at least one point"):
+        draw_dilemma(compute_dilemma(table))
+
+
+def test_published_points_of_a_like_protocol_are_drawn_hollow_and_named(make_row, load):
+    like = {"dataset": "imagenet", "resolution": 256, "distance_name": "FID"}
+    rows = [make_row(num_images=10_000, num_reconstructions=50_000, **like)]
+    figure = draw_frontier(compute_frontier(load(rows)))
+    keys = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert sum(key.startswith("published:") for key in keys) == 9
+    assert "published: arXiv 2501.01423v3 Table 2" in _footnote(figure)
+    other = draw_frontier(compute_frontier(load([make_row()])))
+    assert "published" not in _footnote(other)
+
+
+def test_many_points_carry_no_labels(make_row, load):
+    rows = [make_row(latent_dim=d, rfid=d, gfid=1 / d) for d in range(1, 71)]
+    texts = draw_frontier(compute_frontier(load(rows))).axes[0].texts
+    assert [text.get_text() for text in texts] == ["better"]
+
+
+def test_more_than_three_sizes_take_two_columns(make_row, load):
+    rows = [
+        make_row(generator_size=s, generator_params=p)
+        for s, p in zip("SMLX", (1, 2, 3, 4), strict=True)
+    ]
+    assert draw_dilemma(compute_dilemma(load(rows))).get_size_inches()[0] == 6.9

@@ -1,0 +1,95 @@
+import json
+
+import pytest
+
+from analysis.table.protocols import require_one_protocol, split_by_protocol
+
+
+def _cfg(make_row, scale, **values):
+    return make_row(
+        guidance=f"cfg {scale}",
+        guidance_scale=scale,
+        protocol_hash=f"cfg {scale} hash",
+        protocol=json.dumps({"guidance": {"kind": "cfg", "scale": scale}, "num_steps": 50}),
+        **values,
+    )
+
+
+def test_one_protocol_is_accepted(dilemma_rows, load):
+    require_one_protocol(load(dilemma_rows))
+
+
+def test_a_mixture_is_refused_with_fields_and_rows(make_row, load):
+    table = load([_cfg(make_row, 2.0, row_id="a"), _cfg(make_row, 4.0, row_id="b")])
+    message = r"'guidance.scale' is 2.0 \(row a\) or 4.0 \(row b\)"
+    with pytest.raises(ValueError, match=message):
+        require_one_protocol(table)
+
+
+def test_unlike_reconstruction_protocols_are_refused(make_row, load):
+    table = load([make_row(), make_row(seed=1, reconstruction_protocol_hash="other")])
+    with pytest.raises(ValueError, match="'reconstruction_protocol_hash' is"):
+        require_one_protocol(table)
+
+
+def test_the_reconstruction_protocol_is_spelt_out_too(make_row, load):
+    rows = [
+        make_row(
+            seed=seed,
+            reconstruction_protocol_hash=kind,
+            reconstruction_protocol=json.dumps({"posterior": kind}),
+        )
+        for seed, kind in enumerate(("mode", "sample"))
+    ]
+    with pytest.raises(ValueError, match=r"'reconstruction.posterior' is mode \(.* or sample"):
+        require_one_protocol(load(rows))
+
+
+@pytest.mark.parametrize("column", ["dataset", "extractor", "distance_name"])
+def test_one_hash_does_not_hide_an_unlike_column(make_row, load, column):
+    table = load([make_row(), make_row(seed=1, **{column: "other"})])
+    with pytest.raises(ValueError, match=f"'{column}' is"):
+        require_one_protocol(table)
+
+
+def test_rows_that_are_not_done_mix_nothing(make_row, load):
+    failed = make_row(seed=1, status="failed", gfid=None, rfid=None, protocol_hash="other")
+    require_one_protocol(load([make_row(), failed]))
+
+
+def test_one_protocol_is_one_group_without_a_name(dilemma_rows, load):
+    table = load(dilemma_rows)
+    groups = split_by_protocol(table)
+    assert list(groups) == [""]
+    assert len(groups[""]) == len(table)
+
+
+def test_groups_are_named_by_the_differing_field_largest_first(make_row, load):
+    rows = [_cfg(make_row, 2.0), _cfg(make_row, 4.0), _cfg(make_row, 4.0, seed=1)]
+    groups = split_by_protocol(load(rows))
+    assert list(groups) == ["guidance=cfg 4.0", "guidance=cfg 2.0"]
+    assert [len(rows) for rows in groups.values()] == [2, 1]
+
+
+def test_equal_labels_of_unlike_guidance_fall_back_to_its_fields(make_row, load):
+    rows = []
+    for start in (0.0, 0.5):
+        protocol = json.dumps({"guidance": {"start": start}})
+        rows.append(
+            make_row(row_id=str(start), guidance="cfg", protocol_hash=protocol, protocol=protocol)
+        )
+    assert set(split_by_protocol(load(rows))) == {"guidance.start=0.0", "guidance.start=0.5"}
+
+
+def test_a_row_without_a_protocol_is_in_every_group(make_row, load):
+    early = make_row(seed=9, row_id="early", status="failed", gfid=None, rfid=None)
+    early |= {"protocol_hash": None, "reconstruction_protocol_hash": None, "extractor": None}
+    groups = split_by_protocol(load([_cfg(make_row, 2.0), _cfg(make_row, 4.0), early]))
+    assert len(groups) == 2
+    assert all("early" in set(rows["row_id"]) for rows in groups.values())
+
+
+def test_an_empty_table_is_one_empty_group(load):
+    groups = split_by_protocol(load([]))
+    assert list(groups) == [""]
+    assert groups[""].empty

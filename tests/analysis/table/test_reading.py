@@ -1,0 +1,153 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.table.reading import (
+    NUMERIC_COLUMNS,
+    OPTIONAL_COLUMNS,
+    REQUIRED_COLUMNS,
+    check_table,
+    load_table,
+    load_tables,
+)
+
+
+def test_every_numeric_column_is_a_required_one():
+    assert set(NUMERIC_COLUMNS) <= set(REQUIRED_COLUMNS)
+
+
+def test_csv_and_parquet_give_the_same_table(make_row, tmp_path):
+    failed = make_row(seed=1, status="failed", error="none", gfid=None, rfid=np.nan)
+    rows = pd.DataFrame([make_row(protocol_hash="12e5"), failed])
+    rows.to_csv(tmp_path / "table.csv", index=False)
+    rows.to_parquet(tmp_path / "other.parquet")
+    from_csv, from_parquet = load_table(tmp_path), load_table(tmp_path / "other.parquet")
+    pd.testing.assert_frame_equal(from_csv, from_parquet)
+    assert from_csv["alignment"].tolist() == ["none", "none"]
+    assert from_csv["protocol_hash"][0] == "12e5"
+
+
+@pytest.mark.parametrize("column", list(REQUIRED_COLUMNS))
+def test_a_missing_column_is_refused_by_file_and_name(make_row, tmp_path, column):
+    file = tmp_path / "table.csv"
+    pd.DataFrame([make_row()]).drop(columns=column).to_csv(file, index=False)
+    with pytest.raises(ValueError, match=f"table.csv must have the column '{column}'"):
+        load_table(tmp_path)
+
+
+def test_a_misspelt_column_is_suggested(make_row, tmp_path):
+    table = pd.DataFrame([make_row()]).rename(columns={"gfid": "gfids"})
+    table.to_csv(tmp_path / "table.csv", index=False)
+    with pytest.raises(ValueError, match="is 'gfids' meant"):
+        load_table(tmp_path)
+
+
+def test_a_folder_without_a_table_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"must hold table.parquet or table.csv"):
+        load_table(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "content"), [("table.parquet", b"PAR?"), ("table.csv", b"")])
+def test_an_unreadable_table_is_refused_by_name(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name} must be a readable"):
+        load_table(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"status": "finished"}, "'status' must be one of"),
+        ({"status": None}, "'status' must be one of"),
+        ({"protocol_hash": None}, "'protocol_hash' must be known where 'gfid' is"),
+        (
+            {"reconstruction_protocol_hash": None},
+            "'reconstruction_protocol_hash' must be known where 'rfid' is",
+        ),
+        ({"alignment": None}, "'alignment' must be known"),
+        ({"generator_seed": None}, "'generator_seed' must be known"),
+        ({"tokenizer_key": None}, "'tokenizer_key' must be known where 'rfid' is"),
+        ({"latent_dim": None}, "'latent_dim' must be known"),
+        ({"protocol": "{"}, "'protocol' of row .* must be a JSON object"),
+        ({"protocol": json.dumps([1])}, "'protocol' of row .* must be a JSON object"),
+        ({"gfid": "three"}, "'gfid' must hold numbers, but row 1 has 'three'"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_column(make_row, load, values, message):
+    with pytest.raises(ValueError, match=message):
+        load([make_row(**values)])
+
+
+def test_a_repeated_row_is_refused(make_row, load):
+    with pytest.raises(ValueError, match="'row_id' must be unique, but row a has"):
+        load([make_row(row_id="a"), make_row(row_id="a", seed=1)])
+
+
+def test_missing_values_of_every_kind_become_nan_or_none(make_row):
+    rows = pd.DataFrame([make_row(), make_row(seed=1, status="failed", gfid=None, rfid=None)])
+    nullable = rows.astype({"generator_images": "Int64"})
+    nullable.loc[1, ["generator_images", "error"]] = pd.NA
+    checked = check_table(nullable)
+    assert all(checked[column].dtype == float for column in NUMERIC_COLUMNS)
+    assert np.isnan(checked["generator_images"][1])
+    assert checked["error"][1] is None
+
+
+def test_an_empty_table_loads(load):
+    assert load([]).empty
+
+
+def test_a_table_of_the_first_schema_has_later_columns_as_missing(make_row, load):
+    table = load([make_row()])
+    assert set(OPTIONAL_COLUMNS) <= set(table.columns)
+    assert table["sfid"].dtype == float
+    assert table["sfid"].isna().all()
+    assert table["protocol_name"].tolist() == [None]
+
+
+def test_a_later_column_is_read_as_its_kind(make_row, tmp_path):
+    row = make_row(schema_version=2) | {"sfid": 4.25, "rank_deficient": "yes"}
+    pd.DataFrame([row]).to_csv(tmp_path / "table.csv", index=False)
+    table = load_table(tmp_path)
+    assert (table["sfid"][0], table["rank_deficient"][0]) == (4.25, "yes")
+
+
+def _write(folder, rows):
+    folder.mkdir()
+    pd.DataFrame(rows).to_csv(folder / "table.csv", index=False)
+    return folder
+
+
+def test_tables_of_unlike_schema_are_joined_with_their_origin(make_row, tmp_path):
+    old = _write(tmp_path / "old", [make_row(schema_version=1)])
+    new = _write(tmp_path / "new", [make_row(seed=1, schema_version=2) | {"kid": 0.5}])
+    table = load_tables([old, new])
+    assert table["kid"].isna().tolist() == [True, False]
+    assert table["results_dir"].tolist() == [str(old), str(new)]
+
+
+def test_a_row_that_tables_share_stands_once_as_done(make_row, tmp_path):
+    failed = make_row(row_id="a", status="failed", gfid=None, rfid=None)
+    first = _write(tmp_path / "first", [failed, make_row(row_id="b", seed=1)])
+    second = _write(tmp_path / "second", [make_row(row_id="a"), make_row(row_id="b", seed=1)])
+    table = load_tables([first, second])
+    assert sorted(table["row_id"]) == ["a", "b"]
+    assert (table["status"] == "done").all()
+
+
+def test_a_row_with_two_results_is_refused(make_row, tmp_path):
+    first = _write(tmp_path / "first", [make_row(row_id="a", gfid=3.0)])
+    second = _write(tmp_path / "second", [make_row(row_id="a", gfid=4.0)])
+    with pytest.raises(ValueError, match=r"row a has 3 .*first\) and 4 .*analysis.compare"):
+        load_tables([first, second])
+
+
+def test_empty_tables_join_to_an_empty_or_the_other_one(make_row, tmp_path):
+    empty = _write(tmp_path / "empty", pd.DataFrame(columns=list(REQUIRED_COLUMNS)))
+    full = _write(tmp_path / "full", [make_row()])
+    assert load_tables([empty, empty]).empty
+    assert len(load_tables([empty, full])) == 1
+    with pytest.raises(ValueError, match="none came"):
+        load_tables([])

@@ -1,0 +1,72 @@
+"""Optimisers that are stored and restored."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from harness.config.training import (
+    TrainingConfig,
+    arithmetic,
+    backward,
+    end_step,
+    optimizer_settings,
+    restore_optimizer,
+    start_step,
+)
+from harness.machine.gradients import GradientSum
+from harness.machine.world import World
+from harness.storage.checkpoints import load_checkpoint, save_checkpoint
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_restored_optimizer_goes_on_in_any_memory_format(layout, tmp_path):
+    torch.manual_seed(0)
+    first = nn.Conv2d(3, 4, 3).to(memory_format=layout)
+    images = torch.randn(2, 3, 5, 5)
+
+    def step(network: nn.Conv2d, optimizer: torch.optim.Optimizer) -> None:
+        optimizer.zero_grad()
+        network(images).square().sum().backward()
+        optimizer.step()
+
+    adam = torch.optim.Adam(first.parameters(), fused=True)
+    step(first, adam)
+    second = copy.deepcopy(first)
+    save_checkpoint(tmp_path, 1, {"adam": adam.state_dict()})
+    loaded = load_checkpoint(tmp_path)
+    assert loaded is not None
+    restored = torch.optim.Adam(second.parameters(), fused=True)
+    restore_optimizer(restored, loaded[1]["adam"])
+    for network, optimizer in ((first, adam), (second, restored)):
+        step(network, optimizer)
+    assert torch.equal(first.weight, second.weight)
+    moment = restored.state[second.weight]["exp_avg"]
+    assert moment.is_contiguous(memory_format=layout)
+
+
+def test_a_fused_optimizer_steps_like_the_plain_one():
+    torch.manual_seed(0)
+    training = TrainingConfig(steps=3, batch_size=4, learning_rate=1e-2, weight_decay=0.1)
+    first = nn.Linear(5, 3)
+    second = copy.deepcopy(first)
+    inputs = torch.randn(4, 5)
+    for network, fused in ((first, False), (second, True)):
+        adam = torch.optim.AdamW(network.parameters(), **optimizer_settings(training, fused=fused))
+        for step in range(3):
+            start_step(adam, training, step)
+            backward(network(inputs).square().sum(), training)
+            end_step(adam, training, GradientSum(network.parameters(), World()))
+    torch.testing.assert_close(first.weight, second.weight)
+
+
+def test_tf32_holds_inside_only_and_leaves_the_setting_as_it_was():
+    matmul = torch.backends.cuda.matmul
+    before = matmul.allow_tf32
+    with arithmetic("tf32", torch.device("cpu")):
+        assert matmul.allow_tf32
+    assert matmul.allow_tf32 == before
+    with arithmetic("bf16", torch.device("cpu")):
+        assert matmul.allow_tf32 == before
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16

@@ -1,0 +1,99 @@
+"""Ctrl-C on a real process: once to stop with checkpoints, twice to stop now."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).parents[3]
+PATIENCE_S = 120.0
+
+
+@pytest.fixture
+def start(tmp_path, write, tree):
+    """Starts the small sweep with a long tokenizer; returns its process."""
+    tree["trial"]["tokenizer"]["training"]["steps"] = 5000
+    path, processes = write(tree), []
+
+    def start_sweep(*arguments: str) -> subprocess.Popen[str]:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "harness.run", str(path), *arguments],
+            cwd=tmp_path,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        processes.append(process)
+        return process
+
+    yield start_sweep
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def wait_for(look) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not look():
+        assert time.monotonic() < deadline, "what the test waits for did not happen"
+        time.sleep(0.1)
+
+
+def is_training(folder: Path) -> bool:
+    for path in folder.glob("artifacts/tokenizer/*.partial/progress.json"):
+        return json.loads(path.read_text()).get("step", 0) > 0
+    return False
+
+
+@pytest.mark.parametrize("executor", ["inline", "ray"])
+def test_ctrl_c_once_writes_a_checkpoint_and_the_results_and_says_how_to_go_on(
+    start, tmp_path, executor
+):
+    process = start("--executor", executor)
+    wait_for(lambda: is_training(tmp_path))
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 130, said
+    assert "Press Ctrl-C again to stop now" in said
+    assert "run the same command again" in said
+    (checkpoint,) = tmp_path.glob("artifacts/tokenizer/*.partial/checkpoints/step-*.json")
+    assert json.loads(checkpoint.read_text())["step"] > 0
+    table = pd.read_csv(tmp_path / "results/small/table.csv")
+    assert list(table["status"]) == ["pending"]
+    assert not list(tmp_path.glob("artifacts/*/*.lease"))
+    assert not list(tmp_path.glob("artifacts/.drivers"))
+
+
+def test_ctrl_c_twice_stops_now(start, tmp_path):
+    process = start("--executor", "inline")
+    wait_for(lambda: is_training(tmp_path))
+    # Both arrive before the stage has looked for a stop request again.
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 130, said
+    assert not list(tmp_path.glob("artifacts/tokenizer/*.partial/checkpoints/step-*.json"))
+
+
+def test_ctrl_c_twice_under_ray_ends_a_worker_that_does_not_answer(start, tmp_path):
+    process = start("--executor", "ray")
+    wait_for(lambda: is_training(tmp_path))
+    (lease,) = tmp_path.glob("artifacts/tokenizer/*.lease")
+    worker = json.loads(lease.read_text())["pid"]
+    os.kill(worker, signal.SIGSTOP)
+    process.send_signal(signal.SIGINT)
+    # As quickly as fingers are; counted as one, they would wait for the worker for ever.
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 130, said
+    wait_for(lambda: not Path(f"/proc/{worker}").exists())

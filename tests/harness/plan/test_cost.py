@@ -1,0 +1,93 @@
+"""What stages are expected to cost, and which of them come first."""
+
+import time
+
+from harness.config.trial import InDomainEncoder
+from harness.data.digits import DigitsConfig
+from harness.plan import cost
+from harness.plan.cost import critical_paths, estimate
+from harness.plan.plan import Stage, in_order, make_plan
+from harness.stages.encoder import EncoderStage
+from models.foundation import TimmEncoderConfig
+
+
+def chain_by_definition(stages: list[Stage], first: Stage) -> float:
+    """FLOPs of a stage and of the longest chain behind it."""
+    readers = [s for s in stages if any(i.key == first.key for i in s.inputs.values())]
+    behind = [chain_by_definition(stages, reader) for reader in readers]
+    return estimate(first).flops + max(behind, default=0.0)
+
+
+def test_the_critical_path_is_the_longest_chain_behind_a_stage(load) -> None:
+    stages = list(make_plan(load("grid.alignment=[none, vf]", "grid.seed=[0, 1]")).stages)
+    paths = critical_paths(stages)
+    assert paths == {stage.key: chain_by_definition(stages, stage) for stage in stages}
+    assert max(paths.values()) > max(estimate(stage).flops for stage in stages)
+
+
+def test_two_thousand_stages_are_ordered_quickly() -> None:
+    network = TimmEncoderConfig(name="resnet18", weights="random")
+    stages: list[Stage] = []
+    for number in range(2000):
+        config = EncoderStage(encoder=network, data=None, weights=f"random {number}")
+        inputs = {"encoder": stages[number // 2]} if stages else {}
+        stages.append(Stage(kind="encoder", config=config, inputs=inputs, label=f"{number}"))
+    started = time.process_time()
+    ordered = in_order(reversed(stages))
+    paths = critical_paths(ordered, lambda stage: 1.0)
+    assert time.process_time() - started < 0.5
+    assert len(ordered) == 2000
+    place = {stage.key: number for number, stage in enumerate(ordered)}
+    assert all(place[i.key] < place[s.key] for s in ordered for i in s.inputs.values())
+    assert paths[stages[0].key] == max(paths.values())
+
+
+def test_images_are_counted_every_time_they_are_worked_through(load) -> None:
+    stages = {s.kind: s for s in make_plan(load("latents.flip=true")).stages}
+    images = {kind: estimate(stage).images for kind, stage in stages.items()}
+    assert images["encoder"] == 2 * 16
+    assert images["tokenizer"] == 3 * 8
+    assert images["generator"] == 4 * 8
+    assert images["latents"] == 2 * DigitsConfig().num_train_images
+    assert (images["generation"], images["reconstruction"], images["reference"]) == (40, 40, 100)
+
+
+def test_a_trained_network_needs_its_state_in_memory(load) -> None:
+    stages = {s.kind: s for s in make_plan(load()).stages}
+    tokenizer, generator = (estimate(stages[kind]) for kind in ("tokenizer", "generator"))
+    # Weights, gradients and two moments; the generator's average is a fifth.
+    assert tokenizer.state_bytes == 4 * 4 * tokenizer.parameters
+    assert generator.state_bytes == 5 * 4 * generator.parameters
+    assert isinstance(stages["encoder"].config.encoder, InDomainEncoder)
+
+
+def test_stages_that_differ_in_training_alone_share_the_measure_of_their_network(
+    load, monkeypatch
+) -> None:
+    counted: list[str] = []
+    original = cost.FlopCounterMode
+
+    def counter(**settings):
+        counted.append("counted")
+        return original(**settings)
+
+    monkeypatch.setattr(cost, "FlopCounterMode", counter)
+    monkeypatch.setattr(cost, "_cache", {})
+    monkeypatch.setattr(cost, "_estimates", {})
+    one = make_plan(load())
+    flops = {stage.kind: estimate(stage).flops for stage in one.stages}
+    first = len(counted)
+    for stage in make_plan(load("grid.seed=[5, 6, 7]", "generator.training.steps=8")).stages:
+        twice = 2 if stage.kind == "generator" else 1
+        assert estimate(stage).flops == twice * flops[stage.kind]
+    assert len(counted) == first > 0
+
+
+def test_another_size_is_another_network(load) -> None:
+    def flops(*settings: str) -> float:
+        return estimate(
+            next(s for s in make_plan(load(*settings)).stages if s.kind == "tokenizer")
+        ).flops
+
+    assert flops("tokenizer.latent_dim=3") > flops()
+    assert flops("tokenizer.architecture.base_width=16") > 2 * flops()

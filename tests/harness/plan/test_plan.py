@@ -1,0 +1,192 @@
+"""Plans: each stage once, inputs first, and rows for every snapshot and guidance setting."""
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from harness.config.resources import Resources
+from harness.execution.stage_run import run_stage
+from harness.plan.plan import make_plan
+from harness.reporting.texts import describe_plan, plan_text
+from harness.run import main
+from harness.schema.reading import ConfigError
+from harness.storage.artifacts import Store
+
+ROOT = Path(__file__).parents[3]
+GRID = (
+    "grid.tokenizer.latent_dim=[2, 3]",
+    "grid.alignment=[none, vf]",
+    "grid.generator.size=[pico, nano]",
+)
+
+
+def counts(plan) -> Counter[str]:
+    return Counter(stage.kind for stage in plan.stages)
+
+
+def test_each_stage_stands_once_however_many_need_it(load):
+    plan = make_plan(load(*GRID))
+    assert len(plan.rows) == 8
+    assert counts(plan) == {
+        "encoder": 2,
+        "reference": 1,
+        "tokenizer": 4,
+        "reconstruction": 4,
+        "latents": 4,
+        "generator": 8,
+        "generation": 8,
+    }
+
+
+def test_inputs_come_before_what_needs_them(load):
+    seen: set[str] = set()
+    for stage in make_plan(load(*GRID)).stages:
+        assert all(source.key in seen for source in stage.inputs.values())
+        seen.add(stage.key)
+
+
+def test_a_further_value_adds_stages_and_changes_none(load):
+    before = {s.key for s in make_plan(load("grid.tokenizer.latent_dim=[2]")).stages}
+    after = {s.key for s in make_plan(load("grid.tokenizer.latent_dim=[2, 3]")).stages}
+    assert before < after
+    assert len(after - before) == 5
+
+
+def test_an_exclusion_leaves_its_combinations_out(load):
+    exclude = "exclude=[{alignment: vf, generator.size: [pico, nano]}]"
+    assert len(make_plan(load(*GRID, exclude)).rows) == 4
+
+
+def test_presets_come_before_paths_so_that_a_block_hides_nothing(load):
+    sweep = load("grid.alignment=[vf]", "grid.tokenizer.alignment.vf_weight=[0.5, 0.7]")
+    assert [p.trial.tokenizer.alignment.vf_weight for p in sweep.points] == [0.5, 0.7]
+
+
+def test_a_setting_reaches_into_a_preset(load):
+    sweep = load("grid.alignment=[vf]", "presets.alignment.vf.tokenizer.alignment.vf_weight=0.3")
+    assert sweep.points[0].trial.tokenizer.alignment.vf_weight == 0.3
+
+
+def test_parts_follow_the_trials_seed_unless_they_name_their_own(load):
+    trial = load("seed=7", "generator.seed=9").points[0].trial
+    assert trial.tokenizer.seed == trial.evaluation.seed == 7
+    assert trial.generator.seed == 9
+
+
+def test_seeds_of_a_generator_share_one_tokenizer(load):
+    plan = make_plan(load("grid.generator.seed=[0, 1]"))
+    assert (counts(plan)["tokenizer"], counts(plan)["generator"]) == (1, 2)
+
+
+def test_snapshots_and_guidance_settings_are_rows_of_one_generator(load):
+    plan = make_plan(
+        load(
+            "generator.snapshots=[1, 2]",
+            "evaluation.guidance=[{kind: none}, {kind: cfg, scale: 2.0}]",
+        )
+    )
+    sampled = [row.generator for row in plan.rows if row.generator]
+    assert [(one.step, one.guidance.kind) for one in sampled] == [
+        (step, kind) for step in (1, 2, 4) for kind in ("none", "cfg")
+    ]
+    assert (counts(plan)["generator"], counts(plan)["generation"]) == (1, 6)
+    assert len({row.row_id for row in plan.rows}) == 6
+
+
+def test_the_weak_model_of_autoguidance_is_a_stage_of_its_own(load):
+    weak = "{kind: autoguidance, scale: 2.0, weak: {generator.training.steps: 2}}"
+    plan = make_plan(load(f"evaluation.guidance=[{{kind: none}}, {weak}]"))
+    assert (counts(plan)["generator"], counts(plan)["tokenizer"]) == (2, 1)
+    plain, guided = (row.generator.generations[0] for row in plan.rows if row.generator)
+    assert "weak" not in plain.inputs
+    assert guided.inputs["weak"].config.generator.training.steps == 2
+    assert guided.config.weak_step == 2
+
+
+def test_a_weak_model_in_other_latents_is_refused(load):
+    weak = "{kind: autoguidance, scale: 2.0, weak: {data.max_shift: 0}}"
+    sweep = load(f"evaluation.guidance=[{weak}]")
+    with pytest.raises(ConfigError, match="same latents, but its data differs"):
+        make_plan(sweep)
+
+
+def test_only_one_kind_keeps_what_it_needs(load):
+    plan = make_plan(load(*GRID))
+    assert set(counts(plan.restricted_to("latents"))) == {"encoder", "tokenizer", "latents"}
+    assert set(counts(plan.restricted_to("encoder"))) == {"encoder"}
+    assert len(plan.restricted_to("latents").rows) == 8
+
+
+def test_a_dry_run_starts_nothing(write, tree, tmp_path):
+    program = (
+        "import sys; from harness.run import main; code = main(sys.argv[1:]); "
+        "assert 'ray' not in sys.modules; sys.exit(code)"
+    )
+    folder = tmp_path / "here"
+    folder.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(write(tree)), "--dry-run", "--json"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        check=True,
+    )
+    plan = json.loads(done.stdout)
+    assert (plan["to_run"], plan["to_reuse"], len(plan["rows"])) == (7, 0, 1)
+    assert all(stage["state"] == "run" for stage in plan["stages"])
+    assert list(folder.iterdir()) == []
+
+
+def test_a_dry_run_says_in_words_what_would_run(command, write, tree):
+    ended = command(write(tree), "--dry-run")
+    assert ended.code == 0
+    assert "7 stages to run, 0 to reuse" in ended.out
+    assert not Path("artifacts").exists()
+
+
+def test_the_published_grid_plans_with_the_published_parameter_counts(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    path = ROOT / "sweeps" / "imagenet256.yaml"
+    assert main([str(path), "--dry-run", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert len(plan["rows"]) == 27
+    chosen = [
+        row
+        for row in plan["rows"]
+        if row["axes"]["tokenizer.latent_dim"] == 32 and "XL" in row["axes"].values()
+    ]
+    assert {row["generator_parameters"] for row in chosen} == {675_256_736}
+    assert {row["tokenizer_parameters"] for row in chosen} == {69_836_067}
+    assert any("imagenet" in item for item in plan["missing"])
+
+
+def test_a_plan_says_how_long_what_is_to_run_will_take_and_from_what(load, tmp_path):
+    plan, store = make_plan(load()), Store(tmp_path)
+    described = describe_plan(plan, store, plan.stages, [])
+    sources = {stage["forecast"]["source"] for stage in described["stages"]}
+    assert sources == {"assumed"}
+    text = plan_text(described)
+    assert "device time:\n  encoder: 1 stages, " in text
+    assert "nothing was measured" in text
+    assert "memory: weights, gradients, optimiser state and averages" in text
+    assert {stage["kind"] for stage in described["stages"] if stage["estimated_state_bytes"]} == {
+        "encoder",
+        "tokenizer",
+        "generator",
+    }
+    for stage in plan.stages:
+        assert run_stage(stage, tmp_path, Resources(), 0.0).status == "done"
+    again = describe_plan(plan, store, plan.stages, [])
+    by_kind = {each["kind"]: each for each in again["device_time"]}
+    assert by_kind["tokenizer"]["sources"] == ["measured"]
+    tokenizer = next(stage for stage in plan.stages if stage.kind == "tokenizer")
+    cost = store.get("tokenizer", tokenizer.key).record["cost"]
+    assert by_kind["tokenizer"]["device_s"] == pytest.approx(cost["device_s"])

@@ -1,0 +1,143 @@
+"""Alignment of a generator's tokens (REPA): what it adds, and that nothing stays when off."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from harness.config.resources import Resources
+from harness.data import DigitsDataset, open_dataset
+from harness.data.pixel_range import to_model_range
+from harness.execution.stage_run import run_stage
+from harness.plan.cost import estimate
+from harness.plan.plan import Stage, make_plan
+from harness.schema.reading import ConfigError
+from harness.stages.encoder import load_encoder
+from harness.stages.generator.representation import TokenAlignment
+from harness.storage.artifacts import Artifact, Store
+from models.latent import LatentLayout
+from models.lightningdit import DiTShape, LightningDiT, LightningDiTConfig
+from models.repa import REPAConfig, REPAHead
+
+ENCODER = (
+    "{kind: timm, name: vit_tiny_patch16_224, weights: random, "
+    "model_args: {img_size: 16, patch_size: 8, embed_dim: 16, depth: 1, num_heads: 2}}"
+)
+BASE = ("latents.flip=true", "generator.training.steps=3")
+
+
+def repa(weight: float = 1.0, block: int = 1) -> str:
+    numbers = f"block: {block}, weight: {weight}, hidden_width: 8"
+    return f"generator.repa={{kind: repa, {numbers}, encoder: {ENCODER}}}"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return Store(tmp_path_factory.mktemp("store"))
+
+
+def generator(load, *settings: str) -> Stage:
+    return next(s for s in make_plan(load(*BASE, *settings)).stages if s.kind == "generator")
+
+
+def bring(stage: Stage, store: Store) -> Artifact:
+    for source in stage.inputs.values():
+        bring(source, store)
+    outcome = run_stage(stage, store.root, Resources(), 0.0)
+    assert outcome.status in ("done", "reused"), outcome.error
+    return store.get(stage.kind, stage.key)
+
+
+def weights_of(artifact: Artifact) -> dict[str, torch.Tensor]:
+    return dict(artifact.tensors("ema-step000000003.safetensors"))
+
+
+def equal(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[n], right[n]) for n in right)
+
+
+def test_the_term_is_in_the_loss_and_the_head_stays_out_of_the_average(load, store):
+    plain, aligned = (bring(generator(load, *s), store) for s in ((), (repa(),)))
+    curve = [json.loads(line) for line in (aligned.path / "curve.jsonl").read_text().splitlines()]
+    assert all(0.0 <= line["repa"] <= 2.0 for line in curve)
+    assert curve[0].keys() == {"step", "velocity_mse", "velocity_direction", "repa"}
+    assert weights_of(aligned).keys() == weights_of(plain).keys()
+    assert not equal(weights_of(aligned), weights_of(plain))
+
+
+def test_a_weight_of_zero_gives_the_bits_of_training_without(load, store):
+    plain, aligned = (bring(generator(load, *s), store) for s in ((), (repa(weight=0.0),)))
+    assert equal(weights_of(aligned), weights_of(plain))
+
+
+def test_off_moves_no_key_and_on_moves_the_generator_alone(load):
+    def keys(*settings: str) -> dict[str, str]:
+        return {s.kind: s.key for s in make_plan(load(*settings)).stages if s.kind != "encoder"}
+
+    assert keys("generator.repa={kind: none}") == keys()
+    moved = {kind for kind, key in keys(repa()).items() if key != keys()[kind]}
+    assert moved == {"generator", "generation"}
+
+
+def test_gradients_reach_the_head_and_the_blocks_up_to_the_tap():
+    torch.manual_seed(0)
+    shape = DiTShape(depth=3, width=16, num_heads=2)
+    layout = LatentLayout.single(2, 4, 4)
+    model = LightningDiT(LightningDiTConfig(size=shape), layout=layout, num_classes=3)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2) if parameter.requires_grad else None
+    head = REPAHead(REPAConfig(block=2, hidden_width=8), width=16, feature_dim=5)
+    inputs = torch.randn(2, 2, 4, 4), torch.rand(2, 1), torch.tensor([0, 3])
+    _, tokens = model.forward_with_tap(*inputs, 2)
+    head(tokens, torch.randn(2, 5, 4, 4)).backward()
+    reached = {n for n, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    before = ("x_embedder", "t_embedder", "y_embedder", "blocks.0", "blocks.1")
+    expected = {n for n, p in model.named_parameters() if n.startswith(before) and p.requires_grad}
+    assert reached == expected
+    assert all(p.grad is not None and p.grad.any() for p in head.parameters())
+
+
+def test_features_are_those_of_the_image_or_its_mirror_image(load, store):
+    stage = generator(load, repa())
+    artifact = bring(stage.inputs["representation"], store)
+    config, cpu = stage.config, torch.device("cpu")
+    alignment = TokenAlignment(
+        config.generator.repa,
+        config.build(),
+        artifact,
+        data=config.data,
+        crop=config.crop,
+        views=("latents", "latents_flip"),
+    )
+    indices = np.array([3, 5])
+    images = to_model_range(open_dataset(config.data).images("train", indices))
+    expected = torch.stack([images[0], images[1].flip(-1)])
+    features = load_encoder(artifact, cpu).features(expected, (2, 2))
+    assert torch.equal(alignment.features(alignment.images(indices, np.array([0, 1]))), features)
+
+
+def test_images_other_than_those_behind_the_latents_are_refused(load, store, monkeypatch):
+    stage = generator(load, repa(), "generator.seed=7")
+    for source in stage.inputs.values():
+        bring(source, store)
+    monkeypatch.setattr(DigitsDataset, "content_fingerprint", lambda _: "others")
+    outcome = run_stage(stage, store.root, Resources(), 0.0)
+    assert outcome.status == "failed"
+    assert "must be those that the latents were encoded from" in outcome.error
+    assert "are others (others)" in outcome.error
+
+
+def test_the_estimate_counts_the_encoder(load):
+    plain, aligned = (estimate(generator(load, *s)).flops for s in ((), (repa(),)))
+    assert aligned > plain
+
+
+def test_a_generator_is_not_graded_by_the_network_it_is_aligned_with(load):
+    with pytest.raises(ConfigError, match="graded by what it was trained to match"):
+        load(repa(), f"evaluation.extractor={ENCODER}")
+
+
+def test_a_tap_beyond_the_last_block_is_refused(load):
+    with pytest.raises(ConfigError, match=r"`repa.block` must be at most the depth 1, but got 2"):
+        load(repa(block=2))
