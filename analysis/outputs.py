@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from analysis.page.atomic import write_text
+from analysis.table.atomic import write_text
 
 PAGE = "report.html"
 FIGURES_FOLDER = "figures"

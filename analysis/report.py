@@ -10,20 +10,17 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import matplotlib as mpl
 import pandas as pd
-from matplotlib.figure import Figure
-from matplotlib.typing import RcKeyType
 
 from analysis.figures.curves import load_curves
+from analysis.figures.saving import SUFFIXES, save_figure
 from analysis.group import GroupAnalysis, Omission, Plot, analyse_group, plan_shared_plots
 from analysis.outputs import Outputs, choose_outputs
-from analysis.page.atomic import replacing, write_text
 from analysis.page.grids import index_grids, write_grids_page
 from analysis.page.page import PageContent, ShownFigure, render_page
 from analysis.page.pictures import Album, collect_pictures
+from analysis.table.atomic import write_text
 from analysis.table.protocols import split_by_protocol
 from analysis.table.reading import load_tables
 from analysis.words.provenance import trace_table
@@ -33,17 +30,10 @@ from analysis.words.tables import compute_result_table, format_csv, format_latex
 EXIT_OK, EXIT_WRONG_REQUEST = 0, 2
 REPORT_VERSION = 3
 """Counts up whenever a report has other files or another look, so that old ones are made anew."""
-SUFFIXES = ("png", "svg", "pdf")
 MAX_GROUPS = 6
 """Protocols that have figures; all have words, tables and a place in the page's plot."""
 MAX_WHOLE_GROUPS = 2
 """Protocols up to which each has every figure; with more the first alone has."""
-REPRODUCIBLE_STYLE: dict[RcKeyType, Any] = {"svg.hashsalt": "latent-frontier", "pdf.fonttype": 42}
-METADATA: dict[str, dict[str, Any]] = {
-    "png": {"Software": None},
-    "svg": {"Date": None},
-    "pdf": {"CreationDate": None},
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,16 +242,6 @@ def _fill_album(grids: pd.DataFrame, groups: list[GroupAnalysis], table: pd.Data
             (rest if repeats else first).append(str(trial))
     others = table["trial_id"].dropna().astype(str)
     return collect_pictures(grids, list(dict.fromkeys([*first, *rest, *others])))
-
-
-def save_figure(figure: Figure, out_dir: Path, name: str) -> list[Path]:
-    """Saves a figure in every format, without dates or random names, so equal data gives it."""
-    paths = [out_dir / f"{name}.{suffix}" for suffix in SUFFIXES]
-    with mpl.rc_context(REPRODUCIBLE_STYLE):
-        for path, suffix in zip(paths, SUFFIXES, strict=True):
-            with replacing(path) as temporary:
-                figure.savefig(temporary, format=suffix, metadata=METADATA[suffix])
-    return paths
 
 
 def _slug(name: str) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.cells.cells import describe_seeds
-from analysis.page.atomic import write_text
+from analysis.table.atomic import write_text
 from analysis.words.tables import escape_markdown
 
 GRIDS_FOLDER = "grids"

@@ -19,7 +19,7 @@ from analysis.figures.marks import (
     scale_axis,
     style_axes,
 )
-from analysis.report import save_figure
+from analysis.figures.saving import save_figure
 from analysis.tuning.trials import (
     DECIDED_AT,
     Order,

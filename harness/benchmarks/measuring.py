@@ -11,13 +11,13 @@ import torch
 from harness.benchmarks.rows import Clock, Row, against, measured
 from harness.benchmarks.subject import Subject
 from harness.benchmarks.turns import FEWEST, TURN_S, WARM_UP, Pause, Times, free_memory, take_turns
-from harness.config.training import arithmetic
 from harness.data.pipelines import Workers
 from harness.execution.failures import classify
 from harness.machine.devices import Precision, peak_flops
 from harness.plan.plan import Stage
 from harness.stages import registry
 from harness.stages.running.context import StageContext
+from harness.stages.running.optimisation import arithmetic
 from harness.storage.artifacts import Artifact
 
 PUBLISHED = "published, {}"

@@ -12,8 +12,9 @@ from harness.benchmarks.measuring import Bench
 from harness.benchmarks.rows import Row
 from harness.benchmarks.turns import repeated
 from harness.config.diffusers import DiffusersTokenizerConfig
-from harness.config.training import Precision, arithmetic, optimizer_settings
+from harness.config.training import Precision
 from harness.stages.encoder import load_encoder
+from harness.stages.running.optimisation import arithmetic, optimizer_settings
 from harness.stages.tokenizer.stage import memory_format
 from models import tokenizer_loss
 from models.alignment import VFAlignment

@@ -14,11 +14,14 @@ from safetensors.torch import save_file
 
 from harness.benchmarks.images import write_parquet
 from harness.config.diffusers import DiffusersTokenizerConfig
+from harness.config.encoders import InDomainEncoder
+from harness.config.evaluation import NoDiagnostics
 from harness.config.reference import TrainingSplit
 from harness.config.resources import Resources
 from harness.config.sweep import Point, Sweep, SweepFile
+from harness.config.tokenizer import AlignedWith
 from harness.config.training import TrainingConfig
-from harness.config.trial import AlignedWith, InDomainEncoder, NoDiagnostics, Trial
+from harness.config.trial import Trial
 from harness.data import DigitsConfig
 from harness.data.latents.folder import EncodedHere
 from harness.data.pipelines import Workers

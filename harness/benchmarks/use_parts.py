@@ -14,14 +14,14 @@ from harness.benchmarks.measuring import Bench
 from harness.benchmarks.rows import Row
 from harness.benchmarks.timed import Maker, timed
 from harness.benchmarks.variants import Variant
-from harness.config.training import arithmetic
-from harness.config.trial import TokenizerConfig
+from harness.config.tokenizer import TokenizerConfig
 from harness.data import DatasetConfig, open_dataset
 from harness.data.stream import BatchStream
 from harness.metrics.sample_scores import SampleScores
 from harness.plan.cost import encoder_flops_per_image, encoding_flops_per_image
 from harness.schema.keys import to_plain
 from harness.stages.encoder import load_extractor
+from harness.stages.running.optimisation import arithmetic
 from harness.stages.tokenizer.stage import load_tokenizer
 from harness.storage.artifacts import Artifact
 

@@ -21,10 +21,11 @@ from harness.commands.running import (
     check_start,
     execute,
 )
+from harness.config.data import published
 from harness.config.protocol_presets import generation_name, reconstruction_name
 from harness.config.reference import ReferenceImages, ReferenceSource, StatisticsFile
 from harness.config.sweep import Sweep, check_name
-from harness.config.trial import Trial, published
+from harness.config.trial import Trial
 from harness.config.weights import describe_lpips
 from harness.data.image_sets import (
     DatasetImages,
@@ -366,7 +367,11 @@ def _pairs_columns(
     if given.as_declared:
         # SSIM and LPIPS of a sweep see unrounded images, which nobody has any more.
         columns |= {"ssim": None, "lpips": None}
-        name = reconstruction_name(request.trial, config)
+        name = reconstruction_name(
+            request.trial,
+            num_images=config.num_images,
+            perceptual_weights=config.perceptual_weights,
+        )
     else:
         protocol = made_elsewhere(protocol, content_hash(request.pairs.config.content))
     return {

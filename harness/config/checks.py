@@ -2,7 +2,10 @@
 
 from typing import Any
 
-from harness.config.trial import AlignedWith, InDomainEncoder, REPAWith, Trial
+from harness.config.encoders import InDomainEncoder
+from harness.config.generator import REPAWith
+from harness.config.tokenizer import AlignedWith
+from harness.config.trial import Trial
 from harness.data.latents.folder import LatentFolder
 from harness.schema.reading import ConfigError
 from models.guidance import guided_channels

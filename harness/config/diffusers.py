@@ -4,13 +4,18 @@ It offers what `TokenizerConfig` offers to the rest of the harness, so that few 
 apart.
 """
 
+import dataclasses
+import re
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from harness.schema.keys import NO_KEY
+from harness.config.weights import describe_file
+from harness.data.missing import MissingItem
+from harness.schema.keys import NO_KEY, content_hash
 from models.alignment import NoAlignment
-from models.diffusers_autoencoder import LATENT_FIELDS
+from models.diffusers_autoencoder import CONFIG_FILE, LATENT_FIELDS, WEIGHTS, weight_files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,3 +84,98 @@ class DiffusersTokenizerConfig:
     def label(self) -> str:
         """What it is, in words, for people."""
         return f"f{self.downsample}d{self.latent_dim} {self.name} seed {self.seed}"
+
+
+HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+"""Owner and repository."""
+
+
+def identity(config: DiffusersTokenizerConfig) -> DiffusersTokenizerConfig:
+    """The configuration without what moves no output of encoder and decoder: seed and scaling."""
+    return dataclasses.replace(config, seed=None, scaling="own")
+
+
+def find_folder(config: DiffusersTokenizerConfig) -> Path | None:
+    """The folder with config.json: below a local folder, else in the hub's cache; None if absent.
+
+    A relative folder may look like a name on the hub; the folder comes first.
+    """
+    local = Path(config.source).expanduser()
+    if local.is_dir():
+        folder = local / config.subfolder
+        return folder if (folder / CONFIG_FILE).is_file() else None
+    if not HUB_NAME.fullmatch(config.source):
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    file = str(Path(config.subfolder) / CONFIG_FILE)
+    found = try_to_load_from_cache(config.source, file, revision=config.revision)
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def describe_pretrained(config: DiffusersTokenizerConfig) -> str:
+    """What stands for the files in a key: the hash of config.json and of the weights.
+
+    A branch of the hub is resolved by its cached files, so a newer version of it is another key.
+    """
+    folder = find_folder(config)
+    files = () if folder is None else weight_files(folder)
+    if folder is None or not files:
+        return f"absent {config.source} {config.subfolder} {config.revision}"
+    hashes = {file.name: describe_file(str(file)) for file in (folder / CONFIG_FILE, *files)}
+    return f"sha256 {content_hash(hashes)}"
+
+
+def missing_pretrained(config: DiffusersTokenizerConfig) -> list[MissingItem]:
+    """What a pretrained autoencoder needs that this machine does not have."""
+    items: list[MissingItem] = []
+    if find_spec("diffusers") is None:
+        what, place = "the package diffusers (optional)", "this Python environment"
+        items.append(MissingItem(what=what, location=place, remedy="pip install diffusers"))
+    folder = find_folder(config)
+    if folder is not None and weight_files(folder):
+        return items
+    what = f"the pretrained autoencoder {config.source} (its FLOPs are not in the estimate)"
+    return [*items, MissingItem(what=what, location=_sought(config), remedy=_remedy(config))]
+
+
+def require_folder(config: DiffusersTokenizerConfig) -> Path:
+    """The folder with config.json.
+
+    Raises:
+        ValueError: It is not on this machine; says how to get it.
+    """
+    folder = find_folder(config)
+    if folder is None:
+        raise ValueError(
+            f"the pretrained autoencoder {config.source} must be at {_sought(config)}, but nothing "
+            f"is there; {_remedy(config)}"
+        )
+    return folder
+
+
+def _sought(config: DiffusersTokenizerConfig) -> str:
+    local = Path(config.source).expanduser()
+    if local.is_dir() or not HUB_NAME.fullmatch(config.source):
+        return str(local / config.subfolder)
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return str(HF_HUB_CACHE)
+
+
+def _remedy(config: DiffusersTokenizerConfig) -> str:
+    files = f"`{CONFIG_FILE}` and `{WEIGHTS}.safetensors` (or .bin, or shards with their index)"
+    if Path(config.source).expanduser().is_dir() or not HUB_NAME.fullmatch(config.source):
+        return (
+            f"put {files} there, correct `tokenizer.subfolder`, or set `tokenizer.source` to a "
+            "folder that has them"
+        )
+    below = f"{config.subfolder}/" if config.subfolder else ""
+    revision = "" if config.revision == "main" else f" --revision {config.revision}"
+    command = (
+        f"hf download {config.source} {below}{CONFIG_FILE} {below}{WEIGHTS}.safetensors{revision}"
+    )
+    return (
+        f"download it on a machine with network ({command}), or set `tokenizer.source` to a local "
+        f"folder with {files}"
+    )

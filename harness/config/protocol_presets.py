@@ -18,13 +18,14 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+from harness.config.data import DataConfig
+from harness.config.evaluation import EvaluationConfig, Guidance
 from harness.config.reference import ReferenceSource, StatisticsFile
-from harness.config.trial import DataConfig, EvaluationConfig, Guidance, Trial
+from harness.config.trial import Trial
 from harness.config.weights import VGG16_SHA256
 from harness.metrics.extractors import INCEPTION_SHA256
 from harness.schema.keys import content_hash, to_plain
 from harness.schema.reading import ConfigError, nearest, validate
-from harness.stages.reconstruction import ReconstructionStage
 
 _INCEPTION = {"kind": "inception", "sha256": INCEPTION_SHA256}
 _NO_GUIDANCE = {"kind": "none"}
@@ -116,12 +117,18 @@ def apply_presets(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     return _merged(filled, tree)
 
 
-def reconstruction_name(trial: Trial, config: ReconstructionStage) -> str:
-    """The preset that a row's reconstruction metrics equal, or an empty text."""
+def reconstruction_name(trial: Trial, *, num_images: int, perceptual_weights: str) -> str:
+    """The preset that a row's reconstruction metrics equal, or an empty text.
+
+    Args:
+        trial: What was asked for.
+        num_images: Images that were reconstructed.
+        perceptual_weights: What stands for the weights of LPIPS.
+    """
     evaluation, data = trial.evaluation, trial.data
-    lpips = config.perceptual_weights
-    published = f"backbone sha256 {VGG16_SHA256}" in lpips and lpips.endswith("heads published")
-    whole = config.num_images == data.num_eval_images == _IMAGENET_EVAL
+    published = f"backbone sha256 {VGG16_SHA256}" in perceptual_weights
+    published = published and perceptual_weights.endswith("heads published")
+    whole = num_images == data.num_eval_images == _IMAGENET_EVAL
     if _is_papers(data) and whole and published and _equals(evaluation, PRESETS["paper_rfid"]):
         return "paper_rfid"
     return ""

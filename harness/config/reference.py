@@ -5,8 +5,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from harness.data.image_sets import ImageSetConfig
+from harness.config.weights import describe_file
+from harness.data.image_sets import ImageSetConfig, open_image_set
 from harness.schema.keys import NO_KEY
+from harness.schema.reading import ConfigError
 
 _FORBID: Any = {"extra": "forbid"}
 
@@ -57,3 +59,17 @@ ReferenceSource = Annotated[
     TrainingSplit | StatisticsFile | ReferenceImages, Field(discriminator="kind")
 ]
 """What generated images can be held to."""
+
+
+def describe_source(source: ReferenceSource) -> str:
+    """What stands for a reference's content; empty for the training split, `absent` if missing."""
+    if isinstance(source, StatisticsFile):
+        return describe_file(source.path)
+    if isinstance(source, ReferenceImages):
+        if source.images.missing():
+            return "absent"
+        try:
+            return f"images {open_image_set(source.images).fingerprint()}"
+        except ValueError as error:
+            raise ConfigError(str(error), path="evaluation.reference.images") from error
+    return ""

@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast
 
 from harness.config.checks import check_trial
+from harness.config.evaluation import AutoGuidanceWith
+from harness.config.generator import REPAWith
 from harness.config.protocol_presets import apply_presets
+from harness.config.reference import describe_source
 from harness.config.resources import Resources, check_resources, merge_default, request_of
-from harness.config.trial import AlignedWith, AutoGuidanceWith, REPAWith, Trial
+from harness.config.tokenizer import AlignedWith, describe_tokenizer
+from harness.config.trial import Trial
 from harness.config.weights import describe_file, describe_weights
 from harness.schema.keys import content_hash, to_plain
 from harness.schema.reading import ConfigError, nearest, parse_yaml, read_yaml, validate
-from harness.stages.reference import describe_source
-from harness.stages.tokenizer.diffusers import describe_tokenizer
 
 F = TypeVar("F")
 

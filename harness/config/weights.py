@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from harness.config.trial import LPIPSMetric
+from harness.config.encoders import LPIPSMetric
 from harness.data.missing import MissingItem
 from harness.metrics.extractors import InceptionConfig
 from harness.storage.durable import file_sha256
 from models.foundation import TimmEncoderConfig
-from models.perceptual import LPIPS, LPIPSConfig, NoPerceptual, build_lpips
+from models.perceptual import LPIPSConfig
 
 VGG16_SHA256 = "397923af"
 """First digits of the sha256 of torchvision's ImageNet weights of VGG16."""
@@ -40,11 +40,6 @@ def describe_lpips(config: Any) -> str:
         return ""
     heads = _describe_file(Path(config.head_weights)) if config.head_weights else "published"
     return f"backbone {_describe_file(_backbone_file(config))}, heads {heads}"
-
-
-def load_perceptual(config: NoPerceptual | LPIPSMetric, device: torch.device) -> LPIPS | None:
-    """LPIPS as a metric, frozen, where it is asked for."""
-    return build_lpips(config.as_loss()).to(device) if isinstance(config, LPIPSMetric) else None
 
 
 def describe_file(path: str | None) -> str:

@@ -15,8 +15,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.config.diffusers import DiffusersTokenizerConfig
+from harness.config.encoders import InDomainEncoder
 from harness.config.training import TrainingConfig
-from harness.config.trial import InDomainEncoder
 from harness.plan.plan import Stage
 from harness.schema.keys import canonical_json
 from harness.stages.diagnostics import DiagnosticsStage

@@ -7,17 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness.config.evaluation import AutoGuidanceWith, Guidance, LatentDiagnostics
+from harness.config.generator import GeneratorConfig, REPAWith
 from harness.config.reference import ReferenceImages, StatisticsFile
 from harness.config.sweep import Point, Sweep, weak_trial
-from harness.config.trial import (
-    AlignedWith,
-    AutoGuidanceWith,
-    GeneratorConfig,
-    Guidance,
-    LatentDiagnostics,
-    REPAWith,
-    Trial,
-)
+from harness.config.tokenizer import AlignedWith
+from harness.config.trial import Trial
 from harness.config.weights import describe_weights
 from harness.schema.keys import content_hash
 from harness.schema.reading import ConfigError

@@ -4,9 +4,9 @@ import secrets
 from collections.abc import Iterable
 from pathlib import Path
 
-from harness.config.diffusers import DiffusersTokenizerConfig
+from harness.config.diffusers import DiffusersTokenizerConfig, missing_pretrained
 from harness.config.reference import ReferenceImages, StatisticsFile
-from harness.config.trial import AnyTokenizerConfig
+from harness.config.tokenizer import AnyTokenizerConfig
 from harness.config.weights import missing_checkpoint, missing_lpips, missing_weights
 from harness.data.latents.folder import LatentFolder
 from harness.data.missing import MissingItem
@@ -19,7 +19,6 @@ from harness.stages.given_samples import GivenSamplesStage
 from harness.stages.latents import LatentsStage
 from harness.stages.reconstruction import ReconstructionStage
 from harness.stages.reference import ReferenceStage
-from harness.stages.tokenizer.diffusers import missing_pretrained
 from harness.stages.tokenizer.stage import TokenizerStage
 from harness.storage.durable import StorageError, replacing
 

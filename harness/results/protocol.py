@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from harness.config.trial import Crop, DataConfig
+from harness.config.data import Crop, DataConfig
 from harness.metrics.extractors import ExtractionConfig
 from harness.schema.keys import to_plain
 from harness.stages.encoder import EncoderStage, extractor_identity

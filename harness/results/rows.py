@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.config.protocol_presets import generation_name, reconstruction_name
-from harness.config.trial import AlignedWith
+from harness.config.tokenizer import AlignedWith
 from harness.execution.stage_run import Outcome
 from harness.metrics.extractors import INCEPTION_SHA256
 from harness.plan.cost import generator_flops_per_image
@@ -371,7 +371,11 @@ def _reconstruction(row: PlannedRow, artifacts: RowArtifacts) -> dict[str, Any]:
     return {
         **values,
         **reconstruction_columns(reconstruction.result),
-        "reconstruction_protocol_name": reconstruction_name(row.trial, row.reconstruction.config),
+        "reconstruction_protocol_name": reconstruction_name(
+            row.trial,
+            num_images=row.reconstruction.config.num_images,
+            perceptual_weights=row.reconstruction.config.perceptual_weights,
+        ),
         "reconstruction_protocol": protocol.text,
         "reconstruction_protocol_hash": protocol.hash,
     }

@@ -10,7 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from harness.config.trial import Crop, DataConfig, LatentDiagnostics, Trial, published
+from harness.config.data import Crop, DataConfig, published
+from harness.config.evaluation import LatentDiagnostics
+from harness.config.trial import Trial
 from harness.data import open_dataset
 from harness.data.dataset import ImageDataset, batches, spread
 from harness.data.latents.training_set import LatentSet

@@ -10,8 +10,8 @@ import torch
 from pydantic import TypeAdapter
 from torch.nn import functional
 
-from harness.config.training import autocast, backward, end_step, optimizer_settings, start_step
-from harness.config.trial import DataConfig, InDomainEncoder
+from harness.config.data import DataConfig
+from harness.config.encoders import InDomainEncoder
 from harness.data import open_dataset
 from harness.data.dataset import ImageDataset, Split, batches, left_out
 from harness.data.pixel_range import to_model_range
@@ -29,6 +29,13 @@ from harness.metrics.extractors import (
 )
 from harness.metrics.image_mean import ImageMean
 from harness.stages.running.context import StageContext
+from harness.stages.running.optimisation import (
+    autocast,
+    backward,
+    end_step,
+    optimizer_settings,
+    start_step,
+)
 from harness.storage.artifacts import Artifact, write_tensors
 from models.batch_part import slices_of
 from models.foundation import FeatureEncoder, TimmEncoderConfig

@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from harness.config.training import Precision, arithmetic
-from harness.config.trial import AutoGuidanceWith, Guidance, Trial
+from harness.config.evaluation import AutoGuidanceWith, Guidance
+from harness.config.training import Precision
+from harness.config.trial import Trial
 from harness.data.dataset import CONTENT
 from harness.data.pixel_range import to_uint8
 from harness.machine.random_streams import derive_seed, generator_for
@@ -24,6 +25,7 @@ from harness.stages.reference import load_reference
 from harness.stages.running.context import StageContext
 from harness.stages.running.image_grids import save_grid
 from harness.stages.running.kept_samples import KeptSamples
+from harness.stages.running.optimisation import arithmetic
 from harness.stages.running.rounds import Rounds
 from harness.stages.tokenizer.stage import AnyAutoencoder, load_tokenizer
 from harness.storage.artifacts import Artifact

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from harness.config.trial import PerceptualMetric
-from harness.config.weights import describe_lpips, load_perceptual
+from harness.config.encoders import PerceptualMetric
+from harness.config.weights import describe_lpips
 from harness.data.image_sets import ImageSet
 from harness.data.pixel_range import to_model_range
 from harness.metrics.extractors import ExtractionConfig
@@ -16,6 +16,7 @@ from harness.metrics.reconstruction_scores import ReconstructionScores
 from harness.schema.keys import KEY_UNLESS_DEFAULT, NO_KEY
 from harness.stages.encoder import load_extractor
 from harness.stages.given_samples import AnyImages, open_as_planned, require_resolution
+from harness.stages.reconstruction import load_perceptual
 from harness.stages.running.context import StageContext
 from harness.stages.running.image_grids import save_pairs
 from harness.stages.running.rounds import Rounds

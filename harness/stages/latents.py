@@ -13,7 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from harness.config.trial import DataConfig, LatentsConfig, Trial, published
+from harness.config.data import DataConfig, published
+from harness.config.latents import LatentsConfig
+from harness.config.trial import Trial
 from harness.data import open_dataset
 from harness.data.dataset import ImageDataset, batches, describe_content, take
 from harness.data.latents.folder import LatentFolder, Statistics, fingerprint, link_shards

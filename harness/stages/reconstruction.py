@@ -6,8 +6,10 @@ from typing import Any, Literal
 
 import torch
 
-from harness.config.trial import Crop, DataConfig, PerceptualMetric, Trial, published
-from harness.config.weights import describe_lpips, load_perceptual
+from harness.config.data import Crop, DataConfig, published
+from harness.config.encoders import LPIPSMetric, PerceptualMetric
+from harness.config.trial import Trial
+from harness.config.weights import describe_lpips
 from harness.data import open_dataset
 from harness.data.dataset import left_out, take
 from harness.data.pixel_range import to_model_range, to_uint8
@@ -22,6 +24,7 @@ from harness.stages.running.image_grids import save_pairs
 from harness.stages.running.rounds import Rounds
 from harness.stages.tokenizer.stage import load_tokenizer
 from models.batch_part import slices_of
+from models.perceptual import LPIPS, NoPerceptual, build_lpips
 from models.posterior import join
 
 VERSION = 2
@@ -112,3 +115,8 @@ def run(config: ReconstructionStage, context: StageContext) -> Mapping[str, Any]
     for state in states[1:]:
         scores.merge(state)
     return {**scores.compute(), **left_out(dataset, "eval")}
+
+
+def load_perceptual(config: NoPerceptual | LPIPSMetric, device: torch.device) -> LPIPS | None:
+    """LPIPS as a metric, frozen, where it is asked for."""
+    return build_lpips(config.as_loss()).to(device) if isinstance(config, LPIPSMetric) else None

@@ -15,9 +15,16 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from harness.config.reference import ReferenceImages, ReferenceSource, StatisticsFile, TrainingSplit
-from harness.config.trial import Crop, DataConfig, Trial, published
-from harness.config.weights import check_file, describe_file
+from harness.config.data import Crop, DataConfig, published
+from harness.config.reference import (
+    ReferenceImages,
+    ReferenceSource,
+    StatisticsFile,
+    TrainingSplit,
+    describe_source,
+)
+from harness.config.trial import Trial
+from harness.config.weights import check_file
 from harness.data import open_dataset
 from harness.data.dataset import describe_content, spread, take
 from harness.data.image_sets import open_image_set
@@ -26,7 +33,6 @@ from harness.metrics.frechet import FeatureStatistics
 from harness.metrics.sample_scores import Reference
 from harness.metrics.statistics_files import read_statistics
 from harness.schema.keys import KEY_UNLESS_DEFAULT
-from harness.schema.reading import ConfigError
 from harness.stages.encoder import load_extractor
 from harness.stages.running.context import StageContext
 from harness.stages.running.rounds import Rounds
@@ -69,20 +75,6 @@ class ReferenceStage:
             source=evaluation.reference,
             content=describe_source(evaluation.reference),
         )
-
-
-def describe_source(source: ReferenceSource) -> str:
-    """What stands for a reference's content; empty for the training split, `absent` if missing."""
-    if isinstance(source, StatisticsFile):
-        return describe_file(source.path)
-    if isinstance(source, ReferenceImages):
-        if source.images.missing():
-            return "absent"
-        try:
-            return f"images {open_image_set(source.images).fingerprint()}"
-        except ValueError as error:
-            raise ConfigError(str(error), path="evaluation.reference.images") from error
-    return ""
 
 
 @torch.no_grad()

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from harness.config.encoders import InDomainEncoder
 from harness.config.resources import STAGE_KINDS, Resources
 from harness.config.training import TrainingConfig
-from harness.config.trial import InDomainEncoder
 from harness.data.digits import DigitsConfig
 from harness.data.photographs.image_folder import ImageFolderConfig
 from harness.execution.stage_run import Outcome

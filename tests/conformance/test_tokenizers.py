@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from harness.config.trial import TokenizerConfig
+from harness.config.tokenizer import TokenizerConfig
 from harness.schema.reading import validate
 from models.autoencoder import Autoencoder
 from models.tokenizer_loss import TokenizerLoss

@@ -6,7 +6,8 @@ import numpy as np
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from harness.config.trial import Crop, DataConfig, REPAWith, published
+from harness.config.data import Crop, DataConfig, published
+from harness.config.generator import REPAWith
 from harness.data import open_dataset
 from harness.data.pipelines import Pipeline, mirror
 from harness.data.pixel_range import to_model_range

@@ -11,16 +11,9 @@ from jaxtyping import Int64, UInt8
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from harness.config.training import (
-    add_terms,
-    autocast,
-    backward,
-    end_step,
-    optimizer_settings,
-    restore_optimizer,
-    start_step,
-)
-from harness.config.trial import Crop, DataConfig, GeneratorConfig, REPAWith, Trial
+from harness.config.data import Crop, DataConfig
+from harness.config.generator import GeneratorConfig, REPAWith
+from harness.config.trial import Trial
 from harness.config.weights import check_file, describe_file
 from harness.data.dataset import CONTENT
 from harness.data.latents.training_set import LatentSet, Precision, Rows
@@ -30,6 +23,15 @@ from harness.machine.random_streams import derive_seed, generator_for
 from harness.schema.keys import KEY_UNLESS_DEFAULT
 from harness.stages.generator.representation import TokenAlignment
 from harness.stages.running.context import StageContext
+from harness.stages.running.optimisation import (
+    add_terms,
+    autocast,
+    backward,
+    end_step,
+    optimizer_settings,
+    restore_optimizer,
+    start_step,
+)
 from harness.storage.artifacts import Artifact, write_tensors
 from models import checkpoint
 from models.ema import Ema

@@ -11,17 +11,11 @@ from typing import Any, Literal
 import torch
 from pydantic import TypeAdapter
 
-from harness.config.diffusers import DiffusersTokenizerConfig
+from harness.config.data import DataConfig
+from harness.config.diffusers import DiffusersTokenizerConfig, identity
 from harness.config.phases import phase_at
-from harness.config.training import (
-    autocast,
-    backward,
-    end_step,
-    optimizer_settings,
-    restore_optimizer,
-    start_step,
-)
-from harness.config.trial import AnyTokenizerConfig, DataConfig, TokenizerConfig, Trial
+from harness.config.tokenizer import AnyTokenizerConfig, TokenizerConfig, describe_tokenizer
+from harness.config.trial import Trial
 from harness.config.weights import check_file, describe_lpips
 from harness.data import open_dataset
 from harness.data.dataset import left_out
@@ -32,7 +26,15 @@ from harness.machine.random_streams import derive_seed, generator_for
 from harness.schema.keys import KEY_UNLESS_DEFAULT
 from harness.stages.encoder import load_encoder
 from harness.stages.running.context import StageContext
-from harness.stages.tokenizer import diffusers as pretrained
+from harness.stages.running.optimisation import (
+    autocast,
+    backward,
+    end_step,
+    optimizer_settings,
+    restore_optimizer,
+    start_step,
+)
+from harness.stages.tokenizer import diffusers
 from harness.storage.artifacts import Artifact, write_tensors
 from models import checkpoint
 from models.autoencoder import Autoencoder
@@ -61,9 +63,9 @@ class TokenizerStage:
     def of(cls, trial: Trial) -> "TokenizerStage":
         """A trial's tokenizer."""
         config, perceptual_weights = trial.tokenizer, ""
-        given = pretrained.describe_tokenizer(config)
+        given = describe_tokenizer(config)
         if isinstance(config, DiffusersTokenizerConfig):
-            config = pretrained.identity(config)
+            config = identity(config)
         elif not given:
             perceptual_weights = describe_lpips(config.loss.perceptual)
         return cls(
@@ -76,7 +78,7 @@ class TokenizerStage:
     def build(self) -> AnyAutoencoder:
         """The untrained network; of a pretrained one, from the files that it is taken from."""
         if isinstance(self.tokenizer, DiffusersTokenizerConfig):
-            return pretrained.build(self.tokenizer)
+            return diffusers.build(self.tokenizer)
         return _network(self.tokenizer, self.data)
 
 
@@ -84,7 +86,7 @@ def run(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
     """One flat loop: two Adams, autoencoder first, then the discriminator on the same images."""
     device, settings = context.device, config.tokenizer
     if isinstance(settings, DiffusersTokenizerConfig):
-        return pretrained.take(settings, config.checkpoint, context)
+        return diffusers.take(settings, config.checkpoint, context)
     if config.checkpoint:
         return _take(config, settings, context)
     training, seed, schedule = settings.training, settings.seed, settings.schedule
@@ -241,7 +243,7 @@ def load_tokenizer(
     """The network of an artifact, frozen and in evaluation mode, compiled if asked."""
     config: TokenizerStage = TypeAdapter(TokenizerStage).validate_python(artifact.record["config"])
     if isinstance(config.tokenizer, DiffusersTokenizerConfig):
-        model = pretrained.load_copy(config.tokenizer, artifact)
+        model = diffusers.load_copy(config.tokenizer, artifact)
     else:
         model = _network(config.tokenizer, config.data)
         model.load_state_dict(artifact.tensors("model.safetensors"))

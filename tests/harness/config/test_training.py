@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from harness.config.training import (
-    TrainingConfig,
+from harness.config.training import TrainingConfig
+from harness.machine.gradients import GradientSum
+from harness.machine.world import World
+from harness.stages.running.optimisation import (
     arithmetic,
     backward,
     end_step,
@@ -15,8 +17,6 @@ from harness.config.training import (
     restore_optimizer,
     start_step,
 )
-from harness.machine.gradients import GradientSum
-from harness.machine.world import World
 from harness.storage.checkpoints import load_checkpoint, save_checkpoint
 
 

@@ -6,12 +6,13 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from harness.config.training import TrainingConfig, backward, end_step, start_step
+from harness.config.training import TrainingConfig
 from harness.execution.failures import Failures, classify, most_telling, retries
 from harness.machine.gradients import GradientSum
 from harness.machine.world import WorkerLost, World
 from harness.schema.reading import ConfigError
 from harness.stages.running.context import Diverged, StageContext
+from harness.stages.running.optimisation import backward, end_step, start_step
 from harness.storage.artifacts import Store
 
 ray_exceptions = pytest.importorskip("ray.exceptions")

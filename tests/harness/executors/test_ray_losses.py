@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from harness.config.encoders import InDomainEncoder
 from harness.config.resources import STAGE_KINDS, Resources
 from harness.config.training import TrainingConfig
-from harness.config.trial import InDomainEncoder
 from harness.data.digits import DigitsConfig
 from harness.executors.inline import InlineExecutor
 from harness.executors.ray_executor import RayExecutor

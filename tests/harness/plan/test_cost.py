@@ -2,7 +2,7 @@
 
 import time
 
-from harness.config.trial import InDomainEncoder
+from harness.config.encoders import InDomainEncoder
 from harness.data.digits import DigitsConfig
 from harness.plan import cost
 from harness.plan.cost import critical_paths, estimate

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from harness.config.encoders import LPIPSMetric
 from harness.config.resources import Resources
-from harness.config.trial import LPIPSMetric
 from harness.data.image_sets import FolderImages, NpzImages, open_image_set
 from harness.execution.stage_run import Outcome, run_stage
 from harness.plan.plan import Stage, encoder_stage

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from harness.config.trial import DataConfig
+from harness.config.data import DataConfig
 from harness.data import open_dataset
 from harness.data.prefetch import ahead
 from harness.data.stream import BatchStream

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness.config.trial import DataConfig
+from harness.config.data import DataConfig
 from harness.data import DatasetConfig, open_dataset
 from harness.data.dataset import describe_content
 from harness.data.photographs.kept_pixels import MOST_SPLITS, _kept

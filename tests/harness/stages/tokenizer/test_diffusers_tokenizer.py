@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import torch
 
+from harness.config import diffusers as diffusers_config
 from harness.config.resources import Resources
 from harness.execution.stage_run import run_stage
 from harness.plan.cost import estimate
 from harness.plan.plan import make_plan
 from harness.schema.reading import ConfigError
 from harness.stages.generator.stage import GeneratorStage
-from harness.stages.tokenizer import diffusers as pretrained
 from harness.stages.tokenizer.stage import load_tokenizer
 from harness.storage.artifacts import Store
 
@@ -221,7 +221,7 @@ def test_absent_files_are_named_before_anything_starts(command, write, take, pla
 def test_an_absent_package_is_named_before_anything_starts(command, write, take, monkeypatch):
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(
-        pretrained, "find_spec", lambda name: None if name == "diffusers" else find_spec(name)
+        diffusers_config, "find_spec", lambda name: None if name == "diffusers" else find_spec(name)
     )
     ended = command(write(take()))
     assert ended.code == 2

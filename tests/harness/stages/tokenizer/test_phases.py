@@ -9,7 +9,7 @@ import torch
 from harness.config.phases import TokenizerPhase, spell_out
 from harness.config.resources import Resources
 from harness.config.sweep import load_sweep
-from harness.config.trial import TokenizerConfig
+from harness.config.tokenizer import TokenizerConfig
 from harness.data import open_dataset
 from harness.data.pixel_range import to_model_range
 from harness.data.stream import BatchStream
