@@ -18,11 +18,10 @@ from harness.commands.running import (
     execute,
     exit_code,
 )
-from harness.config.resources import STAGE_KINDS
 from harness.config.sweep import Sweep, load_sweep, resolved_tree
 from harness.execution.stage_run import Outcome
 from harness.executors import StageEvent
-from harness.plan.plan import Plan, Stage, make_plan, stages_to_run
+from harness.plan.plan import Plan, make_plan, stages_to_run
 from harness.plan.requirements import missing_items
 from harness.reporting.bill import forecast_plan, settle
 from harness.reporting.forecast import History
@@ -32,6 +31,8 @@ from harness.results.events import EventLog
 from harness.results.folder import write_results, write_yaml
 from harness.results.rows import make_row, write_row
 from harness.schema.reading import ConfigError, read_yaml
+from harness.stages.registry import kinds_of_sweeps
+from harness.stages.stage import Stage
 from harness.storage.artifacts import Store
 
 
@@ -57,9 +58,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dry-run", action="store_true", help="print the plan and start nothing")
     parser.add_argument(
         "--only",
-        choices=STAGE_KINDS,
+        choices=kinds_of_sweeps(),
         metavar="KIND",
-        help=f"run stages of one kind and what they need: {', '.join(STAGE_KINDS)}",
+        help=f"run stages of one kind and what they need: {', '.join(kinds_of_sweeps())}",
     )
     options = parser.parse_args(arguments)
     check_options(parser, options)

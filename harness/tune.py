@@ -22,17 +22,19 @@ from harness.commands.running import (
     repeat_while_damaged,
     run_graph,
 )
-from harness.config.resources import STAGE_KINDS
 from harness.config.sweep import Point, Sweep
 from harness.execution.stage_run import Outcome
 from harness.executors import StageEvent
-from harness.plan.plan import Stage, make_plan, stages_to_run
+from harness.plan.plan import make_plan, stages_to_run
+from harness.plan.requests import request_of
 from harness.plan.requirements import missing_items
 from harness.reporting.live_view import ProgressView
 from harness.reporting.texts import describe_plan, plan_text
 from harness.results import events
 from harness.results.events import EventLog
 from harness.schema.reading import ConfigError
+from harness.stages.registry import kinds_of_sweeps
+from harness.stages.stage import Stage
 from harness.storage.artifacts import Store
 from harness.storage.lease import StageBusy, hold
 from harness.storage.stage_log import user_stream
@@ -206,7 +208,7 @@ def _search(
     search = Search(study, store, results, announce)
     if not search.todo:
         return {}
-    resources = {kind: tuning.base.resources_of(kind) for kind in STAGE_KINDS}
+    resources = {kind: request_of(kind, tuning.base.resources) for kind in kinds_of_sweeps()}
     log.start(
         tuning.file.name,
         store=store.root,

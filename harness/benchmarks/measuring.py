@@ -11,13 +11,14 @@ import torch
 from harness.benchmarks.rows import Clock, Row, against, measured
 from harness.benchmarks.subject import Subject
 from harness.benchmarks.turns import FEWEST, TURN_S, WARM_UP, Pause, Times, free_memory, take_turns
+from harness.config.resources import Resources
 from harness.data.pipelines import Workers
 from harness.execution.failures import classify
 from harness.machine.devices import Precision, peak_flops
-from harness.plan.plan import Stage
 from harness.stages import registry
 from harness.stages.running.context import StageContext
 from harness.stages.running.optimisation import arithmetic
+from harness.stages.stage import Stage
 from harness.storage.artifacts import Artifact
 
 PUBLISHED = "published, {}"
@@ -223,7 +224,7 @@ class Bench:
             stage: Names the kind and the key of the scratch folder.
             config: What is run in place of the stage's configuration.
             inputs: Its inputs.
-            settings: Settings of its context.
+            settings: How it computes, as `resources` of a sweep say it.
             watched: Filled with what there is to tell.
         """
 
@@ -251,10 +252,9 @@ class Bench:
                     inputs=inputs,
                     work=folder,
                     device=self.device,
-                    checkpoint_every_s=float(ENDLESS),
+                    resources=Resources(checkpoint_every_s=float(ENDLESS), **settings),
                     after_each=after_each,
                     slices=watched.slices,
-                    **settings,
                 )
                 try:
                     registry.KINDS[stage.kind].run(config, context)

@@ -13,11 +13,11 @@ from harness.benchmarks.rows import Row
 from harness.benchmarks.timed import Maker, timed
 from harness.benchmarks.variants import Variant
 from harness.config.training import Precision
-from harness.plan.cost import decoding_flops_per_image, generator_flops_per_image
 from harness.schema.keys import to_plain
 from harness.stages.generation import GenerationStage, Sampling
 from harness.stages.generator.stage import GeneratorStage
-from harness.stages.tokenizer.stage import AnyAutoencoder, load_tokenizer
+from harness.stages.generator.stage import flops_per_image as generator_flops_per_image
+from harness.stages.tokenizer.stage import AnyAutoencoder, decoding_flops_per_image, load_tokenizer
 from harness.storage.artifacts import Artifact
 from models.guidance import ClassifierFreeGuidance, NoGuidance, guidance_is_on
 from models.lightningdit import LightningDiT, LightningDiTConfig

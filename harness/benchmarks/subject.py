@@ -26,8 +26,9 @@ from harness.data import DigitsConfig
 from harness.data.latents.folder import EncodedHere
 from harness.data.pipelines import Workers
 from harness.execution.stage_run import run_stage
-from harness.plan.plan import Stage, make_plan
+from harness.plan.plan import make_plan
 from harness.schema.reading import ConfigError
+from harness.stages.stage import Stage
 from harness.storage.artifacts import Artifact, Store
 from models.discriminator import DiscriminatorConfig
 from models.foundation import TimmEncoderConfig

@@ -18,9 +18,10 @@ from harness.benchmarks.variants import (
 )
 from harness.config.diffusers import DiffusersTokenizerConfig
 from harness.data.latents.training_set import free_host_bytes
-from harness.plan.cost import generator_training_flops, tokenizer_training_flops
 from harness.schema.keys import to_plain
 from harness.stages.generator.stage import GeneratorStage
+from harness.stages.generator.stage import training_flops as generator_training_flops
+from harness.stages.tokenizer.stage import training_flops as tokenizer_training_flops
 from harness.storage.artifacts import Artifact
 from models.lightningdit import LightningDiTConfig, num_parameters
 

@@ -18,11 +18,11 @@ from harness.config.tokenizer import TokenizerConfig
 from harness.data import DatasetConfig, open_dataset
 from harness.data.stream import BatchStream
 from harness.metrics.sample_scores import SampleScores
-from harness.plan.cost import encoder_flops_per_image, encoding_flops_per_image
 from harness.schema.keys import to_plain
+from harness.stages.encoder import flops_per_image as encoder_flops_per_image
 from harness.stages.encoder import load_extractor
 from harness.stages.running.optimisation import arithmetic
-from harness.stages.tokenizer.stage import load_tokenizer
+from harness.stages.tokenizer.stage import encoding_flops_per_image, load_tokenizer
 from harness.storage.artifacts import Artifact
 
 DATA_IMAGES = 2_000

@@ -25,7 +25,7 @@ class Variant:
 
     @property
     def context(self) -> dict[str, Any]:
-        """Settings of a stage's context."""
+        """How a stage computes, as `resources` of a sweep say it."""
         return {
             "compile": self.compile,
             "channels_last": self.channels_last,

@@ -36,14 +36,8 @@ from harness.data.image_sets import (
 )
 from harness.data.sample_archive import SampleArchive
 from harness.execution.stage_run import Outcome
-from harness.plan.plan import (
-    Stage,
-    encoder_stage,
-    guidance_label,
-    in_order,
-    reference_stage,
-    with_inputs,
-)
+from harness.plan.plan import in_order, with_inputs
+from harness.plan.requests import check_resources
 from harness.reporting.texts import rows_text
 from harness.results.folder import write_given_row
 from harness.results.protocol import generation_protocol, made_elsewhere, reconstruction_protocol
@@ -56,10 +50,13 @@ from harness.results.rows import (
 )
 from harness.schema.keys import content_hash
 from harness.schema.reading import ConfigError, nearest, parse_yaml
-from harness.stages.generation import GenerationStage
+from harness.stages import encoder as encoder_stage
+from harness.stages import reference as reference_stage
+from harness.stages.generation import GenerationStage, guidance_label
 from harness.stages.given_pairs import GivenPairsStage
 from harness.stages.given_samples import GivenSamplesStage
 from harness.stages.reconstruction import ReconstructionStage
+from harness.stages.stage import Stage
 from harness.storage.artifacts import Artifact, Store
 
 _DESCRIBING = (
@@ -156,12 +153,13 @@ def evaluate_images(options: argparse.Namespace, sweep: Sweep, given: GivenImage
 
 def _request(sweep: Sweep, given: GivenImages) -> _Request:
     _check(sweep, given)
+    check_resources(sweep.file.resources)
     trial = sweep.points[0].trial
     if given.reference is not None:
         source = _reference(given.reference, trial, given.on_unreadable)
         trial = replace(trial, evaluation=replace(trial.evaluation, reference=source))
-    extractor = encoder_stage(trial.evaluation.extractor, trial, "metric extractor")
-    reference = reference_stage(trial, extractor)
+    extractor = encoder_stage.stage_of(trial.evaluation.extractor, trial, "metric extractor")
+    reference = reference_stage.stage_of(trial, extractor)
     return _Request(
         trial=trial,
         extractor=extractor,

@@ -14,10 +14,12 @@ from harness.executors.interface import fixed
 from harness.executors.ray_environment import prepare
 from harness.metrics.frechet import self_test
 from harness.plan.cost import estimate
-from harness.plan.plan import Stage, still_missing
+from harness.plan.plan import still_missing
+from harness.plan.requests import request_of
 from harness.plan.requirements import fetch_missing, missing_items, writable_error
 from harness.reporting.live_view import ProgressView
 from harness.schema.reading import ConfigError
+from harness.stages.stage import Stage
 from harness.storage.artifacts import Store
 from harness.storage.leftovers import clear_leftovers
 from harness.storage.stage_log import user_stream
@@ -152,7 +154,7 @@ def _execute(
     ended: Callable[[Stage], None],
     log: Listener | None,
 ) -> Mapping[str, Outcome]:
-    resources = {stage.kind: file.resources_of(stage.kind) for stage in stages}
+    resources = {stage.kind: request_of(stage.kind, file.resources) for stage in stages}
     with (
         user_stream() as stream,
         ProgressView(stages, store, stream, resources=resources) as view,

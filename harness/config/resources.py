@@ -1,26 +1,8 @@
-"""What a stage holds while it runs: its request, and which kinds of stages can use which."""
+"""What a stage holds while it runs, as a sweep file asks for it."""
 
-import dataclasses
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
-
-from harness.schema.reading import ConfigError, nearest
-
-STAGE_KINDS = (
-    "encoder",
-    "reference",
-    "tokenizer",
-    "reconstruction",
-    "latents",
-    "diagnostics",
-    "generator",
-    "generation",
-)
-"""Kinds of stages, in the order in which data flows through them."""
-ONE_WORKER_KINDS = ("encoder", "diagnostics")
-"""Kinds whose work is not shared between workers: further ones would compute the same again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +18,8 @@ class Resources:
     """A fraction up to 1 shares a GPU between stages; a whole number above 1 is that many workers
     with one GPU each; `auto` asks for one where the machine or cluster has any."""
     workers: int = 1
-    """Processes of a stage that holds no GPU; with GPUs there is one a GPU. Kinds in
-    `ONE_WORKER_KINDS` have one in any case."""
+    """Processes of a stage that holds no GPU; with GPUs there is one a GPU. Kinds whose work is not
+    shared (encoder, diagnostics) have one in any case."""
     memory_gib: float | None = None
     """Host memory of each worker [GiB], set aside by Ray; absent: not accounted for."""
     accelerator_type: str = ""
@@ -108,44 +90,3 @@ def merge_default(blocks: Any) -> None:
         for kind, block in blocks.items():
             if isinstance(block, dict):
                 blocks[kind] = {**blocks["default"], **block}
-
-
-def request_of(kind: str, resources: Mapping[str, Resources]) -> Resources:
-    """The request of one stage kind; of `default`, kinds that share no work take one worker."""
-    request = resources.get(kind, resources.get("default", Resources()))
-    if kind not in ONE_WORKER_KINDS:
-        return request
-    gpus = request.gpus if request.gpus == "auto" else min(1.0, request.gpus)
-    return dataclasses.replace(request, gpus=gpus, workers=1)
-
-
-def check_resources(resources: Mapping[str, Resources]) -> None:
-    """Refuse requests of stage kinds that there are not, and what a kind cannot use.
-
-    Raises:
-        ConfigError: Names the kind and what is valid.
-    """
-    for kind in resources:
-        valid = (*STAGE_KINDS, "default")
-        if kind not in valid:
-            raise ConfigError(
-                f"unknown stage kind {kind!r}{nearest(kind, valid)} (valid: {', '.join(valid)})",
-                path=f"resources.{kind}",
-            )
-    default = resources.get("default", Resources())
-    if resources.get("reference", default).compile and not default.compile:
-        raise ConfigError(
-            "stages that train, encode or sample can be compiled, but a reference does none of "
-            "these; set evaluation.extraction.compile",
-            path="resources.reference.compile",
-        )
-    for kind in ONE_WORKER_KINDS:
-        asked = resources.get(kind, default)
-        for name in ("workers", "gpus"):
-            value = getattr(asked, name)
-            if value != getattr(default, name) and value != "auto" and value > 1:
-                raise ConfigError(
-                    f"must be at most 1, because the work of this kind is not shared between "
-                    f"workers, but got {value:g}; use 1",
-                    path=f"resources.{kind}.{name}",
-                )

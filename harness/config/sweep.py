@@ -15,7 +15,7 @@ from harness.config.evaluation import AutoGuidanceWith
 from harness.config.generator import REPAWith
 from harness.config.protocol_presets import apply_presets
 from harness.config.reference import describe_source
-from harness.config.resources import Resources, check_resources, merge_default, request_of
+from harness.config.resources import Resources, merge_default
 from harness.config.tokenizer import AlignedWith, describe_tokenizer
 from harness.config.trial import Trial
 from harness.config.weights import describe_file, describe_weights
@@ -61,10 +61,6 @@ class SweepFile:
 
     def __post_init__(self) -> None:
         check_name(self.name)
-
-    def resources_of(self, kind: str) -> Resources:
-        """What stages of one kind hold."""
-        return request_of(kind, self.resources)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +114,6 @@ def load_sweep(path: Path, settings: Sequence[str] = ()) -> Sweep:
     source = str(path)
     file = read_file(path, settings, SweepFile, dotted=("grid",))
     try:
-        check_resources(file.resources)
         _check_axes(file)
         return Sweep(file=file, points=tuple(_expand(file)), source=source)
     except ConfigError as error:

@@ -20,10 +20,11 @@ from harness.machine.environment import environment
 from harness.machine.metering import Meter, cost_record, precision_of
 from harness.machine.world import WorkerLost, World
 from harness.plan.cost import estimate
-from harness.plan.plan import Stage, with_inputs
+from harness.plan.plan import with_inputs
 from harness.schema.keys import to_plain
 from harness.stages import registry
 from harness.stages.running.context import StageContext
+from harness.stages.stage import Stage
 from harness.storage import stage_log
 from harness.storage import stop_requests as stopping
 from harness.storage.artifacts import Artifact, DamagedArtifact, Store, Work
@@ -195,12 +196,7 @@ def _run(given: _Assignment, work: Work, slices: int) -> None:
         inputs=inputs,
         work=work,
         device=device,
-        checkpoint_every_s=resources.checkpoint_every_s,
-        compile=resources.compile,
-        channels_last=resources.channels_last,
-        fused_optimizer=resources.fused_optimizer,
-        latents_on_device=resources.latents_on_device,
-        batches_ahead=resources.batches_ahead,
+        resources=resources,
         world=given.world,
         slices=slices,
         stop_requested=given.stop_requested,

@@ -21,8 +21,8 @@ from harness.executors.interface import (
     grow,
 )
 from harness.executors.requests import Demand, demand_of
-from harness.plan.plan import Stage
 from harness.schema.reading import ConfigError
+from harness.stages.stage import Stage
 from harness.storage.artifacts import Store
 from harness.storage.checkpoints import newest_step
 from harness.storage.stop_requests import StopRequest

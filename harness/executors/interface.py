@@ -7,7 +7,8 @@ from typing import Literal, Protocol, runtime_checkable
 
 from harness.config.resources import Resources
 from harness.execution.stage_run import Outcome
-from harness.plan.plan import Stage, descendants
+from harness.plan.plan import descendants
+from harness.stages.stage import Stage
 from harness.storage.stop_requests import StopRequest
 
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.executors.requests import Amounts, Demand, as_packed, slots
-from harness.plan.plan import Stage
+from harness.stages.stage import Stage
 
 
 @dataclass(frozen=True, kw_only=True)

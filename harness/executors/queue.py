@@ -20,7 +20,7 @@ from harness.executors.interface import (
 from harness.executors.placement import Placement, in_priority, place
 from harness.executors.requests import Amounts, Demand, as_packed, is_possible, side_by_side
 from harness.plan.cost import critical_paths
-from harness.plan.plan import Stage
+from harness.stages.stage import Stage
 from harness.storage.artifacts import Store
 from harness.storage.checkpoints import newest_step
 from harness.storage.lease import surely_lives

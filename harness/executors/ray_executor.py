@@ -10,7 +10,7 @@ from harness.executors.queue import Queue
 from harness.executors.ray_connection import Say, connected
 from harness.executors.ray_machines import RayMachines
 from harness.executors.requests import Amounts, Demand, demand_of, is_possible, refusal
-from harness.plan.plan import Stage
+from harness.stages.stage import Stage
 from harness.storage.stop_requests import StopRequest
 
 

@@ -28,7 +28,7 @@ from harness.config.resources import Resources
 from harness.execution.failures import FailureKind, classify, most_telling, one_line
 from harness.execution.stage_run import Outcome, run_stage
 from harness.machine.world import join
-from harness.plan.plan import Stage
+from harness.stages.stage import Stage
 from harness.storage.leftovers import GANGS, KEY_DIGITS
 
 SETTINGS = {

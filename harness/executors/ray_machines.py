@@ -22,7 +22,7 @@ from harness.executors.placement import Placement
 from harness.executors.ray_gang import Gang, run_gang
 from harness.executors.ray_head import Head
 from harness.executors.requests import Amounts, Demand
-from harness.plan.plan import Stage
+from harness.stages.stage import Stage
 from harness.storage.stop_requests import StopRequest
 
 QUIET_S = 2.0

@@ -3,61 +3,21 @@
 import dataclasses
 import heapq
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-from harness.config.evaluation import AutoGuidanceWith, Guidance, LatentDiagnostics
-from harness.config.generator import GeneratorConfig, REPAWith
-from harness.config.reference import ReferenceImages, StatisticsFile
+from harness.config.evaluation import AutoGuidanceWith, Guidance
+from harness.config.generator import GeneratorConfig
 from harness.config.sweep import Point, Sweep, weak_trial
-from harness.config.tokenizer import AlignedWith
 from harness.config.trial import Trial
-from harness.config.weights import describe_weights
+from harness.plan.requests import check_resources
 from harness.schema.keys import content_hash
 from harness.schema.reading import ConfigError
-from harness.stages import registry
-from harness.stages.diagnostics import DiagnosticsStage
-from harness.stages.encoder import EncoderStage
-from harness.stages.generation import GenerationStage
-from harness.stages.generator.stage import GeneratorStage
-from harness.stages.latents import LatentsStage
-from harness.stages.reconstruction import ReconstructionStage
-from harness.stages.reference import ReferenceStage
-from harness.stages.tokenizer.stage import TokenizerStage
+from harness.stages import diagnostics, encoder, generation, reconstruction, reference, registry
+from harness.stages.generator import stage as generator
+from harness.stages.stage import Stage
+from harness.stages.tokenizer import stage as tokenizer
 from harness.storage.artifacts import Store
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Stage:
-    """One node of work. Equal keys mean equal artifacts."""
-
-    kind: str
-    config: Any
-    """The stage kind's configuration: what it reads, and nothing else."""
-    inputs: Mapping[str, "Stage"]
-    """Stages it depends on, by the name under which it reads their artifacts."""
-    label: str
-    """What it is, in words, for people; it enters no key."""
-    key: str = field(init=False)
-    """sha256 of kind, numerics version, configuration and the keys of the inputs."""
-
-    def __post_init__(self) -> None:
-        key = content_hash(
-            {
-                "kind": self.kind,
-                "version": registry.KINDS[self.kind].version,
-                "config": self.config,
-                "inputs": {name: stage.key for name, stage in self.inputs.items()},
-            }
-        )
-        object.__setattr__(self, "key", key)
-
-    def __hash__(self) -> int:
-        return hash(self.key)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Stage) and self.key == other.key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,10 +80,12 @@ def make_plan(sweep: Sweep) -> Plan:
     """Derive every stage and row of a sweep.
 
     Raises:
-        ConfigError: A weaker model for guidance cannot be built or lives in other latents.
+        ConfigError: Resources are asked for that a kind of stages cannot use, or a weaker model for
+            guidance cannot be built or lives in other latents.
     """
     rows: list[PlannedRow] = []
     try:
+        check_resources(sweep.file.resources)
         for point in sweep.points:
             rows += _plan_point(sweep, point)
     except ConfigError as error:
@@ -211,29 +173,18 @@ def still_missing(stages: Iterable[Stage], store: Store) -> list[Stage]:
     return list(ordered.values())
 
 
-def guidance_label(guidance: Guidance) -> str:
-    """A guidance setting in a few words: `none`, `cfg 4`, `autoguidance 1.5`."""
-    return guidance.kind if guidance.kind == "none" else f"{guidance.kind} {guidance.scale:g}"
-
-
 def _plan_point(sweep: Sweep, point: Point) -> list[PlannedRow]:
     trial = point.trial
-    extractor = encoder_stage(trial.evaluation.extractor, trial, "metric extractor")
-    tokenizer = _tokenizer(trial)
-    reconstruction = Stage(
-        kind="reconstruction",
-        config=ReconstructionStage.of(trial),
-        inputs={"tokenizer": tokenizer, "extractor": extractor},
-        label=tokenizer.label,
-    )
+    extractor = encoder.stage_of(trial.evaluation.extractor, trial, "metric extractor")
+    tokenized = tokenizer.stage_of(trial)
     common: dict[str, Any] = {
         "trial_id": point.trial_id,
         "axes": point.axes,
         "trial": trial,
         "extractor": extractor,
-        "tokenizer": tokenizer,
-        "reconstruction": reconstruction,
-        "diagnostics": _diagnostics(trial, tokenizer),
+        "tokenizer": tokenized,
+        "reconstruction": reconstruction.stage_of(trial, tokenized, extractor),
+        "diagnostics": diagnostics.stage_of(trial, tokenized),
     }
     if trial.generator is None:
         return [PlannedRow(row_id=content_hash([point.trial_id, "tokenizer"])[:16], **common)]
@@ -243,141 +194,35 @@ def _plan_point(sweep: Sweep, point: Point) -> list[PlannedRow]:
             generator=sampled,
             **common,
         )
-        for sampled in _sampled_generators(sweep, point, trial.generator, tokenizer, extractor)
+        for sampled in _sampled_generators(sweep, point, trial.generator, tokenized, extractor)
     ]
 
 
 def _sampled_generators(
-    sweep: Sweep, point: Point, config: GeneratorConfig, tokenizer: Stage, extractor: Stage
+    sweep: Sweep, point: Point, config: GeneratorConfig, tokenized: Stage, extractor: Stage
 ) -> Iterator[SampledGenerator]:
     """Every snapshot under every guidance setting."""
     trial, evaluation = point.trial, point.trial.evaluation
-    reference = reference_stage(trial, extractor)
-    generator = _generator(trial, config, tokenizer)
     inputs = {
-        "generator": generator,
-        "tokenizer": tokenizer,
+        "generator": generator.stage_of(trial, config, tokenized),
+        "tokenizer": tokenized,
         "extractor": extractor,
-        "reference": reference,
+        "reference": reference.stage_of(trial, extractor),
     }
     for step in config.snapshot_steps:
         for guidance in evaluation.guidance:
+            weak = None
+            if isinstance(guidance, AutoGuidanceWith):
+                weak = weak_trial(sweep.file, point, guidance)
             yield SampledGenerator(
                 step=step,
                 guidance=guidance,
-                training=generator,
-                reference=reference,
+                training=inputs["generator"],
+                reference=inputs["reference"],
                 generations=tuple(
-                    _generation(sweep, point, inputs, step, guidance, number)
+                    generation.stage_of(
+                        trial, inputs, step=step, guidance=guidance, weak=weak, number=number
+                    )
                     for number in range(evaluation.sampling_seeds)
                 ),
             )
-
-
-def _latents(trial: Trial, tokenizer: Stage) -> Stage:
-    return Stage(
-        kind="latents",
-        config=LatentsStage.of(trial),
-        inputs={"tokenizer": tokenizer},
-        label=tokenizer.label,
-    )
-
-
-def _diagnostics(trial: Trial, tokenizer: Stage) -> Stage | None:
-    wanted = trial.evaluation.diagnostics
-    if not isinstance(wanted, LatentDiagnostics):
-        return None
-    return Stage(
-        kind="diagnostics",
-        config=DiagnosticsStage.of(trial, wanted),
-        inputs={"tokenizer": tokenizer, "latents": _latents(trial, tokenizer)},
-        label=tokenizer.label,
-    )
-
-
-def reference_stage(trial: Trial, extractor: Stage) -> Stage:
-    """The stage of what a trial's samples are held to."""
-    return Stage(
-        kind="reference",
-        config=ReferenceStage.of(trial),
-        inputs={"extractor": extractor},
-        label=_reference_label(trial),
-    )
-
-
-def _reference_label(trial: Trial) -> str:
-    source = trial.evaluation.reference
-    if isinstance(source, StatisticsFile):
-        return Path(source.path).name
-    if isinstance(source, ReferenceImages):
-        place = getattr(source.images, "path", "")
-        return Path(place).name if place else f"{trial.data.name} {source.images.kind}"
-    return f"{trial.data.name} train"
-
-
-def encoder_stage(config: Any, trial: Trial, role: str) -> Stage:
-    """The stage of a feature network, trained on a trial's data where it is trained here."""
-    stage = EncoderStage(
-        encoder=config,
-        data=trial.data if config.kind == "in_domain" else None,
-        weights=describe_weights(config),
-    )
-    name = getattr(config, "name", config.kind)
-    return Stage(kind="encoder", config=stage, inputs={}, label=f"{name} ({role})")
-
-
-def _tokenizer(trial: Trial) -> Stage:
-    config, inputs = trial.tokenizer, {}
-    if isinstance(config.alignment, AlignedWith) and not config.is_given:
-        inputs["encoder"] = encoder_stage(config.alignment.encoder, trial, "alignment encoder")
-    return Stage(
-        kind="tokenizer", config=TokenizerStage.of(trial), inputs=inputs, label=config.label
-    )
-
-
-def _generator(trial: Trial, config: GeneratorConfig, tokenizer: Stage) -> Stage:
-    latents = _latents(trial, tokenizer)
-    stage = GeneratorStage.of(trial, config)
-    inputs, parts = {"latents": latents}, [f"{config.size_name}/{config.patch_size}"]
-    if config.checkpoint is not None:
-        parts.append(f"from {Path(config.checkpoint).name}")
-    if isinstance(config.repa, REPAWith):
-        parts.append(f"repa {config.repa.weight:g} {config.repa.encoder.name}")
-        if stage.learns_representations:
-            inputs["representation"] = encoder_stage(
-                config.repa.encoder, trial, "representation encoder"
-            )
-    label = f"{' '.join(parts)} seed {config.seed} on {tokenizer.label}"
-    return Stage(kind="generator", config=stage, inputs=inputs, label=label)
-
-
-def _generation(
-    sweep: Sweep,
-    point: Point,
-    inputs: Mapping[str, Stage],
-    step: int,
-    guidance: Guidance,
-    number: int,
-) -> Stage:
-    trained = point.trial.generator
-    assert trained is not None
-    parts, weak_step = [inputs["generator"].label], None
-    if step != trained.training.steps:
-        parts.append(f"step {step}")
-    if guidance.kind != "none":
-        parts.append(guidance_label(guidance))
-    if number:
-        parts.append(f"samples {number + 1}")
-    if isinstance(guidance, AutoGuidanceWith):
-        weak = weak_trial(sweep.file, point, guidance)
-        assert weak.generator is not None
-        weak_step = weak.generator.training.steps
-        inputs = {**inputs, "weak": _generator(weak, weak.generator, inputs["tokenizer"])}
-    return Stage(
-        kind="generation",
-        config=GenerationStage.of(
-            point.trial, step=step, guidance=guidance, weak_step=weak_step, number=number
-        ),
-        inputs=inputs,
-        label=", ".join(parts),
-    )

@@ -8,7 +8,8 @@ import torch
 
 from harness.config.sweep import SweepFile
 from harness.execution.stage_run import Outcome
-from harness.plan.plan import Plan, PlannedRow, Stage, with_inputs
+from harness.plan.plan import Plan, PlannedRow, with_inputs
+from harness.plan.requests import request_of
 from harness.reporting.forecast import (
     ASSUMED_CPU_SHARE,
     ASSUMED_MFU,
@@ -19,6 +20,7 @@ from harness.reporting.forecast import (
 )
 from harness.reporting.overview import duration
 from harness.results.events import Usage, usage
+from harness.stages.stage import Stage
 from harness.storage.artifacts import Store
 
 
@@ -71,7 +73,9 @@ def forecast_plan(
     """Key -> forecast, under the resources that the sweep file asks for."""
     gpus = torch.cuda.device_count()
     return {
-        stage.key: history.forecast(stage, capacity_of(file.resources_of(stage.kind), gpus))
+        stage.key: history.forecast(
+            stage, capacity_of(request_of(stage.kind, file.resources), gpus)
+        )
         for stage in stages
     }
 

@@ -17,7 +17,7 @@ from harness.machine.devices import peak_flops
 from harness.machine.environment import cpu_name
 from harness.machine.metering import precision_of
 from harness.plan.cost import critical_paths, estimate
-from harness.plan.plan import Stage
+from harness.stages.stage import Stage
 from harness.storage.artifacts import Store
 
 Source = Literal["measured", "device", "assumed", "unknown"]

@@ -19,9 +19,9 @@ from rich.live import Live
 
 from harness.config.resources import Resources
 from harness.executors.interface import Capacity, StageEvent
-from harness.plan.plan import Stage
 from harness.reporting.forecast import History, capacity_of, remaining_s
 from harness.reporting.overview import OPEN, Overview, StageState, drawing, headline, stage_line
+from harness.stages.stage import Stage
 from harness.storage.artifacts import Store
 from harness.storage.stage_log import UserStream, say
 

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any, final
 
 from harness.executors.interface import Capacity
-from harness.plan.plan import Plan, Stage, stages_to_run
+from harness.plan.plan import Plan, stages_to_run
+from harness.plan.requests import request_of
 from harness.reporting.forecast import History, capacity_of, remaining_s
 from harness.reporting.live_view import seconds_left
 from harness.reporting.overview import OPEN, Overview, StageState, State
 from harness.results.events import FILE, read_events
+from harness.stages.stage import Stage
 from harness.storage.artifacts import Store
 from harness.storage.lease import describe_holder, is_held
 
@@ -134,7 +136,7 @@ def look(
     events = events_of(results)
     total = _capacity(events)
     held = {
-        stage.key: capacity_of(plan.sweep.file.resources_of(stage.kind), int(total.gpus))
+        stage.key: capacity_of(request_of(stage.kind, plan.sweep.file.resources), int(total.gpus))
         for stage in stages
     }
     running = [held[key] for key, state in states.items() if state.state == "running"]

@@ -7,11 +7,12 @@ from typing import Any
 
 from harness.execution.stage_run import Outcome, summarize
 from harness.plan.cost import estimate
-from harness.plan.plan import Plan, Stage
+from harness.plan.plan import Plan
 from harness.reporting.bill import SOURCES, Bill, bill_lines, device_time, forecast_plan
 from harness.reporting.forecast import History
 from harness.reporting.overview import duration
 from harness.results.folder import Written
+from harness.stages.stage import Stage
 from harness.storage.artifacts import Store
 
 

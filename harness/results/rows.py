@@ -16,10 +16,12 @@ from harness.config.protocol_presets import generation_name, reconstruction_name
 from harness.config.tokenizer import AlignedWith
 from harness.execution.stage_run import Outcome
 from harness.metrics.extractors import INCEPTION_SHA256
-from harness.plan.cost import generator_flops_per_image
-from harness.plan.plan import Plan, PlannedRow, Stage, guidance_label, with_inputs
+from harness.plan.plan import Plan, PlannedRow, with_inputs
 from harness.results.protocol import generation_protocol, reconstruction_protocol
 from harness.stages.encoder import EncoderStage
+from harness.stages.generation import guidance_label
+from harness.stages.generator.stage import flops_per_image
+from harness.stages.stage import Stage
 from harness.storage.artifacts import Artifact, Store
 from harness.storage.durable import replacing, storage_errors, write_json
 
@@ -296,7 +298,7 @@ def _sampled_configuration(row: PlannedRow) -> dict[str, Any]:
         "guidance_scale": 1.0 if guidance.kind == "none" else guidance.scale,
         "label_policy": row.trial.evaluation.label_policy,
         "provenance": "published" if from_files else "reproduced",
-        "generator_flops_per_image": generator_flops_per_image(sampled.training.config),
+        "generator_flops_per_image": flops_per_image(sampled.training.config),
         "generator_key": sampled.training.key,
         "generation_key": first.key,
     }

@@ -16,15 +16,17 @@ from harness.config.trial import Trial
 from harness.data import open_dataset
 from harness.data.dataset import ImageDataset, batches, spread
 from harness.data.latents.training_set import LatentSet
+from harness.data.missing import MissingItem
 from harness.data.pixel_range import to_model_range
 from harness.machine.random_streams import derive_seed
 from harness.metrics.latent_diagnostics import linear_probe_accuracy, spectrum_high_share
 from harness.metrics.uniformity import UniformityConfig, measure_uniformity
+from harness.stages import latents as latents_stage
 from harness.stages.running.context import StageContext
-from harness.stages.tokenizer.stage import AnyAutoencoder, load_tokenizer
-
-VERSION = 1
-"""Raised by hand when the numbers that this stage makes change."""
+from harness.stages.stage import Estimate, Stage, StageKind
+from harness.stages.tokenizer.kind import AnyAutoencoder
+from harness.stages.tokenizer.stage import flops_per_image as tokenizer_flops
+from harness.stages.tokenizer.stage import load_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +58,19 @@ class DiagnosticsStage:
         )
 
 
+def stage_of(trial: Trial, tokenizer: Stage) -> Stage | None:
+    """The stage that looks at a trial's latents, where that is asked for."""
+    wanted = trial.evaluation.diagnostics
+    if not isinstance(wanted, LatentDiagnostics):
+        return None
+    return Stage(
+        kind="diagnostics",
+        config=DiagnosticsStage.of(trial, wanted),
+        inputs={"tokenizer": tokenizer, "latents": latents_stage.stage_of(trial, tokenizer)},
+        label=tokenizer.label,
+    )
+
+
 @torch.no_grad()
 def run(config: DiagnosticsStage, context: StageContext) -> Mapping[str, Any]:
     """Read a random part of the latents and measure it."""
@@ -76,8 +91,8 @@ def run(config: DiagnosticsStage, context: StageContext) -> Mapping[str, Any]:
     tokenizer = load_tokenizer(
         context.inputs["tokenizer"],
         device,
-        compiled=context.compile,
-        channels_last=context.channels_last,
+        compiled=context.resources.compile,
+        channels_last=context.resources.channels_last,
     )
     held_out = spread(
         min(wanted.num_images, dataset.num_images("eval")), dataset.num_images("eval")
@@ -125,3 +140,22 @@ def _encode(
         images = dataset.images("eval", indices[local], published(config.crop))
         parts.append(tokenizer.encode(to_model_range(images.to(context.device))).mode())
     return torch.cat(parts)
+
+
+def estimate(stage: Stage) -> Estimate:
+    """Encoding the images that the probe is tested on.
+
+    t-SNE and the probe are no networks; what they cost is seconds on a CPU.
+    """
+    config: DiagnosticsStage = stage.config
+    images = min(config.diagnostics.num_images, config.data.num_eval_images)
+    flops = images * tokenizer_flops(stage.inputs["tokenizer"].config) / 2
+    return Estimate(flops=flops, disk_bytes=1e4, images=images)
+
+
+def missing(config: DiagnosticsStage, _path: str) -> list[MissingItem]:
+    """Images."""
+    return config.data.missing()
+
+
+KIND = StageKind(version=1, run=run, estimate=estimate, missing=missing, shares_work=False)

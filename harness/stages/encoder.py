@@ -8,12 +8,16 @@ from typing import Any
 
 import torch
 from pydantic import TypeAdapter
+from torch import nn
 from torch.nn import functional
 
 from harness.config.data import DataConfig
-from harness.config.encoders import InDomainEncoder
+from harness.config.encoders import InDomainEncoder, MetricExtractor
+from harness.config.trial import Trial
+from harness.config.weights import describe_weights, missing_weights
 from harness.data import open_dataset
 from harness.data.dataset import ImageDataset, Split, batches, left_out
+from harness.data.missing import MissingItem
 from harness.data.pixel_range import to_model_range
 from harness.data.stream import BatchStream
 from harness.machine.gradients import GradientSum
@@ -28,6 +32,15 @@ from harness.metrics.extractors import (
     InceptionExtractor,
 )
 from harness.metrics.image_mean import ImageMean
+from harness.stages.flops import (
+    ADAM_STATE,
+    BYTES,
+    FORWARDS_A_STEP,
+    count_forward,
+    empty_image,
+    network_key,
+    training_images,
+)
 from harness.stages.running.context import StageContext
 from harness.stages.running.optimisation import (
     autocast,
@@ -36,12 +49,15 @@ from harness.stages.running.optimisation import (
     optimizer_settings,
     start_step,
 )
+from harness.stages.stage import Estimate, Stage, StageKind
 from harness.storage.artifacts import Artifact, write_tensors
 from models.batch_part import slices_of
 from models.foundation import FeatureEncoder, TimmEncoderConfig
 
-VERSION = 1
-"""Raised by hand when the numbers that this stage makes change."""
+INCEPTION_FLOPS = 11.4e9
+"""Inception-v3 at 299x299: 5.7e9 multiply-adds (Szegedy et al., arXiv 1512.00567)."""
+INCEPTION_PARAMETERS = 23_900_000
+INCEPTION_FEATURES = 2048
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +70,23 @@ class EncoderStage:
     """Images it is trained on; None where it comes from elsewhere."""
     weights: str
     """What stands for weights from elsewhere: their hash or origin."""
+
+
+def stage_of(config: MetricExtractor, trial: Trial, role: str) -> Stage:
+    """The stage of a feature network, trained on a trial's data where it is trained here.
+
+    Args:
+        config: The network.
+        trial: Whose data it is trained on.
+        role: What it is for, in words.
+    """
+    stage = EncoderStage(
+        encoder=config,
+        data=trial.data if isinstance(config, InDomainEncoder) else None,
+        weights=describe_weights(config),
+    )
+    name = getattr(config, "name", config.kind)
+    return Stage(kind="encoder", config=stage, inputs={}, label=f"{name} ({role})")
 
 
 def run(config: EncoderStage, context: StageContext) -> Mapping[str, Any]:
@@ -149,10 +182,11 @@ def _train(
     torch.manual_seed(derive_seed(encoder.seed, "encoder", "weights"))
     network = build_network(config).to(device)
     network.model.train().requires_grad_(True)
-    if context.compile:
+    if context.resources.compile:
         network.model.compile()
     optimizer = torch.optim.AdamW(
-        network.model.parameters(), **optimizer_settings(training, fused=context.fused_optimizer)
+        network.model.parameters(),
+        **optimizer_settings(training, fused=context.resources.fused_optimizer),
     )
     # It is small, and timm's networks normalise and drop as they like: every worker trains it all.
     gradients = GradientSum(network.model.parameters(), World())
@@ -246,3 +280,67 @@ def _accuracies(
             after_batch(done, total)
         found[f"{split}_accuracy"] = correct.compute()
     return found
+
+
+def estimate(stage: Stage) -> Estimate:
+    """The training, where the network is trained here."""
+    config: EncoderStage = stage.config
+    if isinstance(config.encoder, InceptionConfig):
+        size = BYTES * INCEPTION_PARAMETERS
+        return Estimate(flops=0.0, disk_bytes=size, parameters=INCEPTION_PARAMETERS)
+    parameters, per_image = count_forward(config, lambda: forward_of(config))
+    size = BYTES * parameters
+    if not isinstance(config.encoder, InDomainEncoder):
+        return Estimate(flops=0.0, disk_bytes=size, parameters=parameters, state_bytes=size)
+    images = training_images(config.encoder.training)
+    return Estimate(
+        flops=images * FORWARDS_A_STEP * per_image,
+        disk_bytes=size,
+        parameters=parameters,
+        images=images,
+        state_bytes=ADAM_STATE * size,
+    )
+
+
+def flops_per_image(config: EncoderStage, cells: int | None = None) -> float:
+    """FLOPs of one image through the network.
+
+    Args:
+        config: The network.
+        cells: Side of the grid of dense features that is asked of it; absent: the image has the
+            network's own input size.
+    """
+    if isinstance(config.encoder, InceptionConfig):
+        return INCEPTION_FLOPS
+    shape = config if cells is None else [config, cells]
+    return count_forward(shape, lambda: forward_of(config, cells))[1]
+
+
+def feature_dim_of(config: EncoderStage) -> int:
+    """Width of the network's features."""
+    if isinstance(config.encoder, InceptionConfig):
+        return INCEPTION_FEATURES
+    key = network_key(config)
+    if key not in _feature_dims:
+        with torch.device("meta"):
+            _feature_dims[key] = build_network(config).feature_dim
+    return _feature_dims[key]
+
+
+_feature_dims: dict[str, int] = {}
+
+
+def forward_of(config: EncoderStage, cells: int | None = None) -> tuple[nn.Module, tuple[Any, ...]]:
+    """The network and an image of its own size, or of the size that gives a grid of `cells`."""
+    network = build_network(config)
+    size = network.input_size if cells is None else (cells * network.stride,) * 2
+    return network.model, empty_image(*size)
+
+
+def missing(config: EncoderStage, path: str) -> list[MissingItem]:
+    """Images that it is trained on, or its weights."""
+    images = config.data.missing() if config.data is not None else []
+    return [*images, *missing_weights(config.encoder, path)]
+
+
+KIND = StageKind(version=1, run=run, estimate=estimate, missing=missing, shares_work=False)

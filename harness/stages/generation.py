@@ -19,7 +19,9 @@ from harness.metrics.frechet import self_test
 from harness.metrics.sample_scores import SampleScores
 from harness.metrics.statistics_files import write_statistics
 from harness.schema.keys import KEY_UNLESS_DEFAULT
-from harness.stages.encoder import load_extractor
+from harness.stages.encoder import feature_dim_of, load_extractor
+from harness.stages.encoder import flops_per_image as encoder_flops
+from harness.stages.generator import stage as generator_stage
 from harness.stages.generator.stage import load_generator
 from harness.stages.reference import load_reference
 from harness.stages.running.context import StageContext
@@ -27,15 +29,16 @@ from harness.stages.running.image_grids import save_grid
 from harness.stages.running.kept_samples import KeptSamples
 from harness.stages.running.optimisation import arithmetic
 from harness.stages.running.rounds import Rounds
-from harness.stages.tokenizer.stage import AnyAutoencoder, load_tokenizer
+from harness.stages.stage import Estimate, Stage, StageKind
+from harness.stages.tokenizer.kind import AnyAutoencoder
+from harness.stages.tokenizer.stage import flops_per_image as tokenizer_flops
+from harness.stages.tokenizer.stage import load_tokenizer
 from harness.storage.artifacts import Artifact
 from models.batch_part import slices_of
-from models.guidance import guided_velocity
+from models.guidance import ClassifierFreeGuidance, guided_velocity
 from models.lightningdit import LightningDiT
 from models.sampler import SamplerConfig, VelocityFunction, sample
 
-VERSION = 3
-"""Raised by hand when the numbers that this stage makes change."""
 GRID_ROWS, GRID_COLUMNS = 8, 10
 """Shown samples: the first classes side by side, one noise a row."""
 
@@ -87,6 +90,49 @@ class GenerationStage:
             keep_samples=evaluation.keep_samples,
             precision=evaluation.sampling_precision,
         )
+
+
+def stage_of(
+    trial: Trial,
+    inputs: Mapping[str, Stage],
+    *,
+    step: int,
+    guidance: Guidance,
+    weak: Trial | None,
+    number: int,
+) -> Stage:
+    """The stage of a trial's samples at one snapshot under one guidance setting.
+
+    Args:
+        trial: The trial.
+        inputs: Its `generator`, `tokenizer`, `extractor` and `reference`.
+        step: Training step of the snapshot.
+        guidance: The setting.
+        weak: The trial whose generator is the weaker model, under AutoGuidance.
+        number: Which of the sampling seeds, from 0.
+    """
+    assert trial.generator is not None
+    parts, weak_step = [inputs["generator"].label], None
+    if step != trial.generator.training.steps:
+        parts.append(f"step {step}")
+    if guidance.kind != "none":
+        parts.append(guidance_label(guidance))
+    if number:
+        parts.append(f"samples {number + 1}")
+    if weak is not None:
+        assert weak.generator is not None
+        weak_step = weak.generator.training.steps
+        weak_stage = generator_stage.stage_of(weak, weak.generator, inputs["tokenizer"])
+        inputs = {**inputs, "weak": weak_stage}
+    config = GenerationStage.of(
+        trial, step=step, guidance=guidance, weak_step=weak_step, number=number
+    )
+    return Stage(kind="generation", config=config, inputs=inputs, label=", ".join(parts))
+
+
+def guidance_label(guidance: Guidance) -> str:
+    """A guidance setting in a few words: `none`, `cfg 4`, `autoguidance 1.5`."""
+    return guidance.kind if guidance.kind == "none" else f"{guidance.kind} {guidance.scale:g}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,7 +271,7 @@ def _load_sampling(config: GenerationStage, context: StageContext) -> Sampling:
     generator, tokenizer = inputs["generator"], inputs["tokenizer"]
     _check_same_latents(generator, tokenizer)
     shape = (1, -1, 1, 1)
-    settings = {"rounded": config.precision == "bf16", "compiled": context.compile}
+    settings = {"rounded": config.precision == "bf16", "compiled": context.resources.compile}
     weak = None
     if isinstance(config.guidance, AutoGuidanceWith):
         assert config.weak_step is not None
@@ -234,7 +280,10 @@ def _load_sampling(config: GenerationStage, context: StageContext) -> Sampling:
         model=load_generator(generator, config.step, device, **settings),
         weak=weak,
         tokenizer=load_tokenizer(
-            tokenizer, device, compiled=context.compile, channels_last=context.channels_last
+            tokenizer,
+            device,
+            compiled=context.resources.compile,
+            channels_last=context.resources.channels_last,
         ),
         mean=torch.tensor(generator.result["mean"], device=device).view(shape),
         std=torch.tensor(generator.result["std"], device=device).view(shape),
@@ -275,3 +324,28 @@ def _save_samples(sampling: Sampling, context: StageContext) -> None:
         sampling = replace(sampling, slices=max(context.slices, pieces))
     images = sampling.images(labels, random)
     save_grid(context.work.payload / "samples.png", images, columns)
+
+
+ADAPTIVE_EVALUATIONS = 100
+"""Evaluations that an adaptive solver is taken to need; published runs need about so many."""
+
+
+def estimate(stage: Stage) -> Estimate:
+    """Sampling, decoding, and the features of the samples."""
+    config, inputs = stage.config, stage.inputs
+    tokenizer, extractor = inputs["tokenizer"].config, inputs["extractor"].config
+    evaluations = config.sampler.num_function_evaluations or ADAPTIVE_EVALUATIONS
+    per_evaluation = generator_stage.flops_per_image(inputs["generator"].config)
+    if isinstance(config.guidance, ClassifierFreeGuidance):
+        per_evaluation *= 2
+    if "weak" in inputs:
+        per_evaluation += generator_stage.flops_per_image(inputs["weak"].config)
+    per_image = evaluations * per_evaluation + tokenizer_flops(tokenizer) / 2
+    per_image += encoder_flops(extractor)
+    samples = 3 * tokenizer.data.resolution**2 * config.num_images if config.keep_samples else 0
+    disk = 8 * feature_dim_of(extractor) ** 2 + samples + 5e5
+    flops = config.num_images * per_image
+    return Estimate(flops=flops, disk_bytes=disk, images=config.num_images)
+
+
+KIND = StageKind(version=3, run=run, estimate=estimate)

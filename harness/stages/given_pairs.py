@@ -7,23 +7,27 @@ from typing import Any
 import torch
 
 from harness.config.encoders import PerceptualMetric
-from harness.config.weights import describe_lpips
+from harness.config.weights import describe_lpips, missing_lpips
 from harness.data.image_sets import ImageSet
+from harness.data.missing import MissingItem
 from harness.data.pixel_range import to_model_range
 from harness.metrics.extractors import ExtractionConfig
 from harness.metrics.frechet import self_test
 from harness.metrics.reconstruction_scores import ReconstructionScores
 from harness.schema.keys import KEY_UNLESS_DEFAULT, NO_KEY
 from harness.stages.encoder import load_extractor
-from harness.stages.given_samples import AnyImages, open_as_planned, require_resolution
+from harness.stages.given_samples import (
+    AnyImages,
+    estimate_given,
+    open_as_planned,
+    require_resolution,
+)
 from harness.stages.reconstruction import load_perceptual
 from harness.stages.running.context import StageContext
 from harness.stages.running.image_grids import save_pairs
 from harness.stages.running.rounds import Rounds
+from harness.stages.stage import StageKind
 from models.batch_part import slices_of
-
-VERSION = 1
-"""Raised by hand when the numbers that this stage makes change."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,3 +128,12 @@ def _check_perceptual(config: GivenPairsStage) -> None:
             f"the weights of LPIPS must be those planned with ({config.perceptual_weights}), but "
             f"are {now}; put those files back, or run the command again to plan with these"
         )
+
+
+def missing(config: GivenPairsStage, _path: str) -> list[MissingItem]:
+    """Images, and the weights of LPIPS."""
+    images = config.originals.missing() + config.reconstructions.missing()
+    return [*images, *missing_lpips(config.perceptual, "evaluation.perceptual")]
+
+
+KIND = StageKind(version=1, run=run, estimate=estimate_given, missing=missing, in_sweeps=False)

@@ -10,20 +10,20 @@ from pydantic import Field
 from torch import Tensor
 
 from harness.data.image_sets import ImageSet, ImageSetConfig, open_image_set
+from harness.data.missing import MissingItem
 from harness.metrics.extractors import ExtractionConfig
 from harness.metrics.frechet import self_test
 from harness.metrics.sample_scores import SampleScores
 from harness.metrics.statistics_files import write_statistics
 from harness.schema.keys import KEY_UNLESS_DEFAULT, NO_KEY
-from harness.stages.encoder import load_extractor
+from harness.stages.encoder import feature_dim_of, load_extractor
 from harness.stages.reference import load_reference
 from harness.stages.running.context import StageContext
 from harness.stages.running.image_grids import save_grid
 from harness.stages.running.rounds import Rounds
+from harness.stages.stage import Estimate, Stage, StageKind
 from models.batch_part import slices_of
 
-VERSION = 1
-"""Raised by hand when the numbers that this stage makes change."""
 SHOWN = 80
 """Samples in the grid."""
 
@@ -112,3 +112,17 @@ def open_as_planned(config: ImageSetConfig, content: str) -> ImageSet:
             "changed since; run the command again"
         )
     return images
+
+
+def estimate_given(stage: Stage) -> Estimate:
+    """Statistics on disk; given images are not counted before they are read."""
+    dim = feature_dim_of(stage.inputs["extractor"].config)
+    return Estimate(flops=0.0, disk_bytes=8 * dim**2)
+
+
+def missing(config: GivenSamplesStage, _path: str) -> list[MissingItem]:
+    """Images."""
+    return config.samples.missing()
+
+
+KIND = StageKind(version=1, run=run, estimate=estimate_given, missing=missing, in_sweeps=False)

@@ -20,18 +20,21 @@ from harness.data import open_dataset
 from harness.data.dataset import ImageDataset, batches, describe_content, take
 from harness.data.latents.folder import LatentFolder, Statistics, fingerprint, link_shards
 from harness.data.latents.shards import VIEWS, LatentShards, planes_of
+from harness.data.missing import MissingItem
 from harness.data.pixel_range import to_model_range
 from harness.machine.random_streams import derive_seed, generator_for
 from harness.schema.keys import KEY_UNLESS_DEFAULT, to_plain
+from harness.stages.flops import BYTES
 from harness.stages.running.context import StageContext
-from harness.stages.tokenizer.stage import AnyAutoencoder, load_tokenizer
+from harness.stages.stage import Estimate, Stage, StageKind
+from harness.stages.tokenizer.kind import AnyAutoencoder
+from harness.stages.tokenizer.stage import flops_per_image as tokenizer_flops
+from harness.stages.tokenizer.stage import load_tokenizer
 from harness.storage.artifacts import Artifact, write_tensors
 from models.batch_part import slices_of
 from models.latent import LatentLayout
 from models.posterior import PointPosterior, Posterior, join
 
-VERSION = 1
-"""Raised by hand when the numbers that this stage makes change."""
 SHARD_IMAGES = 10_000
 """Images a shard, as published."""
 
@@ -80,6 +83,16 @@ class LatentsStage:
         return planes_of(view, moments=self.latents.posterior == "moments")
 
 
+def stage_of(trial: Trial, tokenizer: Stage) -> Stage:
+    """The stage of a trial's latents, encoded by a tokenizer."""
+    return Stage(
+        kind="latents",
+        config=LatentsStage.of(trial),
+        inputs={"tokenizer": tokenizer},
+        label=tokenizer.label,
+    )
+
+
 @torch.no_grad()
 def run(config: LatentsStage, context: StageContext) -> Mapping[str, Any]:
     """Encode the training split shard by shard, or take a folder of latents; measure them."""
@@ -91,8 +104,8 @@ def run(config: LatentsStage, context: StageContext) -> Mapping[str, Any]:
     tokenizer = load_tokenizer(
         context.inputs["tokenizer"],
         context.device,
-        compiled=context.compile,
-        channels_last=context.channels_last,
+        compiled=context.resources.compile,
+        channels_last=context.resources.channels_last,
     )
     wanted = config.latents.num_images or dataset.num_images("train")
     chosen = take(dataset, "train", wanted)
@@ -235,3 +248,30 @@ def _statistics(shards: LatentShards, config: LatentsStage) -> Statistics:
             "images; train the tokenizer longer or lower latent_dim"
         )
     return mean, std
+
+
+def estimate(stage: Stage) -> Estimate:
+    """Encoding the images; a folder's shards are linked, not copied."""
+    config: LatentsStage = stage.config
+    if config.content:
+        return Estimate(flops=0.0, disk_bytes=1e4)
+    images = config.latents.num_images or config.data.num_train_images
+    channels, height, width = config.layout.shape
+    encoded = images * len(config.views)
+    numbers = images * len(config.tensors) * channels * height * width
+    return Estimate(
+        # The encoder is the smaller half of the autoencoder.
+        flops=encoded * tokenizer_flops(stage.inputs["tokenizer"].config) / 2,
+        disk_bytes=BYTES * numbers,
+        images=encoded,
+    )
+
+
+def missing(config: LatentsStage, _path: str) -> list[MissingItem]:
+    """The images, or the folder that takes their place."""
+    source = config.latents.source
+    folder = source.missing() if isinstance(source, LatentFolder) else []
+    return folder if config.content else [*config.data.missing(), *folder]
+
+
+KIND = StageKind(version=1, run=run, estimate=estimate, missing=missing)

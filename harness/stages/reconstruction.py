@@ -9,26 +9,27 @@ import torch
 from harness.config.data import Crop, DataConfig, published
 from harness.config.encoders import LPIPSMetric, PerceptualMetric
 from harness.config.trial import Trial
-from harness.config.weights import describe_lpips
+from harness.config.weights import describe_lpips, missing_lpips
 from harness.data import open_dataset
 from harness.data.dataset import left_out, take
+from harness.data.missing import MissingItem
 from harness.data.pixel_range import to_model_range, to_uint8
 from harness.machine.random_streams import generator_for
 from harness.metrics.extractors import ExtractionConfig
 from harness.metrics.frechet import self_test
 from harness.metrics.reconstruction_scores import ReconstructionScores
 from harness.schema.keys import KEY_UNLESS_DEFAULT
+from harness.stages.encoder import flops_per_image as encoder_flops
 from harness.stages.encoder import load_extractor
 from harness.stages.running.context import StageContext
 from harness.stages.running.image_grids import save_pairs
 from harness.stages.running.rounds import Rounds
+from harness.stages.stage import Estimate, Stage, StageKind
+from harness.stages.tokenizer.stage import flops_per_image as tokenizer_flops
 from harness.stages.tokenizer.stage import load_tokenizer
 from models.batch_part import slices_of
 from models.perceptual import LPIPS, NoPerceptual, build_lpips
 from models.posterior import join
-
-VERSION = 2
-"""Raised by hand when the numbers that this stage makes change."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +71,16 @@ class ReconstructionStage:
         )
 
 
+def stage_of(trial: Trial, tokenizer: Stage, extractor: Stage) -> Stage:
+    """The stage that measures a trial's tokenizer."""
+    return Stage(
+        kind="reconstruction",
+        config=ReconstructionStage.of(trial),
+        inputs={"tokenizer": tokenizer, "extractor": extractor},
+        label=tokenizer.label,
+    )
+
+
 @torch.no_grad()
 def run(config: ReconstructionStage, context: StageContext) -> Mapping[str, Any]:
     """Reconstruct the evaluation images and compare them with the originals."""
@@ -83,8 +94,8 @@ def run(config: ReconstructionStage, context: StageContext) -> Mapping[str, Any]
     tokenizer = load_tokenizer(
         context.inputs["tokenizer"],
         device,
-        compiled=context.compile,
-        channels_last=context.channels_last,
+        compiled=context.resources.compile,
+        channels_last=context.resources.channels_last,
     )
     chosen = take(dataset, "eval", config.num_images)
     rounds = Rounds(context, len(chosen), config.batch_size)
@@ -120,3 +131,21 @@ def run(config: ReconstructionStage, context: StageContext) -> Mapping[str, Any]
 def load_perceptual(config: NoPerceptual | LPIPSMetric, device: torch.device) -> LPIPS | None:
     """LPIPS as a metric, frozen, where it is asked for."""
     return build_lpips(config.as_loss()).to(device) if isinstance(config, LPIPSMetric) else None
+
+
+def estimate(stage: Stage) -> Estimate:
+    """Encoding, decoding, and the features of originals and reconstructions."""
+    config: ReconstructionStage = stage.config
+    per_image = tokenizer_flops(stage.inputs["tokenizer"].config)
+    per_image += 2 * encoder_flops(stage.inputs["extractor"].config)
+    flops = config.num_images * per_image
+    return Estimate(flops=flops, disk_bytes=1e5, images=config.num_images)
+
+
+def missing(config: ReconstructionStage, _path: str) -> list[MissingItem]:
+    """Images, and the weights of LPIPS."""
+    perceptual = missing_lpips(config.perceptual, "evaluation.perceptual")
+    return [*config.data.missing(), *perceptual]
+
+
+KIND = StageKind(version=2, run=run, estimate=estimate, missing=missing)

@@ -24,23 +24,23 @@ from harness.config.reference import (
     describe_source,
 )
 from harness.config.trial import Trial
-from harness.config.weights import check_file
+from harness.config.weights import check_file, missing_checkpoint
 from harness.data import open_dataset
 from harness.data.dataset import describe_content, spread, take
 from harness.data.image_sets import open_image_set
+from harness.data.missing import MissingItem
 from harness.metrics.extractors import ExtractionConfig, FeatureExtractor
 from harness.metrics.frechet import FeatureStatistics
 from harness.metrics.sample_scores import Reference
 from harness.metrics.statistics_files import read_statistics
 from harness.schema.keys import KEY_UNLESS_DEFAULT
-from harness.stages.encoder import load_extractor
+from harness.stages.encoder import feature_dim_of, flops_per_image, load_extractor
+from harness.stages.flops import BYTES
 from harness.stages.running.context import StageContext
 from harness.stages.running.rounds import Rounds
+from harness.stages.stage import Estimate, Stage, StageKind
 from harness.storage.artifacts import Artifact, write_tensors
 from models.batch_part import slices_of
-
-VERSION = 2
-"""Raised by hand when the numbers that this stage makes change."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +75,19 @@ class ReferenceStage:
             source=evaluation.reference,
             content=describe_source(evaluation.reference),
         )
+
+
+def stage_of(trial: Trial, extractor: Stage) -> Stage:
+    """The stage of what a trial's samples are held to."""
+    source = trial.evaluation.reference
+    label = f"{trial.data.name} train"
+    if isinstance(source, StatisticsFile):
+        label = Path(source.path).name
+    elif isinstance(source, ReferenceImages):
+        place = getattr(source.images, "path", "")
+        label = Path(place).name if place else f"{trial.data.name} {source.images.kind}"
+    config, inputs = ReferenceStage.of(trial), {"extractor": extractor}
+    return Stage(kind="reference", config=config, inputs=inputs, label=label)
 
 
 @torch.no_grad()
@@ -169,3 +182,28 @@ def _from_file(
 def load_reference(artifact: Artifact) -> Reference:
     """What samples are held to."""
     return Reference.from_tensors(artifact.tensors("reference.safetensors"))
+
+
+def estimate(stage: Stage) -> Estimate:
+    """Extracting the features of the images."""
+    config: ReferenceStage = stage.config
+    extractor = stage.inputs["extractor"].config
+    dim = feature_dim_of(extractor)
+    # Moments of pooled and of spatial features, which are about as wide, in float64.
+    disk = 2 * 8 * dim**2 + BYTES * dim * min(config.num_features, config.num_images)
+    flops = config.num_images * flops_per_image(extractor)
+    return Estimate(flops=flops, disk_bytes=disk, images=config.num_images)
+
+
+def missing(config: ReferenceStage, _path: str) -> list[MissingItem]:
+    """The images, or the file or set that takes their place."""
+    images = [] if config.content else config.data.missing()
+    if isinstance(config.source, StatisticsFile):
+        what, path = "the reference statistics", "evaluation.reference.path"
+        return [*images, *missing_checkpoint(what, config.source.path, path)]
+    if isinstance(config.source, ReferenceImages):
+        return [*images, *config.source.images.missing()]
+    return images
+
+
+KIND = StageKind(version=2, run=run, estimate=estimate, missing=missing, compiles=False)

@@ -1,8 +1,7 @@
-"""Stage kind -> its version and `run` function, in the order of the data flow."""
+"""Name of a stage kind -> what the program knows of it, in the order of the data flow.
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+A further kind is a module of this package and one line here.
+"""
 
 from harness.stages import (
     diagnostics,
@@ -15,32 +14,23 @@ from harness.stages import (
     reference,
 )
 from harness.stages.generator import stage as generator
-from harness.stages.running.context import StageContext
+from harness.stages.stage import StageKind
 from harness.stages.tokenizer import stage as tokenizer
 
-
-@dataclass(frozen=True, kw_only=True)
-class StageKind:
-    """One kind of work."""
-
-    version: int
-    """Numerics version: part of every key of this kind."""
-    run: Callable[[Any, StageContext], Mapping[str, Any]]
-    """Writes the payload and returns the numbers of the stage."""
-
-
 KINDS: dict[str, StageKind] = {
-    name: StageKind(version=module.VERSION, run=module.run)
-    for name, module in {
-        "encoder": encoder,
-        "reference": reference,
-        "tokenizer": tokenizer,
-        "reconstruction": reconstruction,
-        "latents": latents,
-        "diagnostics": diagnostics,
-        "generator": generator,
-        "generation": generation,
-        "given_samples": given_samples,
-        "given_pairs": given_pairs,
-    }.items()
+    "encoder": encoder.KIND,
+    "reference": reference.KIND,
+    "tokenizer": tokenizer.KIND,
+    "reconstruction": reconstruction.KIND,
+    "latents": latents.KIND,
+    "diagnostics": diagnostics.KIND,
+    "generator": generator.KIND,
+    "generation": generation.KIND,
+    "given_samples": given_samples.KIND,
+    "given_pairs": given_pairs.KIND,
 }
+
+
+def kinds_of_sweeps() -> tuple[str, ...]:
+    """Names of the kinds of stages that sweeps have."""
+    return tuple(name for name, kind in KINDS.items() if kind.in_sweeps)

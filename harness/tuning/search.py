@@ -13,8 +13,9 @@ from typing import Any, Literal
 from harness.config.sweep import Point
 from harness.execution.stage_run import Outcome
 from harness.execution.stage_run import Status as RowStatus
-from harness.plan.plan import Plan, PlannedRow, Stage, make_plan, stages_to_run, with_inputs
+from harness.plan.plan import Plan, PlannedRow, make_plan, stages_to_run, with_inputs
 from harness.results.rows import make_row, write_row
+from harness.stages.stage import Stage
 from harness.storage.artifacts import Store
 from harness.tuning.goals import Verdict, judge
 from harness.tuning.study import Asked, Told, TuningStudy

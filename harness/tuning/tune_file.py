@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from harness.config.resources import Resources, check_resources
+from harness.config.resources import Resources
 from harness.config.sweep import (
     Point,
     Sweep,
@@ -18,6 +18,7 @@ from harness.config.sweep import (
     set_path,
 )
 from harness.config.trial import Trial
+from harness.plan.requests import check_resources
 from harness.results.rows import DIAGNOSTICS, SAMPLE_METRICS
 from harness.schema.keys import content_hash
 from harness.schema.reading import ConfigError

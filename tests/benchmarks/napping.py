@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from harness.plan import cost
-from harness.plan.plan import Stage
 from harness.stages import registry
 from harness.stages.running.context import StageContext
+from harness.stages.stage import Estimate, Stage, StageKind
 
 KIND = "nap"
 
@@ -34,17 +33,12 @@ def run(config: Nap, context: StageContext) -> Mapping[str, Any]:
     return {"began": began, "ended": time.time(), "pid": os.getpid()}
 
 
-registry.KINDS[KIND] = registry.StageKind(version=1, run=run)
-_estimate = cost._estimate
+def estimate(stage: Stage) -> Estimate:
+    """Its seconds stand for operations."""
+    return Estimate(flops=stage.config.seconds, disk_bytes=0.0)
 
 
-def _estimate_naps(stage: Stage) -> cost.Estimate:
-    if isinstance(stage.config, Nap):
-        return cost.Estimate(flops=stage.config.seconds, disk_bytes=0.0)
-    return _estimate(stage)
-
-
-cost._estimate = _estimate_naps
+registry.KINDS[KIND] = StageKind(version=1, run=run, estimate=estimate)
 
 
 def naps(count: int, seconds: float) -> list[Stage]:

@@ -11,21 +11,22 @@ import pytest
 from safetensors.torch import load_file
 
 from harness.config.encoders import InDomainEncoder
-from harness.config.resources import STAGE_KINDS, Resources
+from harness.config.resources import Resources
 from harness.config.training import TrainingConfig
 from harness.data.digits import DigitsConfig
 from harness.data.photographs.image_folder import ImageFolderConfig
 from harness.execution.stage_run import Outcome
 from harness.executors import Executor, StageEvent
 from harness.executors.inline import InlineExecutor
-from harness.plan.plan import Stage
 from harness.schema.reading import ConfigError
 from harness.stages.encoder import EncoderStage
 from harness.stages.reference import ReferenceStage
+from harness.stages.registry import kinds_of_sweeps
+from harness.stages.stage import Stage
 from harness.storage.artifacts import Store
 
 SMALL = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
-RESOURCES = {kind: Resources() for kind in STAGE_KINDS}
+RESOURCES = {kind: Resources() for kind in kinds_of_sweeps()}
 
 
 def encoder(label: str, *, seed: int = 0, learning_rate: float = 1e-3) -> Stage:

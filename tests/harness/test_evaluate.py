@@ -14,6 +14,7 @@ from analysis.report import write_figures
 from harness.data import open_dataset
 from harness.evaluate import main
 from harness.plan.plan import make_plan
+from harness.stages.tokenizer.stage import build_tokenizer
 from harness.storage.artifacts import Store
 
 from .conftest import Ended
@@ -196,7 +197,7 @@ def test_wrong_requests_are_refused_with_the_way_to_mend_them(evaluate, sweep, a
 def test_a_tokenizer_from_a_file_gets_a_row_without_a_generator(evaluate, load, sweep, tmp_path):
     stages = {stage.kind: stage for stage in make_plan(load()).stages}
     torch.manual_seed(0)
-    weights = stages["tokenizer"].config.build().state_dict()
+    weights = build_tokenizer(stages["tokenizer"].config).state_dict()
     torch.save({"state_dict": weights}, tmp_path / "vavae.pt")
     given = f"--set=tokenizer.checkpoint={tmp_path / 'vavae.pt'}"
     ended = evaluate("tokenizer", sweep, given)

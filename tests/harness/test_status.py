@@ -1,5 +1,6 @@
 """`python -m harness.status`: how a sweep stands, from what processes have left behind."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -72,7 +73,7 @@ def test_an_interrupted_sweep_says_where_it_goes_on(
             patch.setattr(StageContext, "after_step", killed)
             return original.run(config, context)
 
-    broken = registry.StageKind(version=original.version, run=run)
+    broken = dataclasses.replace(original, run=run)
     monkeypatch.setitem(registry.KINDS, "tokenizer", broken)
     assert command(write(tree)).code == 130
     code, shown = status()

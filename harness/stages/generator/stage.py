@@ -9,18 +9,28 @@ import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
 from pydantic import TypeAdapter
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness.config.data import Crop, DataConfig
 from harness.config.generator import GeneratorConfig, REPAWith
 from harness.config.trial import Trial
-from harness.config.weights import check_file, describe_file
+from harness.config.weights import check_file, describe_file, missing_checkpoint
 from harness.data.dataset import CONTENT
 from harness.data.latents.training_set import LatentSet, Precision, Rows
+from harness.data.missing import MissingItem
 from harness.data.stream import batch_indices
 from harness.machine.gradients import GradientSum
 from harness.machine.random_streams import derive_seed, generator_for
 from harness.schema.keys import KEY_UNLESS_DEFAULT
+from harness.stages import encoder
+from harness.stages import latents as latents_stage
+from harness.stages.flops import (
+    ADAM_STATE,
+    BYTES,
+    FORWARDS_A_STEP,
+    count_forward,
+    training_images,
+)
 from harness.stages.generator.representation import TokenAlignment
 from harness.stages.running.context import StageContext
 from harness.stages.running.optimisation import (
@@ -32,6 +42,7 @@ from harness.stages.running.optimisation import (
     restore_optimizer,
     start_step,
 )
+from harness.stages.stage import Estimate, Stage, StageKind
 from harness.storage.artifacts import Artifact, write_tensors
 from models import checkpoint
 from models.ema import Ema
@@ -39,9 +50,6 @@ from models.flow import flow_loss, flow_total, interpolate, sample_time, velocit
 from models.latent import LatentLayout
 from models.lightningdit import LightningDiT, drop_labels, num_parameters
 from models.rounding import round_weights
-
-VERSION = 2
-"""Raised by hand when the numbers that this stage makes change."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +92,22 @@ class GeneratorStage:
         return LightningDiT(self.generator, layout=self.layout, num_classes=self.num_classes)
 
 
+def stage_of(trial: Trial, settings: GeneratorConfig, tokenizer: Stage) -> Stage:
+    """The stage of a trial's generator, which learns from the latents of a tokenizer."""
+    config = GeneratorStage.of(trial, settings)
+    inputs = {"latents": latents_stage.stage_of(trial, tokenizer)}
+    parts = [f"{settings.size_name}/{settings.patch_size}"]
+    if settings.checkpoint is not None:
+        parts.append(f"from {Path(settings.checkpoint).name}")
+    if isinstance(settings.repa, REPAWith):
+        parts.append(f"repa {settings.repa.weight:g} {settings.repa.encoder.name}")
+        if config.learns_representations:
+            network = settings.repa.encoder
+            inputs["representation"] = encoder.stage_of(network, trial, "representation encoder")
+    label = f"{' '.join(parts)} seed {settings.seed} on {tokenizer.label}"
+    return Stage(kind="generator", config=config, inputs=inputs, label=label)
+
+
 def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
     """One flat loop: velocity regression on the linear path, AdamW, EMA of the weights."""
     if config.checkpoint:
@@ -91,11 +115,13 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
     device, settings = context.device, config.generator
     training, seed = settings.training, settings.seed
     assert seed is not None
+
+    # ---- networks, and the latents that they learn from
     latents = LatentSet(
         context.inputs["latents"],
         device,
         config.latent_precision,
-        on_device=context.latents_on_device,
+        on_device=context.resources.latents_on_device,
     )
     torch.manual_seed(derive_seed(seed, "generator", "weights"))
     model = config.build().to(device).train()
@@ -103,12 +129,16 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
     trained = [p for p in model.parameters() if p.requires_grad]
     alignment = _token_alignment(config, context, model, latents)
     trained += alignment.head.parameters() if alignment else ()
+
+    # ---- optimiser
     optimizer = torch.optim.AdamW(
-        trained, **optimizer_settings(training, fused=context.fused_optimizer)
+        trained, **optimizer_settings(training, fused=context.resources.fused_optimizer)
     )
     network: Any = model.forward_with_tap if alignment else model
-    if context.compile:
+    if context.resources.compile:
         model.compile_blocks()
+
+    # ---- resumption
     curve = context.curve(training.steps)
     count = training.batch_size
     own = context.world.part(count)
@@ -131,6 +161,7 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
             "head": alignment.head.state_dict() if alignment else {},
         }
 
+    # ---- data, read ahead of its step where it does not lie on the device
     def drawn(step: int) -> tuple[Int64[np.ndarray, " b"], Int64[np.ndarray, " b"]]:
         """Positions and views of a step's latents."""
         indices = batch_indices(seed, step, count, len(latents))
@@ -154,6 +185,8 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
     parts = context.parts(count)
     gradients = GradientSum(trained, context.world, passes=len(parts))
     for step in upcoming:
+        # ---- data. Noise, times and dropped labels of the whole batch are functions of seed and
+        # step, so that a resumed run, and any number of workers or slices, sees the same numbers.
         random = generator_for(seed, "generator", step, device=device)
         rows = read_latents(step) if stored is None else next(stored)
         posterior = latents.noise(seed, step, count, own)
@@ -163,6 +196,8 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
         noise = torch.randn((count, *config.layout.shape), generator=random, device=device)
         time = sample_time(settings.flow, count, config.layout.num_groups, random, step)
         images = next(pictures) if pictures else None
+
+        # ---- forward and loss, a slice at a time where the device has no memory for the batch
         start_step(optimizer, training, step)
         summed: dict[str, Tensor] = {}
         for part in parts:
@@ -185,12 +220,17 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
             loss = flow_total(settings.flow, terms)
             if alignment:
                 loss = loss + alignment.config.weight * aligned["repa"]
+            # The loss is a mean over the batch: a slice counts by its share of the images.
             share = len(clean) / count
             backward(share * loss, training)
             terms = {**terms, **aligned, "loss": loss}
             summed = add_terms(summed, {name: share * term for name, term in terms.items()})
+
+        # ---- step
         context.watch_gradient(step, end_step(optimizer, training, gradients))
         ema.update(model)
+
+        # ---- bookkeeping
         terms = context.world.sum_terms(summed)
         loss = terms.pop("loss")
         context.watch(step, loss)
@@ -245,11 +285,11 @@ def _token_alignment(
     assert config.data is not None
     assert seed is not None
     torch.manual_seed(derive_seed(seed, "generator", "representation"))
-    encoder, encoded = context.inputs["representation"], context.inputs["latents"]
+    encoded = context.inputs["latents"]
     return TokenAlignment(
         repa,
         model,
-        encoder,
+        context.inputs["representation"],
         data=config.data,
         crop=config.crop,
         views=latents.views,
@@ -287,3 +327,51 @@ def load_generator(
     if compiled:
         model.compile_blocks()
     return model.requires_grad_(False).eval().to(device)
+
+
+def estimate(stage: Stage) -> Estimate:
+    """The training, the encoder that its tokens are aligned with included."""
+    config: GeneratorStage = stage.config
+    parameters, _ = count_forward(config, lambda: _forward(config))
+    looks_to = stage.inputs["representation"].config if "representation" in stage.inputs else None
+    return Estimate(
+        flops=training_flops(config, looks_to),
+        disk_bytes=BYTES * parameters * len(config.generator.snapshot_steps),
+        parameters=parameters,
+        images=0 if config.checkpoint else training_images(config.generator.training),
+        # The moving average is one more copy of the weights.
+        state_bytes=(ADAM_STATE + 1) * BYTES * parameters,
+    )
+
+
+def flops_per_image(config: GeneratorStage) -> float:
+    """FLOPs of one evaluation of a generator's velocity for one image, without guidance."""
+    return count_forward(config, lambda: _forward(config))[1]
+
+
+def training_flops(config: GeneratorStage, looks_to: encoder.EncoderStage | None) -> float:
+    """FLOPs of training a generator here, the encoder that its tokens are aligned with included."""
+    if config.checkpoint:
+        return 0.0
+    per_image = FORWARDS_A_STEP * flops_per_image(config)
+    if looks_to is not None:
+        cells = config.layout.height // config.generator.patch_size
+        per_image += encoder.flops_per_image(looks_to, cells)
+    return training_images(config.generator.training) * per_image
+
+
+def _forward(config: GeneratorStage) -> tuple[nn.Module, tuple[Any, ...]]:
+    layout = config.layout
+    latent, time = torch.empty(1, *layout.shape), torch.empty(1, layout.num_groups)
+    return config.build(), (latent, time, torch.empty(1, dtype=torch.int64))
+
+
+def missing(config: GeneratorStage, _path: str) -> list[MissingItem]:
+    """Images behind the latents, where they are looked at, and weights that are given."""
+    images = [] if config.data is None else config.data.missing()
+    given = config.generator.checkpoint
+    what = "the generator's weights"
+    return [*images, *missing_checkpoint(what, given, "generator.checkpoint")]
+
+
+KIND = StageKind(version=2, run=run, estimate=estimate, missing=missing)

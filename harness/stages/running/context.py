@@ -3,11 +3,12 @@
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from harness.config.resources import Resources
 from harness.data import prefetch
 from harness.data.prefetch import Ahead
 from harness.machine.metering import Spent
@@ -39,24 +40,14 @@ class StageContext:
     """Folder of the payload and the checkpoints."""
     device: torch.device
     """Where to compute."""
-    checkpoint_every_s: float = 600.0
-    """Seconds between two checkpoints."""
-    compile: bool = False
-    """Whether to compile networks."""
-    channels_last: bool | Literal["auto"] = "auto"
-    """Whether tokenizers have channels last in memory; `auto`: on CUDA."""
-    fused_optimizer: bool = True
-    """Whether an optimiser's step is one kernel."""
-    latents_on_device: bool | Literal["auto"] = "auto"
-    """Whether a generator keeps all latents on its device; `auto`: where they fit."""
+    resources: Resources = field(default_factory=Resources)
+    """What the stage holds, and how it computes where that moves no key."""
     after_each: Callable[[], None] | None = None
     """Called after every step; the benchmark's loops wait there for their turn."""
-    batches_ahead: int = prefetch.DEPTH
-    """Batches read while earlier ones are computed with; 0: each when it is needed."""
     world: World = field(default_factory=World)
     """The workers that share this stage."""
-    stop_requested: Callable[[], bool] = bool
-    """Whether the driver wants the stage to end at its next checkpoint; `bool` says no."""
+    stop_requested: Callable[[], bool] = lambda: False
+    """Whether the driver wants the stage to end at its next checkpoint."""
     slices: int = 1
     """Parts that every batch is computed in, at the same batch: more need less device memory."""
     earlier_s: float = field(default=0.0, init=False)
@@ -86,7 +77,7 @@ class StageContext:
             steps: The steps, in the order in which they are needed.
         """
         compute = prefetch.pinned(function, self.device)
-        batches = prefetch.ahead(compute, steps, depth=self.batches_ahead)
+        batches = prefetch.ahead(compute, steps, depth=self.resources.batches_ahead)
         self._batches.append(batches)
         return batches
 
@@ -210,7 +201,7 @@ class StageContext:
         together = state is not None and not self.world.is_alone
         if together and step < self._meeting and step < total:
             return
-        save_due = state is not None and now - self._saved >= self.checkpoint_every_s
+        save_due = state is not None and now - self._saved >= self.resources.checkpoint_every_s
         stop_due = step < total and self._stop_is_due(now)
         if together:
             save_due, stop_due, self._meeting = self.world.broadcast(
@@ -325,7 +316,7 @@ class StageContext:
 
     def _next_meeting(self, step: int, now: float) -> int:
         """The step at which the workers meet next, about when a report or checkpoint is due."""
-        wait_s = min(REPORT_EVERY_S, self.checkpoint_every_s)
+        wait_s = min(REPORT_EVERY_S, self.resources.checkpoint_every_s)
         if self._first is None or now <= self._first[1]:
             return step + 1
         return step + max(1, int(wait_s * (step - self._first[0]) / (now - self._first[1])))

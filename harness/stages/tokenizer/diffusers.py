@@ -1,12 +1,22 @@
-"""Pretrained autoencoders as the artifact of a stage `tokenizer`: found, identified, copied."""
+"""Tokenizer kind `diffusers`: a pretrained autoencoder of the diffusers library, copied."""
 
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from harness.config.diffusers import DiffusersTokenizerConfig, describe_pretrained, require_folder
+from harness.config.diffusers import (
+    DiffusersTokenizerConfig,
+    describe_pretrained,
+    identity,
+    missing_pretrained,
+    require_folder,
+)
+from harness.config.tokenizer import AnyTokenizerConfig
+from harness.config.trial import Trial
+from harness.data.missing import MissingItem
 from harness.stages.running.context import StageContext
+from harness.stages.tokenizer.kind import TokenizerKind, TokenizerStage
 from harness.storage.artifacts import Artifact, write_tensors
 from harness.storage.durable import write_json
 from models.diffusers_autoencoder import (
@@ -20,30 +30,35 @@ from models.diffusers_autoencoder import (
 )
 
 
-def build(config: DiffusersTokenizerConfig) -> DiffusersAutoencoder:
-    """The network with random weights, from the config.json of its source.
+def stage(trial: Trial) -> TokenizerStage:
+    """What the stage of a trial's tokenizer reads."""
+    settings = _settings(trial.tokenizer)
+    return TokenizerStage(
+        tokenizer=identity(settings),
+        data=trial.data,
+        perceptual_weights="",
+        checkpoint=describe_pretrained(settings),
+    )
+
+
+def build(config: TokenizerStage) -> DiffusersAutoencoder:
+    """Builds the network with random weights, from the config.json of its source.
 
     Raises:
         ValueError: The file is absent or describes no supported autoencoder.
     """
-    folder = require_folder(config)
-    described = read_network_config(folder, config.class_name)
-    return build_diffusers_autoencoder(described, precision=config.precision)
+    settings = _settings(config.tokenizer)
+    described = read_network_config(require_folder(settings), settings.class_name)
+    return build_diffusers_autoencoder(described, precision=settings.precision)
 
 
-def take(
-    config: DiffusersTokenizerConfig, described: str, context: StageContext
-) -> Mapping[str, Any]:
-    """Copy the weights, with config.json as this version of diffusers reads it.
-
-    Args:
-        config: Where they are and what they are declared to be.
-        described: What stands for the files in the key.
-        context: Where the copy goes.
+def make(stage: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
+    """Copies the weights, with config.json as this version of diffusers reads it.
 
     Raises:
         ValueError: The files are others than planned with, or not what is declared.
     """
+    config, described = _settings(stage.tokenizer), stage.checkpoint
     now = describe_pretrained(config)
     if now != described:
         raise ValueError(
@@ -69,12 +84,17 @@ def take(
     }
 
 
-def load_copy(config: DiffusersTokenizerConfig, artifact: Artifact) -> DiffusersAutoencoder:
-    """The network with the weights of an artifact that `take` made."""
+def load(stage: TokenizerStage, artifact: Artifact) -> DiffusersAutoencoder:
+    """Builds the network with the weights of an artifact that `make` has left."""
     described = read_network_config(artifact.file(CONFIG_FILE).parent)
-    model = build_diffusers_autoencoder(described, precision=config.precision)
+    model = build_diffusers_autoencoder(described, precision=_settings(stage.tokenizer).precision)
     model.network.load_state_dict(artifact.tensors("model.safetensors"))
     return model
+
+
+def missing(config: TokenizerStage) -> list[MissingItem]:
+    """The package, or the files of the autoencoder."""
+    return missing_pretrained(_settings(config.tokenizer))
 
 
 def _origin(config: DiffusersTokenizerConfig, folder: Path) -> str:
@@ -82,3 +102,21 @@ def _origin(config: DiffusersTokenizerConfig, folder: Path) -> str:
         return Path(config.source).expanduser().name
     commit = folder.parts[folder.parts.index("snapshots") + 1]
     return f"{config.source} at {commit}"
+
+
+def _settings(config: AnyTokenizerConfig) -> DiffusersTokenizerConfig:
+    assert isinstance(config, DiffusersTokenizerConfig)
+    return config
+
+
+KIND = TokenizerKind(
+    stage=stage,
+    build=build,
+    make=make,
+    load=load,
+    missing=missing,
+    trained_images=lambda _config: 0,
+    training_flops=lambda _config, _encoder, _forward: 0.0,
+    aligned_with=lambda _trial: None,
+    built_from_files=True,
+)

@@ -1,6 +1,7 @@
 """A stage that fails becomes a status; the rest of the sweep goes on, and the next run retries."""
 
 import csv
+import dataclasses
 from pathlib import Path
 
 import pandas as pd
@@ -63,7 +64,7 @@ def breaks(monkeypatch):
                 raise ValueError("the disk is on fire")
             return original.run(config, context)
 
-        broken = registry.StageKind(version=original.version, run=run)
+        broken = dataclasses.replace(original, run=run)
         monkeypatch.setitem(registry.KINDS, kind, broken)
         return lambda: monkeypatch.setitem(registry.KINDS, kind, original)
 

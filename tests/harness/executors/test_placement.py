@@ -5,8 +5,8 @@ import pytest
 from harness.config.resources import Resources
 from harness.executors.placement import in_priority, place
 from harness.executors.requests import Demand, demand_of, is_possible, refusal, side_by_side
-from harness.plan.plan import Stage
 from harness.stages.encoder import EncoderStage
+from harness.stages.stage import Stage
 from models.foundation import TimmEncoderConfig
 
 

@@ -13,8 +13,8 @@ from harness.executors import queue
 from harness.executors.interface import fixed
 from harness.executors.queue import Queue
 from harness.executors.requests import Demand
-from harness.plan.plan import Stage
 from harness.stages.encoder import EncoderStage
+from harness.stages.stage import Stage
 from harness.storage.artifacts import Store
 from harness.storage.stop_requests import StopRequest
 from models.foundation import TimmEncoderConfig

@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 
 from harness.config.encoders import InDomainEncoder
-from harness.config.resources import STAGE_KINDS, Resources
+from harness.config.resources import Resources
 from harness.config.training import TrainingConfig
 from harness.data.digits import DigitsConfig
 from harness.executors.inline import InlineExecutor
 from harness.executors.ray_executor import RayExecutor
-from harness.plan.plan import Stage
 from harness.stages.encoder import EncoderStage
+from harness.stages.registry import kinds_of_sweeps
+from harness.stages.stage import Stage
 from harness.storage.artifacts import Store
 
 ROOT = Path(__file__).parents[3]
@@ -59,7 +60,9 @@ def encoder(seed: int) -> Stage:
 
 def run(stage: Stage, root: Path, address: str, disturb: Callable[[], None], **request):
     """Run a stage on the cluster; `disturb` is called once it has a checkpoint."""
-    resources = {kind: Resources(gpus=0, checkpoint_every_s=0.2, **request) for kind in STAGE_KINDS}
+    resources = {
+        kind: Resources(gpus=0, checkpoint_every_s=0.2, **request) for kind in kinds_of_sweeps()
+    }
     events: list[str] = []
     partial = root / "encoder" / f"{stage.key}.partial"
 
@@ -108,7 +111,7 @@ def test_a_stage_whose_machine_is_lost_goes_on_on_another_to_the_same_bits(clust
     assert "again" in events
     artifact = Store(root).get("encoder", stage.key)
     assert artifact.record["cost"]["attempts"] > 1
-    resources = {kind: Resources(gpus=0) for kind in STAGE_KINDS}
+    resources = {kind: Resources(gpus=0) for kind in kinds_of_sweeps()}
     InlineExecutor().run([stage], tmp_path / "alone", resources, lambda event: None)
     alone = Store(tmp_path / "alone").get("encoder", stage.key)
     ours, theirs = (a.path / "model.safetensors" for a in (artifact, alone))

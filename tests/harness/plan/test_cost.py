@@ -6,8 +6,10 @@ from harness.config.encoders import InDomainEncoder
 from harness.data.digits import DigitsConfig
 from harness.plan import cost
 from harness.plan.cost import critical_paths, estimate
-from harness.plan.plan import Stage, in_order, make_plan
+from harness.plan.plan import in_order, make_plan
+from harness.stages import flops as flops_module
 from harness.stages.encoder import EncoderStage
+from harness.stages.stage import Stage
 from models.foundation import TimmEncoderConfig
 
 
@@ -65,14 +67,14 @@ def test_stages_that_differ_in_training_alone_share_the_measure_of_their_network
     load, monkeypatch
 ) -> None:
     counted: list[str] = []
-    original = cost.FlopCounterMode
+    original = flops_module.FlopCounterMode
 
     def counter(**settings):
         counted.append("counted")
         return original(**settings)
 
-    monkeypatch.setattr(cost, "FlopCounterMode", counter)
-    monkeypatch.setattr(cost, "_cache", {})
+    monkeypatch.setattr(flops_module, "FlopCounterMode", counter)
+    monkeypatch.setattr(flops_module, "_counted", {})
     monkeypatch.setattr(cost, "_estimates", {})
     one = make_plan(load())
     flops = {stage.kind: estimate(stage).flops for stage in one.stages}

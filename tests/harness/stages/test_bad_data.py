@@ -9,8 +9,9 @@ import pytest
 
 from harness.config.resources import Resources
 from harness.execution.stage_run import run_stage
-from harness.plan.plan import Stage, make_plan
+from harness.plan.plan import make_plan
 from harness.stages.generation import _check_same_images
+from harness.stages.stage import Stage
 from harness.storage.artifacts import Artifact, Store
 
 from ..data.photographs.photograph_files import SPLITS, photographs, write_kind

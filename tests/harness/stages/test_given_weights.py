@@ -10,6 +10,7 @@ import torch
 from harness.config.resources import Resources
 from harness.execution.stage_run import run_stage
 from harness.plan.plan import make_plan
+from harness.stages.tokenizer.stage import build_tokenizer
 from harness.storage.artifacts import Store
 from models.checkpoint import export_generator, read_checkpoint
 
@@ -19,7 +20,8 @@ def files(load, tmp_path) -> dict[str, Path]:
     """Random networks of the small sweep in the two official layouts."""
     stages = {stage.kind: stage for stage in make_plan(load()).stages}
     torch.manual_seed(0)
-    tokenizer, generator = (stages[k].config.build() for k in ("tokenizer", "generator"))
+    tokenizer = build_tokenizer(stages["tokenizer"].config)
+    generator = stages["generator"].config.build()
     extras = {"loss.logvar": torch.zeros(()), "linear_proj.weight": torch.zeros(3, 2, 1, 1)}
     paths = {"tokenizer": tmp_path / "vavae.pt", "generator": tmp_path / "lightningdit.pt"}
     torch.save({"state_dict": tokenizer.state_dict() | extras, "epoch": 1}, paths["tokenizer"])

@@ -14,8 +14,9 @@ from harness.data.latents.training_set import LatentSet
 from harness.data.photographs.image_folder import ImageFolderConfig
 from harness.data.pixel_range import to_model_range
 from harness.execution.stage_run import run_stage
-from harness.plan.plan import Stage, make_plan
+from harness.plan.plan import make_plan
 from harness.stages.generation import GenerationStage, asked_labels
+from harness.stages.stage import Stage
 from harness.stages.tokenizer.stage import load_tokenizer
 from harness.storage.artifacts import Store
 from models.posterior import Posterior

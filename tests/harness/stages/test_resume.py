@@ -5,8 +5,9 @@ import torch
 
 from harness.config.resources import Resources
 from harness.execution.stage_run import run_stage
-from harness.plan.plan import Stage, make_plan
+from harness.plan.plan import make_plan
 from harness.stages.running.context import StageContext
+from harness.stages.stage import Stage
 from harness.storage.artifacts import Store
 from harness.storage.checkpoints import load_checkpoint
 

@@ -8,7 +8,8 @@ import torch
 
 from harness.config.resources import Resources
 from harness.execution.stage_run import run_stage
-from harness.plan.plan import Stage, make_plan
+from harness.plan.plan import make_plan
+from harness.stages.stage import Stage
 from harness.storage.artifacts import Store
 from models.autoencoder import Autoencoder
 from models.foundation import FeatureEncoder

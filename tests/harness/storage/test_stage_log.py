@@ -1,5 +1,6 @@
 """What a stage prints is kept, whoever prints it and however the stage ends."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -59,7 +60,7 @@ def test_every_attempt_is_in_the_log_of_the_artifact_and_in_no_content_hash(
         os.write(1, b"first attempt\n")
         raise ValueError("not yet")
 
-    broken = registry.StageKind(version=original.version, run=fail)
+    broken = dataclasses.replace(original, run=fail)
     with monkeypatch.context() as patch:
         patch.setitem(registry.KINDS, "encoder", broken)
         assert run_stage(encoder, tmp_path, Resources(), 0.0).failure == "error"
@@ -86,9 +87,7 @@ def test_threads_of_torch_and_of_linear_algebra_are_what_the_stage_asked_for(
         return {}
 
     original = registry.KINDS["encoder"]
-    monkeypatch.setitem(
-        registry.KINDS, "encoder", registry.StageKind(version=original.version, run=look)
-    )
+    monkeypatch.setitem(registry.KINDS, "encoder", dataclasses.replace(original, run=look))
     before = os.environ.get("OMP_NUM_THREADS")
     assert run_stage(encoder, tmp_path, Resources(cpus=1), 0.0).status == "done"
     assert seen == {"torch": 1, "libraries": {1}, "variable": "1"}

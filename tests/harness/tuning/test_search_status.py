@@ -1,5 +1,6 @@
 """`python -m harness.status` tells of a search what it tells of a sweep."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def test_a_search_that_was_killed_says_which_trials_it_goes_on_with(
     def killed(config, context):
         raise KeyboardInterrupt
 
-    broken = registry.StageKind(version=registry.KINDS["latents"].version, run=killed)
+    broken = dataclasses.replace(registry.KINDS["latents"], run=killed)
     monkeypatch.setitem(registry.KINDS, "latents", broken)
     assert command(write(tree)).code == 130
     code, shown = status()

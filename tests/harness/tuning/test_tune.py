@@ -1,5 +1,6 @@
 """The command on a small search: what it runs, what it repeats, and what it leaves behind."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -144,7 +145,7 @@ def test_a_trial_that_fails_is_named_and_tried_again_by_the_next_command(
             raise ValueError("the disk is on fire")
         return original.run(config, context)
 
-    broken = registry.StageKind(version=original.version, run=fail)
+    broken = dataclasses.replace(original, run=fail)
     monkeypatch.setitem(registry.KINDS, "reconstruction", broken)
     path = write(failing(tree, CHOICE, [4, 40]))
     ended = command(path)
@@ -288,7 +289,7 @@ def test_a_row_that_the_search_does_not_look_at_counts_for_the_exit_code(
             raise FloatingPointError("the disk is on fire")
         return original.run(config, context)
 
-    broken = registry.StageKind(version=original.version, run=fail)
+    broken = dataclasses.replace(original, run=fail)
     monkeypatch.setitem(registry.KINDS, "generation", broken)
     guidance = [{"kind": "none"}, {"kind": "cfg", "scale": 2.0}]
     tree["trial"]["evaluation"]["guidance"] = guidance

@@ -14,8 +14,9 @@ import yaml
 from harness.config.resources import Resources
 from harness.config.sweep import load_sweep
 from harness.execution.stage_run import run_stage
-from harness.plan.plan import Stage, make_plan
+from harness.plan.plan import make_plan
 from harness.stages.latents import SHARD_IMAGES
+from harness.stages.stage import Stage
 from harness.storage.artifacts import Artifact, Store
 
 from ..conftest import SMALL_SWEEP

@@ -18,10 +18,11 @@ from harness.data.latents.training_set import LatentSet
 from harness.execution.stage_run import Outcome, run_stage
 from harness.export_latents import export_latents
 from harness.export_latents import main as export
-from harness.plan.plan import Stage, make_plan
+from harness.plan.plan import make_plan
 from harness.plan.requirements import missing_items
 from harness.schema.reading import ConfigError
 from harness.stages import latents as stage_of_latents
+from harness.stages.stage import Stage
 from harness.storage.artifacts import Artifact, Store
 
 CPU = torch.device("cpu")

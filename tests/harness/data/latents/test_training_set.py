@@ -14,9 +14,10 @@ from harness.data.latents.shards import LatentShards
 from harness.data.latents.training_set import LatentSet, Precision
 from harness.execution.stage_run import run_stage
 from harness.machine.random_streams import generator_for
-from harness.plan.plan import Stage, make_plan
+from harness.plan.plan import make_plan
 from harness.schema.reading import ConfigError
 from harness.stages import latents as stage_of_latents
+from harness.stages.stage import Stage
 from harness.storage.artifacts import Artifact, Store, write_tensors
 from models.autoencoder import Autoencoder
 from models.posterior import PointPosterior, Posterior

@@ -11,10 +11,11 @@ from harness.data import DigitsDataset, open_dataset
 from harness.data.pixel_range import to_model_range
 from harness.execution.stage_run import run_stage
 from harness.plan.cost import estimate
-from harness.plan.plan import Stage, make_plan
+from harness.plan.plan import make_plan
 from harness.schema.reading import ConfigError
 from harness.stages.encoder import load_encoder
 from harness.stages.generator.representation import TokenAlignment
+from harness.stages.stage import Stage
 from harness.storage.artifacts import Artifact, Store
 from models.latent import LatentLayout
 from models.lightningdit import DiTShape, LightningDiT, LightningDiTConfig

@@ -102,7 +102,7 @@ def test_a_resumed_training_shows_every_step_once(load, tmp_path, monkeypatch) -
 
     def killed(self, done, *arguments, **named):
         if done == 4:
-            self.checkpoint_every_s = 1e9
+            self.resources = Resources(checkpoint_every_s=1e9)
         after_step(self, done, *arguments, **named)
         if done == 6:
             raise KeyboardInterrupt

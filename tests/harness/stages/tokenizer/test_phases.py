@@ -15,11 +15,13 @@ from harness.data.pixel_range import to_model_range
 from harness.data.stream import BatchStream
 from harness.execution.stage_run import run_stage
 from harness.machine.random_streams import derive_seed, generator_for
-from harness.plan.plan import Stage, make_plan
+from harness.plan.plan import make_plan
 from harness.run import main
 from harness.schema.keys import to_plain
 from harness.schema.reading import ConfigError
 from harness.stages.encoder import load_encoder
+from harness.stages.stage import Stage
+from harness.stages.tokenizer.stage import build_tokenizer
 from harness.storage.artifacts import Store
 from models.alignment import NoAlignment, VFAlignment
 from models.discriminator import DiscriminatorConfig
@@ -66,7 +68,7 @@ def by_hand(stage: Stage, store: Store) -> dict[str, torch.Tensor]:
         augment=True,
     )
     torch.manual_seed(derive_seed(seed, "tokenizer", "weights"))
-    model, before, first = stage.config.build().train(), None, 0
+    model, before, first = build_tokenizer(stage.config).train(), None, 0
     for steps, start, aligned in ((3, 2, free), (2, 1, alignment)):
         config = TokenizerLossConfig(discriminator=dataclasses.replace(GAN, start_step=start))
         loss = TokenizerLoss(config, aligned, latent_dim=2, feature_dim=encoder.feature_dim)

@@ -1,0 +1,52 @@
+"""What stages of a kind are given of a sweep's resources, and requests that it cannot use."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from harness.config.resources import Resources
+from harness.schema.reading import ConfigError, nearest
+from harness.stages.registry import KINDS, kinds_of_sweeps
+
+
+def request_of(kind: str, resources: Mapping[str, Resources]) -> Resources:
+    """The request of one stage kind; of `default`, kinds that share no work take one worker."""
+    request = resources.get(kind, resources.get("default", Resources()))
+    if KINDS[kind].shares_work:
+        return request
+    gpus = request.gpus if request.gpus == "auto" else min(1.0, request.gpus)
+    return dataclasses.replace(request, gpus=gpus, workers=1)
+
+
+def check_resources(resources: Mapping[str, Resources]) -> None:
+    """Refuse requests of stage kinds that there are not, and what a kind cannot use.
+
+    Raises:
+        ConfigError: Names the kind and what is valid.
+    """
+    for kind in resources:
+        valid = (*kinds_of_sweeps(), "default")
+        if kind not in valid:
+            raise ConfigError(
+                f"unknown stage kind {kind!r}{nearest(kind, valid)} (valid: {', '.join(valid)})",
+                path=f"resources.{kind}",
+            )
+    default = resources.get("default", Resources())
+    for kind, asked in resources.items():
+        if kind == "default":
+            continue
+        if asked.compile and not default.compile and not KINDS[kind].compiles:
+            raise ConfigError(
+                f"stages that train, encode or sample can be compiled, but a {kind} does none of "
+                "these; set evaluation.extraction.compile",
+                path=f"resources.{kind}.compile",
+            )
+        if KINDS[kind].shares_work:
+            continue
+        for name in ("workers", "gpus"):
+            value = getattr(asked, name)
+            if value != getattr(default, name) and value != "auto" and value > 1:
+                raise ConfigError(
+                    f"must be at most 1, because the work of this kind is not shared between "
+                    f"workers, but got {value:g}; use 1",
+                    path=f"resources.{kind}.{name}",
+                )

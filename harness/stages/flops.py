@@ -1,0 +1,75 @@
+"""Parameters and FLOPs of a network, counted on PyTorch's meta device without memory for weights.
+
+A multiply and an add are two operations; matrix products and convolutions count, pointwise work
+does not. A training step is taken as three forward passes of what is trained.
+"""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from harness.config.training import TrainingConfig
+from harness.schema.keys import canonical_json
+from models.lightningdit import num_parameters
+
+FORWARDS_A_STEP = 3
+"""Forward passes that one training step of a network is worth."""
+ADAM_STATE = 4
+"""Numbers that a trained parameter needs: itself, its gradient and Adam's two moments."""
+BYTES = 4
+"""Bytes of a stored number: weights and latents are kept in fp32."""
+OF_TRAINING = ("seed", "training", "phases", "loss", "alignment", "ema", "snapshots")
+"""Fields that say how a network is trained, and neither its size nor its operations."""
+
+Forward = Callable[[], tuple[nn.Module, tuple[Any, ...]]]
+"""Builds a network, and the arguments of its forward pass for one image."""
+
+_counted: dict[str, tuple[int, float]] = {}
+
+
+def count_forward(config: Any, forward: Forward) -> tuple[int, float]:
+    """Count a network's parameters and the FLOPs of one image's forward pass.
+
+    Args:
+        config: What the network's shape follows from; networks of one shape are counted once.
+        forward: Builds network and arguments; called under the meta device.
+    """
+    key = network_key(config)
+    if key not in _counted:
+        with torch.device("meta"):
+            network, arguments = forward()
+        counter = FlopCounterMode(display=False)
+        with counter, torch.no_grad():
+            network.eval()(*arguments)
+        _counted[key] = num_parameters(network), float(counter.get_total_flops())
+    return _counted[key]
+
+
+def network_key(config: Any) -> str:
+    """A name of a network's shape: its configuration without how it is trained.
+
+    A sweep over seeds has one network in many stages, and building it takes a second.
+    """
+    return json.dumps(_shape_of(json.loads(canonical_json(config))), sort_keys=True)
+
+
+def _shape_of(tree: Any) -> Any:
+    if isinstance(tree, list):
+        return [_shape_of(value) for value in tree]
+    if not isinstance(tree, dict):
+        return tree
+    return {name: _shape_of(value) for name, value in tree.items() if name not in OF_TRAINING}
+
+
+def empty_image(height: int, width: int) -> tuple[torch.Tensor]:
+    """One image as the arguments of a forward pass, of the default device."""
+    return (torch.empty(1, 3, height, width),)
+
+
+def training_images(training: TrainingConfig) -> int:
+    """Images that a training works through, counted every time."""
+    return training.steps * training.batch_size

@@ -1,0 +1,91 @@
+"""A stage: one node of work with declared inputs and one artifact; and the kinds of stages."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness.data.missing import MissingItem
+from harness.schema.keys import content_hash
+from harness.stages.running.context import StageContext
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What one stage is expected to cost."""
+
+    flops: float
+    """Floating-point operations."""
+    disk_bytes: float
+    """Size of its artifact."""
+    parameters: int = 0
+    """Parameters of the network that it makes."""
+    images: int = 0
+    """Images that it works through, counted every time; 0 where they are not known beforehand."""
+    state_bytes: float = 0.0
+    """Device memory of weights, gradients, optimiser state and averages, without activations."""
+
+
+def nothing_missing(_config: Any, _path: str) -> list[MissingItem]:
+    """For kinds that read artifacts only."""
+    return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageKind:
+    """All that the program knows of one kind of stage.
+
+    A kind is one module under `harness.stages`, which also has a function that builds the kind's
+    stage of a trial with its inputs, and one line in `harness.stages.registry`.
+    """
+
+    version: int
+    """Numerics version, part of every key: raised by hand when the numbers of this kind change."""
+    run: Callable[[Any, StageContext], Mapping[str, Any]]
+    """Writes the payload of a configuration's stage and returns its numbers."""
+    estimate: "Callable[[Stage], Estimate]"
+    """Says beforehand what a stage costs, from configurations alone."""
+    missing: Callable[[Any, str], list[MissingItem]] = nothing_missing
+    """Lists data and weights that a configuration needs and this machine lacks. The second argument
+    is the key path of the configuration in the trial, where a kind serves in several places."""
+    shares_work: bool = True
+    """Whether several workers share its work; of one that does not, each would do all of it."""
+    compiles: bool = True
+    """Whether `resources.<kind>.compile` compiles a network of it."""
+    in_sweeps: bool = True
+    """Whether sweeps have stages of this kind; resources can be given to those that they have."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Stage:
+    """One node of work. Equal keys mean equal artifacts."""
+
+    kind: str
+    """Name of the kind, as in `harness.stages.registry`."""
+    config: Any
+    """The kind's configuration: what the stage reads, and nothing else."""
+    inputs: Mapping[str, "Stage"]
+    """Stages it depends on, by the name under which it reads their artifacts."""
+    label: str
+    """What it is, in words, for people; it enters no key."""
+    key: str = field(init=False)
+    """sha256 of kind, numerics version, configuration and the keys of the inputs."""
+
+    def __post_init__(self) -> None:
+        # The modules of the kinds build stages, so they are imported after this one.
+        from harness.stages.registry import KINDS
+
+        key = content_hash(
+            {
+                "kind": self.kind,
+                "version": KINDS[self.kind].version,
+                "config": self.config,
+                "inputs": {name: stage.key for name, stage in self.inputs.items()},
+            }
+        )
+        object.__setattr__(self, "key", key)
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Stage) and self.key == other.key
