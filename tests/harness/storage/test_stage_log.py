@@ -25,7 +25,7 @@ def test_output_and_warnings_of_a_process_go_to_the_log_even_where_it_is_killed(
     script = f"""
 import os, sys, warnings
 from pathlib import Path
-from harness import stage_log
+from harness.storage import stage_log
 print("before")
 with stage_log.kept(Path({str(tmp_path)!r}) / "log.txt"):
     print("printed")
