@@ -1,1 +1,1 @@
-"""What a sweep file may say: sweep, trials, their parts, and whether these fit each other."""
+"""The sweep file: sweep, trials, their parts, and whether these fit each other."""

@@ -75,14 +75,14 @@ class DiffusersTokenizerConfig:
 
     @property
     def name(self) -> str:
-        """What the table calls it: kind, last part of its source and, where measured, scaling."""
+        """Name in the table: kind, last part of its source and, where measured, scaling."""
         folder = Path(self.source).expanduser().name or self.source
         measured = ", measured scaling" if self.scaling == "statistics" else ""
         return f"{self.kind} {folder}{measured}"
 
     @property
     def label(self) -> str:
-        """What it is, in words, for people."""
+        """A few words for people."""
         return f"f{self.downsample}d{self.latent_dim} {self.name} seed {self.seed}"
 
 
@@ -114,7 +114,7 @@ def find_folder(config: DiffusersTokenizerConfig) -> Path | None:
 
 
 def describe_pretrained(config: DiffusersTokenizerConfig) -> str:
-    """What stands for the files in a key: the hash of config.json and of the weights.
+    """Hash of config.json and of the weights, for the key.
 
     A branch of the hub is resolved by its cached files, so a newer version of it is another key.
     """
@@ -127,7 +127,7 @@ def describe_pretrained(config: DiffusersTokenizerConfig) -> str:
 
 
 def missing_pretrained(config: DiffusersTokenizerConfig) -> list[MissingItem]:
-    """What a pretrained autoencoder needs that this machine does not have."""
+    """List what a pretrained autoencoder needs and this machine lacks."""
     items: list[MissingItem] = []
     if find_spec("diffusers") is None:
         what, place = "the package diffusers (optional)", "this Python environment"

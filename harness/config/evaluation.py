@@ -82,7 +82,7 @@ class EvaluationConfig:
     extraction: ExtractionConfig = field(default=ExtractionConfig(), metadata=KEY_UNLESS_DEFAULT)
     """Precision and compilation of the feature network."""
     reference: ReferenceSource = field(default=TrainingSplit(), metadata=KEY_UNLESS_DEFAULT)
-    """What generated images are held to."""
+    """The reference: images or statistics that generated images are compared with."""
     reference_crop: Crop = "training"
     """Crop and resize of the images behind the generation reference."""
     posterior: Literal["sample", "mode"] = "sample"

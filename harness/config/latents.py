@@ -23,16 +23,17 @@ class LatentsConfig:
     crop: Crop = "training"
     """Crop and resize before encoding; `training`: the data set's own, centred."""
     posterior: Literal["sample", "mode", "moments"] = "sample"
-    """What of the posterior is kept: one sample (published), the mean, or mean and variance, of
-    which every step draws a fresh sample from (seed, step)."""
+    """The part of the posterior that is kept: one sample (published), the mean, or mean and
+    variance, of which every step draws a fresh sample from (seed, step)."""
     source: Annotated[EncodedHere | LatentFolder, Field(discriminator="kind")] = field(
         default=EncodedHere(), metadata=KEY_UNLESS_DEFAULT
     )
     """Encoded here, or read from a folder in the published layout; the other fields then say how
     that was made."""
     precision: Literal["fp32", "bf16"] = field(default="fp32", metadata=KEY_UNLESS_DEFAULT)
-    """What a generator reads: fp32 (published), or rounded to bf16 after normalisation, which
-    halves their memory on the device; noise, time and x_t stay fp32. They are stored as fp32."""
+    """Precision of the latents that a generator reads: fp32 (published), or rounded to bf16 after
+    normalisation, which halves their memory on the device. Noise, time and x_t stay fp32, and so
+    does what is stored."""
     num_images: int | None = field(default=None, metadata=KEY_UNLESS_DEFAULT)
     """Images of the training split that are encoded, spread evenly over it; absent: all."""
     num_statistics: int = 10_000
@@ -64,5 +65,5 @@ class LatentsConfig:
 
     @property
     def content(self) -> str:
-        """What stands for a folder of latents: a hash; empty where they are encoded here."""
+        """Hash of a folder of latents; empty where they are encoded here."""
         return self.source.identity if isinstance(self.source, LatentFolder) else ""

@@ -50,7 +50,7 @@ class TokenizerPhase:
 
 @dataclass(frozen=True, kw_only=True)
 class PhaseInForce:
-    """What a training loop needs to know about one phase."""
+    """Everything that is in force during one phase."""
 
     first_step: int
     """Step of the whole training at which the phase starts."""

@@ -1,4 +1,4 @@
-"""What generated images are held to: the training split, a file of statistics, or other images."""
+"""The reference of generated images: the training split, a file of statistics, other images."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
@@ -58,11 +58,11 @@ class ReferenceImages:
 ReferenceSource = Annotated[
     TrainingSplit | StatisticsFile | ReferenceImages, Field(discriminator="kind")
 ]
-"""What generated images can be held to."""
+"""Every kind of reference."""
 
 
 def describe_source(source: ReferenceSource) -> str:
-    """What stands for a reference's content; empty for the training split, `absent` if missing."""
+    """Hash or fingerprint of a reference; empty for the training split, `absent` if missing."""
     if isinstance(source, StatisticsFile):
         return describe_file(source.path)
     if isinstance(source, ReferenceImages):

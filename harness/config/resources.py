@@ -1,4 +1,4 @@
-"""What a stage holds while it runs, as a sweep file asks for it."""
+"""The resources of a stage, as a sweep file asks for them."""
 
 import re
 from dataclasses import dataclass
@@ -7,8 +7,9 @@ from typing import Any, ClassVar, Literal
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What one stage holds while it runs. It enters no key; `cpus`, `compile`, `channels_last` and
-    `fused_optimizer` move the last bits of numbers, because sums are taken in another order."""
+    """Cores, GPUs and memory of one running stage. They enter no key; `cpus`, `compile`,
+    `channels_last` and `fused_optimizer` move the last bits of numbers, because sums are taken in
+    another order."""
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 

@@ -47,7 +47,7 @@ class SweepFile:
     name: str
     """Folder of the results: letters, digits, `.`, `_` and `-`."""
     description: str = ""
-    """What the sweep is for; shown in the results."""
+    """Purpose of the sweep; shown in the results."""
     trial: dict[str, Any]
     """The base trial."""
     presets: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)

@@ -84,12 +84,12 @@ class TokenizerConfig:
 
     @property
     def name(self) -> str:
-        """What the table calls it."""
+        """Name in the table."""
         return self.kind
 
     @property
     def label(self) -> str:
-        """What it is, in words, for people."""
+        """A few words for people."""
         aligned = self.alignment.kind
         if isinstance(self.alignment, AlignedWith):
             aligned += f" {self.alignment.vf_weight:g} {self.alignment.encoder.name}"
@@ -121,7 +121,7 @@ AnyTokenizerConfig = Annotated[
 
 
 def describe_tokenizer(config: AnyTokenizerConfig) -> str:
-    """What stands for a tokenizer's given weights in a key; empty where they are trained here."""
+    """Hash of a tokenizer's given weights for its key; empty where they are trained here."""
     if isinstance(config, DiffusersTokenizerConfig):
         return describe_pretrained(config)
     return describe_file(config.checkpoint)

@@ -21,7 +21,7 @@ VGG16_FILE = f"vgg16-{VGG16_SHA256}.pth"
 
 
 def describe_weights(config: Any) -> str:
-    """What stands for an encoder's weights in its key: a hash for a file, else its declared origin.
+    """Hash of an encoder's weights for its key, or their origin where they are no file.
 
     A file that is absent is described as such; the plan then says that it is missing.
     """
@@ -35,7 +35,7 @@ def describe_weights(config: Any) -> str:
 
 
 def describe_lpips(config: Any) -> str:
-    """What stands for the weights of LPIPS in a key: its files' hashes; empty without LPIPS."""
+    """Hashes of the weights of LPIPS for a key; empty without LPIPS."""
     if not isinstance(config, LPIPSConfig | LPIPSMetric):
         return ""
     heads = _describe_file(Path(config.head_weights)) if config.head_weights else "published"
@@ -43,7 +43,7 @@ def describe_lpips(config: Any) -> str:
 
 
 def describe_file(path: str | None) -> str:
-    """What stands for a trained network's file in a key: its hash; empty where none is given."""
+    """Hash of a trained network's file for a key; empty where none is given."""
     return "" if path is None else _describe_file(Path(path))
 
 
@@ -67,7 +67,7 @@ def missing_checkpoint(what: str, path: str | None, field: str) -> list[MissingI
 
 
 def missing_weights(config: Any, path: str) -> list[MissingItem]:
-    """What the weights of the encoder at a key path need that this machine does not have."""
+    """List what the encoder at a key path needs for its weights and this machine lacks."""
     if isinstance(config, InceptionConfig):
         return config.missing()
     if not isinstance(config, TimmEncoderConfig) or config.weights == "random":
@@ -78,7 +78,7 @@ def missing_weights(config: Any, path: str) -> list[MissingItem]:
 
 
 def missing_lpips(config: Any, path: str) -> list[MissingItem]:
-    """What LPIPS at a key path needs that this machine does not have."""
+    """List what LPIPS at a key path needs and this machine lacks."""
     if not isinstance(config, LPIPSConfig | LPIPSMetric):
         return []
     what = "the ImageNet weights of VGG16 (torchvision) for LPIPS"

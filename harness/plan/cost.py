@@ -1,4 +1,4 @@
-"""What the stages of a plan cost, estimated from their configurations alone."""
+"""Costs of the stages of a plan, estimated from their configurations alone."""
 
 from collections.abc import Callable, Sequence
 

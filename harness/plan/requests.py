@@ -1,4 +1,4 @@
-"""What stages of a kind are given of a sweep's resources, and requests that it cannot use."""
+"""Resources of each kind of stage, and requests that a kind cannot use."""
 
 import dataclasses
 from collections.abc import Mapping

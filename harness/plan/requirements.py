@@ -1,4 +1,4 @@
-"""What a plan needs and this machine lacks, found before anything starts."""
+"""Data and weights that a plan needs and this machine lacks, found before anything starts."""
 
 import secrets
 from collections.abc import Iterable

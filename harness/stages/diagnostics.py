@@ -31,7 +31,7 @@ from harness.stages.tokenizer.stage import load_tokenizer
 
 @dataclass(frozen=True, kw_only=True)
 class DiagnosticsStage:
-    """What the stage reads, beside tokenizer and latents."""
+    """Configuration of the stage; its other inputs are tokenizer and latents."""
 
     data: DataConfig
     split: str

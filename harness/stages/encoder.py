@@ -62,14 +62,14 @@ INCEPTION_FEATURES = 2048
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderStage:
-    """What the stage reads."""
+    """Configuration of the stage, which has no inputs."""
 
     encoder: InDomainEncoder | TimmEncoderConfig | InceptionConfig
     """The network."""
     data: DataConfig | None
     """Images it is trained on; None where it comes from elsewhere."""
     weights: str
-    """What stands for weights from elsewhere: their hash or origin."""
+    """Hash or origin of weights from elsewhere."""
 
 
 def stage_of(config: MetricExtractor, trial: Trial, role: str) -> Stage:

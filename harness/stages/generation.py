@@ -45,7 +45,7 @@ GRID_ROWS, GRID_COLUMNS = 8, 10
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationStage:
-    """What the stage reads, beside generator, tokenizer, extractor and reference."""
+    """Configuration of the stage; its inputs are generator, tokenizer, extractor and reference."""
 
     step: int
     """Training step of the snapshot."""
@@ -259,7 +259,7 @@ def _keep(images: Tensor | None, kept: KeptSamples | None, context: StageContext
 
 
 def _kept(config: GenerationStage, context: StageContext, done: int) -> KeptSamples | None:
-    """What becomes the archive, where samples are to be kept."""
+    """Open the files that become the archive, where samples are to be kept."""
     if not (config.keep_samples and context.world.is_first):
         return None
     tokenizer = context.inputs["tokenizer"].record["config"]

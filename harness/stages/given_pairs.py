@@ -32,7 +32,7 @@ from models.batch_part import slices_of
 
 @dataclass(frozen=True, kw_only=True)
 class GivenPairsStage:
-    """What the stage reads, beside the extractor."""
+    """Configuration of the stage; its other input is the extractor."""
 
     reconstructions: AnyImages = field(metadata=NO_KEY)
     """Where the reconstructions are; their content enters the key, their place does not."""
@@ -44,7 +44,7 @@ class GivenPairsStage:
     """Side that the images must have, in pixels: that of the data set."""
     perceptual: PerceptualMetric
     perceptual_weights: str
-    """What stands for the weights of LPIPS: their hashes; empty without."""
+    """Hashes of the weights of LPIPS; empty without it."""
     batch_size: int
     extraction: ExtractionConfig = field(default=ExtractionConfig(), metadata=KEY_UNLESS_DEFAULT)
 

@@ -32,7 +32,7 @@ AnyImages = Annotated[ImageSetConfig, Field(discriminator="kind")]
 
 @dataclass(frozen=True, kw_only=True)
 class GivenSamplesStage:
-    """What the stage reads, beside extractor and reference."""
+    """Configuration of the stage; its other inputs are extractor and reference."""
 
     samples: AnyImages = field(metadata=NO_KEY)
     """Where the images are; their content enters the key, their place does not."""

@@ -41,7 +41,7 @@ SHARD_IMAGES = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class LatentsStage:
-    """What the stage reads, beside the tokenizer."""
+    """Configuration of the stage; its other input is the tokenizer."""
 
     data: DataConfig
     latents: LatentsConfig
@@ -52,7 +52,7 @@ class LatentsStage:
     scaling: Literal["own", "statistics"] = field(default="statistics", metadata=KEY_UNLESS_DEFAULT)
     """How they are normalised: by the tokenizer's own scaling, or as measured here."""
     content: str = field(default="", metadata=KEY_UNLESS_DEFAULT)
-    """What stands for a folder of latents: a hash; empty where they are encoded here."""
+    """Hash of a folder of latents; empty where they are encoded here."""
 
     @classmethod
     def of(cls, trial: Trial) -> "LatentsStage":
@@ -202,7 +202,7 @@ def _encode_shard(
 def _kept(
     wanted: str, posterior: Posterior | PointPosterior, random: torch.Generator
 ) -> tuple[Float[Tensor, "b c h w"], ...]:
-    """What of a posterior is stored: a sample, its mean, or mean and log-variance."""
+    """Choose what is stored of a posterior: a sample, its mean, or mean and log-variance."""
     if wanted == "moments":
         if isinstance(posterior, PointPosterior):
             raise ValueError(

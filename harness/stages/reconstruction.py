@@ -34,7 +34,7 @@ from models.posterior import join
 
 @dataclass(frozen=True, kw_only=True)
 class ReconstructionStage:
-    """What the stage reads, beside tokenizer and extractor."""
+    """Configuration of the stage; its other inputs are tokenizer and extractor."""
 
     data: DataConfig
     split: str
@@ -46,7 +46,7 @@ class ReconstructionStage:
     posterior: Literal["sample", "mode"]
     perceptual: PerceptualMetric
     perceptual_weights: str
-    """What stands for the weights of LPIPS: their hashes; empty without."""
+    """Hashes of the weights of LPIPS; empty without it."""
     batch_size: int
     seed: int
     """Seed of the posterior's noise."""

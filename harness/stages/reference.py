@@ -45,7 +45,7 @@ from models.batch_part import slices_of
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceStage:
-    """What the stage reads, beside the extractor."""
+    """Configuration of the stage; its other input is the extractor."""
 
     data: DataConfig
     crop: Crop
@@ -57,9 +57,9 @@ class ReferenceStage:
     batch_size: int
     extraction: ExtractionConfig = field(default=ExtractionConfig(), metadata=KEY_UNLESS_DEFAULT)
     source: ReferenceSource = field(default=TrainingSplit(), metadata=KEY_UNLESS_DEFAULT)
-    """What takes the place of the training split, if anything."""
+    """The training split, or the file or set of images in its place."""
     content: str = field(default="", metadata=KEY_UNLESS_DEFAULT)
-    """What stands for the content of that: the file's hash or the images' fingerprint."""
+    """Hash of that file or fingerprint of that set; empty for the training split."""
 
     @classmethod
     def of(cls, trial: Trial) -> "ReferenceStage":
@@ -180,7 +180,7 @@ def _from_file(
 
 
 def load_reference(artifact: Artifact) -> Reference:
-    """What samples are held to."""
+    """Read the statistics and features that samples are compared with."""
     return Reference.from_tensors(artifact.tensors("reference.safetensors"))
 
 

@@ -11,7 +11,7 @@ from harness.stages.running.context import StageContext
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What one stage is expected to cost."""
+    """Expected cost of one stage."""
 
     flops: float
     """Floating-point operations."""
@@ -66,7 +66,7 @@ class Stage:
     inputs: Mapping[str, "Stage"]
     """Stages it depends on, by the name under which it reads their artifacts."""
     label: str
-    """What it is, in words, for people; it enters no key."""
+    """A few words for people; they enter no key."""
     key: str = field(init=False)
     """sha256 of kind, numerics version, configuration and the keys of the inputs."""
 

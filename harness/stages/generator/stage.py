@@ -54,7 +54,7 @@ from models.rounding import round_weights
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorStage:
-    """What the stage reads, beside the latents."""
+    """Configuration of the stage; its other input is the latents."""
 
     generator: GeneratorConfig
     layout: LatentLayout
@@ -64,9 +64,9 @@ class GeneratorStage:
     crop: Crop = field(default="training", metadata=KEY_UNLESS_DEFAULT)
     """Crop and resize of these images."""
     checkpoint: str = field(default="", metadata=KEY_UNLESS_DEFAULT)
-    """What stands for the file of trained weights: its hash; empty where they are trained here."""
+    """Hash of the file of trained weights; empty where they are trained here."""
     latent_precision: Precision = field(default="fp32", metadata=KEY_UNLESS_DEFAULT)
-    """What the latents are rounded to before they are learnt from."""
+    """Precision to which latents are rounded before the generator reads them."""
 
     @classmethod
     def of(cls, trial: Trial, generator: GeneratorConfig) -> "GeneratorStage":

@@ -1,1 +1,1 @@
-"""What a running stage is given: its context, its curves, rounds of batches, kept samples."""
+"""Services for running stages: context, curves, rounds of batches, kept samples."""

@@ -1,4 +1,4 @@
-"""What a stage is given to work with: inputs, a work folder, a device and a place to report."""
+"""The context of a running stage: inputs, a work folder, a device and a place to report."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -41,7 +41,7 @@ class StageContext:
     device: torch.device
     """Where to compute."""
     resources: Resources = field(default_factory=Resources)
-    """What the stage holds, and how it computes where that moves no key."""
+    """Cores, GPUs and ways of computing that enter no key, as the sweep file asks for them."""
     after_each: Callable[[], None] | None = None
     """Called after every step; the benchmark's loops wait there for their turn."""
     world: World = field(default_factory=World)
@@ -97,7 +97,7 @@ class StageContext:
             self._curve.end_log()
 
     def parts(self, batch_size: int) -> list[slice]:
-        """What this worker computes of a batch, one slice at a time.
+        """The rows of a batch that this worker computes, one slice after the other.
 
         Raises:
             ValueError: The batch has fewer images than there are workers.
@@ -128,7 +128,7 @@ class StageContext:
         self.work.report(self._bill())
 
     def spent(self) -> Spent:
-        """What all attempts took so far; what was done again after a kill is lost."""
+        """Time that all attempts took so far; time of work that was repeated counts as lost."""
         now_s = time.monotonic() - self._started
         useful_s = self.earlier_s + now_s
         # A checkpoint may be younger than the last report.

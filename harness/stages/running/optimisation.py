@@ -1,4 +1,4 @@
-"""What training loops share beside their loop: arithmetic, optimisers and their steps."""
+"""Arithmetic, optimisers and their steps, for all training loops."""
 
 import contextlib
 from collections.abc import Iterator, Mapping

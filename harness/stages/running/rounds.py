@@ -45,7 +45,7 @@ class Rounds:
             self._parts = _own(saved["parts"], context)
 
     def take_parts(self) -> Iterator[Mapping[str, Tensor]]:
-        """What had been accumulated of those, to be added by this worker; given once."""
+        """Hand over, once, what earlier attempts accumulated; this worker adds it to its own."""
         while self._parts:
             yield self._parts.pop(0)
 

@@ -31,7 +31,7 @@ from models.diffusers_autoencoder import (
 
 
 def stage(trial: Trial) -> TokenizerStage:
-    """What the stage of a trial's tokenizer reads."""
+    """Make the configuration of the stage from a trial."""
     settings = _settings(trial.tokenizer)
     return TokenizerStage(
         tokenizer=identity(settings),

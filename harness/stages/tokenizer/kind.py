@@ -1,4 +1,4 @@
-"""What the stage `tokenizer` reads, and what it knows of a kind of tokenizer."""
+"""The configuration of the stage `tokenizer`, and the contract of a kind of tokenizer."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,19 +19,19 @@ from models.autoencoder import Autoencoder
 from models.diffusers_autoencoder import DiffusersAutoencoder
 
 AnyAutoencoder = Autoencoder | DiffusersAutoencoder
-"""What encodes images and decodes latents."""
+"""A network that encodes images and decodes latents."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerStage:
-    """What the stage reads, beside the encoder it is aligned with."""
+    """Configuration of the stage; its other input is the encoder that it is aligned with."""
 
     tokenizer: AnyTokenizerConfig
     data: DataConfig
     perceptual_weights: str
-    """What stands for the weights of LPIPS: their hashes; empty without."""
+    """Hashes of the weights of LPIPS; empty without it."""
     checkpoint: str = field(default="", metadata=KEY_UNLESS_DEFAULT)
-    """What stands for the file of trained weights: its hash; empty where they are trained here."""
+    """Hash of the file of trained weights; empty where they are trained here."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,7 @@ KINDS: dict[str, TokenizerKind] = {"va_vae": va_vae.KIND, "diffusers": diffusers
 
 
 def kind_of(config: AnyTokenizerConfig) -> TokenizerKind:
-    """What stages know of a configuration's kind."""
+    """Look up the kind of a configuration."""
     return KINDS[config.kind]
 
 

@@ -48,7 +48,7 @@ from models.tokenizer_loss import TokenizerLoss
 
 
 def stage(trial: Trial) -> TokenizerStage:
-    """What the stage of a trial's tokenizer reads."""
+    """Make the configuration of the stage from a trial."""
     settings = _settings(trial.tokenizer)
     given = describe_file(settings.checkpoint)
     return TokenizerStage(
