@@ -63,6 +63,7 @@ def _check_evaluation(trial: Trial) -> None:
             f"{evaluation.num_images}; use {-(-evaluation.num_images // classes) * classes}",
             path="evaluation.num_images",
         )
+    # A network grades well what was trained to match it, whatever the images look like.
     if isinstance(alignment, AlignedWith) and alignment.encoder == evaluation.extractor:
         raise ConfigError(
             "must be another network than the one the tokenizer is aligned with, but is the same; "

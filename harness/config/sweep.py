@@ -86,6 +86,7 @@ class Point:
             "reference": describe_source(trial.evaluation.reference),
             "latents": trial.latents.content,
         }
+        # Trials from before there were given weights keep their names: what is absent adds nothing.
         taken = {name: described for name, described in taken.items() if described}
         return content_hash([trial, [*weights, taken] if taken else weights])[:12]
 
@@ -347,6 +348,7 @@ def build_trial(file: SweepFile, axes: Mapping[str, Any], weak: Mapping[str, Any
         if axis in file.presets:
             preset = file.presets[axis][value]
             changes += [(path, f"preset {axis}: {value}", v) for path, v in preset.items()]
+    # A preset may set a whole block and an axis a value in it: blocks first, then what is inside.
     presets = sorted(changes, key=lambda change: change[0].count("."))
     paths = [(a, f"grid.{a}: {v!r}", v) for a, v in axes.items() if a not in file.presets]
     paths += [(path, "the weak model", value) for path, value in weak.items()]

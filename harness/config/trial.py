@@ -37,6 +37,7 @@ class Trial:
             part = getattr(self, name)
             if part is None:
                 continue
+            # Seeds are written out here, so that every stage's key has its own and not the trial's.
             if part.seed is None:
                 object.__setattr__(self, name, dataclasses.replace(part, seed=self.seed))
             seed = getattr(self, name).seed

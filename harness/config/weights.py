@@ -98,6 +98,7 @@ def _backbone_file(config: LPIPSConfig | LPIPSMetric) -> Path:
 
 def _describe_file(path: Path) -> str:
     path = path.expanduser()
+    # A plan must be possible where the file is not: the requirements then name it as missing.
     if not path.is_file():
         return "absent"
     status = path.stat()

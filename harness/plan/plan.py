@@ -110,6 +110,7 @@ def in_order(stages: Iterable[Stage]) -> list[Stage]:
     """Inputs before what needs them; kinds in the order of the data flow, then by label."""
     kinds = list(registry.KINDS)
     by_key = {s.key: s for s in stages}
+    # Among those that could come next, the order is fixed, so that plans read alike every time.
     rank = {key: (kinds.index(s.kind), s.label, key) for key, s in by_key.items()}
     open_inputs = {
         k: {i.key for i in s.inputs.values() if i.key in by_key} for k, s in by_key.items()
@@ -145,6 +146,7 @@ def stages_to_run(plan: Plan, store: Store) -> list[Stage]:
 
     An intermediate artifact that was removed is not made again where nothing needs it any more.
     """
+    # From the ends backwards: a generator that is done needs no latents, even where these are gone.
     missing = {s for s in plan.stages if not store.find(s.kind, s.key)}
     inner = {i for stage in plan.stages for i in stage.inputs.values()}
     read = {stage for row in plan.rows for stage in row.stages}

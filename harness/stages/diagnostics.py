@@ -81,6 +81,7 @@ def run(config: DiagnosticsStage, context: StageContext) -> Mapping[str, Any]:
     chosen = np.sort(random.permutation(len(latents))[: wanted.num_images])
     views = random.integers(len(latents.views), size=len(chosen))
     seen, labels = latents.batch(chosen, views)
+    # Vectors of one image are alike: with one position an image they are independent.
     single = _one_position_each(seen, random)
     context.after_step(1, 3, dict)
     uniformity = measure_uniformity(

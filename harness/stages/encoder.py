@@ -100,6 +100,7 @@ def run(config: EncoderStage, context: StageContext) -> Mapping[str, Any]:
         copy = context.work.payload / f"inception{encoder.path.suffix}"
         shutil.copyfile(encoder.path, copy)
         return {}
+    # `weights: random` is for tests and smoke runs; the seed makes it the same network everywhere.
     torch.manual_seed(derive_seed(0, "encoder", "random weights"))
     network = FeatureEncoder(encoder)
     write_tensors(context.work.payload / "model.safetensors", network.model.state_dict())
@@ -181,6 +182,7 @@ def _train(
     dataset = open_dataset(config.data, device)
     torch.manual_seed(derive_seed(encoder.seed, "encoder", "weights"))
     network = build_network(config).to(device)
+    # A FeatureEncoder is frozen and in evaluation mode from the start; here it is trained first.
     network.model.train().requires_grad_(True)
     if context.resources.compile:
         network.model.compile()
@@ -266,6 +268,8 @@ def _accuracies(
         device: Where to compute.
         after_batch: Called with the images done and those in all, first with none done.
     """
+    # The accuracy on images that it has not seen says what its features are worth; that on its
+    # training images, beside it, says how far it has learnt them by heart.
     splits: tuple[Split, Split] = ("eval", "train")
     total = sum(dataset.num_images(split) for split in splits)
     done, found = 0, dict[str, float]()

@@ -158,6 +158,7 @@ class Sampling:
         noise = torch.randn((len(labels), *layout.shape), generator=random, device=self.device)
         with arithmetic(self.config.precision, self.device):
             latents = sample(self._velocity(labels), noise, self.config.sampler, layout)
+            # Generators live in normalised latents; decoders want them as they were encoded.
             scaled = latents * self.std + self.mean
             parts = slices_of(len(scaled), self.slices)
             return torch.cat([to_uint8(self.tokenizer.decode(scaled[rows])) for rows in parts])
@@ -206,6 +207,8 @@ def run(config: GenerationStage, context: StageContext) -> Mapping[str, Any]:
         if len(turn.positions):
             positions = torch.from_numpy(turn.positions)
             asked = labels[positions.to(device)]
+            # Noise depends on the number of the batch alone, so that any number of workers, and a
+            # resumed stage, draws the same samples.
             random = generator_for(config.seed, "noise", turn.number, device=device)
             images = sampling.images(asked, random)
             for rows in slices_of(len(images), context.slices):

@@ -113,6 +113,7 @@ def run(config: LatentsStage, context: StageContext) -> Mapping[str, Any]:
     paths = []
     for shard, local in enumerate(batches(num_images, SHARD_IMAGES)):
         path = payload / f"latents_shard{shard:05d}.safetensors"
+        # A shard that an earlier attempt has finished stays: shards are whole or absent.
         # Workers take the shards in turn; the first one publishes them all.
         if shard % context.world.size == context.world.rank and not path.exists():
             tensors = _encode_shard(config, dataset, tokenizer, chosen[local], context)
@@ -163,6 +164,7 @@ def _describe(
     else:
         mean, std = known or _statistics(shards, config)
     write_tensors(context.work.payload / "statistics.safetensors", {"mean": mean, "std": std})
+    # A generator's `label_policy: data` draws classes as often as the training split has them.
     counts = torch.bincount(shards.labels, minlength=config.data.num_classes)
     return {
         "num_images": len(shards),
@@ -188,6 +190,7 @@ def _encode_shard(
         positions = indices[local]
         images = to_model_range(dataset.images("train", positions, pipeline).to(device))
         for view in config.views:
+            # The published layout has the mirrored image encoded, not the latent mirrored.
             seen = images.flip(-1) if view == "latents_flip" else images
             pieces = slices_of(len(seen), context.slices)
             posterior = join([tokenizer.encode(seen[rows]) for rows in pieces])
@@ -232,6 +235,7 @@ def _statistics(shards: LatentShards, config: LatentsStage) -> Statistics:
 
     Of whole posteriors one sample an image is measured.
     """
+    # Published statistics are of 10,000 random latents too; of all, they would be other numbers.
     count = min(config.latents.num_statistics, len(shards))
     random = torch.Generator().manual_seed(derive_seed(config.seed, "statistics"))
     chosen = torch.randperm(len(shards), generator=random)[:count].sort().values.numpy()

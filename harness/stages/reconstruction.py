@@ -114,6 +114,8 @@ def run(config: ReconstructionStage, context: StageContext) -> Mapping[str, Any]
             else:
                 latents = posterior.mode()
             decoded = torch.cat([tokenizer.decode(latents[rows]) for rows in parts])
+            # Features and PSNR see 8-bit images, as files would hold them; SSIM and LPIPS see the
+            # decoder's own output, as in the published script.
             rounded = to_uint8(decoded)
             for rows in parts:
                 scores.update(decoded[rows], rounded[rows], pixels[rows])

@@ -126,6 +126,8 @@ def _extracted(
     context: StageContext,
 ) -> Reference:
     """Statistics of the chosen images, and the features of some spread evenly over them."""
+    # Moments are of all images. Precision, recall and the kernel distance need features one by one,
+    # which at ImageNet's size would be 10 GB: they take a part, spread evenly.
     kept = min(config.num_features, len(chosen))
     place = np.full(len(chosen), kept)
     place[spread(kept, len(chosen))] = np.arange(kept)

@@ -125,6 +125,7 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
     )
     torch.manual_seed(derive_seed(seed, "generator", "weights"))
     model = config.build().to(device).train()
+    # Samples are drawn from the moving average (LightningDiT: decay 0.9999), never from `model`.
     ema = Ema(model, settings.ema)
     trained = [p for p in model.parameters() if p.requires_grad]
     alignment = _token_alignment(config, context, model, latents)
@@ -165,6 +166,7 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
     def drawn(step: int) -> tuple[Int64[np.ndarray, " b"], Int64[np.ndarray, " b"]]:
         """Positions and views of a step's latents."""
         indices = batch_indices(seed, step, count, len(latents))
+        # Either view of an image with equal probability, as the published data set draws it.
         views = np.random.default_rng([seed, step]).integers(len(latents.views), size=len(indices))
         return indices, views
 
@@ -216,6 +218,7 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
                         noisy, time[part], labels[part], alignment.config.block
                     )
                     aligned = {"repa": alignment.head(tokens, features)}
+            # Under autocast the network answers in bfloat16; the loss is taken in fp32.
             terms = flow_loss(predicted.float(), velocity_target(clean, noise[part]))
             loss = flow_total(settings.flow, terms)
             if alignment:
@@ -235,6 +238,7 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
         loss = terms.pop("loss")
         context.watch(step, loss)
         curve.note(step, terms)
+        # A snapshot belongs to the payload, not to the checkpoints: it is a result of its own.
         if step + 1 in settings.snapshot_steps and context.world.is_first:
             path = context.work.payload / snapshot_name(step + 1)
             write_tensors(path, ema.module.state_dict())

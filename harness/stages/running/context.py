@@ -159,6 +159,8 @@ class StageContext:
             what: What it is, for the message.
         """
         never = torch.full((), 2**62, dtype=torch.int64, device=loss.device)
+        # Reading the value would wait for the device at every step. The first bad step is kept
+        # there and read with the next report.
         now = torch.where(torch.isfinite(loss.detach()), never, torch.full_like(never, step))
         before = self._bad_steps.get(what)
         self._bad_steps[what] = now if before is None else torch.minimum(before, now)
@@ -197,6 +199,7 @@ class StageContext:
         """
         if self.after_each is not None:
             self.after_each()
+        # Reports and checkpoints go by time: a step may take a millisecond or a minute.
         now = time.monotonic()
         together = state is not None and not self.world.is_alone
         if together and step < self._meeting and step < total:

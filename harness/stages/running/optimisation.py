@@ -90,6 +90,7 @@ def end_step(
         Norm of the gradient of all parameters, before clipping: a scalar on their device, the same
         on every worker, not finite where any part of it is not.
     """
+    # Workers exchange gradients while the backward pass still runs; here the last must be in.
     gradients.finish()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     if training.max_grad_norm is not None:

@@ -92,8 +92,11 @@ def make(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
         feature_dim=None if encoder is None else encoder.feature_dim,
         in_channels=settings.architecture.in_channels,
     ).to(device)
+    # LPIPS is frozen: its weights are rounded once rather than at every step under autocast, with
+    # the same bits.
     if training.precision == "bf16":
         criterion.round_perceptual()
+    # The last convolutions stay eager: adaptive weights take gradients with respect to them.
     if context.resources.compile:
         model.compile_trunks()
         criterion.compile_perceptual()
@@ -154,6 +157,7 @@ def make(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
             adam.state.clear()
             if adversary_adam:
                 adversary_adam.state.clear()
+        # The discriminator's start is counted from the beginning of its phase, as published.
         batch = step - phase.first_step
 
         # ---- data. Every random number is a function of seed, purpose and step, and noise is drawn
@@ -166,6 +170,7 @@ def make(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
         noise = torch.randn(shape, generator=random, device=device)[own]
         features = None
         if encoder is not None:
+            # The encoder is not differentiated, so its slices need no more than its activations.
             parts = slices_of(len(images), context.slices)
             features = torch.cat([encoder.features(images[p], grid=(side, side)) for p in parts])
 
