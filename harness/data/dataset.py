@@ -1,8 +1,7 @@
-"""The one interface of every image data set."""
+"""The interface of every image data set, and checks that all of them share."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +16,7 @@ Split = Literal["train", "eval"]
 
 
 CONTENT = ("data_fingerprint", "data_content")
-"""What tells contents apart in a stage's result: without reading images, and by every byte."""
+"""Fields of a stage's result that tell data sets apart: by names and sizes, and by every byte."""
 WHOLE = slice(None)
 """All images of a batch."""
 
@@ -123,10 +122,8 @@ def check_declaration(config: object, counts: Sequence[str], names: Sequence[str
             raise ValueError(f"`{name}` must not be empty, but got ''; name it")
 
 
-def check_count(
-    place: str, declared: str, noun: str, expected: int, found: int, absent: Sequence[Path] = ()
-) -> None:
-    """Refuse data that are not as many as declared.
+def check_count(place: str, declared: str, noun: str, expected: int, found: int) -> None:
+    """Refuse data whose number is not the declared one.
 
     Args:
         place: Where they are, in words.
@@ -134,26 +131,21 @@ def check_count(
         noun: What is counted.
         expected: The declared number.
         found: The number there.
-        absent: Files that seem to be missing.
 
     Raises:
         ValueError: The numbers differ.
     """
     if found != expected:
+        # The remedy for too few is never to declare fewer: shards may just be missing.
         remedy = f"remove what does not belong there, or declare {found}"
         if found < expected:
-            remedy = _completion(absent) if found else "fill it, or name another place"
+            remedy = "put back what is missing; only where nothing is, correct what is declared"
+        if not found:
+            remedy = "fill it, or name another place"
         raise ValueError(
             f"{place} must hold {expected:,} {noun} ({declared}), but {found:,} were found; "
             f"{remedy}"
         )
-
-
-def _completion(absent: Sequence[Path]) -> str:
-    named = ", ".join(repr(str(path)) for path in absent[:3])
-    named += f" and {len(absent) - 3:,} more" if len(absent) > 3 else ""
-    missing = f" (by the numbers of its files {named})" if absent else ""
-    return f"put back what is missing{missing}; only where nothing is, correct what is declared"
 
 
 def check_indices(indices: Int64[np.ndarray, " b"], num_images: int) -> None:
@@ -180,12 +172,14 @@ def spread(count: int, num_images: int) -> Int64[np.ndarray, " m"]:
             f"at most {num_images:,} images can be taken of the split, but {count:,} are asked "
             "for; lower num_reconstructions or num_reference, or leave it out"
         )
+    # Evenly and not the first ones: files of folders are sorted by class.
     return np.arange(count, dtype=np.int64) * num_images // count
 
 
 def take(dataset: ImageDataset, split: Split, count: int) -> Int64[np.ndarray, " m"]:
-    """`count` positions of a split, spread evenly; all that there are where bad images, left out,
-    made it smaller than that.
+    """`count` positions of a split, spread evenly.
+
+    Where bad images were left out, so that fewer remain than are asked for: all of them.
 
     Raises:
         ValueError: There are fewer images though none was left out.
@@ -195,13 +189,13 @@ def take(dataset: ImageDataset, split: Split, count: int) -> Int64[np.ndarray, "
 
 
 def left_out(dataset: ImageDataset, *splits: Split) -> dict[str, list[str]]:
-    """What a stage records of bad images that it did not read; empty where there are none."""
+    """The part of a stage's result that names bad images; empty where there are none."""
     bad = [image for split in splits for image in dataset.left_out(split)]
     return {"bad_images": bad} if bad else {}
 
 
 def describe_content(dataset: ImageDataset, *splits: Split) -> dict[str, Any]:
-    """What a stage records of the images that it read: both fingerprints, and what was left out."""
+    """The part of a stage's result that describes its images: fingerprints and bad images."""
     fingerprints = dataset.fingerprint(), dataset.content_fingerprint()
     return {**dict(zip(CONTENT, fingerprints, strict=True)), **left_out(dataset, *splits)}
 

@@ -18,11 +18,7 @@ from harness.data.dataset import Split, check_count, check_declaration
 from harness.data.missing import MissingItem
 from harness.data.photographs.encoded import EncodedSplit
 from harness.data.photographs.hub import HubDataset
-from harness.data.photographs.numbered_files import (
-    absent_of_patterns,
-    missing_between,
-    missing_of_total,
-)
+from harness.data.photographs.numbered_files import absent_of_patterns
 from harness.data.pipelines import Pipeline, Workers
 from harness.data.shuffle import FULL, Shuffle
 from harness.schema.keys import KEY_UNLESS_DEFAULT, NO_KEY
@@ -34,6 +30,8 @@ class PhotographConfig(ABC):
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
+    # A data set's name stands for its content in keys. Keys hold neither its path nor a hash of a
+    # million files, so that a plan needs no data at hand; who changes the images changes the name.
     name: str
     """Name of the data set in tables and, in place of `root`, in keys: one content, one name."""
     root: str = field(metadata=NO_KEY)
@@ -42,6 +40,7 @@ class PhotographConfig(ABC):
     under `--download`."""
     train_split: str = "train"
     """Name of the training split."""
+    # No key: a tokenizer does not change with the images that it is evaluated on.
     eval_split: str = field(default="test", metadata=NO_KEY)
     """Name of the evaluation split; what reads it has it in its key."""
     resolution: int = 256
@@ -56,12 +55,14 @@ class PhotographConfig(ABC):
     """Images of the training split, those that are bad included."""
     num_eval_images: int = field(metadata=NO_KEY)
     """Images of the evaluation split; what reads them has their number in its key."""
+    # These two move numbers but came after artifacts had been stored, whose keys must stay.
     shuffle: Annotated[Shuffle, Field(discriminator="kind")] = field(
         default=FULL, metadata=KEY_UNLESS_DEFAULT
     )
     """Order of an epoch; `blocks` reads large files in long runs."""
     small_images: Literal["enlarge", "bad"] = field(default="enlarge", metadata=KEY_UNLESS_DEFAULT)
     """Images with a side below `resolution`: enlarged as in the published runs, or bad."""
+    # No part of keys either: the name stands for the content, its bad images included.
     bad_images_limit: int = field(default=0, metadata=NO_KEY)
     """Images of a split that may be bad: unreadable, truncated, of more than 8 bits grey, or too
     small. Above 0, all are decoded once at opening, and those that are bad are left out, counted
@@ -73,7 +74,7 @@ class PhotographConfig(ABC):
     memory_limit_gib: float = field(default=4.0, metadata=NO_KEY)
     """Most that the pixels of one split may take under `keep: memory` or `device`, in GiB."""
     decode_workers: Workers = field(default="auto", metadata=NO_KEY)
-    """Threads that decode; `auto`: one for each core. Their number moves no pixel."""
+    """Threads that decode; `auto`: one for each core. The pixels do not depend on their number."""
 
     def __post_init__(self) -> None:
         sizes = ("resolution", "num_classes", "num_train_images", "num_eval_images")
@@ -100,7 +101,7 @@ class PhotographConfig(ABC):
         return self.resolution if self.small_images == "bad" else 0
 
     def name_of(self, split: Split) -> str:
-        """What the files call a split."""
+        """Name that the files use for a split."""
         return self.train_split if split == "train" else self.eval_split
 
     def declared_images(self, split: Split) -> int:
@@ -191,6 +192,8 @@ class ShardedConfig(PhotographConfig):
         folder = self.folder()
         if folder is None:
             return []
+        # Sorted, because the file system's order differs from machine to machine; two patterns may
+        # find one file.
         matches = [sorted(folder.glob(pattern)) for pattern in self.patterns(split)]
         return list(dict.fromkeys(itertools.chain.from_iterable(matches)))
 
@@ -203,7 +206,7 @@ class ShardedConfig(PhotographConfig):
         place = self.folder() or (repository.sought() if repository else Path())
         absent = [place / pattern for pattern in patterns if not any(place.glob(pattern))]
         what = f"the {split} images of {self.name!r} (a {self.suffix} file or several)"
-        if not absent and (numbered := absent_of_patterns(place, patterns, missing_of_total)):
+        if not absent and (numbered := absent_of_patterns(place, patterns)):
             absent = numbered[:1]
             if len(numbered) > 1:
                 what += f", of which {len(numbered):,} are absent, the first"
@@ -219,13 +222,11 @@ class ShardedConfig(PhotographConfig):
         Raises:
             ValueError: The numbers differ.
         """
-        paths, folder = self.files(split), self.folder()
-        assert folder is not None
+        paths = self.files(split)
         place = f"the {split} split ({', '.join(str(path) for path in paths[:3])}"
         place += f" and {len(paths) - 3} further files)" if len(paths) > 3 else ")"
         declared = self.declared_images(split)
-        absent = absent_of_patterns(folder, self.patterns(split), missing_between)
-        check_count(place, f"num_{split}_images", "images", declared, num_images, absent)
+        check_count(place, f"num_{split}_images", "images", declared, num_images)
 
 
 def expand_braces(pattern: str) -> list[str]:

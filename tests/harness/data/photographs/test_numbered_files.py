@@ -4,11 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.data.photographs.numbered_files import (
-    absent_of_patterns,
-    missing_between,
-    missing_of_total,
-)
+from harness.data.photographs.numbered_files import absent_of_patterns, missing_of_total
 
 
 @pytest.mark.parametrize(
@@ -30,25 +26,9 @@ def test_names_with_a_total_tell_what_is_absent(present, absent):
     assert missing_of_total([Path(name) for name in present]) == [Path(name) for name in absent]
 
 
-@pytest.mark.parametrize(
-    ("present", "absent"),
-    [
-        (["a-0000.tar", "a-0003.tar"], ["a-0001.tar", "a-0002.tar"]),
-        (["a-0001.tar"], ["a-0000.tar"]),
-        (["a-8.tar", "a-10.tar", *(f"a-{n}.tar" for n in range(8))], ["a-9.tar"]),
-        (["a-0000.tar", "a-0001.tar", "b.tar"], []),
-        (["imagenet64.tar"], []),
-        (["a-20240101.tar", "a-20250101.tar"], []),
-        (["a-00005-of-00009.tar"], []),
-    ],
-)
-def test_numbers_without_a_total_tell_what_comes_before_the_last(present, absent):
-    assert missing_between([Path(name) for name in present]) == [Path(name) for name in absent]
-
-
 def test_only_what_a_pattern_would_find_is_absent(tmp_path):
     for number in (0, 1, 3, 12):
         (tmp_path / f"a-{number:05d}-of-00020.tar").touch()
-    found = absent_of_patterns(tmp_path, ["a-0000[0-3]*.tar", "a-00012-of-*"], missing_of_total)
+    found = absent_of_patterns(tmp_path, ["a-0000[0-3]*.tar", "a-00012-of-*"])
     assert found == [tmp_path / "a-00002-of-00020.tar"]
-    assert absent_of_patterns(tmp_path, ["a-00000-of-00020.tar"], missing_of_total) == []
+    assert absent_of_patterns(tmp_path, ["a-00000-of-00020.tar"]) == []
