@@ -21,7 +21,7 @@ from harness.data.pipelines import Pipeline
 
 _SIDE = 8
 _LEVELS = 16
-_SPLIT_SEED = 2501_01423
+_SPLIT_SEED = 2501_01423  # VA-VAE's arXiv number. The split must never change.
 
 
 @final
@@ -84,7 +84,7 @@ class DigitsDataset(ImageDataset):
     """Handwritten digits, whole in memory."""
 
     def __init__(self, config: DigitsConfig) -> None:
-        # Importing scikit-learn takes longer than planning a sweep.
+        # Here, because importing scikit-learn takes longer than planning a sweep.
         from sklearn.datasets import load_digits
 
         features, targets = (np.asarray(part) for part in load_digits(return_X_y=True))
@@ -169,6 +169,7 @@ class _DigitsSplit:
         cls, pixels: UInt8[np.ndarray, "n h w"], labels: Int64[np.ndarray, " n"], margin: int
     ) -> "_DigitsSplit":
         labels.setflags(write=False)
+        # Padded once: a shift is then a crop.
         padded = np.pad(pixels, ((0, 0), (margin, margin), (margin, margin)))
         return cls(padded=padded, labels=labels)
 
@@ -184,6 +185,7 @@ def enlarge_grey_levels(
         levels: Grey levels 0..16.
         resolution: Side of the result in pixels, a multiple of 8.
     """
+    # Floating-point sums may round differently from one machine to the next; integers cannot.
     weights = _bilinear_weights(resolution // _SIDE)
     total = 255 * np.einsum("ai,nij,bj->nab", weights, levels, weights)
     full = _LEVELS * int(weights[0].sum()) ** 2
@@ -210,6 +212,7 @@ def stratified_split(
     remainders. Which images of a class are chosen comes from a fixed seed of NumPy's legacy
     generator, whose stream is frozen across versions.
     """
+    # Largest remainders, so that the quotas add up to exactly `num_eval`.
     share = np.bincount(labels) * num_eval / len(labels)
     quota = np.floor(share).astype(np.int64)
     order = np.argsort(quota - share, kind="stable")

@@ -5,7 +5,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, final
 
@@ -28,7 +27,7 @@ from harness.data.pipelines import (
 )
 from harness.data.sample_archive import SampleArchive
 from harness.schema.keys import NO_KEY, content_hash
-from harness.storage.durable import file_sha256
+from harness.storage.durable import known_sha256
 
 _FORBID: Any = {"extra": "forbid"}
 
@@ -52,7 +51,7 @@ class FolderImages:
     pipeline: Pipeline | None = None
     """Published crop and resize; absent: none, and all images must have one size."""
     on_unreadable: Literal["stop", "skip"] = field(default="stop", metadata=NO_KEY)
-    """What an unreadable file does. `skip` reads every file once at opening, counts and lists."""
+    """Effect of an unreadable file. `skip` reads every file once at opening, counts and lists."""
     max_unreadable: float = field(default=0.01, metadata=NO_KEY)
     """Share of the files, 0..1, that may be skipped; one file always may."""
 
@@ -123,7 +122,7 @@ class DatasetImages:
     """Published crop and resize; absent: the one that training uses, centred."""
 
     def missing(self) -> list[MissingItem]:
-        """What the data set lacks."""
+        """Files of the data set that are absent."""
         return self.data.missing()
 
 
@@ -254,7 +253,7 @@ class _FolderSet(ImageSet):
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256(_conversion(self._config).encode())
-        contents = in_threads(_content, self._paths)
+        contents = in_threads(known_sha256, self._paths)
         for path, content in zip(self._paths, contents, strict=True):
             name = path.relative_to(self._config.location).as_posix()
             digest.update(f"{name}\0{content}\n".encode())
@@ -263,26 +262,17 @@ class _FolderSet(ImageSet):
 
 def _in_numeric_order(paths: list[Path]) -> list[Path]:
     """Files by the numbers in their names, folder by folder, if all names are plain numbers."""
+    # As texts, "10" comes before "2", and pairs of images would be mismatched.
     if not all(path.stem.isascii() and path.stem.isdecimal() for path in paths):
         return paths
     return sorted(paths, key=lambda path: (path.parent, int(path.stem)))
-
-
-def _content(path: Path) -> str:
-    """sha256 of a file's bytes, read again only where the file changed."""
-    status = path.stat()
-    return _sha256(path, status.st_size, status.st_mtime_ns)
-
-
-@cache
-def _sha256(path: Path, _size: int, _modified_ns: int) -> str:
-    return file_sha256(path)
 
 
 def _leave_out_unreadable(
     paths: Sequence[Path], max_share: float
 ) -> tuple[list[Path], tuple[str, ...]]:
     reasons = in_threads(_reason_not_to_read, paths)
+    # Read before the first is used, so that every position means the same image in every run.
     skipped = tuple(reason for reason in reasons if reason is not None)
     allowed = max(1, math.floor(max_share * len(paths)))
     if len(skipped) > allowed or len(skipped) == len(paths):
@@ -366,6 +356,7 @@ class _NpzSet(ImageSet):
         return None if self._labels is None else np.array(self._labels, dtype=np.int64)
 
     def fingerprint(self) -> str:
+        # The archive's own checksum stands for its content; the pixels need not be read.
         text = f"{self._pixels.shape} {self._crc} {_conversion(self._config)}"
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -384,6 +375,7 @@ class _NpzSet(ImageSet):
 class _DatasetSet(ImageSet):
     def __init__(self, config: DatasetImages) -> None:
         self._config = config
+        # On the host: images are scored once, so keeping them on the device gains nothing.
         self._dataset = open_dataset(config.data)
 
     @property

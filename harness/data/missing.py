@@ -1,4 +1,4 @@
-"""What a configuration names and this machine does not have, told before anything starts."""
+"""A file or folder that a configuration names and this machine lacks."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -112,7 +112,7 @@ def read_squares(
         resolution: Side of the result in pixels.
         pipeline: Published crop and resize.
         positions: Crop positions as `square_pixels` takes them, one a image; absent: the centre.
-        workers: Threads; their number moves no pixel.
+        workers: Threads; the pixels do not depend on their number.
     """
 
     def square(placed: tuple[T, tuple[float, float] | None]) -> UInt8[np.ndarray, "h w 3"]:
@@ -126,10 +126,10 @@ def read_squares(
 def in_threads(
     function: Callable[[T], R], items: Sequence[T], workers: Workers = "auto"
 ) -> list[R]:
-    """`list(map(function, items))` by several threads; the first error in the order of the items.
-
-    Threads and not processes: decoding and resizing run outside of Python's lock.
-    """
+    """`list(map(function, items))` by several threads; raises the error of the first bad item."""
+    # Threads and not processes: decoding and resizing run outside of Python's lock, and processes
+    # would copy every image and fork CUDA. In the measurement of 2026-11-25 (results/LOG.md)
+    # processes were no faster.
     num_threads = _num_cores() if workers == "auto" else workers
     if num_threads == 1:
         return [function(item) for item in items]
@@ -159,10 +159,8 @@ def stack_squares(
 def draw_augmentation(
     num_images: int, generator: np.random.Generator, *, flip: bool
 ) -> tuple[list[tuple[float, float]], Bool[np.ndarray, " b"]]:
-    """Draw crop positions and which images to mirror (half of them where `flip`, else none).
-
-    The positions don't depend on `flip`.
-    """
+    """Draw crop positions and which images to mirror (half of them where `flip`, else none)."""
+    # All three numbers are drawn whether `flip` or not, so that the crops stay the same.
     draws = generator.random((num_images, 3))
     positions = [(float(down), float(right)) for down, right in draws[:, :2]]
     return positions, (draws[:, 2] < 0.5) & flip
@@ -193,6 +191,7 @@ def square_pixels(
         position: Crop position (down, right) as fractions in [0, 1) of the room to move; absent:
             the centre. Only `opencv_crop` has a position to choose.
     """
+    # Each pipeline would give the same pixels here, and data sets of small images are of this size.
     if image.size == (resolution, resolution):
         return np.asarray(image)
     if pipeline == "adm_center":
@@ -203,6 +202,7 @@ def square_pixels(
 
 
 def _adm_center(image: Image.Image, resolution: int) -> UInt8[np.ndarray, "h w 3"]:
+    # ADM halves with a box filter first: one bicubic step over a large factor would alias.
     while min(image.size) >= 2 * resolution:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = resolution / min(image.size)
@@ -225,11 +225,13 @@ def _opencv_crop(
 ) -> UInt8[np.ndarray, "h w 3"]:
     scale = resolution / min(image.size)
     height, width = round(image.height * scale), round(image.width * scale)
+    # Without antialiasing, as OpenCV's INTER_LINEAR, which the published training used.
     pixels = _bilinear(image, height, width, antialias=False)
     room = (height - resolution, width - resolution)
     if position is None:
         top, left = room[0] // 2, room[1] // 2
     else:
+        # Every whole place from 0 to `slack` is equally likely.
         top, left = (int(part * (slack + 1)) for part, slack in zip(position, room, strict=True))
     return pixels[top : top + resolution, left : left + resolution]
 

@@ -1,4 +1,4 @@
-"""Between 8-bit pixels and the range of the networks."""
+"""Converts between 8-bit pixels and the range [-1, 1] of the networks."""
 
 import torch
 from jaxtyping import Float, UInt8

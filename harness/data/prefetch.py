@@ -1,7 +1,7 @@
 """Batches computed ahead of the step that needs them, in one background thread.
 
-A batch is a pure function of its step, so that who computes it, and when, moves no number. The
-order is that of the steps, and an error comes up at the step that it belongs to.
+A batch is a pure function of its step, so it is the same whichever thread computes it and when.
+Batches come in the order of the steps, and an error is raised at the step that it belongs to.
 """
 
 import queue
@@ -50,6 +50,7 @@ class Ahead(Generic[Batch], Iterator[Batch]):
         self._batches = map(function, steps)
         self._line = _Line(depth)
         self._thread: threading.Thread | None = None
+        # One thread: several would finish out of order. A batch is decoded by more (`in_threads`).
         if depth:
             # The thread must not hold this object, or one that is forgotten would never end.
             arguments = (self._batches, self._line)
@@ -90,18 +91,18 @@ class Ahead(Generic[Batch], Iterator[Batch]):
     def close(self) -> None:
         """End the thread, after the batch that is in work; batches not taken are dropped."""
         self._line.stop()
+        # Files that the thread reads may be closed or removed after this call.
         if self._thread is not None:
             self._thread.join()
 
 
 class _Line:
-    """What waits between the thread and the consumer: batches in order, or the error that ends it.
-
-    The permits bound how many batches are ready or in work.
-    """
+    """The queue between thread and consumer: batches in order, or the error that ends it."""
 
     def __init__(self, depth: int) -> None:
         self.ended = False
+        # A permit for every batch that may be ready or in work. With a bounded queue the thread
+        # would compute one more than `depth` and hold it while the queue is full.
         self._permits = threading.Semaphore(depth)
         self._ready: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
 
@@ -136,9 +137,7 @@ def _produce(batches: Iterator[Any], line: _Line) -> None:
 
 
 def pinned(function: Callable[[int], Any], device: torch.device) -> Callable[[int], Any]:
-    """The function with its tensors in page-locked memory where they go to a CUDA device.
-
-    Only from there does `to(device, non_blocking=True)` return before the copy is done.
+    """Have a function put its tensors into page-locked memory where they go to a CUDA device.
 
     Args:
         function: Computes the batch of a step: a tensor or a tuple with tensors.
@@ -147,6 +146,7 @@ def pinned(function: Callable[[int], Any], device: torch.device) -> Callable[[in
     if device.type != "cuda":
         return function
 
+    # Only from there does `to(device, non_blocking=True)` return before the copy is done.
     def compute(step: int) -> Any:
         return _pin(function(step))
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, final
 import numpy as np
 from jaxtyping import Int64
 
-_ORDER = 0
+_ORDER = 0  # Purpose number of `random_numbers`; `stream` has the others.
 
 
 @final
@@ -52,6 +52,7 @@ FULL = FullShuffle()
 """The order unless asked otherwise."""
 
 
+# Every batch asks for the order of one epoch or two; ImageNet's is 10 MB and takes some 0.2 s.
 @lru_cache(maxsize=4)
 def epoch_order(
     seed: int, epoch: int, num_images: int, shuffle: Shuffle = FULL
@@ -82,4 +83,5 @@ def _block_order(
 
 def random_numbers(seed: int, purpose: int, counter: int) -> np.random.Generator:
     """A generator for one purpose and one epoch or step."""
+    # A spawn key gives streams that are independent; seeds that are added up may coincide.
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(purpose, counter)))

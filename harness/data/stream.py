@@ -11,7 +11,7 @@ from torch import Tensor
 from harness.data.dataset import WHOLE, ImageDataset, Split
 from harness.data.shuffle import FULL, Shuffle, epoch_order, random_numbers
 
-_AUGMENTATION, _SHIFT = 1, 2
+_AUGMENTATION, _SHIFT = 1, 2  # Purpose numbers of `random_numbers`: streams of their own.
 
 
 @final
@@ -61,6 +61,7 @@ class BatchStream:
         chosen = indices[self.part]
         labels = torch.from_numpy(self.dataset.labels(self.split)[chosen])
         if self.augment:
+            # Drawn for the whole batch whatever `part`, so that one worker or eight see the same.
             generator = random_numbers(self.seed, _AUGMENTATION, step)
             images = self.dataset.augmented(self.split, indices, generator, self.part)
             return self._moved(images, step), labels
@@ -70,6 +71,7 @@ class BatchStream:
         if not self.max_shift:
             return images
         generator = random_numbers(self.seed, _SHIFT, step)
+        # For the whole batch too, and from a stream of its own: crops stay those of no shift.
         shifts = generator.integers(-self.max_shift, self.max_shift + 1, (self.batch_size, 2))
         return shifted(images, torch.from_numpy(shifts[self.part]))
 
@@ -79,6 +81,7 @@ def shifted(
 ) -> UInt8[Tensor, "b 3 h w"]:
     """Images moved down and right by whole pixels; what comes in mirrors what is there."""
     height, width = images.shape[2:]
+    # Mirrored edges: zeros moving in would be black bars on photographs.
     rows = _mirrored(torch.arange(height) - shifts[:, :1], height)
     columns = _mirrored(torch.arange(width) - shifts[:, 1:], width)
     batch = torch.arange(len(images))[:, None, None]
@@ -96,6 +99,7 @@ def batch_indices(
     seed: int, step: int, batch_size: int, num_images: int, shuffle: Shuffle = FULL
 ) -> Int64[np.ndarray, " b"]:
     """Positions of batch 0, 1, 2, ... in a set that is shuffled anew every epoch."""
+    # Computed from the step alone: a resumed run has no reader to put back in place.
     first = step * batch_size
     last = first + batch_size - 1
     epochs = range(first // num_images, last // num_images + 1)

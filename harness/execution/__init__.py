@@ -1,1 +1,1 @@
-"""Runs one stage: attempts, failures and the artifact that is left."""
+"""Runs one stage: its attempts, their failures, and the artifact that it publishes."""

@@ -1,8 +1,8 @@
-"""What an attempt at a stage leaves in its work folder, for the other workers and the next attempt.
+"""Notes in a stage's work folder, for the other workers and for the next attempt.
 
-A process group that lost a worker tells the others nothing but that, so each failing worker writes
-down why. A stage that ran out of device memory writes down how finely the next attempt slices its
-batches; that holds until the stage is done or fails for good, across kills.
+The workers of a process group learn that one was lost but not why, so a failing worker writes its
+reason down. A stage that ran out of device memory writes down that the next attempt computes its
+batches in slices; that holds, across kills, until the stage is done or fails for good.
 """
 
 import json
@@ -28,6 +28,7 @@ def slices(work: Work) -> int:
 
 def ask_for_slices(work: Work, error: str) -> None:
     """Have the coming attempts slice their batches."""
+    # In a file and not in this process: the attempt after a kill must not run out of memory again.
     work.shared.mkdir(parents=True, exist_ok=True)
     write_json(work.shared / _MEMORY, {"slices": SLICES, "error": error})
 
@@ -50,8 +51,11 @@ def tell_failure(work: Work, world: World, failure: dict[str, Any]) -> None:
 
 
 def failure_behind(error: Exception, work: Work, world: World) -> dict[str, Any]:
-    """What another worker wrote before this one lost it; empty where the error is this one's own,
-    or where the other was killed before it could write."""
+    """The reason that another worker wrote down before this one lost it.
+
+    Empty where the error is this worker's own, or where the other one was killed.
+    """
+    # The connection of a failing worker may close before its note is seen here.
     deadline = time.monotonic() + WORD_S
     others = [rank for rank in range(world.size) if rank != world.rank]
     while isinstance(error, WorkerLost) and time.monotonic() < deadline:

@@ -1,4 +1,4 @@
-"""Failure classes: what kind of failure an error is, and what follows from it.
+"""Sorts errors into classes of failure, which decide whether a stage is run again.
 
 | class | what | what follows |
 |---|---|---|
@@ -31,6 +31,7 @@ FailureKind = Literal[
 ]
 """Class of a failure; empty where nothing failed."""
 
+# Bounded, and ours: Ray would repeat what ran out of host memory for ever.
 RETRIES: dict[FailureKind, int] = {"infrastructure": 3, "host_memory": 1}
 """How often a stage is run again after a failure of this class; others are not."""
 
@@ -71,10 +72,11 @@ _BY_CLASS_NAME: dict[str, FailureKind] = {
 _STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 _UNREACHABLE = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH}
 _HOST_MEMORY = "DefaultCPUAllocator: can't allocate memory"
-"""What torch says in a RuntimeError of its own where Python has MemoryError."""
+"""Text of torch's RuntimeError for what is a MemoryError in Python."""
 _DEVICE_MEMORY = ("CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 _LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "gloo/transport", "NCCL ")
 
+# A lost connection comes last: it is what the failure of another worker looks like from here.
 _PRECEDENCE: tuple[FailureKind, ...] = (
     "divergence",
     "device_memory",
@@ -88,6 +90,7 @@ _PRECEDENCE: tuple[FailureKind, ...] = (
 
 def classify(error: BaseException) -> FailureKind:
     """The class of a failure, from the error or from what caused it."""
+    # From the outside in: Ray and Ray Train wrap the error of a worker in their own.
     for each in _chain(error):
         if (kind := _classify_one(each)) != "error":
             return kind
@@ -119,6 +122,7 @@ class Failures:
             kind: Its class.
             step: Step of the stage's newest checkpoint; -1 where there is none.
         """
+        # It has got on since: a long training loses more machines than a fixed number of retries.
         if kind == COUNTED_ANEW and step > self._step:
             self._counts[kind] = 0
         self._step, self._last = max(step, self._step), kind
@@ -153,6 +157,7 @@ def _classify_one(error: BaseException) -> FailureKind:
     names = [parent.__name__ for parent in type(error).__mro__]
     text = str(error)
     if "OutOfMemoryError" in names:
+        # torch and Ray use one name for two things.
         of_torch = isinstance(error, RuntimeError)
         return "device_memory" if of_torch else "host_memory"
     if isinstance(error, RuntimeError) and any(part in text for part in _DEVICE_MEMORY):

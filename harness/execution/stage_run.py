@@ -1,4 +1,4 @@
-"""Run one stage: the only place where a failure becomes a recorded status."""
+"""Runs one stage: the only place where a failure becomes a recorded status."""
 
 import contextlib
 import gc
@@ -33,9 +33,8 @@ from harness.storage.lease import StageBusy
 from harness.storage.stop_requests import StopRequested
 
 Status = Literal["done", "reused", "busy", "failed", "diverged", "stopped", "blocked"]
-"""What became of a stage: run here, found in the store, held by another process, ended by an
-error, ended by a non-finite loss, ended by a stop request, or never started because an input
-failed."""
+"""How a stage ended: run here, found in the store, held by another process, ended by an error, by
+a non-finite loss or by a stop request, or never started because an input failed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +52,7 @@ class Outcome:
     """Whether running it again at once, in new processes, may end otherwise: a worker ran out of
     device memory, and the next attempt computes every batch in slices."""
     set_aside: str = ""
-    """What was said of a damaged input that was set aside: run again, its stage makes it anew."""
+    """Tells of a damaged input that was set aside; its stage makes it anew when it runs again."""
 
 
 ALONE = World()
@@ -104,7 +103,7 @@ def run_stage(
 
 @dataclass(frozen=True, kw_only=True)
 class _Assignment:
-    """What one worker does, and with what; see `run_stage`."""
+    """The arguments of `run_stage`, for the functions below."""
 
     stage: Stage
     store: Store
@@ -127,19 +126,23 @@ def _lead(given: _Assignment) -> Outcome:
     stage, store, world = given.stage, given.store, given.world
     outcome = Outcome(key=stage.key, status="reused")
     try:
+        # Looked for before the lease is taken: most stages of a repeated command are there.
         try:
             if store.examine(stage.kind, stage.key):
                 return world.broadcast(outcome)
         except DamagedArtifact as error:
             store.set_aside(error)
         with store.work(stage.kind, stage.key) as work:
+            # Again under the lease: another process may have published in between.
             if not store.find(stage.kind, stage.key):
                 attempts.clear_failures(work)
                 outcome = _attempt(given, work, world.broadcast(attempts.slices(work)))
+                # A gang starts its next attempt in new processes; see `Outcome.again`.
                 if outcome.again and world.is_alone:
                     _free_device_memory()
                     outcome = _attempt(given, work, attempts.slices(work))
                 if outcome.status in ("failed", "diverged", "stopped"):
+                    # The group is gone: there is nobody to tell.
                     return outcome
     except StageBusy:
         outcome = Outcome(key=stage.key, status="busy")
@@ -201,12 +204,14 @@ def _run(given: _Assignment, work: Work, slices: int) -> None:
         slices=slices,
         stop_requested=given.stop_requested,
     )
+    # Before the stage opens anything, so that its peak memory holds all of it.
     created, meter = time.time(), Meter(device)
     context.begin()
     with contextlib.closing(context), _threads(resources.cpus):
         result = definition.run(stage.config, context)
     if device.type == "cuda":
         torch.cuda.synchronize()
+    # One record and one publication; the others have given their part to the first worker.
     if not given.world.is_first:
         return
     seen = environment(device)
@@ -304,7 +309,7 @@ def _cost(
 def _failed(
     given: _Assignment, work: Work, error: Exception, wall_s: float, slices: int
 ) -> Outcome:
-    """What became of an attempt that raised; written down, and told to the other workers."""
+    """Record how an attempt failed, and tell the other workers."""
     world = given.world
     found = attempts.failure_behind(error, work, world) or _describe(error, work, slices)
     if isinstance(error, DamagedArtifact):
@@ -318,6 +323,7 @@ def _failed(
         attempts.tell_failure(work, world, found)
         if not isinstance(error, StopRequested):
             write_text(work.shared / name, "".join(traceback.format_exception(error)))
+    # After the reason is written: the others look for it as soon as their exchange fails.
     world.leave()
     return outcome
 
@@ -330,6 +336,7 @@ def _describe(error: Exception, work: Work, slices: int) -> dict[str, Any]:
     if failure != "device_memory":
         status = "diverged" if failure == "divergence" else "failed"
         return {"status": status, "error": text, "failure": failure}
+    # Once: where half a batch does not fit either, the user has to choose what to change.
     if slices == 1:
         attempts.ask_for_slices(work, text)
         work.warn(f"{text}; run again in {attempts.SLICES} slices of every batch")

@@ -1,4 +1,4 @@
-"""Two ways to run a plan behind one interface: on Ray, or in this process."""
+"""Two executors of a plan behind one interface: on Ray, or in this process."""
 
 from harness.executors.interface import Capacity, Executor, Feed, Listener, StageEvent
 

@@ -1,4 +1,4 @@
-"""What every executor promises."""
+"""The interface of every executor, and what all of them share."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,9 +31,9 @@ class StageEvent:
     outcome: Outcome | None = None
     """Set when it ended, and of the attempt that is followed by another."""
     held: Capacity | None = None
-    """What the stage holds while it runs; set when it started."""
+    """CPUs and GPUs that the stage holds while it runs; set when it started."""
     total: Capacity | None = None
-    """What the machine or cluster has at this moment, where the executor knows it."""
+    """CPUs and GPUs of the machine or cluster at this moment, where the executor knows it."""
 
 
 Listener = Callable[[StageEvent], None]
@@ -90,6 +90,7 @@ def block_descendants(
     failed: Stage, stages: Sequence[Stage], outcomes: dict[str, Outcome], listen: Listener
 ) -> None:
     """Record every stage that needs `failed` as blocked."""
+    # Recorded and not just skipped: each of their rows names the failure that it waits for.
     keys = descendants(stages, failed.key)
     for stage in stages:
         if stage.key in keys and stage.key not in outcomes:
@@ -116,6 +117,7 @@ def grow(
     """
     grown = False
     while True:
+        # A search proposes trials whose stages the graph may have already.
         known = {stage.key for stage in stages}
         fed = {stage.key: stage for stage in feed(outcomes, capacity) if stage.key not in known}
         stages += fed.values()

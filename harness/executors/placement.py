@@ -39,6 +39,7 @@ def in_priority(
     def rank(stage: Stage) -> tuple[float, float, float]:
         return -demands[stage.kind].workers, -paths[stage.key], -dependents[stage.key]
 
+    # Sorting is stable: stages that rank alike keep the order of the plan.
     return sorted(ready, key=rank)
 
 
@@ -64,6 +65,7 @@ def place(
     placements = []
     for stage in stages:
         demand = demands[stage.kind]
+        # In the amounts that a machine really spends, or a plan would not fit on it.
         each = as_packed(demand.each)
         nodes = _choose(demand.workers, each, left, totals)
         if len(nodes) == demand.workers and stage.key not in held_back:

@@ -1,4 +1,4 @@
-"""The ready-queue: what runs, what waits, what is run again. Machines are an interface to it."""
+"""Decides which stage runs when: starts, waits and further attempts, on any kind of machines."""
 
 import time
 from collections import defaultdict
@@ -87,6 +87,7 @@ class Queue:
 
     def run(self) -> dict[str, Outcome]:
         """Run until every stage has ended or, after a stop request, until none runs any more."""
+        # A loop that looks, not callbacks: every decision is made in one thread, in one place.
         self._grow()
         while len(self.outcomes) < len(self.stages):
             if not self.stop.is_requested:
@@ -124,8 +125,10 @@ class Queue:
         ready = in_priority(self._ready(), self.demands, self.paths, self.dependents)
         if not ready:
             return
+        # Asked at every look, so that machines that join or leave are noticed.
         totals = self.machines.totals()
         now = time.monotonic()
+        # Until its next attempt a stage keeps what it held.
         soon = {key for key, when in self.again_at.items() if when > now}
         for placement in place(ready, self.demands, totals, self._free(totals), soon):
             self._start(placement, totals)
@@ -165,7 +168,8 @@ class Queue:
         return False
 
     def _free(self, totals: Mapping[str, Amounts]) -> Mapping[str, Amounts]:
-        """What the living machines have beside what runs on them."""
+        """Machine -> what is free of it."""
+        # Counted here: Ray's own count lags behind what was just started or has just ended.
         free = {node: dict(amounts) for node, amounts in totals.items()}
         held = [
             (node, as_packed(self.demands[placement.stage.kind].each))
@@ -199,6 +203,7 @@ class Queue:
             block_descendants(stage, self.stages, self.outcomes, self.listen)
 
     def _outcome(self, stage: Stage, handle: Any) -> Outcome:
+        # A stage counts as done only where this machine sees its artifact.
         try:
             outcome = self.machines.outcome(handle)
             is_there = outcome.status != "done" or self.store.find(stage.kind, stage.key)
@@ -226,6 +231,7 @@ class Queue:
             # The next attempt computes in slices; it cannot ask for that again.
             return True
         failures = self.failures[stage.key]
+        # Only the name of the newest checkpoint is read; whether it is whole the attempt finds out.
         step = newest_step(self.store.checkpoints(stage.kind, stage.key))
         if not failures.add(outcome.failure, step):
             return False

@@ -1,4 +1,4 @@
-"""Starts Ray on this machine, or connects to a cluster; failures say what to do about them."""
+"""Starts Ray on this machine, or connects to a cluster, and words the failures."""
 
 import contextlib
 import errno
@@ -29,10 +29,10 @@ ACCEPT_S = 5.0
 ANSWER_S = 20.0
 """Seconds that a cluster has to answer as Ray does."""
 REFUSED_TOKEN = ("Unauthenticated", "InvalidAuthToken", "AuthenticationError")
-"""What Ray says where tokens differ."""
+"""Words in Ray's errors where tokens differ."""
 
 UNWRITABLE = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EROFS)
-"""What the file system says of a temporary folder that cannot be used."""
+"""Errors of a temporary folder that cannot be used."""
 
 PROBE = """
 import sys, ray
@@ -68,6 +68,7 @@ def _connect(address: str | None, say: Say) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
         if address:
+            # Tried in a process that can be ended: in ours Ray would wait for minutes.
             _require_answer(address)
             ray.init(address=address, **quiet)
         else:
@@ -84,6 +85,7 @@ def _start(say: Say, quiet: dict[str, Any]) -> None:
         )
     if folder := temporary_folder():
         quiet["_temp_dir"] = folder
+    # Where shared memory is small, as in containers, Ray would take the disk and tell nobody.
     store_bytes, note = object_store(free_shared_memory())
     if note:
         say(note)

@@ -1,4 +1,4 @@
-"""Surroundings that Ray needs: set before Ray is imported, and told where they cannot be had.
+"""Prepares what Ray needs of this machine, before Ray is imported.
 
 Imports no Ray itself, because Ray reads some of these variables when it is imported.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 MAX_SOCKET_BYTES = 107
 """Length of a Unix socket's path that Linux allows."""
 SESSION_BYTES = 70
-"""What Ray appends to its temporary folder: `/session_<time>_<process>/sockets/plasma_store`."""
+"""Length that Ray adds to that folder: `/session_<time>_<process>/sockets/plasma_store`."""
 
 SHARED_MEMORY = Path("/dev/shm")
 """Where Ray puts its object store, and NCCL the buffers between the GPUs of one machine."""

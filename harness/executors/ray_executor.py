@@ -47,6 +47,7 @@ class RayExecutor:
             shared = self.address is not None
             machines = RayMachines(root, resources, stop, self.say, shared=shared)
             totals = list(machines.totals().values())
+            # `auto` means a GPU where the cluster has any.
             gpus = sum(amounts.get("GPU", 0.0) for amounts in totals)
             demands = {kind: demand_of(r, gpus) for kind, r in resources.items()}
             # What a feed will ask for is not known yet: every kind must be possible.
@@ -54,6 +55,7 @@ class RayExecutor:
             if not self.wait_for_nodes:
                 refuse_impossible(kinds, demands, totals, shared=shared)
             queue = Queue(stages, root, demands, machines, listen, feed, stop)
+            # A stage that goes on after its driver would hold machines that nobody counts.
             try:
                 return queue.run()
             except BaseException:

@@ -56,7 +56,7 @@ class Gang:
     store_root: Path
     resources: Resources
     each: Mapping[str, float]
-    """What one worker holds."""
+    """Amounts that one worker holds."""
     nodes: Sequence[str]
     """Machine of each worker."""
     stop: Path
@@ -91,11 +91,13 @@ def run_gang(gang: Gang) -> Outcome:
                     use_gpu=gang.gpus > 0,
                     resources_per_worker=dict(gang.each),
                     placement_strategy="PACK",
+                    # The queue chose the machines; Ray would start a gang where it likes.
                     label_selector=[{"ray.io/node-id": node} for node in gang.nodes],
                 ),
                 run_config=RunConfig(
                     name="train",
                     storage_path=str(notes),
+                    # Off: `failures` decides, and the checkpoint in the store is the only one.
                     failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
                 ),
             )
@@ -186,7 +188,7 @@ def free_address(host: str) -> str:
 
 
 def _failed(stage: Stage, error: Exception) -> Outcome:
-    """What became of a gang whose workers did not all live to tell it."""
+    """The outcome of a gang of which a worker died before it could return one."""
     errors = list(getattr(error, "worker_failures", {}).values()) or [error]
     kinds: list[FailureKind] = [classify(each) for each in errors]
     first = most_telling(kinds)

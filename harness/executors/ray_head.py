@@ -1,4 +1,4 @@
-"""Whether the head of a Ray cluster answers: asked before calls that would wait for it.
+"""Asks whether the head of a Ray cluster answers, before calls that would wait for it.
 
 Where the head has ended, Ray's own calls wait, and after a minute Ray ends the process from within,
 so that no error is told and no table written. Imports no Ray.
@@ -34,6 +34,7 @@ class Head:
         Raises:
             ConnectionError: It has not for too long.
         """
+        # A plain connection, because Ray's own calls would wait for the head themselves.
         try:
             with socket.create_connection(self._place, timeout=CONNECT_S):
                 self._silent_since = None

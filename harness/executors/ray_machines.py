@@ -66,7 +66,8 @@ class RayMachines:
         self.store_root, self.resources = store_root, resources
         self.stop, self.say, self.shared = stop, say, shared
         self.head = Head(ray.get_runtime_context().gcs_address, shared=shared)
-        # A GPU is really freed only when the process that used it ends; options can't ask for that.
+        # No retries by Ray: a stage that it repeats would hold what the queue counts as free. And a
+        # GPU is really freed only when the process that used it ends; options can't ask for that.
         self.gpu_task = ray.remote(max_retries=0, max_calls=1)(_run)
         self.cpu_task = ray.remote(max_retries=0)(_run)
         # A process each: Ray Train leaves a signal handler in its own.
@@ -110,7 +111,7 @@ class RayMachines:
         cpus, gpus = each.pop("CPU"), each.pop("GPU", 0.0)
         task = self.gpu_task if gpus else self.cpu_task
         memory = each.pop("memory", None)
-        # Hard: a stage that moved by itself would hold what the queue counts as free.
+        # Not soft: a stage must start on the machine that was chosen for it, or not at all.
         return task.options(
             num_cpus=cpus,
             num_gpus=gpus,
@@ -162,6 +163,7 @@ class RayMachines:
         for text in wanted:
             self.say(f"waiting for machines that hold {text}: none of the {self._sizes()} do")
         self._wanted = wanted
+        # Ray's autoscaler sees tasks that wait in Ray, and these wait with us.
         bundles = [dict(demand.each) for demand in demands for _ in range(demand.workers)]
         sdk.request_resources(bundles=bundles)
 
@@ -175,6 +177,7 @@ class RayMachines:
         return f"{len(sizes)} there ({', '.join(sizes) or 'none'} CPUs/GPUs)"
 
     def _look_at_others(self) -> dict[str, Amounts]:
+        # A private name of Ray; its public calls tell what is free of the cluster as a whole only.
         from ray._private.state import available_resources_per_node
 
         try:

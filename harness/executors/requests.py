@@ -1,4 +1,7 @@
-"""What a stage needs of machines, and whether they can ever give it. Knows nothing of Ray."""
+"""Turns requests into demands on machines, and says whether these can ever meet them.
+
+Imports no Ray.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +22,7 @@ Amounts = Mapping[str, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Demand:
-    """What one stage needs: workers, and what each of them holds on its machine."""
+    """Workers of one stage, and the amounts that each of them holds on its machine."""
 
     workers: int = 1
     each: Amounts
@@ -31,7 +34,7 @@ class Demand:
 
     @property
     def held(self) -> Capacity:
-        """What all workers hold."""
+        """CPUs and GPUs of all workers together."""
         return Capacity(cpus=self.workers * self.each["CPU"], gpus=self.workers * self.gpus)
 
     def __str__(self) -> str:
@@ -49,7 +52,7 @@ class Demand:
 
 
 def demand_of(request: Resources, gpus_at_hand: float) -> Demand:
-    """What a request means where this many GPUs are at hand.
+    """Make the demand of a request where this many GPUs are at hand.
 
     Args:
         request: Of a stage kind.
@@ -58,6 +61,7 @@ def demand_of(request: Resources, gpus_at_hand: float) -> Demand:
     gpus = min(1.0, gpus_at_hand) if request.gpus == "auto" else float(request.gpus)
     each = {"CPU": float(request.cpus)}
     if gpus > 0:
+        # Several GPUs are several workers with one each; a part of one is shared.
         each["GPU"] = min(1.0, gpus)
         if request.accelerator_type:
             each[f"accelerator_type:{request.accelerator_type}"] = MARK

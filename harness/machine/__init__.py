@@ -1,1 +1,1 @@
-"""What a stage runs on: devices, versions, its workers, random streams, measured cost."""
+"""The machine under a stage: devices, versions, workers, random streams and measured cost."""

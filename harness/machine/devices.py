@@ -1,4 +1,4 @@
-"""What devices can do at most: dense peaks by device name and precision, for MFU.
+"""Peak arithmetic of devices by name and precision, to which MFU is held.
 
 Peaks are NVIDIA's published ones without structured sparsity, at boost clock; where a data sheet
 gives numbers with sparsity only, they are halved as its footnote says. A device that is not listed,
@@ -86,6 +86,7 @@ PEAKS: Mapping[str, Peak] = {
 
 def peak_flops(device_name: str, precision: Precision) -> float | None:
     """Dense peak in FLOP/s of one device, or None where it is not known."""
+    # Exact names only: an "H100" may be SXM, NVL or PCIe, whose peaks differ by up to a third.
     peak = PEAKS.get(device_name)
     return None if peak is None else getattr(peak, precision)
 
@@ -93,7 +94,7 @@ def peak_flops(device_name: str, precision: Precision) -> float | None:
 def mfu(
     flops: float, wall_s: float, devices: float, device_name: str, precision: Precision
 ) -> float | None:
-    """Model FLOPs utilisation: the share of the devices' peak that a model's own work is.
+    """Model FLOPs utilisation: operations the model needs, as a share of the devices' peak.
 
     Args:
         flops: Floating-point operations that the work needs, recomputation not counted.

@@ -1,4 +1,4 @@
-"""What a number was made with: machine, device, versions, code revision and command."""
+"""Describes the machine, versions, code revision and command that made a number."""
 
 import contextlib
 import os
@@ -43,6 +43,7 @@ def git_revision() -> str:
 
     An installed package has no checkout; its version stands in.
     """
+    # From harness/machine/ up to the folder that holds the packages.
     root = Path(__file__).resolve().parents[2]
 
     def git(*arguments: str) -> str:
@@ -51,8 +52,10 @@ def git_revision() -> str:
         return done.stdout.strip()
 
     try:
+        # An environment may lie inside the checkout of another project.
         if Path(git("rev-parse", "--show-toplevel")).resolve() != root:
             return package_version()
+        # Files that are not tracked are mostly results, and change no code that was committed.
         changed = git("status", "--porcelain", "--untracked-files=no")
         return git("rev-parse", "HEAD") + ("+changes" if changed else "")
     except (OSError, subprocess.SubprocessError):

@@ -36,6 +36,8 @@ class GradientSum:
         self._next = 0
         if world.is_alone:
             return
+        # Not torch's DDP: it averages, which is wrong for unequal parts, and it does not see the
+        # gradients that adaptive loss weights ask for within a step.
         self._buckets = _in_buckets([p for p in parameters if p.requires_grad], passes)
         for bucket in self._buckets:
             for parameter in bucket.parameters:
@@ -55,6 +57,8 @@ class GradientSum:
     def _count(self, bucket: "_Bucket") -> Callable[[Tensor], None]:
         def hook(_: Tensor) -> None:
             bucket.num_missing -= 1
+            # Workers must start their exchanges in one order, so a bucket that is full early waits
+            # for those before it.
             while self._next < len(self._buckets) and not self._buckets[self._next].num_missing:
                 self._buckets[self._next].send(self._world)
                 self._next += 1
@@ -73,6 +77,7 @@ class _Bucket:
         self._wait: Callable[[], None] | None = None
 
     def send(self, world: World) -> None:
+        # Parameters that took no part in the loss have no gradient.
         gradients = [p.grad.flatten() for p in self.parameters if p.grad is not None]
         if gradients:
             self._flat = torch.cat(gradients)
@@ -93,6 +98,7 @@ class _Bucket:
 def _in_buckets(parameters: list[nn.Parameter], passes: int) -> list[_Bucket]:
     buckets: list[list[nn.Parameter]] = []
     filled, kind = 0, None
+    # The backward pass reaches the last parameters first.
     for parameter in reversed(parameters):
         size = parameter.numel() * parameter.element_size()
         if kind != (parameter.dtype, parameter.device) or filled + size > BUCKET_BYTES:

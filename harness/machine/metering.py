@@ -1,4 +1,4 @@
-"""What a stage has cost: measured while it runs, recorded in its artifact."""
+"""Measures time and memory of a stage while it runs, for the `cost` of its artifact."""
 
 import dataclasses
 import resource
@@ -15,13 +15,13 @@ from harness.machine.devices import Precision, mfu, precision_in_force
 
 GIB = 2**30
 RESET_PEAK = "5"
-"""What Linux takes in /proc/self/clear_refs to start the peak of a process's memory anew."""
+"""Written to /proc/self/clear_refs, it makes Linux start a process's peak of memory anew."""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Spent:
-    """What the attempts at one stage took together."""
+    """Time that all attempts at one stage took together."""
 
     wall_s: float
     """Seconds of all attempts."""
@@ -47,6 +47,7 @@ class Meter:
     _was_reset: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
+        # The system's peak is that of the whole process, which may have run larger stages before.
         self._was_reset = _reset_high_water()
         self._high_water_gib = high_water_gib()
         if self.device.type == "cuda":
@@ -106,7 +107,7 @@ def cost_record(
     data_wait_s: float | None,
     slices: int,
 ) -> dict[str, Any]:
-    """The `cost` of an artifact.
+    """Put together the `cost` of an artifact.
 
     Args:
         spent: Seconds and attempts.
@@ -121,6 +122,8 @@ def cost_record(
         data_wait_s: Seconds spent waiting for batches; None where none were asked for.
         slices: Parts in which each batch was computed.
     """
+    # A cost counts all attempts: they were paid for. A rate leaves out what kills lost, or an
+    # unlucky stage would look like a slow machine.
     record: dict[str, Any] = {
         "wall_s": spent.wall_s,
         "lost_s": spent.lost_s,
@@ -137,6 +140,7 @@ def cost_record(
     }
     if data_wait_s is not None:
         record["data_wait_s"] = data_wait_s
+    # MFU stays absent rather than guessed where the peak is unknown, and on a CPU.
     share = mfu(flops, spent.useful_s, gpus, device_name, precision) if gpus > 0 else None
     if share is not None:
         record |= {"mfu": share, "mfu_precision": precision}
@@ -145,6 +149,7 @@ def cost_record(
 
 def precision_of(config: Any) -> Precision:
     """Arithmetic that a stage's MFU is held to: the fastest that any of its networks uses."""
+    # cuDNN's fp32 convolutions use TF32 unless told otherwise, even where matrix products do not.
     short = {"bfloat16": "bf16", "float32": "fp32"}
     configured = [short.get(each, each) for each in _values(config, "precision") if each]
     convolutions, products = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()

@@ -11,6 +11,8 @@ import torch
 
 def derive_seed(seed: int, *names: str | int) -> int:
     """A 63-bit seed for one purpose and step of one run."""
+    # sha256, because Python's hash() of a text differs between processes. The names of purposes
+    # are part of every number that was ever drawn: renaming one moves results.
     text = "/".join(str(part) for part in (seed, *names))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 

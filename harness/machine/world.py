@@ -24,8 +24,8 @@ from torch import Tensor
 Value = TypeVar("Value")
 
 PATIENCE_S = 1800.0
-"""Seconds that a worker waits for the others in one exchange. One that ends is noticed at once
-where the network tells; this bounds the wait for one that hangs."""
+"""Seconds that a worker waits for the others in one exchange. A worker that ends is noticed as
+soon as its connections close; this bounds the wait for one that hangs."""
 
 
 class WorkerLost(RuntimeError):
@@ -35,7 +35,10 @@ class WorkerLost(RuntimeError):
 @final
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """Which of the workers this one is. Alone, every exchange gives back what it was given."""
+    """This worker's place among the workers of its stage, and the exchanges between them.
+
+    A worker that is alone gets back what it gives.
+    """
 
     rank: int = 0
     """Number of this worker, from 0."""
@@ -80,6 +83,7 @@ class World:
         """Sum over the workers, the same bits on each; not differentiable."""
         if self.is_alone:
             return tensor
+        # The exchange writes in place, and the caller's tensor may be part of a graph.
         total = tensor.detach().clone()
         with _losses_told():
             dist.all_reduce(total, group=self._group(total))
@@ -113,6 +117,7 @@ class World:
         """Named scalars summed over the workers in one exchange."""
         if self.is_alone or not terms:
             return dict(terms)
+        # Every exchange costs a round trip, so all terms share one.
         total = self.sum(torch.stack([term.detach().float() for term in terms.values()]))
         return dict(zip(terms, total.unbind(), strict=True))
 
@@ -140,7 +145,7 @@ class World:
         self.gather(None)
 
     def leave(self) -> None:
-        """Give up: the others' exchanges end with `WorkerLost` instead of waiting for this one."""
+        """Leave after a failure, so that the others' exchanges end with `WorkerLost` at once."""
         if not self.is_alone and dist.is_initialized():
             with contextlib.suppress(RuntimeError):
                 dist.destroy_process_group()
@@ -164,11 +169,12 @@ class _DifferentiableSum(torch.autograd.Function):
 
 @contextlib.contextmanager
 def _losses_told() -> Iterator[None]:
-    """One kind of error for whatever a backend raises about the others."""
+    """Raise `WorkerLost` for whatever a backend raises when another worker is gone."""
     try:
         yield
     except WorkerLost:
         raise
+    # gloo and NCCL have no error classes of their own for it, and their texts change.
     except (RuntimeError, ValueError) as error:
         cause = " ".join(str(error).split())[:120]
         raise WorkerLost(

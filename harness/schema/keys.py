@@ -21,7 +21,7 @@ KEY_UNLESS_DEFAULT = {"key": "unless_default"}
 
 
 def to_plain(value: Any, *, typed: bool = False, for_key: bool = False) -> Any:
-    """Turn a configuration into JSON-able values.
+    """Turn a configuration into values that JSON can hold.
 
     Args:
         value: A dataclass, mapping, sequence or scalar.
@@ -40,6 +40,7 @@ def to_plain(value: Any, *, typed: bool = False, for_key: bool = False) -> Any:
     if isinstance(value, list | tuple):
         return [to_plain(v, typed=typed, for_key=for_key) for v in value]
     if value is None or isinstance(value, bool | int | float | str):
+        # JSON has no NaN or infinity, and NaN is not even equal to itself.
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"a configuration holds finite numbers, but got {value!r}; remove it")
         return value
@@ -50,16 +51,19 @@ def to_plain(value: Any, *, typed: bool = False, for_key: bool = False) -> Any:
 
 def _left_out(value: Any, field: "dataclasses.Field[Any]") -> bool:
     rule = field.metadata.get("key")
+    # `field.default` is empty where a factory makes the default: such a field always enters.
     at_default = getattr(value, field.name) == field.default
     return rule is False or (rule == "unless_default" and at_default)
 
 
 def canonical_json(value: Any) -> str:
-    """The one JSON text of a configuration: sorted keys, type names, no spaces."""
+    """Write a configuration as JSON: sorted keys, type names, no spaces."""
+    # Text and not a pickle or Python's hash(): those differ between versions and processes.
+    # Renaming a class or a field changes every key that holds it; moving a module changes none.
     plain = to_plain(value, typed=True, for_key=True)
     return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def content_hash(value: Any) -> str:
-    """sha256 of `canonical_json(value)`, 64 hexadecimal digits."""
+    """The key of a configuration: sha256 of its canonical JSON, 64 hexadecimal digits."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()

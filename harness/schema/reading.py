@@ -1,4 +1,4 @@
-"""One place that validates a tree read from a file against a dataclass, and words the errors."""
+"""Reads YAML, validates it against dataclasses, and words the errors for whoever wrote the file."""
 
 import difflib
 import json
@@ -15,14 +15,14 @@ T = TypeVar("T")
 
 
 class ConfigError(ValueError):
-    """A request that cannot be right: names the file, the key path, what came and what is valid."""
+    """A wrong request; the message names the file, the key path, what came and what is valid."""
 
     def __init__(self, message: str, *, path: str = "", source: str = "") -> None:
         self.message, self.path, self.source = message, path, source
         super().__init__(": ".join(part for part in (source, path, message) if part))
 
     def within(self, *, path: str = "", source: str = "") -> "ConfigError":
-        """The same error, seen from the file and block that holds it."""
+        """The same error with the file and the key path of the block that holds it in front."""
         joined = ".".join(part for part in (path, self.path) if part)
         return ConfigError(self.message, path=joined, source=source or self.source)
 
@@ -33,6 +33,7 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
+            # PyYAML would keep the last of two equal keys and say nothing.
             key = self.construct_object(key_node, deep=True)
             line = key_node.start_mark.line + 1
             if isinstance(key, list | dict):
@@ -43,10 +44,12 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
+# PyYAML follows YAML 1.1: it makes dates of what looks like one, which no field holds, ...
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+# ... and takes `1e-4` for text, because it has no dot.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(\d+\.\d*|\.\d+|\d+)([eE][-+]?\d+)$"),
@@ -85,6 +88,7 @@ def validate(expected: type[T] | Any, tree: Any) -> T:
     Raises:
         ConfigError: With the key path of the first thing that does not fit.
     """
+    # Strict mode takes a list for a tuple only in JSON, so the tree goes through JSON text.
     try:
         text = json.dumps(tree, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -101,7 +105,7 @@ def validate(expected: type[T] | Any, tree: Any) -> T:
 
 @lru_cache(maxsize=64)
 def _adapter(expected: Any) -> Any:
-    """What validates a type; made once, since it takes longer than what it does."""
+    """The validator of a type. It is kept, because building one takes longer than using it."""
     return pydantic.TypeAdapter(expected)
 
 
@@ -129,6 +133,7 @@ def nearest(name: str, valid: Sequence[str]) -> str:
 
 def _from_pydantic(error: pydantic.ValidationError, expected: Any, tree: Any) -> ConfigError:
     errors = _of_members_meant(error.errors())
+    # A misspelt key also leaves the right one missing; the misspelling is the error to show.
     first = min(errors, key=lambda e: e["type"] != "unexpected_keyword_argument")
     path, value = _locate(tree, first)
     where = ".".join(path)
@@ -165,6 +170,7 @@ def _from_pydantic(error: pydantic.ValidationError, expected: Any, tree: Any) ->
 
 def _of_members_meant(errors: Sequence[Any]) -> list[Any]:
     """Leave out the members of a union that `kind` rules out, unless nothing else is wrong."""
+    # pydantic reports for every member of a union what does not fit that member.
     others = [
         e["loc"][:-1] for e in errors if e["type"] == "literal_error" and e["loc"][-1] == "kind"
     ]

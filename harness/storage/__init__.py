@@ -1,1 +1,1 @@
-"""Files that are whole or absent, one worker at a time on a stage, and what kills left."""
+"""Artifacts, checkpoints and leases: files that are whole or absent, and survive a kill."""

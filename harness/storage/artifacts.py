@@ -61,7 +61,7 @@ class Artifact:
 
     @property
     def digest(self) -> str:
-        """What stands for the content of all payload files: a hash over their hashes."""
+        """One hash for the content of all payload files: that of their hashes."""
         return _hash_json(self.record["files"])
 
     def file(self, name: str) -> Path:
@@ -70,6 +70,8 @@ class Artifact:
         Raises:
             DamagedArtifact: The file is gone or has other bytes than when it was published.
         """
+        # A payload is hashed when it is used and not when it is found: files nobody reads cost
+        # nothing, and nothing is trained on bytes that a disk has altered.
         path, recorded = self.path / name, self.sha256(name)
         try:
             found = known_sha256(path)
@@ -111,6 +113,7 @@ class DamagedArtifact(ConfigError):
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
+        # By default an exception is pickled with its message alone.
         return type(self), (self.folder, self.reason)
 
 
@@ -174,6 +177,7 @@ class Store:
         folder = self.folder(kind, key)
         with storage_errors(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
+        # Only the holder of the lease touches the work folder.
         with hold(self.lease(kind, key)) as lease:
             work = Work(folder=folder, lease=lease)
             work.clear_temporary()
@@ -189,7 +193,7 @@ class Store:
             yield Work(folder=self.folder(kind, key), lease=None, scratch=Path(folder))
 
     def progress(self, kind: str, key: str) -> dict[str, Any]:
-        """What a running stage last said of itself; empty where it has said nothing."""
+        """The last progress report of a running stage; empty where there is none."""
         return _read_report(self.folder(kind, key).with_name(f"{key}.partial"))
 
     def lease(self, kind: str, key: str) -> Path:
@@ -203,9 +207,10 @@ class Store:
     def set_aside(self, error: DamagedArtifact) -> str:
         """Rename a damaged artifact, so that its stage runs again; says what was done.
 
-        An artifact that has taken its place (another process was quicker), or is about to, is left
-        alone.
+        Where another process was quicker, the artifact that has taken its place is left alone.
         """
+        # Renamed and not deleted: it may be the only copy of weeks of training, and whoever looks
+        # for the cause of the damage needs it.
         folder = error.folder
         try:
             with hold(folder.with_name(f"{folder.name}.lease")):
@@ -231,7 +236,7 @@ class Work:
 
     @property
     def shared(self) -> Path:
-        """Everything that is not published yet, one folder for all workers of the stage."""
+        """Folder of all that is not published yet, the same for all workers of the stage."""
         return self.folder.with_name(f"{self.folder.name}.partial")
 
     @property
@@ -241,7 +246,7 @@ class Work:
 
     @property
     def partial(self) -> Path:
-        """The same for the worker with the lease; the others have a folder of their own."""
+        """`shared` for the worker with the lease; the others have a folder of their own."""
         return self.scratch or self.shared
 
     @property
@@ -260,9 +265,10 @@ class Work:
         return self.checkpoints / "curve.jsonl"
 
     def report(self, progress: Mapping[str, Any]) -> None:
-        """Replace `progress.json`; a display must not end a training, so failure is let go."""
+        """Replace `progress.json`. Failure is ignored: a display must not end a training."""
         with contextlib.suppress(OSError):
             self.partial.mkdir(parents=True, exist_ok=True)
+            # Not flushed: the next report follows within a second.
             write_json(self.partial / "progress.json", progress, durable=False)
 
     def last_report(self) -> dict[str, Any]:
@@ -291,12 +297,12 @@ class Work:
                 file.write("\n" + json.dumps({**line, **details}) + "\n")
 
     def warn(self, text: str) -> None:
-        """Say something that went wrong and was mended, here and in the history."""
+        """Tell of something that went wrong and was mended, on stderr and in the history."""
         print(f"warning: {text}", file=sys.stderr, flush=True)
         self.note("warning", text=text)
 
     def history(self) -> list[dict[str, Any]]:
-        """What `note` was told in all attempts; torn lines are left out."""
+        """All lines that `note` wrote in all attempts; torn ones are left out."""
         try:
             lines = (self.partial / "history.jsonl").read_text(encoding="utf-8").splitlines()
         except OSError:
@@ -310,7 +316,7 @@ class Work:
                 path.unlink(missing_ok=True)
 
     def publish(self, record: Mapping[str, Any]) -> Artifact:
-        """Make the payload the artifact; the loser of a race gets the winner's.
+        """Make the payload the artifact; where another process was quicker, return its artifact.
 
         Raises:
             StageBusy: The lease was taken over.
@@ -321,7 +327,9 @@ class Work:
             files = _describe_files(payload)
             whole = _json_round({**record, "history": self.history(), "files": files})
             write_json(payload / RECORD, {**whole, "record_sha256": _record_hash(whole)})
+            # Asked as late as possible: a holder that was suspended must not publish over another.
             self.require_lease()
+            # Moved and not copied: this process still writes to its log through an open handle.
             for log in filter(lambda path: is_log(path.name), self.shared.iterdir()):
                 log.rename(payload / log.name)
             artifact = _move_into_place(payload, self.folder)
@@ -333,6 +341,7 @@ def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
     """Write a safetensors file, whole or absent, from tensors on any device."""
+    # Never pickled objects: loading one runs code, and safetensors can be read in part.
     plain = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     with replacing(path) as temporary:
         save_file(plain, temporary, None if metadata is None else dict(metadata))
@@ -383,6 +392,7 @@ def _read_report(partial: Path) -> dict[str, Any]:
 
 
 def _move_into_place(payload: Path, folder: Path) -> Artifact:
+    # The rename is the moment of publication. It fails where a folder with files is there already.
     try:
         payload.rename(folder)
     except OSError:
@@ -425,5 +435,5 @@ def _hash_json(value: Any) -> str:
 
 
 def _json_round(value: Any) -> Any:
-    """As a reader of the file will see it."""
+    """A value as a reader of the file gets it, such as lists for tuples; that is what is hashed."""
     return json.loads(json.dumps(value, allow_nan=False))

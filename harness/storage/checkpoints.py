@@ -27,7 +27,7 @@ from harness.storage.durable import (
 )
 
 KEPT = 2
-"""Checkpoints kept of one stage."""
+"""Checkpoints kept of one stage: where the newest is damaged, the one before it serves."""
 BESIDE = "beside"
 """Subfolder of files too large to be written anew at every checkpoint."""
 FORMAT = 2
@@ -35,7 +35,7 @@ FORMAT = 2
 
 
 class _Unusable(ValueError):
-    """Why a checkpoint cannot be gone on from."""
+    """A checkpoint that cannot be resumed from; the message says why."""
 
 
 def save_checkpoint(
@@ -58,9 +58,12 @@ def save_checkpoint(
     tree = _detach(state, "state", tensors)
     path = folder / f"step-{step:09d}.safetensors"
     covered = {"payload": _cover(payload), BESIDE: _cover(folder / BESIDE)}
+    # Structure and numbers go into the header of the same file, so that one hash covers all.
     content = {"format": FORMAT, "step": step, "tree": tree, **covered}
     write_tensors(path, tensors, {"checkpoint": json.dumps(content)})
+    # The seal is written last: a kill before this line leaves a file that counts for nothing.
     write_json(path.with_suffix(".json"), {"step": step, "sha256": file_sha256(path)})
+    # Only now may an older one go.
     for old in _sealed(folder)[KEPT:]:
         _remove(old)
 
@@ -72,10 +75,9 @@ def load_checkpoint(
     payload: Path | None = None,
     warn: Callable[[str], None] | None = None,
 ) -> tuple[int, dict[str, Any]] | None:
-    """The newest checkpoint that is whole: steps done and state; None where there is none.
+    """Load the newest whole checkpoint: steps done and state; None where there is none.
 
-    A truncated or altered one is removed, so that it doesn't count as one of those kept, in favour
-    of the one before.
+    A truncated or altered one is removed, so that the two kept are two good ones.
 
     Args:
         folder: The stage's checkpoint folder.
@@ -87,6 +89,7 @@ def load_checkpoint(
     Raises:
         OSError: A file is there but cannot be read now.
     """
+    # A worker that chose for itself might resume from another step than the first one did.
     if step is not None:
         with contextlib.suppress(_Unusable):
             return _read(folder / f"step-{step:09d}.json", payload)
@@ -131,7 +134,7 @@ def _read(seal: Path, payload: Path | None) -> tuple[int, dict[str, Any]]:
 
 
 def _cover(folder: Path | None) -> dict[str, str]:
-    """File -> hash, each brought to the disk before the checkpoint that relies on it."""
+    """File -> hash; each file is flushed to the disk before the checkpoint that relies on it."""
     if folder is None or not folder.exists():
         return {}
     covered = {}
@@ -155,7 +158,7 @@ def _check_covered(covered: Mapping[str, str], folder: Path) -> None:
 
 
 def _remove(seal: Path) -> None:
-    """Remove a checkpoint; without its seal the rest of it counts for nothing."""
+    """Remove a checkpoint, its seal first: a kill in between leaves a file without one."""
     seal.unlink(missing_ok=True)
     seal.with_suffix(".safetensors").unlink(missing_ok=True)
 
@@ -178,11 +181,12 @@ def _sealed(folder: Path) -> list[Path]:
 
 
 def _detach(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
-    """Replace tensors by their names; keep the kind of keys that JSON would turn into text."""
+    """Replace tensors by their names, and collect them under these names."""
     if isinstance(value, torch.Tensor):
         tensors[name] = value
         return {"tensor": name}
     if isinstance(value, Mapping):
+        # Pairs and not a JSON object, whose keys are text: optimisers number their parameters.
         items = [[k, _detach(v, f"{name}.{k}", tensors)] for k, v in value.items()]
         return {"mapping": items}
     if isinstance(value, list | tuple):

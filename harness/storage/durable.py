@@ -1,7 +1,7 @@
-"""Files that are whole or absent, and errors of the file system in words.
+"""Writes files that are whole or absent, and words the errors of the file system.
 
-What is written goes to a temporary sibling, is flushed to the disk and then renamed; the folder is
-flushed too, so that not even a power cut takes back a rename that was followed by another.
+A file is written beside its place, flushed to the disk and then renamed. The folder is flushed too,
+so that a power cut cannot take a rename back after a later one has reached the disk.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,13 @@ class StorageError(OSError):
         return self.message
 
     def __reduce__(self) -> tuple[Any, ...]:
+        # By default an exception is pickled with its message alone.
         return type(self), (self.errno, self.message)
 
 
 @contextlib.contextmanager
 def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
-    """Give a temporary path whose file replaces `path` when the block ends well.
+    """Give a temporary path; its file replaces `path` when the block ends without an error.
 
     Args:
         path: Where the file comes to lie. Two processes may write it at once; one of them wins.
@@ -50,10 +51,13 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     Raises:
         StorageError: The file system failed; `path` is as it was and nothing is left beside it.
     """
+    # A random name, because two processes may write the same file at once.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     with storage_errors(path):
         try:
             yield temporary
+            # Before the rename: a file system may write the name first, and a power cut would then
+            # leave an empty file under it.
             if durable:
                 flush_file(temporary)
             temporary.replace(path)
@@ -66,7 +70,7 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether a file was being written when its writer died: ours, or safetensors' own."""
+    """Whether a file is one that was still being written, by `replacing` or by safetensors."""
     return path.name.endswith(".tmp") or path.name.startswith(".tmp")
 
 
@@ -88,13 +92,13 @@ def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
 
 
 def flush_file(path: Path) -> None:
-    """Bring a file's bytes to the disk."""
+    """Wait until a file's bytes are on the disk."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
 def flush_folder(path: Path) -> None:
-    """Bring a folder's names to the disk, on file systems that can."""
+    """Wait until a folder's names are on the disk; file systems that cannot are left alone."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -112,19 +116,21 @@ def file_sha256(path: Path) -> str:
 
 
 def known_sha256(path: Path) -> str:
-    """sha256 of a file's bytes, read once a process while size, time and inode stay."""
+    """sha256 of a file's bytes; a process reads it once while size, time and inode stay."""
     status = path.stat()
     return _known_sha256(path, status.st_size, status.st_mtime_ns, status.st_ino)
 
 
-@lru_cache(maxsize=4096)
+# Without a limit: a folder is hashed in order, and a cache that is smaller than the folder would
+# have forgotten each file when it comes again.
+@cache
 def _known_sha256(path: Path, _size: int, _modified_ns: int, _inode: int) -> str:
     return file_sha256(path)
 
 
 @contextlib.contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Say in words what the file system refused while `path` was written.
+    """Turn what the file system refused while `path` was written into a `StorageError`.
 
     Raises:
         StorageError: In place of an `OSError`, or of safetensors' error that stands for one.
@@ -135,6 +141,7 @@ def storage_errors(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise storage_error(path, error.errno or errno.EIO, error.strerror or str(error)) from error
+    # safetensors is written in Rust and gives the system's error number in its text only.
     except SafetensorError as error:
         if found := _RUST_ERROR.search(str(error)):
             raise storage_error(path, int(found[1]), os.strerror(int(found[1]))) from error

@@ -33,9 +33,9 @@ EXPIRES_S = 120.0
 WATCHED_HEARTBEATS = 3
 """Heartbeats for which an old lease must stay untouched before an observer's eyes."""
 ALIVE = "alive"
-"""Stands for the start of a process whose start cannot be read."""
+"""Start of a process that runs, where the start itself cannot be read."""
 NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL)
-"""What file systems without hard links answer."""
+"""Errors of file systems without hard links."""
 
 
 class StageBusy(RuntimeError):
@@ -51,12 +51,13 @@ class Lease:
     """Random text that tells this holding from every other."""
 
     def is_ours(self) -> bool:
-        """Whether nobody has taken the lease over; a disk that fails for a moment takes nothing."""
+        """Whether this process still has the lease; True while the disk does not answer."""
         try:
             return _read(self.path).get("token") == self.token
         except FileNotFoundError:
             return False
         except OSError:
+            # A disk that fails for a moment does not mean that another process has it.
             return True
 
     def require(self) -> None:
@@ -88,6 +89,7 @@ def hold(path: Path) -> Iterator[Lease]:
     with storage_errors(path):
         lease = _take(path)
     stop = threading.Event()
+    # A thread, because a stage may compile or load for longer than a lease lives.
     heart = threading.Thread(target=_beat, args=(lease, stop), daemon=True)
     heart.start()
     try:
@@ -95,6 +97,7 @@ def hold(path: Path) -> Iterator[Lease]:
     finally:
         stop.set()
         heart.join()
+        # Whoever has taken it over meanwhile keeps it.
         if lease.is_ours():
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
@@ -114,16 +117,13 @@ def wait_and_hold(path: Path, poll_s: float = 0.2) -> Iterator[Lease]:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a living process seems to hold this lease; does not wait to make sure."""
+    """Whether a living process seems to hold this lease; a holder of unknown state counts."""
     seen = _look(path)
     return seen is not None and _lives(path, seen) is not False
 
 
 def surely_lives(path: Path) -> bool:
-    """Whether this lease has a holder that is known to live: nobody else could hold it now.
-
-    Nothing is known where the file system does not answer.
-    """
+    """Whether this lease has a holder that is known to live; False where nothing is known."""
     with contextlib.suppress(OSError):
         seen = _look(path)
         return seen is not None and _lives(path, seen) is True
@@ -158,6 +158,7 @@ def _take(path: Path) -> Lease:
     ready = path.with_name(f"{path.name}.{lease.token}")
     try:
         ready.write_text(json.dumps(holder), encoding="utf-8")
+        # Several looks, because another observer may remove the same dead lease.
         for _ in range(3):
             if _place(ready, lease):
                 return lease
@@ -204,10 +205,14 @@ def _beat(lease: Lease, stop: threading.Event) -> None:
 def _lives(path: Path, seen: _Seen) -> bool | None:
     """Whether a holder lives; None where its last touch is too old, or in the future, to tell."""
     holder = seen.holder
+    # The process table is sure even of a suspended holder. Host names would not do: containers
+    # share them.
     if holder.get("table") == process_table() and isinstance(holder.get("pid"), int):
         started = _process_start(holder["pid"])
         if started != ALIVE:
+            # The number may belong to a later process, which started at another time.
             return started == holder.get("started")
+    # Both times are the disk's: clocks of machines disagree and jump.
     age_s = _now_on_file_system_of(path) - seen.modified_ns / 1e9
     return True if abs(age_s) <= EXPIRES_S else None
 
@@ -216,6 +221,7 @@ def _is_dead(path: Path, seen: _Seen) -> bool:
     """Whether a holder is dead; where only the age of its lease says so, watch for a while."""
     if (lives := _lives(path, seen)) is not None:
         return not lives
+    # A living holder touches its lease within a heartbeat; only a dead one's stays as it is.
     until = time.monotonic() + WATCHED_HEARTBEATS * HEARTBEAT_S
     while time.monotonic() < until:
         time.sleep(HEARTBEAT_S / 5)
@@ -226,6 +232,8 @@ def _is_dead(path: Path, seen: _Seen) -> bool:
 
 def _discard(path: Path, dead: _Seen) -> None:
     """Remove a dead lease; one that another process has put there meanwhile is put back."""
+    # Renamed before it is read: between the look and the removal another process may have taken it,
+    # and of a rename only one process wins.
     grave = path.with_name(f"{path.name}.{secrets.token_hex(8)}.dead")
     with contextlib.suppress(FileNotFoundError):
         path.rename(grave)
@@ -260,10 +268,9 @@ def _parse(text: str) -> Mapping[str, Any]:
 
 @lru_cache(maxsize=1)
 def process_table() -> str:
-    """What tells this process table from all others: boot of the kernel and pid namespace.
+    """Name this process table apart from all others: boot of the kernel and pid namespace.
 
-    Host names don't: containers and machines may share them. Where there is no /proc the host name
-    has to do.
+    Where there is no /proc the host name has to do.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
@@ -273,14 +280,16 @@ def process_table() -> str:
 
 
 def _process_start(pid: int) -> str | None:
-    """What tells a process from another that has its number later; None where there is none.
+    """Start time of a process in the kernel's ticks; None where none has this number.
 
-    `ALIVE` where some process has the number and nothing more can be known.
+    `ALIVE` where some process has the number and its start cannot be read.
     """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:
         return _start_without_proc(pid)
+    # State and start time, fields 3 and 22 of proc(5); the name before them may hold spaces. A
+    # zombie has ended and waits for its parent only.
     return None if fields[0] == "Z" else fields[19]
 
 

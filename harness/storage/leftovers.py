@@ -1,4 +1,4 @@
-"""What killed processes leave in a store, and its removal where nobody can need it.
+"""Removes what killed processes left in a store, where nobody can need it.
 
 Work in progress (`<key>.partial` of a stage that is not finished) is never touched: the next run
 goes on from it.
@@ -29,9 +29,10 @@ KEY_DIGITS = 16
 
 
 def discard(folder: Path) -> None:
-    """Remove a folder such that a kill halfway leaves nothing that looks like work in progress."""
+    """Remove a folder; a kill halfway leaves nothing that looks like work in progress."""
     gone = folder.with_name(f".{folder.name}.{secrets.token_hex(6)}.gone")
     with contextlib.suppress(FileNotFoundError), storage_errors(folder):
+        # One rename takes it away whole; deleting file by file takes time.
         try:
             folder.rename(gone)
         except FileNotFoundError:
@@ -51,6 +52,7 @@ def clear_leftovers(root: Path, old_s: float = OLD_S) -> int:
     for path in _entries(root):
         if GONE.match(path.name):
             shutil.rmtree(path, ignore_errors=True)
+        # Old ones only: a living process may be about to link or remove it.
         elif MOMENTARY.search(path.name) and now - _modified(path) > old_s:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
@@ -69,7 +71,7 @@ def remove_temporary(folder: Path, old_s: float = OLD_S) -> None:
 
 
 def _clear_finished(path: Path) -> bool:
-    """Remove work folder or dead lease of a stage that is finished."""
+    """Remove work folder or dead lease of a finished stage: its process died while it tidied up."""
     finished = path.with_suffix("")
     if not (finished / "artifact.json").is_file():
         return False
@@ -87,6 +89,7 @@ def _clear_drivers(folder: Path) -> int:
     """Remove the stop requests of this machine's drivers that were killed."""
     removed = 0
     for path in folder.glob("*-*-*"):
+        # Of other machines' drivers nothing can be known from here.
         host, pid, _ = path.name.rsplit("-", 2)
         if host == socket.gethostname() and pid.isdigit() and not has_process(int(pid)):
             path.unlink(missing_ok=True)
@@ -127,7 +130,7 @@ def _modified(path: Path) -> float:
 
 
 def _disk_time(root: Path) -> float:
-    """Now, by the clock of the disk; the beginning of time where it cannot be asked."""
+    """Now, by the clock of the disk; 0, before every file, where the disk cannot be asked."""
     probe = root / f".{secrets.token_hex(6)}.now"
     try:
         probe.touch()

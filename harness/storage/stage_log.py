@@ -1,4 +1,4 @@
-"""What a stage prints: kept beside its checkpoints, then in its artifact.
+"""Keeps what a stage prints, beside its checkpoints and then in its artifact.
 
 Standard output and error are redirected where the operating system sees them, so that warnings,
 C code and the last words of a process that dies are kept too.
@@ -17,7 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 
 @runtime_checkable
 class UserStream(Protocol):
-    """Where the user reads: standard error, or what stands in for it."""
+    """A stream that the user reads: standard error, or what stands in for it."""
 
     def write(self, text: str, /) -> Any:
         """Append a text."""
@@ -46,7 +46,10 @@ def kept(path: Path) -> Iterator[None]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _flush()
+    # File descriptors and not `sys.stdout`: compiled libraries and the dying interpreter write to
+    # the descriptors.
     before = [os.dup(number) for number in (1, 2)]
+    # Appending, so that lines of several processes do not overwrite each other.
     log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
         os.write(log, _heading().encode())
@@ -77,6 +80,7 @@ def user_stream() -> Iterator[UserStream]:
 def say(stream: UserStream, text: str) -> None:
     """Write a line to a stream, also from a signal handler that interrupts another write to it."""
     line = f"{text}\n"
+    # Python's streams refuse to be entered again by a signal handler; the system's call does not.
     try:
         os.write(getattr(stream, "fileno")(), line.encode(errors="replace"))  # noqa: B009
     except (AttributeError, OSError, ValueError):

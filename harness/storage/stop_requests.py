@@ -28,7 +28,7 @@ ONCE = (
     "that have none start anew next time. Press Ctrl-C again to stop now, at the cost of the work "
     "since the last checkpoint"
 )
-"""What is said to the first signal."""
+"""Shown to the user at the first signal."""
 
 
 class StopRequested(Exception):
@@ -36,13 +36,14 @@ class StopRequested(Exception):
 
 
 class StopRequest:
-    """One driver's wish to stop."""
+    """A driver's request that its stages stop, and the file that carries it to them."""
 
     def __init__(self, store_root: Path) -> None:
+        # `leftovers` reads host and process from this name.
         name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self.path = store_root.resolve() / FOLDER / name
         self.reason = ""
-        """Why, in words; empty while nobody has asked."""
+        """Why to stop, in words; empty while nobody has asked."""
 
     @property
     def is_requested(self) -> bool:
@@ -78,6 +79,7 @@ def is_requested(path: Path) -> bool:
     """Whether the driver that owns this file has asked its stages to stop."""
     try:
         return path.read_text(encoding="utf-8") == "stop"
+    # A driver that was killed, or a disk that does not answer, asks for nothing.
     except OSError:
         return False
 
@@ -90,6 +92,7 @@ def on_signals(stop: StopRequest, say: Callable[[str], None]) -> Iterator[None]:
         stop: What is asked.
         say: Shows a text to the user; called within a signal handler.
     """
+    # Python lets only the main thread set signal handlers.
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -98,6 +101,7 @@ def on_signals(stop: StopRequest, say: Callable[[str], None]) -> Iterator[None]:
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal received
         received += 1
+        # The second Ctrl-C is from somebody who does not want to wait.
         if received > 1:
             raise KeyboardInterrupt
         stop.request(INTERRUPTED)

@@ -29,7 +29,7 @@ STATISTICS_FILE = "latents_stats.pt"
 SHARD_NAME = "latents_rank{rank:02d}_shard{shard:03d}.safetensors"
 """Published name of a shard."""
 BLOCKS, BLOCK_BYTES = 16, 65_536
-"""Of every shard so many blocks of so many bytes stand for its content."""
+"""Blocks of every shard, and bytes of each, that stand for its content."""
 
 Statistics = tuple[Float[Tensor, "1 c 1 1"], Float[Tensor, "1 c 1 1"]]
 """Mean and standard deviation of every channel."""
@@ -66,7 +66,7 @@ class LatentFolder:
 
     @property
     def identity(self) -> str:
-        """What stands for it in keys: a hash; `absent` where no shards are there."""
+        """Hash of its shards and statistics for keys; `absent` where there are no shards."""
         if not self.shards:
             return "absent"
         digest = hashlib.sha256()
@@ -77,8 +77,8 @@ class LatentFolder:
 
     @property
     def num_padded(self) -> int:
-        """Images, at most, that the published extraction may have written twice: one for every
-        process but the first."""
+        """The most images that the published extraction may have written twice."""
+        # Its sampler repeats images until every process has equally many.
         ranks = {m[1] for p in self.shards if (m := re.match(r"latents_rank(\d+)_", p.name))}
         return max(0, len(ranks) - 1)
 
@@ -114,6 +114,7 @@ def fingerprint(path: Path) -> str:
     return _fingerprint(path.resolve(), status.st_size, status.st_mtime_ns)
 
 
+# ImageNet's latents are 84 GB, which take minutes to hash; a dry run plans in seconds.
 @lru_cache(maxsize=4096)
 def _fingerprint(path: Path, size: int, _modified_ns: int) -> str:
     digest = hashlib.sha256(f"{size}\n".encode())
@@ -126,15 +127,12 @@ def _fingerprint(path: Path, size: int, _modified_ns: int) -> str:
 
 
 def link_shards(folder: LatentFolder, payload: Path) -> list[Path]:
-    """Link the shards into an artifact; they are not copied.
-
-    Hard links keep the bytes when the folder is removed; where the file systems differ, or do not
-    know them, symbolic links are made.
-    """
+    """Link the shards into an artifact, hard where the file system can, else by symbolic links."""
     links = []
     for number, source in enumerate(folder.shards):
         link = payload / f"latents_shard{number:05d}.safetensors"
         link.unlink(missing_ok=True)
+        # A hard link keeps the bytes when the folder is removed; 84 GB are not copied.
         try:
             os.link(source.resolve(), link)
         except OSError:
@@ -175,6 +173,7 @@ def _read_statistics(path: Path, num_channels: int) -> Statistics:
     shape = (1, num_channels, 1, 1)
     remedy = f"take the file of this tokenizer, or remove it to have {shape} measured"
     try:
+        # The file is somebody else's, and an unrestricted pickle runs code.
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
         raise ValueError(

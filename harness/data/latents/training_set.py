@@ -21,12 +21,12 @@ from harness.machine.random_streams import generator_for
 from harness.storage.artifacts import Artifact
 
 DEVICE_SHARE = 0.4
-"""Share of the free device memory that a latent set may fill."""
+"""Share of the free device memory that a latent set may fill; the training needs the rest."""
 
 Precision = Literal["fp32", "bf16"]
 
 Rows = tuple[Tensor, ...]
-"""What `read` gives: labels, then one tensor a plane."""
+"""Result of `read`: labels, then one tensor a plane."""
 
 
 class LatentSet:
@@ -84,14 +84,15 @@ class LatentSet:
         return self.finish(self.read(indices, views), noise)
 
     def read(self, indices: Int64[np.ndarray, " b"], views: Int64[np.ndarray, " b"]) -> Rows:
-        """What a batch needs from memory or disk; where it is read from disk, all on the host.
+        """Read the rows of a batch from device memory or from disk; from disk, to the host.
 
-        It depends on its arguments alone, so it may run in another thread.
+        The result depends on the arguments alone, so this may run in another thread.
         """
         if self._resident is None:
             labels = self.labels[torch.from_numpy(indices)]
             return labels, *(self._from_disk(number, indices, views) for number in self._numbers)
         labels, *planes = self._resident
+        # One transfer for both kinds of positions.
         places = np.stack([indices, views * len(self) + indices])
         images, chosen = torch.from_numpy(places).to(self.device, non_blocking=True)
         return labels[images], *(plane[chosen] for plane in planes)
@@ -99,7 +100,9 @@ class LatentSet:
     def finish(
         self, rows: Rows, noise: Float[Tensor, "b c h w"] | None = None
     ) -> tuple[Float[Tensor, "b c h w"], Int64[Tensor, " b"]]:
-        """The batch of what `read` gave, on the device: sampled and normalised."""
+        """Make the batch from what `read` gave: move it to the device, sample and normalise."""
+        # A resident set in bf16 was rounded when it was loaded, by the same operations: batches
+        # have the same bits wherever the set lies.
         labels, *planes = (part.to(self.device, non_blocking=True) for part in rows)
         if self.precision == "bf16" and self._resident is None:
             planes = [self._rounded(plane, number) for number, plane in enumerate(planes)]
@@ -112,7 +115,7 @@ class LatentSet:
     def noise(
         self, seed: int, step: int, count: int, part: slice = slice(None)
     ) -> Float[Tensor, "b c h w"] | None:
-        """What `finish` samples posteriors with; None for a set of samples.
+        """Standard normal noise with which `finish` samples posteriors; None for a set of samples.
 
         Args:
             seed: Seed of the training.
@@ -145,6 +148,8 @@ class LatentSet:
 
     def _rounded(self, plane: Float[Tensor, "b c h w"], number: int) -> Tensor:
         """A plane in bf16: normalised samples or means, or normalised deviations."""
+        # Rounded after normalising, and here rather than when latents are stored: one encoding
+        # serves both precisions.
         if number == 0:
             return ((plane - self.mean) / self.std).bfloat16()
         return (torch.exp(0.5 * plane) / self.std).bfloat16()
@@ -160,10 +165,10 @@ class LatentSet:
         return rows
 
     def _load_all(self) -> Rows:
-        """Labels, and each plane of all views in turn; a shard at a time, so that memory holds the
-        set once."""
+        """Load labels, and each plane of all views in turn, onto the device."""
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
         size = (len(self.views) * len(self), *self._shards.shape)
+        # Allocated first and filled shard by shard, so that memory never holds the set twice.
         planes = [torch.empty(size, dtype=dtype, device=self.device) for _ in self._numbers]
         for number, plane in enumerate(planes):
             start = 0
@@ -190,8 +195,9 @@ def _open_shards(artifact: Artifact, names: Sequence[str]) -> LatentShards:
     channels = sum(group["channels"] for group in layout["groups"])
     paths = sorted(artifact.path.glob("latents_shard*.safetensors"))
     if "linked_shards" in artifact.result:
-        # They are somebody else's: what changed there cannot be made anew here.
+        # The shards are somebody else's: what has changed there cannot be made anew here.
         check_unchanged(artifact, paths)
+    # Asking for a file holds it to its hash.
     for name in artifact.record["files"]:
         artifact.file(name)
     return LatentShards(paths, names, (channels, layout["height"], layout["width"]))

@@ -1,4 +1,4 @@
-"""The data set over photographs in files, whatever kind of file holds them."""
+"""The data set of photographs in files of any kind."""
 
 import hashlib
 from collections.abc import Sequence
@@ -46,6 +46,8 @@ class PhotographDataset(ImageDataset):
             raise ValueError("; ".join(str(item) for item in absent))
         self._config = config
         self._device = device if config.keep == "device" else None
+        # Both splits, although most stages read one: a wrong evaluation split is then found by the
+        # first stage and not after the training.
         self._splits = {split: config.open_split(split) for split in SPLITS}
         _check_classes(self._splits["train"].class_names, self._splits["eval"].class_names)
         self._bad: dict[Split, tuple[BadImage, ...]] = {
@@ -142,6 +144,7 @@ class PhotographDataset(ImageDataset):
         )
 
     def _find_bad(self, split: Split, config: PhotographConfig) -> tuple[BadImage, ...]:
+        # Decoding every image once is worth it only where bad ones are expected.
         if config.bad_images_limit == 0:
             return ()
         bad = self._inspect(split).bad
@@ -150,6 +153,8 @@ class PhotographDataset(ImageDataset):
 
     def _positions(self, split: Split) -> Int64[np.ndarray, " n"] | None:
         """Places of the good images in the files; None where all are good."""
+        # Bad ones are left out by position. Skipping them while reading would let the data set
+        # depend on which worker met what first, and a neighbour in their place would count twice.
         if not self._bad[split]:
             return None
         whole = np.arange(len(self._splits[split].labels), dtype=np.int64)
@@ -203,11 +208,13 @@ class PhotographDataset(ImageDataset):
 
         self._splits[split].check_unchanged()
         bad = [image.position for image in self._bad[split]]
+        # All that the pixels depend on, so that stages of one process can share them.
         name = f"{split} {describe_files(self._splits[split].files)} {bad} {config.least_side}"
         return keep_pixels(name, self.num_images(split), decode, config.memory_limit_gib, split)
 
 
 def _check_classes(train: Sequence[str], evaluation: Sequence[str]) -> None:
+    # A label is a position in this list: another order would silently swap classes.
     if train != evaluation:
         differing = sorted(set(train) ^ set(evaluation))
         found = f"only one has {', '.join(differing[:5])}" if differing else ""

@@ -1,4 +1,4 @@
-"""What every kind of photographs has in common: a split of encoded images, in a fixed order."""
+"""A split of encoded images in a fixed order: the interface of every kind of files."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ class EncodedImage:
     """One image as its file holds it."""
 
     name: str
-    """What errors and reports call it: its file, and its place there."""
+    """Name of the image in errors and reports: its file, and its place there."""
     source: bytes | Path | None
     """Its bytes, or the file that is only them; None where they are missing."""
 
@@ -99,7 +99,7 @@ class EncodedSplit(ABC):
 
     @abstractmethod
     def outline(self) -> Iterator[str]:
-        """What tells this split from another without reading images: one text for each file."""
+        """One text for each file, which together tell this split from another; reads no images."""
 
 
 def check_labels(

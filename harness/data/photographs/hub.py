@@ -53,12 +53,14 @@ class HubDataset:
 
     def snapshot(self) -> Path | None:
         """The folder of the revision's files in the hub's cache; None where it is not there."""
+        # An optional dependency, imported where it is used.
         if find_spec("huggingface_hub") is None:
             return None
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import LocalEntryNotFoundError
 
         try:
+            # Local files only: no network is needed unless `--download` asks for it.
             found = snapshot_download(
                 self.repository, repo_type="dataset", revision=self.revision, local_files_only=True
             )

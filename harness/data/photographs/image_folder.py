@@ -66,6 +66,7 @@ class FolderSplit(EncodedSplit):
     """
 
     def __init__(self, folder: Path, num_images: int, num_classes: int) -> None:
+        # Sorted names give the labels of the published ImageNet runs.
         names = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir()))
         images = [sorted_images(folder / name) for name in names]
         place = repr(str(folder))
@@ -84,10 +85,10 @@ class FolderSplit(EncodedSplit):
         return [self._folder / name for name in self._names]
 
     def check_unchanged(self) -> None:
-        """Nothing but names is known of the files; each is opened anew at every reading."""
+        """Does nothing: only names are known of the files, and each is opened when it is read."""
 
     def read(self, positions: Int64[np.ndarray, " b"]) -> list[EncodedImage]:
-        """The files; they are opened where they are decoded."""
+        """The files of some images, still closed; whoever decodes them opens them."""
         paths = [self._folder / self._names[position] for position in positions]
         return [EncodedImage(name=repr(str(path)), source=path) for path in paths]
 

@@ -18,7 +18,7 @@ from harness.data.photographs.user_cache import describe_files, remembered
 from harness.data.pipelines import UnreadableImage, Workers, in_threads
 
 BATCH_IMAGES = 32
-"""Images read at a time."""
+"""Images read at a time: few, since encoded photographs of a batch are all in memory."""
 _VERSION = 1
 """Raised when results that are remembered would be others."""
 
@@ -33,7 +33,7 @@ class BadImage:
     name: str
     """File, and place there."""
     reason: str
-    """What is wrong with it."""
+    """Why it is bad."""
 
     def __str__(self) -> str:
         return f"{self.name} ({self.reason})"
@@ -42,7 +42,7 @@ class BadImage:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """What one pass over a split tells."""
+    """Result of one pass over a split."""
 
     content: str
     """sha256 over label and sha256 of every image in order, whatever kind of file holds them."""
@@ -65,6 +65,7 @@ def inspect(
         ValueError: An image's file cannot be read and `decode` is off, or a file changed.
     """
     split.check_unchanged()
+    # The description of the files stands in the entry's name, so a changed file is looked at anew.
     files = describe_files(split.files)
     asked = f"{_VERSION} {files} {decode} {least_side}"
     name = hashlib.sha256(asked.encode()).hexdigest()
@@ -106,6 +107,8 @@ def _look(
             lambda image: _look_at(image, decode, least_side), split.read(positions), workers
         )
         for position, (content, problem) in zip(positions, seen, strict=True):
+            # Neither names nor kinds of files go in: the same images give the same hash in folders,
+            # Parquet files and tars.
             digest.update(np.int64(labels[position]).astype("<i8").tobytes())
             digest.update(hashlib.sha256(content or b"").digest())
             num_unread += content is None
@@ -118,12 +121,13 @@ def _look(
 def _look_at(
     image: EncodedImage, decode: bool, least_side: int
 ) -> tuple[bytes | None, UnreadableImage | None]:
-    """Bytes of an image, None where its file cannot be read, and what is wrong with it."""
+    """Bytes of an image, None where its file cannot be read; and the problem, if it is bad."""
     try:
         content = image.content()
     except OSError as error:
         remedy = "put its file back, or make it readable"
         problem = UnreadableImage(image.name, str(error), remedy)
+        # Without decoding nothing is left out, so the first problem ends the pass.
         if not decode:
             raise problem from error
         return None, problem

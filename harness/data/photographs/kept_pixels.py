@@ -80,6 +80,7 @@ class KeptPixels:
             return self._on_device
 
 
+# Of the process and not of a data set: every stage opens its data set anew.
 _kept: OrderedDict[str, KeptPixels] = OrderedDict()
 _kept_lock = threading.Lock()
 
@@ -103,6 +104,7 @@ def keep_pixels(
         if name in _kept:
             _kept.move_to_end(name)
             return _kept[name]
+        # Room is made before decoding, or memory would hold one split more for a while.
         while len(_kept) >= MOST_SPLITS:
             _kept.popitem(last=False)
         kept = KeptPixels(_decode_all(num_images, decode, limit_gib, split))
@@ -118,6 +120,7 @@ def _decode_all(
     for indices in batches(num_images, 1024):
         decoded = decode(indices)
         size += sum(image.nbytes for image in decoded)
+        # Refused as soon as the limit is passed; the message extrapolates to the whole split.
         if size > limit_gib * GIB:
             raise _too_large(size / (int(indices[-1]) + 1) * num_images, limit_gib, split)
         if several is None:
@@ -128,6 +131,7 @@ def _decode_all(
                 stacked = torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2)
                 squares[int(indices[0]) : int(indices[-1]) + 1] = stacked
                 continue
+            # The first image of another size: from here on the images lie in a list.
             earlier = squares[: int(indices[0])].permute(0, 2, 3, 1) if len(squares) else ()
             several = [image.numpy().copy() for image in earlier]
             squares = torch.empty(0, dtype=torch.uint8)

@@ -1,6 +1,7 @@
-"""Files of which labels and places are known from opening: none may change while it is read.
+"""Refuses files that change between being opened and being read.
 
-Without this a file that is written anew gives images of one content under labels of another.
+Labels and places are learnt when a file is opened. A file that is written anew later would give
+images of one content under labels of another.
 """
 
 import os
@@ -11,7 +12,7 @@ from typing import final
 
 @final
 class OpenedFiles:
-    """Size and time of change of files, learnt before anything else is.
+    """Remembers size and time of change of files, and compares them around every reading.
 
     Args:
         paths: The files.
@@ -60,5 +61,7 @@ def _status(path: Path) -> os.stat_result:
         ) from error
 
 
+# Not a hash: two looks at a file's status cost microseconds a batch. Other content under the same
+# size and time goes unseen.
 def _state(status: os.stat_result) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns

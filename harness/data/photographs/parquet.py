@@ -67,6 +67,7 @@ class ParquetSplit(EncodedSplit):
     """Rows of Parquet files; open handles, labels and the row groups read last are in memory."""
 
     def __init__(self, config: ParquetConfig, split: Split) -> None:
+        # Before anything is read, so that a file that is written anew meanwhile is noticed.
         self._opened = OpenedFiles(config.files(split))
         handles = [_open_file(path) for path in self.files]
         files = list(zip(handles, self.files, strict=True))
@@ -98,7 +99,9 @@ class ParquetSplit(EncodedSplit):
         return self._rows.read(positions)
 
     def outline(self) -> Iterator[str]:
-        """Rows, size and footer of every file."""
+        """Rows, size and a hash of the footer of every file."""
+        # The footer holds the place and statistics of every column, so it stands for the content
+        # without reading it.
         for path, rows in zip(self.files, self._rows.rows_of_files, strict=True):
             size, footer = _footer(path)
             yield f" {rows} {size} {hashlib.sha256(footer).hexdigest()}"
@@ -123,6 +126,7 @@ def _image_column(file: Any, path: Path, config: ParquetConfig) -> str:
             f"{str(path)!r} must have one column of images, {' or '.join(map(repr, asked))}, but "
             f"its columns are {', '.join(schema.names)}; set `image_column`"
         )
+    # Only the bytes are read: `path` of the struct names a file of whoever wrote the data set.
     kind = schema.field(found[0]).type
     if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
         return f"{found[0]}.bytes"
@@ -139,6 +143,7 @@ def _class_names(file: Any, path: Path, config: ParquetConfig) -> tuple[str, ...
     try:
         features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
         names = tuple(features[config.label_column]["names"])
+    # Files that the hub's library did not write have no such metadata.
     except (ValueError, KeyError, TypeError):
         names = config.class_names
     if not names:
@@ -170,13 +175,14 @@ def _read_labels(file: Any, path: Path, config: ParquetConfig) -> Int64[np.ndarr
             f"{str(path)!r} must be readable, but its column {name!r} is not ({error}); get the "
             "file again"
         ) from error
+    # An empty label becomes -1, which the check then refuses with its row.
     labels = pc.fill_null(column.cast(pa.int64(), safe=False), -1).to_numpy()
     check_labels(labels, config.num_classes, repr(str(path)))
     return labels
 
 
 def _footer(path: Path) -> tuple[int, bytes]:
-    """Size of a file, and its footer: schema, and place, size and statistics of every column."""
+    """Size of a Parquet file, and its footer. The last 8 bytes are its length and `PAR1`."""
     with path.open("rb") as file:
         size = file.seek(-8, io.SEEK_END) + 8
         length = int.from_bytes(file.read(4), "little")

@@ -43,6 +43,7 @@ class ImageRows:
         Raises:
             ValueError: A file is gone, changed or damaged.
         """
+        # pyarrow reads whole row groups, so rows are taken group by group.
         groups = np.searchsorted(self._starts, indices, side="right") - 1
         # What is in memory may be of a file that has changed since.
         self._opened.check(sorted({self._groups[group][0] for group in groups}))
@@ -60,6 +61,7 @@ class ImageRows:
         return EncodedImage(name=name, source=cells[index - int(self._starts[group])].as_py())
 
     def _cells(self, group: int) -> Any:
+        # It guards the cache, and keeps two threads from reading the same group.
         with self._lock:
             if group in self._cache:
                 self._cache.move_to_end(group)

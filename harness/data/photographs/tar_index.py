@@ -1,4 +1,7 @@
-"""Where the samples of a tar shard lie, so that any of them can be read without what is before it.
+"""Finds where the samples of a tar shard lie, so that each can be read by itself.
+
+The webdataset library streams instead: its order comes from a buffer, and resuming needs the
+reader's state. With an index a batch stays a function of (seed, step).
 
 A sample is all members whose names agree up to the first dot after the last slash
 (`train/0001.jpg`, `train/0001.cls`). Headers are read once and the index is remembered in the
@@ -24,7 +27,7 @@ IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp"})
 _VERSION = 2
 """Raised when an index that is remembered would be another, or none."""
 _END = bytes(2 * tarfile.BLOCKSIZE)
-"""What every writer of tars closes an archive with; zeros may follow."""
+"""The two blocks of zeros that close a tar; more zeros may follow."""
 
 
 @final
@@ -56,7 +59,9 @@ def index_shard(path: Path, label_extension: str, label_key: str) -> TarIndex:
     place = cache_folder() / "tar" / name
     with contextlib.suppress(OSError, ValueError, KeyError), np.load(place) as arrays:
         return TarIndex(**{field: arrays[field] for field in ("offsets", "sizes", "labels")})
+    # All headers of a shard are read for it, which takes long on a slow disk.
     index = _read_index(path, label_extension, label_key)
+    # Written anew while it was read: the entry's name would stand for another content.
     if describe_files([path]) != described:
         return index
     with contextlib.suppress(OSError):
@@ -100,6 +105,7 @@ def _members(path: Path, label_extension: str) -> Iterator[tuple[tarfile.TarInfo
                 if member.isfile():
                     is_label = _split_name(member.name)[1] == label_extension
                     yield member, _content(shard, member) if is_label else b""
+            # `tarfile` takes a cut between two members, or a damaged header, for the end.
             _check_end(file, shard.offset)
     except (tarfile.TarError, OSError) as error:
         raise ValueError(
@@ -115,7 +121,7 @@ def _content(shard: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 
 def _check_end(file: BinaryIO, offset: int) -> None:
-    """Refuse a tar that stops without its closing blocks, which `tarfile` takes for its end.
+    """Refuse a tar that stops without its closing blocks.
 
     Raises:
         tarfile.ReadError: It is cut between two members, or a header is damaged.
@@ -133,6 +139,7 @@ def _check_end(file: BinaryIO, offset: int) -> None:
 
 
 def _split_name(name: str) -> tuple[str, str]:
+    # Up to the first dot, as the webdataset library splits names.
     folder, slash, base = name.rpartition("/")
     stem, _, extension = base.partition(".")
     return folder + slash + stem, extension

@@ -1,4 +1,4 @@
-"""What takes long to learn about a data set, kept in the user's cache folder.
+"""Remembers in the user's cache folder what takes long to learn about a data set.
 
 The data's own folder is never written to. An entry is named by all that it depends on, so it is
 never stale; where the folder cannot be written, everything is learnt anew.
@@ -59,6 +59,7 @@ def remembered(
         return value
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
+        # Whole or absent, but not flushed to the disk: an entry that is lost is learnt again.
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         temporary.write_text(json.dumps(value), encoding="utf-8")
         temporary.replace(path)
