@@ -97,7 +97,7 @@ class ImageDataset(ABC):
         """sha256 over every image and label, 64 hexadecimal digits; it may read all files once."""
 
     def left_out(self, split: Split) -> tuple[str, ...]:
-        """Images of the files that are bad and no part of the split, with what is wrong."""
+        """Bad images that are left out of a split, each with the reason."""
         return ()
 
 

@@ -168,7 +168,7 @@ class ImageSet(ABC):
 
     @property
     def names(self) -> tuple[str, ...] | None:
-        """Names of the images in their order; None where they have none but their places."""
+        """Names of the images in their order; None where only positions tell them apart."""
         return None
 
     @property

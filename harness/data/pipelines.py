@@ -1,4 +1,4 @@
-"""From image files to squares of pixels: decoding, and the three published crops.
+"""Decodes image files and crops them to squares, in each of the three published ways.
 
 The crops are those of arXiv 2501.01423 and its code:
 

@@ -13,7 +13,7 @@ _ORDER = 0  # Purpose number of `random_numbers`; `stream` has the others.
 @final
 @dataclass(frozen=True, kw_only=True)
 class FullShuffle:
-    """Every order of the images is equally likely; reading is as random as can be."""
+    """Every order of the images is equally likely; a batch is read from all over the files."""
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 

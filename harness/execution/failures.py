@@ -39,7 +39,7 @@ RETRY_AFTER_S = 1.0
 """Seconds before the first further attempt; doubled for each one after it."""
 
 COUNTED_ANEW: FailureKind = "infrastructure"
-"""Class of which a stage that got on between two failures may have any number."""
+"""Class whose count starts anew once a stage has a newer checkpoint than at its last failure."""
 
 _BY_CLASS_NAME: dict[str, FailureKind] = {
     "Diverged": "divergence",

@@ -1,4 +1,4 @@
-"""Which stages start now, and where. Pure code: amounts in, placements out.
+"""Chooses which stages start now, and on which machines. It keeps no state and knows no Ray.
 
 Ray has neither priorities nor reservations: a gang that is submitted among small stages starts when
 all of them are done. So stages are handed to Ray only when their resources are free, in an order of
@@ -27,7 +27,7 @@ def in_priority(
     paths: Mapping[str, float],
     dependents: Mapping[str, int],
 ) -> list[Stage]:
-    """Large gangs first, then long remaining paths, then stages that many others wait for.
+    """Order stages: large gangs, then long remaining paths, then what many others wait for.
 
     Args:
         ready: Stages whose inputs exist.

@@ -101,7 +101,7 @@ def _start(say: Say, quiet: dict[str, Any]) -> None:
 
 
 def _require_answer(address: str) -> None:
-    """Ray itself waits for minutes where nothing answers, and names no cause where tokens differ.
+    """Make sure that a cluster answers, in seconds; Ray waits for minutes and names no cause.
 
     Raises:
         OSError: Nothing answers, or not as Ray does.

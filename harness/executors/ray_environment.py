@@ -18,9 +18,9 @@ SESSION_BYTES = 70
 SHARED_MEMORY = Path("/dev/shm")
 """Where Ray puts its object store, and NCCL the buffers between the GPUs of one machine."""
 OBJECT_STORE_BYTES = 200 * 2**20
-"""Ray's object store where there is room: only tickets pass through it."""
+"""Size of Ray's object store where there is room; only configurations and outcomes go through."""
 LEAST_OBJECT_STORE_BYTES = 75 * 2**20
-"""Ray refuses a smaller one."""
+"""The smallest object store that Ray accepts."""
 
 
 def prepare(address: str | None) -> None:
@@ -43,7 +43,7 @@ def prepare(address: str | None) -> None:
 
 
 def temporary_folder() -> str | None:
-    """Where Ray's session goes: its own choice (None), or a short path where that is too long.
+    """Folder for Ray's session: a short path, or None where Ray's own choice is short enough.
 
     Raises:
         ValueError: The usual folder is too long, and no short one can be written.

@@ -15,7 +15,7 @@ from harness.storage.stop_requests import StopRequest
 
 
 def _silent(text: str) -> None:
-    """Where nobody listens, notes are dropped."""
+    """Drop a note, where nobody is to see it."""
 
 
 class RayExecutor:
@@ -70,7 +70,7 @@ def refuse_impossible(
     *,
     shared: bool,
 ) -> None:
-    """Ray would wait for ever for a request that no machine of the cluster can meet.
+    """Refuse requests that no machine of the cluster can meet; Ray would wait for ever.
 
     Args:
         kinds: Stage kinds that will run.

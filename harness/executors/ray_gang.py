@@ -113,7 +113,7 @@ def run_gang(gang: Gang) -> Outcome:
 
 
 def _gpus_in_sight() -> Any:
-    """Ray Train's part in joining the workers: each sees the GPUs of all that share its machine.
+    """Have Ray Train show each worker the GPUs of all workers on its machine.
 
     NCCL then reaches them directly, whatever its version.
     """
@@ -170,7 +170,7 @@ def keep_to_loopback() -> None:
 
 
 def _meeting_port() -> str:
-    """Where the first worker will listen, the same on every worker."""
+    """Agree on an address at which the first worker will listen."""
     from ray.train import get_context
     from ray.train.collective import broadcast_from_rank_zero
 

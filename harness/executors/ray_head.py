@@ -29,7 +29,7 @@ class Head:
         self._silent_since: float | None = None
 
     def look(self) -> bool:
-        """Whether it answers.
+        """Whether the head answers.
 
         Raises:
             ConnectionError: It has not for too long.
@@ -47,7 +47,7 @@ class Head:
             raise ConnectionError(self._message(error)) from error
 
     def require(self) -> None:
-        """Return when it answers.
+        """Wait until the head answers.
 
         Raises:
             ConnectionError: It has not for too long.

@@ -1,6 +1,6 @@
 """Ray's machines: what they have, and how a stage is started on them.
 
-Ray carries small tickets only: stages go out as configurations, outcomes come back as one line,
+Only small messages go through Ray: stages go out as configurations, outcomes come back as one line,
 artifacts travel through the store. Ray's own retries are off, because it would repeat stages that
 ran out of host memory for ever and would move stages without telling the queue.
 """
@@ -26,9 +26,9 @@ from harness.stages.stage import Stage
 from harness.storage.stop_requests import StopRequest
 
 QUIET_S = 2.0
-"""Ray's own count of what is taken lags behind; it is read this long after the last change."""
+"""Seconds after our last change before Ray's count of what is taken is read: it lags behind."""
 SIGNALS_S = 0.1
-"""Two signals that are further apart count as two."""
+"""Longest wait within Ray, in seconds: signals that come during one count as one."""
 
 Say = Callable[[str], None]
 

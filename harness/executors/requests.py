@@ -12,7 +12,7 @@ from harness.executors.interface import Capacity
 from harness.schema.reading import ConfigError
 
 SLACK = 1e-6
-"""Fractions of a GPU don't add up to exactly one."""
+"""Tolerance in comparing amounts: fractions of a GPU don't add up to exactly one."""
 MARK = 1e-3
 """Share of a machine's accelerator mark that a worker takes, as Ray does."""
 

@@ -1,4 +1,4 @@
-"""The workers that compute one stage together, and what they say to each other.
+"""The workers that compute one stage together, and the exchanges between them.
 
 Every worker is a process with one device and runs the same code on its part of a global batch. The
 global batch settles which numbers come out: random numbers are drawn for all of it, and each worker
@@ -90,8 +90,10 @@ class World:
         return total
 
     def start_sum(self, tensor: Tensor) -> Callable[[], None]:
-        """Begin to sum a tensor over the workers in place; the sum is there after calling what
-        comes back, for later work on the tensor's device."""
+        """Begin to sum a tensor over the workers, in place.
+
+        Call the result to wait for the sum; later work on the tensor's device then sees it.
+        """
         with _losses_told():
             exchange = dist.all_reduce(tensor, group=self._group(tensor), async_op=True)
 

@@ -1,4 +1,4 @@
-"""Leases: one process at a time works on a stage, and a dead one's work is taken over.
+"""Leases: they let one process at a time work on a stage, and take a dead one's work over.
 
 A lease is a file that its holder touches while it lives. Where holder and observer share a process
 table (one boot of one kernel, one pid namespace) the table says whether the holder lives, even

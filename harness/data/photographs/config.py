@@ -1,4 +1,4 @@
-"""Photographs in files: what the configurations of all their kinds have in common.
+"""Configuration of photographs in files: the fields and checks that all kinds of files share.
 
 Names, counts and splits are declared, so that a plan needs no data at hand.
 """
@@ -124,7 +124,7 @@ class PhotographConfig(ABC):
     def missing_item(
         self, what: str, place: Path, remedy: str, patterns: Sequence[str]
     ) -> MissingItem:
-        """Something absent; what the hub has is fetched, and what `root` should hold is not.
+        """Describe something absent; it can be fetched where `root` is a name on the hub.
 
         Args:
             what: What is absent, in words.
@@ -198,9 +198,9 @@ class ShardedConfig(PhotographConfig):
         return list(dict.fromkeys(itertools.chain.from_iterable(matches)))
 
     def missing_of(self, split: Split) -> list[MissingItem]:
-        """Files and patterns that nothing is there for, or else files that the others number.
+        """Names and patterns of a split that find no file.
 
-        Of files `NNNNN-of-MMMMM` that a pattern finds in part, the first that is absent is named.
+        Where each finds one: the first file `NNNNN-of-MMMMM` that is absent beside the others.
         """
         patterns, repository = self.patterns(split), HubDataset.parse(self.root)
         place = self.folder() or (repository.sought() if repository else Path())

@@ -81,7 +81,7 @@ class PhotographDataset(ImageDataset):
         return self._labels[split]
 
     def left_out(self, split: Split) -> tuple[str, ...]:
-        """Bad images of a split, with what is wrong."""
+        """Bad images that are left out of a split, each with the reason."""
         return tuple(str(image) for image in self._bad[split])
 
     def images(

@@ -38,7 +38,7 @@ class OpenedFiles:
             self.check_status(number, _status(self.paths[number]))
 
     def check_status(self, number: int, status: os.stat_result) -> None:
-        """Refuse a file whose status is not what it was; of an open file that of its handle.
+        """Refuse a file whose status has changed; give that of the handle where it is open.
 
         Raises:
             ValueError: With its name.

@@ -1,4 +1,4 @@
-"""The image column of Parquet files, by row."""
+"""Reads rows of the image column of Parquet files, in any order."""
 
 import threading
 from collections import OrderedDict

@@ -98,7 +98,7 @@ def _read_index(path: Path, label_extension: str, label_key: str) -> TarIndex:
 
 
 def _members(path: Path, label_extension: str) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
-    """Members that are files; with those that hold labels, what they hold."""
+    """Every member that is a file, with its content where it holds a label, else nothing."""
     try:
         with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as shard:
             while (member := shard.next()) is not None:
