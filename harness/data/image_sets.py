@@ -32,40 +32,62 @@ from harness.storage.durable import known_sha256
 _FORBID: Any = {"extra": "forbid"}
 
 
+@dataclass(frozen=True, kw_only=True)
+class _ImagesAt:
+    """Images at a path, cropped and resized or left as they are."""
+
+    __pydantic_config__: ClassVar[Any] = _FORBID
+
+    path: str = field(metadata=NO_KEY)
+    """The folder or file; `~` is the home folder."""
+    resolution: int | None = None
+    """Side in pixels that `pipeline` brings the images to; absent: they stay as they are."""
+    pipeline: Pipeline | None = None
+    """Published crop and resize; absent: none, and all images must have one size."""
+
+    def __post_init__(self) -> None:
+        if not self.path:
+            raise ValueError("`path` must not be empty, but got ''; name the images")
+        if (self.resolution is None) != (self.pipeline is None):
+            raise ValueError(
+                "`resolution` and `pipeline` must be given together, but got "
+                f"{self.resolution} and {self.pipeline}; add the other or leave both out"
+            )
+        if self.resolution is not None and self.resolution <= 0:
+            raise ValueError(f"`resolution` must be positive, but got {self.resolution}; raise it")
+
+    @property
+    def location(self) -> Path:
+        """The folder or file, `~` expanded."""
+        return Path(self.path).expanduser()
+
+    @property
+    def conversion(self) -> str:
+        """Crop and resize as a text for fingerprints."""
+        return f"{self.pipeline} {self.resolution}\n"
+
+
 @final
 @dataclass(frozen=True, kw_only=True)
-class FolderImages:
+class FolderImages(_ImagesAt):
     """All image files below a folder, in the order of their paths.
 
     Files whose names are all plain numbers (`0.png`, `1.png`, `10.png`) come in the order of those
     numbers within each folder, which is the order of the archive they were written from.
     """
 
-    __pydantic_config__: ClassVar[Any] = _FORBID
-
     kind: Literal["folder"] = "folder"
-    path: str = field(metadata=NO_KEY)
-    """The folder; `~` is the home folder."""
-    resolution: int | None = None
-    """Side in pixels that `pipeline` brings the images to; absent: they stay as they are."""
-    pipeline: Pipeline | None = None
-    """Published crop and resize; absent: none, and all images must have one size."""
     on_unreadable: Literal["stop", "skip"] = field(default="stop", metadata=NO_KEY)
     """Effect of an unreadable file. `skip` reads every file once at opening, counts and lists."""
     max_unreadable: float = field(default=0.01, metadata=NO_KEY)
     """Share of the files, 0..1, that may be skipped; one file always may."""
 
     def __post_init__(self) -> None:
-        _check_conversion(self.path, self.resolution, self.pipeline)
+        super().__post_init__()
         if not 0.0 <= self.max_unreadable <= 1.0:
             raise ValueError(
                 f"`max_unreadable` must be a share in 0..1, but got {self.max_unreadable}; use 0.01"
             )
-
-    @property
-    def location(self) -> Path:
-        """The folder, `~` expanded."""
-        return Path(self.path).expanduser()
 
     def missing(self) -> list[MissingItem]:
         """The folder if it is absent; nothing is opened."""
@@ -77,26 +99,10 @@ class FolderImages:
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class NpzImages:
+class NpzImages(_ImagesAt):
     """The samples of an `.npz` in ADM's format: `arr_0` uint8 NHWC, labels in `arr_1` if any."""
 
-    __pydantic_config__: ClassVar[Any] = _FORBID
-
     kind: Literal["npz"] = "npz"
-    path: str = field(metadata=NO_KEY)
-    """The file; `~` is the home folder."""
-    resolution: int | None = None
-    """Side in pixels that `pipeline` brings the images to; absent: they stay as they are."""
-    pipeline: Pipeline | None = None
-    """Published crop and resize; absent: none."""
-
-    def __post_init__(self) -> None:
-        _check_conversion(self.path, self.resolution, self.pipeline)
-
-    @property
-    def location(self) -> Path:
-        """The file, `~` expanded."""
-        return Path(self.path).expanduser()
 
     def missing(self) -> list[MissingItem]:
         """The file if it is absent; nothing is opened."""
@@ -252,7 +258,7 @@ class _FolderSet(ImageSet):
         return None
 
     def fingerprint(self) -> str:
-        digest = hashlib.sha256(_conversion(self._config).encode())
+        digest = hashlib.sha256(self._config.conversion.encode())
         contents = in_threads(known_sha256, self._paths)
         for path, content in zip(self._paths, contents, strict=True):
             name = path.relative_to(self._config.location).as_posix()
@@ -357,7 +363,7 @@ class _NpzSet(ImageSet):
 
     def fingerprint(self) -> str:
         # The archive's own checksum stands for its content; the pixels need not be read.
-        text = f"{self._pixels.shape} {self._crc} {_conversion(self._config)}"
+        text = f"{self._pixels.shape} {self._crc} {self._config.conversion}"
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _check_labels(self) -> None:
@@ -396,22 +402,6 @@ class _DatasetSet(ImageSet):
     def fingerprint(self) -> str:
         text = f"{self._dataset.fingerprint()} {content_hash(self._config)}"
         return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _check_conversion(path: str, resolution: int | None, pipeline: Pipeline | None) -> None:
-    if not path:
-        raise ValueError("`path` must not be empty, but got ''; name the images")
-    if (resolution is None) != (pipeline is None):
-        raise ValueError(
-            f"`resolution` and `pipeline` must be given together, but got {resolution} and "
-            f"{pipeline}; add the other or leave both out"
-        )
-    if resolution is not None and resolution <= 0:
-        raise ValueError(f"`resolution` must be positive, but got {resolution}; raise it")
-
-
-def _conversion(config: FolderImages | NpzImages) -> str:
-    return f"{config.pipeline} {config.resolution}\n"
 
 
 def _as_batch(pixels: UInt8[np.ndarray, "b h w 3"]) -> UInt8[Tensor, "b 3 h w"]:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from harness.storage.durable import write_text
+
 CACHE_VARIABLE = "FRONTIER_CACHE"
 """Environment variable that names another folder."""
 
@@ -59,8 +61,6 @@ def remembered(
         return value
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Whole or absent, but not flushed to the disk: an entry that is lost is learnt again.
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(value), encoding="utf-8")
-        temporary.replace(path)
+        # Not flushed to the disk: an entry that is lost is learnt again.
+        write_text(path, json.dumps(value), durable=False)
     return value
