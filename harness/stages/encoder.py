@@ -38,7 +38,7 @@ from harness.stages.flops import (
     FORWARDS_A_STEP,
     count_forward,
     empty_image,
-    network_key,
+    of_network,
     training_images,
 )
 from harness.stages.running.context import StageContext
@@ -324,14 +324,12 @@ def feature_dim_of(config: EncoderStage) -> int:
     """Width of the network's features."""
     if isinstance(config.encoder, InceptionConfig):
         return INCEPTION_FEATURES
-    key = network_key(config)
-    if key not in _feature_dims:
+
+    def learn() -> tuple[float, ...]:
         with torch.device("meta"):
-            _feature_dims[key] = build_network(config).feature_dim
-    return _feature_dims[key]
+            return (build_network(config).feature_dim,)
 
-
-_feature_dims: dict[str, int] = {}
+    return int(of_network("feature dim", config, learn)[0])
 
 
 def forward_of(config: EncoderStage, cells: int | None = None) -> tuple[nn.Module, tuple[Any, ...]]:

@@ -4,16 +4,23 @@ A multiply and an add are two operations; matrix products and convolutions count
 does not. A training step is taken as three forward passes of what is trained.
 """
 
+import contextlib
 import json
 from collections.abc import Callable
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import harness.stages
+import models
 from harness.config.training import TrainingConfig
-from harness.schema.keys import canonical_json
+from harness.schema.keys import canonical_json, content_hash
+from harness.storage.user_cache import describe_files, remembered
 from models.lightningdit import num_parameters
 
 FORWARDS_A_STEP = 3
@@ -28,7 +35,7 @@ OF_TRAINING = ("seed", "training", "phases", "loss", "alignment", "ema", "snapsh
 Forward = Callable[[], tuple[nn.Module, tuple[Any, ...]]]
 """Builds a network, and the arguments of its forward pass for one image."""
 
-_counted: dict[str, tuple[int, float]] = {}
+_known: dict[str, list[float]] = {}
 
 
 def count_forward(config: Any, forward: Forward) -> tuple[int, float]:
@@ -38,15 +45,50 @@ def count_forward(config: Any, forward: Forward) -> tuple[int, float]:
         config: What the network's shape follows from; networks of one shape are counted once.
         forward: Builds network and arguments; called under the meta device.
     """
-    key = network_key(config)
-    if key not in _counted:
+
+    def count() -> tuple[int, float]:
         with torch.device("meta"):
             network, arguments = forward()
         counter = FlopCounterMode(display=False)
         with counter, torch.no_grad():
             network.eval()(*arguments)
-        _counted[key] = num_parameters(network), float(counter.get_total_flops())
-    return _counted[key]
+        return num_parameters(network), float(counter.get_total_flops())
+
+    parameters, flops = of_network("forward", config, count)
+    return int(parameters), float(flops)
+
+
+def of_network(purpose: str, config: Any, learn: Callable[[], tuple[float, ...]]) -> list[float]:
+    """Numbers that follow from a network's shape, learnt once for each shape.
+
+    They are remembered over processes too: importing timm and building networks takes most of the
+    time of a dry run.
+
+    Args:
+        purpose: Which numbers they are.
+        config: What the network's shape follows from.
+        learn: Computes them.
+    """
+    name = content_hash([purpose, network_key(config), _code()])
+    if name not in _known:
+        found = remembered("networks", name, lambda: list(learn()))
+        # The cache is the user's: whatever else lies in it is counted anew.
+        whole = isinstance(found, list) and found
+        if not whole or any(type(number) not in (int, float) for number in found):
+            found = list(learn())
+        _known[name] = found
+    return _known[name]
+
+
+@lru_cache(maxsize=1)
+def _code() -> list[str]:
+    """The code that networks are built of: our own files, and versions of the libraries."""
+    own = [Path(package.__path__[0]) for package in (models, harness.stages)]
+    files = sorted(path for folder in own for path in folder.rglob("*.py"))
+    installed = [metadata.version(name) for name in ("torch", "timm")]
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        installed.append(metadata.version("diffusers"))
+    return [describe_files(files), *installed]
 
 
 def network_key(config: Any) -> str:

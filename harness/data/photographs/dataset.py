@@ -15,7 +15,6 @@ from harness.data.photographs.config import PhotographConfig
 from harness.data.photographs.encoded import EncodedImage, shorten
 from harness.data.photographs.inspection import BadImage, Inspection, check_limit, inspect
 from harness.data.photographs.kept_pixels import KeptPixels, Pixels, keep_pixels
-from harness.data.photographs.user_cache import describe_files
 from harness.data.pipelines import (
     Pipeline,
     draw_augmentation,
@@ -24,6 +23,7 @@ from harness.data.pipelines import (
     read_squares,
 )
 from harness.data.shuffle import Shuffle
+from harness.storage.user_cache import describe_files
 
 SPLITS: tuple[Split, Split] = ("train", "eval")
 """Every split."""

@@ -14,8 +14,8 @@ import numpy as np
 
 from harness.data.dataset import batches
 from harness.data.photographs.encoded import EncodedImage, EncodedSplit
-from harness.data.photographs.user_cache import describe_files, remembered
 from harness.data.pipelines import UnreadableImage, Workers, in_threads
+from harness.storage.user_cache import describe_files, remembered
 
 BATCH_IMAGES = 32
 """Images read at a time: few, since encoded photographs of a batch are all in memory."""

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, final
 import numpy as np
 from jaxtyping import Int64
 
-from harness.data.photographs.user_cache import cache_folder, describe_files
+from harness.storage.user_cache import cache_folder, describe_files
 
 IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp"})
 """Extensions of members that are images; case does not matter."""

@@ -64,9 +64,10 @@ def test_a_trained_network_needs_its_state_in_memory(load) -> None:
 
 
 def test_stages_that_differ_in_training_alone_share_the_measure_of_their_network(
-    load, monkeypatch
+    load, monkeypatch, tmp_path
 ) -> None:
     counted: list[str] = []
+    monkeypatch.setenv("FRONTIER_CACHE", str(tmp_path / "cache"))
     original = flops_module.FlopCounterMode
 
     def counter(**settings):
@@ -74,7 +75,7 @@ def test_stages_that_differ_in_training_alone_share_the_measure_of_their_network
         return original(**settings)
 
     monkeypatch.setattr(flops_module, "FlopCounterMode", counter)
-    monkeypatch.setattr(flops_module, "_counted", {})
+    monkeypatch.setattr(flops_module, "_known", {})
     monkeypatch.setattr(cost, "_estimates", {})
     one = make_plan(load())
     flops = {stage.kind: estimate(stage).flops for stage in one.stages}
@@ -83,6 +84,17 @@ def test_stages_that_differ_in_training_alone_share_the_measure_of_their_network
         twice = 2 if stage.kind == "generator" else 1
         assert estimate(stage).flops == twice * flops[stage.kind]
     assert len(counted) == first > 0
+    # Another process finds them in the user's cache; what is damaged there is counted anew.
+    monkeypatch.setattr(flops_module, "_known", {})
+    monkeypatch.setattr(cost, "_estimates", {})
+    assert {stage.kind: estimate(stage).flops for stage in one.stages} == flops
+    assert len(counted) == first
+    for path in (tmp_path / "cache").rglob("*.json"):
+        path.write_text('["many"]')
+    monkeypatch.setattr(flops_module, "_known", {})
+    monkeypatch.setattr(cost, "_estimates", {})
+    assert {stage.kind: estimate(stage).flops for stage in one.stages} == flops
+    assert len(counted) > first
 
 
 def test_another_size_is_another_network(load) -> None:

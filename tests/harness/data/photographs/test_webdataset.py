@@ -16,7 +16,7 @@ import torch
 from harness.data import WebDatasetConfig, open_dataset
 from harness.data.photographs.config import expand_braces
 from harness.data.photographs.tar_index import index_shard
-from harness.data.photographs.user_cache import CACHE_VARIABLE
+from harness.storage.user_cache import CACHE_VARIABLE
 
 from .photograph_files import NAMES, labels_of, photographs, png, samples, write_kind, write_tar
 

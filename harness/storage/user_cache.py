@@ -1,6 +1,6 @@
-"""Remembers in the user's cache folder what takes long to learn about a data set.
+"""Remembers in the user's cache folder what takes long to learn about data sets and networks.
 
-The data's own folder is never written to. An entry is named by all that it depends on, so it is
+A data set's own folder is never written to. An entry is named by all that it depends on, so it is
 never stale; where the folder cannot be written, everything is learnt anew.
 """
 
