@@ -21,7 +21,7 @@ from harness.schema.keys import to_plain
 from harness.schema.reading import ConfigError
 from harness.stages.encoder import load_encoder
 from harness.stages.stage import Stage
-from harness.stages.tokenizer.stage import build_tokenizer
+from harness.stages.tokenizer import va_vae
 from harness.storage.artifacts import Store
 from models.alignment import NoAlignment, VFAlignment
 from models.discriminator import DiscriminatorConfig
@@ -68,7 +68,7 @@ def by_hand(stage: Stage, store: Store) -> dict[str, torch.Tensor]:
         augment=True,
     )
     torch.manual_seed(derive_seed(seed, "tokenizer", "weights"))
-    model, before, first = build_tokenizer(stage.config).train(), None, 0
+    model, before, first = va_vae.build(stage.config).train(), None, 0
     for steps, start, aligned in ((3, 2, free), (2, 1, alignment)):
         config = TokenizerLossConfig(discriminator=dataclasses.replace(GAN, start_step=start))
         loss = TokenizerLoss(config, aligned, latent_dim=2, feature_dim=encoder.feature_dim)
