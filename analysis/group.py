@@ -13,10 +13,10 @@ from analysis.cells.training import find_unlike_pairs
 from analysis.figures.convergence import ConvergenceData, compute_convergence, draw_convergence
 from analysis.figures.curves import compute_curves, draw_curves
 from analysis.figures.diagnostics import DiagnosticsData, compute_diagnostics, draw_diagnostics
-from analysis.figures.dilemma import compute_dilemma, draw_dilemma
+from analysis.figures.dilemma import draw_dilemma
 from analysis.figures.frontier import FrontierData, compute_frontier, draw_frontier
 from analysis.figures.guidance import compute_guidance, draw_guidance
-from analysis.figures.scaling import ScalingData, compute_scaling, draw_scaling
+from analysis.figures.scaling import draw_scaling, known_costs
 from analysis.statistics.dilemma_slope import compute_dilemma_slopes
 from analysis.statistics.gain import compute_gains
 from analysis.statistics.pareto import pareto_mask
@@ -101,15 +101,16 @@ def analyse_group(name: str, rows: pd.DataFrame, *, every_figure: bool = True) -
         findings += say_gains(compute_gains(focused))
         findings += say_slopes(compute_dilemma_slopes(focused))
     if every_figure:
+        generated = _tell(compute_cells(focus, needs=("gfid",)), selection)
         convergence = _tell(compute_convergence(focus), selection)
         diagnostics = _tell(compute_diagnostics(focus), selection)
         if convergence.speedups:
             findings += say_speedups(convergence.speedups)
         findings += say_correlations(diagnostics.correlations)
         planned += [
-            _plan_dilemma(_tell(compute_dilemma(focus), selection)),
+            _plan_dilemma(generated),
             _plan_convergence(convergence),
-            _plan_scaling(_tell(compute_scaling(focus), selection)),
+            _plan_scaling(generated),
             _plan_diagnostics(diagnostics),
         ]
     else:
@@ -251,7 +252,7 @@ def _plan_frontier(data: FrontierData) -> Plot | Omission:
     return Plot(kind="frontier", caption=caption, draw=lambda: draw_frontier(data))
 
 
-def _plan_dilemma(data: Any) -> Plot | Omission:
+def _plan_dilemma(data: Cells) -> Plot | Omission:
     if data.points.empty:
         return Omission(what="dilemma", reason=NO_GENERATION)
     caption = "The dilemma: generation and PSNR against the latent dim."
@@ -267,10 +268,10 @@ def _plan_convergence(data: ConvergenceData) -> Plot | Omission:
     return Plot(kind="convergence", caption=caption, draw=lambda: draw_convergence(limited))
 
 
-def _plan_scaling(data: ScalingData) -> Plot | Omission:
+def _plan_scaling(data: Cells) -> Plot | Omission:
     if data.points.empty:
         return Omission(what="scaling", reason=NO_GENERATION)
-    if not any(data.points[cost].nunique() > 1 for cost in data.costs()):
+    if not any(data.points[cost].nunique() > 1 for cost in known_costs(data)):
         return Omission(what="scaling", reason="all generators are of one size and one cost")
     caption = "Scaling: generation against the generator's parameters and the training FLOPs."
     return Plot(kind="scaling", caption=caption, draw=lambda: draw_scaling(data))

@@ -5,21 +5,17 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
-from numpy.typing import NDArray
 
 from analysis.cells.cells import Setting
-from analysis.figures.marks import FONT_SIZE, Marks, blank_figure, freeze_layout, style_axes
+from analysis.figures.marks import FONT_SIZE, Marks, freeze_layout
 
 COLUMN_INCH, TWO_COLUMNS_INCH = 3.3, 6.9
 MAX_COLUMNS = 3
 """Panels beside each other that one column holds; more take two."""
-PANEL_INCH = 1.55
 LEGEND_LINE_INCH = 0.14
 FOOTNOTE_LINE_INCH = 0.09
 AXIS_INCH = 0.45
@@ -31,69 +27,10 @@ MAX_KEYS = 12
 """Entries of a legend's column at most; more are told by their number."""
 
 
-def new_column_figure(
-    num_rows: int,
-    num_columns: int,
-    *,
-    share_x: bool,
-    share_y: bool,
-    panel_inch: float = PANEL_INCH,
-) -> tuple[Figure, NDArray[Any]]:
-    """An empty figure of one column's width, of two with more than `MAX_COLUMNS` panels.
-
-    Args:
-        num_rows: Panels from top to bottom.
-        num_columns: Panels from left to right.
-        share_x: Whether panels above each other share their x axis.
-        share_y: Whether panels beside each other share their y axis.
-        panel_inch: Height of a panel, inches.
-
-    Returns:
-        The figure and its axes, shape (rows, columns).
-    """
-    width = COLUMN_INCH if num_columns <= MAX_COLUMNS else TWO_COLUMNS_INCH
-    figure = blank_figure(width, panel_inch * num_rows + AXIS_INCH)
-    panels = figure.subplots(
-        num_rows,
-        num_columns,
-        squeeze=False,
-        sharex="col" if share_x else False,
-        sharey="row" if share_y else False,
-    )
-    for axes in panels.flat:
-        style_axes(axes)
-    return figure, panels
-
-
-def label_panel(axes: Axes, *, x: str = "", y: str = "", title: str = "") -> None:
-    """Writes a panel's axis labels and title at the size of a column."""
-    axes.set_xlabel(x, fontsize=FONT_SIZE)
-    axes.set_ylabel(y, fontsize=FONT_SIZE)
-    if title:
-        axes.set_title(title, fontsize=FONT_SIZE, loc="left")
-
-
 def count_axis(axes: Axes) -> None:
     """Writes counts across as 20k or 1.5M."""
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-
-
-def draw_line(axes: Axes, line: pd.DataFrame, x: str, y: str, look: dict[str, Any]) -> None:
-    """Draws a line with its standard errors, where there are any.
-
-    Args:
-        axes: The panel.
-        line: Points with the columns `x`, `y` and `<y>_se`, in the order of the line.
-        x: Column across.
-        y: Column up.
-        look: From `Marks.of_line`.
-    """
-    known = line[np.isfinite(line[x]) & np.isfinite(line[y])]
-    if known.empty:
-        return
-    errors = known[f"{y}_se"].fillna(0.0).to_numpy()
-    axes.errorbar(known[x].to_numpy(), known[y].to_numpy(), yerr=errors, elinewidth=0.6, **look)
 
 
 def finish_column_figure(
@@ -102,7 +39,7 @@ def finish_column_figure(
     """Adds the legend and the footnote, makes room for them and lays the figure out once.
 
     Args:
-        figure: From `new_column_figure`, with everything drawn.
+        figure: From `draw_panels`, with everything drawn.
         marks: Colours and markers used.
         footnote: Sentences under the figure; empty ones are left out.
         extra_keys: Entries of the legend for what the marks don't cover.

@@ -18,12 +18,9 @@ from analysis.cells.lines import name_lines
 from analysis.figures.column import (
     count_axis,
     describe_setting,
-    draw_line,
     finish_column_figure,
-    label_panel,
-    new_column_figure,
 )
-from analysis.figures.marks import choose_marks, scale_axis
+from analysis.figures.panels import Panel, draw_panels
 from analysis.statistics.bootstrap import BootstrapConfig, Interval, percentile_interval
 from analysis.table.protocols import require_one_protocol
 from analysis.table.reading import SEED_COLUMNS
@@ -173,17 +170,24 @@ def draw_convergence(data: ConvergenceData) -> Figure:
         )
     points = data.points.assign(shape=[f"d={dim:g}" for dim in data.points["latent_dim"]])
     sizes = [str(size) for size in points["generator_size"].unique()]
-    marks = choose_marks(points, "shape")
-    figure, panels = new_column_figure(len(sizes), 1, share_x=True, share_y=False)
-    for axes, size in zip(panels[:, 0], sizes, strict=True):
-        mine = points[points["generator_size"] == size]
-        for (alignment, shape), line in mine.groupby(["alignment", "shape"], sort=False):
-            look = marks.of_line(str(alignment), str(shape))
-            draw_line(axes, line, "generator_images", "gfid", look)
-        scale_axis(axes, "y", mine["gfid"])
-        label_panel(axes, y=data.setting.distance_name, title=f"generator {size}")
-    count_axis(panels[-1, 0])
-    label_panel(panels[-1, 0], x="training images", y=data.setting.distance_name)
+    figure, grid, marks = draw_panels(
+        points,
+        [
+            Panel(
+                x="generator_images",
+                y="gfid",
+                only=size,
+                x_label="training images" if size == sizes[-1] else "",
+                y_label=data.setting.distance_name,
+                title=f"generator {size}",
+            )
+            for size in sizes
+        ],
+        lines=("alignment", "shape"),
+        panel_by="generator_size",
+        share_x=True,
+    )
+    count_axis(grid[-1, 0])
     finish_column_figure(
         figure,
         marks,

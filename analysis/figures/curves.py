@@ -12,14 +12,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.cells.lines import name_lines
-from analysis.figures.column import (
-    count_axis,
-    draw_line,
-    finish_column_figure,
-    label_panel,
-    new_column_figure,
-)
-from analysis.figures.marks import choose_marks, scale_axis
+from analysis.figures.column import count_axis, finish_column_figure
+from analysis.figures.panels import Panel, draw_panels
 
 CURVE_COLUMNS: dict[str, str] = {
     "stage_kind": "kind of the stage: tokenizer, generator or encoder",
@@ -130,30 +124,30 @@ def draw_curves(data: CurvesData) -> Figure:
         A figure one column wide.
     """
     terms = data.terms()
-    marks = choose_marks(data.points, "shape")
     num_columns = min(2, len(terms))
-    figure, panels = new_column_figure(
-        -(-len(terms) // 2),
-        num_columns,
+    first_at_the_bottom = len(terms) - num_columns
+    figure, grid, marks = draw_panels(
+        data.points,
+        [
+            Panel(
+                x="images",
+                y="value",
+                only=term,
+                x_label="training images" if number >= first_at_the_bottom else "",
+                title=term,
+            )
+            for number, term in enumerate(terms)
+        ],
+        lines=("alignment", "shape"),
+        panel_by="term",
+        num_columns=num_columns,
         share_x=True,
-        share_y=False,
         panel_inch=PANEL_INCH,
+        look={"markevery": 0.25},
     )
-    for axes, term in zip(panels.flat, terms, strict=False):
-        mine = data.points[data.points["term"] == term]
-        for (alignment, shape), line in mine.groupby(["alignment", "shape"], sort=False):
-            look = marks.of_line(str(alignment), str(shape)) | {"markevery": 0.25}
-            ordered = line.sort_values("images").assign(value_se=0.0)
-            draw_line(axes, ordered, "images", "value", look)
-            x, low, high = (ordered[n].to_numpy() for n in ("images", "value_low", "value_high"))
-            axes.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0)
-        scale_axis(axes, "y", mine["value"])
-        label_panel(axes, title=term)
+    for axes in grid.flat[: len(terms)]:
         count_axis(axes)
-    for axes in panels.flat[len(terms) :]:
-        axes.set_visible(False)
-    for axes in panels.flat[max(len(terms) - num_columns, 0) : len(terms)]:
-        label_panel(axes, x="training images", title=str(axes.get_title(loc="left")))
+    for axes in grid.flat[first_at_the_bottom : len(terms)]:
         axes.tick_params(labelbottom=True)
     most = int(data.points["num_stages"].max())
     seeds = f"mean and range over up to {most} stages" if most > 1 else "one stage a line"

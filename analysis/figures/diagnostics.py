@@ -15,14 +15,9 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from analysis.cells.cells import Setting, compute_cells
-from analysis.figures.column import (
-    describe_setting,
-    draw_line,
-    finish_column_figure,
-    label_panel,
-    new_column_figure,
-)
-from analysis.figures.marks import FONT_SIZE, choose_marks, scale_axis
+from analysis.figures.column import describe_setting, finish_column_figure
+from analysis.figures.marks import FONT_SIZE
+from analysis.figures.panels import Panel, draw_panels
 from analysis.table.measures import DIAGNOSTICS, MEASURES
 
 MIN_POINTS = 5
@@ -132,27 +127,26 @@ def draw_diagnostics(data: DiagnosticsData) -> Figure:
             "the diagnostics figure must have at least one cell with a latent diagnostic, but none"
             " came; run the sweep with diagnostics, or with a newer revision"
         )
-    marks = choose_marks(data.points)
-    num_rows = -(-len(names) // 2)
-    figure, panels = new_column_figure(
-        num_rows,
-        min(2, len(names)),
-        share_x=False,
+    figure, grid, marks = draw_panels(
+        data.points,
+        [
+            Panel(
+                x=name,
+                y="gfid",
+                x_label=MEASURES[name].label,
+                title=_title(data.correlations, name),
+            )
+            for name in names
+        ],
+        lines=("alignment", "generator_size"),
+        along="latent_dim",
+        num_columns=min(2, len(names)),
         share_y=True,
         panel_inch=PANEL_INCH,
+        look={"linestyle": "none"},
     )
-    for axes, name in zip(panels.flat, names, strict=False):
-        for (alignment, size), line in data.points.groupby(
-            ["alignment", "generator_size"], sort=False
-        ):
-            look = marks.of_line(str(alignment), str(size)) | {"linestyle": "none"}
-            draw_line(axes, line, name, "gfid", look)
-        label_panel(axes, x=MEASURES[name].label, title=_title(data.correlations, name))
+    for axes in grid.flat:
         axes.xaxis.set_major_locator(MaxNLocator(3))
-    for axes in panels.flat[len(names) :]:
-        axes.set_visible(False)
-    for axes in panels[:, 0]:
-        scale_axis(axes, "y", data.points["gfid"])
     figure.supylabel(f"generation: {data.setting.distance_name}", fontsize=FONT_SIZE)
     rule = f"rank r: Spearman's, over n cells of a size, from n = {MIN_POINTS}"
     footnote = [*describe_setting(data.setting, len(data.gaps)), rule]

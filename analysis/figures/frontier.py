@@ -9,16 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.cells.cells import Setting, compute_cells, split_lines
-from analysis.figures.column import (
-    describe_setting,
-    finish_column_figure,
-    label_panel,
-    make_key,
-    new_column_figure,
-)
+from analysis.cells.cells import Setting, compute_cells
+from analysis.figures.column import describe_setting, finish_column_figure, make_key
 from analysis.figures.labels import place_labels, point_to_better
-from analysis.figures.marks import choose_marks, label_distance, scale_axis
+from analysis.figures.marks import label_distance, scale_axis
+from analysis.figures.panels import Panel, draw_panels
 from analysis.statistics.pareto import pareto_mask
 from analysis.table.published import PublishedOverlay, select_published
 
@@ -41,10 +36,6 @@ class FrontierData:
     """What the points have in common."""
     published: PublishedOverlay
     """Published points of a like protocol, and what was left out."""
-
-    def lines(self) -> list[tuple[str, str, pd.DataFrame]]:
-        """Lines through the latent dims: (alignment, generator size, its points by latent dim)."""
-        return split_lines(self.points)
 
     def front(self) -> pd.DataFrame:
         """The points on the Pareto front, from the best reconstruction to the worst."""
@@ -91,20 +82,26 @@ def draw_frontier(data: FrontierData) -> Figure:
             "a frontier must have at least one point with both distances, but none came"
             f" ({len(data.gaps)} rows left out); finish the sweep first"
         )
-    name, marks = data.setting.distance_name, choose_marks(data.points)
-    figure, panels = new_column_figure(1, 1, share_x=False, share_y=False, panel_inch=PANEL_INCH)
-    axes = panels[0, 0]
-    label_panel(
-        axes,
-        x=label_distance("reconstruction", name, "eval split"),
-        y=label_distance("generation", name, "samples"),
+    name = data.setting.distance_name
+    figure, grid, marks = draw_panels(
+        data.points,
+        [
+            Panel(
+                x="rfid",
+                y="gfid",
+                x_label=label_distance("reconstruction", name, "eval split"),
+                y_label=label_distance("generation", name, "samples"),
+            )
+        ],
+        lines=("alignment", "generator_size"),
+        along="latent_dim",
+        panel_inch=PANEL_INCH,
+        x_errors=True,
     )
+    axes = grid[0, 0]
     scale_axis(axes, "x", data.points["rfid"])
-    scale_axis(axes, "y", data.points["gfid"])
     _draw_front(axes, data.front())
     published = list(_draw_published(axes, data.published))
-    for alignment, size, line in data.lines():
-        _draw_line(axes, line, marks.of_line(alignment, size))
     front = make_key("Pareto front", marker="o", markersize=8, **FRONT_LOOK)
     finish_column_figure(figure, marks, _write_footnote(data), [front, *published])
     values = data.points[["rfid", "gfid"]].to_numpy(dtype=float)
@@ -117,17 +114,6 @@ def draw_frontier(data: FrontierData) -> Figure:
             [marks.colours[alignment] for alignment in data.points["alignment"]],
         )
     return figure
-
-
-def _draw_line(axes: Axes, line: pd.DataFrame, look: dict[str, Any]) -> None:
-    axes.errorbar(
-        line["rfid"].to_numpy(),
-        line["gfid"].to_numpy(),
-        xerr=line["rfid_se"].fillna(0.0).to_numpy(),
-        yerr=line["gfid_se"].fillna(0.0).to_numpy(),
-        elinewidth=0.6,
-        **look,
-    )
 
 
 def _draw_front(axes: Axes, front: pd.DataFrame) -> None:

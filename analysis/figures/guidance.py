@@ -13,14 +13,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.cells.cells import Setting, compute_cells, describe_rows
-from analysis.figures.column import (
-    describe_setting,
-    draw_line,
-    finish_column_figure,
-    label_panel,
-    new_column_figure,
-)
-from analysis.figures.marks import FONT_SIZE, choose_marks, scale_axis
+from analysis.figures.column import describe_setting, finish_column_figure
+from analysis.figures.panels import Panel, draw_panels
 from analysis.table.measures import name_measure
 from analysis.table.protocols import split_by_protocol
 
@@ -91,20 +85,24 @@ def draw_guidance(data: GuidanceData) -> Figure:
             "the guidance figure must have at least one point with a scale, but none came;"
             " add guidance settings to the sweep"
         )
-    names = ["generator_size", "latent_dim", "family"]
     shape = data.points["generator_size"] + [f", d={dim:g}" for dim in data.points["latent_dim"]]
     if data.points.loc[data.points["family"] != "", "family"].nunique() > 1:
         shape = shape + data.points["family"].map(lambda family: f", {family}" if family else "")
     points = data.points.assign(shape=shape)
-    marks = choose_marks(points, "shape")
-    figure, panels = new_column_figure(len(metrics), 1, share_x=True, share_y=False)
-    for axes, metric in zip(panels[:, 0], metrics, strict=True):
-        for (alignment, *_), line in points.groupby(["alignment", *names], sort=False):
-            look = marks.of_line(str(alignment), str(line["shape"].iloc[0]))
-            draw_line(axes, line.sort_values("guidance_scale"), "guidance_scale", metric, look)
-        scale_axis(axes, "y", points[metric])
-        label_panel(axes, y=name_measure(metric, data.setting.distance_name).replace(": ", ":\n"))
-    panels[-1, 0].set_xlabel("guidance scale (1: none)", fontsize=FONT_SIZE)
+    figure, _, marks = draw_panels(
+        points,
+        [
+            Panel(
+                x="guidance_scale",
+                y=metric,
+                x_label="guidance scale (1: none)" if metric == metrics[-1] else "",
+                y_label=name_measure(metric, data.setting.distance_name).replace(": ", ":\n"),
+            )
+            for metric in metrics
+        ],
+        lines=("alignment", "shape"),
+        share_x=True,
+    )
     finish_column_figure(figure, marks, describe_setting(data.setting, len(data.gaps)))
     return figure
 

@@ -28,18 +28,18 @@ FONT_SIZE = 7.0
 
 @dataclass(frozen=True, kw_only=True)
 class Marks:
-    """Colour by alignment, marker and line style by another property, such as generator size."""
+    """Colour by one property, marker and line style by another: alignment and size, say."""
 
     colours: dict[str, str]
-    """Alignment label to hexadecimal colour."""
+    """The first property's value to hexadecimal colour."""
     shapes: dict[str, tuple[str, str]]
     """The other property's value to marker and line style."""
 
-    def of_line(self, alignment: str, shape: str) -> dict[str, Any]:
+    def of_line(self, colour: str, shape: str) -> dict[str, Any]:
         """Keyword arguments of a line's `plot` or `errorbar`."""
         marker, style = self.shapes[shape]
         return {
-            "color": self.colours[alignment],
+            "color": self.colours[colour],
             "marker": marker,
             "linestyle": style,
             "linewidth": 1.0,
@@ -49,15 +49,15 @@ class Marks:
         }
 
 
-def choose_marks(points: pd.DataFrame, shape_by: str = "generator_size") -> Marks:
-    """Gives each alignment a colour and each value of a column a marker, in the points' order."""
-    alignments = [str(name) for name in points["alignment"].unique()]
+def choose_marks(points: pd.DataFrame, colour_by: str, shape_by: str) -> Marks:
+    """Gives each value of one column a colour and of another a marker, in the points' order."""
+    names = [str(name) for name in points[colour_by].unique()]
     shapes = [str(name) for name in points[shape_by].unique()]
     colours = list(OKABE_ITO)
-    if len(alignments) > len(colours):
-        colours = [to_hex(c) for c in colormaps["viridis"](np.linspace(0, 0.95, len(alignments)))]
+    if len(names) > len(colours):
+        colours = [to_hex(c) for c in colormaps["viridis"](np.linspace(0, 0.95, len(names)))]
     return Marks(
-        colours=dict(zip(alignments, colours, strict=False)),
+        colours=dict(zip(names, colours, strict=False)),
         shapes={
             shape: (MARKERS[i % len(MARKERS)], LINE_STYLES[i % len(LINE_STYLES)])
             for i, shape in enumerate(shapes)

@@ -1,22 +1,14 @@
 """Scaling: generation distance against the generator's parameters and the training FLOPs."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, NullFormatter, NullLocator
 
-from analysis.cells.cells import Setting, compute_cells
-from analysis.figures.column import (
-    describe_setting,
-    draw_line,
-    finish_column_figure,
-    label_panel,
-    new_column_figure,
-)
-from analysis.figures.marks import choose_marks, scale_axis
+from analysis.cells.cells import Cells
+from analysis.figures.column import describe_setting, finish_column_figure
+from analysis.figures.panels import Panel, draw_panels
 
 COSTS = {
     "generator_params": "generator parameters",
@@ -27,43 +19,16 @@ WIDE_FROM = 100.0
 """Ratio of the largest to the smallest cost from which decades are ticked."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ScalingData:
-    """What the scaling figure shows."""
-
-    points: pd.DataFrame
-    """One line a cell: the columns of `Cells.points`; a cost is NaN where it is not known."""
-    gaps: pd.DataFrame
-    """Rows left out: `row_id`, `trial_id`, `reason`."""
-    setting: Setting
-    """What the points have in common."""
-
-    def costs(self) -> list[str]:
-        """The columns of `COSTS` that some point has."""
-        return [cost for cost in COSTS if np.isfinite(self.points[cost]).any()]
+def known_costs(cells: Cells) -> list[str]:
+    """The columns of `COSTS` that some point has."""
+    return [cost for cost in COSTS if np.isfinite(cells.points[cost]).any()]
 
 
-def compute_scaling(table: pd.DataFrame) -> ScalingData:
-    """Computes generation distance by cost, a line per alignment and latent dim.
+def draw_scaling(cells: Cells) -> Figure:
+    """Draws generation distance against each cost that is known, a line per latent dim.
 
     Args:
-        table: Rows of one protocol and one guidance setting, as from `split_by_protocol`.
-
-    Returns:
-        The figure's data; without points where no row has a generation distance.
-
-    Raises:
-        ValueError: If protocols are mixed, or a cell holds one repetition twice.
-    """
-    cells = compute_cells(table, needs=("gfid",))
-    return ScalingData(points=cells.points, gaps=cells.gaps, setting=cells.setting)
-
-
-def draw_scaling(data: ScalingData) -> Figure:
-    """Draws generation distance against each cost that is known.
-
-    Args:
-        data: From `compute_scaling`, with at least one point that has a cost.
+        cells: From `compute_cells(rows, needs=("gfid",))`, with at least one point that has a cost.
 
     Returns:
         A figure one column wide.
@@ -71,34 +36,30 @@ def draw_scaling(data: ScalingData) -> Figure:
     Raises:
         ValueError: If no point has a cost.
     """
-    costs = data.costs()
+    costs, setting = known_costs(cells), cells.setting
     if not costs:
         raise ValueError(
             "the scaling figure must have at least one point with parameters or training FLOPs,"
-            f" but none came ({len(data.gaps)} rows left out); finish the sweep first"
+            f" but none came ({len(cells.gaps)} rows left out); finish the sweep first"
         )
-    points = data.points.assign(shape=[f"d={dim:g}" for dim in data.points["latent_dim"]])
-    marks = choose_marks(points, "shape")
-    figure, panels = new_column_figure(1, len(costs), share_x=False, share_y=True)
-    for axes, cost in zip(panels[0], costs, strict=True):
-        for (alignment, shape), line in points.groupby(["alignment", "shape"], sort=False):
-            look = marks.of_line(str(alignment), str(shape))
-            draw_line(axes, line.sort_values(cost), cost, "gfid", look)
-        _scale_cost(axes, points[cost])
-        label_panel(axes, x=COSTS[cost])
-    scale_axis(panels[0, 0], "y", points["gfid"])
-    label_panel(panels[0, 0], x=COSTS[costs[0]], y=data.setting.distance_name)
-    trained = "FLOPs are of tokenizer and generator" if "train_flops" in costs else ""
-    footnote = [*describe_setting(data.setting, len(data.gaps)), trained]
-    finish_column_figure(
-        figure,
-        marks,
-        [
-            *footnote,
-            f"guidance {data.setting.guidance}",
-            f"{data.setting.generator_images} training images",
-        ],
+    points = cells.points.assign(shape=[f"d={dim:g}" for dim in cells.points["latent_dim"]])
+    names = dict.fromkeys(costs, "") | {costs[0]: setting.distance_name}
+    figure, grid, marks = draw_panels(
+        points,
+        [Panel(x=cost, y="gfid", x_label=COSTS[cost], y_label=names[cost]) for cost in costs],
+        lines=("alignment", "shape"),
+        num_columns=len(costs),
+        share_y=True,
     )
+    for axes, cost in zip(grid[0], costs, strict=True):
+        _scale_cost(axes, points[cost])
+    notes = [
+        *describe_setting(setting, len(cells.gaps)),
+        "FLOPs are of tokenizer and generator" if "train_flops" in costs else "",
+        f"guidance {setting.guidance}",
+        f"{setting.generator_images} training images",
+    ]
+    finish_column_figure(figure, marks, notes)
     return figure
 
 

@@ -9,10 +9,8 @@ from analysis.compare import compare_tables, describe_comparison
 from analysis.figures.convergence import compute_convergence
 from analysis.figures.curves import CURVE_COLUMNS, compute_curves
 from analysis.figures.diagnostics import compute_diagnostics
-from analysis.figures.dilemma import compute_dilemma
 from analysis.figures.frontier import compute_frontier
 from analysis.figures.guidance import compute_guidance
-from analysis.figures.scaling import compute_scaling
 from analysis.statistics.dilemma_slope import compute_dilemma_slopes
 from analysis.statistics.gain import compute_gains
 from analysis.table.reading import REQUIRED_COLUMNS, check_table
@@ -27,11 +25,10 @@ def _write_table(table):
 
 COMPUTATIONS = {
     "frontier": compute_frontier,
-    "dilemma": compute_dilemma,
+    "cells": lambda table: compute_cells(table, needs=("gfid",)),
     "gains": lambda table: compute_gains(compute_cells(table, needs=("rfid", "gfid"))),
     "slopes": lambda table: compute_dilemma_slopes(compute_cells(table, needs=("rfid", "gfid"))),
     "convergence": compute_convergence,
-    "scaling": compute_scaling,
     "guidance": compute_guidance,
     "diagnostics": compute_diagnostics,
     "curves": lambda table: compute_curves(pd.DataFrame(columns=list(CURVE_COLUMNS)), table),

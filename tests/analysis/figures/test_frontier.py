@@ -1,7 +1,12 @@
 import pytest
 
-from analysis.figures.dilemma import compute_dilemma, draw_dilemma
+from analysis.cells.cells import compute_cells
+from analysis.figures.dilemma import draw_dilemma
 from analysis.figures.frontier import compute_frontier, draw_frontier
+
+
+def _generated(table):
+    return compute_cells(table, needs=("gfid",))
 
 
 def _footnote(figure):
@@ -22,8 +27,9 @@ def test_the_front_is_taken_over_the_means(make_row, load):
 
 def test_dilemma_keeps_points_without_psnr_and_orders_sizes_by_parameters(make_row, load):
     rows = [make_row(generator_size="L", generator_params=9e5, psnr=None, rfid=None), make_row()]
-    data = compute_dilemma(load(rows))
-    assert data.sizes() == ["S", "L"]
+    data = _generated(load(rows))
+    titles = [axes.get_title(loc="left") for axes in draw_dilemma(data).axes]
+    assert titles == ["generator S", "generator L", "", ""]
     assert data.points["psnr"].isna().tolist() == [False, True]
 
 
@@ -66,7 +72,7 @@ def test_labels_stay_inside_the_figure(dilemma_rows, load):
 
 
 def test_the_dilemma_figure_has_a_column_of_panels_per_size(dilemma_rows, load):
-    figure = draw_dilemma(compute_dilemma(load(dilemma_rows)))
+    figure = draw_dilemma(_generated(load(dilemma_rows)))
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert titles == ["generator S", "generator M", "", ""]
     assert figure.axes[0].get_yscale() == "log"
@@ -77,7 +83,7 @@ def test_figures_without_points_are_refused(make_row, load):
     with pytest.raises(ValueError, match="at least one point"):
         draw_frontier(compute_frontier(table))
     with pytest.raises(ValueError, match="at least one point"):
-        draw_dilemma(compute_dilemma(table))
+        draw_dilemma(_generated(table))
 
 
 def test_published_points_of_a_like_protocol_are_drawn_hollow_and_named(make_row, load):
@@ -102,4 +108,4 @@ def test_more_than_three_sizes_take_two_columns(make_row, load):
         make_row(generator_size=s, generator_params=p)
         for s, p in zip("SMLX", (1, 2, 3, 4), strict=True)
     ]
-    assert draw_dilemma(compute_dilemma(load(rows))).get_size_inches()[0] == 6.9
+    assert draw_dilemma(_generated(load(rows))).get_size_inches()[0] == 6.9

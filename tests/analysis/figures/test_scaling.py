@@ -1,12 +1,13 @@
 import pandas as pd
 import pytest
 
-from analysis.figures.scaling import compute_scaling, draw_scaling
+from analysis.cells.cells import compute_cells
+from analysis.figures.scaling import draw_scaling, known_costs
 from analysis.table.reading import check_table
 
 
 def _compute(rows):
-    return compute_scaling(check_table(pd.DataFrame(rows)))
+    return compute_cells(check_table(pd.DataFrame(rows)), needs=("gfid",))
 
 
 def test_points_carry_parameters_and_mean_flops(make_row):
@@ -22,7 +23,7 @@ def test_points_carry_parameters_and_mean_flops(make_row):
 
 def test_a_cost_that_no_row_has_gets_no_panel(make_row):
     data = _compute([make_row(train_flops=None)])
-    assert data.costs() == ["generator_params"]
+    assert known_costs(data) == ["generator_params"]
     assert len(draw_scaling(data).axes) == 1
 
 
