@@ -1,24 +1,26 @@
 """Metrics side by side with torch-fidelity in one run, and the memory of the accumulators.
 
-    python tests/benchmarks/bench_metrics.py [--images 256] [--side 64] [--threads 1] [--large]
+    python tests/benchmarks/bench_metrics.py [--given 5000 ...] [--images 256] [--side 64]
     python tests/benchmarks/bench_metrics.py --memory
 
-Features are random, Inception-v3 has random weights. Time is CPU time of this process, so that a
+Features are random, Inception-v3 has random weights. Time is CPU time of a process, so that a
 busy machine moves it little: run with OMP_NUM_THREADS=1. A ratio is torch-fidelity's time over
 ours, so more than 1 is faster. torch-fidelity runs without its cache, on the CPU, with
 `save_cpu_ram`; the whole pipeline is also timed with its batch as small as ours, since that alone
 speeds it up.
+`--given` compares the metrics of given features, both sets of that many images; each measurement
+has a process of its own, so that peak memory beyond the features is known too.
 `--memory` feeds 50,000 features of width 2048 to each accumulator in a process of its own.
 """
 
 import argparse
 import resource
-import subprocess
-import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -28,7 +30,8 @@ import torch_fidelity.feature_extractor_inceptionv3 as their_inception
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torch_fidelity import calculate_metrics
-from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+from torch_fidelity.metric_fid import fid_statistics_to_metric
+from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
@@ -41,86 +44,98 @@ from harness.metrics.kernel_distance import kernel_distance
 from harness.metrics.precision_recall import precision_recall
 from harness.storage.durable import file_sha256
 
-WIDTH = 2048
+WIDTH, NUM_CLASSES = 2048, 1000
 NUM_LARGE = 50_000
-THEIR_BATCH = 64
+THEIR_BATCH, OUR_BATCH = 64, 250
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--given", type=int, nargs="*", default=[5000], help="sizes of both sets")
+    parser.add_argument("--metrics", nargs="*", default=list(GIVEN), help="of `--given`, which")
     parser.add_argument("--images", type=int, default=256, help="images of each set (Inception)")
     parser.add_argument("--side", type=int, default=64, help="their side in pixels")
-    parser.add_argument("--threads", type=int, default=1, help="threads of torch")
-    parser.add_argument("--large", action="store_true", help="precision and recall of 10,000 too")
     parser.add_argument("--memory", action="store_true", help="peak memory instead of time")
-    parser.add_argument("--accumulate", choices=list(ACCUMULATORS), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    if arguments.accumulate:
-        print_peak(arguments.accumulate)
-    elif arguments.memory:
+    torch.set_num_threads(1)
+    if arguments.memory:
         for name in ACCUMULATORS:
-            subprocess.run([sys.executable, __file__, "--accumulate", name], check=True)
-    else:
-        print(
-            f"{arguments.threads} threads; seconds of torch-fidelity and of ours, and their ratio"
-        )
-        compare_distances()
-        compare_kernel_distances()
-        for num_images in (5000, 10_000) if arguments.large else (5000,):
-            compare_neighbourhoods(num_images)
+            in_a_process(print_peak, name)
+        return
+    print("seconds of torch-fidelity and of ours, and their ratio; peak memory of both in GiB")
+    for num_images in arguments.given:
+        for name in arguments.metrics:
+            theirs, ours = (in_a_process(measure, name, who, num_images) for who in (0, 1))
+            print_ratio(f"{name}, {num_images}", theirs, ours)
+    if arguments.images:
         compare_pipelines(arguments.images, arguments.side)
 
 
-def compare_distances() -> None:
-    """Moments of given features, and the distance of given moments."""
-    sets = draw_features(5000, 0), draw_features(5000, 1)
-    their_moments = [fid_features_to_statistics(features) for features in sets]
-    our_moments = [FeatureStatistics.empty(WIDTH).update(features) for features in sets]
-    compare(
-        f"moments, 5000 x {WIDTH} at once",
-        lambda: float(fid_features_to_statistics(sets[0])["sigma"].trace()),
-        lambda: float(FeatureStatistics.empty(WIDTH).update(sets[0]).compute()[1].trace()),
-    )
-    compare(
-        f"Fréchet distance of moments, width {WIDTH}",
-        lambda: fid_statistics_to_metric(*their_moments, verbose=False)[
-            "frechet_inception_distance"
-        ],
-        lambda: frechet_distance(*our_moments),
-    )
+def in_a_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function returns in a process of its own, whose peak memory is its alone."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
 
 
-def compare_kernel_distances() -> None:
-    """Kernel distance of given features, 100 subsets of 1000."""
-    first, second = draw_features(5000, 0), draw_features(5000, 1)
-    compare(
-        f"kernel distance, 5000 x {WIDTH}",
-        lambda: kid_features_to_metric(first, second, verbose=False)[
+def measure(name: str, whose: int, num_images: int) -> tuple[float, float, float]:
+    """Seconds, value and peak memory of a metric of given features beyond these."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    width = NUM_CLASSES if name == "inception score" else WIDTH
+    first, second = (draw_features(num_images, seed, width) for seed in (0, 1))
+    given = (first, second)
+    if name == "Fréchet distance":
+        given = tuple(FeatureStatistics.empty(width).update(part) for part in given)
+        if whose == 0:
+            given = tuple(
+                dict(zip(("mu", "sigma"), map(Tensor.numpy, moments.compute()), strict=True))
+                for moments in given
+            )
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    seconds, value = time_of(
+        lambda: GIVEN[name][whose](*given), num_runs=1 if num_images > 10_000 else 2
+    )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    return seconds, value, peak / 2**20
+
+
+def our_inception_score(logits: Tensor, _: Tensor) -> float:
+    """Shuffled splits, fed in batches as the stages do."""
+    splits = splits_shuffled(len(logits))
+    score = InceptionScore.empty(10, logits.shape[1])
+    for batch, of in zip(logits.split(OUR_BATCH), splits.split(OUR_BATCH), strict=True):
+        score = score.update(batch, of)
+    return score.compute()[0]
+
+
+def their_neighbourhoods(first: Tensor, second: Tensor) -> float:
+    """Precision and recall in blocks of 10,000 rows, which are the default."""
+    found = prc_features_to_metric(first, second, save_cpu_ram=True, verbose=False)
+    return found["precision"] + found["recall"]
+
+
+GIVEN: dict[str, tuple[Callable[..., float], Callable[..., float]]] = {
+    "Fréchet distance": (
+        lambda *sets: fid_statistics_to_metric(*sets, verbose=False)["frechet_inception_distance"],
+        frechet_distance,
+    ),
+    "inception score": (
+        lambda logits, _: isc_features_to_metric(logits)["inception_score_mean"],
+        our_inception_score,
+    ),
+    "kernel distance": (
+        lambda *sets: kid_features_to_metric(*sets, verbose=False)[
             "kernel_inception_distance_mean"
         ],
-        lambda: kernel_distance(first, second).value,
-    )
-
-
-def compare_neighbourhoods(num_images: int) -> None:
-    """Precision and recall, against both of torch-fidelity's ways."""
-    first, second = draw_features(num_images, 0), draw_features(num_images, 1)
-    for name, small in (("blocked", True), ("whole matrices", False)):
-        compare(
-            f"precision and recall, {num_images} x {WIDTH}, theirs {name}",
-            lambda small=small: sum(
-                prc_features_to_metric(first, second, save_cpu_ram=small, verbose=False).values()
-            ),
-            lambda: shares_and_their_mean(first, second),
-        )
-
-
-def shares_and_their_mean(first: Tensor, second: Tensor) -> float:
-    """Sum of precision, recall and F score, as a number to compare."""
-    precision, recall = precision_recall(first, second)
-    return precision + recall + 2 * precision * recall / max(1e-5, precision + recall)
+        lambda *sets: kernel_distance(*sets).value,
+    ),
+    "precision and recall": (
+        their_neighbourhoods,
+        lambda *sets: sum(precision_recall(*sets)),
+    ),
+}
+"""Metric -> torch-fidelity's number of two given sets, and ours."""
 
 
 def compare_pipelines(num_images: int, side: int) -> None:
@@ -147,12 +162,14 @@ def compare_pipelines(num_images: int, side: int) -> None:
         pairs["both sets, bfloat16"] = lambda: frechet_distance(
             moments(low, first), moments(low, second)
         )
-        our_times = {name: time_of(ours, 1) for name, ours in pairs.items()}
+        our_times = {name: (*time_of(ours, 1), 0.0) for name, ours in pairs.items()}
         for batch in (THEIR_BATCH, 16):
-            theirs = time_of(lambda batch=batch: their_pipeline(first, second, weights, batch), 1)
+            pipeline = time_of(lambda batch=batch: their_pipeline(first, second, weights, batch), 1)
             for name, ours in our_times.items():
                 print_ratio(
-                    f"rFID of {num_images} images, {name}; their batch {batch}", theirs, ours
+                    f"rFID of {num_images} images, {name}; their batch {batch}",
+                    (*pipeline, 0.0),
+                    ours,
                 )
 
 
@@ -205,17 +222,8 @@ class Images(Dataset[Tensor]):
         return self.images[index]
 
 
-Timed = tuple[float, float]
-"""Seconds and the number that was computed."""
-
-
-def compare(name: str, theirs: Callable[[], float], ours: Callable[[], float]) -> None:
-    """Time both and print."""
-    print_ratio(name, time_of(theirs), time_of(ours))
-
-
-def time_of(function: Callable[[], float], num_runs: int = 2) -> Timed:
-    """The best of some runs."""
+def time_of(function: Callable[[], float], num_runs: int = 2) -> tuple[float, float]:
+    """Seconds of the best of some runs, and the number that was computed."""
     runs = []
     for _ in range(num_runs):
         started = time.process_time()
@@ -224,21 +232,23 @@ def time_of(function: Callable[[], float], num_runs: int = 2) -> Timed:
     return min(runs)
 
 
-def print_ratio(name: str, theirs: Timed, ours: Timed) -> None:
-    """One line."""
+def print_ratio(
+    name: str, theirs: tuple[float, float, float], ours: tuple[float, float, float]
+) -> None:
+    """One line: seconds, value and peak memory of both."""
     difference = abs(ours[1] - theirs[1]) / abs(theirs[1])
     print(
-        f"{name:72}{theirs[0]:8.2f}{ours[0]:8.2f}{theirs[0] / ours[0]:7.2f}x"
-        f"   values differ by {difference:.1e}",
+        f"{name:66}{theirs[0]:8.2f}{ours[0]:8.2f}{theirs[0] / ours[0]:7.2f}x"
+        f"   values differ by {difference:.1e}   {theirs[2]:6.2f}{ours[2]:6.2f}",
         flush=True,
     )
 
 
-def draw_features(num_images: int, seed: int) -> Tensor:
-    """Positive features with a falling spectrum, as Inception's have."""
+def draw_features(num_images: int, seed: int, width: int = WIDTH) -> Tensor:
+    """Positive features with a falling spectrum, as Inception's have; in place, to spare memory."""
     random = torch.Generator().manual_seed(seed)
-    scale = torch.linspace(1.0, 0.1, WIDTH)
-    return (torch.randn(num_images, WIDTH, generator=random) * scale + 0.05 * seed).abs()
+    features = torch.randn(num_images, width, generator=random)
+    return features.mul_(torch.linspace(1.0, 0.1, width)).add_(0.05 * seed).abs_()
 
 
 def accumulate_moments() -> Any:
