@@ -106,10 +106,6 @@ class Cells:
         """Whether some cell has a generation distance; else they are cells of tokenizers."""
         return bool(np.isfinite(self.points["gfid"]).any())
 
-    def lines(self) -> list[tuple[str, str, pd.DataFrame]]:
-        """Lines through the latent dims: (alignment, generator size, its points by latent dim)."""
-        return split_lines(self.points)
-
 
 def compute_cells(table: pd.DataFrame, *, needs: tuple[str, ...]) -> Cells:
     """Averages the last snapshot of each trial over seeds.

@@ -1,4 +1,4 @@
-"""Hypervolume: the area that a set of points dominates, up to a reference point."""
+"""Hypervolume: the area or volume that a set of points dominates, up to a reference point."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,40 +10,59 @@ REFERENCE_MARGIN = 0.1
 def compute_hypervolume(
     points: NDArray[np.float64], reference: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Computes the area between points and a reference, where lower is better on both axes.
+    """Computes the volume between points and a reference, where lower is better on all axes.
 
     Args:
-        points: Array of shape (..., points, 2). Points with NaN, or beyond the reference on an
-            axis, add nothing.
-        reference: Array of shape (2,), finite.
+        points: Array of shape (..., points, objectives), two objectives or more. Points with NaN,
+            or beyond the reference on an axis, add nothing.
+        reference: Array of shape (objectives,), finite.
 
     Returns:
-        Array of shape (...): the areas, 0 or more; 0 where there are no points.
+        Array of shape (...): the areas or volumes, 0 or more; 0 where there are no points.
 
     Raises:
-        ValueError: If the last axis of either has not length 2, or the reference is not finite.
+        ValueError: If both have not the same two objectives or more, or the reference is not
+            finite.
     """
-    if points.ndim < 2 or points.shape[-1] != 2 or reference.shape != (2,):
+    width = points.shape[-1]
+    if points.ndim < 2 or width < 2 or reference.shape != (width,):
         raise ValueError(
-            "points must have the shape (..., points, 2) and the reference (2,), but got"
-            f" {points.shape} and {reference.shape}; give two objectives"
+            "points must have the shape (..., points, objectives) and the reference (objectives,),"
+            f" but got {points.shape} and {reference.shape}; give both the same two or more"
         )
     if not np.isfinite(reference).all():
         raise ValueError(
             f"the reference must be finite, but got {reference}; take one that is worse than all"
             " points"
         )
+    if not points.shape[-2]:
+        return np.zeros(points.shape[:-2])
     lost = np.isnan(points).any(axis=-1, keepdims=True) | (points > reference).any(
         -1, keepdims=True
     )
+    # A point at the reference spans nothing.
     inside = np.where(lost, reference, points)
-    order = np.argsort(inside[..., 0], axis=-1, kind="stable")
-    x = np.take_along_axis(inside[..., 0], order, axis=-1)
-    y = np.minimum.accumulate(np.take_along_axis(inside[..., 1], order, axis=-1), axis=-1)
-    ends = np.concatenate([x[..., 1:], np.broadcast_to(reference[0], (*x.shape[:-1], 1))], axis=-1)
-    if not x.shape[-1]:
-        return np.zeros(x.shape[:-1])
+    order = np.argsort(inside[..., -1 if width > 2 else 0], axis=-1, kind="stable")
+    inside = np.take_along_axis(inside, order[..., None], axis=-2)
+    if width > 2:
+        return _sum_slices(inside, reference)
+    x, y = inside[..., 0], np.minimum.accumulate(inside[..., 1], axis=-1)
+    ends = np.concatenate([x[..., 1:], np.full_like(x[..., :1], reference[0])], axis=-1)
     return ((ends - x) * (reference[1] - y)).sum(axis=-1)
+
+
+def _sum_slices(points: NDArray[np.float64], reference: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Volume in slices along the last objective, by which the points are ordered.
+
+    Between two consecutive values of it, the cross section is what all points below dominate.
+    """
+    ends = [*np.moveaxis(points[..., 1:, -1], -1, 0), reference[-1]]
+    slices = [
+        (end - points[..., index, -1])
+        * compute_hypervolume(points[..., : index + 1, :-1], reference[:-1])
+        for index, end in enumerate(ends)
+    ]
+    return np.sum(slices, axis=0)
 
 
 def choose_reference(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -16,11 +16,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from analysis.figures.frontier import pareto_mask
+from analysis.statistics.hypervolume import choose_reference, compute_hypervolume
+from analysis.statistics.pareto import pareto_mask
 from analysis.table.reading import load_table
 
-REFERENCE_MARGIN = 0.1
-"""Share of its measured range by which a hypervolume's reference lies beyond the worst value."""
 NEAR_BEST_SHARE = 0.25
 """Share of the measured trials whose spread is shown beside a recommendation, at least three."""
 LEAST_IN_RANGE = 3
@@ -130,42 +129,16 @@ def compute_front(trials: Trials) -> pd.DataFrame:
     return measured.assign(on_front=pareto_mask(trials.costs(measured)))
 
 
-def hypervolume(points: NDArray[np.float64], reference: NDArray[np.float64]) -> float:
-    """Volume that points dominate below a reference point, where lower is better everywhere.
-
-    Args:
-        points: Array of shape (points, objectives).
-        reference: Array of shape (objectives,); points that are not better in every objective
-            add nothing.
-    """
-    inside = points[(points < reference).all(axis=1)]
-    if len(inside) == 0:
-        return 0.0
-    if inside.shape[1] == 1:
-        return float(reference[0] - inside[:, 0].min())
-    # Slices between consecutive values of the last objective, each as wide as the points below.
-    inside = inside[np.argsort(inside[:, -1])]
-    ends = np.append(inside[1:, -1], reference[-1])
-    return sum(
-        float(end - start) * hypervolume(inside[: count + 1, :-1], reference[:-1])
-        for count, (start, end) in enumerate(zip(inside[:, -1], ends, strict=True))
-    )
-
-
 def reference_point(trials: Sequence[Trials]) -> NDArray[np.float64]:
-    """A point beyond the worst measured value of every objective over some searches, as costs.
-
-    It lies beyond by `REFERENCE_MARGIN` of the measured range, so that the ends of a front count.
-    """
-    costs = np.concatenate([one.costs(one.measured) for one in trials])
-    return costs.max(axis=0) + REFERENCE_MARGIN * (costs.max(axis=0) - costs.min(axis=0))
+    """A point beyond the worst measured value of every objective over some searches, as costs."""
+    return choose_reference(np.concatenate([one.costs(one.measured) for one in trials]))
 
 
 def compute_hypervolumes(trials: Trials, reference: NDArray[np.float64]) -> pd.DataFrame:
     """Hypervolume of all trials up to each one: columns `trial` and `hypervolume`."""
     measured = trials.measured
     costs, numbers = trials.costs(measured), measured["trial"].to_numpy()
-    volumes = [hypervolume(costs[numbers <= n], reference) for n in trials.table["trial"]]
+    volumes = [compute_hypervolume(costs[numbers <= n], reference) for n in trials.table["trial"]]
     return pd.DataFrame({"trial": trials.table["trial"], "hypervolume": volumes})
 
 

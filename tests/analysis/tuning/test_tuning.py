@@ -13,7 +13,6 @@ from analysis.tuning.trials import (
     compute_front,
     compute_hypervolumes,
     compute_orders,
-    hypervolume,
     load_trials,
     recommend,
     reference_point,
@@ -63,20 +62,6 @@ def test_the_front_is_of_measured_trials_only(search):
     front = compute_front(search(*LINES))
     assert list(front["trial"]) == [0, 1, 2, 3]
     assert list(front["on_front"]) == [True, True, True, False]
-
-
-def test_hypervolume_is_the_area_below_the_reference():
-    points = np.array([[1.0, 3.0], [2.0, 1.0], [2.0, 2.0], [9.0, 0.0]])
-    assert hypervolume(points, np.array([4.0, 4.0])) == pytest.approx(3 * 1 + 2 * 2)
-
-
-def test_hypervolume_in_three_dimensions_is_that_of_sampled_points():
-    random = np.random.default_rng(0)
-    points = random.random((6, 3))
-    samples = random.random((200_000, 3))
-    below = np.all(points[None] <= samples[:, None], axis=2)
-    dominated = np.any(below, axis=1).mean()
-    assert hypervolume(points, np.ones(3)) == pytest.approx(dominated, abs=0.005)
 
 
 def test_hypervolume_never_falls_over_trials(search):
