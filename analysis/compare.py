@@ -30,8 +30,6 @@ CONFIGURATION = (
     *("guidance", "generator_images"),
 )
 """Columns that match rows, after `name_lines` has put every other setting into the names."""
-VERDICTS = ("changed", "noise unknown", "within noise", "equal", "unlike protocol")
-"""What is said of a metric, from what asks for a look to what cannot be compared."""
 MAX_LISTED = 40
 """Lines listed under one heading at most; the CSV has them all."""
 
@@ -44,14 +42,15 @@ class Comparison:
     """One line a configuration and metric that both have: `CONFIGURATION`, `name`, `metric`,
     `first`, `first_se`, `first_seeds`, `second`, `second_se`, `second_seeds`, `change` (second
     less first), `relative` (over the first), `better` (yes, no or empty), `noise` (seeds;
-    sampling where one row's sampling seeds stand in; empty where not known), `verdict`."""
+    sampling where one row's sampling seeds stand in; empty where not known), `verdict` (changed,
+    noise unknown, within noise, equal or unlike protocol)."""
     only_first: pd.DataFrame
     """Configurations done in the first table only: `CONFIGURATION`, `name`, `reason`."""
     only_second: pd.DataFrame
     """The same of the second."""
 
     def having(self, verdict: str) -> pd.DataFrame:
-        """The changes of one of `VERDICTS`, largest relative change first."""
+        """The changes of one verdict, largest relative change first."""
         mine = self.changes[self.changes["verdict"] == verdict]
         return mine.loc[mine["relative"].abs().sort_values(ascending=False, kind="stable").index]
 

@@ -7,7 +7,7 @@ evaluator does, `splits_shuffled` as torch-fidelity does. Both are functions of 
 images, so that workers agree on them and neither needs all posteriors at once.
 """
 
-from collections.abc import Mapping
+from collections.abc import ItemsView, Mapping
 from dataclasses import dataclass
 from typing import final
 
@@ -116,37 +116,22 @@ class InceptionScore:
 
     def merge(self, other: "InceptionScore") -> "InceptionScore":
         """The score of both sets of images together, those of another worker for instance."""
-        device = self.posterior.device
         return InceptionScore(
-            num_images=self.num_images + other.num_images.to(device),
-            posterior=self.posterior + other.posterior.to(device),
-            negative_entropy=self.negative_entropy + other.negative_entropy.to(device),
+            **{name: ours + getattr(other, name).to(ours.device) for name, ours in self._sums()}
         )
 
     def to(self, device: torch.device | str) -> "InceptionScore":
         """The same on a device, where later updates are computed then."""
-        return InceptionScore(
-            num_images=self.num_images.to(device),
-            posterior=self.posterior.to(device),
-            negative_entropy=self.negative_entropy.to(device),
-        )
+        return InceptionScore(**{name: ours.to(device) for name, ours in self._sums()})
 
     def to_tensors(self) -> dict[str, Tensor]:
         """Tensors for storage; `from_tensors` restores the same bits."""
-        return {
-            "num_images": self.num_images,
-            "posterior": self.posterior,
-            "negative_entropy": self.negative_entropy,
-        }
+        return dict(self._sums())
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "InceptionScore":
         """Restore a score from storage."""
-        return cls(
-            num_images=tensors["num_images"],
-            posterior=tensors["posterior"],
-            negative_entropy=tensors["negative_entropy"],
-        )
+        return cls(**tensors)
 
     def compute(self) -> tuple[float, float]:
         """Mean and standard deviation (divided by the number) of the splits' scores.
@@ -173,3 +158,7 @@ class InceptionScore:
         divergence = self.negative_entropy / counts - torch.xlogy(marginal, marginal).sum(dim=1)
         scores = divergence.exp()
         return float(scores.mean()), float(scores.std(correction=0))
+
+    def _sums(self) -> ItemsView[str, Tensor]:
+        """Every field by its name."""
+        return vars(self).items()

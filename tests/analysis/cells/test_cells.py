@@ -2,11 +2,15 @@ import math
 
 import pytest
 
-from analysis.cells.cells import compute_cells
+from analysis.cells.cells import compute_cells, split_lines
 
 
 def _cells(table):
     return compute_cells(table, needs=("rfid", "gfid"))
+
+
+def _lines(table):
+    return split_lines(_cells(table).points)
 
 
 def test_a_cell_is_the_mean_over_seeds_with_its_standard_error(make_row, load):
@@ -49,7 +53,7 @@ def test_one_shared_tokenizer_has_no_reconstruction_error(make_row, load):
 
 
 def test_lines_run_through_latent_dims_in_order_with_unaligned_first(dilemma_rows, load):
-    lines = _cells(load(dilemma_rows[::-1])).lines()
+    lines = _lines(load(dilemma_rows[::-1]))
     assert [line[:2] for line in lines] == [
         ("none", "S"),
         ("none", "M"),
@@ -111,7 +115,7 @@ def test_encoders_of_unlike_dims_share_no_line(make_row, load):
         make_row(alignment="vf", alignment_encoder=encoder, latent_dim=dim)
         for encoder, dim in (("dinov2", 16), ("mae", 32))
     ]
-    assert [line[0] for line in _cells(load(rows)).lines()] == ["vf dinov2", "vf mae"]
+    assert [line[0] for line in _lines(load(rows))] == ["vf dinov2", "vf mae"]
 
 
 def test_adaptive_weight_and_patch_size_make_lines(make_row, load):
@@ -120,7 +124,7 @@ def test_adaptive_weight_and_patch_size_make_lines(make_row, load):
         for adaptive in ("no", "yes")
         for patch in (1, 2)
     ]
-    lines = [line[:2] for line in _cells(load([make_row(), *rows])).lines()]
+    lines = [line[:2] for line in _lines(load([make_row(), *rows]))]
     assert lines == [
         ("none", "S/1"),
         ("vf, adaptive_vf no", "S/1"),
