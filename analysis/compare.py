@@ -14,15 +14,13 @@ import numpy as np
 import pandas as pd
 
 from analysis.cells.cells import (
-    METRICS,
-    RECONSTRUCTION_METRICS,
     average_rows,
     require_distinct_repetitions,
 )
 from analysis.cells.lines import name_lines
 from analysis.statistics.welch import LEVEL, count_by_chance, reach_by_chance
-from analysis.table.measures import MEASURES
-from analysis.table.reading import load_table
+from analysis.table.columns import Column, measures_of
+from analysis.table.reading import concat_tables, load_table
 
 EXIT_OK, EXIT_WRONG_REQUEST = 0, 2
 CONFIGURATION = (
@@ -73,18 +71,16 @@ def compare_tables(first: pd.DataFrame, second: pd.DataFrame) -> Comparison:
         ValueError: If one table has a configuration's repetition twice.
     """
     tables = {"first": first, "second": second}
-    both = pd.concat(
-        [table.dropna(axis=1, how="all").assign(side=side) for side, table in tables.items()],
-        ignore_index=True,
-    ).reindex(columns=[*first.columns, "side"])
+    both = concat_tables([table.assign(side=side) for side, table in tables.items()])
+    measures = measures_of(both)
     named = name_lines(both)
     named["name"] = _name_configurations(named)
     done = named[named["status"] == "done"]
     averages = {side: _average(done[done["side"] == side]) for side in tables}
     keys = [*CONFIGURATION, "name"]
     joined = averages["first"].merge(averages["second"], on=keys, suffixes=("|a", "|b"))
-    changes = [_compare_metric(joined, metric) for metric in METRICS]
-    columns = pd.Index([*keys, *_compare_metric(joined.iloc[:0], "gfid").columns[len(keys) :]])
+    changes = [_compare_metric(joined, name, measure) for name, measure in measures.items()]
+    columns = changes[0].columns
     found = [part for part in changes if not part.empty]
     return Comparison(
         changes=pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=columns),
@@ -208,8 +204,8 @@ def _average(rows: pd.DataFrame) -> pd.DataFrame:
     return average_rows(rows, keys).merge(known, on=keys)
 
 
-def _compare_metric(joined: pd.DataFrame, metric: str) -> pd.DataFrame:
-    on_tokenizer = metric in RECONSTRUCTION_METRICS
+def _compare_metric(joined: pd.DataFrame, metric: str, measure: Column) -> pd.DataFrame:
+    on_tokenizer = measure.of_tokenizer
     known = joined[joined[f"{metric}|a"].notna() & joined[f"{metric}|b"].notna()]
     count = "num_tokenizers" if on_tokenizer else "num_seeds"
     first, second = known[f"{metric}|a"], known[f"{metric}|b"]
@@ -225,8 +221,7 @@ def _compare_metric(joined: pd.DataFrame, metric: str) -> pd.DataFrame:
         ["unlike protocol", "equal", "noise unknown", "changed"],
         default="within noise",
     )
-    lower = MEASURES[metric].better == "lower"
-    better = np.where((change < 0) == lower, "yes", "no")
+    better = np.where((change < 0) == (measure.better == "lower"), "yes", "no")
     return known[[*CONFIGURATION, "name"]].assign(
         metric=metric,
         first=first,

@@ -15,13 +15,9 @@ import numpy as np
 import pandas as pd
 
 from analysis.cells.lines import name_given, name_lines
-from analysis.table.columns import GIVEN, SEED_COLUMNS
-from analysis.table.measures import MEASURES
+from analysis.table.columns import GIVEN, SEED_COLUMNS, Columns, measures_of
 from analysis.table.protocols import join_unique, require_one_protocol
 
-METRICS = tuple(MEASURES)
-RECONSTRUCTION_METRICS = tuple(name for name in METRICS if MEASURES[name].of == "tokenizer")
-"""Metrics of the tokenizer alone."""
 CELL_COLUMNS = ("alignment", "generator_size", "latent_dim")
 UNKNOWN = "unknown"
 """What a setting says of a count that no row has."""
@@ -100,6 +96,8 @@ class Cells:
     """Rows left out: `row_id`, `trial_id`, `reason`; those of `given` among them."""
     setting: Setting
     """What the rows have in common."""
+    measures: Columns
+    """What is averaged, the metrics of `points`, as the table describes it."""
 
     @property
     def has_generation(self) -> bool:
@@ -112,7 +110,7 @@ def compute_cells(table: pd.DataFrame, *, needs: tuple[str, ...]) -> Cells:
 
     Args:
         table: Rows of one protocol and one guidance setting, as from `split_by_protocol`.
-        needs: Metrics (names in `METRICS`) without which a row is left out.
+        needs: Metrics (names in `Cells.measures`) without which a row is left out.
 
     Returns:
         The cells; without points where no row has what is needed.
@@ -143,6 +141,7 @@ def compute_cells(table: pd.DataFrame, *, needs: tuple[str, ...]) -> Cells:
         given=_describe_given(last[unplaced]),
         gaps=gaps[gaps["reason"] != ""].reset_index(drop=True),
         setting=describe_rows(used if len(used) else table, points),
+        measures=measures_of(table),
     )
 
 
@@ -254,17 +253,18 @@ def average_rows(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """Averages every metric over the rows that agree in some columns.
 
     Args:
-        rows: Done rows, each a repetition of its own within its group.
+        rows: Done rows of a checked table, each a repetition of its own within its group.
         by: Columns to agree in; missing values agree.
 
     Returns:
         One line a group: `by`, `num_seeds`, `num_tokenizers`, and for each metric its mean,
         `<metric>_sd` and `<metric>_se` as in `Cells.points`.
     """
-    by = list(by)
+    by, measures = list(by), measures_of(rows)
+    of_tokenizer = [name for name, measure in measures.items() if measure.of_tokenizer]
     cells = rows.groupby(by, sort=False, dropna=False)
     tokenizers = (
-        rows.groupby([*by, "tokenizer_key"], sort=False, dropna=False)[list(RECONSTRUCTION_METRICS)]
+        rows.groupby([*by, "tokenizer_key"], sort=False, dropna=False)[of_tokenizer]
         .mean()
         .groupby(level=by, sort=False, dropna=False)
     )
@@ -272,8 +272,8 @@ def average_rows(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
         "num_seeds": cells.size(),
         "num_tokenizers": cells["tokenizer_key"].nunique(dropna=False),
     }
-    for metric in METRICS:
-        independent = tokenizers if metric in RECONSTRUCTION_METRICS else cells
+    for metric, measure in measures.items():
+        independent = tokenizers if measure.of_tokenizer else cells
         deviation = independent[metric].std(ddof=1)
         columns[metric] = independent[metric].mean()
         columns[f"{metric}_sd"] = deviation

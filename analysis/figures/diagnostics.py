@@ -18,7 +18,7 @@ from analysis.cells.cells import Setting, compute_cells
 from analysis.figures.column import describe_setting, finish_column_figure
 from analysis.figures.marks import FONT_SIZE
 from analysis.figures.panels import Panel, draw_panels
-from analysis.table.measures import DIAGNOSTICS, MEASURES
+from analysis.table.columns import Column, Columns, diagnostics_of
 
 MIN_POINTS = 5
 """Points from which a rank correlation is given, count."""
@@ -32,6 +32,8 @@ class RankCorrelation:
 
     diagnostic: str
     """Column of the diagnostic."""
+    label: str
+    """Its name."""
     generator_size: str
     """Generator size."""
     num_points: int
@@ -55,10 +57,12 @@ class DiagnosticsData:
     """Rows left out: `row_id`, `trial_id`, `reason`."""
     setting: Setting
     """What the points have in common."""
+    measures: Columns
+    """What is averaged, as the table describes it."""
 
     def diagnostics(self) -> list[str]:
         """The diagnostics that some point has."""
-        return [name for name in DIAGNOSTICS if np.isfinite(self.points[name]).any()]
+        return [n for n in diagnostics_of(self.measures) if np.isfinite(self.points[n]).any()]
 
 
 def compute_diagnostics(table: pd.DataFrame) -> DiagnosticsData:
@@ -75,13 +79,17 @@ def compute_diagnostics(table: pd.DataFrame) -> DiagnosticsData:
     """
     cells = compute_cells(table, needs=("gfid",))
     correlations = [
-        _correlate(line, name, str(size))
-        for name in DIAGNOSTICS
+        _correlate(line, name, cells.measures[name], str(size))
+        for name in diagnostics_of(cells.measures)
         for size, line in cells.points.groupby("generator_size", sort=False)
         if np.isfinite(line[name]).any()
     ]
     return DiagnosticsData(
-        points=cells.points, correlations=correlations, gaps=cells.gaps, setting=cells.setting
+        points=cells.points,
+        correlations=correlations,
+        gaps=cells.gaps,
+        setting=cells.setting,
+        measures=cells.measures,
     )
 
 
@@ -133,7 +141,7 @@ def draw_diagnostics(data: DiagnosticsData) -> Figure:
             Panel(
                 x=name,
                 y="gfid",
-                x_label=MEASURES[name].label,
+                x_label=data.measures[name].label,
                 title=_title(data.correlations, name),
             )
             for name in names
@@ -154,13 +162,14 @@ def draw_diagnostics(data: DiagnosticsData) -> Figure:
     return figure
 
 
-def _correlate(line: pd.DataFrame, name: str, size: str) -> RankCorrelation:
+def _correlate(line: pd.DataFrame, name: str, column: Column, size: str) -> RankCorrelation:
     known = line[np.isfinite(line[name]) & np.isfinite(line["gfid"])]
     correlation, p_value = float("nan"), float("nan")
     if len(known) >= MIN_POINTS:
         correlation, p_value = correlate_ranks(known[name].to_numpy(), known["gfid"].to_numpy())
     return RankCorrelation(
         diagnostic=name,
+        label=column.label,
         generator_size=size,
         num_points=len(known),
         correlation=correlation,

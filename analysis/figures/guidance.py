@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from analysis.cells.cells import Setting, compute_cells, describe_rows
 from analysis.figures.column import describe_setting, finish_column_figure
 from analysis.figures.panels import Panel, draw_panels
-from analysis.table.measures import name_measure
+from analysis.table.columns import Columns, measures_of
 from analysis.table.protocols import split_by_protocol
 
 METRIC_PANELS = ("gfid", "inception_score")
@@ -32,6 +32,8 @@ class GuidanceData:
     """Rows left out: `row_id`, `trial_id`, `reason`."""
     setting: Setting
     """What the points have in common."""
+    measures: Columns
+    """What is averaged, as the table describes it."""
 
     def metrics(self) -> list[str]:
         """The columns of `METRIC_PANELS` that some point has."""
@@ -96,7 +98,7 @@ def draw_guidance(data: GuidanceData) -> Figure:
                 x="guidance_scale",
                 y=metric,
                 x_label="guidance scale (1: none)" if metric == metrics[-1] else "",
-                y_label=name_measure(metric, data.setting.distance_name).replace(": ", ":\n"),
+                y_label=data.measures[metric].full_label(data.setting.distance_name).replace(": ", ":\n"),
             )
             for metric in metrics
         ],
@@ -135,6 +137,7 @@ def _compute_one(rows: pd.DataFrame) -> GuidanceData:
         points=points,
         gaps=pd.concat(gaps, ignore_index=True),
         setting=describe_rows(pd.concat(used), points),
+        measures=measures_of(rows),
     )
 
 

@@ -11,35 +11,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.cells.cells import CELL_COLUMNS, METRICS, describe_seeds
+from analysis.cells.cells import CELL_COLUMNS, describe_seeds
 from analysis.cells.lines import name_lines
 from analysis.group import GroupAnalysis
-from analysis.table.columns import SEED_COLUMNS
-from analysis.table.measures import MEASURES, choose_scale, name_measure
+from analysis.table.columns import SEED_COLUMNS, columns_of
+from analysis.table.scales import choose_scale
 
-CONFIGURATION_AXES = {
-    "alignment": "alignment",
-    "alignment_encoder": "encoder",
-    "vf_weight": "alignment weight",
-    "cos_margin": "cosine margin",
-    "distmat_margin": "distance margin",
-    "adaptive_vf": "adaptive weight",
-    "latent_dim": "latent dim",
-    "tokenizer": "tokenizer",
-    "downsample": "downsampling",
-    "generator": "generator",
-    "generator_size": "generator size",
-    "patch_size": "patch size",
-    "label_policy": "labels",
-    "provenance": "provenance",
-}
-"""Columns that a filter is made of where they differ, and what it is called."""
-ROW_AXES = {
-    "tokenizer_seed": "tokenizer seed",
-    "generator_seed": "generator seed",
-    "evaluation_seed": "evaluation seed",
-    "generator_images": "training images",
-}
+CONFIGURATION_AXES = (
+    *("alignment", "alignment_encoder", "vf_weight", "cos_margin", "distmat_margin"),
+    *("adaptive_vf", "latent_dim", "tokenizer", "downsample", "generator", "generator_size"),
+    *("patch_size", "label_policy", "provenance"),
+)
+"""Columns that a filter is made of where they differ."""
+ROW_AXES = (*SEED_COLUMNS, "generator_images")
 """The same for single rows."""
 SIGNIFICANT_DIGITS = 6
 
@@ -72,14 +56,14 @@ def dump_data(data: dict[str, Any]) -> str:
 
 
 def _build_protocol(group: GroupAnalysis) -> dict[str, Any]:
-    rows = group.rows
-    finite = np.isfinite(rows[list(METRICS)].to_numpy(dtype=float)).any(axis=1)
+    rows, measures = group.rows, list(group.cells.measures)
+    finite = np.isfinite(rows[measures].to_numpy(dtype=float)).any(axis=1)
     measured = (rows["status"] == "done").to_numpy() & finite
     rows = rows[measured].reset_index(drop=True)
     rows = name_lines(rows).assign(kind=rows["alignment"], size=rows["generator_size"])
     axes = _list_axes(rows, CONFIGURATION_AXES)
     row_axes = _list_axes(rows, ROW_AXES)
-    names = [name for name in METRICS if np.isfinite(rows[name]).any()]
+    names = [name for name in measures if np.isfinite(rows[name]).any()]
     return {
         "name": group.name,
         "distance": group.cells.setting.distance_name,
@@ -100,14 +84,14 @@ def _build_protocol(group: GroupAnalysis) -> dict[str, Any]:
     }
 
 
-def _list_axes(rows: pd.DataFrame, names: dict[str, str]) -> list[dict[str, Any]]:
+def _list_axes(rows: pd.DataFrame, names: Sequence[str]) -> list[dict[str, Any]]:
     """Columns in which rows differ, with their values in order."""
-    axes = []
-    for column, label in names.items():
+    axes, columns = [], columns_of(rows)
+    for column in names:
         source = _axis_values(rows, column)
         values = sorted(source.unique(), key=_sort_key)
         if len(values) > 1:
-            axes.append({"name": column, "label": label, "values": values})
+            axes.append({"name": column, "label": columns[column].label, "values": values})
     return _mark_followers(rows, axes)
 
 
@@ -141,11 +125,12 @@ def _sort_key(text: str) -> tuple[int, float, str]:
 
 
 def _describe_metric(name: str, rows: pd.DataFrame, group: GroupAnalysis) -> dict[str, Any]:
+    measure = group.cells.measures[name]
     return {
         "name": name,
-        "label": name_measure(name, group.cells.setting.distance_name),
-        "short": MEASURES[name].label.rstrip(":"),
-        "better": MEASURES[name].better,
+        "label": measure.full_label(group.cells.setting.distance_name),
+        "short": measure.short_label,
+        "better": measure.better,
         "log": choose_scale(rows[name]) == "log",
     }
 

@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import norm, t
 
-from analysis.cells.cells import CELL_COLUMNS, RECONSTRUCTION_METRICS, Cells
+from analysis.cells.cells import CELL_COLUMNS, Cells
 
 Interval = tuple[float, float]
 
@@ -46,7 +46,7 @@ def resample_means(
 
     Args:
         cells: Cells whose rows have all of the metrics.
-        metrics: Names of `analysis.table.measures.MEASURES`.
+        metrics: Names in `cells.measures`.
         config: How to resample.
 
     Returns:
@@ -149,7 +149,7 @@ def _sum_units(
     units = rows.groupby([*by, "unit"], sort=False)[list(metrics)]
     sums, counts, averages = units.sum(min_count=1), units.count(), units.mean()
     for metric in metrics:
-        if metric in RECONSTRUCTION_METRICS:
+        if cells.measures[metric].of_tokenizer:
             sums[metric], counts[metric] = averages[metric], 1
     positions = sums.reset_index().groupby(by, sort=False).indices
     keys = cells.points[by].itertuples(index=False, name=None)

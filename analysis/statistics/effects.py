@@ -12,13 +12,12 @@ import pandas as pd
 
 from analysis.cells.cells import (
     CELL_COLUMNS,
-    RECONSTRUCTION_METRICS,
     Cells,
     split_lines,
 )
 from analysis.cells.training import are_trained_alike
 from analysis.statistics.welch import reach_by_chance
-from analysis.table.columns import SEED_COLUMNS
+from analysis.table.columns import SEED_COLUMNS, Columns
 
 Seeds = tuple[Any, ...]
 Verdict = Literal["higher", "lower", "within noise", "no interval", "not measured"]
@@ -79,19 +78,20 @@ class AlignmentEffect:
     """Tokenizers with alignment and without, count; fewer than seeds where these share them."""
 
 
-def compare_cells(first: pd.Series, second: pd.Series, metric: str) -> Verdict:
+def compare_cells(first: pd.Series, second: pd.Series, metric: str, measures: Columns) -> Verdict:
     """Says how the first cell's metric compares with the second's.
 
     Args:
         first: A line of `Cells.points`.
         second: A line of `Cells.points`.
-        metric: One of `analysis.cells.cells.METRICS`.
+        metric: One of `measures`.
+        measures: Those of the cells.
 
     Returns:
         "higher" or "lower" only where the difference is beyond Welch's 95 % interval.
     """
     difference = first[metric] - second[metric]
-    count = "num_tokenizers" if metric in RECONSTRUCTION_METRICS else "num_seeds"
+    count = "num_tokenizers" if measures[metric].of_tokenizer else "num_seeds"
     reach = reach_by_chance(
         (first[f"{metric}_se"], second[f"{metric}_se"]), (first[count], second[count])
     )
@@ -118,9 +118,9 @@ def compute_dilemma_effects(cells: Cells) -> list[DilemmaEffect]:
                 generator_size=size,
                 small=small,
                 large=large,
-                gfid=compare_cells(large, small, "gfid"),
-                psnr=compare_cells(large, small, "psnr"),
-                rfid=compare_cells(large, small, "rfid"),
+                gfid=compare_cells(large, small, "gfid", cells.measures),
+                psnr=compare_cells(large, small, "psnr", cells.measures),
+                rfid=compare_cells(large, small, "rfid", cells.measures),
                 is_monotone=len(set(steps.tolist())) == 1,
             )
         )
@@ -134,7 +134,7 @@ def compute_alignment_effects(cells: Cells) -> list[AlignmentEffect]:
     """
     effects: list[AlignmentEffect] = []
     columns = list(CELL_COLUMNS)
-    by_seed = {metric: _index_by_seed(cells.rows, metric) for metric in ("gfid", "rfid")}
+    by_seed = {metric: _index_by_seed(cells, metric) for metric in ("gfid", "rfid")}
     keys = cells.points[columns].itertuples(index=False, name=None)
     points = dict(zip(keys, (cell for _, cell in cells.points.iterrows()), strict=True))
     for key, cell in points.items():
@@ -153,10 +153,10 @@ def compute_alignment_effects(cells: Cells) -> list[AlignmentEffect]:
                 latent_dim=float(cell["latent_dim"]),
                 gfid_ratio=divide(cell["gfid"], baseline["gfid"]),
                 gfid_ratio_range=ranges["gfid"],
-                gfid=compare_cells(cell, baseline, "gfid"),
+                gfid=compare_cells(cell, baseline, "gfid", cells.measures),
                 rfid_ratio=divide(cell["rfid"], baseline["rfid"]),
                 rfid_ratio_range=ranges["rfid"],
-                rfid=compare_cells(cell, baseline, "rfid"),
+                rfid=compare_cells(cell, baseline, "rfid", cells.measures),
                 num_seeds=(int(cell["num_seeds"]), int(baseline["num_seeds"])),
                 num_tokenizers=(int(cell["num_tokenizers"]), int(baseline["num_tokenizers"])),
             )
@@ -179,11 +179,11 @@ def _range_over_seeds(
     return (min(known), max(known)) if len(known) > 1 else None
 
 
-def _index_by_seed(rows: pd.DataFrame, metric: str) -> dict[Seeds, dict[Seeds, float]]:
+def _index_by_seed(cells: Cells, metric: str) -> dict[Seeds, dict[Seeds, float]]:
     """Each cell's values by its seeds; a tokenizer's own metric by the tokenizer's seed."""
-    columns = list(CELL_COLUMNS)
+    columns, rows = list(CELL_COLUMNS), cells.rows
     values = rows.set_index([*columns, *SEED_COLUMNS])[metric]
-    if metric in RECONSTRUCTION_METRICS:
+    if cells.measures[metric].of_tokenizer:
         tokenizers = rows.groupby([*columns, "tokenizer_key", "tokenizer_seed"], dropna=False)
         once = tokenizers[metric].mean()
         values = once.groupby(level=[*columns, "tokenizer_seed"]).mean()

@@ -23,7 +23,7 @@ from analysis.statistics.bootstrap import (
     resample_means,
 )
 from analysis.statistics.hypervolume import REFERENCE_MARGIN, choose_reference, compute_hypervolume
-from analysis.table.measures import Scale, choose_scale
+from analysis.table.scales import Scale, choose_scale
 
 ALL_SIZES = "all sizes"
 AXES = ["rfid", "gfid"]

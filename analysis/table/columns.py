@@ -1,103 +1,32 @@
-"""The columns of the results table that the analysis knows, with their meanings.
+"""What a results table says of its own columns, and what the analysis needs beyond that.
 
-`REQUIRED_COLUMNS` are in every table since schema version 1. `OPTIONAL_COLUMNS` came later or may
-be left out: where a table lacks one it is read as missing values throughout.
+Names, types, directions and labels stand in the table's Parquet schema, where the harness wrote
+them. `data/columns.json` holds the same for tables without: CSV files, and Parquet files of earlier
+revisions. A column that neither knows has the type that it is stored with.
 """
 
-REQUIRED_COLUMNS: dict[str, str] = {
-    "row_id": "name of the row, unique in the table",
-    "trial_id": "name of the trial; one trial has a row per snapshot and guidance setting",
-    "sweep": "name of the sweep",
-    "status": "done, failed, blocked, diverged or pending",
-    "error": "why the row is not done; missing when it is",
-    "dataset": "name of the data set",
-    "resolution": "height and width of the images, pixels",
-    "tokenizer": "kind of the tokenizer",
-    "downsample": "pixels per latent position along one side",
-    "latent_dim": "channels of the latent",
-    "alignment": "kind of the alignment, 'none' without one",
-    "alignment_encoder": "network that the tokenizer is aligned with; missing without alignment",
-    "vf_weight": "weight of the alignment loss; missing without alignment",
-    "cos_margin": "margin of the cosine term, 0 to 1; missing without alignment",
-    "distmat_margin": "margin of the distance-matrix term, 0 to 1; missing without alignment",
-    "adaptive_vf": "whether gradient norms scale the weight, yes or no; missing without alignment",
-    "generator": "kind of the generator",
-    "generator_size": "name of the generator's size",
-    "patch_size": "latent positions per token along one side, count",
-    "generator_params": "parameters of the generator, count",
-    "seed": "seed of the trial, the default of the three below",
-    "tokenizer_seed": "seed of the tokenizer",
-    "generator_seed": "seed of the generator",
-    "evaluation_seed": "seed of noise and labels in the evaluation",
-    "generator_images": "training images the generator has seen at this snapshot, count",
-    "guidance": "label of the guidance setting, such as 'none' or 'cfg 4.0'",
-    "guidance_scale": "guidance scale; 1 or missing without guidance",
-    "label_policy": "how class labels of the samples are chosen",
-    "rfid": "Fréchet distance of reconstructions to the originals, lower is better",
-    "psnr": "peak signal-to-noise ratio of reconstructions, dB, higher is better",
-    "ssim": "structural similarity of reconstructions, at most 1, higher is better",
-    "lpips": "perceptual distance of reconstructions, lower is better",
-    "gfid": "Fréchet distance of samples to the reference, lower is better",
-    "label_accuracy": "share of samples recognised as the class asked for, 0 to 1",
-    "num_images": "samples behind gfid, count",
-    "num_reconstructions": "reconstructions behind rfid, count",
-    "extractor": "feature network behind the distances",
-    "distance_name": "name of the distances: 'in-domain Fréchet distance' or 'FID'",
-    "protocol_hash": "hash of everything but the model that moves gfid, guidance included",
-    "reconstruction_protocol_hash": "hash of everything but the model that moves rfid",
-    "protocol": "the generation protocol's fields, JSON object",
-    "reconstruction_protocol": "the reconstruction protocol's fields, JSON object",
-    "tokenizer_key": "key of the tokenizer's artifact",
-    "generator_key": "key of the generator's artifact",
-    "tokenizer_s": "training time of the tokenizer, seconds",
-    "generator_s": "training time of the generator, seconds",
-    "train_flops": "training cost of tokenizer and generator, floating point operations",
-    "device": "what the trial ran on",
-    "git_revision": "revision of the code",
-    "created": "when the row was written, ISO 8601",
-    "schema_version": "version of the table's schema",
-}
-"""Every column that the analysis reads, with its meaning and unit."""
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cache, lru_cache
+from importlib import resources
 
-OPTIONAL_NUMBERS: dict[str, str] = {
-    "tokenizer_params": "parameters of encoder and decoder, count",
-    "tokenizer_images": "images seen in training the tokenizer, count",
-    "num_reference": "images behind the reference of gfid, count",
-    "extractor_accuracy": "accuracy of the in-domain extractor, 0 to 1",
-    "alignment_encoder_accuracy": "accuracy of an in-domain alignment encoder, 0 to 1",
-    "generation_s": "time of sampling and its metrics, seconds",
-    "gfid_se": "standard error of gfid over sampling seeds; missing with one",
-    "num_sampling_seeds": "sampling seeds behind gfid, count",
-    "gfid_infinity": "gfid extrapolated to infinitely many samples, lower is better",
-    "sfid": "spatial Fréchet distance, lower is better",
-    "inception_score": "inception score in the evaluator's order of splits, higher is better",
-    "inception_score_shuffled": "inception score over shuffled splits, higher is better",
-    "kid": "kernel distance, mean over subsets, lower is better",
-    "kid_se": "standard error of kid over subsets",
-    "precision": "share of samples near the reference, 0 to 1, higher is better",
-    "recall": "share of the reference near samples, 0 to 1, higher is better",
-    "density_cv": "coefficient of variation of the latents' density, lower is more uniform",
-    "density_gini": "Gini coefficient of the latents' density, 0 to 1, lower is more uniform",
-    "density_entropy": "normalised entropy of the latents' density, 0 to 1, higher is more uniform",
-    "linear_probe_accuracy": "accuracy of a linear classifier on the latents, 0 to 1",
-    "spectrum_high_share": "share of latent power above half the Nyquist frequency, 0 to 1",
-    "channel_std_ratio": "largest over smallest channel deviation of the raw latents, at least 1",
-    "generator_flops_per_image": "cost of one image through the generator, FLOPs",
-}
-"""Columns of numbers that a table may lack, with meaning and unit."""
+import pandas as pd
+import pyarrow as pa
 
-OPTIONAL_TEXTS: dict[str, str] = {
-    "guidance_kind": "kind of the guidance",
-    "provenance": "published, reproduced, or given: images made elsewhere",
-    "generation_key": "key of the samples' artifact",
-    "rank_deficient": "whether a distance has fewer images than features behind it, yes or no",
-    "protocol_name": "name of the preset that the generation protocol equals; empty without",
-    "reconstruction_protocol_name": "the same of the reconstruction protocol",
-}
-"""Columns of text that a table may lack, with meaning."""
-
-OPTIONAL_COLUMNS = OPTIONAL_NUMBERS | OPTIONAL_TEXTS
-"""Columns that are read as missing values where a table lacks them."""
+REQUIRED_COLUMNS = (
+    *("row_id", "trial_id", "sweep", "status", "error", "dataset", "resolution", "tokenizer"),
+    *("downsample", "latent_dim", "alignment", "alignment_encoder", "vf_weight", "cos_margin"),
+    *("distmat_margin", "adaptive_vf", "generator", "generator_size", "patch_size"),
+    *("generator_params", "seed", "tokenizer_seed", "generator_seed", "evaluation_seed"),
+    *("generator_images", "guidance", "guidance_scale", "label_policy", "rfid", "psnr", "ssim"),
+    *("lpips", "gfid", "label_accuracy", "num_images", "num_reconstructions", "extractor"),
+    *("distance_name", "protocol_hash", "reconstruction_protocol_hash", "protocol"),
+    *("reconstruction_protocol", "tokenizer_key", "generator_key", "tokenizer_s", "generator_s"),
+    *("train_flops", "device", "git_revision", "created", "schema_version"),
+)
+"""Columns without which a table is refused: every table has them since schema version 1. A later
+column that a table lacks is read as missing throughout."""
 
 SEED_COLUMNS = ("tokenizer_seed", "generator_seed", "evaluation_seed")
 """Columns that together name a repetition; the trial's `seed` is only their default."""
@@ -107,14 +36,140 @@ GIVEN = "given"
 GIVEN_MAY_LACK = ("latent_dim", "alignment", "generator_size", "tokenizer_key")
 """Columns that nobody may know of given images; they are then no points of a frontier."""
 
-NUMERIC_COLUMNS = (
-    *("resolution", "downsample", "latent_dim", "vf_weight", "cos_margin", "distmat_margin"),
-    *("patch_size", "generator_params", "seed", *SEED_COLUMNS, "generator_images"),
-    *("guidance_scale", "rfid", "psnr", "ssim"),
-    *("lpips", "gfid", "label_accuracy", "num_images", "num_reconstructions", "tokenizer_s"),
-    *("generator_s", "train_flops"),
-)
-"""Required columns that hold numbers; the other required ones hold text."""
-
 STATUSES = ("done", "failed", "blocked", "diverged", "pending")
 """What a row may say of itself."""
+
+TYPES = ("count", "number", "text")
+"""Types of columns; each can hold what the ones before it hold."""
+ATTRIBUTE = "columns"
+"""Key of a frame's `attrs` that says what its columns are. Pandas hands `attrs` on to the frames
+that are made from a frame; it is text, so that copies are cheap and the frame can be stored."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """What is known of one column; the fields are those of the Parquet schema's metadata."""
+
+    type: str
+    """One of `TYPES`."""
+    description: str = ""
+    """What it holds; empty where only the type is known."""
+    unit: str = ""
+    better: str = "none"
+    """Which way is better: `lower`, `higher` or `none`."""
+    measured_on: str = "trial"
+    """What it is a property of, such as `tokenizer`, `latents` or `samples`."""
+    label: str = ""
+    """Name in figures and tables; the table's `distance_name` joins where it ends in a colon."""
+
+    @property
+    def is_number(self) -> bool:
+        """Whether it holds numbers."""
+        return self.type != "text"
+
+    @property
+    def is_measure(self) -> bool:
+        """Whether it is averaged over repetitions, compared and drawn."""
+        return self.is_number and bool(self.label) and self.better in ("lower", "higher")
+
+    @property
+    def of_tokenizer(self) -> bool:
+        """Whether repetitions that share a tokenizer share the value, which then counts once."""
+        return self.measured_on in ("tokenizer", "reconstructions", "latents")
+
+    @property
+    def short_label(self) -> str:
+        """The label where the distance goes without saying."""
+        return self.label.rstrip(":")
+
+    def full_label(self, distance_name: str) -> str:
+        """The label with the distance as the table calls it: "generation: FID", "PSNR (dB)"."""
+        return f"{self.label} {distance_name}" if self.label.endswith(":") else self.label
+
+
+Columns = Mapping[str, Column]
+"""Columns by name."""
+
+
+@cache
+def known_columns() -> Columns:
+    """The columns of the harness, as of the revision that this package came with."""
+    file = resources.files("analysis") / "data" / "columns.json"
+    return _parse(file.read_text(encoding="utf-8"))
+
+
+def columns_of(table: pd.DataFrame) -> dict[str, Column]:
+    """What is known of a table's columns, and of those of the harness that it lacks.
+
+    Args:
+        table: Any table; one that `load_table` or `check_table` gave knows its columns, and what
+            was made from it by pandas still does.
+    """
+    known = {**known_columns(), **_parse(table.attrs.get(ATTRIBUTE, "{}"))}
+    stored = {str(name): Column(type=_type_of(dtype)) for name, dtype in table.dtypes.items()}
+    return {**known, **{name: column for name, column in stored.items() if name not in known}}
+
+
+def measures_of(table: pd.DataFrame) -> dict[str, Column]:
+    """The columns of a table that are averaged over repetitions, compared and drawn."""
+    return {name: column for name, column in columns_of(table).items() if column.is_measure}
+
+
+def diagnostics_of(measures: Columns) -> list[str]:
+    """Measures that describe latents; that their direction helps generation is for data to say."""
+    return [name for name, column in measures.items() if column.measured_on == "latents"]
+
+
+def join_columns(tables: Iterable[Columns]) -> dict[str, Column]:
+    """The columns of several tables; where these differ, the first that describes it counts.
+
+    Types that are described both ways become the wider one, so that no value is lost.
+    """
+    joined: dict[str, Column] = {}
+    for name, column in (each for columns in tables for each in columns.items()):
+        known = joined.setdefault(name, column)
+        if not known.description and column.description:
+            joined[name] = column
+        elif bool(known.description) == bool(column.description):
+            wider = max(known.type, column.type, key=TYPES.index)
+            joined[name] = replace(known, type=wider)
+    return joined
+
+
+def write_columns(columns: Columns) -> str:
+    """Text for a frame's `ATTRIBUTE`."""
+    return json.dumps({name: asdict(column) for name, column in columns.items()})
+
+
+def read_schema(schema: pa.Schema) -> dict[str, Column]:
+    """What a Parquet schema says of its columns; those that it does not describe are left out.
+
+    Raises:
+        ValueError: A column has a type that is not one of `TYPES`.
+    """
+    columns: dict[str, Column] = {}
+    for field in schema:
+        about = {key.decode(): text.decode() for key, text in (field.metadata or {}).items()}
+        # Earlier revisions wrote a description alone, and pandas writes nothing.
+        if "type" in about:
+            columns[field.name] = _column(field.name, about)
+    return columns
+
+
+def _column(name: str, about: Mapping[str, str]) -> Column:
+    if about["type"] not in TYPES:
+        raise ValueError(f"the type of '{name}' must be one of {TYPES}, but is '{about['type']}'")
+    fields = Column.__dataclass_fields__
+    return Column(**{key: text for key, text in about.items() if key in fields})
+
+
+@lru_cache(maxsize=64)
+def _parse(text: str) -> Columns:
+    return {name: _column(name, about) for name, about in json.loads(text).items()}
+
+
+def _type_of(dtype: object) -> str:
+    """The type of a column of which nothing else is known."""
+    if pd.api.types.is_bool_dtype(dtype) or not pd.api.types.is_numeric_dtype(dtype):
+        return "text"
+    return "count" if pd.api.types.is_integer_dtype(dtype) else "number"

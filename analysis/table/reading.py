@@ -1,8 +1,7 @@
 """Reading the results table: the only interface between the harness and the analysis.
 
-`analysis.table.columns` says what is read from the table, `load_table` refuses a table that does
-not keep to it, `load_tables` joins those of several sweeps, and `require_one_protocol` refuses to
-put numbers of unlike protocols on one axis.
+`analysis.table.columns` says what columns there are, `load_table` refuses a table that does not
+keep to it, and `load_tables` joins those of several sweeps.
 """
 
 import difflib
@@ -10,31 +9,23 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet as pq
 
 from analysis.table.columns import (
+    ATTRIBUTE,
     GIVEN,
     GIVEN_MAY_LACK,
-    NUMERIC_COLUMNS,
-    OPTIONAL_COLUMNS,
-    OPTIONAL_NUMBERS,
     REQUIRED_COLUMNS,
     SEED_COLUMNS,
     STATUSES,
+    Columns,
+    columns_of,
+    join_columns,
+    known_columns,
+    read_schema,
+    write_columns,
 )
-from analysis.table.protocols import parse_protocol, require_one_protocol, split_by_protocol
-
-__all__ = [
-    "NUMERIC_COLUMNS",
-    "OPTIONAL_COLUMNS",
-    "REQUIRED_COLUMNS",
-    "SEED_COLUMNS",
-    "STATUSES",
-    "check_table",
-    "load_table",
-    "load_tables",
-    "require_one_protocol",
-    "split_by_protocol",
-]
+from analysis.table.protocols import parse_protocol
 
 
 def load_table(path: Path | str) -> pd.DataFrame:
@@ -45,8 +36,9 @@ def load_table(path: Path | str) -> pd.DataFrame:
             one of these files.
 
     Returns:
-        The table; numbers are numeric with NaN where missing, the rest is text or missing.
-        Columns of `OPTIONAL_COLUMNS` that the table lacks, being older, are missing throughout.
+        The table; counts and numbers are floats with NaN where missing, the rest is text or None.
+        Columns that the table lacks, being older, are missing throughout. A column that only this
+        table has keeps the type and the words of its schema; see `columns_of`.
 
     Raises:
         ValueError: If there is no table, it cannot be read, lacks a column, has a value of the
@@ -76,14 +68,28 @@ def load_tables(paths: Sequence[Path | str]) -> pd.DataFrame:
     if not paths:
         raise ValueError("there must be a results folder, but none came; name one or more")
     tables = [load_table(path).assign(results_dir=str(path)) for path in paths]
-    filled = [table for table in tables if not table.empty]
-    if len(filled) < 2:
-        return filled[0] if filled else tables[0]
-    joined = pd.concat(filled, ignore_index=True)
+    joined = concat_tables(tables)
     _refuse_conflicts(joined)
     done_first = joined.assign(later=joined["status"] != "done")
     kept = done_first.sort_values("later", kind="stable").drop_duplicates("row_id")
     return joined.loc[kept.index.sort_values()].reset_index(drop=True)
+
+
+def concat_tables(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Puts tables below each other; every column has the same type in the result as in its table.
+
+    Args:
+        tables: Checked tables, at least one. They may be empty or lack columns of each other.
+
+    Returns:
+        All rows, numbered anew, with the columns of all tables.
+
+    Raises:
+        ValueError: If a described column has other values in a table that says nothing of it.
+    """
+    columns = join_columns(columns_of(table) for table in tables)
+    # Without a type pandas would take that of the values, and an all-missing column has none.
+    return pd.concat([_typed(each, columns, "a table") for each in tables], ignore_index=True)
 
 
 def check_table(table: pd.DataFrame, *, source: str = "the table") -> pd.DataFrame:
@@ -99,25 +105,32 @@ def check_table(table: pd.DataFrame, *, source: str = "the table") -> pd.DataFra
     Raises:
         ValueError: As `load_table`.
     """
+    table = table.rename(columns=str)
     for column in REQUIRED_COLUMNS:
         if column not in table.columns:
-            near = difflib.get_close_matches(column, [str(name) for name in table.columns], n=1)
+            near = difflib.get_close_matches(column, list(table.columns), n=1)
             hint = f" (is '{near[0]}' meant?)" if near and near[0] not in REQUIRED_COLUMNS else ""
             raise ValueError(
-                f"{source} must have the column '{column}' ({REQUIRED_COLUMNS[column]}), but it is"
-                f" missing{hint}; compile the table again by running the sweep again"
+                f"{source} must have the column '{column}' ({known_columns()[column].description}),"
+                f" but it is missing{hint}; compile the table again by running the sweep again"
             )
-    converted = {
-        column: (_to_number if column in NUMERIC_COLUMNS else _to_text)(table, column, source)
-        for column in REQUIRED_COLUMNS
-    }
-    for column in OPTIONAL_COLUMNS:
-        known = table if column in table.columns else table.assign(**{column: None})
-        convert = _to_number if column in OPTIONAL_NUMBERS else _to_text
-        converted[column] = convert(known, column, source)
-    checked = table.assign(**converted).reset_index(drop=True)
+    checked = _typed(table, columns_of(table), source).reset_index(drop=True)
     _check_rows(checked, source)
     return checked
+
+
+def _typed(table: pd.DataFrame, columns: Columns, source: str) -> pd.DataFrame:
+    """A table with all of these columns, each of its type, and the words on them in `attrs`."""
+    absent = [name for name in columns if name not in table.columns]
+    whole = table.reindex(columns=[*table.columns, *absent])
+    typed = pd.DataFrame(
+        {
+            name: (_to_number if columns[name].is_number else _to_text)(whole, name, source)
+            for name in whole.columns
+        }
+    )
+    typed.attrs = {**table.attrs, ATTRIBUTE: write_columns(columns)}
+    return typed
 
 
 def _refuse_conflicts(joined: pd.DataFrame) -> None:
@@ -153,7 +166,12 @@ def _find_table(path: Path) -> Path:
 def _read_table(file: Path) -> pd.DataFrame:
     try:
         if file.suffix == ".parquet":
-            return pd.read_parquet(file)
+            # Not `pq.read_table`, which takes a folder `a=b` in the path for a further column.
+            with pq.ParquetFile(file) as stored:
+                table = stored.read()
+            frame = table.to_pandas()
+            frame.attrs[ATTRIBUTE] = write_columns(read_schema(table.schema))
+            return frame
         return pd.read_csv(file, dtype=str, keep_default_na=False, na_values=[""])
     except (OSError, ValueError) as error:
         raise ValueError(

@@ -27,6 +27,9 @@ LEAST_IN_RANGE = 3
 DECIDED_AT = 2.0
 """Standard errors by which two means differ where their order counts as known."""
 
+TEXTS = ("name", "status", "feasible", "sampler", "trial_id", "row_id", "setting_hash", "error")
+"""Columns of `trials.csv` that hold text, whatever it looks like."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Trials:
@@ -91,7 +94,11 @@ def load_trials(results: Path) -> Trials:
     """
     try:
         about = json.loads((results / "study.json").read_text(encoding="utf-8"))
-        table = pd.read_csv(results / "trials.csv", keep_default_na=False, na_values=[""])
+        # A hash of digits alone is text too.
+        texts = dict.fromkeys(TEXTS, "str")
+        table = pd.read_csv(
+            results / "trials.csv", keep_default_na=False, na_values=[""], dtype=texts
+        )
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{results} must hold study.json and trials.csv of a search, but reading them gave:"

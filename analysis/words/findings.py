@@ -7,7 +7,6 @@ from analysis.figures.diagnostics import MIN_POINTS, RankCorrelation
 from analysis.statistics.bootstrap import Interval
 from analysis.statistics.dilemma_slope import DilemmaSlope
 from analysis.statistics.gain import REFERENCE_RULE, FrontierGain
-from analysis.table.measures import MEASURES
 
 SIGNIFICANT = 0.05
 """p-value below which a rank correlation is called one."""
@@ -147,7 +146,7 @@ def _say_speedup(speedup: Speedup) -> str:
 
 
 def _say_correlation(each: RankCorrelation) -> str:
-    name = f"- {MEASURES[each.diagnostic].label}, {each.generator_size}:"
+    name = f"- {each.label}, {each.generator_size}:"
     if each.num_points < MIN_POINTS:
         return f"{name} {each.num_points} cells, too few for a correlation."
     if not np.isfinite(each.correlation):

@@ -163,7 +163,7 @@ def _say_best(cells: Cells) -> list[str]:
         f"Lowest generation distance: {_say_cell(best)}: {_say_value(best, 'gfid')}"
         f" ({', '.join(details)})."
     ]
-    rivals = [row for _, row in ranked.iloc[1:].iterrows() if not _is_apart(row, best)]
+    rivals = [row for _, row in ranked.iloc[1:].iterrows() if not _is_apart(row, best, cells)]
     if rivals and best["num_seeds"] > 1:
         names = "; ".join(_say_cell(row) for row in rivals[:3])
         more = f" and {len(rivals) - 3} more" if len(rivals) > 3 else ""
@@ -319,5 +319,5 @@ def _say_value(cell: pd.Series, metric: str) -> str:
     return f"{cell[metric]:#.4g}{spread}"
 
 
-def _is_apart(first: pd.Series, second: pd.Series) -> bool:
-    return compare_cells(first, second, "gfid") in ("higher", "lower")
+def _is_apart(first: pd.Series, second: pd.Series, cells: Cells) -> bool:
+    return compare_cells(first, second, "gfid", cells.measures) in ("higher", "lower")

@@ -8,9 +8,8 @@ import pandas as pd
 
 from analysis.cells.cells import CELL_COLUMNS, Cells
 from analysis.statistics.effects import compare_cells
-from analysis.table.measures import DIAGNOSTICS, MEASURES, name_measure
+from analysis.table.columns import Column, Columns
 
-TABLE_METRICS = tuple(name for name in MEASURES if name not in DIAGNOSTICS)
 MAX_DECIMALS = 4
 LATEX_ESCAPES = {
     "\\": r"\textbackslash{}",
@@ -42,29 +41,35 @@ class ResultTable:
     """Metrics that are shown, in order, and the decimals of each."""
     headings: dict[str, str]
     """What each metric is called."""
+    measures: Columns
+    """What is known of each metric."""
     footnotes: list[str]
     """Protocol and caveats, a sentence each."""
 
 
-def compute_result_table(cells: Cells, metrics: tuple[str, ...] = TABLE_METRICS) -> ResultTable:
+def compute_result_table(cells: Cells) -> ResultTable:
     """Collects the cells' means, their ranks and what must be said beside them.
 
     Args:
         cells: From `compute_cells`.
-        metrics: Metrics to show, names of `MEASURES`; those that no cell has are left out.
 
     Returns:
-        The table; without rows where there are no cells.
+        The table, without diagnostics of latents and metrics that no cell has; without rows where
+        there are no cells.
     """
     points = _list_points(cells)
+    metrics = {name: m for name, m in cells.measures.items() if m.measured_on != "latents"}
     shown = [name for name in metrics if np.isfinite(points[name]).any()]
     spread = [column for name in shown for column in (name, f"{name}_se")]
     about = [*CELL_COLUMNS, "num_seeds", "num_tokenizers"]
     return ResultTable(
         rows=points[[*about, *spread]].reset_index(drop=True),
-        ranks=pd.DataFrame({name: _rank(points[name], name) for name in shown}),
+        ranks=pd.DataFrame({name: _rank(points[name], metrics[name]) for name in shown}),
         decimals={name: _choose_decimals(points[name], points[f"{name}_se"]) for name in shown},
-        headings={name: _name_column(name, cells.setting.distance_name) for name in shown},
+        headings={
+            name: _name_column(name, metrics[name], cells.setting.distance_name) for name in shown
+        },
+        measures=metrics,
         footnotes=_write_footnotes(cells, points, shown),
     )
 
@@ -145,19 +150,19 @@ def _join_markdown(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _rank(means: pd.Series, metric: str) -> pd.Series:
+def _rank(means: pd.Series, measure: Column) -> pd.Series:
     """1 for the best, 2 for the next best value; equal values share a rank, all equal have none."""
     finite = means.where(np.isfinite(means))
-    ranks = finite.rank(method="dense", ascending=MEASURES[metric].better == "lower")
+    ranks = finite.rank(method="dense", ascending=measure.better == "lower")
     differs = finite.nunique() > 1
     return ranks.where(differs & (ranks <= 2), 0).fillna(0).astype(int).reset_index(drop=True)
 
 
-def _name_column(metric: str, distance_name: str) -> str:
+def _name_column(metric: str, measure: Column, distance_name: str) -> str:
     """A short heading: FID by its usual names, another distance by what it is measured on."""
-    if MEASURES[metric].label.endswith(":") and distance_name == "FID":
-        return {"rfid": "rFID", "gfid": "gFID"}.get(metric, name_measure(metric, distance_name))
-    return MEASURES[metric].label.rstrip(":")
+    if measure.label.endswith(":") and distance_name == "FID":
+        return {"rfid": "rFID", "gfid": "gFID"}.get(metric, measure.full_label(distance_name))
+    return measure.short_label
 
 
 def _choose_decimals(means: pd.Series, errors: pd.Series) -> int:
@@ -171,7 +176,7 @@ def _choose_decimals(means: pd.Series, errors: pd.Series) -> int:
 
 def _list_headings(table: ResultTable, up: str, down: str) -> list[str]:
     named = [
-        f"{heading}{up if MEASURES[name].better == 'higher' else down}"
+        f"{heading}{up if table.measures[name].better == 'higher' else down}"
         for name, heading in table.headings.items()
     ]
     return ["alignment", "size", "latent dim", "seeds", *named]
@@ -219,7 +224,7 @@ def _write_footnotes(cells: Cells, points: pd.DataFrame, shown: list[str]) -> li
         f"Reconstruction and generation: {setting.distance_name}.",
         _say_spread(cells),
     ]
-    notes += _say_ties(points, shown)
+    notes += _say_ties(cells, points, shown)
     notes += _say_rows(cells)
     if len(cells.given):
         names = ", ".join(cells.given["alignment"])
@@ -238,16 +243,16 @@ def _say_spread(cells: Cells) -> str:
     return f"{text} Rows without ± have one." if few else text
 
 
-def _say_ties(points: pd.DataFrame, shown: list[str]) -> list[str]:
+def _say_ties(cells: Cells, points: pd.DataFrame, shown: list[str]) -> list[str]:
     """Says what the marks mean, and where the best is not told apart from the second best."""
     if len(points) < 2:
         return []
     tied = []
     for name in shown:
-        ranked = points.sort_values(name, ascending=MEASURES[name].better == "lower")
+        ranked = points.sort_values(name, ascending=cells.measures[name].better == "lower")
         first, second = ranked.iloc[0], ranked.iloc[1]
-        if compare_cells(first, second, name) in ("within noise", "no interval"):
-            tied.append(MEASURES[name].label.rstrip(":"))
+        if compare_cells(first, second, name, cells.measures) in ("within noise", "no interval"):
+            tied.append(cells.measures[name].short_label)
     note = "Bold: best mean; underlined: second best."
     if tied:
         note += (

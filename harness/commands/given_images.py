@@ -39,11 +39,10 @@ from harness.execution.stage_run import Outcome
 from harness.plan.plan import in_order, with_inputs
 from harness.plan.requests import check_resources
 from harness.reporting.texts import rows_text
+from harness.results.columns import COLUMNS, SCHEMA_VERSION
 from harness.results.folder import write_given_row
 from harness.results.protocol import generation_protocol, made_elsewhere, reconstruction_protocol
 from harness.results.rows import (
-    COLUMNS,
-    SCHEMA_VERSION,
     describe_extractor,
     generation_columns,
     reconstruction_columns,
@@ -302,7 +301,7 @@ def _described(columns: Iterable[str]) -> dict[str, Any]:
 
 
 def _typed(name: str, text: str) -> Any:
-    kind = COLUMNS[name].kind
+    kind = COLUMNS[name].type
     value = text if kind == "text" else parse_yaml(text)
     fits = {"text": str, "count": int, "number": int | float}[kind]
     if not isinstance(value, fits) or isinstance(value, bool):

@@ -57,8 +57,8 @@ def write_results(
     with wait_and_hold(results / ".writing.lease"):
         remove_temporary(results)
         write_yaml(results / "sweep.yaml", resolved_tree(plan.sweep))
-        rows, frame, grids = write_tables(plan, store, outcomes, results, wall_s)
-        figures, words = _analyse(results, frame)
+        rows, grids = write_tables(plan, store, outcomes, results, wall_s)
+        figures, words = _analyse(results)
     return Written(rows=rows, figures=figures, grids=grids, words=words, wall_s=wall_s)
 
 
@@ -100,7 +100,7 @@ def write_tables(
     wall_s: float,
     *,
     row_outcomes: Mapping[str, Outcome] | None = None,
-) -> tuple[list[dict[str, Any]], pd.DataFrame, list[Path]]:
+) -> tuple[list[dict[str, Any]], list[Path]]:
     """Write `rows/`, `table.*`, `curves.parquet`, `manifest.json` and `grids/`.
 
     Args:
@@ -112,13 +112,13 @@ def write_tables(
         row_outcomes: What rows without numbers say, where that is known from elsewhere.
 
     Returns:
-        The rows, the compiled table and the grids.
+        The rows and the grids.
     """
     rows = write_rows(plan, store, outcomes if row_outcomes is None else row_outcomes, results)
-    frame = compile_table(rows, results)
+    compile_table(rows, results)
     _write_curves(plan, store, results)
     write_json(results / "manifest.json", _manifest(plan, store, outcomes, wall_s))
-    return rows, frame, _copy_grids(plan, store, results)
+    return rows, _copy_grids(plan, store, results)
 
 
 def write_yaml(path: Path, tree: Mapping[str, Any]) -> None:
@@ -133,13 +133,14 @@ def write_csv(path: Path, frame: pd.DataFrame) -> None:
         frame.to_csv(temporary, index=False)
 
 
-def _analyse(results: Path, frame: pd.DataFrame) -> tuple[list[Path], str]:
+def _analyse(results: Path) -> tuple[list[Path], str]:
     """Figures and closing words; a table that cannot be drawn is told, the run has succeeded."""
     # Importing the analysis takes seconds, and plans and reruns that draw nothing need it not.
+    from analysis.table.reading import load_table
     from analysis.words.summary import summarize
 
     try:
-        return _figures(results), summarize(frame)
+        return _figures(results), summarize(load_table(results))
     except ValueError as error:
         return [], f"no figures: {error}"
 

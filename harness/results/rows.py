@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -17,6 +17,7 @@ from harness.config.tokenizer import AlignedWith
 from harness.execution.stage_run import Outcome
 from harness.metrics.extractors import INCEPTION_SHA256
 from harness.plan.plan import Plan, PlannedRow, with_inputs
+from harness.results.columns import COLUMNS, SCHEMA_VERSION, Column, ColumnType, MeasuredOn
 from harness.results.protocol import generation_protocol, reconstruction_protocol
 from harness.stages.encoder import EncoderStage
 from harness.stages.generation import guidance_label
@@ -24,137 +25,6 @@ from harness.stages.generator.stage import flops_per_image
 from harness.stages.stage import Stage
 from harness.storage.artifacts import Artifact, Store
 from harness.storage.durable import replacing, storage_errors, write_json
-
-SCHEMA_VERSION = 2
-"""Raised when a column changes its name or meaning."""
-
-Kind = Literal["text", "count", "number"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Column:
-    """One column of the table."""
-
-    kind: Kind
-    meaning: str
-    """What it holds, with its unit."""
-
-
-def _text(meaning: str) -> Column:
-    return Column(kind="text", meaning=meaning)
-
-
-def _count(meaning: str) -> Column:
-    return Column(kind="count", meaning=meaning)
-
-
-def _number(meaning: str) -> Column:
-    return Column(kind="number", meaning=meaning)
-
-
-COLUMNS: dict[str, Column] = {
-    "row_id": _text("name of the row: trial, snapshot and guidance"),
-    "trial_id": _text("name of the trial: its whole configuration"),
-    "sweep": _text("name of the sweep"),
-    "status": _text("done, failed, diverged, blocked, or pending"),
-    "error": _text("why there are no numbers, in one line"),
-    "failure_kind": _text(
-        "class of the failure: infrastructure, host_memory, device_memory, divergence, storage, "
-        "configuration or error; of a blocked row that of what blocks it"
-    ),
-    "dataset": _text("data set"),
-    "resolution": _count("side of the images [pixels]"),
-    "tokenizer": _text("kind of the tokenizer; a pretrained one's name and scaling too"),
-    "downsample": _count("image side over latent side"),
-    "latent_dim": _count("latent channels"),
-    "alignment": _text("kind of the alignment, `none` without"),
-    "alignment_encoder": _text("network that the tokenizer is aligned with"),
-    "alignment_encoder_accuracy": _number(
-        "that network's accuracy on the evaluation split, where it was trained here"
-    ),
-    "vf_weight": _number("weight of the alignment loss, 0 without alignment"),
-    "cos_margin": _number("margin of the alignment's cosine term"),
-    "distmat_margin": _number("margin of the alignment's distance-matrix term"),
-    "adaptive_vf": _text("whether gradient norms scale the alignment's weight: yes or no"),
-    "tokenizer_params": _count("parameters of encoder and decoder"),
-    "tokenizer_images": _count("images seen in training the tokenizer; empty for a pretrained one"),
-    "generator": _text("kind of the generator"),
-    "generator_size": _text("size of the generator"),
-    "patch_size": _count("side of a token [latent cells]"),
-    "generator_params": _count("parameters of the generator, position code included"),
-    "generator_flops_per_image": _number(
-        "FLOPs of one evaluation of the generator's velocity for one image, without guidance"
-    ),
-    "seed": _count("seed of the trial"),
-    "tokenizer_seed": _count("seed of the tokenizer"),
-    "generator_seed": _count("seed of the generator"),
-    "evaluation_seed": _count("seed of noise and labels in the evaluation"),
-    "generator_images": _count("images seen in training the generator, up to this snapshot"),
-    "guidance": _text("guidance in words, `none` without"),
-    "guidance_kind": _text("kind of the guidance"),
-    "guidance_scale": _number("scale of the guidance, 1 without"),
-    "label_policy": _text("classes asked for: balanced, random or as in the data"),
-    "rfid": _number("Fréchet distance of reconstructions to their originals; see distance_name"),
-    "psnr": _number("peak signal-to-noise ratio of reconstructions, mean over images [dB]"),
-    "ssim": _number("structural similarity of reconstructions, mean over images"),
-    "lpips": _number("perceptual distance of reconstructions (VGG16), mean over images"),
-    "gfid": _number(
-        "Fréchet distance of samples to the reference, mean over sampling seeds; see distance_name"
-    ),
-    "gfid_se": _number("standard error of gfid over sampling seeds, absent with one"),
-    "num_sampling_seeds": _count("sets of samples behind gfid and the metrics that follow"),
-    "gfid_infinity": _number("gfid extrapolated to infinitely many samples"),
-    "sfid": _number("Fréchet distance of spatial features, 7 channels of an inner layer"),
-    "inception_score": _number("inception score in the order of ADM's splits, higher is better"),
-    "inception_score_shuffled": _number("inception score over shuffled splits"),
-    "kid": _number("kernel distance of samples to the reference, mean over subsets"),
-    "kid_se": _number("standard error of kid, over subsets or, with several, over sampling seeds"),
-    "precision": _number("share of samples among the reference images' neighbourhoods"),
-    "recall": _number("share of reference images among the samples' neighbourhoods"),
-    "label_accuracy": _number("share of samples in which the extractor sees the class asked for"),
-    "density_cv": _number("coefficient of variation of the latents' density, after t-SNE"),
-    "density_gini": _number("Gini coefficient of the latents' density, after t-SNE"),
-    "density_entropy": _number("normalised entropy of the latents' density, after t-SNE"),
-    "linear_probe_accuracy": _number("accuracy of a linear classifier on the latents"),
-    "spectrum_high_share": _number("share of the latents' power above half the Nyquist frequency"),
-    "channel_std_ratio": _number("largest over smallest deviation of a latent channel"),
-    "num_images": _count("generated images behind gfid"),
-    "num_reference": _count("images behind the reference of gfid, absent where a file hides it"),
-    "num_reconstructions": _count("images behind rfid, psnr, ssim and lpips"),
-    "extractor": _text("feature network of the Fréchet distances"),
-    "distance_name": _text("what rfid and gfid are: FID, or in-domain Fréchet distance"),
-    "rank_deficient": _text(
-        "yes where fewer images than features are behind a distance, which biases it strongly"
-    ),
-    "num_skipped": _count("unreadable images left out of a given set, absent where made here"),
-    "extractor_accuracy": _number("the in-domain extractor's accuracy on the evaluation split"),
-    "provenance": _text(
-        "published (tokenizer and generator from files), reproduced, given (images made "
-        "elsewhere), or reconstruction of a method partly guessed"
-    ),
-    "protocol_name": _text("preset that the protocol of gfid equals"),
-    "protocol_hash": _text("hash of everything that moves gfid but no weight"),
-    "protocol": _text("what is hashed [JSON]"),
-    "reconstruction_protocol_name": _text("preset that the protocol of rfid equals"),
-    "reconstruction_protocol_hash": _text("hash of everything that moves rfid but no weight"),
-    "reconstruction_protocol": _text("what is hashed [JSON]"),
-    "tokenizer_key": _text("artifact of the tokenizer"),
-    "generator_key": _text("artifact of the generator"),
-    "generation_key": _text("artifact of the samples, of the first sampling seed"),
-    "tokenizer_s": _number("training time of the tokenizer [s]"),
-    "generator_s": _number("training time of the generator [s]"),
-    "generation_s": _number("time of sampling and its metrics [s]"),
-    "train_flops": _number("estimated FLOPs of training tokenizer and generator"),
-    "slices": _count(
-        "parts in which a stage of the row computed every batch, the most of any; above 1 where a "
-        "device ran out of memory"
-    ),
-    "device": _text("device that trained the generator"),
-    "git_revision": _text("code revision that made the samples"),
-    "created": _text("when the samples were made [UTC, ISO 8601]"),
-    "schema_version": _count("version of these columns"),
-}
-"""Column -> kind and meaning, in the order of the table."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,7 +73,7 @@ def make_row(
     values |= _tokenizer(artifacts) | _generator(row, artifacts)
     values |= _reconstruction(row, artifacts) | _generation(row, artifacts)
     if artifacts.diagnostics:
-        values |= {name: artifacts.diagnostics.result[name] for name in DIAGNOSTICS}
+        values |= metrics_of(artifacts.diagnostics.result, "latents")
     values["slices"] = _slices(artifacts)
     assert list(values) == list(COLUMNS), "a row has exactly the table's columns"
     return values
@@ -231,22 +101,36 @@ def write_row(values: Mapping[str, Any], results: Path) -> Path:
     return path
 
 
-def compile_table(rows: Sequence[Mapping[str, Any]], results: Path) -> pd.DataFrame:
-    """Write `table.parquet` (with units in the schema) and `table.csv`."""
-    types = {"text": pa.string(), "count": pa.int64(), "number": pa.float64()}
+_ARROW_TYPES: dict[ColumnType, pa.DataType] = {
+    "text": pa.string(),
+    "count": pa.int64(),
+    "number": pa.float64(),
+}
+
+
+def compile_table(
+    rows: Sequence[Mapping[str, Any]], results: Path, columns: Mapping[str, Column] = COLUMNS
+) -> None:
+    """Write `table.parquet` (with what is known of each column in its schema) and `table.csv`.
+
+    Args:
+        rows: Values by column; a column that a row lacks is empty there.
+        results: The results folder.
+        columns: The table's columns; a column has its type even where no row has a value.
+    """
     schema = pa.schema(
         [
-            pa.field(name, types[column.kind], metadata={"description": column.meaning})
-            for name, column in COLUMNS.items()
+            pa.field(name, _ARROW_TYPES[column.type], metadata=column.metadata())
+            for name, column in columns.items()
         ]
     )
     table = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
     with replacing(results / "table.parquet") as path:
         pq.write_table(table, path)
+    # Without the mapper a count that is missing somewhere would be written as 3.0.
     frame = table.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
     with replacing(results / "table.csv") as path:
         frame.to_csv(path, index=False)
-    return frame
 
 
 def _configuration(row: PlannedRow, sweep: str) -> dict[str, Any]:
@@ -386,7 +270,7 @@ def _reconstruction(row: PlannedRow, artifacts: RowArtifacts) -> dict[str, Any]:
 def reconstruction_columns(result: Mapping[str, Any]) -> dict[str, Any]:
     """Metrics of a tokenizer from the result of its stage."""
     return {
-        **{name: result[name] for name in ("rfid", "psnr", "ssim", "lpips")},
+        **metrics_of(result, "reconstructions"),
         "num_reconstructions": result["num_images"],
         "rank_deficient": "yes" if result["rank_deficient"] else "no",
     }
@@ -414,40 +298,36 @@ def _generation(row: PlannedRow, artifacts: RowArtifacts) -> dict[str, Any]:
     }
 
 
-DIAGNOSTICS = (
-    "density_cv",
-    "density_gini",
-    "density_entropy",
-    "linear_probe_accuracy",
-    "spectrum_high_share",
-    "channel_std_ratio",
-)
-"""Columns that a look at the latents gives."""
+def metrics_of(result: Mapping[str, Any], part: MeasuredOn) -> dict[str, Any]:
+    """The metrics of a part, by column, as its stage reported them.
 
-SAMPLE_METRICS = (
-    "gfid",
-    "gfid_infinity",
-    "sfid",
-    "inception_score",
-    "inception_score_shuffled",
-    "kid",
-    "kid_se",
-    "precision",
-    "recall",
-    "label_accuracy",
-)
-"""Columns that a set of samples gives; a row holds their mean over its sets."""
+    Args:
+        result: The result in the stage's artifact.
+        part: What they are measured on.
+
+    Returns:
+        None for a metric that could not be measured, and for one that did not exist when the
+        artifact was made: a new metric is no reason to sample again.
+    """
+    columns = [c for c in COLUMNS.values() if c.measured_on == part and c.type == "number"]
+    # A result's key holds the VERSION of its stage, so an artifact that is found has every metric
+    # that existed when VERSION was last raised. One of those can only be absent by a mistake in
+    # the stage, such as a name that was changed there, and must not pass for "not measured".
+    absent = [c.name for c in columns if c.promised and c.name not in result]
+    assert not absent, f"a stage must report {absent}, but its result has only {sorted(result)}"
+    return {column.name: result.get(column.name) for column in columns}
 
 
 def generation_columns(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Metrics of samples, from the results of one stage or more (one a sampling seed)."""
     values: dict[str, Any] = {}
-    for name in SAMPLE_METRICS:
-        found = [result[name] for result in results]
+    measured = [metrics_of(result, "samples") for result in results]
+    for name in measured[0]:
+        found = [metrics[name] for metrics in measured]
         values[name] = None if None in found else statistics.fmean(found)
     if len(results) > 1:
         for name in ("gfid", "kid"):
-            found = [result[name] for result in results]
+            found = [metrics[name] for metrics in measured]
             error = None if None in found else statistics.stdev(found) / math.sqrt(len(found))
             values[f"{name}_se"] = error
     return {

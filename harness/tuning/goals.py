@@ -5,23 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from harness.results.rows import COLUMNS
+from harness.results.columns import COLUMNS
 from harness.schema.reading import ConfigError, nearest
 
-HIGHER_IS_BETTER = {
-    "psnr",
-    "ssim",
-    "label_accuracy",
-    "inception_score",
-    "inception_score_shuffled",
-    "precision",
-    "recall",
-    "linear_probe_accuracy",
-    "density_entropy",
-}
-"""Columns that are maximised unless a file says otherwise; all others are minimised."""
-RECONSTRUCTION_COLUMNS = ("rfid", "psnr", "ssim", "lpips")
-"""Columns that are known before the generator is trained."""
 FORBID: Any = {"extra": "forbid"}
 
 
@@ -43,8 +29,8 @@ class Objective:
 
     @property
     def usual(self) -> str:
-        """The better direction of the column."""
-        return "maximise" if self.column in HIGHER_IS_BETTER else "minimise"
+        """The better direction of the column; down where the table knows of none."""
+        return "maximise" if COLUMNS[self.column].better == "higher" else "minimise"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +91,7 @@ class Goals:
     @property
     def gated(self) -> bool:
         """Whether a cap can tell before the generator is trained."""
-        return any(column in RECONSTRUCTION_COLUMNS for column in self.caps)
+        return any(COLUMNS[column].measured_on == "reconstructions" for column in self.caps)
 
     @property
     def constraints(self) -> list[str]:
@@ -187,10 +173,10 @@ def _finite(value: Any) -> bool:
 
 
 def _check_column(column: str, path: str) -> None:
-    numbers = [name for name, about in COLUMNS.items() if about.kind in ("number", "count")]
+    numbers = [name for name, about in COLUMNS.items() if about.type != "text"]
     if column not in numbers:
         raise ConfigError(
             f"must be a column of numbers of the table, but got {column!r}"
-            f"{nearest(column, numbers)} (columns: harness/results/rows.py)",
+            f"{nearest(column, numbers)} (columns: harness/results/columns.py)",
             path=path,
         )

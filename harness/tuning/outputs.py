@@ -88,7 +88,7 @@ def write_trials(
     points = {one.point.trial_id: one.point for one in told}
     plan = make_plan(tuning.sweep(list(points.values())))
     recorded = recorded_outcomes(told, plan)
-    rows, _, _ = write_tables(plan, store, outcomes, results, wall_s, row_outcomes=recorded)
+    rows, _ = write_tables(plan, store, outcomes, results, wall_s, row_outcomes=recorded)
     by_id = {row["row_id"]: row for row in rows}
     judged = {
         trial_id: by_id[judged_row(make_plan(tuning.sweep([point]))).row_id]

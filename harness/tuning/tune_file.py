@@ -19,7 +19,7 @@ from harness.config.sweep import (
 )
 from harness.config.trial import Trial
 from harness.plan.requests import check_resources
-from harness.results.rows import DIAGNOSTICS, SAMPLE_METRICS
+from harness.results.columns import COLUMNS
 from harness.schema.keys import content_hash
 from harness.schema.reading import ConfigError
 from harness.tuning.goals import Cap, Goals, Objective
@@ -27,12 +27,6 @@ from harness.tuning.space import Axes, Presets, SearchSpace, parse_space
 
 MAX_CORNERS = 256
 """Corners of the search space whose trials are built when the file is read."""
-GENERATION_COLUMNS = (
-    *SAMPLE_METRICS,
-    *("gfid_se", "generation_s", "generator_s", "generator_params", "generator_images"),
-    *("generator_flops_per_image", "num_images", "num_reference", "num_sampling_seeds"),
-)
-"""Columns that a trial without a generator leaves empty."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,9 +291,10 @@ def _check_measurable(tuning: Tuning, points: Sequence[Point]) -> None:
 
 def _unmeasured(column: str, trial: Trial) -> str:
     """Why a trial has no value in a column, with the remedy; empty where it may have one."""
-    if column in GENERATION_COLUMNS and trial.generator is None:
+    part = COLUMNS[column].measured_on
+    if part in ("generator", "samples") and trial.generator is None:
         return "the trial has no generator; add one, or use columns of the reconstruction"
-    if column in DIAGNOSTICS and trial.evaluation.diagnostics.kind == "none":
+    if part == "latents" and trial.evaluation.diagnostics.kind == "none":
         return "latents are not looked at; set evaluation.diagnostics"
     if column == "lpips" and trial.evaluation.perceptual.kind == "none":
         return "there is no perceptual network; set evaluation.perceptual"

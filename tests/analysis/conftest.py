@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from analysis.table.reading import REQUIRED_COLUMNS, SEED_COLUMNS, load_table
+from analysis.table.columns import REQUIRED_COLUMNS, SEED_COLUMNS
+from analysis.table.reading import load_table
 
 MakeRow = Callable[..., dict[str, Any]]
 Load = Callable[[list[dict[str, Any]]], pd.DataFrame]

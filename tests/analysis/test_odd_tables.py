@@ -13,7 +13,8 @@ from analysis.figures.frontier import compute_frontier
 from analysis.figures.guidance import compute_guidance
 from analysis.statistics.dilemma_slope import compute_dilemma_slopes
 from analysis.statistics.gain import compute_gains
-from analysis.table.reading import REQUIRED_COLUMNS, check_table
+from analysis.table.columns import REQUIRED_COLUMNS
+from analysis.table.reading import check_table
 from analysis.words.summary import summarize
 from analysis.words.tables import compute_result_table, format_csv, format_latex, format_markdown
 

@@ -8,7 +8,7 @@ import pytest
 
 from analysis.page.grids import index_grids, write_grids_page
 from analysis.report import main, write_figures, write_report
-from analysis.table.reading import REQUIRED_COLUMNS
+from analysis.table.columns import REQUIRED_COLUMNS
 
 FIGURES = {
     f"{name}.{suffix}"

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from analysis.report import write_report
-from analysis.table.reading import REQUIRED_COLUMNS
+from analysis.table.columns import REQUIRED_COLUMNS
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = os.environ.get("CHROMIUM") or next(

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.report import main as report
-from analysis.table.reading import REQUIRED_COLUMNS
+from analysis.table.columns import REQUIRED_COLUMNS
 
 SHAPES = {
     "100 configurations, 4 guidances, 5 snapshots": (4, 5, 5, 4, 5),

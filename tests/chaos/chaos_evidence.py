@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from harness.results.rows import COLUMNS
+from harness.results.columns import COLUMNS
 
 TIMED = {"tokenizer_s", "generator_s", "generation_s", "created", "git_revision", "device"}
 """Columns that tell times and machines; no two runs have the same."""

@@ -10,8 +10,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis.table.reading import REQUIRED_COLUMNS
-from harness.results.rows import COLUMNS
+from analysis.table.columns import REQUIRED_COLUMNS
+from harness.results.columns import COLUMNS
 from harness.run import main
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ import yaml
 from harness.execution.stage_run import Outcome
 from harness.executors import StageEvent
 from harness.executors.inline import InlineExecutor
-from harness.results.rows import COLUMNS
+from harness.results.columns import COLUMNS
 
 
 def test_a_small_sweep_runs_and_repeats_nothing(command, write, tree):
@@ -115,7 +115,9 @@ def test_the_table_says_what_its_columns_mean(command, write, tree):
     schema = pq.read_schema("results/small/table.parquet")
     assert schema.names == list(COLUMNS)
     for name, column in COLUMNS.items():
-        assert schema.field(name).metadata[b"description"].decode() == column.meaning
+        known = {key.decode(): text.decode() for key, text in schema.field(name).metadata.items()}
+        assert known == column.metadata()
+        assert known["description"] == column.meaning
 
 
 def test_the_manifest_names_command_stages_and_machine(command, write, tree):

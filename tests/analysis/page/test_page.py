@@ -12,8 +12,9 @@ from analysis.page.markup import Html, tag, void_tag
 from analysis.page.page import PageContent, render_page
 from analysis.page.pictures import Album, collect_pictures
 from analysis.report import write_report
+from analysis.table.columns import REQUIRED_COLUMNS
 from analysis.table.protocols import split_by_protocol
-from analysis.table.reading import REQUIRED_COLUMNS, check_table
+from analysis.table.reading import check_table
 from analysis.words.provenance import trace_table
 from analysis.words.summary import say_results
 

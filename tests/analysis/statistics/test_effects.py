@@ -9,10 +9,15 @@ from analysis.statistics.effects import (
     compute_alignment_effects,
     compute_dilemma_effects,
 )
+from analysis.table.columns import known_columns
 
 
 def _cell(mean, error, num_seeds=3):
     return pd.Series({"gfid": mean, "gfid_se": error, "num_seeds": num_seeds})
+
+
+def _compare(first, second):
+    return compare_cells(first, second, "gfid", known_columns())
 
 
 @pytest.mark.parametrize(
@@ -26,13 +31,11 @@ def _cell(mean, error, num_seeds=3):
     ],
 )
 def test_a_difference_is_one_beyond_welchs_interval(first, second, verdict):
-    assert compare_cells(_cell(*first), _cell(*second), "gfid") == verdict
+    assert _compare(_cell(*first), _cell(*second)) == verdict
 
 
 def test_two_seeds_need_a_larger_difference_than_five():
-    verdicts = [
-        compare_cells(_cell(4.5, 0.5, count), _cell(2.0, 0.5, count), "gfid") for count in (2, 5)
-    ]
+    verdicts = [_compare(_cell(4.5, 0.5, count), _cell(2.0, 0.5, count)) for count in (2, 5)]
     assert verdicts == ["within noise", "higher"]
 
 

@@ -2,20 +2,12 @@ import json
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from analysis.table.reading import (
-    NUMERIC_COLUMNS,
-    OPTIONAL_COLUMNS,
-    REQUIRED_COLUMNS,
-    check_table,
-    load_table,
-    load_tables,
-)
-
-
-def test_every_numeric_column_is_a_required_one():
-    assert set(NUMERIC_COLUMNS) <= set(REQUIRED_COLUMNS)
+from analysis.table.columns import REQUIRED_COLUMNS, columns_of, known_columns
+from analysis.table.reading import check_table, load_table, load_tables
 
 
 def test_csv_and_parquet_give_the_same_table(make_row, tmp_path):
@@ -90,7 +82,8 @@ def test_missing_values_of_every_kind_become_nan_or_none(make_row):
     nullable = rows.astype({"generator_images": "Int64"})
     nullable.loc[1, ["generator_images", "error"]] = pd.NA
     checked = check_table(nullable)
-    assert all(checked[column].dtype == float for column in NUMERIC_COLUMNS)
+    for name, column in known_columns().items():
+        assert checked[name].dtype == (float if column.is_number else object)
     assert np.isnan(checked["generator_images"][1])
     assert checked["error"][1] is None
 
@@ -101,7 +94,7 @@ def test_an_empty_table_loads(load):
 
 def test_a_table_of_the_first_schema_has_later_columns_as_missing(make_row, load):
     table = load([make_row()])
-    assert set(OPTIONAL_COLUMNS) <= set(table.columns)
+    assert set(known_columns()) <= set(table.columns)
     assert table["sfid"].dtype == float
     assert table["sfid"].isna().all()
     assert table["protocol_name"].tolist() == [None]
@@ -112,6 +105,49 @@ def test_a_later_column_is_read_as_its_kind(make_row, tmp_path):
     pd.DataFrame([row]).to_csv(tmp_path / "table.csv", index=False)
     table = load_table(tmp_path)
     assert (table["sfid"][0], table["rank_deficient"][0]) == (4.25, "yes")
+
+
+def _describe(table, **about):
+    """Writes a column's words into a table's schema, as the harness does."""
+    position = table.schema.get_field_index("axis.x")
+    field = table.schema.field(position).with_metadata(about)
+    return table.cast(table.schema.set(position, field))
+
+
+def _stored(folder, values, **about):
+    rows = [make | {"axis.x": value} for make, value in values]
+    folder.mkdir()
+    table = _describe(pa.Table.from_pandas(pd.DataFrame(rows)), **about)
+    pq.write_table(table, folder / "table.parquet")
+    return folder
+
+
+def test_a_column_that_only_its_schema_knows_is_what_the_schema_says(make_row, tmp_path):
+    about = {"type": "text", "description": "an axis", "label": "x"}
+    table = load_table(_stored(tmp_path / "a", [(make_row(), 4)], **about))
+    assert table["axis.x"].tolist() == ["4"]
+    assert columns_of(table)["axis.x"].label == "x"
+    kept = table[table["status"] == "done"].assign(more=1).sort_values("row_id")
+    assert columns_of(kept)["axis.x"] == columns_of(table)["axis.x"]
+
+
+def test_types_that_tables_describe_differently_become_the_wider_one(make_row, tmp_path):
+    number = _stored(tmp_path / "n", [(make_row(), 4)], type="number", description="an axis")
+    text = _stored(tmp_path / "t", [(make_row(seed=1), "none")], type="text", description="it")
+    plain = _stored(tmp_path / "p", [(make_row(seed=2), None)])
+    assert load_tables([number, text])["axis.x"].tolist() == ["4.0", "none"]
+    assert load_tables([plain, number])["axis.x"].dtype == float
+    assert load_tables([plain, text])["axis.x"].tolist() == [None, "none"]
+
+
+def test_a_type_that_is_none_is_refused_by_column_and_file(make_row, tmp_path):
+    with pytest.raises(ValueError, match=r"table.parquet must be .*'axis.x' must be one of"):
+        load_table(_stored(tmp_path / "a", [(make_row(), 4)], type="complex"))
+
+
+def test_a_folder_like_a_partition_adds_no_column(make_row, tmp_path):
+    folder = _stored(tmp_path / "kid=7", [(make_row(), 4)])
+    assert load_table(folder)["kid"].isna().all()
 
 
 def _write(folder, rows):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from harness.plan.plan import make_plan
-from harness.results.rows import DIAGNOSTICS
+from harness.results.columns import COLUMNS
 
 ASKED = "evaluation.diagnostics={kind: latents, num_images: 300, num_vectors: 100}"
 
@@ -16,7 +16,9 @@ def test_the_numbers_stand_in_every_row_of_the_tokenizer(command, write, tree):
     ended = command(write(tree), "--set", ASKED)
     assert ended.code == 0, ended.err
     first, second = csv.DictReader(Path("results/small/table.csv").read_text().splitlines())
-    for name in DIAGNOSTICS:
+    looked_at = [column.name for column in COLUMNS.values() if column.measured_on == "latents"]
+    assert len(looked_at) == 6
+    for name in looked_at:
         assert first[name] == second[name] != ""
     assert 0 < float(first["linear_probe_accuracy"]) < 1
     assert float(first["channel_std_ratio"]) >= 1

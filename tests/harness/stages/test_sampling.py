@@ -9,7 +9,7 @@ import pytest
 
 from harness.evaluate import main as evaluate
 from harness.plan.plan import make_plan
-from harness.results.rows import SAMPLE_METRICS
+from harness.results.columns import COLUMNS
 from harness.storage.artifacts import Store
 
 
@@ -29,9 +29,10 @@ def test_a_row_holds_every_metric_of_its_samples(command, write, tree):
     tree["trial"]["evaluation"]["num_images"] = 200
     assert command(write(tree)).code == 0
     found = row()
-    empty = [name for name in SAMPLE_METRICS if not found[name]]
-    # 200 images are fewer than one subset of the kernel distance, which then has no error.
-    assert empty == ["kid_se"]
+    columns = [column.name for column in COLUMNS.values() if column.measured_on == "samples"]
+    # One set of samples has no error between sets, and 200 images are fewer than one subset of
+    # the kernel distance, which then has none either.
+    assert [name for name in columns if not found[name]] == ["gfid_se", "kid_se"]
     assert found["rank_deficient"] == "no"
     assert 0 <= float(found["precision"]) <= 1
 

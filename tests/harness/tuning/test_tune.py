@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 import yaml
 
+from harness.results.columns import COLUMNS
 from harness.results.events import read_events
-from harness.results.rows import COLUMNS
 from harness.run import main as run_sweep
 from harness.stages import registry
 from harness.storage.lease import hold

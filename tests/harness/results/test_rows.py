@@ -1,0 +1,77 @@
+"""Types of the compiled table come from the columns' specification and never from the rows."""
+
+import json
+from dataclasses import replace
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from analysis.table.columns import columns_of
+from analysis.table.reading import load_table, load_tables
+from harness.results.columns import COLUMNS
+from harness.results.rows import compile_table
+
+TYPES = {"text": pa.string(), "count": pa.int64(), "number": pa.float64()}
+OWN = replace(
+    COLUMNS["density_cv"], name="plugin.sharpness", meaning="how sharp", label="sharpness"
+)
+AXIS = replace(COLUMNS["patch_size"], name="axis.steps", meaning="axis of the sweep")
+
+
+def row(name: str, **values):
+    return dict.fromkeys(COLUMNS) | {"row_id": name, "status": "pending"} | values
+
+
+@pytest.mark.parametrize("rows", [[], [row("a")], [{"row_id": "a", "status": "failed"}]])
+def test_an_empty_column_has_its_type(tmp_path, rows):
+    compile_table(rows, tmp_path)
+    schema = pq.read_schema(tmp_path / "table.parquet")
+    assert {name: schema.field(name).type for name in schema.names} == {
+        name: TYPES[column.type] for name, column in COLUMNS.items()
+    }
+    table = load_table(tmp_path)
+    for name, column in COLUMNS.items():
+        assert table[name].dtype == (object if column.type == "text" else float), name
+
+
+def test_a_count_that_is_missing_somewhere_stays_whole(tmp_path):
+    compile_table([row("a", slices=3), row("b")], tmp_path)
+    assert pd.read_csv(tmp_path / "table.csv", dtype=str)["slices"].fillna("").tolist() == ["3", ""]
+
+
+def test_rows_read_back_from_their_files_give_the_same_table(tmp_path):
+    rows = [row("a", guidance="none", rfid=1.0, num_images=None), row("b")]
+    compile_table(rows, tmp_path)
+    before = (tmp_path / "table.parquet").read_bytes()
+    compile_table(json.loads(json.dumps(rows)), tmp_path)
+    assert (tmp_path / "table.parquet").read_bytes() == before
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_joined_tables_keep_the_types_of_columns_that_one_of_them_lacks(tmp_path, order):
+    plain, further = tmp_path / "plain", tmp_path / "further"
+    for folder in (plain, further):
+        folder.mkdir()
+    compile_table([row("a")], plain)
+    columns = COLUMNS | {OWN.name: OWN, AXIS.name: AXIS}
+    compile_table([row("b", **{AXIS.name: None, OWN.name: 2.5})], further, columns)
+    table = load_tables([(plain, further)[i] for i in order])
+    assert table[AXIS.name].dtype == float
+    assert table.set_index("row_id")[OWN.name].fillna(-1).to_dict() == {"a": -1.0, "b": 2.5}
+    for name, column in COLUMNS.items():
+        assert table[name].dtype == (object if column.type == "text" else float), name
+    known = columns_of(table)[OWN.name]
+    assert (known.label, known.better, known.of_tokenizer) == ("sharpness", "lower", True)
+
+
+def test_empty_tables_join_with_all_their_columns(tmp_path):
+    text = replace(COLUMNS["generator"], name="axis.sampler", meaning="axis of the sweep")
+    for name, columns in (("one", COLUMNS | {text.name: text}), ("two", COLUMNS)):
+        (tmp_path / name).mkdir()
+        compile_table([], tmp_path / name, columns)
+    table = load_tables([tmp_path / "one", tmp_path / "two"])
+    assert table.empty
+    assert table[text.name].dtype == object
+    assert table["slices"].dtype == float
