@@ -64,7 +64,9 @@ def load_curves(results_dir: Path | str) -> pd.DataFrame:
     files = [folder / "curves.parquet", folder / "curves.csv"]
     file = next((file for file in files if file.is_file()), None)
     if file is None:
-        return pd.DataFrame(columns=list(CURVE_COLUMNS))
+        # Curves of several folders are joined; without types this would take theirs away.
+        numbers = {"step": "int64", "images": "int64", "value": "float64"}
+        return pd.DataFrame(columns=list(CURVE_COLUMNS)).astype(numbers)
     try:
         curves = pd.read_parquet(file) if file.suffix == ".parquet" else pd.read_csv(file)
     except (OSError, ValueError) as error:

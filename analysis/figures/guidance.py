@@ -98,7 +98,9 @@ def draw_guidance(data: GuidanceData) -> Figure:
                 x="guidance_scale",
                 y=metric,
                 x_label="guidance scale (1: none)" if metric == metrics[-1] else "",
-                y_label=data.measures[metric].full_label(data.setting.distance_name).replace(": ", ":\n"),
+                y_label=data.measures[metric]
+                .full_label(data.setting.distance_name)
+                .replace(": ", ":\n"),
             )
             for metric in metrics
         ],

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache, lru_cache
 from importlib import resources
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -168,7 +169,7 @@ def _parse(text: str) -> Columns:
     return {name: _column(name, about) for name, about in json.loads(text).items()}
 
 
-def _type_of(dtype: object) -> str:
+def _type_of(dtype: Any) -> str:
     """The type of a column of which nothing else is known."""
     if pd.api.types.is_bool_dtype(dtype) or not pd.api.types.is_numeric_dtype(dtype):
         return "text"

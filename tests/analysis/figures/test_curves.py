@@ -78,6 +78,14 @@ def test_a_folder_without_curves_gives_none(tmp_path, table):
     assert compute_curves(curves, table) == []
 
 
+def test_a_folder_without_curves_takes_no_type_from_anothers(tmp_path):
+    pd.DataFrame(_curve("a", [4.0, 2.0])).to_csv(tmp_path / "curves.csv", index=False)
+    known, none = load_curves(tmp_path), load_curves(tmp_path / "absent")
+    for order in ([known, none], [none, known]):
+        joined = pd.concat(order, ignore_index=True)
+        assert [joined[name].dtype for name in ("step", "images", "value")] == [int, int, float]
+
+
 def test_a_wrong_file_of_curves_is_refused(tmp_path):
     pd.DataFrame({"key": ["a"]}).to_csv(tmp_path / "curves.csv", index=False)
     with pytest.raises(ValueError, match="but lacks stage_kind"):
