@@ -22,8 +22,8 @@ from harness.benchmarks.defaults import default_sizes, default_trial
 from harness.benchmarks.measuring import Bench
 from harness.benchmarks.rows import Row, as_json, as_text, write_rows
 from harness.benchmarks.subject import make_subject
+from harness.commands.exit_codes import EXIT_DONE, exit_code
 from harness.commands.options import add_settings, count, seconds
-from harness.commands.running import EXIT_DONE, exit_code
 from harness.config.sweep import load_sweep
 from harness.config.trial import Trial
 from harness.machine.environment import command_line, environment

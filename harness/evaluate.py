@@ -9,18 +9,11 @@ sweep, so that a published model or one's own gets its point on the frontier.
 """
 
 import argparse
-import dataclasses
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from harness.commands.given_images import GivenImages, evaluate_images
-from harness.commands.options import add_options, check_options
-from harness.commands.running import exit_code
-from harness.config.sweep import Point, Sweep, load_sweep
-from harness.plan.plan import make_plan
-from harness.run import run_sweep
-from harness.schema.reading import ConfigError
+from harness.commands.exit_codes import exit_code
+from harness.commands.options import RunOptions, add_run_options, read_into
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,11 +21,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0: all rows are done. 1: some rows failed, each is named. 2: the request is wrong.
     """
-    options = _parse(arguments)
-    return exit_code(lambda: _evaluate(options))
+    parser, kinds = _parsers()
+    asked = parser.parse_args(arguments)
+    options = RunOptions.of(asked, kinds[asked.what])
+    return exit_code(lambda: _evaluate(asked, options))
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The parser, and that of each kind of evaluation by its name."""
     parser = argparse.ArgumentParser(
         prog="python -m harness.evaluate",
         description="Score what was not trained here, under the protocol of a sweep file: rows "
@@ -46,17 +42,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         ("tokenizer", "tokenizers from checkpoints: reconstruction metrics, no generator"),
         ("generator", "generators and their tokenizers from checkpoints: samples and all metrics"),
     ):
-        kind = kinds.add_parser(name, help=text)
-        kind.add_argument("--dry-run", action="store_true", help="print the plan, start nothing")
-        kind.set_defaults(only=None)
-    for kind in kinds.choices.values():
-        kind.add_argument(
-            "sweep", type=Path, help="a sweep file: data, extractor, reference, numbers of images"
-        )
-        add_options(kind)
-    options = parser.parse_args(arguments)
-    check_options(kinds.choices[options.what], options)
-    return options
+        kinds.add_parser(name, help=text)
+    for name, kind in kinds.choices.items():
+        file = "a sweep file: data, extractor, reference, numbers of images"
+        add_run_options(kind, sweep=file, dry_run=name != "images")
+    return parser, dict(kinds.choices)
 
 
 def _add_images_options(parser: argparse.ArgumentParser) -> None:
@@ -97,53 +87,17 @@ def _add_images_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _evaluate(options: argparse.Namespace) -> int:
+def _evaluate(asked: argparse.Namespace, options: RunOptions) -> int:
+    # After the command line was read: PyTorch takes seconds, and `--help` does not need it.
+    from harness.commands.given_images import GivenImages, evaluate_images
+    from harness.commands.given_networks import from_checkpoints
+    from harness.commands.run_sweep import run_sweep
+    from harness.config.sweep import load_sweep
+
     sweep = load_sweep(options.sweep, options.settings)
-    if options.what == "images":
-        given = GivenImages(
-            name=options.name,
-            samples=options.samples,
-            reference=options.reference,
-            reconstructions=options.reconstructions,
-            originals=options.originals,
-            columns=tuple(options.columns),
-            as_declared=options.as_declared,
-            on_unreadable=options.on_unreadable,
-        )
-        return evaluate_images(options, sweep, given)
-    return run_sweep(options, _from_files(sweep, with_generator=options.what == "generator"))
-
-
-def _from_files(sweep: Sweep, *, with_generator: bool) -> Sweep:
-    """The sweep whose networks all come from files; without generators, each tokenizer once.
-
-    Raises:
-        ConfigError: A network would be trained, or there is no generator.
-    """
-    points: dict[str, Point] = {}
-    for point in sweep.points:
-        if not with_generator:
-            point = dataclasses.replace(
-                point, trial=dataclasses.replace(point.trial, generator=None)
-            )
-        elif point.trial.generator is None:
-            raise ConfigError(
-                "must be a block, but the trial has none; use `evaluate tokenizer`",
-                path="trial.generator",
-                source=sweep.source,
-            )
-        points.setdefault(point.trial_id, point)
-    file = dataclasses.replace(sweep.file, name=f"{sweep.file.name}-evaluated")
-    evaluated = dataclasses.replace(sweep, file=file, points=tuple(points.values()))
-    for stage in make_plan(evaluated).stages:
-        if stage.kind in ("tokenizer", "generator") and not stage.config.checkpoint:
-            raise ConfigError(
-                f"must name the file of a trained {stage.kind}, but {stage.label!r} would be "
-                "trained, and nothing is trained here; set it, or use harness.run",
-                path=f"trial.{stage.kind}.checkpoint",
-                source=sweep.source,
-            )
-    return evaluated
+    if asked.what == "images":
+        return evaluate_images(options, sweep, read_into(GivenImages, asked))
+    return run_sweep(options, from_checkpoints(sweep, with_generator=asked.what == "generator"))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from harness.commands.running import EXIT_DONE, exit_code
+from harness.commands.exit_codes import EXIT_DONE, exit_code
 from harness.data.latents.folder import (
     SHARD_NAME,
     STATISTICS_FILE,

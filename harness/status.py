@@ -12,18 +12,16 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.live import Live
-
-from harness.commands.running import EXIT_DONE, EXIT_ROWS_FAILED, exit_code
+from harness.commands.exit_codes import EXIT_DONE, EXIT_ROWS_FAILED, EXIT_UNFINISHED, exit_code
 from harness.config.sweep import load_sweep
 from harness.plan.plan import make_plan
-from harness.reporting.overview import StageState, State, drawing, duration, headline, progress_text
+from harness.reporting.overview import headline, progress_text
+from harness.reporting.stage_states import StageState, State
 from harness.reporting.status import SweepStatus, events_of, look
+from harness.reporting.words import duration
 from harness.schema.reading import ConfigError
 from harness.storage.artifacts import Store
 
-EXIT_UNFINISHED = 3
 WATCH_EVERY_S = 2.0
 """Seconds between two looks with `--watch`."""
 DETAILED: tuple[State, ...] = (
@@ -80,6 +78,12 @@ def _code(status: SweepStatus) -> int:
 
 
 def _watch(options: argparse.Namespace, look_now: Callable[[], SweepStatus]) -> int:
+    # Only a watch draws; one look prints lines.
+    from rich.console import Console
+    from rich.live import Live
+
+    from harness.reporting.drawing import drawing
+
     console = Console()
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while True:

@@ -5,22 +5,18 @@ are compared with their originals pair by pair. Results of one name gather rows:
 own, and the same images under the same protocol replace their earlier row.
 """
 
-import argparse
 import datetime
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness.commands.running import (
-    EXIT_DONE,
-    EXIT_ROWS_FAILED,
-    check_networks,
-    check_start,
-    execute,
-)
+from harness.commands.exit_codes import EXIT_DONE, EXIT_ROWS_FAILED
+from harness.commands.options import RunOptions
+from harness.commands.planning import check_networks
+from harness.commands.run_stages import check_start, execute
 from harness.config.data import published
 from harness.config.protocol_presets import generation_name, reconstruction_name
 from harness.config.reference import ReferenceImages, ReferenceSource, StatisticsFile
@@ -38,7 +34,7 @@ from harness.data.sample_archive import SampleArchive
 from harness.execution.stage_run import Outcome
 from harness.plan.plan import in_order, with_inputs
 from harness.plan.requests import check_resources
-from harness.reporting.texts import rows_text
+from harness.reporting.closing_text import rows_text
 from harness.results.columns import COLUMNS, SCHEMA_VERSION
 from harness.results.folder import write_given_row
 from harness.results.protocol import generation_protocol, made_elsewhere, reconstruction_protocol
@@ -92,7 +88,7 @@ class GivenImages:
     """Place of reconstructed images."""
     originals: str | None
     """Place of what they are reconstructions of."""
-    columns: tuple[str, ...]
+    columns: Sequence[str]
     """`NAME=VALUE` of describing columns."""
     as_declared: bool
     """The images were made as the sweep's evaluation says."""
@@ -115,7 +111,7 @@ class _Request:
         return [stage for stage in (self.samples, self.pairs) if stage is not None]
 
 
-def evaluate_images(options: argparse.Namespace, sweep: Sweep, given: GivenImages) -> int:
+def evaluate_images(options: RunOptions, sweep: Sweep, given: GivenImages) -> int:
     """Score given images and write their row; returns the exit code.
 
     Raises:
@@ -138,7 +134,7 @@ def evaluate_images(options: argparse.Namespace, sweep: Sweep, given: GivenImage
     to_run = [stage for stage in stages if not store.find(stage.kind, stage.key)]
     check_networks(to_run, sweep.source)
     check_start(options, to_run, results, sweep.source)
-    outcomes = execute(options, to_run, store, sweep.file, sweep.source, lambda _: None)
+    outcomes = execute(options, to_run, store, sweep.file, sweep.source, lambda event: None)
     row = _row(request, given, described, store, outcomes)
     artifacts = [a for a in (store.find(s.kind, s.key) for s in stages) if a]
     rows = write_given_row(row, artifacts, results, time.monotonic() - started)

@@ -2,18 +2,80 @@
 
 import argparse
 import contextlib
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 N = TypeVar("N", int, float)
+T = TypeVar("T", bound=Any)
 
 EXAMPLE = "generator.training.steps=100 or grid.tokenizer.latent_dim='[4, 8]'"
 """How one value of a sweep file is overridden."""
 
 
-def add_options(parser: argparse.ArgumentParser, example: str = EXAMPLE) -> None:
-    """Options of every command that runs stages; `example` shows how one value is overridden."""
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What the command line says of a run. It is made once and handed on as one object."""
+
+    sweep: Path
+    """The file that says what is run."""
+    settings: Sequence[str] = ()
+    """`PATH=VALUE` overrides of it."""
+    json: bool = False
+    """Print plan or outcome as JSON."""
+    results: Path = Path("results")
+    """Folder that holds one folder of results a sweep."""
+    store: Path = Path("artifacts")
+    """Folder of the artifacts."""
+    executor: str = "ray"
+    """`ray` or `inline`."""
+    address: str | None = None
+    """Address of a running Ray cluster; absent: Ray is started here."""
+    wait_for_nodes: bool = False
+    """Requests that no machine of the cluster can meet wait for machines that join."""
+    max_failures: float | None = None
+    """Share of failed stages above which everything stops; absent: nothing stops."""
+    download: bool = False
+    """Fetch missing published weights."""
+    dry_run: bool = False
+    """Print the plan and start nothing."""
+    only: str | None = None
+    """Run stages of this kind and what they need."""
+
+    @classmethod
+    def of(cls, asked: argparse.Namespace, parser: argparse.ArgumentParser) -> "RunOptions":
+        """The options of a parsed command line; what the command has no option for is the default.
+
+        Options that don't go together end the process with the parser's usage message.
+        """
+        options = read_into(cls, asked)
+        if options.address and options.executor != "ray":
+            parser.error("--address names a Ray cluster; it goes with --executor ray")
+        if options.wait_for_nodes and not options.address:
+            parser.error("--wait-for-nodes is for a cluster; it goes with --address")
+        return options
+
+
+def read_into(kind: type[T], asked: argparse.Namespace) -> T:
+    """A dataclass from the options of a parsed command line that have its fields' names."""
+    given = vars(asked)
+    return kind(**{f.name: given[f.name] for f in dataclasses.fields(kind) if f.name in given})
+
+
+def add_run_options(
+    parser: argparse.ArgumentParser, *, sweep: str, example: str = EXAMPLE, dry_run: bool = True
+) -> None:
+    """Declare the options of a command that runs stages, those of `RunOptions`.
+
+    Args:
+        parser: The command's parser.
+        sweep: Help of the file that says what is run.
+        example: How one value of that file is overridden.
+        dry_run: Whether the command can print its plan and start nothing.
+    """
+    parser.add_argument("sweep", type=Path, help=sweep)
     add_settings(parser, example)
     parser.add_argument("--json", action="store_true", help="print plan or outcome as JSON")
     parser.add_argument(
@@ -68,14 +130,10 @@ def add_options(parser: argparse.ArgumentParser, example: str = EXAMPLE) -> None
         help="fetch missing published weights (Inception-v3, VGG16, timm) from their usual places "
         "before anything starts; without it nothing is ever downloaded",
     )
-
-
-def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Refuse options that don't go together."""
-    if options.address and options.executor != "ray":
-        parser.error("--address names a Ray cluster; it goes with --executor ray")
-    if options.wait_for_nodes and not options.address:
-        parser.error("--wait-for-nodes is for a cluster; it goes with --address")
+    if dry_run:
+        parser.add_argument(
+            "--dry-run", action="store_true", help="print the plan and start nothing"
+        )
 
 
 def add_settings(parser: argparse.ArgumentParser, example: str = EXAMPLE) -> None:

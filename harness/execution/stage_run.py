@@ -353,11 +353,3 @@ def _describe(error: Exception, work: Work, slices: int) -> dict[str, Any]:
 
 def _failure(stage: Stage, error: Exception) -> Outcome:
     return Outcome(key=stage.key, status="failed", error=one_line(error), failure=classify(error))
-
-
-def summarize(outcomes: Mapping[str, Outcome]) -> dict[str, int]:
-    """Status -> number of stages."""
-    counts: dict[str, int] = {}
-    for outcome in outcomes.values():
-        counts[outcome.status] = counts.get(outcome.status, 0) + 1
-    return counts

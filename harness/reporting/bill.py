@@ -4,24 +4,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, final
 
-import torch
-
-from harness.config.sweep import SweepFile
 from harness.execution.stage_run import Outcome
 from harness.plan.plan import Plan, PlannedRow, with_inputs
-from harness.plan.requests import request_of
-from harness.reporting.forecast import (
-    ASSUMED_CPU_SHARE,
-    ASSUMED_MFU,
-    Forecast,
-    History,
-    Source,
-    capacity_of,
-)
-from harness.reporting.overview import duration
-from harness.results.events import Usage, usage
+from harness.reporting.forecast import Forecast, sum_if_known
+from harness.reporting.words import duration
 from harness.stages.stage import Stage
 from harness.storage.artifacts import Store
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """How well a run used its machines, in seconds times devices."""
+
+    wall_s: float
+    """From the first stage's start to the last one's end."""
+    capacity_s: float
+    """Devices that were there, times seconds."""
+    busy_s: float
+    """Devices that stages held, times seconds."""
+
+    @property
+    def idle_s(self) -> float:
+        """Devices that nothing held, times seconds."""
+        return max(0.0, self.capacity_s - self.busy_s)
 
 
 @final
@@ -67,67 +73,6 @@ class Bill:
         }
 
 
-def forecast_plan(
-    stages: Sequence[Stage], file: SweepFile, history: History
-) -> dict[str, Forecast]:
-    """Key -> forecast, under the resources that the sweep file asks for."""
-    gpus = torch.cuda.device_count()
-    return {
-        stage.key: history.forecast(
-            stage, capacity_of(request_of(stage.kind, file.resources), gpus)
-        )
-        for stage in stages
-    }
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class KindTime:
-    """Device time that stages of one kind are expected to take."""
-
-    kind: str
-    stages: int
-    on_gpu: bool
-    """Whether it is time of GPUs; of CPU cores otherwise."""
-    device_s: float | None
-    """None where one of them has no forecast."""
-    sources: Sequence[Source]
-    """Where the forecasts come from."""
-
-
-SOURCES: Mapping[Source, str] = {
-    "measured": "from measured stages of this kind on like hardware",
-    "device": "from measured stages of other kinds on like hardware",
-    "assumed": f"FLOPs at an assumed {ASSUMED_MFU:.0%} of a GPU's peak, or {ASSUMED_CPU_SHARE:.0%} "
-    "of a matrix product's rate on this CPU; nothing was measured",
-    "unknown": "nothing is known of the device",
-}
-"""What is said of a forecast's source."""
-
-
-def device_time(stages: Sequence[Stage], forecasts: Mapping[str, Forecast]) -> list[KindTime]:
-    """Device time by kind, in the order of the stages."""
-    groups: dict[str, list[Forecast]] = {}
-    for stage in stages:
-        groups.setdefault(stage.kind, []).append(forecasts[stage.key])
-    return [
-        KindTime(
-            kind=kind,
-            stages=len(group),
-            on_gpu=any(each.on_gpu for each in group),
-            device_s=_sum([each.device_s for each in group]),
-            sources=list(dict.fromkeys(each.source for each in group)),
-        )
-        for kind, group in groups.items()
-    ]
-
-
-def _sum(values: Sequence[float | None]) -> float | None:
-    """The sum, or None where one is not known."""
-    known = [value for value in values if value is not None]
-    return sum(known) if len(known) == len(values) else None
-
-
 def settle(
     plan: Plan,
     store: Store,
@@ -152,7 +97,7 @@ def settle(
         forecasts = [expected[s.key].device_s if s.key in expected else None for s in ours]
         kinds[kind] = KindBill(
             stages=len(ours),
-            expected_s=_sum(forecasts),
+            expected_s=sum_if_known(forecasts),
             actual_s=sum(device_seconds(costs[stage.key]) for stage in ours),
             flops=sum(costs[stage.key]["estimated_flops"] for stage in ours),
         )
@@ -164,6 +109,38 @@ def settle(
         shared_s=shared_s,
         use={name: one for name, one in use.items() if one is not None and one.capacity_s > 0},
     )
+
+
+def usage(events: Sequence[Mapping[str, Any]], device: str) -> Usage | None:
+    """How much of the `cpus` or `gpus` one run's stages held; None where that was not told.
+
+    Args:
+        events: The events of one run, in their order.
+        device: `cpus` or `gpus`.
+    """
+    holding: dict[str, tuple[float, float]] = {}
+    first = last = total_since = None
+    total = capacity_s = busy_s = 0.0
+    for event in events:
+        if not event["event"].startswith("stage_"):
+            continue
+        now, key = float(event["elapsed_s"]), event["key"]
+        if "total" in event:
+            if total_since is not None:
+                capacity_s += total * (now - total_since)
+            total, total_since = float(event["total"][device]), now
+        ends = event["event"] in ("stage_ended", "stage_waiting", "stage_again")
+        if key in holding and (ends or "held" in event):
+            since, held = holding.pop(key)
+            busy_s += held * (now - since)
+            last = now
+        if "held" in event:
+            holding[key] = (now, float(event["held"][device]))
+            first = now if first is None else first
+    if first is None or last is None or total_since is None:
+        return None
+    capacity_s += total * max(0.0, last - total_since)
+    return Usage(wall_s=last - first, capacity_s=capacity_s, busy_s=busy_s)
 
 
 def recorded_costs(stages: Sequence[Stage], store: Store) -> dict[str, Mapping[str, Any]]:

@@ -12,11 +12,14 @@ from typing import Any, Literal, final
 import torch
 
 from harness.config.resources import Resources
+from harness.config.sweep import SweepFile
 from harness.executors.interface import Capacity
 from harness.machine.devices import peak_flops
 from harness.machine.environment import cpu_name
 from harness.machine.metering import precision_of
 from harness.plan.cost import critical_paths, estimate
+from harness.plan.requests import request_of
+from harness.reporting.stage_states import OPEN, StageState
 from harness.stages.stage import Stage
 from harness.storage.artifacts import Store
 
@@ -208,6 +211,25 @@ def capacity_of(request: Resources, gpus_here: int) -> Capacity:
     return Capacity(cpus=float(cpus), gpus=gpus)
 
 
+def forecast_plan(
+    stages: Sequence[Stage], file: SweepFile, history: History
+) -> dict[str, Forecast]:
+    """Key -> forecast, under the resources that the sweep file asks for."""
+    gpus = torch.cuda.device_count()
+    return {
+        stage.key: history.forecast(
+            stage, capacity_of(request_of(stage.kind, file.resources), gpus)
+        )
+        for stage in stages
+    }
+
+
+def sum_if_known(values: Sequence[float | None]) -> float | None:
+    """The sum, or None where one is not known."""
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None
+
+
 def remaining_s(
     stages: Sequence[Stage],
     seconds: Mapping[str, float],
@@ -233,3 +255,42 @@ def remaining_s(
     if total.gpus > 0:
         bounds.append(sum(seconds[s.key] * held(s).gpus for s in stages) / total.gpus)
     return max(bounds)
+
+
+def seconds_left(stage: Stage, state: StageState, history: History, held: Capacity) -> float | None:
+    """Seconds that a stage needs yet: as it says itself, else as expected; None if unknown."""
+    if state.state in ("running", "interrupted") and "eta_s" in state.progress:
+        return float(state.progress["eta_s"])
+    expected = history.forecast(stage, held).wall_s
+    if expected is None:
+        return None
+    return max(0.0, expected - (state.running_s or 0.0))
+
+
+def seconds_to_end(
+    stages: Sequence[Stage],
+    states: Mapping[str, StageState],
+    history: History,
+    held: Callable[[Stage], Capacity],
+    total: Capacity | None,
+) -> float | None:
+    """Seconds until the last open stage has ended, if nothing fails.
+
+    Args:
+        stages: Inputs first.
+        states: Key -> state of each.
+        history: Stages that were measured.
+        held: What a stage holds while it runs.
+        total: What the machine or cluster has; None where it is not known.
+
+    Returns:
+        None where nothing is open, or the length of a stage is not known.
+    """
+    left = [stage for stage in stages if states[stage.key].state in OPEN]
+    seconds: dict[str, float] = {}
+    for stage in left:
+        expected = seconds_left(stage, states[stage.key], history, held(stage))
+        if expected is None:
+            return None
+        seconds[stage.key] = expected
+    return remaining_s(left, seconds, held, total) if left else None

@@ -11,7 +11,9 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 from rich.console import Console, Group
@@ -19,8 +21,10 @@ from rich.live import Live
 
 from harness.config.resources import Resources
 from harness.executors.interface import Capacity, StageEvent
-from harness.reporting.forecast import History, capacity_of, remaining_s
-from harness.reporting.overview import OPEN, Overview, StageState, drawing, headline, stage_line
+from harness.reporting.drawing import drawing
+from harness.reporting.forecast import History, capacity_of, seconds_to_end
+from harness.reporting.overview import Overview, headline, stage_line
+from harness.reporting.stage_states import StageState, State, Witness, stage_states
 from harness.stages.stage import Stage
 from harness.storage.artifacts import Store
 from harness.storage.stage_log import UserStream, say
@@ -56,12 +60,9 @@ class ProgressView:
         self.stream: Any = sys.stderr if stream is None else stream
         self.resources = resources or {}
         self.started = time.monotonic()
-        self.running: dict[str, tuple[Stage, float]] = {}
-        self.ended: dict[str, str] = {}
-        self.interrupted: dict[str, str] = {}
-        """Stages that are to be run again -> how their last attempt ended."""
         self.held: dict[str, Capacity] = {}
         self.total: Capacity | None = None
+        self._seen: dict[str, _Seen] = {}
         self._known: set[str] = {stage.key for stage in self.stages}
         self._last_said: dict[str, str] = {}
         self._lock = threading.Lock()
@@ -70,7 +71,11 @@ class ProgressView:
         self._told: deque[str] = deque()
         self._console = Console(file=self.stream)
         self._thread = threading.Thread(target=self._show, daemon=True)
-        self._eta = _Eta(self)
+        self._history: History | None = None
+        self._made: deque[Path] = deque()
+        """Artifacts of this run that the history lacks."""
+        self._forecast_at = 0.0
+        self._ends_at: float | None = None
 
     def __enter__(self) -> "ProgressView":
         self._thread.start()
@@ -115,48 +120,80 @@ class ProgressView:
             self.total = event.total or self.total
             if event.held:
                 self.held[stage.key] = event.held
-            self.interrupted.pop(stage.key, None)
             if event.what in ("waiting", "again"):
                 # Another process works on it, with what is its own, or nobody does.
                 self.held.pop(stage.key, None)
+            seen = self._seen.get(stage.key)
             if event.what == "ended" and event.outcome:
-                self.running.pop(stage.key, None)
-                self.ended[stage.key] = event.outcome.status
+                # `busy` is told as `waiting`, every other status of an outcome is a state.
+                self._seen[stage.key] = _Seen(cast(State, event.outcome.status))
+                if event.outcome.status == "done":
+                    self._made.append(self.store.folder(stage.kind, stage.key) / "artifact.json")
             elif event.what == "again" and event.outcome:
-                self.running.pop(stage.key, None)
-                self.interrupted[stage.key] = event.outcome.error
-            else:
-                self.running.setdefault(stage.key, (stage, time.monotonic()))
+                remark = f"to be run again after {event.outcome.error}"
+                self._seen[stage.key] = _Seen("interrupted", remark)
+            elif seen is None or seen.state != "running":
+                self._seen[stage.key] = _Seen("running", since=time.monotonic())
         if news and (not self._console.is_terminal or _went_wrong(event)):
             self.note(_event_text(event))
 
     def overview(self) -> Overview:
         """The run at this moment."""
         with self._lock:
-            ended, running, stages = dict(self.ended), dict(self.running), list(self.stages)
-            interrupted = dict(self.interrupted)
-            held = [self.held.get(key, Capacity()) for key in running]
+            stages, seen, held = list(self.stages), dict(self._seen), dict(self.held)
             total = self.total
-        used = Capacity(cpus=sum(h.cpus for h in held), gpus=sum(h.gpus for h in held))
-        open_keys = {stage.key for stage in stages} - set(ended)
+        states = stage_states(stages, self._witness(seen))
+        running = [held.get(k, Capacity()) for k, s in states.items() if s.state == "running"]
+        return Overview(
+            stages=list(states.values()),
+            used=Capacity(cpus=sum(h.cpus for h in running), gpus=sum(h.gpus for h in running)),
+            total=total,
+            eta_s=self._eta_s(stages, states, held, total),
+        )
+
+    def _witness(self, seen: Mapping[str, "_Seen"]) -> Witness:
+        """Knows what the executor has told, and reads reports of what runs in the store."""
         now = time.monotonic()
-        states: list[StageState] = []
-        for stage in stages:
-            if stage.key in ended:
-                states.append(_state(stage, ended[stage.key]))
-            elif stage.key in running:
-                progress = self.store.progress(stage.kind, stage.key)
-                since = now - running[stage.key][1]
-                states.append(_state(stage, "running", progress=progress, running_s=since))
-            elif stage.key in interrupted:
-                progress = self.store.progress(stage.kind, stage.key)
-                remark = f"to be run again after {interrupted[stage.key]}"
-                states.append(_state(stage, "interrupted", progress=progress, remark=remark))
+
+        def witness(stage: Stage) -> StageState | None:
+            if stage.key not in seen:
+                return None
+            told = seen[stage.key]
+            begun = told.state in ("running", "interrupted")
+            return StageState.of(
+                stage,
+                told.state,
+                remark=told.remark,
+                progress=self.store.progress(stage.kind, stage.key) if begun else {},
+                running_s=now - told.since if told.state == "running" else None,
+            )
+
+        return witness
+
+    def _eta_s(
+        self,
+        stages: Sequence[Stage],
+        states: Mapping[str, StageState],
+        held: Mapping[str, Capacity],
+        total: Capacity | None,
+    ) -> float | None:
+        """Seconds until the run ends; forecast anew every few seconds, as that reads the store."""
+        now = time.monotonic()
+        if not self._forecast_at or now - self._forecast_at >= FORECAST_EVERY_S:
+
+            def holds(stage: Stage) -> Capacity:
+                request = self.resources.get(stage.kind, Resources())
+                return held.get(stage.key) or capacity_of(request, torch.cuda.device_count())
+
+            made = [self._made.popleft() for _ in range(len(self._made))]
+            if self._history is None:
+                self._history = History.of(self.store)
             else:
-                ready = not any(i.key in open_keys for i in stage.inputs.values())
-                states.append(_state(stage, "ready" if ready else "waiting"))
-        eta_s = self._eta.seconds(stages, states, total)
-        return Overview(stages=states, used=used, total=total, eta_s=eta_s)
+                for path in made:
+                    self._history.add(path)
+            seconds = seconds_to_end(stages, states, self._history, holds, total)
+            self._forecast_at, self._ends_at = now, None if seconds is None else now + seconds
+        return None if self._ends_at is None else max(0.0, self._ends_at - now)
 
     def lines(self) -> list[str]:
         """The state of the run in words: one line for the whole and one a running stage."""
@@ -206,72 +243,14 @@ class ProgressView:
         print(f"[{elapsed // 60:02d}:{elapsed % 60:02d}] {text}", file=self.stream, flush=True)
 
 
-def _state(stage: Stage, state: Any, **known: Any) -> StageState:
-    return StageState(key=stage.key, kind=stage.kind, label=stage.label, state=state, **known)
+@dataclass(frozen=True)
+class _Seen:
+    """What the executor has told of a stage."""
 
-
-class _Eta:
-    """When the sweep will end; looked at anew every few seconds, since it reads the store."""
-
-    def __init__(self, view: ProgressView) -> None:
-        self.view = view
-        self._history: History | None = None
-        self._counted: set[str] = set()
-        self._at = 0.0
-        self._last: float | None = None
-
-    def seconds(
-        self, stages: Sequence[Stage], states: Sequence[StageState], total: Capacity | None
-    ) -> float | None:
-        """Seconds from now; None where a stage's length is not known."""
-        now = time.monotonic()
-        if self._at and now - self._at < FORECAST_EVERY_S:
-            return None if self._last is None else max(0.0, self._last - (now - self._at))
-        self._at, self._last = now, self._look(stages, states, total)
-        return self._last
-
-    def _look(
-        self, stages: Sequence[Stage], states: Sequence[StageState], total: Capacity | None
-    ) -> float | None:
-        history = self._read(stages, states)
-        open_pairs = [
-            (stage, state)
-            for stage, state in zip(stages, states, strict=True)
-            if state.state in OPEN
-        ]
-        seconds: dict[str, float] = {}
-        for stage, state in open_pairs:
-            left = seconds_left(stage, state, history, self._held(stage))
-            if left is None:
-                return None
-            seconds[stage.key] = left
-        return remaining_s([stage for stage, _ in open_pairs], seconds, self._held, total)
-
-    def _read(self, stages: Sequence[Stage], states: Sequence[StageState]) -> History:
-        if self._history is None:
-            self._history = History.of(self.view.store)
-            self._counted = {s.key for s in states if s.state in ("done", "reused")}
-        for stage, state in zip(stages, states, strict=True):
-            if state.state == "done" and stage.key not in self._counted:
-                self._counted.add(stage.key)
-                folder = self.view.store.folder(stage.kind, stage.key)
-                self._history.add(folder / "artifact.json")
-        return self._history
-
-    def _held(self, stage: Stage) -> Capacity:
-        known = self.view.held.get(stage.key)
-        request = self.view.resources.get(stage.kind, Resources())
-        return known or capacity_of(request, torch.cuda.device_count())
-
-
-def seconds_left(stage: Stage, state: StageState, history: History, held: Capacity) -> float | None:
-    """Seconds that a stage needs yet: as it says itself, else as expected; None if unknown."""
-    if state.state in ("running", "interrupted") and "eta_s" in state.progress:
-        return float(state.progress["eta_s"])
-    expected = history.forecast(stage, held).wall_s
-    if expected is None:
-        return None
-    return max(0.0, expected - (state.running_s or 0.0))
+    state: State
+    remark: str = ""
+    since: float = 0.0
+    """When it started, by the monotonic clock."""
 
 
 def _went_wrong(event: StageEvent) -> bool:

@@ -1,22 +1,12 @@
-"""The state of a sweep at one moment, as words and as a table for terminals of any width."""
+"""A sweep at one moment, and what is said of it in words."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, final
-
-from rich.console import Console, Group, RenderableType
-from rich.table import Table
-from rich.text import Text
+from dataclasses import dataclass
+from typing import Any, final
 
 from harness.executors.interface import Capacity
-
-State = Literal[
-    "running", "ready", "waiting", "interrupted", "done", "reused", "failed", "diverged", "stopped",
-    "blocked",
-]  # fmt: skip
-"""`ready`: its inputs are there; `waiting`: they are not, or another process works on it;
-`interrupted`: begun by a process that is gone, or to be run again; the others as in
-`execution.Status`."""
+from harness.reporting.stage_states import OPEN, StageState, State
+from harness.reporting.words import duration
 
 ORDER: tuple[State, ...] = (
     "running", "failed", "diverged", "interrupted", "stopped", "ready", "waiting", "blocked",
@@ -24,36 +14,11 @@ ORDER: tuple[State, ...] = (
 )  # fmt: skip
 """In which order stages are shown: what moves and what went wrong first."""
 ALWAYS_COUNTED: tuple[State, ...] = ("running", "ready", "waiting", "done")
-OPEN: tuple[State, ...] = ("running", "ready", "waiting", "interrupted", "stopped")
-"""States of stages that are to run yet."""
-COLORS: Mapping[str, str] = {
-    "running": "cyan", "done": "green", "reused": "green", "failed": "red", "diverged": "red",
-    "blocked": "magenta", "interrupted": "yellow", "stopped": "yellow",
-}  # fmt: skip
 BOOKKEEPING = (
     "step", "total", "eta_s", "images_per_s", "data_wait_s", "data_wait_share", "spent_s",
     "attempt", "time", "measuring",
 )  # fmt: skip
 """What a report holds beside the numbers of the stage itself, such as its loss."""
-NARROW = 100
-"""Columns of a terminal below which rates and losses share a cell with the progress."""
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class StageState:
-    """One stage at one moment."""
-
-    key: str
-    kind: str
-    label: str
-    state: State
-    progress: Mapping[str, Any] = field(default_factory=dict)
-    """Its last report; empty where there is none."""
-    running_s: float | None = None
-    """Seconds since it was started, where that is known."""
-    remark: str = ""
-    """Its error, or where to look."""
 
 
 @final
@@ -143,71 +108,3 @@ def rate_text(progress: Mapping[str, Any]) -> str:
     share = progress.get("data_wait_share", 0.0)
     waits = f" ({share:.0%} waiting for data)" if share >= 0.05 else ""
     return f"{progress['images_per_s']:.4g} images/s{waits}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the two largest units that say something: `45 s`, `3 min 20 s`, `2 d 4 h`."""
-    whole = round(max(0.0, seconds))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s" if whole < 600 else f"{round(whole / 60)} min"
-    if whole < 86400:
-        return f"{whole // 3600} h {whole % 3600 // 60} min"
-    return f"{whole // 86400} d {whole % 86400 // 3600} h"
-
-
-def drawing(overview: Overview, console: Console, *, reserved: int = 5) -> RenderableType:
-    """The overview for a terminal: a headline and a table that fits its width and height.
-
-    Args:
-        overview: What to draw.
-        console: The terminal.
-        reserved: Lines that are kept free of stages: headline, heading and a remainder.
-    """
-    ordered = sorted(overview.stages, key=lambda stage: ORDER.index(stage.state))
-    room = max(3, console.height - reserved)
-    shown, hidden = ordered[:room], ordered[room:]
-    # Not cut, but wrapped: on a narrow terminal the counts matter as much.
-    parts: list[RenderableType] = [Text(headline(overview), style="bold")]
-    parts.append(_table(shown, wide=console.width >= NARROW))
-    if hidden:
-        states = [state for state in ORDER if any(s.state == state for s in hidden)]
-        rest = ", ".join(f"{sum(s.state == state for s in hidden)} {state}" for state in states)
-        parts.append(Text(f"and {rest}", style="dim"))
-    return Group(*parts)
-
-
-def _table(stages: Sequence[StageState], *, wide: bool) -> Table:
-    table = Table(expand=True, box=None, pad_edge=False, header_style="dim")
-    table.add_column("state", no_wrap=True, min_width=7)
-    table.add_column("stage", no_wrap=True, min_width=9)
-    table.add_column("what", ratio=3, no_wrap=True, overflow="ellipsis")
-    table.add_column("progress", no_wrap=True, justify="right")
-    if wide:
-        table.add_column("images/s", no_wrap=True, justify="right")
-        table.add_column("numbers", no_wrap=True, overflow="ellipsis", ratio=1)
-    table.add_column("ETA", no_wrap=True, justify="right")
-    for stage in stages:
-        progress = stage.progress if stage.state in OPEN else {}
-        eta = duration(progress["eta_s"]) if "eta_s" in progress else ""
-        cells = [Text(stage.state, style=COLORS.get(stage.state, "")), Text(stage.kind)]
-        cells.append(Text(f"{stage.label}: {stage.remark}" if stage.remark else stage.label))
-        cells.append(Text(_share(stage, progress, wide=wide)))
-        if wide:
-            rate = progress.get("images_per_s")
-            cells += [Text("" if rate is None else f"{rate:.4g}"), Text(own_numbers(progress))]
-        table.add_row(*cells, Text(eta if stage.state == "running" else ""))
-    return table
-
-
-def _share(stage: StageState, progress: Mapping[str, Any], *, wide: bool) -> str:
-    """How far it is: `1200/5000 24%`, or `24%` where there is little room; after the steps of a
-    training `accuracy 500/1800 28%`."""
-    if progress.get("total"):
-        share = progress["step"] / progress["total"]
-        far = f"{progress['step']}/{progress['total']} {share:4.0%}" if wide else f"{share:.0%}"
-        return f"{progress.get('measuring', '')} {far}".lstrip()
-    if stage.state != "running":
-        return ""
-    return "starting" if stage.running_s is None else f"starting {duration(stage.running_s)}"

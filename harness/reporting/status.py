@@ -1,7 +1,6 @@
 """How a sweep stands, found in its results and its store: no driver and no Ray is asked."""
 
 import json
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,16 +10,12 @@ from typing import Any, final
 from harness.executors.interface import Capacity
 from harness.plan.plan import Plan, stages_to_run
 from harness.plan.requests import request_of
-from harness.reporting.forecast import History, capacity_of, remaining_s
-from harness.reporting.live_view import seconds_left
-from harness.reporting.overview import OPEN, Overview, StageState, State
+from harness.reporting.forecast import History, capacity_of, seconds_to_end
+from harness.reporting.overview import Overview
+from harness.reporting.stage_states import BAD, OPEN, stage_states, witness_of
 from harness.results.events import FILE, read_events
 from harness.stages.stage import Stage
 from harness.storage.artifacts import Store
-from harness.storage.lease import describe_holder, is_held
-
-BAD: tuple[State, ...] = ("failed", "diverged", "blocked")
-"""States of stages that will not run again by themselves."""
 
 
 @final
@@ -128,23 +123,28 @@ def look(
             capped or diverged is finished without its generator.
         trials: Of a search.
     """
-    states = stage_states(plan, store)
+    wanted = set(stages_to_run(plan, store))
+    stages = [s for s in plan.stages if s in wanted or store.find(s.kind, s.key)]
+    states = stage_states(stages, witness_of(store))
     if unfinished is not None:
         left = {stage.key for stage in unfinished.stages}
         states = {k: s for k, s in states.items() if k in left or s.state not in (*OPEN, "blocked")}
-    stages = [stage for stage in plan.stages if stage.key in states]
+        stages = [stage for stage in stages if stage.key in states]
     events = events_of(results)
     total = _capacity(events)
-    held = {
-        stage.key: capacity_of(request_of(stage.kind, plan.sweep.file.resources), int(total.gpus))
-        for stage in stages
-    }
-    running = [held[key] for key, state in states.items() if state.state == "running"]
+
+    def held(stage: Stage) -> Capacity:
+        return capacity_of(request_of(stage.kind, plan.sweep.file.resources), int(total.gpus))
+
+    running = [held(stage) for stage in stages if states[stage.key].state == "running"]
+    is_open = any(state.state in OPEN for state in states.values())
+    history = History.of(store) if is_open else History()
+    known_total = total if total.cpus else None
     overview = Overview(
-        stages=[states[stage.key] for stage in stages],
+        stages=list(states.values()),
         used=Capacity(cpus=sum(h.cpus for h in running), gpus=sum(h.gpus for h in running)),
-        total=total if total.cpus else None,
-        eta_s=_eta(stages, states, held, total, store),
+        total=known_total,
+        eta_s=seconds_to_end(stages, states, history, held, known_total),
     )
     return SweepStatus(
         sweep=plan.sweep.file.name,
@@ -156,134 +156,12 @@ def look(
     )
 
 
-def stage_states(plan: Plan, store: Store) -> dict[str, StageState]:
-    """Key -> state of every stage that is done or wanted."""
-    wanted = {stage.key for stage in stages_to_run(plan, store)}
-    states: dict[str, StageState] = {}
-    for stage in plan.stages:
-        artifact = store.find(stage.kind, stage.key)
-        if artifact is not None:
-            states[stage.key] = _state(stage, "done")
-        elif stage.key in wanted:
-            states[stage.key] = _unfinished(stage, store, states)
-    return states
-
-
-def _unfinished(stage: Stage, store: Store, states: Mapping[str, StageState]) -> StageState:
-    folder = store.folder(stage.kind, stage.key)
-    partial = folder.with_name(f"{folder.name}.partial")
-    lease = store.lease(stage.kind, stage.key)
-    progress = store.progress(stage.kind, stage.key)
-    sources = [states[i.key] for i in stage.inputs.values() if i.key in states]
-    if is_held(lease):
-        since = _seconds_since(partial)
-        return _state(stage, "running", describe_holder(lease), progress, since)
-    if any(source.state in BAD for source in sources):
-        culprit = next(source for source in sources if source.state in BAD)
-        return _state(stage, "blocked", f"needs {culprit.kind} {culprit.label}")
-    if _has_failed(partial):
-        error = _last_line(partial / "error.txt")
-        state: State = "diverged" if "Diverged:" in error else "failed"
-        return _state(stage, state, f"{error}; see {_where_to_look(partial)}", progress)
-    if partial.is_dir():
-        return _state(stage, "interrupted", _interrupted(partial), progress)
-    ready = all(source.state == "done" for source in sources)
-    return _state(stage, "ready" if ready else "waiting")
-
-
-def _has_failed(partial: Path) -> bool:
-    """Whether the last attempt ended with an error; one that was killed leaves an older one's."""
-    try:
-        failed_at = (partial / "error.txt").stat().st_mtime
-    except OSError:
-        return False
-    started = [each["at"] for each in _history(partial) if each.get("what") == "started"]
-    return not started or started[-1] <= failed_at + 1.0
-
-
-def _history(partial: Path) -> list[dict[str, Any]]:
-    try:
-        lines = (partial / "history.jsonl").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-    return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
-
-
-def _state(
-    stage: Stage,
-    state: State,
-    remark: str = "",
-    progress: Mapping[str, Any] | None = None,
-    running_s: float | None = None,
-) -> StageState:
-    return StageState(
-        key=stage.key,
-        kind=stage.kind,
-        label=stage.label,
-        state=state,
-        progress=progress or {},
-        running_s=running_s,
-        remark=remark,
-    )
-
-
-def _interrupted(partial: Path) -> str:
-    """From where work goes on that a process left which is gone."""
-    steps = sorted((partial / "checkpoints").glob("step-*.json"))
-    if not steps:
-        return "its process is gone and left no checkpoint: it starts anew"
-    step = int(steps[-1].stem.partition("-")[2])
-    return f"its process is gone: it goes on after step {step}"
-
-
-def _where_to_look(partial: Path) -> str:
-    names = [name for name in ("error.txt", "log.txt") if (partial / name).is_file()]
-    return " and ".join(str(partial / name) for name in names)
-
-
-def _last_line(path: Path) -> str:
-    """The line of a traceback that says what went wrong."""
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError as error:
-        return f"its error cannot be read ({error})"
-    told = [line for line in lines if line and not line.startswith(" ")]
-    return told[-1][:500] if told else "no error was told"
-
-
-def _seconds_since(partial: Path) -> float | None:
-    """Seconds of the present attempt, by this machine's clock; None where that is not known."""
-    started = [each["at"] for each in _history(partial) if each.get("what") == "started"]
-    return max(0.0, time.time() - started[-1]) if started else None
-
-
 def _capacity(events: Sequence[Mapping[str, Any]]) -> Capacity:
     """What the machine or cluster of the last run had, as far as its events say."""
     totals = [event["total"] for event in events if "total" in event]
     if not totals:
         return Capacity()
     return Capacity(cpus=float(totals[-1]["cpus"]), gpus=float(totals[-1]["gpus"]))
-
-
-def _eta(
-    stages: Sequence[Stage],
-    states: Mapping[str, StageState],
-    held: Mapping[str, Capacity],
-    total: Capacity,
-    store: Store,
-) -> float | None:
-    """Seconds that what is left takes on the machines of the last run; None where unknown."""
-    left = [stage for stage in stages if states[stage.key].state in OPEN]
-    if not left:
-        return None
-    history = History.of(store)
-    seconds: dict[str, float] = {}
-    for stage in left:
-        expected = seconds_left(stage, states[stage.key], history, held[stage.key])
-        if expected is None:
-            return None
-        seconds[stage.key] = expected
-    return remaining_s(left, seconds, lambda s: held[s.key], total if total.cpus else None)
 
 
 def _rows(plan: Plan, results: Path) -> dict[str, int]:

@@ -12,8 +12,8 @@ import secrets
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, final
@@ -110,9 +110,7 @@ class EventLog:
 
     def end(self, status: str, outcomes: Mapping[str, Outcome], rows: Mapping[str, int]) -> None:
         """The sweep ended: `done`, `rows_failed`, `interrupted` or `error`."""
-        stages: dict[str, int] = {}
-        for outcome in outcomes.values():
-            stages[outcome.status] = stages.get(outcome.status, 0) + 1
+        stages = Counter(outcome.status for outcome in outcomes.values())
         self.write("sweep_ended", status=status, stages=stages, rows=dict(rows))
 
 
@@ -149,53 +147,3 @@ def read_events(path: Path) -> Iterator[dict[str, Any]]:
             continue
         if isinstance(entry, dict) and entry.get("schema") == SCHEMA and "event" in entry:
             yield entry
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class Usage:
-    """How well a run used its machines, in seconds times devices."""
-
-    wall_s: float
-    """From the first stage's start to the last one's end."""
-    capacity_s: float
-    """Devices that were there, times seconds."""
-    busy_s: float
-    """Devices that stages held, times seconds."""
-
-    @property
-    def idle_s(self) -> float:
-        """Devices that nothing held, times seconds."""
-        return max(0.0, self.capacity_s - self.busy_s)
-
-
-def usage(events: Sequence[Mapping[str, Any]], device: str) -> Usage | None:
-    """How much of the `cpus` or `gpus` one run's stages held; None where that was not told.
-
-    Args:
-        events: The events of one run, in their order.
-        device: `cpus` or `gpus`.
-    """
-    holding: dict[str, tuple[float, float]] = {}
-    first = last = total_since = None
-    total = capacity_s = busy_s = 0.0
-    for event in events:
-        if not event["event"].startswith("stage_"):
-            continue
-        now, key = float(event["elapsed_s"]), event["key"]
-        if "total" in event:
-            if total_since is not None:
-                capacity_s += total * (now - total_since)
-            total, total_since = float(event["total"][device]), now
-        ends = event["event"] in ("stage_ended", "stage_waiting", "stage_again")
-        if key in holding and (ends or "held" in event):
-            since, held = holding.pop(key)
-            busy_s += held * (now - since)
-            last = now
-        if "held" in event:
-            holding[key] = (now, float(event["held"][device]))
-            first = now if first is None else first
-    if first is None or last is None or total_since is None:
-        return None
-    capacity_s += total * max(0.0, last - total_since)
-    return Usage(wall_s=last - first, capacity_s=capacity_s, busy_s=busy_s)

@@ -21,15 +21,15 @@ from analysis.tuning.trials import (
 )
 from harness.execution.stage_run import Outcome
 from harness.plan.plan import make_plan
-from harness.reporting.texts import columns
+from harness.reporting.words import columns, number
 from harness.results.folder import write_csv, write_tables, write_yaml
 from harness.schema.keys import to_plain
 from harness.storage.artifacts import Store
 from harness.storage.durable import write_json
 from harness.tuning.importance import importances
-from harness.tuning.search import judged_row, recorded_outcomes
 from harness.tuning.space import Axes
 from harness.tuning.study import Told, TuningStudy
+from harness.tuning.trial_feed import judged_row, recorded_outcomes
 
 IMPORTANCE_COLUMNS = ["objective", "parameter", "among", "importance", "chance", "num_trials"]
 
@@ -298,7 +298,7 @@ def trials_text(written: TrialsWritten) -> str:
             str(row["trial"]),
             "front" if row["trial"] in best else _beyond(row),
             str(row["status"]),
-            *(_cell(row[column]) for column in trials.objectives),
+            *(number(row[column]) for column in trials.objectives),
             _setting(row, written.axes[int(row["trial"])]),
         ]
         for _, row in table.iterrows()
@@ -321,11 +321,5 @@ def _beyond(row: pd.Series) -> str:
 
 
 def _setting(row: pd.Series, axes: Axes) -> str:
-    values = ", ".join(f"{axis.rpartition('.')[2]} {_cell(value)}" for axis, value in axes.items())
+    values = ", ".join(f"{axis.rpartition('.')[2]} {number(value)}" for axis, value in axes.items())
     return f"{row['name']}: {values}" if row["name"] else values
-
-
-def _cell(value: Any) -> str:
-    if value is None or value != value:
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

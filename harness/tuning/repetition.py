@@ -3,16 +3,17 @@
 import contextlib
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import pandas as pd
 
-from harness.commands.running import EXIT_INTERRUPTED, EXIT_WRONG_REQUEST
+from harness.commands.exit_codes import EXIT_INTERRUPTED, EXIT_WRONG_REQUEST, exit_code
+from harness.commands.options import RunOptions
+from harness.commands.run_sweep import run_sweep
 from harness.config.sweep import load_sweep
 from harness.results.folder import write_csv, write_yaml
-from harness.run import main as run_sweep
 from harness.schema.keys import to_plain
 from harness.schema.reading import ConfigError
 from harness.tuning.space import Axes
@@ -22,40 +23,13 @@ Kind = Literal["confirmed", "promoted"]
 """Settings again at the search's budget, or at full budget."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where and how stages run, as the command line says it."""
-
-    results: Path
-    """Results folder of the search."""
-    store: Path
-    executor: str
-    address: str | None
-    download: bool
-    """Whether missing published weights are fetched."""
-    wait_for_nodes: bool = False
-    """Whether requests that nothing can meet wait for machines that join."""
-    max_failures: float | None = None
-    """Share of failed stages at which everything stops."""
-
-    @property
-    def arguments(self) -> list[str]:
-        """Arguments of `harness.run`."""
-        arguments = ["--results", str(self.results), "--store", str(self.store)]
-        arguments += ["--executor", self.executor]
-        arguments += ["--address", self.address] if self.address else []
-        arguments += ["--wait-for-nodes"] if self.wait_for_nodes else []
-        if self.max_failures is not None:
-            arguments += ["--max-failures", str(self.max_failures)]
-        return arguments + (["--download"] if self.download else [])
-
-
 def repeat(
     kind: Kind,
     tuning: Tuning,
     settings: Mapping[str, Axes],
     seeds: Sequence[int],
-    place: Place,
+    options: RunOptions,
+    results: Path,
 ) -> int:
     """Run settings under several seeds, in `<results>/<kind>/`.
 
@@ -64,7 +38,8 @@ def repeat(
         tuning: The tune file.
         settings: Name -> values of the searched fields.
         seeds: Seeds of the trials.
-        place: Where they run.
+        options: Options of the search; its sweeps run as they say.
+        results: Results folder of the search.
 
     Returns:
         The exit code of `harness.run`: 0, or 1 where rows failed.
@@ -73,12 +48,13 @@ def repeat(
         ConfigError: The sweep was refused; standard error says why.
         KeyboardInterrupt: The sweep was interrupted.
     """
-    path = place.results / f"{kind}.yaml"
+    path = results / f"{kind}.yaml"
     sweep_file = tuning.sweep_file(kind, settings, seeds, full=kind == "promoted")
     write_yaml(path, to_plain(sweep_file))
+    asked = replace(options, sweep=path, settings=(), results=results, json=False)
     # Standard output belongs to the search's own report.
     with contextlib.redirect_stdout(sys.stderr):
-        code = run_sweep([str(path), *place.arguments])
+        code = exit_code(lambda: run_sweep(asked, load_sweep(path)))
     if code == EXIT_INTERRUPTED:
         raise KeyboardInterrupt
     if code == EXIT_WRONG_REQUEST:
@@ -96,7 +72,7 @@ def repeat(
         }
         for point in load_sweep(path).points
     ]
-    folder = place.results / kind
+    folder = results / kind
     folder.mkdir(parents=True, exist_ok=True)
     write_csv(folder / "settings.csv", pd.DataFrame(lines))
     return code

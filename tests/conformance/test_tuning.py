@@ -18,7 +18,7 @@ def studies(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]), prepend=os.pathsep)
-        patch.setattr("harness.tune.write_tuning_figures", lambda results: [])
+        patch.setattr("harness.tuning.run_search.write_tuning_figures", lambda results: [])
         codes = {
             name: main(
                 [

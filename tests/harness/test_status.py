@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from harness.commands.exit_codes import EXIT_UNFINISHED
 from harness.config.sweep import load_sweep
 from harness.plan.plan import make_plan
+from harness.reporting.stage_states import stage_states, witness_of
 from harness.stages import registry
 from harness.stages.running.context import StageContext
-from harness.status import EXIT_UNFINISHED, main
+from harness.status import main
 from harness.storage.artifacts import Store
 
 ROOT = Path(__file__).parents[2]
@@ -105,8 +107,6 @@ def test_what_another_process_runs_is_shown_while_it_runs(command, write, tree, 
 def test_an_error_of_an_attempt_before_the_one_that_was_killed_is_no_failure(
     load, tmp_path
 ) -> None:
-    from harness.reporting.status import stage_states
-
     plan, store = make_plan(load()), Store(tmp_path)
     stage = plan.stages[0]
     with store.work(stage.kind, stage.key) as work:
@@ -115,7 +115,7 @@ def test_an_error_of_an_attempt_before_the_one_that_was_killed_is_no_failure(
         old = time.time() - 60
         os.utime(work.partial / "error.txt", (old, old))
         work.note("started")
-    assert stage_states(plan, store)[stage.key].state == "interrupted"
+    assert stage_states(plan.stages, witness_of(store))[stage.key].state == "interrupted"
 
 
 def test_a_killed_driver_leaves_a_sweep_that_can_be_looked_at(write, tree, tmp_path) -> None:

@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from harness.commands.options import add_options, check_options
+from harness.commands.options import RunOptions, add_run_options
 from harness.config.resources import Resources
 from harness.executors.ray_executor import refuse_impossible
 from harness.executors.requests import demand_of
@@ -27,5 +27,5 @@ def test_only_a_cluster_may_be_told_to_wait_for_machines():
 def test_what_both_refusals_suggest_is_a_command_that_is_taken():
     for suggested in (["--address", "host:6379"], ["--address", "host:6379", "--wait-for-nodes"]):
         parser = argparse.ArgumentParser()
-        add_options(parser)
-        check_options(parser, parser.parse_args(suggested))
+        add_run_options(parser, sweep="a sweep file")
+        RunOptions.of(parser.parse_args(["sweep.yaml", *suggested]), parser)

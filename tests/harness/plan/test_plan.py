@@ -12,7 +12,7 @@ import pytest
 from harness.config.resources import Resources
 from harness.execution.stage_run import run_stage
 from harness.plan.plan import make_plan
-from harness.reporting.texts import describe_plan, plan_text
+from harness.reporting.plan_text import describe_plan, plan_text
 from harness.run import main
 from harness.schema.reading import ConfigError
 from harness.storage.artifacts import Store

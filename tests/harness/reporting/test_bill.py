@@ -7,15 +7,15 @@ from harness.plan.plan import make_plan
 from harness.reporting.bill import (
     Bill,
     KindBill,
+    Usage,
     bill_lines,
     device_seconds,
-    device_time,
     recorded_costs,
     savings,
     settle,
 )
 from harness.reporting.forecast import Forecast
-from harness.results.events import Usage
+from harness.reporting.plan_text import device_time
 from harness.storage.artifacts import Store
 from harness.storage.durable import write_json
 
@@ -107,8 +107,8 @@ def test_device_time_is_summed_by_kind_and_unknown_where_one_is(plan) -> None:
     }
     generators = [stage for stage in plan.stages if stage.kind == "generator"]
     (found,) = device_time(generators, forecasts)
-    assert (found.stages, found.device_s, found.on_gpu) == (3, 6.0, True)
+    assert (found["stages"], found["device_s"], found["on_gpu"]) == (3, 6.0, True)
     forecasts[generators[0].key] = Forecast(wall_s=None, device_s=None, source="unknown")
     (found,) = device_time(generators, forecasts)
-    assert found.device_s is None
-    assert list(found.sources) == ["unknown", "measured"]
+    assert found["device_s"] is None
+    assert found["sources"] == ["unknown", "measured"]

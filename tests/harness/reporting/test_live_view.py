@@ -5,9 +5,9 @@ import pytest
 from harness.execution.stage_run import Outcome
 from harness.executors import Capacity, StageEvent
 from harness.plan.plan import make_plan
-from harness.reporting.forecast import History
-from harness.reporting.live_view import ProgressView, seconds_left
-from harness.reporting.overview import StageState
+from harness.reporting.forecast import History, seconds_left
+from harness.reporting.live_view import ProgressView
+from harness.reporting.stage_states import StageState
 from harness.storage.artifacts import Store
 
 

@@ -6,14 +6,10 @@ import pytest
 from rich.console import Console
 
 from harness.executors import Capacity
-from harness.reporting.overview import (
-    Overview,
-    StageState,
-    drawing,
-    duration,
-    headline,
-    progress_text,
-)
+from harness.reporting.drawing import drawing
+from harness.reporting.overview import Overview, headline, progress_text
+from harness.reporting.stage_states import StageState
+from harness.reporting.words import duration
 
 RUNNING = StageState(
     key="a",

@@ -11,8 +11,9 @@ import pytest
 from harness.execution.stage_run import Outcome
 from harness.executors import Capacity, StageEvent
 from harness.plan.plan import make_plan
+from harness.reporting.bill import usage
 from harness.results import events
-from harness.results.events import SCHEMA, EventLog, read_events, usage
+from harness.results.events import SCHEMA, EventLog, read_events
 
 WRITER = """
 import sys

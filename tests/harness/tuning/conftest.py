@@ -80,7 +80,7 @@ def load(write: Callable[[Tree], Path], tree: Tree) -> Callable[..., Tuning]:
 @pytest.fixture
 def undrawn(monkeypatch) -> None:
     """Leaves the figures out, which take longer than these trainings."""
-    monkeypatch.setattr("harness.tune.write_tuning_figures", lambda results: [])
+    monkeypatch.setattr("harness.tuning.run_search.write_tuning_figures", lambda results: [])
     monkeypatch.setattr("harness.results.folder._figures", lambda results: [])
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from harness.commands.exit_codes import EXIT_UNFINISHED
 from harness.stages import registry
-from harness.status import EXIT_UNFINISHED, main
+from harness.status import main
 from harness.storage.lease import hold
 
 FIRST_TWO = ["--set", "num_trials=2"]

@@ -16,6 +16,7 @@ import yaml
 from harness.results.columns import COLUMNS
 from harness.results.events import read_events
 from harness.run import main as run_sweep
+from harness.schema.reading import ConfigError
 from harness.stages import registry
 from harness.storage.lease import hold
 
@@ -231,16 +232,16 @@ def test_what_only_promotion_needs_is_checked_before_anything_starts(command, wr
 def test_repeated_settings_that_are_refused_stop_the_command(command, write, tree, monkeypatch):
     seen = []
 
-    def refuse(arguments):
-        seen.extend(arguments)
-        return 2
+    def refuse(options, sweep):
+        seen.append(options)
+        raise ConfigError("no")
 
     monkeypatch.setattr("harness.tuning.repetition.run_sweep", refuse)
     tree["confirmation"] = {"seeds": [1]}
     ended = command(write({**tree, "num_trials": 2}), "--download")
     assert ended.code == 2
     assert "its confirmed settings must be a sweep that can run" in ended.err
-    assert "--download" in seen
+    assert seen[0].download
     assert not (RESULTS / "confirmed/settings.csv").exists()
     assert (RESULTS / "recommended.yaml").is_file()
 
@@ -303,7 +304,7 @@ def test_figures_that_cannot_be_drawn_stop_nothing(command, write, tree, monkeyp
     def refuse(results):
         raise ValueError("the figures must have a canvas")
 
-    monkeypatch.setattr("harness.tune.write_tuning_figures", refuse)
+    monkeypatch.setattr("harness.tuning.run_search.write_tuning_figures", refuse)
     monkeypatch.setattr("harness.results.folder._figures", lambda results: [])
     ended = command(write({**tree, "num_trials": 2}))
     assert ended.code == 0

@@ -1,4 +1,4 @@
-"""The search: keeps trials in flight on a running graph of stages, and tells the study their ends.
+"""Keeps trials of a search in flight on a running graph of stages, and tells the study their ends.
 
 Trials are told in the order in which they were proposed, and a proposal is made as soon as the
 oldest in flight was told: so the study does not depend on which stage happens to end first, and is
@@ -38,7 +38,7 @@ class _Flight:
     verdict: Verdict | None = None
 
 
-class Search:
+class TrialFeed:
     """Feeds an executor with the trials of a study."""
 
     def __init__(self, study: TuningStudy, store: Store, results: Path, announce: Announce) -> None:

@@ -1,11 +1,11 @@
-"""What the commands share: where things lie, who runs the stages, and checks before any starts."""
+"""Run stages for a command: checks before any starts, the executor, and signals."""
 
-import argparse
 import itertools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from harness.commands.options import RunOptions
 from harness.config.resources import Resources
 from harness.config.sweep import SweepFile
 from harness.execution.stage_run import Outcome
@@ -13,7 +13,6 @@ from harness.executors import Executor, Feed, Listener, StageEvent
 from harness.executors.interface import fixed
 from harness.executors.ray_environment import prepare
 from harness.metrics.frechet import self_test
-from harness.plan.cost import estimate
 from harness.plan.plan import still_missing
 from harness.plan.requests import request_of
 from harness.plan.requirements import fetch_missing, missing_items, writable_error
@@ -25,8 +24,6 @@ from harness.storage.leftovers import clear_leftovers
 from harness.storage.stage_log import user_stream
 from harness.storage.stop_requests import INTERRUPTED, StopRequest, on_signals
 
-EXIT_DONE, EXIT_ROWS_FAILED, EXIT_WRONG_REQUEST, EXIT_INTERRUPTED = 0, 1, 2, 130
-
 MAX_ROUNDS = 8
 """How often damaged inputs are made anew before a command gives up on its disk."""
 
@@ -34,37 +31,8 @@ MAX_ROUNDS = 8
 class Interrupted(KeyboardInterrupt):
     """A run was ended by a signal, after its stages had written their checkpoints."""
 
-    def __init__(self, outcomes: Mapping[str, Outcome]) -> None:
-        super().__init__()
-        self.outcomes = outcomes
-        """How the stages ended that have."""
 
-
-def exit_code(work: Callable[[], int]) -> int:
-    """The exit code of a command; a wrong request and an interruption are told in words."""
-    try:
-        return work()
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_WRONG_REQUEST
-    except OSError as error:
-        print(
-            f"error: {error}; what is finished is kept: run the same command again to continue",
-            file=sys.stderr,
-        )
-        return EXIT_ROWS_FAILED
-    except KeyboardInterrupt:
-        print(
-            "\ninterrupted: finished stages are kept, training goes on from its last checkpoint; "
-            "run the same command again to continue",
-            file=sys.stderr,
-        )
-        return EXIT_INTERRUPTED
-
-
-def check_start(
-    options: argparse.Namespace, stages: Sequence[Stage], results: Path, source: str
-) -> None:
+def check_start(options: RunOptions, stages: Sequence[Stage], results: Path, source: str) -> None:
     """Refuse to start where files are missing, nothing can be written, or numbers come out wrong.
 
     Raises:
@@ -83,29 +51,14 @@ def check_start(
     clear_leftovers(options.store)
 
 
-def check_networks(stages: Sequence[Stage], source: str) -> None:
-    """Build every network once without memory, so that a wrong one is told before anything starts.
-
-    Raises:
-        ConfigError: A network cannot be built from its configuration.
-    """
-    for stage in stages:
-        try:
-            estimate(stage)
-        except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
-            message = f"the networks of {stage.kind} {stage.label!r} cannot be built: {error}"
-            raise ConfigError(message, path=f"trial.{stage.kind}", source=source) from error
-
-
 def execute(
-    options: argparse.Namespace,
-    stages: list[Stage],
+    options: RunOptions,
+    stages: Sequence[Stage],
     store: Store,
     file: SweepFile,
     source: str,
-    ended: Callable[[Stage], None],
-    log: Listener | None = None,
-) -> Mapping[str, Outcome]:
+    listen: Listener,
+) -> dict[str, Outcome]:
     """Run stages in the chosen executor under a progress view.
 
     Where a stage met a damaged input, which was set aside, what is missing is run once more.
@@ -116,8 +69,7 @@ def execute(
         store: Where artifacts are read and written.
         file: Sweep file with the resources of each kind.
         source: Where it was read from, for messages.
-        ended: Called with each stage as it ends.
-        log: Called with every event, before `ended`.
+        listen: Called with every event.
 
     Raises:
         Interrupted: By a signal.
@@ -126,7 +78,21 @@ def execute(
 
     def run_missing() -> Mapping[str, Outcome]:
         missing = still_missing(stages, store) if next(rounds) else stages
-        return _execute(options, missing, store, file, source, ended, log) if missing else {}
+        if not missing:
+            return {}
+        resources = {stage.kind: request_of(stage.kind, file.resources) for stage in missing}
+        with (
+            user_stream() as stream,
+            ProgressView(missing, store, stream, resources=resources) as view,
+        ):
+
+            def show_and_listen(event: StageEvent) -> None:
+                view(event)
+                listen(event)
+
+            return run_graph(
+                options, missing, store, resources, source, show_and_listen, fixed, view.tell
+            )
 
     return repeat_while_damaged(run_missing)
 
@@ -145,33 +111,8 @@ def repeat_while_damaged(run_missing: Callable[[], Mapping[str, Outcome]]) -> di
     return outcomes
 
 
-def _execute(
-    options: argparse.Namespace,
-    stages: list[Stage],
-    store: Store,
-    file: SweepFile,
-    source: str,
-    ended: Callable[[Stage], None],
-    log: Listener | None,
-) -> Mapping[str, Outcome]:
-    resources = {stage.kind: request_of(stage.kind, file.resources) for stage in stages}
-    with (
-        user_stream() as stream,
-        ProgressView(stages, store, stream, resources=resources) as view,
-    ):
-
-        def listen(event: StageEvent) -> None:
-            view(event)
-            if log is not None:
-                log(event)
-            if event.what == "ended":
-                ended(event.stage)
-
-        return run_graph(options, stages, store, resources, source, listen, fixed, view.tell)
-
-
 def run_graph(
-    options: argparse.Namespace,
+    options: RunOptions,
     stages: Sequence[Stage],
     store: Store,
     resources: Mapping[str, Resources],
@@ -205,7 +146,7 @@ def run_graph(
             _stop_where_too_much_failed(options, ended, max(len(stages), len(ended)), stop, tell)
 
     try:
-        executor = make_executor(options, tell)
+        executor = _make_executor(options, tell)
         root = store.root.resolve()
         with on_signals(stop, tell):
             outcomes = executor.run(stages, root, resources, listen_and_count, feed, stop)
@@ -213,12 +154,12 @@ def run_graph(
         in_file = error.path.startswith("resources.")
         raise error.within(source=source if in_file else "") from error
     if stop.reason == INTERRUPTED:
-        raise Interrupted(outcomes)
+        raise Interrupted
     return outcomes
 
 
 def _stop_where_too_much_failed(
-    options: argparse.Namespace,
+    options: RunOptions,
     ended: Mapping[str, Outcome],
     total: int,
     stop: StopRequest,
@@ -235,7 +176,7 @@ def _stop_where_too_much_failed(
     )
 
 
-def make_executor(options: argparse.Namespace, tell: Callable[[str], None]) -> Executor:
+def _make_executor(options: RunOptions, tell: Callable[[str], None]) -> Executor:
     """The chosen executor.
 
     Args:

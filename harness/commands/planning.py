@@ -1,0 +1,51 @@
+"""Before anything starts: networks that cannot be built are refused, and a dry run is printed."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from harness.commands.options import RunOptions
+from harness.plan.cost import estimate
+from harness.plan.plan import Plan
+from harness.plan.requirements import missing_items
+from harness.reporting.plan_text import describe_plan, plan_text
+from harness.schema.reading import ConfigError
+from harness.stages.stage import Stage
+from harness.storage.artifacts import Store
+
+
+def check_networks(stages: Sequence[Stage], source: str) -> None:
+    """Build every network once without memory, so that a wrong one is told before anything starts.
+
+    Raises:
+        ConfigError: A network cannot be built from its configuration.
+    """
+    for stage in stages:
+        try:
+            estimate(stage)
+        except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
+            message = f"the networks of {stage.kind} {stage.label!r} cannot be built: {error}"
+            raise ConfigError(message, path=f"trial.{stage.kind}", source=source) from error
+
+
+def print_plan(
+    options: RunOptions,
+    plan: Plan,
+    to_run: Sequence[Stage],
+    needed: Sequence[Stage],
+    more: Mapping[str, Any] | None = None,
+    remark: str = "",
+) -> None:
+    """Print what a dry run says: the plan, what is missing, and what it costs.
+
+    Args:
+        options: The command's options.
+        plan: The stages and rows that are shown.
+        to_run: Those of its stages that would run.
+        needed: Stages that are looked through for data and weights that are missing.
+        more: Further values of the JSON.
+        remark: Further text for people.
+    """
+    missing = [str(item) for item in missing_items(needed)]
+    described = {**describe_plan(plan, Store(options.store), to_run, missing), **(more or {})}
+    print(json.dumps(described, indent=1) if options.json else plan_text(described) + remark)

@@ -1,0 +1,114 @@
+"""The story of a run: plan, checks, stages, rows as they end, table and figures, closing words."""
+
+import json
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+from harness.commands.exit_codes import EXIT_DONE, EXIT_ROWS_FAILED
+from harness.commands.options import RunOptions
+from harness.commands.planning import check_networks, print_plan
+from harness.config.sweep import Sweep, resolved_tree
+from harness.execution.stage_run import Outcome
+from harness.executors import StageEvent
+from harness.plan.plan import Plan, make_plan, stages_to_run
+from harness.reporting.forecast import History, forecast_plan
+from harness.results import events
+from harness.results.events import EventLog
+from harness.schema.reading import ConfigError, read_yaml
+from harness.stages.stage import Stage
+from harness.storage.artifacts import Store
+
+
+def run_sweep(options: RunOptions, sweep: Sweep) -> int:
+    """Run what a sweep lacks and write its results; returns the exit code."""
+    started = time.monotonic()
+    plan, store = make_plan(sweep), Store(options.store)
+    wanted = plan.restricted_to(options.only) if options.only else plan
+    to_run = stages_to_run(wanted, store)
+    check_networks(to_run, sweep.source)
+    if options.dry_run:
+        print_plan(options, wanted, to_run, to_run)
+        return EXIT_DONE
+    # Executors, pandas and the progress view take a second to import, and a dry run needs none.
+    from harness.commands.run_stages import Interrupted, check_start, execute
+    from harness.reporting.bill import settle
+    from harness.reporting.closing_text import closing_text
+    from harness.results.folder import write_results, write_yaml
+
+    results = options.results / sweep.file.name
+    check_start(options, to_run, results, sweep.source)
+    if note := _replaced_note(results, sweep):
+        print(note, file=sys.stderr)
+    # What is asked stands in the folder from the start, so that harness.status knows it.
+    results.mkdir(parents=True, exist_ok=True)
+    write_yaml(results / "sweep.yaml", resolved_tree(sweep))
+    log = EventLog(results / events.FILE)
+    log.start(
+        sweep.file.name,
+        store=store.root,
+        executor=options.executor,
+        stages_to_run=len(to_run),
+        stages_in_plan=len(wanted.stages),
+        rows=len(plan.rows),
+    )
+    expected = forecast_plan(to_run, sweep.file, History.of(store))
+    ended: dict[str, Outcome] = {}
+
+    def listen(event: StageEvent) -> None:
+        log(event)
+        if event.what == "ended" and event.outcome is not None:
+            ended[event.stage.key] = event.outcome
+            _write_finished_rows(plan, event.stage, store, results, log)
+
+    try:
+        outcomes = execute(options, to_run, store, sweep.file, sweep.source, listen)
+    except (Interrupted, ConnectionError) as error:
+        # The stages have written their checkpoints, or machines were lost and the store was not:
+        # what has ended is told.
+        log.end("interrupted" if isinstance(error, Interrupted) else "error", ended, {})
+        write_results(plan, store, ended, results, time.monotonic() - started)
+        raise
+    except BaseException as error:
+        log.end("interrupted" if isinstance(error, KeyboardInterrupt) else "error", {}, {})
+        raise
+    written = write_results(plan, store, outcomes, results, time.monotonic() - started)
+    good = ("done", "pending") if options.only else ("done",)
+    all_good = all(row["status"] in good for row in written.rows)
+    rows = Counter(str(row["status"]) for row in written.rows)
+    log.end("done" if all_good else "rows_failed", outcomes, rows)
+    bill = settle(plan, store, outcomes, expected, log.events)
+    if options.json:
+        print(json.dumps({**written.as_json(), "cost": bill.as_json()}, indent=1))
+    else:
+        print(closing_text(wanted, written, outcomes, results, bill))
+    return EXIT_DONE if all_good else EXIT_ROWS_FAILED
+
+
+def _write_finished_rows(
+    plan: Plan, ended: Stage, store: Store, results: Path, log: EventLog
+) -> None:
+    """Write each row as soon as its last stage has ended, so that a crash loses none."""
+    from harness.results.rows import make_row, write_row  # pandas; see `run_sweep`.
+
+    for row in plan.rows:
+        if ended in row.stages:
+            values = make_row(row, plan.sweep.file.name, store, {})
+            if values["status"] == "done":
+                write_row(values, results)
+                log.row(values)
+
+
+def _replaced_note(results: Path, sweep: Sweep) -> str:
+    """A line for a folder that holds the results of another version of the sweep."""
+    path = results / "sweep.yaml"
+    try:
+        if not path.is_file() or read_yaml(path) == resolved_tree(sweep):
+            return ""
+    except ConfigError as error:
+        return f"note: {error}; it is written anew"
+    return (
+        f"note: {results} holds another version of this sweep; its table and figures are replaced "
+        "(artifacts are kept, another --set name=... keeps both)"
+    )

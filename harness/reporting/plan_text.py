@@ -1,0 +1,164 @@
+"""What a plan will run, reuse and cost, as JSON and in words; read before a run."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from harness.plan.cost import estimate
+from harness.plan.plan import Plan
+from harness.reporting.forecast import (
+    ASSUMED_CPU_SHARE,
+    ASSUMED_MFU,
+    Forecast,
+    History,
+    Source,
+    forecast_plan,
+    sum_if_known,
+)
+from harness.reporting.words import byte_count, columns, duration
+from harness.stages.stage import Stage
+from harness.storage.artifacts import Store
+
+SOURCES: Mapping[Source, str] = {
+    "measured": "from measured stages of this kind on like hardware",
+    "device": "from measured stages of other kinds on like hardware",
+    "assumed": f"FLOPs at an assumed {ASSUMED_MFU:.0%} of a GPU's peak, or {ASSUMED_CPU_SHARE:.0%} "
+    "of a matrix product's rate on this CPU; nothing was measured",
+    "unknown": "nothing is known of the device",
+}
+"""What is said of a forecast's source."""
+
+
+def describe_plan(
+    plan: Plan, store: Store, to_run: Sequence[Stage], missing: Sequence[str]
+) -> dict[str, Any]:
+    """The plan as JSON-able values; `plan_text` words it."""
+    running = {stage.key for stage in to_run}
+    forecasts = forecast_plan(to_run, plan.sweep.file, History.of(store))
+    stages = []
+    for stage in plan.stages:
+        expected = estimate(stage)
+        present = store.find(stage.kind, stage.key) is not None
+        state = "run" if stage.key in running else "reuse" if present else "not needed"
+        stages.append(
+            {
+                "kind": stage.kind,
+                "label": stage.label,
+                "key": stage.key,
+                "state": state,
+                "parameters": expected.parameters,
+                "estimated_flops": expected.flops,
+                "estimated_disk_bytes": expected.disk_bytes,
+                "estimated_state_bytes": expected.state_bytes,
+                "forecast": asdict(forecasts[stage.key]) if stage.key in forecasts else None,
+                "inputs": {name: s.key for name, s in stage.inputs.items()},
+            }
+        )
+    parameters = {stage["key"]: stage["parameters"] for stage in stages}
+    rows = [
+        {
+            "row_id": row.row_id,
+            "trial_id": row.trial_id,
+            "axes": dict(row.axes),
+            "step": row.generator.step if row.generator else None,
+            "guidance": row.generator.guidance.kind if row.generator else None,
+            "tokenizer_parameters": parameters.get(row.tokenizer.key),
+            "generator_parameters": parameters.get(row.generator.training.key)
+            if row.generator
+            else None,
+        }
+        for row in plan.rows
+    ]
+    chosen = [stage for stage in stages if stage["state"] == "run"]
+    return {
+        "sweep": plan.sweep.file.name,
+        "stages": stages,
+        "rows": rows,
+        "to_run": len(chosen),
+        "to_reuse": sum(stage["state"] == "reuse" for stage in stages),
+        "estimated_flops": sum(stage["estimated_flops"] for stage in chosen),
+        "estimated_disk_bytes": sum(stage["estimated_disk_bytes"] for stage in chosen),
+        "device_time": device_time(to_run, forecasts),
+        "missing": list(missing),
+    }
+
+
+def device_time(stages: Sequence[Stage], forecasts: Mapping[str, Forecast]) -> list[dict[str, Any]]:
+    """Device time that the stages of each kind are expected to take, in the order of the stages.
+
+    Returns:
+        Of each `kind` the number of `stages`, whether it is time of GPUs (`on_gpu`; of CPU cores
+        otherwise), seconds (`device_s`, None where one has no forecast) and the forecasts'
+        `sources`.
+    """
+    groups: dict[str, list[Forecast]] = {}
+    for stage in stages:
+        groups.setdefault(stage.kind, []).append(forecasts[stage.key])
+    return [
+        {
+            "kind": kind,
+            "stages": len(group),
+            "on_gpu": any(each.on_gpu for each in group),
+            "device_s": sum_if_known([each.device_s for each in group]),
+            "sources": list(dict.fromkeys(each.source for each in group)),
+        }
+        for kind, group in groups.items()
+    ]
+
+
+def plan_text(described: Mapping[str, Any]) -> str:
+    """A plan for people: stages, rows, totals and what is missing."""
+    lines = [f"plan of {described['sweep']}", ""]
+    heading = ("stage", "state", "parameters", "FLOPs", "memory", "disk", "what")
+    stages = [
+        (
+            stage["kind"],
+            stage["state"],
+            f"{stage['parameters']:,}" if stage["parameters"] else "",
+            f"{stage['estimated_flops']:.2e}",
+            byte_count(stage["estimated_state_bytes"]) if stage["estimated_state_bytes"] else "",
+            byte_count(stage["estimated_disk_bytes"]),
+            stage["label"],
+        )
+        for stage in described["stages"]
+    ]
+    lines += columns([heading, *stages])
+    lines.append("memory: weights, gradients, optimiser state and averages, without activations")
+    lines += ["", f"{len(described['rows'])} rows:"]
+    for row in described["rows"]:
+        axes = ", ".join(f"{axis} {value}" for axis, value in row["axes"].items())
+        sampled = f"guidance {row['guidance']}" if row["guidance"] else "tokenizer only"
+        lines.append(f"  {row['row_id']}  {axes or 'one trial'}, {sampled}")
+    lines += [
+        "",
+        f"{described['to_run']} stages to run, {described['to_reuse']} to reuse; estimated "
+        f"{described['estimated_flops']:.2e} FLOPs and "
+        f"{byte_count(described['estimated_disk_bytes'])} on disk",
+    ]
+    lines += _device_time_lines(described["device_time"])
+    if described["missing"]:
+        lines += ["", "missing, and needed before this can run:"]
+        lines += [f"  - {item}" for item in described["missing"]]
+    return "\n".join(lines)
+
+
+def _device_time_lines(kinds: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Device time of what is to run, a line a kind and one for the whole."""
+    lines = []
+    for kind in kinds:
+        time = "unknown" if kind["device_s"] is None else duration(kind["device_s"])
+        device = "GPU" if kind["on_gpu"] else "CPU core"
+        lines.append(
+            f"  {kind['kind']}: {kind['stages']} stages, {time} of one {device} "
+            f"({', '.join(kind['sources'])})"
+        )
+    if not lines:
+        return []
+    for on_gpu, device in ((True, "GPU"), (False, "CPU core")):
+        times = [kind["device_s"] for kind in kinds if kind["on_gpu"] == on_gpu]
+        if times:
+            known = sum(time for time in times if time is not None)
+            more = ", and what is unknown" if None in times else ""
+            lines.append(f"  in total: {duration(known)} of one {device}{more}")
+    sources = dict.fromkeys(source for kind in kinds for source in kind["sources"])
+    return ["", "device time:", *lines, *(f"  {name}: {SOURCES[name]}" for name in sources)]
