@@ -136,7 +136,7 @@ def test_the_same_command_again_executes_nothing_and_starts_no_executor(
     folders, again, monkeypatch
 ):
     monkeypatch.setattr(
-        "harness.commands.running.make_executor", lambda *_: pytest.fail("an executor was made")
+        "harness.commands.run_stages._make_executor", lambda *_: pytest.fail("an executor was made")
     )
     before = table(folders["ray"])
     assert "executed 0 stages, reused 19" in again("ray")

@@ -13,9 +13,6 @@ from pathlib import Path
 from typing import Any, Literal, final
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from jaxtyping import Int64
 
 from harness.data.dataset import Split, check_count, check_declaration
@@ -108,6 +105,10 @@ class ParquetSplit(EncodedSplit):
 
 
 def _open_file(path: Path) -> Any:
+    # Here and below: pyarrow takes 0.2 s to import, and plans of other data sets need none of it.
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     try:
         return pq.ParquetFile(path, pre_buffer=False)
     except (OSError, pa.ArrowException) as error:
@@ -118,6 +119,8 @@ def _open_file(path: Path) -> Any:
 
 def _image_column(file: Any, path: Path, config: ParquetConfig) -> str:
     """The column to read: of the struct only its bytes."""
+    import pyarrow as pa  # See `_open_file`.
+
     schema = file.schema_arrow
     asked = _IMAGE_COLUMNS if config.image_column is None else (config.image_column,)
     found = [name for name in asked if name in schema.names]
@@ -161,6 +164,9 @@ def _class_names(file: Any, path: Path, config: ParquetConfig) -> tuple[str, ...
 
 
 def _read_labels(file: Any, path: Path, config: ParquetConfig) -> Int64[np.ndarray, " n"]:
+    import pyarrow as pa  # See `_open_file`.
+    import pyarrow.compute as pc
+
     name, schema = config.label_column, file.schema_arrow
     if name not in schema.names or not pa.types.is_integer(schema.field(name).type):
         held = schema.field(name).type if name in schema.names else "nothing of that name"

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, final
 
 import numpy as np
-import pyarrow as pa
 from jaxtyping import Int64
 
 from harness.data.photographs.encoded import EncodedImage
@@ -75,6 +74,8 @@ class ImageRows:
         return cells
 
     def _read_group(self, group: int) -> Any:
+        import pyarrow as pa  # It takes 0.2 s, and plans of other data sets need none of it.
+
         number, part = self._groups[group]
         column = self._columns[number]
         try:
