@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from models.alignment import AlignmentLoss, NoAlignment, VFAlignment
 from models.autoencoder import Autoencoder
@@ -30,6 +31,15 @@ from models.rounding import round_weights
 GAN_WEIGHT_LIMIT = 1e4
 VF_WEIGHT_LIMIT = 1e8
 NORM_OFFSET = 1e-4
+
+# Names of the ranges that a profiler shows, one for each part of a step. They lie inside the loss,
+# because each term is differentiated there: the range of a term then has its backward pass too. A
+# part that is computed in several places has one name, and the times of its ranges add up.
+AUTOENCODER = "autoencoder, forward and backward"
+PIXEL_TERMS = "L1 and LPIPS, forward and backward"
+ADVERSARY = "discriminator, both steps"
+ALIGNMENT = "alignment terms"
+ADAPTIVE_WEIGHTS = "adaptive weights"
 
 _Terms = dict[str, Tensor]
 
@@ -198,12 +208,14 @@ class TokenizerLoss(nn.Module):
             features: frozen foundation features; absent without alignment.
             batch_index: batches trained before this one in the present stage.
         """
-        posterior = autoencoder.encode(images)
-        z = posterior.sample(noise)
-        reconstruction = autoencoder.decode(z).float()
-        terms, weights, per_element, nll_gradient = self._reconstruction_terms(
-            images, reconstruction.detach()
-        )
+        with record_function(AUTOENCODER):
+            posterior = autoencoder.encode(images)
+            z = posterior.sample(noise)
+            reconstruction = autoencoder.decode(z).float()
+        with record_function(PIXEL_TERMS):
+            terms, weights, per_element, nll_gradient = self._reconstruction_terms(
+                images, reconstruction.detach()
+            )
         nll = _weighted_sum(terms, weights)
         decoded = _Decoded(autoencoder, z, reconstruction, nll, nll_gradient)
         if self.generator_term_is_on(batch_index):
@@ -287,9 +299,10 @@ class TokenizerLoss(nn.Module):
         """Generator term, its adaptive weight, and its gradient by the reconstruction."""
         assert self.discriminator is not None
         assert isinstance(self.config.discriminator, DiscriminatorConfig)
-        logits = self.discriminator(decoded.reconstruction)
-        term = self._share(logits) * generator_hinge_loss(logits)
-        (gradient,) = torch.autograd.grad(term, decoded.reconstruction)
+        with record_function(ADVERSARY):
+            logits = self.discriminator(decoded.reconstruction)
+            term = self._share(logits) * generator_hinge_loss(logits)
+            (gradient,) = torch.autograd.grad(term, decoded.reconstruction)
         ratio = _balance_at(
             decoded.autoencoder.last_decoder_weight,
             decoded.reconstruction,
@@ -304,15 +317,17 @@ class TokenizerLoss(nn.Module):
     ) -> tuple[Tensor, _Terms, _Terms]:
         """Image terms plus weighted alignment, with the alignment's terms and weights."""
         share = self._share(features)
-        terms = {name: share * t for name, t in alignment(decoded.z, features).items()}
-        vf = alignment.total(terms)
+        with record_function(ALIGNMENT):
+            terms = {name: share * t for name, t in alignment(decoded.z, features).items()}
+            vf = alignment.total(terms)
         factor = torch.full_like(vf, alignment.config.vf_weight)
         if not alignment.config.adaptive:
             total = decoded.total() + factor * vf
         else:
             image_total, nll_by_z = decoded.total_and_nll_gradient_by_z()
             inputs = [decoded.z, *self.autoencoder_parameters()]
-            gradients = torch.autograd.grad(vf, inputs)
+            with record_function(ALIGNMENT):
+                gradients = torch.autograd.grad(vf, inputs)
             factor = factor * _balance_at(
                 decoded.autoencoder.last_encoder_weight,
                 decoded.z,
@@ -356,12 +371,14 @@ class _Decoded:
         decoder's activations are passed a second time, because the two gradients differ.
         """
         if self.adversarial is not None:
-            (by_z,) = torch.autograd.grad(
-                self.reconstruction, self.z, self.nll_gradient, retain_graph=True
-            )
+            with record_function(ADAPTIVE_WEIGHTS):
+                (by_z,) = torch.autograd.grad(
+                    self.reconstruction, self.z, self.nll_gradient, retain_graph=True
+                )
             return self.total(), by_z
         inputs = [self.z, *self.autoencoder.decoder_parameters()]
-        gradients = torch.autograd.grad(self.reconstruction, inputs, self.nll_gradient)
+        with record_function(AUTOENCODER):
+            gradients = torch.autograd.grad(self.reconstruction, inputs, self.nll_gradient)
         return with_known_gradient(self.nll, inputs, gradients), gradients[0]
 
 
@@ -377,11 +394,12 @@ def _balance_at(
     The gradients at the weight are those of the global batch, so that all workers have the weight
     that one would have. The published implementation compares each worker's own.
     """
-    reconstruction_gradient, term_gradient = (
-        part.sum(torch.autograd.grad(output, weight, gradient, retain_graph=True)[0])
-        for gradient in gradients
-    )
-    return balance_weight(reconstruction_gradient, term_gradient, limit)
+    with record_function(ADAPTIVE_WEIGHTS):
+        reconstruction_gradient, term_gradient = (
+            part.sum(torch.autograd.grad(output, weight, gradient, retain_graph=True)[0])
+            for gradient in gradients
+        )
+        return balance_weight(reconstruction_gradient, term_gradient, limit)
 
 
 def _weighted_sum(terms: _Terms, weights: _Terms) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.profiler import record_function
 
 from harness.config.encoders import AlignmentEncoder
 from harness.config.phases import phase_at
@@ -44,7 +45,7 @@ from models.autoencoder import Autoencoder
 from models.batch_part import slices_of
 from models.discriminator import DiscriminatorConfig, PatchDiscriminator
 from models.perceptual import LPIPSConfig
-from models.tokenizer_loss import TokenizerLoss
+from models.tokenizer_loss import ADVERSARY, AUTOENCODER, TokenizerLoss
 
 
 def stage(trial: Trial) -> TokenizerStage:
@@ -163,32 +164,43 @@ def make(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
         # ---- data. Every random number is a function of seed, purpose and step, and noise is drawn
         # for the whole batch: so a resumed run, and any number of workers, sees the same numbers.
         torch.manual_seed(derive_seed(seed, "tokenizer", "dropout", step))
-        random = generator_for(seed, "tokenizer", step, device=device)
-        pixels, _ = next(batches)
-        images = to_model_range(pixels.to(device, non_blocking=True))
-        shape = (count, settings.latent_dim, side, side)
-        noise = torch.randn(shape, generator=random, device=device)[own]
+        # Parts of the step are profiler ranges, so that `harness.bench` times this loop itself.
+        # One takes a few microseconds where nobody profiles, of a step of tens of milliseconds.
+        with record_function("data"):
+            random = generator_for(seed, "tokenizer", step, device=device)
+            pixels, _ = next(batches)
+            images = to_model_range(pixels.to(device, non_blocking=True))
+            shape = (count, settings.latent_dim, side, side)
+            noise = torch.randn(shape, generator=random, device=device)[own]
         features = None
         if encoder is not None:
             # The encoder is not differentiated, so its slices need no more than its activations.
             parts = slices_of(len(images), context.slices)
-            features = torch.cat([encoder.features(images[p], grid=(side, side)) for p in parts])
+            with record_function("foundation encoder"):
+                features = torch.cat(
+                    [encoder.features(images[p], grid=(side, side)) for p in parts]
+                )
 
         # ---- forward, loss and step of the autoencoder
         with autocast(training, device):
             loss = criterion.autoencoder_loss(model, images, noise, features, batch)
-        start_step(adam, training, step)
-        backward(loss.total, training)
-        context.watch_gradient(step, end_step(adam, training, gradients))
+        with record_function(AUTOENCODER):
+            start_step(adam, training, step)
+            backward(loss.total, training)
+        with record_function("optimisers"):
+            norm = end_step(adam, training, gradients)
+        context.watch_gradient(step, norm)
         totals = {"autoencoder": loss.total}
 
         # ---- forward, loss and step of the discriminator, on the same images and reconstructions
         if adversary_adam and criterion.discriminator_is_on(batch):
-            with autocast(training, device):
-                adversary_loss = criterion.discriminator_loss(images, loss.reconstruction)
-            start_step(adversary_adam, training, step)
-            backward(adversary_loss, training)
-            norm = end_step(adversary_adam, training, adversary_gradients)
+            with record_function(ADVERSARY):
+                with autocast(training, device):
+                    adversary_loss = criterion.discriminator_loss(images, loss.reconstruction)
+                start_step(adversary_adam, training, step)
+                backward(adversary_loss, training)
+            with record_function("optimisers"):
+                norm = end_step(adversary_adam, training, adversary_gradients)
             context.watch_gradient(step, norm)
             totals["adversary"] = adversary_loss
 
