@@ -17,11 +17,10 @@ from typing import Any
 
 import torch
 
-from harness.benchmarks import sampling_part, step_parts, training_parts, use_parts
-from harness.benchmarks.defaults import default_sizes, default_trial
+from harness.benchmarks import training_parts, use_parts
 from harness.benchmarks.measuring import Bench
 from harness.benchmarks.rows import Row, as_json, as_text, write_rows
-from harness.benchmarks.subject import make_subject
+from harness.benchmarks.subject import default_sizes, default_trial, make_subject
 from harness.commands.exit_codes import EXIT_DONE, exit_code
 from harness.commands.options import add_settings, count, seconds
 from harness.config.sweep import load_sweep
@@ -194,10 +193,10 @@ def _measure(
     """The rows of each part asked for; one that fails as a whole is a row too."""
     parts: dict[str, Callable[[], list[Row]]] = {
         "tokenizer": lambda: training_parts.tokenizer_training(run),
-        "parts": lambda: step_parts.tokenizer_parts(run),
+        "parts": lambda: training_parts.tokenizer_parts(run),
         "encoding": lambda: use_parts.encoding(run),
         "generator": lambda: training_parts.generator_training(run, sizes),
-        "sampling": lambda: sampling_part.sampling(run, sizes),
+        "sampling": lambda: use_parts.sampling(run, sizes),
         "metrics": lambda: use_parts.metrics(run),
         "data": lambda: use_parts.data(run, folder),
     }

@@ -1,4 +1,4 @@
-"""Rows of the benchmark: what was measured, or why it was not, and where."""
+"""Rows of the benchmark: what was measured, how fast it was, or why it was not measured."""
 
 import dataclasses
 import json
@@ -25,7 +25,7 @@ class Row:
     part: str
     """Part of the benchmark, as `--only` takes it."""
     what: str
-    """The thing that was measured."""
+    """What was measured."""
     variant: str = ""
     """How it was run."""
     status: Literal["measured", "skipped", "failed"] = "measured"
@@ -40,7 +40,7 @@ class Row:
     steps_a_turn: int | None = None
     """Repetitions a turn."""
     seconds: float | None = None
-    """Median seconds a repetition, by `clock`."""
+    """Median seconds a repetition, by `clock`; of a part, its share of the whole step's."""
     seconds_q1: float | None = None
     seconds_q3: float | None = None
     wall_s: float | None = None
@@ -58,7 +58,7 @@ class Row:
     """Quartiles over rounds; empty where there were none."""
     to_plain_q3: float | None = None
     share: float | None = None
-    """Share of the whole step that this part of it takes."""
+    """Share of the whole step that this part takes."""
     flops_per_image: float | None = None
     """Analytic operations, as `harness/plan/cost.py` counts them."""
     mfu: float | None = None
@@ -67,22 +67,25 @@ class Row:
     peak_name: str = ""
     """Where the peak comes from."""
     peak_device_gib: float | None = None
-    """Most device memory in tensors while this was measured; empty where variants took turns, since
-    all of them were alive then and the peak would be that of their sum."""
+    """Most device memory in tensors; empty where variants took turns, since all of them held
+    memory at that time."""
     peak_host_gib: float | None = None
-    """Most memory of the process, likewise."""
+    """Most memory of the process; empty likewise."""
     data_wait: float | None = None
     """Share of the time that was spent waiting for data."""
     configuration: str = ""
     """Settings as JSON."""
 
 
-def measured(row: Row, times: Times, *, clock: Clock, threads: int) -> Row:
-    """The row with its times filled in, as failed where the loop failed.
+def measured(
+    row: Row, times: Times, plain: Times | None = None, *, clock: Clock, threads: int
+) -> Row:
+    """Fills in the times of a row, or why there are none.
 
     Args:
         row: What was measured, with `images` a step.
         times: Its turns.
+        plain: Turns that its speed is compared with, if any.
         clock: Which seconds to report.
         threads: Threads that computed.
     """
@@ -90,39 +93,38 @@ def measured(row: Row, times: Times, *, clock: Clock, threads: int) -> Row:
         return dataclasses.replace(row, status="failed", reason=times.error or "no turn was taken")
     seconds = _seconds(times, clock, threads)
     low, median, high = quartiles(seconds)
-    images = row.images or 0
-    return dataclasses.replace(
-        row,
-        repeats=len(seconds),
-        steps_a_turn=times.turns[0].steps,
-        seconds=median,
-        seconds_q1=low,
-        seconds_q3=high,
-        wall_s=statistics.median(turn.wall_s / turn.steps for turn in times.turns),
-        setup_s=times.setup_s,
-        images_per_s=images / median if images else None,
-        images_per_s_q1=images / high if images else None,
-        images_per_s_q3=images / low if images else None,
-        mfu=_mfu(row, images / median) if images else None,
-        peak_device_gib=_peak(times, "peak_device_gib"),
-        peak_host_gib=_peak(times, "peak_host_gib"),
-    )
-
-
-def against(row: Row, times: Times, plain: Times, *, clock: Clock, threads: int) -> Row:
-    """The row with its speed relative to the plain one: from the ratio in every round, if any."""
-    own, others = _seconds(times, clock, threads), _seconds(plain, clock, threads)
-    if not own or not others:
-        return row
-    if not (times.in_rounds and plain.in_rounds):
-        ratio = statistics.median(others) / statistics.median(own)
-        return dataclasses.replace(row, to_plain=ratio)
-    low, median, high = quartiles([b / a for a, b in zip(own, others, strict=False)])
-    return dataclasses.replace(row, to_plain=median, to_plain_q1=low, to_plain_q3=high)
+    filled: dict[str, Any] = {
+        "repeats": len(seconds),
+        "steps_a_turn": times.turns[0].steps,
+        "seconds": median,
+        "seconds_q1": low,
+        "seconds_q3": high,
+        "wall_s": statistics.median(turn.wall_s / turn.steps for turn in times.turns),
+        "setup_s": times.setup_s,
+    }
+    if row.images:
+        speeds = row.images / median, row.images / high, row.images / low
+        names = ("images_per_s", "images_per_s_q1", "images_per_s_q3")
+        filled |= dict(zip(names, speeds, strict=True))
+        if row.flops_per_image is not None and row.peak_flops is not None:
+            filled["mfu"] = speeds[0] * row.flops_per_image / row.peak_flops
+    if not times.in_rounds:
+        for name in ("peak_device_gib", "peak_host_gib"):
+            found = [turn.peaks[name] for turn in times.turns if name in turn.peaks]
+            filled[name] = max(found, default=None)
+    if plain is not None and plain.turns:
+        others = _seconds(plain, clock, threads)
+        filled["to_plain"] = statistics.median(others) / median
+        if times.in_rounds and plain.in_rounds:
+            # Loops of one round meet the same disturbances, so the ratio is taken in every round.
+            ratios = quartiles([b / a for a, b in zip(seconds, others, strict=False)])
+            names = ("to_plain_q1", "to_plain", "to_plain_q3")
+            filled |= dict(zip(names, ratios, strict=True))
+    return dataclasses.replace(row, **filled)
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    """Lower quartile, median and upper quartile."""
+    """Gives the lower quartile, the median and the upper quartile."""
     if len(values) < 2:
         return values[0], values[0], values[0]
     low, median, high = statistics.quantiles(values, n=4, method="inclusive")
@@ -130,33 +132,15 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def _seconds(times: Times, clock: Clock, threads: int) -> list[float]:
-    """Of one repetition, in every turn."""
-    if clock == "wall":
-        return [turn.wall_s / turn.steps for turn in times.turns]
-    return [turn.cpu_s / threads / turn.steps for turn in times.turns]
-
-
-def _mfu(row: Row, images_per_s: float) -> float | None:
-    if row.flops_per_image is None or row.peak_flops is None:
-        return None
-    return images_per_s * row.flops_per_image / row.peak_flops
-
-
-def _peak(times: Times, name: str) -> float | None:
-    if times.in_rounds:
-        return None
-    return max((turn.peaks[name] for turn in times.turns if name in turn.peaks), default=None)
+    """Seconds of one repetition, for every turn."""
+    return [
+        (turn.wall_s if clock == "wall" else turn.cpu_s / threads) / turn.steps
+        for turn in times.turns
+    ]
 
 
 def write_rows(rows: Sequence[Row], run: dict[str, Any], folder: Path, name: str) -> list[Path]:
-    """Write the rows, each with what is common to the run, as Parquet and CSV.
-
-    Args:
-        rows: The rows.
-        run: Machine, device, versions, revision, threads, date and command.
-        folder: Where to write; made if absent.
-        name: Stem of the files.
-    """
+    """Writes rows, each with the facts of the run, as Parquet and CSV files of this name."""
     folder.mkdir(parents=True, exist_ok=True)
     table = pd.DataFrame([{**dataclasses.asdict(row), **run} for row in rows])
     paths = [folder / f"{name}.parquet", folder / f"{name}.csv"]
@@ -166,12 +150,12 @@ def write_rows(rows: Sequence[Row], run: dict[str, Any], folder: Path, name: str
 
 
 def as_json(rows: Sequence[Row], run: dict[str, Any]) -> str:
-    """The run and its rows as JSON."""
+    """Gives the run and its rows as JSON."""
     return json.dumps({"run": run, "rows": [dataclasses.asdict(row) for row in rows]}, indent=1)
 
 
 def as_text(rows: Sequence[Row], run: dict[str, Any]) -> str:
-    """A table for people: numbers with their spread, and why others are absent."""
+    """Gives a table for people: numbers with their spread, and why others are absent."""
     lines = [
         f"{run['device']}, {run['threads']} threads, torch {run['torch']}, {run['clock']} time"
     ]

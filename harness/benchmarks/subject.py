@@ -1,10 +1,11 @@
-"""The trial that is benched: cut down to what gives every stage its inputs in no time.
+"""The trial that is benched, cut down so that every stage has its inputs in no time.
 
-Networks have random weights and hardly trained ones, which cost what good ones do. The stages that
+Networks have random weights or are hardly trained, which costs what good ones cost. The stages that
 are not measured really run, so that their artifacts are those that the measured ones read.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -12,14 +13,12 @@ from typing import Any, final
 import torch
 from safetensors.torch import save_file
 
-from harness.benchmarks.images import write_parquet
-from harness.config.diffusers import DiffusersTokenizerConfig
+from harness.benchmarks.generated import write_parquet
 from harness.config.encoders import InDomainEncoder
 from harness.config.evaluation import NoDiagnostics
 from harness.config.reference import TrainingSplit
 from harness.config.resources import Resources
 from harness.config.sweep import Point, Sweep, SweepFile
-from harness.config.tokenizer import AlignedWith
 from harness.config.training import TrainingConfig
 from harness.config.trial import Trial
 from harness.data import DigitsConfig
@@ -27,18 +26,78 @@ from harness.data.latents.folder import EncodedHere
 from harness.data.pipelines import Workers
 from harness.execution.stage_run import run_stage
 from harness.plan.plan import make_plan
-from harness.schema.reading import ConfigError
+from harness.schema.reading import ConfigError, parse_yaml, validate
 from harness.stages.stage import Stage
 from harness.storage.artifacts import Artifact, Store
 from models.discriminator import DiscriminatorConfig
 from models.foundation import TimmEncoderConfig
 from models.guidance import NoGuidance
-from models.lightningdit import DiTShape
+from models.lightningdit import DiTShape, LightningDiTConfig
 from models.perceptual import LPIPSConfig, NoPerceptual, untrained_backbone
 from models.repa import NoREPA
 
+PUBLISHED_SIZES = ("B", "L", "XL")
+SMALL_SIZES = ("pico", "nano", "mini", "tiny", "S")
 SMALLEST = DiTShape(depth=1, width=32, num_heads=2)
 """Generator that stands for any where only its place in the chain matters."""
+
+# Batches are those of one of the published 8 GPUs.
+_PUBLISHED = """
+data: {kind: image_folder, name: imagenet, root: imagenet, resolution: 256, num_classes: 1000,
+       num_train_images: 1281167, num_eval_images: 50000}
+tokenizer:
+  latent_dim: 32
+  architecture: {}
+  loss: {perceptual: {kind: lpips}, discriminator: {kind: patchgan}}
+  alignment: {kind: vf, encoder: {kind: timm, name: vit_large_patch14_dinov2.lvd142m}}
+  training: {steps: 1, batch_size: 32, learning_rate: 1.0e-4, betas: [0.5, 0.9]}
+generator:
+  size: XL
+  training: {steps: 1, batch_size: 128, learning_rate: 2.0e-4, betas: [0.9, 0.95], precision: bf16}
+evaluation:
+  extractor: {kind: timm, name: inception_v3, input_size: 299}
+  sampler: {kind: euler, num_steps: 250, timestep_shift: 0.3}
+  batch_size: 32
+"""
+_SMALL = """
+data: {kind: parquet, name: cifar10, root: cifar10, resolution: 32, num_classes: 10,
+       num_train_images: 50000, num_eval_images: 10000}
+tokenizer:
+  latent_dim: 16
+  architecture: {base_width: 32, width_multipliers: [1, 2, 4], num_blocks: 1,
+                 attention_resolutions: [8]}
+  loss: {perceptual: {kind: lpips}, discriminator: {kind: patchgan}}
+  alignment:
+    kind: vf
+    encoder:
+      kind: in_domain
+      name: vit_tiny_patch16_224
+      model_args: {img_size: 32, patch_size: 4, depth: 4, class_token: false, global_pool: avg}
+      training: {steps: 1, batch_size: 8, learning_rate: 1.0e-3}
+  training: {steps: 1, batch_size: 8, learning_rate: 2.0e-4, precision: bf16}
+generator:
+  size: tiny
+  training: {steps: 1, batch_size: 16, learning_rate: 5.0e-4, precision: bf16}
+evaluation:
+  extractor: {kind: in_domain, name: resnet18, input_size: 64,
+              training: {steps: 1, batch_size: 8, learning_rate: 1.0e-3}}
+  sampler: {kind: euler, num_steps: 50, timestep_shift: 0.3}
+  batch_size: 32
+"""
+
+
+def default_trial(device: torch.device) -> Trial:
+    """Gives f16d32 with its published losses on CUDA, and f4d16 at 32 pixels elsewhere."""
+    return validate(Trial, parse_yaml(_PUBLISHED if device.type == "cuda" else _SMALL))
+
+
+def default_sizes(
+    device: torch.device, asked: Sequence[str] | None = None
+) -> dict[str, LightningDiTConfig]:
+    """Names the generators to measure, small ones first; rows tell which a device cannot take."""
+    names = PUBLISHED_SIZES if device.type == "cuda" else (*SMALL_SIZES, *PUBLISHED_SIZES)
+    names = names if asked is None else asked
+    return {f"LightningDiT {name}/1": LightningDiTConfig(size=name) for name in names}
 
 
 @final
@@ -58,8 +117,9 @@ class Subject:
 
     def stage(self, kind: str) -> Stage:
         """The trial's stage of a kind; `generator` and `generation` are of the smallest network."""
-        plan = make_plan(_sweep_of(self.trial))
-        return next(stage for stage in plan.stages if stage.kind == kind)
+        point = Point(axes={}, trial=self.trial)
+        sweep = Sweep(file=SweepFile(name="bench", trial={}), points=(point,), source="bench")
+        return next(stage for stage in make_plan(sweep).stages if stage.kind == kind)
 
     def inputs(self, stage: Stage) -> dict[str, Artifact]:
         """Artifacts of a stage's inputs, made where they are not there yet."""
@@ -71,8 +131,7 @@ class Subject:
         Raises:
             ConfigError: It could not be made.
         """
-        for source in stage.inputs.values():
-            self.artifact(source)
+        self.inputs(stage)
         gpus = 1.0 if self.device.type == "cuda" else 0.0
         outcome = run_stage(stage, self.store.root, self.resources, gpus)
         if outcome.status not in ("done", "reused"):
@@ -94,30 +153,42 @@ def make_subject(
     batch_size: int | None,
     num_images: int,
 ) -> Subject:
-    """Cut a trial down.
+    """Cuts a trial down; generated images, stand-in weights and artifacts go into `folder`.
 
-    Args:
-        trial: As its sweep has it.
-        folder: For generated images, stand-in weights and artifacts.
-        device: Where to measure.
-        threads: Threads to compute with.
-        decode_workers: Threads that decode images.
-        batch_size: Batch of every training; None: the trial's own.
-        num_images: Generated images in place of the trial's own, unless these are the digits.
+    Images are `num_images` generated ones, unless the trial's are the digits.
     """
     notes: dict[str, str] = {}
-    data = trial.data
+    data, generator, extractor = trial.data, trial.generator, trial.evaluation.extractor
     if not isinstance(data, DigitsConfig):
         root = folder / "images"
         data = write_parquet(root, data.resolution, num_images, data.num_classes, decode_workers)
         notes["data"] = f"{num_images} generated images, since all would have to be encoded first"
+    if generator is not None:
+        generator = dataclasses.replace(generator, size=SMALLEST, snapshots=(), repa=NoREPA())
+        generator = _cut(generator, folder, notes)
+    if not isinstance(extractor, InDomainEncoder | TimmEncoderConfig):
+        extractor = TimmEncoderConfig(name="inception_v3", weights="random", input_size=299)
+        notes["extractor"] = "timm's inception_v3 with random weights"
+    evaluation = dataclasses.replace(
+        trial.evaluation,
+        extractor=_cut(extractor, folder, notes),
+        perceptual=NoPerceptual(),
+        reference=TrainingSplit(),
+        guidance=(NoGuidance(),),
+        diagnostics=NoDiagnostics(),
+        num_images=2,
+        num_reference=2,
+        num_reconstructions=2,
+        sampling_seeds=1,
+        keep_samples=False,
+    )
     cut = dataclasses.replace(
         trial,
         data=data,
-        tokenizer=_cut_tokenizer(trial, folder, notes),
+        tokenizer=_cut(trial.tokenizer, folder, notes),
         latents=dataclasses.replace(trial.latents, num_statistics=50, source=EncodedHere()),
-        generator=_cut_generator(trial),
-        evaluation=_cut_evaluation(trial, notes),
+        generator=generator,
+        evaluation=evaluation,
     )
     return Subject(
         trial=cut,
@@ -129,75 +200,33 @@ def make_subject(
     )
 
 
-def _short(training: TrainingConfig) -> TrainingConfig:
-    return dataclasses.replace(training, steps=1, warmup_steps=0)
+def _cut(config: Any, folder: Path, notes: dict[str, str]) -> Any:
+    """Cuts all trainings, networks of losses and given weights inside a configuration.
 
-
-def _cut_tokenizer(trial: Trial, folder: Path, notes: dict[str, str]) -> Any:
-    config = trial.tokenizer
-    if isinstance(config, DiffusersTokenizerConfig):
-        return config
-    loss, alignment = config.loss, config.alignment
-    if isinstance(loss.perceptual, LPIPSConfig):
-        path, notes["perceptual"] = _random_vgg16(folder), "VGG16 with random weights"
-        loss = dataclasses.replace(
-            loss, perceptual=dataclasses.replace(loss.perceptual, backbone_weights=str(path))
-        )
-    if isinstance(loss.discriminator, DiscriminatorConfig):
+    It looks for these parts wherever they stand, so that it need not know a kind of tokenizer or
+    generator.
+    """
+    if isinstance(config, TrainingConfig):
+        return dataclasses.replace(config, steps=1, warmup_steps=0)
+    if isinstance(config, InDomainEncoder):
+        training = dataclasses.replace(config.training, steps=1, warmup_steps=0, batch_size=2)
+        return dataclasses.replace(config, training=training)
+    if isinstance(config, TimmEncoderConfig):
+        return dataclasses.replace(config, weights="random")
+    if isinstance(config, LPIPSConfig):
+        notes["perceptual"] = "VGG16 with random weights"
+        return dataclasses.replace(config, backbone_weights=str(_random_vgg16(folder)))
+    if isinstance(config, DiscriminatorConfig):
         notes["discriminator"] = "on from the first step"
-        on = dataclasses.replace(loss.discriminator, start_step=0)
-        loss = dataclasses.replace(loss, discriminator=on)
-    if isinstance(alignment, AlignedWith):
-        encoder = _cut_encoder(alignment.encoder)
-        alignment = dataclasses.replace(alignment, encoder=encoder)
-    return dataclasses.replace(
-        config,
-        loss=loss,
-        alignment=alignment,
-        training=_short(config.training),
-        phases=(),
-        checkpoint=None,
-    )
-
-
-def _cut_generator(trial: Trial) -> Any:
-    if trial.generator is None:
-        return None
-    return dataclasses.replace(
-        trial.generator,
-        size=SMALLEST,
-        training=_short(trial.generator.training),
-        snapshots=(),
-        repa=NoREPA(),
-        checkpoint=None,
-    )
-
-
-def _cut_evaluation(trial: Trial, notes: dict[str, str]) -> Any:
-    extractor = trial.evaluation.extractor
-    if not isinstance(extractor, InDomainEncoder | TimmEncoderConfig):
-        name = TimmEncoderConfig(name="inception_v3", weights="random", input_size=299)
-        extractor, notes["extractor"] = name, "timm's inception_v3 with random weights"
-    return dataclasses.replace(
-        trial.evaluation,
-        extractor=_cut_encoder(extractor),
-        perceptual=NoPerceptual(),
-        reference=TrainingSplit(),
-        guidance=(NoGuidance(),),
-        diagnostics=NoDiagnostics(),
-        num_images=2,
-        num_reference=2,
-        num_reconstructions=2,
-        sampling_seeds=1,
-        keep_samples=False,
-    )
-
-
-def _cut_encoder(encoder: Any) -> Any:
-    if isinstance(encoder, InDomainEncoder):
-        training = dataclasses.replace(_short(encoder.training), batch_size=2)
-        return dataclasses.replace(encoder, training=training)
-    return dataclasses.replace(encoder, weights="random")
+        return dataclasses.replace(config, start_step=0)
+    if not dataclasses.is_dataclass(config) or isinstance(config, type):
+        return config
+    values = {each.name: getattr(config, each.name) for each in dataclasses.fields(config)}
+    # Its phases would not add up to one step, and given weights would take the training's place.
+    untrained = {"phases": (), "checkpoint": None}
+    changed = {name: _cut(value, folder, notes) for name, value in values.items()}
+    changed |= {name: value for name, value in untrained.items() if name in values}
+    return dataclasses.replace(config, **changed)
 
 
 def _random_vgg16(folder: Path) -> Path:
@@ -207,8 +236,3 @@ def _random_vgg16(folder: Path) -> Path:
         tensors = untrained_backbone().state_dict()
         save_file({f"features.{name}": value for name, value in tensors.items()}, path)
     return path
-
-
-def _sweep_of(trial: Trial) -> Sweep:
-    file = SweepFile(name="bench", trial={})
-    return Sweep(file=file, points=(Point(axes={}, trial=trial),), source="bench")

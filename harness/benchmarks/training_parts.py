@@ -1,205 +1,227 @@
-"""Training steps of tokenizer and generators: the stages' own loops, under every variant."""
+"""Training steps of tokenizer and generators: the stages' own loops, and the parts of a step."""
 
+import bisect
+import contextlib
 import dataclasses
+import itertools
 import json
-from collections.abc import Mapping, Sequence
+import os
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch.profiler import ProfilerActivity, profile, record_function
 
-from harness.benchmarks.latents import enlarged, size_of
-from harness.benchmarks.measuring import ENDLESS, Bench, Watched
-from harness.benchmarks.rows import Row
-from harness.benchmarks.variants import (
-    Variant,
-    generator_factors,
-    ladder,
-    tokenizer_factors,
-)
-from harness.config.diffusers import DiffusersTokenizerConfig
+from harness.benchmarks.generated import enlarged, size_of
+from harness.benchmarks.measuring import Bench, Variant, ladder
+from harness.benchmarks.rows import Row, quartiles
+from harness.benchmarks.turns import Pause, Work
 from harness.data.latents.training_set import free_host_bytes
 from harness.schema.keys import to_plain
-from harness.stages.generator.stage import GeneratorStage
-from harness.stages.generator.stage import training_flops as generator_training_flops
-from harness.stages.tokenizer.stage import training_flops as tokenizer_training_flops
-from harness.storage.artifacts import Artifact
+from harness.stages.generator import stage as generator_stage
+from harness.stages.stage import Stage
+from harness.stages.tokenizer import stage as tokenizer_stage
 from models.lightningdit import LightningDiTConfig, num_parameters
 
 TRAINING_BYTES = 20
 """Bytes a parameter that a generator's training holds: weight, gradient, two moments, average."""
 MEMORY_SHARE = 0.8
 """Share of the free memory that these may take; the rest is for activations."""
+WHOLE, PROFILED, REST = "whole step", "whole step, profiled", "rest of the step"
+
+
+def trained_batch(bench: Bench) -> int:
+    """Images a step of the tokenizer's training; 0 where it is not trained here."""
+    config = bench.subject.stage("tokenizer").config
+    # The cut-down training has one step, so that these are the images of a batch.
+    images = tokenizer_stage.kind_of(config.tokenizer).trained_images(config)
+    return images and (bench.subject.batch_size or images)
 
 
 def tokenizer_training(bench: Bench) -> list[Row]:
-    """The whole step under every variant."""
-    part = "tokenizer training"
-    config = bench.subject.trial.tokenizer
-    if isinstance(config, DiffusersTokenizerConfig):
-        return [Row(part=part, what="step", status="skipped", reason="it is not trained here")]
+    """Measures the whole step under every variant."""
+    images = trained_batch(bench)
+    row = Row(part="tokenizer training", what="step", images=images)
+    if not images:
+        return [_not_trained(row)]
     stage = bench.subject.stage("tokenizer")
-    training = bench.subject.batch_of(config.training)
+    config: Any = stage.config
     encoder = stage.inputs["encoder"].config if "encoder" in stage.inputs else None
-    flops = tokenizer_training_flops(stage.config, encoder) / config.training.batch_size
-    row = Row(
-        part=part,
-        what="step",
-        images=training.batch_size,
+    flops = tokenizer_stage.training_flops(config, encoder) / config.tokenizer.training.batch_size
+    row = dataclasses.replace(
+        row,
         reason="; ".join(f"{k}: {v}" for k, v in bench.subject.notes.items()),
-        configuration=json.dumps(to_plain(config)),
+        configuration=json.dumps(to_plain(config.tokenizer)),
     )
-    variants = {v.name: v for v in ladder(tokenizer_factors(bench.device, compiled=bench.compiled))}
-    watched = {name: Watched() for name in variants}
-
-    def loop_of(name: str) -> Any:
-        variant = variants[name]
-        trained = dataclasses.replace(config, training=variant.training(training, ENDLESS))
-        changed = dataclasses.replace(stage.config, tokenizer=trained)
-        inputs = bench.subject.inputs(stage)
-        return bench.training_loop(stage, changed, inputs, variant.context, watched[name])
-
-    rows = [
-        bench.with_peak(
-            dataclasses.replace(row, variant=name), variant.precision, flops, convolutions=1.0
-        )
-        for name, variant in variants.items()
-    ]
-    return _with_slices(bench.compare(rows, loop_of), watched)
+    variants = ladder(_factors(bench, "fused optimizer", "bf16", "channels last"))
+    cases = [bench.training(stage, config, each, flops, convolutions=1.0) for each in variants]
+    return bench.compare(row, cases)
 
 
-def generator_training(bench: Bench, sizes: Mapping[str, LightningDiTConfig]) -> list[Row]:
-    """The whole step of each size, plain and fastest; every variant for the largest that fits so.
+def tokenizer_parts(bench: Bench) -> list[Row]:
+    """Measures the shares of a tokenizer's step, in the arithmetic of its trial.
 
-    What fits is a question of memory, where variants lie side by side, and of time.
+    Parts are the profiler ranges of the stage's own loop, whatever they are; the ranges of one name
+    add up. Their seconds are their shares under the profiler times the seconds of the step without
+    it. A turn is one step, because a profile of more would be large.
     """
-    part = "generator training"
-    config = bench.subject.trial.generator
-    if config is None:
-        return [Row(part=part, what="step", status="skipped", reason="the trial has no generator")]
-    stage = bench.subject.stage("generator")
-    training = bench.subject.batch_of(config.training)
-    variants = _variants(bench)
-    ends = [variants[0], variants[-1]]
-    rows, measurable = [], []
-    for name, size in sizes.items():
-        trained = dataclasses.replace(
-            config, size=size.size, patch_size=size.patch_size, training=training
-        )
-        changed = dataclasses.replace(stage.config, generator=trained)
-        flops = generator_training_flops(
-            dataclasses.replace(
-                changed,
-                generator=dataclasses.replace(
-                    trained, training=dataclasses.replace(training, steps=1, warmup_steps=0)
-                ),
-            ),
-            None,
-        )
-        row = Row(
-            part=part,
-            what=name,
-            images=training.batch_size,
-            configuration=json.dumps(to_plain(trained)),
-        )
-        if why := _too_large(bench, changed, len(ends)):
-            rows.append(dataclasses.replace(row, status="skipped", reason=why))
-            continue
-        measurable.append((row, changed, flops / training.batch_size))
-    fitting = [
-        row
-        for row, changed, flops in measurable
-        if not _too_large(bench, changed, len(variants))
-        and not bench.too_long(_priced(bench, row, variants, flops))
-    ]
-    for row, changed, flops in measurable:
-        chosen = variants if row in fitting[-1:] else ends
-        found = _trained(bench, _priced(bench, row, chosen, flops), changed, chosen)
-        rows += found
-        if found[-1].status == "measured":
-            rows += _waiting(bench, row, changed)
+    row = Row(part="tokenizer parts", what=WHOLE, images=trained_batch(bench))
+    if not row.images:
+        return [_not_trained(row)]
+    stage = bench.subject.stage("tokenizer")
+    config: Any = stage.config
+    precision = config.tokenizer.training.precision
+    row = dataclasses.replace(row, precision=precision)
+    usual = Variant(name="", precision=precision, channels_last="auto", fused_optimizer=True)
+    plain, other = (bench.training(stage, config, usual).loop() for _ in range(2))
+    profiles: list[profile] = []
+    loops = {WHOLE: plain, PROFILED: _profiled(other, bench.device, profiles)}
+    times = dataclasses.replace(bench, steps=1).run(loops, bench.together)
+    whole = bench.row(row, times[WHOLE])
+    profiled = bench.row(dataclasses.replace(row, what=PROFILED), times[PROFILED], times[WHOLE])
+    if whole.seconds is None or profiled.to_plain is None:
+        return [whole, profiled]
+    note = f"{1 / profiled.to_plain - 1:+.1%} under the profiler, which gives the shares of parts"
+    rows = [dataclasses.replace(whole, share=1.0, reason=note)]
+    for name, shares in _shares(profiles[0], bench.device).items():
+        low, share, high = (each * whole.seconds for each in quartiles(shares))
+        part = dataclasses.replace(row, what=name, repeats=len(shares), seconds=share)
+        part = dataclasses.replace(part, seconds_q1=low, seconds_q3=high)
+        rows.append(dataclasses.replace(part, images=None, share=share / whole.seconds))
     return rows
 
 
-def _trained(
-    bench: Bench, rows: Sequence[Row], config: GeneratorStage, variants: Sequence[Variant]
-) -> list[Row]:
-    """A generator's step under some variants, measured."""
-    by_name = {variant.name: variant for variant in variants}
-    watched = {name: Watched() for name in by_name}
+def _profiled(loop: Work, device: torch.device, profiles: list[profile]) -> Work:
+    """The loop under a profiler from its second step on, with a range for every step."""
+    activities = [ProfilerActivity.CPU]
+    if device.type == "cuda":
+        activities.append(ProfilerActivity.CUDA)
+    # The profiler's library writes lines about itself to stderr, one of them where it first starts
+    # outside the main thread.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    with profile(activities=activities):
+        pass
 
-    def loop_of(name: str) -> Any:
-        inputs = bench.subject.inputs(bench.subject.stage("generator"))
-        return _generator_loop(bench, config, by_name[name], watched[name], inputs)
+    def work(pause: Pause) -> None:
+        with contextlib.ExitStack() as profiled, contextlib.ExitStack() as step:
 
-    return _with_slices(bench.compare(rows, loop_of), watched)
+            def between() -> None:
+                step.close()
+                pause()
+                if not profiles:
+                    # It records the thread that starts it, which is this loop's.
+                    profiles.append(profiled.enter_context(profile(activities=activities)))
+                step.enter_context(record_function(WHOLE))
+
+            loop(between)
+
+    return work
 
 
-def _priced(bench: Bench, row: Row, variants: Sequence[Variant], flops: float) -> list[Row]:
-    """A row a variant, with what its operations are held to."""
-    return [
-        bench.with_peak(dataclasses.replace(row, variant=each.name), each.precision, flops)
-        for each in variants
+def _shares(found: profile, device: torch.device) -> dict[str, list[float]]:
+    """Share of each range in every profiled step but the first, and what no range covers."""
+    events = [each for each in found.events() or [] if each.device_type.name == "CPU"]
+    # A GPU's backward pass is launched by another thread, while the one of the range waits for it.
+    # So a range has the kernels that any thread launches in its time.
+    launches = sorted((each.time_range.start, each.self_device_time_total) for each in events)
+    starts = [start for start, _ in launches]
+    sums = [0.0, *itertools.accumulate(taken for _, taken in launches)]
+
+    def taken(event: Any) -> float:
+        if device.type != "cuda":
+            return event.time_range.elapsed_us()
+        first = bisect.bisect_left(starts, event.time_range.start)
+        return sums[bisect.bisect_right(starts, event.time_range.end)] - sums[first]
+
+    steps = [each for each in events if each.name == WHOLE][1:]
+    shares: dict[str, list[float]] = defaultdict(lambda: [0.0] * len(steps))
+    for number, step in enumerate(steps):
+        for part in step.cpu_children:
+            if part.is_user_annotation:
+                shares[part.name][number] += taken(part) / taken(step)
+    parts = list(shares.values())
+    shares[REST] = [1 - sum(part[number] for part in parts) for number in range(len(steps))]
+    return dict(sorted(shares.items(), key=lambda each: -statistics.median(each[1])))
+
+
+def generator_training(bench: Bench, sizes: Mapping[str, LightningDiTConfig]) -> list[Row]:
+    """Measures each size's step, plain and fastest; every variant for the largest that fits so.
+
+    What fits is a question of memory, where variants lie side by side, and of time.
+    """
+    config = bench.subject.trial.generator
+    row = Row(part="generator training", what="step")
+    if config is None:
+        reason = "the trial has no generator"
+        return [dataclasses.replace(row, status="skipped", reason=reason)]
+    stage = bench.subject.stage("generator")
+    row = dataclasses.replace(row, images=bench.subject.batch_of(config.training).batch_size)
+    variants = ladder(_factors(bench, "resident latents", "fused optimizer", "bf16"))
+    ends = [variants[0], variants[-1]]
+    rows: list[Row] = []
+    measurable: list[tuple[Row, Any, float]] = []
+    for name, size in sizes.items():
+        sized = dataclasses.replace(config, size=size.size, patch_size=size.patch_size)
+        changed = dataclasses.replace(stage.config, generator=sized)
+        flops = generator_stage.training_flops(changed, None) / config.training.batch_size
+        of_batch = dataclasses.replace(sized, training=bench.subject.batch_of(config.training))
+        own = dataclasses.replace(row, what=name, configuration=json.dumps(to_plain(of_batch)))
+        if why := _too_large(bench, changed, len(ends)):
+            rows.append(dataclasses.replace(own, status="skipped", reason=why))
+        else:
+            measurable.append((own, changed, flops))
+    every = {
+        own.what: [bench.training(stage, changed, each, flops) for each in variants]
+        for own, changed, flops in measurable
+    }
+    fitting = [
+        own.what
+        for own, changed, _ in measurable
+        if not _too_large(bench, changed, len(variants))
+        and not bench.too_long(own, every[own.what])
     ]
+    for own, changed, flops in measurable:
+        cases = every[own.what]
+        found = bench.compare(own, cases if own.what in fitting[-1:] else [cases[0], cases[-1]])
+        rows += found
+        if found[-1].status == "measured":
+            rows += _waiting(bench, own, stage, changed, variants[-1], flops)
+    return rows
 
 
-def _with_slices(rows: Sequence[Row], watched: Mapping[str, Watched]) -> list[Row]:
-    """Rows that tell where a batch did not fit into the device's memory as a whole."""
-    return [_told(row, watched[row.variant].slices) if row.variant else row for row in rows]
-
-
-def _told(row: Row, slices: int) -> Row:
-    if slices == 1 or row.status != "measured":
-        return row
-    note = f"every batch in {slices} slices, since the device has no memory for a whole one"
-    return dataclasses.replace(row, reason="; ".join(filter(None, [row.reason, note])))
-
-
-def _variants(bench: Bench) -> list[Variant]:
-    return ladder(generator_factors(bench.device, compiled=bench.compiled))
-
-
-def _waiting(bench: Bench, row: Row, config: GeneratorStage) -> list[Row]:
+def _waiting(
+    bench: Bench, row: Row, stage: Stage, config: Any, fastest: Variant, flops: float
+) -> list[Row]:
     """How long the fastest step waits for latents, where they are resident and where not.
 
     Each is alone: what is read ahead while another loop has its turn would not be waited for. The
     latents are many, so that a batch is gathered from all over its shards as in a real training.
     """
-    fastest = _variants(bench)[-1]
-    inputs = bench.subject.inputs(bench.subject.stage("generator"))
+    inputs = bench.subject.inputs(stage)
     latents = enlarged(bench.subject.store, inputs["latents"], bench.num_latents)
+    cases = []
+    for where, resident in (("resident", True), ("streamed", False)):
+        name = f"{where} latents, alone"
+        variant = dataclasses.replace(fastest, name=name, latents_on_device=resident)
+        many = {**inputs, "latents": latents}
+        cases.append(bench.training(stage, config, variant, flops, inputs=many))
     row = dataclasses.replace(row, reason=size_of(latents))
-    rows = []
-    for resident in (True, False):
-        where = "resident" if resident else "streamed"
-        variant = dataclasses.replace(fastest, name=f"{where} latents, alone", resident=resident)
-        watched = Watched()
-        loop = _generator_loop(bench, config, variant, watched, {**inputs, "latents": latents})
-        times = bench.run({variant.name: loop}, together=False)[variant.name]
-        done = bench.row(dataclasses.replace(row, variant=variant.name), times)
-        if done.status == "measured":
-            counted = sum(turn.steps for turn in times.turns)
-            waited = watched.waits[-1] - watched.waits[-1 - counted]
-            share = waited / sum(turn.wall_s for turn in times.turns)
-            done = dataclasses.replace(done, data_wait=share, precision=variant.precision)
-        rows.append(_told(done, watched.slices))
-    return rows
+    return bench.compare(row, cases, together=False, to_first=False)
 
 
-def _generator_loop(
-    bench: Bench,
-    config: GeneratorStage,
-    variant: Variant,
-    watched: Watched,
-    inputs: Mapping[str, Artifact],
-) -> Any:
-    stage = bench.subject.stage("generator")
-    training = variant.training(config.generator.training, ENDLESS)
-    trained = dataclasses.replace(config.generator, training=training)
-    changed = dataclasses.replace(config, generator=trained)
-    return bench.training_loop(stage, changed, inputs, variant.context, watched)
+def _factors(bench: Bench, *names: str) -> list[str]:
+    """What can make a step faster on this device, in the order in which it is added up."""
+    first = ["tf32"] if bench.device.type == "cuda" else []
+    return [*first, *names, *(["compile"] if bench.compiled else [])]
 
 
-def _too_large(bench: Bench, config: GeneratorStage, num_variants: int) -> str:
+def _not_trained(row: Row) -> Row:
+    return dataclasses.replace(row, images=None, status="skipped", reason="it is not trained here")
+
+
+def _too_large(bench: Bench, config: Any, num_variants: int) -> str:
     """Why so many variants do not fit, each with its own network where they take turns."""
     networks = num_variants if bench.together else 1
     with torch.device("meta"):
@@ -214,7 +236,7 @@ def _too_large(bench: Bench, config: GeneratorStage, num_variants: int) -> str:
 
 
 def free_memory_gib(device: torch.device) -> float:
-    """Memory of the device that is free."""
+    """Tells how much memory of the device is free."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] / 2**30
     return free_host_bytes() / 2**30

@@ -1,9 +1,9 @@
-"""Work that takes turns: several loops side by side, each going on by a step when it is its turn.
+"""Times loops that take turns: each does a few steps, then waits while the others do theirs.
 
-A loop that trains is timed as it is: it runs in a thread of its own, which waits after every step
-until it is given the next. On a machine with other work to do, loops that take turns in every round
-meet the same disturbances, so that ratios of their times are fair. Where each needs the memory for
-itself, as on a GPU, they run one after the other instead, and their rounds have nothing in common.
+A training loop is timed unchanged: it runs in a thread, which waits after every step until it may
+do the next. On a machine with other work, loops that take turns meet the same disturbances, so
+that ratios of their times are fair. Where a loop needs all the memory, as on a GPU, loops run one
+after the other instead.
 """
 
 import gc
@@ -20,23 +20,25 @@ from harness.machine.metering import Meter
 
 Pause = Callable[[], None]
 """What a loop calls after each of its steps."""
+Work = Callable[[Pause], None]
+"""Runs a loop, and calls its argument after every step."""
 WARM_UP = 2
-"""First turns of a loop, which build and warm up and count for nothing."""
+"""First turns of a loop, which build and warm up and are not counted."""
 FEWEST = 3
-"""Turns that are taken and count however long they take, if so many are asked for."""
+"""Turns that are counted however long they take, if so many are asked for."""
 TURN_S = 1.0
-"""Seconds after which a turn has no further step, whatever number is asked for."""
+"""Seconds after which a turn begins no further step."""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Taken:
-    """What one turn took."""
+    """Time and memory of one turn."""
 
     wall_s: float
     """Seconds by the clock."""
     cpu_s: float
-    """Seconds of all processors that this process used."""
+    """Processor seconds of this process, over all its threads."""
     steps: int = 1
     """Steps that it did."""
     peaks: Mapping[str, float] = field(default_factory=dict)
@@ -46,35 +48,30 @@ class Taken:
 @final
 @dataclass
 class Times:
-    """All turns of one loop after those that warm up."""
+    """The turns of one loop, without those that warm up."""
 
     setup_s: float = 0.0
     """Seconds of the first turn: building, reading, compiling, one step."""
     in_rounds: bool = False
-    """Whether other loops took turns with it, round by round, alive all the while."""
+    """Whether other loops took turns with it, and held their memory all the time."""
     turns: list[Taken] = field(default_factory=list)
     error: str = ""
-    """Why there are no more turns, where the loop failed."""
+    """Why the loop failed; empty where it did not."""
 
 
 class _Closed(BaseException):
-    """Ends a loop that is not wanted any more; no `except Exception` holds it up."""
+    """Ends a loop that is no longer needed; `except Exception` does not catch it."""
 
 
 @final
 class Loop:
-    """A loop in a thread that goes on by some steps when it is given a turn.
+    """Runs `work` in a thread, some steps at a time; a step on a GPU ends when the GPU is done.
 
-    Its first turn is one step. The second goes on until it has done `steps` of them or taken
-    `TURN_S`, and every later one does as many.
-
-    Args:
-        work: Runs the loop; calls what it is given after every step.
-        device: Where it computes; a turn ends when the device is done.
-        steps: Most steps a turn.
+    The first turn is one step. The second ends after `steps` steps or after `TURN_S`, and every
+    later one does as many steps as the second.
     """
 
-    def __init__(self, work: Callable[[Pause], None], device: torch.device, steps: int = 1) -> None:
+    def __init__(self, work: Work, device: torch.device, steps: int = 1) -> None:
         self._work, self._device, self._most = work, device, steps
         self._number, self._steps = 0, 1
         self._done_steps, self._until_s, self._closing = 0, math.inf, False
@@ -83,12 +80,7 @@ class Loop:
         self._thread = threading.Thread(target=self._run, daemon=True, name="benchmark loop")
 
     def turn(self) -> Taken:
-        """Do the next steps.
-
-        Raises:
-            Exception: What the loop raised.
-            RuntimeError: The loop has ended.
-        """
+        """Does the next steps; raises what the loop raises, and `RuntimeError` where it ends."""
         if self._thread.ident is None:
             self._thread.start()
         meter = Meter(self._device)
@@ -108,7 +100,7 @@ class Loop:
         return Taken(wall_s=wall_s, cpu_s=cpu_s, steps=self._done_steps, peaks=meter.peaks())
 
     def close(self) -> None:
-        """End the loop where it waits."""
+        """Ends the loop where it waits."""
         self._closing = True
         if self._thread.ident is not None:
             self._go.release()
@@ -142,8 +134,8 @@ class Loop:
             raise _Closed
 
 
-def repeated(function: Callable[[], object]) -> Callable[[Pause], None]:
-    """A loop of one function's calls."""
+def repeated(function: Callable[[], object]) -> Work:
+    """Makes a loop that calls one function."""
 
     def work(pause: Pause) -> None:
         while True:
@@ -153,17 +145,8 @@ def repeated(function: Callable[[], object]) -> Callable[[Pause], None]:
     return work
 
 
-def built(build: Callable[[], Callable[[], object]]) -> Callable[[Pause], None]:
-    """The same of a function that is made in the loop's thread, with what it holds."""
-
-    def work(pause: Pause) -> None:
-        repeated(build())(pause)
-
-    return work
-
-
 def take_turns(
-    loops: Mapping[str, Callable[[Pause], None]],
+    loops: Mapping[str, Work],
     device: torch.device,
     *,
     repeats: int,
@@ -171,16 +154,15 @@ def take_turns(
     together: bool = True,
     limit_s: float = math.inf,
 ) -> dict[str, Times]:
-    """Time loops in turns; one that fails is left out from there on and says why.
+    """Times loops; one that fails is left out from there on, with its error.
 
     Args:
         loops: Name -> work.
         device: Where they compute.
         repeats: Turns that count, beside those that warm up.
         steps: Most steps a turn; fewer where these would take longer than `TURN_S`.
-        together: All loops side by side, in rounds. Otherwise one after the other, each alone in
-            memory.
-        limit_s: Seconds after which no further round is begun, if there were the fewest: of all
+        together: Whether loops take turns, or run one after the other, each alone in memory.
+        limit_s: Seconds after which no further round begins, once there were `FEWEST`: of all
             loops where they are together, otherwise of each.
     """
     groups = [list(loops)] if together else [[name] for name in loops]
@@ -212,7 +194,7 @@ def take_turns(
 
 
 def free_memory(device: torch.device) -> None:
-    """Give back what loops that have ended have left; a failed one's lies in its traceback."""
+    """Frees memory of loops that have ended; a failed one's is held by its traceback."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()

@@ -1,41 +1,64 @@
-"""What trained networks are used for, and what feeds them: encoding, metrics, data."""
+"""What trained networks are used for, and what feeds them: encoding, sampling, metrics, data."""
 
 import dataclasses
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cache, lru_cache, partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from harness.benchmarks.images import write_folder, write_parquet
-from harness.benchmarks.measuring import Bench
+from harness.benchmarks.generated import write_folder, write_parquet
+from harness.benchmarks.measuring import Bench, Variant
 from harness.benchmarks.rows import Row
-from harness.benchmarks.timed import Maker, timed
-from harness.benchmarks.variants import Variant
-from harness.config.tokenizer import TokenizerConfig
+from harness.benchmarks.training_parts import trained_batch
+from harness.config.training import Precision
 from harness.data import DatasetConfig, open_dataset
 from harness.data.stream import BatchStream
 from harness.metrics.sample_scores import SampleScores
 from harness.schema.keys import to_plain
 from harness.stages.encoder import flops_per_image as encoder_flops_per_image
 from harness.stages.encoder import load_extractor
+from harness.stages.generation import GenerationStage, Sampling
+from harness.stages.generator.stage import GeneratorStage
+from harness.stages.generator.stage import flops_per_image as generator_flops_per_image
 from harness.stages.running.optimisation import arithmetic
-from harness.stages.tokenizer.stage import encoding_flops_per_image, load_tokenizer
+from harness.stages.tokenizer.stage import (
+    AnyAutoencoder,
+    decoding_flops_per_image,
+    encoding_flops_per_image,
+    load_tokenizer,
+)
 from harness.storage.artifacts import Artifact
+from models.guidance import ClassifierFreeGuidance, NoGuidance, guidance_is_on
+from models.lightningdit import LightningDiT, LightningDiTConfig
+from models.rounding import round_weights
+from models.sampler import SamplerConfig, time_grid
 
 DATA_IMAGES = 2_000
 """Images of a generated data set at most."""
+SCALE = 6.7
+INTERVAL = (0.125, 1.0)
+"""Guidance of the published model after 800 epochs; after 64 it is 10.0 from time 0.1."""
+GUIDANCES: Mapping[str, NoGuidance | ClassifierFreeGuidance] = {
+    "guidance everywhere": ClassifierFreeGuidance(scale=SCALE),
+    "guidance in its interval": ClassifierFreeGuidance(
+        scale=SCALE, interval_start=INTERVAL[0], interval_end=INTERVAL[1]
+    ),
+    "no guidance": NoGuidance(),
+}
+"""The first one in fp32 is what the speed of all is compared with."""
 
 
 def encoding(bench: Bench) -> list[Row]:
-    """Images to latents, as the latents stage's network does it, under every variant."""
+    """Measures images to latents, as the latents stage's network encodes, under every variant."""
     subject = bench.subject
-    stage = subject.stage("latents")
-    tokenizer = subject.artifact(stage.inputs["tokenizer"])
+    source = subject.stage("latents").inputs["tokenizer"]
+    tokenizer = subject.artifact(source)
     count = subject.batch_size or subject.trial.latents.batch_size
-    flops = encoding_flops_per_image(stage.inputs["tokenizer"].config)
+    flops = encoding_flops_per_image(source.config)
     row = Row(
         part="encoding",
         what="encoder",
@@ -48,19 +71,18 @@ def encoding(bench: Bench) -> list[Row]:
         variants.append(Variant(name="plain + compile", compile=True))
     if bench.device.type == "cuda":
         variants.append(Variant(name="plain + tf32", precision="tf32"))
-    makers = {v.name: _encoding(bench, tokenizer, count, v) for v in variants}
-    every, all_of_it = dict.fromkeys(makers, flops), dict.fromkeys(makers, 1.0)
-    return timed(bench, row, variants, makers, every, convolutions=all_of_it)
-
-
-def _encoding(bench: Bench, tokenizer: Artifact, count: int, variant: Variant) -> Maker:
-    return lambda: _encode(bench, tokenizer, count, variant)
+    cases = [
+        bench.calls(each, partial(_encode, bench, tokenizer, count, each), flops, 1.0)
+        for each in variants
+    ]
+    return bench.compare(row, cases)
 
 
 def _encode(
     bench: Bench, tokenizer: Artifact, count: int, variant: Variant
 ) -> Callable[[], object]:
-    images = _noise_images(bench, count)
+    side = bench.subject.trial.data.resolution
+    images = torch.rand(count, 3, side, side, device=bench.device) * 2 - 1
     network = load_tokenizer(
         tokenizer, bench.device, compiled=variant.compile, channels_last=variant.channels_last
     )
@@ -72,8 +94,99 @@ def _encode(
     return encode
 
 
+def sampling(bench: Bench, sizes: Mapping[str, LightningDiTConfig]) -> list[Row]:
+    """Measures noise to pixels of each size, under every guidance and arithmetic."""
+    row = Row(part="sampling", what="generator")
+    if bench.subject.trial.generator is None:
+        reason = "the trial has no generator"
+        return [dataclasses.replace(row, status="skipped", reason=reason)]
+    stage = bench.subject.stage("generation")
+    tokenizer = bench.subject.artifact(stage.inputs["tokenizer"])
+    rows: list[Row] = []
+    for name, size in sizes.items():
+        generator = stage.inputs["generator"].config
+        sized = dataclasses.replace(generator.generator, size=size.size)
+        generator = dataclasses.replace(generator, generator=sized)
+        rows += _sampling_of_one(bench, dataclasses.replace(row, what=name), generator, tokenizer)
+    return rows
+
+
+def _sampling_of_one(
+    bench: Bench, row: Row, generator: GeneratorStage, tokenizer: Artifact
+) -> list[Row]:
+    stage = bench.subject.stage("generation")
+    sampler = _cut_sampler(stage.config.sampler, bench.num_points)
+    count = bench.subject.batch_size or bench.subject.trial.evaluation.batch_size
+    velocity_flops = generator_flops_per_image(generator)
+    decoder_flops = decoding_flops_per_image(stage.inputs["tokenizer"].config)
+    row = dataclasses.replace(
+        row,
+        images=count,
+        reason=f"{sampler.num_function_evaluations} evaluations",
+        configuration=json.dumps({"sampler": to_plain(sampler), "batch_size": count}),
+    )
+
+    # Cases share networks. Where they run one after the other, each alone in memory, the weights of
+    # one arithmetic are dropped for those of the next.
+    @lru_cache(maxsize=None if bench.together else 1)
+    def network(rounded: bool) -> LightningDiT:
+        model = generator.build()
+        if rounded:
+            round_weights(model)
+        return model.to(bench.device).eval().requires_grad_(False)
+
+    @cache
+    def decoder() -> AnyAutoencoder:
+        return load_tokenizer(tokenizer, bench.device)
+
+    def images(config: GenerationStage) -> Callable[[], object]:
+        model = network(config.precision == "bf16")
+        ones = torch.ones(1, model.layout.channels, 1, 1, device=bench.device)
+        labels = torch.arange(count, device=bench.device) % model.num_classes
+        drawn = Sampling(
+            model=model,
+            weak=None,
+            tokenizer=decoder(),
+            mean=torch.zeros_like(ones),
+            std=ones,
+            config=config,
+            device=bench.device,
+        )
+        random = torch.Generator(device=bench.device).manual_seed(0)
+        return torch.no_grad()(lambda: drawn.images(labels, random))
+
+    precisions: tuple[Precision, ...] = ("fp32", "bf16")
+    if bench.device.type == "cuda":
+        precisions = ("fp32", "tf32", "bf16")
+    cases = []
+    for precision, (words, guidance) in itertools.product(precisions, GUIDANCES.items()):
+        config = dataclasses.replace(
+            stage.config, sampler=sampler, guidance=guidance, precision=precision
+        )
+        flops = velocity_flops * _evaluations(sampler, guidance) + decoder_flops
+        variant = Variant(name=f"{words}, {precision}", precision=precision)
+        make = partial(images, config)
+        cases.append(bench.calls(variant, make, flops, decoder_flops / flops))
+    return bench.compare(row, cases)
+
+
+def _cut_sampler(sampler: SamplerConfig, num_points: int) -> SamplerConfig:
+    """A fixed number of steps; an adaptive solver would choose its own for untrained networks."""
+    if sampler.kind == "dopri5":
+        return SamplerConfig(num_steps=num_points)
+    return dataclasses.replace(sampler, num_steps=min(sampler.num_steps, num_points))
+
+
+def _evaluations(sampler: SamplerConfig, guidance: NoGuidance | ClassifierFreeGuidance) -> int:
+    """Passes of one image through the generator, those without a class included."""
+    starts = time_grid(sampler).tolist()[:-1]
+    per_step = (sampler.num_function_evaluations or 0) // len(starts)
+    guided = sum(guidance_is_on(guidance, start) for start in starts)
+    return per_step * (len(starts) + guided)
+
+
 def metrics(bench: Bench) -> list[Row]:
-    """Images to features and their moments, as the generation stage adds up its samples."""
+    """Measures images to features and their moments, as the generation stage adds them up."""
     subject = bench.subject
     stage = subject.stage("generation")
     source = stage.inputs["extractor"]
@@ -83,7 +196,6 @@ def metrics(bench: Bench) -> list[Row]:
     count = subject.batch_size or subject.trial.evaluation.batch_size
     images = torch.randint(256, (count, 3, side, side), dtype=torch.uint8, device=bench.device)
     labels = torch.zeros(count, dtype=torch.int64, device=bench.device)
-    flops = encoder_flops_per_image(source.config)
     row = Row(
         part="metric pipeline",
         what=f"{extractor.name}, all accumulators",
@@ -91,24 +203,21 @@ def metrics(bench: Bench) -> list[Row]:
         reason=subject.notes.get("extractor", ""),
         configuration=json.dumps({**to_plain(extraction), "batch_size": count}),
     )
-    state = {"scores": SampleScores(extractor, count, bench.device)}
 
     def update() -> None:
-        state["scores"] = SampleScores(extractor, count, bench.device)
-        state["scores"].update(images, labels)
+        SampleScores(extractor, count, bench.device).update(images, labels)
 
     # Extraction excludes TF32.
     variant = Variant(name="", precision="bf16" if extraction.precision == "bfloat16" else "fp32")
-    return timed(bench, row, [variant], {"": lambda: update}, {"": flops})
+    flops = encoder_flops_per_image(source.config)
+    return bench.compare(row, [bench.calls(variant, lambda: update, flops)])
 
 
 def data(bench: Bench, folder: Path) -> list[Row]:
-    """Files to batches of pixels, as training asks for them, without anything that computes."""
+    """Measures files to batches of pixels, as training asks for them, without computing."""
     trial = bench.subject.trial
     resolution = trial.data.resolution
-    count = bench.subject.batch_size or trial.latents.batch_size
-    if isinstance(trial.tokenizer, TokenizerConfig):
-        count = bench.subject.batch_of(trial.tokenizer.training).batch_size
+    count = trained_batch(bench) or bench.subject.batch_size or trial.latents.batch_size
     workers = bench.decode_workers
     files = write_parquet(folder / "parquet", resolution, DATA_IMAGES, 10, workers)
     sources: dict[str, DatasetConfig] = {
@@ -116,24 +225,18 @@ def data(bench: Bench, folder: Path) -> list[Row]:
         "parquet, pixels in memory": dataclasses.replace(files, keep="memory"),
         "image folder": write_folder(folder / "folder", resolution, DATA_IMAGES, workers),
     }
-    makers = {name: _reading(config, count) for name, config in sources.items()}
+    settings = {"batch_size": count, "crop": files.crop, "decode_workers": workers}
     row = Row(
         part="data pipeline",
         what=f"generated JPEG to {resolution} px",
         images=count,
-        configuration=json.dumps(
-            {"batch_size": count, "crop": files.crop, "decode_workers": workers}
-        ),
+        configuration=json.dumps(settings),
     )
-    variants = [Variant(name=name) for name in sources]
-    rows = timed(bench, row, variants, makers, {}, together=True)
-    # Several formats are not variants of one thing.
-    alone = {"to_plain": None, "to_plain_q1": None, "to_plain_q3": None, "precision": ""}
-    return [dataclasses.replace(each, **alone) for each in rows]
-
-
-def _reading(config: DatasetConfig, count: int) -> Maker:
-    return lambda: _read(config, count)
+    cases = [
+        bench.calls(Variant(name=name), partial(_read, config, count))
+        for name, config in sources.items()
+    ]
+    return bench.compare(row, cases, together=True, to_first=False)
 
 
 def _read(config: DatasetConfig, count: int) -> Callable[[], object]:
@@ -141,8 +244,3 @@ def _read(config: DatasetConfig, count: int) -> Callable[[], object]:
     stream = BatchStream(dataset=dataset, split="train", batch_size=count, seed=0, augment=True)
     steps = itertools.count()
     return lambda: stream.batch(next(steps))
-
-
-def _noise_images(bench: Bench, count: int) -> Tensor:
-    side = bench.subject.trial.data.resolution
-    return torch.rand(count, 3, side, side, device=bench.device) * 2 - 1

@@ -4,19 +4,21 @@ import json
 import threading
 import time
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch.profiler import record_function
 
 from harness.bench import main
 from harness.benchmarks import training_parts
 from harness.benchmarks import turns as turns_module
-from harness.benchmarks.latents import enlarged, size_of
-from harness.benchmarks.rows import Row, against, as_text, measured, quartiles
+from harness.benchmarks.generated import enlarged, size_of
+from harness.benchmarks.measuring import PLAIN, ladder
+from harness.benchmarks.rows import Row, as_text, measured, quartiles
 from harness.benchmarks.turns import FEWEST, Taken, Times, repeated, take_turns
-from harness.benchmarks.variants import BF16, FUSED, PLAIN, ladder
 from harness.data.latents.training_set import LatentSet
 from harness.storage.artifacts import Store, write_tensors
 from models.lightningdit import LightningDiT
@@ -86,6 +88,49 @@ def test_a_loop_that_fails_says_why_and_leaves_the_others_their_turns():
     assert (row.status, row.reason) == ("failed", "RuntimeError: out of memory")
 
 
+def test_parts_are_the_outermost_ranges_of_a_loop_and_its_rest():
+    profiles = []
+
+    def loop(pause):
+        while True:
+            pause()
+            with record_function("long"), record_function("inside"):
+                time.sleep(0.02)
+            for _ in range(2):
+                with record_function("short"):
+                    time.sleep(0.005)
+            time.sleep(0.01)
+
+    take_turns({"": training_parts._profiled(loop, CPU, profiles)}, CPU, repeats=3)
+    shares = training_parts._shares(profiles[0], CPU)
+    assert list(shares)[0] == "long"
+    assert set(shares) == {"long", "short", "rest of the step"}
+    # The first range of a step is that of the second turn, which warms up.
+    assert {len(each) for each in shares.values()} == {3}
+    assert shares["long"][0] == pytest.approx(0.5, abs=0.1)
+    assert shares["short"][0] == pytest.approx(0.25, abs=0.1)
+    assert [sum(each) for each in zip(*shares.values(), strict=True)] == pytest.approx([1.0] * 3)
+
+
+def test_a_range_on_a_gpu_has_the_kernels_that_any_thread_launches_in_its_time():
+    def event(name: str, start: float, end: float, kernels_us: float = 0.0, **more):
+        return SimpleNamespace(
+            name=name,
+            time_range=SimpleNamespace(start=start, end=end),
+            self_device_time_total=kernels_us,
+            device_type=SimpleNamespace(name="CPU"),
+            **more,
+        )
+
+    forward = event("forward", 1, 4, is_user_annotation=True)
+    backward = event("backward", 5, 8, is_user_annotation=True)
+    launches = [event("conv", 2, 3, 10.0), event("other thread", 6, 7, 20.0), event("", 9, 9, 10.0)]
+    steps = [event("whole step", 0, 10, cpu_children=[forward, backward]) for _ in range(2)]
+    found = SimpleNamespace(events=lambda: [*steps, forward, backward, *launches])
+    shares = training_parts._shares(found, torch.device("cuda"))
+    assert shares == {"backward": [0.5], "forward": [0.25], "rest of the step": [0.25]}
+
+
 def turns(*seconds: float, in_rounds: bool = False) -> Times:
     peaks = {"peak_host_gib": 1.0}
     taken = [Taken(wall_s=2 * each, cpu_s=each, peaks=peaks) for each in seconds]
@@ -103,13 +148,13 @@ def test_a_row_has_median_and_quartiles_by_its_clock():
 def test_a_ratio_is_taken_within_each_round():
     plain = turns(1.0, 10.0, 100.0, in_rounds=True)
     fast = turns(0.5, 5.0, 50.0, in_rounds=True)
-    row = against(Row(part="p", what="w"), fast, plain, clock="cpu", threads=1)
+    row = measured(Row(part="p", what="w"), fast, plain, clock="cpu", threads=1)
     assert (row.to_plain_q1, row.to_plain, row.to_plain_q3) == (2.0, 2.0, 2.0)
 
 
 def test_without_rounds_the_ratio_is_that_of_the_medians():
     row = Row(part="p", what="w")
-    row = against(row, turns(1.0, 3.0, 2.0), turns(4.0, 1.0, 6.0), clock="cpu", threads=1)
+    row = measured(row, turns(1.0, 3.0, 2.0), turns(4.0, 1.0, 6.0), clock="cpu", threads=1)
     assert (row.to_plain_q1, row.to_plain, row.to_plain_q3) == (None, 2.0, None)
 
 
@@ -129,9 +174,9 @@ def test_loops_know_whether_others_took_turns_with_them():
 
 
 def test_variants_are_each_factor_alone_and_their_sum():
-    names = [variant.name for variant in ladder([FUSED, BF16])]
+    names = [variant.name for variant in ladder(["fused optimizer", "bf16"])]
     assert names == ["plain", "plain + fused optimizer", "plain + bf16", "all up to bf16"]
-    last = ladder([FUSED, BF16])[-1]
+    last = ladder(["fused optimizer", "bf16"])[-1]
     assert (last.fused_optimizer, last.precision) == (True, "bf16")
     assert (PLAIN.compile, PLAIN.fused_optimizer, PLAIN.precision) == (False, False, "fp32")
 
@@ -209,7 +254,7 @@ def test_a_batch_that_finds_no_memory_is_computed_in_slices(benched, monkeypatch
         return forward(self, latents, *arguments)
 
     monkeypatch.setattr(LightningDiT, "forward", short_of_memory)
-    monkeypatch.setattr(training_parts, "generator_factors", lambda *_, **__: [FUSED])
+    monkeypatch.setattr(training_parts, "_factors", lambda *_: ["fused optimizer"])
     code, _, table = benched("--only", "generator", "--batch-size", "8", "--device", "cpu")
     assert code == 0
     assert set(table["images"]) == {8}

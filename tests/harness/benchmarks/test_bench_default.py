@@ -5,11 +5,10 @@ import torch
 
 from harness.bench import make_bench, parse_options
 from harness.benchmarks import measuring as bench_module
-from harness.benchmarks import sampling_part, training_parts, use_parts
-from harness.benchmarks.defaults import PUBLISHED_SIZES, default_sizes, default_trial
+from harness.benchmarks import training_parts, use_parts
 from harness.benchmarks.measuring import Bench
 from harness.benchmarks.rows import Row
-from harness.benchmarks.subject import Subject
+from harness.benchmarks.subject import PUBLISHED_SIZES, Subject, default_sizes, default_trial
 from harness.benchmarks.turns import Taken, Times
 from harness.machine.devices import PEAKS, Precision, peak_flops
 from harness.storage.artifacts import Artifact
@@ -38,7 +37,7 @@ def rows_on(tmp_path, monkeypatch):
             "tokenizer": training_parts.tokenizer_training(bench),
             "generator": training_parts.generator_training(bench, sizes),
             "encoding": use_parts.encoding(bench),
-            "sampling": sampling_part.sampling(bench, sizes),
+            "sampling": use_parts.sampling(bench, sizes),
         }
 
     return run
