@@ -8,7 +8,7 @@ import json
 import os
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -85,7 +85,7 @@ def tokenizer_parts(bench: Bench) -> list[Row]:
         return [whole, profiled]
     note = f"{1 / profiled.to_plain - 1:+.1%} under the profiler, which gives the shares of parts"
     rows = [dataclasses.replace(whole, share=1.0, reason=note)]
-    for name, shares in _shares(profiles[0], bench.device).items():
+    for name, shares in _shares(profiles[0].events() or (), bench.device).items():
         low, share, high = (each * whole.seconds for each in quartiles(shares))
         part = dataclasses.replace(row, what=name, repeats=len(shares), seconds=share)
         part = dataclasses.replace(part, seconds_q1=low, seconds_q3=high)
@@ -120,9 +120,9 @@ def _profiled(loop: Work, device: torch.device, profiles: list[profile]) -> Work
     return work
 
 
-def _shares(found: profile, device: torch.device) -> dict[str, list[float]]:
+def _shares(events: Iterable[Any], device: torch.device) -> dict[str, list[float]]:
     """Share of each range in every profiled step but the first, and what no range covers."""
-    events = [each for each in found.events() or [] if each.device_type.name == "CPU"]
+    events = [each for each in events if each.device_type.name == "CPU"]
     # A GPU's backward pass is launched by another thread, while the one of the range waits for it.
     # So a range has the kernels that any thread launches in its time.
     launches = sorted((each.time_range.start, each.self_device_time_total) for each in events)
