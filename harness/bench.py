@@ -21,6 +21,7 @@ from harness.benchmarks import training_parts, use_parts
 from harness.benchmarks.measuring import Bench
 from harness.benchmarks.rows import Row, as_json, as_text, write_rows
 from harness.benchmarks.subject import default_sizes, default_trial, make_subject
+from harness.benchmarks.turns import in_words
 from harness.commands.exit_codes import EXIT_DONE, exit_code
 from harness.commands.options import add_settings, count, seconds
 from harness.config.sweep import load_sweep
@@ -206,8 +207,8 @@ def _measure(
         try:
             rows = parts[name]()
         except (RuntimeError, ValueError, OSError) as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-            rows = [Row(part=name, what="whole part", status="failed", reason=reason)]
+            why = in_words(error)
+            rows = [Row(part=name, what="whole part", status="failed", reason=why)]
         print(f" {time.monotonic() - started:.0f} s", file=sys.stderr)
         yield rows
 

@@ -91,7 +91,7 @@ def ladder(names: Sequence[str]) -> list[Variant]:
 @final
 @dataclass(kw_only=True)
 class Case:
-    """A variant with its operations, the loop to time, and what a training told of itself."""
+    """A variant with its operations, the loop to time, and what a training tells of itself."""
 
     variant: Variant
     loop: Callable[[], Work]
@@ -137,6 +137,11 @@ class Bench:
         """Where to measure."""
         return self.subject.device
 
+    def factors(self, *names: str) -> list[str]:
+        """Lists what can make a step faster on this device, in the order of adding it up."""
+        first = ["tf32"] if self.device.type == "cuda" else []
+        return [*first, *names, *(["compile"] if self.compiled else [])]
+
     def compare(
         self,
         row: Row,
@@ -145,7 +150,7 @@ class Bench:
         together: bool | None = None,
         to_first: bool = True,
     ) -> list[Row]:
-        """Measures cases, a row each; what would take too long is left out with its reason.
+        """Measures cases, each with the fields of `row`; what would take too long is left out.
 
         Args:
             row: What is common to the rows.
@@ -167,8 +172,7 @@ class Bench:
             if name in reasons:
                 done = dataclasses.replace(done, status="skipped", reason=reasons[name])
             else:
-                done = self.row(done, times[name], plain)
-                done = _told(done, times[name], case)
+                done = _told(self.row(done, times[name], plain), times[name], case)
             rows.append(done)
         return rows
 
@@ -228,12 +232,9 @@ class Bench:
         """FLOP/s that a measurement is compared with, and where they come from.
 
         Of a known GPU the published ones. Otherwise those of a product of two square matrices in
-        the same arithmetic and run, on one thread times the threads of this run. Convolutions on
-        fp32 numbers are held to TF32 where cuDNN uses it for them, which is PyTorch's default.
-
-        Args:
-            precision: Arithmetic of products.
-            convolutions: Share of the operations that are convolutions.
+        the same arithmetic and run, on one thread times the threads of this run. `convolutions` is
+        their share of the operations: on fp32 numbers they are held to TF32 where cuDNN uses it for
+        them, which is PyTorch's default.
         """
         if convolutions and precision == "fp32" and self._rounds_convolutions():
             (slow, slow_name), (fast, fast_name) = self.peak("fp32"), self.peak("tf32")
@@ -287,13 +288,8 @@ class Bench:
     ) -> Case:
         """Makes a case of a stage's own training loop.
 
-        Args:
-            stage: Names the kind, which is also the field of `config` that has the training.
-            config: What is run in place of the stage's configuration.
-            variant: How it computes.
-            flops: Operations an image.
-            convolutions: Share of them that are convolutions.
-            inputs: What it reads; None: the stage's inputs.
+        The training is that of `config`, in the field that is named as the stage's kind. It reads
+        `inputs`, or the stage's own.
         """
         part = getattr(config, stage.kind)
         training = variant.training(self.subject.batch_of(part.training))
@@ -370,18 +366,13 @@ def _fastest_product(device: torch.device, precision: Precision, threads: int) -
     with arithmetic(precision, device):
         _ = left @ right
         while time.perf_counter() < until or best == 0.0:
-            _wait_for(device)
+            turns.wait_for(device)
             wall, cpu = time.perf_counter(), time.process_time()
             _ = left @ right
-            _wait_for(device)
+            turns.wait_for(device)
             seconds = time.perf_counter() - wall
             if device.type == "cpu":
                 seconds = min(seconds, max(1e-9, (time.process_time() - cpu) / threads))
             best = max(best, 2 * MATMUL_SIDE**3 / seconds)
     torch.set_num_threads(before)
     return best
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

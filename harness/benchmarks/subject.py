@@ -209,8 +209,8 @@ def _cut(config: Any, folder: Path, notes: dict[str, str]) -> Any:
     if isinstance(config, TrainingConfig):
         return dataclasses.replace(config, steps=1, warmup_steps=0)
     if isinstance(config, InDomainEncoder):
-        training = dataclasses.replace(config.training, steps=1, warmup_steps=0, batch_size=2)
-        return dataclasses.replace(config, training=training)
+        training = dataclasses.replace(config.training, batch_size=2)
+        return dataclasses.replace(config, training=_cut(training, folder, notes))
     if isinstance(config, TimmEncoderConfig):
         return dataclasses.replace(config, weights="random")
     if isinstance(config, LPIPSConfig):
@@ -221,11 +221,11 @@ def _cut(config: Any, folder: Path, notes: dict[str, str]) -> Any:
         return dataclasses.replace(config, start_step=0)
     if not dataclasses.is_dataclass(config) or isinstance(config, type):
         return config
-    values = {each.name: getattr(config, each.name) for each in dataclasses.fields(config)}
+    names = [each.name for each in dataclasses.fields(config)]
+    changed = {name: _cut(getattr(config, name), folder, notes) for name in names}
     # Its phases would not add up to one step, and given weights would take the training's place.
     untrained = {"phases": (), "checkpoint": None}
-    changed = {name: _cut(value, folder, notes) for name, value in values.items()}
-    changed |= {name: value for name, value in untrained.items() if name in values}
+    changed |= {name: untrained[name] for name in names if name in untrained}
     return dataclasses.replace(config, **changed)
 
 

@@ -15,7 +15,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from harness.benchmarks.generated import enlarged, size_of
-from harness.benchmarks.measuring import Bench, Variant, ladder
+from harness.benchmarks.measuring import Bench, Case, Variant, ladder
 from harness.benchmarks.rows import Row, quartiles
 from harness.benchmarks.turns import Pause, Work
 from harness.data.latents.training_set import free_host_bytes
@@ -55,7 +55,7 @@ def tokenizer_training(bench: Bench) -> list[Row]:
         reason="; ".join(f"{k}: {v}" for k, v in bench.subject.notes.items()),
         configuration=json.dumps(to_plain(config.tokenizer)),
     )
-    variants = ladder(_factors(bench, "fused optimizer", "bf16", "channels last"))
+    variants = ladder(bench.factors("fused optimizer", "bf16", "channels last"))
     cases = [bench.training(stage, config, each, flops, convolutions=1.0) for each in variants]
     return bench.compare(row, cases)
 
@@ -158,42 +158,34 @@ def generator_training(bench: Bench, sizes: Mapping[str, LightningDiTConfig]) ->
         return [dataclasses.replace(row, status="skipped", reason=reason)]
     stage = bench.subject.stage("generator")
     row = dataclasses.replace(row, images=bench.subject.batch_of(config.training).batch_size)
-    variants = ladder(_factors(bench, "resident latents", "fused optimizer", "bf16"))
-    ends = [variants[0], variants[-1]]
+    variants = ladder(bench.factors("resident latents", "fused optimizer", "bf16"))
     rows: list[Row] = []
-    measurable: list[tuple[Row, Any, float]] = []
+    measurable: list[tuple[Row, Any, list[Case]]] = []
     for name, size in sizes.items():
         sized = dataclasses.replace(config, size=size.size, patch_size=size.patch_size)
         changed = dataclasses.replace(stage.config, generator=sized)
         flops = generator_stage.training_flops(changed, None) / config.training.batch_size
         of_batch = dataclasses.replace(sized, training=bench.subject.batch_of(config.training))
         own = dataclasses.replace(row, what=name, configuration=json.dumps(to_plain(of_batch)))
-        if why := _too_large(bench, changed, len(ends)):
+        if why := _too_large(bench, changed, 2):
             rows.append(dataclasses.replace(own, status="skipped", reason=why))
-        else:
-            measurable.append((own, changed, flops))
-    every = {
-        own.what: [bench.training(stage, changed, each, flops) for each in variants]
-        for own, changed, flops in measurable
-    }
+            continue
+        cases = [bench.training(stage, changed, each, flops) for each in variants]
+        measurable.append((own, changed, cases))
     fitting = [
-        own.what
-        for own, changed, _ in measurable
-        if not _too_large(bench, changed, len(variants))
-        and not bench.too_long(own, every[own.what])
+        own
+        for own, changed, cases in measurable
+        if not _too_large(bench, changed, len(cases)) and not bench.too_long(own, cases)
     ]
-    for own, changed, flops in measurable:
-        cases = every[own.what]
-        found = bench.compare(own, cases if own.what in fitting[-1:] else [cases[0], cases[-1]])
+    for own, changed, cases in measurable:
+        found = bench.compare(own, cases if own in fitting[-1:] else [cases[0], cases[-1]])
         rows += found
         if found[-1].status == "measured":
-            rows += _waiting(bench, own, stage, changed, variants[-1], flops)
+            rows += _waiting(bench, own, stage, changed, cases[-1])
     return rows
 
 
-def _waiting(
-    bench: Bench, row: Row, stage: Stage, config: Any, fastest: Variant, flops: float
-) -> list[Row]:
+def _waiting(bench: Bench, row: Row, stage: Stage, config: Any, fastest: Case) -> list[Row]:
     """How long the fastest step waits for latents, where they are resident and where not.
 
     Each is alone: what is read ahead while another loop has its turn would not be waited for. The
@@ -204,17 +196,11 @@ def _waiting(
     cases = []
     for where, resident in (("resident", True), ("streamed", False)):
         name = f"{where} latents, alone"
-        variant = dataclasses.replace(fastest, name=name, latents_on_device=resident)
+        variant = dataclasses.replace(fastest.variant, name=name, latents_on_device=resident)
         many = {**inputs, "latents": latents}
-        cases.append(bench.training(stage, config, variant, flops, inputs=many))
+        cases.append(bench.training(stage, config, variant, fastest.flops, inputs=many))
     row = dataclasses.replace(row, reason=size_of(latents))
     return bench.compare(row, cases, together=False, to_first=False)
-
-
-def _factors(bench: Bench, *names: str) -> list[str]:
-    """What can make a step faster on this device, in the order in which it is added up."""
-    first = ["tf32"] if bench.device.type == "cuda" else []
-    return [*first, *names, *(["compile"] if bench.compiled else [])]
 
 
 def _not_trained(row: Row) -> Row:

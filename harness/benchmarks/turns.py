@@ -121,8 +121,8 @@ class Loop:
         self._done_steps += 1
         last = self._done_steps >= self._steps
         # A GPU's steps are only begun here; when they end is known after a wait.
-        if self._device.type == "cuda" and (last or self._until_s < math.inf):
-            torch.cuda.synchronize(self._device)
+        if last or self._until_s < math.inf:
+            wait_for(self._device)
         if not last and time.perf_counter() < self._until_s:
             return
         self._done.release()
@@ -178,7 +178,7 @@ def take_turns(
                 try:
                     taken = running[name].turn()
                 except Exception as error:
-                    times[name].error = _in_words(error)
+                    times[name].error = in_words(error)
                     running.pop(name).close()
                     continue
                 if number == 0:
@@ -193,6 +193,12 @@ def take_turns(
     return times
 
 
+def wait_for(device: torch.device) -> None:
+    """Waits until a GPU has done what was begun."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def free_memory(device: torch.device) -> None:
     """Frees memory of loops that have ended; a failed one's is held by its traceback."""
     gc.collect()
@@ -200,6 +206,7 @@ def free_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def _in_words(error: Exception) -> str:
+def in_words(error: Exception) -> str:
+    """Gives an error as one line."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}"[:300]

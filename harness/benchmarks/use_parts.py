@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from harness.benchmarks.generated import write_folder, write_parquet
-from harness.benchmarks.measuring import Bench, Variant
+from harness.benchmarks.measuring import Bench, Variant, ladder
 from harness.benchmarks.rows import Row
 from harness.benchmarks.training_parts import trained_batch
 from harness.config.training import Precision
@@ -39,13 +39,11 @@ from models.sampler import SamplerConfig, time_grid
 
 DATA_IMAGES = 2_000
 """Images of a generated data set at most."""
-SCALE = 6.7
-INTERVAL = (0.125, 1.0)
-"""Guidance of the published model after 800 epochs; after 64 it is 10.0 from time 0.1."""
 GUIDANCES: Mapping[str, NoGuidance | ClassifierFreeGuidance] = {
-    "guidance everywhere": ClassifierFreeGuidance(scale=SCALE),
+    # The published model's after 800 epochs; after 64 it is 10.0 from time 0.1.
+    "guidance everywhere": ClassifierFreeGuidance(scale=6.7),
     "guidance in its interval": ClassifierFreeGuidance(
-        scale=SCALE, interval_start=INTERVAL[0], interval_end=INTERVAL[1]
+        scale=6.7, interval_start=0.125, interval_end=1.0
     ),
     "no guidance": NoGuidance(),
 }
@@ -65,12 +63,9 @@ def encoding(bench: Bench) -> list[Row]:
         images=count,
         configuration=json.dumps({"batch_size": count}),
     )
-    variants = [Variant(name="plain"), Variant(name="plain + channels last", channels_last=True)]
-    variants.append(Variant(name="plain + bf16", precision="bf16"))
-    if bench.compiled:
-        variants.append(Variant(name="plain + compile", compile=True))
-    if bench.device.type == "cuda":
-        variants.append(Variant(name="plain + tf32", precision="tf32"))
+    names = bench.factors("channels last", "bf16")
+    # Plain and each alone, without the sums.
+    variants = ladder(names)[: 1 + len(names)]
     cases = [
         bench.calls(each, partial(_encode, bench, tokenizer, count, each), flops, 1.0)
         for each in variants

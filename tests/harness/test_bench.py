@@ -16,7 +16,7 @@ from harness.bench import main
 from harness.benchmarks import training_parts
 from harness.benchmarks import turns as turns_module
 from harness.benchmarks.generated import enlarged, size_of
-from harness.benchmarks.measuring import PLAIN, ladder
+from harness.benchmarks.measuring import PLAIN, Bench, ladder
 from harness.benchmarks.rows import Row, as_text, measured, quartiles
 from harness.benchmarks.turns import FEWEST, Taken, Times, repeated, take_turns
 from harness.data.latents.training_set import LatentSet
@@ -253,7 +253,7 @@ def test_a_batch_that_finds_no_memory_is_computed_in_slices(benched, monkeypatch
         return forward(self, latents, *arguments)
 
     monkeypatch.setattr(LightningDiT, "forward", short_of_memory)
-    monkeypatch.setattr(training_parts, "_factors", lambda *_: ["fused optimizer"])
+    monkeypatch.setattr(Bench, "factors", lambda *_: ["fused optimizer"])
     code, _, table = benched("--only", "generator", "--batch-size", "8", "--device", "cpu")
     assert code == 0
     assert set(table["images"]) == {8}

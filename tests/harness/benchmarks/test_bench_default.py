@@ -30,7 +30,7 @@ def rows_on(tmp_path, monkeypatch):
         monkeypatch.setattr(Subject, "inputs", lambda *_: {})
         nothing = Artifact(path=tmp_path, record={})
         monkeypatch.setattr(Subject, "artifact", lambda *_: nothing)
-        monkeypatch.setattr(Bench, "run", lambda _, loops, **__: dict.fromkeys(loops, ran))
+        monkeypatch.setattr(Bench, "run", lambda _, loops, __: dict.fromkeys(loops, ran))
         bench = make_bench(parse_options(arguments), default_trial(CUDA), CUDA, tmp_path)
         sizes = default_sizes(CUDA)
         return {
