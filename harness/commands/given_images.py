@@ -5,13 +5,12 @@ are compared with their originals pair by pair. Results of one name gather rows:
 own, and the same images under the same protocol replace their earlier row.
 """
 
-import datetime
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from harness.commands.exit_codes import EXIT_DONE, EXIT_ROWS_FAILED
 from harness.commands.options import RunOptions
@@ -41,13 +40,15 @@ from harness.results.protocol import generation_protocol, made_elsewhere, recons
 from harness.results.rows import (
     describe_extractor,
     generation_columns,
+    making_columns,
     reconstruction_columns,
+    sampling_columns,
 )
 from harness.schema.keys import content_hash
 from harness.schema.reading import ConfigError, nearest, parse_yaml
 from harness.stages import encoder as encoder_stage
 from harness.stages import reference as reference_stage
-from harness.stages.generation import GenerationStage, guidance_label
+from harness.stages.generation import GenerationStage
 from harness.stages.given_pairs import GivenPairsStage
 from harness.stages.given_samples import GivenSamplesStage
 from harness.stages.reconstruction import ReconstructionStage
@@ -55,22 +56,10 @@ from harness.stages.stage import Stage
 from harness.storage.artifacts import Artifact, Store
 
 _DESCRIBING = (
-    "tokenizer",
-    "downsample",
-    "latent_dim",
-    "alignment",
-    "alignment_encoder",
-    "vf_weight",
-    "tokenizer_params",
-    "tokenizer_images",
-    "generator",
-    "generator_size",
-    "patch_size",
-    "generator_params",
-    "generator_images",
-    "seed",
-    "train_flops",
-)
+    "tokenizer", "downsample", "latent_dim", "alignment", "alignment_encoder", "vf_weight",
+    "tokenizer_params", "tokenizer_images", "generator", "generator_size", "patch_size",
+    "generator_params", "generator_images", "seed", "train_flops",
+)  # fmt: skip
 """Columns that a caller may fill: what the images are of, never what they score."""
 
 
@@ -92,8 +81,8 @@ class GivenImages:
     """`NAME=VALUE` of describing columns."""
     as_declared: bool
     """The images were made as the sweep's evaluation says."""
-    on_unreadable: str
-    """What an unreadable file does: `stop` or `skip`."""
+    on_unreadable: Literal["stop", "skip"]
+    """What an unreadable file does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +140,7 @@ def _request(sweep: Sweep, given: GivenImages) -> _Request:
     check_resources(sweep.file.resources)
     trial = sweep.points[0].trial
     if given.reference is not None:
-        source = _reference(given.reference, trial, given.on_unreadable)
+        source = _reference(given.reference, trial, given)
         trial = replace(trial, evaluation=replace(trial.evaluation, reference=source))
     extractor = encoder_stage.stage_of(trial.evaluation.extractor, trial, "metric extractor")
     reference = reference_stage.stage_of(trial, extractor)
@@ -195,7 +184,7 @@ def _check(sweep: Sweep, given: GivenImages) -> None:
 
 def _samples(given: GivenImages, trial: Trial, extractor: Stage, reference: Stage) -> Stage:
     assert given.samples is not None
-    images = _images(given.samples, trial, "--samples", given.on_unreadable)
+    images = _images(given.samples, "--samples", trial, given)
     config = GivenSamplesStage(
         samples=images,
         content=_content(images),
@@ -210,18 +199,13 @@ def _samples(given: GivenImages, trial: Trial, extractor: Stage, reference: Stag
 def _pairs(given: GivenImages, trial: Trial, extractor: Stage) -> Stage:
     assert given.reconstructions is not None
     assert given.originals is not None
-    sets = [
-        _images(place, trial, option, given.on_unreadable)
-        for place, option in (
-            (given.reconstructions, "--reconstructions"),
-            (given.originals, "--originals"),
-        )
-    ]
+    reconstructions = _images(given.reconstructions, "--reconstructions", trial, given)
+    originals = _images(given.originals, "--originals", trial, given)
     evaluation = trial.evaluation
     config = GivenPairsStage(
-        reconstructions=sets[0],
-        originals=sets[1],
-        content=(_content(sets[0]), _content(sets[1])),
+        reconstructions=reconstructions,
+        originals=originals,
+        content=(_content(reconstructions), _content(originals)),
         resolution=trial.data.resolution,
         perceptual=evaluation.perceptual,
         perceptual_weights=describe_lpips(evaluation.perceptual),
@@ -232,7 +216,7 @@ def _pairs(given: GivenImages, trial: Trial, extractor: Stage) -> Stage:
     return Stage(kind="given_pairs", config=config, inputs={"extractor": extractor}, label=label)
 
 
-def _images(place: str, trial: Trial, option: str, on_unreadable: Any) -> ImageSetConfig:
+def _images(place: str, option: str, trial: Trial, given: GivenImages) -> ImageSetConfig:
     """The images at a place, or a split of the sweep's data set."""
     if place in ("train", "eval"):
         evaluation = trial.evaluation
@@ -240,7 +224,7 @@ def _images(place: str, trial: Trial, option: str, on_unreadable: Any) -> ImageS
         return DatasetImages(data=trial.data, split=place, pipeline=published(crop))
     path = Path(place).expanduser()
     if path.is_dir():
-        return FolderImages(path=place, on_unreadable=on_unreadable)
+        return FolderImages(path=place, on_unreadable=given.on_unreadable)
     if path.is_file() and path.suffix == ".npz":
         return NpzImages(path=place)
     raise ConfigError(
@@ -250,13 +234,13 @@ def _images(place: str, trial: Trial, option: str, on_unreadable: Any) -> ImageS
     )
 
 
-def _reference(place: str, trial: Trial, on_unreadable: Any) -> ReferenceSource:
+def _reference(place: str, trial: Trial, given: GivenImages) -> ReferenceSource:
     path = Path(place).expanduser()
     if path.is_file() and _holds_statistics(path):
         known = trial.evaluation.reference
         count = known.num_images if isinstance(known, StatisticsFile) else None
         return StatisticsFile(path=place, num_images=count)
-    return ReferenceImages(images=_images(place, trial, "--reference", on_unreadable))
+    return ReferenceImages(images=_images(place, "--reference", trial, given))
 
 
 def _holds_statistics(path: Path) -> bool:
@@ -340,7 +324,9 @@ def _row(
     values |= {"status": "done", **describe_extractor(request.extractor.config, extractor)}
     if request.pairs:
         values |= _pairs_columns(request, given, store, extractor)
-    values["num_skipped"] = _num_skipped(request, store)
+    read = [*request.scored, *([request.reference] if request.samples else [])]
+    results = [store.get(stage.kind, stage.key).result for stage in read]
+    values["num_skipped"] = sum(len(result.get("skipped", [])) for result in results)
     deficient = values["rank_deficient"]
     if request.samples:
         values |= _samples_columns(request, given, store, extractor)
@@ -367,18 +353,7 @@ def _pairs_columns(
         )
     else:
         protocol = made_elsewhere(protocol, content_hash(request.pairs.config.content))
-    return {
-        **columns,
-        "reconstruction_protocol_name": name,
-        "reconstruction_protocol": protocol.text,
-        "reconstruction_protocol_hash": protocol.hash,
-    }
-
-
-def _num_skipped(request: _Request, store: Store) -> int:
-    stages = [*request.scored, *([request.reference] if request.samples else [])]
-    artifacts = [store.get(stage.kind, stage.key) for stage in stages]
-    return sum(len(artifact.result.get("skipped", [])) for artifact in artifacts)
+    return columns | protocol.columns("reconstruction_protocol", name)
 
 
 def _samples_columns(
@@ -387,29 +362,18 @@ def _samples_columns(
     assert request.samples is not None
     artifact = store.get("given_samples", request.samples.key)
     evaluation = request.trial.evaluation
-    guidance = evaluation.guidance[0]
+    guidance, name = evaluation.guidance[0], ""
     asked = GenerationStage.of(request.trial, step=0, guidance=guidance, weak_step=None)
     config = replace(asked, num_images=artifact.result["num_images"])
     networks = request.extractor.config, extractor
     protocol = generation_protocol(config, request.reference.config, *networks)
-    values = generation_columns([artifact.result])
-    created = datetime.datetime.fromtimestamp(artifact.record["created"], datetime.UTC)
-    values |= {
-        "generation_key": request.samples.key,
-        "generation_s": artifact.record["cost"]["wall_s"],
-        "git_revision": artifact.record["environment"]["git_revision"],
-        "created": created.isoformat(timespec="seconds"),
-    }
+    values = generation_columns([artifact.result]) | making_columns([artifact])
+    values["generation_key"] = request.samples.key
     if given.as_declared:
-        same_number = config.num_images == evaluation.num_images
-        values |= {
-            "guidance": guidance_label(guidance),
-            "guidance_kind": guidance.kind,
-            "guidance_scale": 1.0 if guidance.kind == "none" else guidance.scale,
-            "label_policy": evaluation.label_policy,
-            "protocol_name": generation_name(request.trial, guidance) if same_number else "",
-        }
+        values |= sampling_columns(request.trial, guidance)
+        if config.num_images == evaluation.num_images:
+            name = generation_name(request.trial, guidance)
     else:
         protocol = made_elsewhere(protocol, request.samples.config.content)
-        values |= {"guidance": "unknown", "protocol_name": ""}
-    return values | {"protocol": protocol.text, "protocol_hash": protocol.hash}
+        values["guidance"] = "unknown"
+    return values | protocol.columns("protocol", name)

@@ -9,9 +9,9 @@ a test holds equal to this module; write it anew with
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 SCHEMA_VERSION = 2
 """Raised when a column changes its name or meaning."""
@@ -21,14 +21,15 @@ Better = Literal["lower", "higher", "none"]
 MeasuredOn = Literal["trial", "tokenizer", "reconstructions", "latents", "generator", "samples"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Column:
     """One column of the table."""
 
     name: str
+    meaning: str
+    _: KW_ONLY
     type: ColumnType
     """`count` is a whole number and `number` any; every column may be empty."""
-    meaning: str
     unit: str = ""
     better: Better = "none"
     """Which way is better; `none` where that is not said, as of a setting."""
@@ -46,41 +47,21 @@ class Column:
 
     def metadata(self) -> dict[str, str]:
         """What the schema's field says of the column, beside its name."""
-        return {
-            "description": self.meaning,
-            "type": self.type,
-            "unit": self.unit,
-            "better": self.better,
-            "measured_on": self.measured_on,
-            "label": self.label,
-        }
+        told = ("type", "unit", "better", "measured_on", "label")
+        return {"description": self.meaning, **{name: getattr(self, name) for name in told}}
 
 
-def _text(name: str, meaning: str, **about: Any) -> Column:
-    return Column(name=name, type="text", meaning=meaning, **about)
-
-
-def _count(name: str, meaning: str, **about: Any) -> Column:
-    return Column(name=name, type="count", meaning=meaning, **about)
-
-
-def _number(name: str, meaning: str, **about: Any) -> Column:
-    return Column(name=name, type="number", meaning=meaning, **about)
+_text = partial(Column, type="text")
+_count = partial(Column, type="count")
+_number = partial(Column, type="number")
 
 
 def _metric(
     part: MeasuredOn, name: str, better: Better, label: str, meaning: str, unit: str = ""
 ) -> Column:
     """A metric that a stage reports under the name of its column."""
-    return Column(
-        name=name,
-        type="number",
-        meaning=meaning,
-        unit=unit,
-        better=better,
-        measured_on=part,
-        label=label,
-        promised=True,
+    return _number(
+        name, meaning, unit=unit, better=better, measured_on=part, label=label, promised=True
     )
 
 

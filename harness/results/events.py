@@ -13,7 +13,7 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, final
@@ -33,15 +33,13 @@ FILE = "events.jsonl"
 class EventLog:
     """Writes one run's events. A file that cannot be written is told once and ends nothing."""
 
-    def __init__(self, path: Path, tell: Callable[[str], None] | None = None) -> None:
+    def __init__(self, path: Path) -> None:
         """Args:
         path: The file; its folder must exist.
-        tell: Shows a warning; on standard error unless given.
         """
         self.path, self.run = path, secrets.token_hex(8)
         self.events: list[dict[str, Any]] = []
         """The events of this run so far, also those that could not be written."""
-        self._tell = tell or (lambda text: print(text, file=sys.stderr))
         self._started = time.monotonic()
         self._lost = 0
         self._torn = _ends_in_the_middle(path)
@@ -70,9 +68,10 @@ class EventLog:
             self._lost = 0
         except OSError as error:
             if not self._lost:
-                self._tell(
+                print(
                     f"warning: {self.path} cannot be written ({error}); the run goes on, and "
-                    "events are lost until it can"
+                    "events are lost until it can",
+                    file=sys.stderr,
                 )
             self._lost += 1
 
@@ -101,7 +100,9 @@ class EventLog:
             if capacity is not None:
                 values[name] = {"cpus": capacity.cpus, "gpus": capacity.gpus}
         if event.outcome is not None:
-            values |= _outcome_values(event.outcome)
+            outcome = event.outcome
+            values |= {"status": outcome.status, "error": outcome.error}
+            values["wall_s"] = round(outcome.wall_s, 3)
         self.write(f"stage_{event.what}", **values)
 
     def row(self, row: Mapping[str, Any]) -> None:
@@ -112,10 +113,6 @@ class EventLog:
         """The sweep ended: `done`, `rows_failed`, `interrupted` or `error`."""
         stages = Counter(outcome.status for outcome in outcomes.values())
         self.write("sweep_ended", status=status, stages=stages, rows=dict(rows))
-
-
-def _outcome_values(outcome: Outcome) -> dict[str, Any]:
-    return {"status": outcome.status, "error": outcome.error, "wall_s": round(outcome.wall_s, 3)}
 
 
 def _append(path: Path, line: bytes) -> int:

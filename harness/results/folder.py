@@ -73,22 +73,13 @@ def write_given_row(
     manifest = results / "manifest.json"
     known = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else {}
     known[row["row_id"]] = {
-        "command": command_line(),
-        "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "wall_s": wall_s,
-        "environment": environment(torch.device("cpu")),
+        **_origin(wall_s),
         "artifacts": {str(a.path): a.record["config"] for a in artifacts},
     }
     write_json(manifest, known)
-    folder = results / "grids"
-    folder.mkdir(parents=True, exist_ok=True)
     for artifact in artifacts:
-        for name in ("samples", "reconstructions"):
-            source = artifact.path / f"{name}.png"
-            if source.is_file():
-                target = folder / f"{row['trial_id']}_{name}.png"
-                with replacing(target, durable=False) as temporary:
-                    shutil.copyfile(source, temporary)
+        for name in ("samples.png", "reconstructions.png"):
+            _copy_grid(artifact, name, results / "grids" / f"{row['trial_id']}_{name}")
     return rows
 
 
@@ -183,13 +174,20 @@ def _manifest(
         )
     return {
         "sweep": plan.sweep.file.name,
+        **_origin(wall_s),
+        "store": str(store.root),
+        "stages": stages,
+        "trials": {row.trial_id: to_plain(row.trial) for row in plan.rows},
+    }
+
+
+def _origin(wall_s: float) -> dict[str, Any]:
+    """By which command, when and where a manifest was written."""
+    return {
         "command": command_line(),
         "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "wall_s": wall_s,
         "environment": environment(torch.device("cpu")),
-        "store": str(store.root),
-        "stages": stages,
-        "trials": {row.trial_id: to_plain(row.trial) for row in plan.rows},
     }
 
 
@@ -223,7 +221,6 @@ def _write_curves(plan: Plan, store: Store, results: Path) -> None:
 def _copy_grids(plan: Plan, store: Store, results: Path) -> list[Path]:
     """Put each row's sample and reconstruction grids beside the table."""
     folder = results / "grids"
-    folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.png"):
         old.unlink(missing_ok=True)
     copied = []
@@ -235,8 +232,17 @@ def _copy_grids(plan: Plan, store: Store, results: Path) -> list[Path]:
             grids.append((row.generator.generations[0], "samples.png", samples))
         for stage, name, target in grids:
             artifact = store.find(stage.kind, stage.key)
-            if artifact and (artifact.path / name).is_file():
-                with replacing(folder / target, durable=False) as temporary:
-                    shutil.copyfile(artifact.path / name, temporary)
+            if artifact and _copy_grid(artifact, name, folder / target):
                 copied.append(folder / target)
     return copied
+
+
+def _copy_grid(artifact: Artifact, name: str, target: Path) -> bool:
+    """Copy a grid of images out of an artifact; returns whether the artifact has one."""
+    source = artifact.path / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not source.is_file():
+        return False
+    with replacing(target, durable=False) as temporary:
+        shutil.copyfile(source, temporary)
+    return True

@@ -39,6 +39,10 @@ class Protocol:
         """First 12 hexadecimal digits of the text's sha256."""
         return hashlib.sha256(self.text.encode()).hexdigest()[:12]
 
+    def columns(self, column: str, name: str) -> dict[str, str]:
+        """The table's three columns that begin with `column`; `name` is the preset's or empty."""
+        return {column: self.text, f"{column}_hash": self.hash, f"{column}_name": name}
+
 
 def reconstruction_protocol(
     config: ReconstructionStage, network: EncoderStage, weights: Artifact
@@ -93,17 +97,9 @@ def made_elsewhere(protocol: Protocol, content: str) -> Protocol:
         content: What tells these images from all others: two unknown ways are not one.
     """
     unknown = {
-        "split",
-        "crop",
-        "posterior",
-        "label_policy",
-        "sampler",
-        "num_function_evaluations",
-        "guidance",
-        "precision",
-        "weights",
-        "uint8",
-    }
+        "split", "crop", "posterior", "label_policy", "sampler", "num_function_evaluations",
+        "guidance", "precision", "weights", "uint8",
+    }  # fmt: skip
     known = {name: v for name, v in protocol.fields.items() if name not in unknown}
     return Protocol({**known, "made": f"unknown, images {content[:12]}"})
 

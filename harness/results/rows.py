@@ -4,7 +4,6 @@ import datetime
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from harness.config.evaluation import Guidance
 from harness.config.protocol_presets import generation_name, reconstruction_name
 from harness.config.tokenizer import AlignedWith
+from harness.config.trial import Trial
 from harness.execution.stage_run import Outcome
 from harness.metrics.extractors import INCEPTION_SHA256
 from harness.plan.plan import Plan, PlannedRow, with_inputs
@@ -22,41 +23,11 @@ from harness.results.protocol import generation_protocol, reconstruction_protoco
 from harness.stages.encoder import EncoderStage
 from harness.stages.generation import guidance_label
 from harness.stages.generator.stage import flops_per_image
-from harness.stages.stage import Stage
 from harness.storage.artifacts import Artifact, Store
 from harness.storage.durable import replacing, storage_errors, write_json
 
-
-@dataclass(frozen=True, kw_only=True)
-class RowArtifacts:
-    """The artifacts of one row that are there."""
-
-    extractor: Artifact | None
-    aligner: Artifact | None
-    """The network that the tokenizer is aligned with."""
-    tokenizer: Artifact | None
-    reconstruction: Artifact | None
-    diagnostics: Artifact | None
-    generator: Artifact | None
-    generations: tuple[Artifact | None, ...]
-
-    @classmethod
-    def find(cls, row: PlannedRow, store: Store) -> "RowArtifacts":
-        """Look each of them up."""
-
-        def find(stage: Stage | None) -> Artifact | None:
-            return None if stage is None else store.find(stage.kind, stage.key)
-
-        sampled = row.generator
-        return cls(
-            extractor=find(row.extractor),
-            aligner=find(row.tokenizer.inputs.get("encoder")),
-            tokenizer=find(row.tokenizer),
-            reconstruction=find(row.reconstruction),
-            diagnostics=find(row.diagnostics),
-            generator=find(sampled.training) if sampled else None,
-            generations=tuple(find(s) for s in sampled.generations) if sampled else (),
-        )
+Found = Mapping[str, Artifact]
+"""Key of a stage -> its artifact, of the stages of one row whose artifacts are there."""
 
 
 def make_row(
@@ -67,14 +38,16 @@ def make_row(
     A row whose stages have not all ended well has a status and an error and no metrics of what
     is missing.
     """
-    artifacts = RowArtifacts.find(row, store)
+    stages = (*row.stages, *row.tokenizer.inputs.values())
+    artifacts = {stage.key: store.find(stage.kind, stage.key) for stage in stages}
+    found = {key: artifact for key, artifact in artifacts.items() if artifact}
     values: dict[str, Any] = dict.fromkeys(COLUMNS)
-    values |= _configuration(row, sweep) | _status(row, artifacts, outcomes)
-    values |= _tokenizer(artifacts) | _generator(row, artifacts)
-    values |= _reconstruction(row, artifacts) | _generation(row, artifacts)
-    if artifacts.diagnostics:
-        values |= metrics_of(artifacts.diagnostics.result, "latents")
-    values["slices"] = _slices(artifacts)
+    values |= _configuration(row, sweep) | _status(row, found, outcomes)
+    values |= _tokenizer(row, found) | _generator(row, found)
+    values |= _reconstruction(row, found) | _generation(row, found)
+    if row.diagnostics and row.diagnostics.key in found:
+        values |= metrics_of(found[row.diagnostics.key].result, "latents")
+    values["slices"] = _slices(row, found)
     assert list(values) == list(COLUMNS), "a row has exactly the table's columns"
     return values
 
@@ -169,7 +142,6 @@ def _sampled_configuration(row: PlannedRow) -> dict[str, Any]:
     generator, sampled = row.trial.generator, row.generator
     if generator is None or sampled is None:
         return {}
-    guidance, first = sampled.guidance, sampled.generations[0]
     from_files = row.trial.tokenizer.is_given and generator.checkpoint is not None
     return {
         "generator": generator.kind,
@@ -177,58 +149,60 @@ def _sampled_configuration(row: PlannedRow) -> dict[str, Any]:
         "patch_size": generator.patch_size,
         "generator_seed": generator.seed,
         "generator_images": sampled.step * generator.training.batch_size,
-        "guidance": guidance_label(guidance),
-        "guidance_kind": guidance.kind,
-        "guidance_scale": 1.0 if guidance.kind == "none" else guidance.scale,
-        "label_policy": row.trial.evaluation.label_policy,
+        **sampling_columns(row.trial, sampled.guidance),
         "provenance": "published" if from_files else "reproduced",
         "generator_flops_per_image": flops_per_image(sampled.training.config),
         "generator_key": sampled.training.key,
-        "generation_key": first.key,
+        "generation_key": sampled.generations[0].key,
     }
 
 
-def _status(
-    row: PlannedRow, artifacts: RowArtifacts, outcomes: Mapping[str, Outcome]
-) -> dict[str, Any]:
-    sampled = row.generator
-    there = [artifacts.extractor, artifacts.tokenizer, artifacts.reconstruction]
-    there += [artifacts.diagnostics] if row.diagnostics else []
-    there += [artifacts.generator, *artifacts.generations] if sampled else []
-    if all(there):
+def sampling_columns(trial: Trial, guidance: Guidance) -> dict[str, Any]:
+    """How samples of a trial were drawn."""
+    return {
+        "guidance": guidance_label(guidance),
+        "guidance_kind": guidance.kind,
+        "guidance_scale": 1.0 if guidance.kind == "none" else guidance.scale,
+        "label_policy": trial.evaluation.label_policy,
+    }
+
+
+def _status(row: PlannedRow, found: Found, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
+    # Samples keep what came of the reference, so a row does not lack one that is gone.
+    needed = [stage for stage in row.stages if stage.kind != "reference"]
+    if all(stage.key in found for stage in needed):
         return {"status": "done"}
     ended = [outcomes[s.key] for s in with_inputs(row.stages) if s.key in outcomes]
     bad = [o for o in ended if o.status in ("failed", "diverged", "blocked")]
     worst = min(bad, key=lambda o: ("diverged", "failed", "blocked").index(o.status), default=None)
     if worst is None:
         return {"status": "pending"}
-    own = {row.reconstruction.key}
-    own |= {row.diagnostics.key} if row.diagnostics else set()
-    own |= {stage.key for stage in (sampled.training, *sampled.generations)} if sampled else set()
+    own = {stage.key for stage in needed} - {row.extractor.key, row.tokenizer.key}
     status = worst.status if worst.key in own or worst.status == "blocked" else "blocked"
     return {"status": status, "error": worst.error, "failure_kind": worst.failure or None}
 
 
-def _tokenizer(artifacts: RowArtifacts) -> dict[str, Any]:
-    tokenizer = artifacts.tokenizer
+def _tokenizer(row: PlannedRow, found: Found) -> dict[str, Any]:
+    tokenizer, aligner = found.get(row.tokenizer.key), row.tokenizer.inputs.get("encoder")
     if tokenizer is None:
         return {}
     values = {
         "tokenizer_params": tokenizer.result["parameters"],
         "tokenizer_images": tokenizer.result["images"],
     }
-    if artifacts.aligner:
-        values["alignment_encoder_accuracy"] = artifacts.aligner.result.get("eval_accuracy")
+    if aligner and aligner.key in found:
+        values["alignment_encoder_accuracy"] = found[aligner.key].result.get("eval_accuracy")
     if _was_trained(tokenizer):
         cost = tokenizer.record["cost"]
         values |= {"tokenizer_s": cost["wall_s"], "train_flops": cost["estimated_flops"]}
     return values
 
 
-def _generator(row: PlannedRow, artifacts: RowArtifacts) -> dict[str, Any]:
-    trained, sampled, generator = row.trial.generator, row.generator, artifacts.generator
+def _generator(row: PlannedRow, found: Found) -> dict[str, Any]:
+    trained, sampled, tokenizer = row.trial.generator, row.generator, found.get(row.tokenizer.key)
     if trained is None or sampled is None:
         return {}
+    generator = found.get(sampled.training.key)
     if generator is None:
         return {"train_flops": None}
     # A snapshot has cost its share of the whole training.
@@ -240,31 +214,26 @@ def _generator(row: PlannedRow, artifacts: RowArtifacts) -> dict[str, Any]:
     }
     if _was_trained(generator):
         values["generator_s"] = share * generator.record["cost"]["wall_s"]
-    if artifacts.tokenizer and _was_trained(artifacts.tokenizer) and _was_trained(generator):
-        flops = [a.record["cost"]["estimated_flops"] for a in (artifacts.tokenizer, generator)]
+    if tokenizer and _was_trained(tokenizer) and _was_trained(generator):
+        flops = [a.record["cost"]["estimated_flops"] for a in (tokenizer, generator)]
         values["train_flops"] = flops[0] + share * flops[1]
     return values
 
 
-def _reconstruction(row: PlannedRow, artifacts: RowArtifacts) -> dict[str, Any]:
-    extractor, reconstruction = artifacts.extractor, artifacts.reconstruction
+def _reconstruction(row: PlannedRow, found: Found) -> dict[str, Any]:
+    network, config = row.extractor.config, row.reconstruction.config
+    extractor, reconstruction = found.get(row.extractor.key), found.get(row.reconstruction.key)
     if extractor is None:
         return {}
-    values = describe_extractor(row.extractor.config, extractor)
+    values = describe_extractor(network, extractor)
     if reconstruction is None:
         return values
-    protocol = reconstruction_protocol(row.reconstruction.config, row.extractor.config, extractor)
-    return {
-        **values,
-        **reconstruction_columns(reconstruction.result),
-        "reconstruction_protocol_name": reconstruction_name(
-            row.trial,
-            num_images=row.reconstruction.config.num_images,
-            perceptual_weights=row.reconstruction.config.perceptual_weights,
-        ),
-        "reconstruction_protocol": protocol.text,
-        "reconstruction_protocol_hash": protocol.hash,
-    }
+    protocol = reconstruction_protocol(config, network, extractor)
+    name = reconstruction_name(
+        row.trial, num_images=config.num_images, perceptual_weights=config.perceptual_weights
+    )
+    columns = reconstruction_columns(reconstruction.result)
+    return values | columns | protocol.columns("reconstruction_protocol", name)
 
 
 def reconstruction_columns(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -276,25 +245,29 @@ def reconstruction_columns(result: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _generation(row: PlannedRow, artifacts: RowArtifacts) -> dict[str, Any]:
-    sampled, extractor = row.generator, artifacts.extractor
-    made = [artifact for artifact in artifacts.generations if artifact]
-    if sampled is None or extractor is None or not made or len(made) < len(sampled.generations):
+def _generation(row: PlannedRow, found: Found) -> dict[str, Any]:
+    sampled, extractor = row.generator, found.get(row.extractor.key)
+    if sampled is None or extractor is None:
         return {}
-    created = datetime.datetime.fromtimestamp(made[0].record["created"], datetime.UTC)
+    made = [found[stage.key] for stage in sampled.generations if stage.key in found]
+    if len(made) < len(sampled.generations):
+        return {}
     first = sampled.generations[0].config
     protocol = generation_protocol(first, sampled.reference.config, row.extractor.config, extractor)
-    values = generation_columns([artifact.result for artifact in made])
-    if artifacts.reconstruction and artifacts.reconstruction.result["rank_deficient"]:
+    values = generation_columns([artifact.result for artifact in made]) | making_columns(made)
+    reconstruction = found.get(row.reconstruction.key)
+    if reconstruction and reconstruction.result["rank_deficient"]:
         values["rank_deficient"] = "yes"
+    return values | protocol.columns("protocol", generation_name(row.trial, sampled.guidance))
+
+
+def making_columns(made: Sequence[Artifact]) -> dict[str, Any]:
+    """When, in which time and by which revision sets of samples were measured."""
+    created = datetime.datetime.fromtimestamp(made[0].record["created"], datetime.UTC)
     return {
-        **values,
         "generation_s": sum(artifact.record["cost"]["wall_s"] for artifact in made),
         "git_revision": made[0].record["environment"]["git_revision"],
         "created": created.isoformat(timespec="seconds"),
-        "protocol_name": generation_name(row.trial, sampled.guidance),
-        "protocol": protocol.text,
-        "protocol_hash": protocol.hash,
     }
 
 
@@ -339,10 +312,10 @@ def generation_columns(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _slices(artifacts: RowArtifacts) -> int | None:
+def _slices(row: PlannedRow, found: Found) -> int | None:
     """The most of any stage of its own; artifacts of earlier versions say nothing and had one."""
-    single = (artifacts.tokenizer, artifacts.reconstruction, artifacts.generator)
-    made = [artifact for artifact in (*single, *artifacts.generations) if artifact]
+    kinds = ("tokenizer", "reconstruction", "generator", "generation")
+    made = [found[stage.key] for stage in row.stages if stage.kind in kinds and stage.key in found]
     return max((artifact.record["cost"].get("slices", 1) for artifact in made), default=None)
 
 
