@@ -146,6 +146,7 @@ def judge(row: Mapping[str, Any], goals: Goals, *, diverged: bool, capped: bool)
     error = row["error"] or ""
     if capped:
         status = "capped"
+        error = f"the generator was not trained: {goals.broken_caps(row)}"
     elif diverged:
         status = "diverged"
     elif row["status"] == "done":

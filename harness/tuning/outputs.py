@@ -20,7 +20,6 @@ from analysis.tuning.trials import (
     setting_name,
 )
 from harness.execution.stage_run import Outcome
-from harness.plan.plan import make_plan
 from harness.reporting.words import columns, number
 from harness.results.folder import write_csv, write_tables, write_yaml
 from harness.schema.keys import to_plain
@@ -86,12 +85,12 @@ def write_trials(
     """Write the table, `trials.csv`, `study.json` and `importance.csv`."""
     told, tuning = study.told(), study.tuning
     points = {one.point.trial_id: one.point for one in told}
-    plan = make_plan(tuning.sweep(list(points.values())))
+    plan = tuning.plan(points.values())
     recorded = recorded_outcomes(told, plan)
     rows, _ = write_tables(plan, store, outcomes, results, wall_s, row_outcomes=recorded)
     by_id = {row["row_id"]: row for row in rows}
     judged = {
-        trial_id: by_id[judged_row(make_plan(tuning.sweep([point]))).row_id]
+        trial_id: by_id[judged_row(tuning.plan([point])).row_id]
         for trial_id, point in points.items()
     }
     lines = [_line(one, study, judged[one.point.trial_id]) for one in told]

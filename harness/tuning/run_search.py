@@ -15,10 +15,9 @@ from harness.commands.exit_codes import EXIT_DONE, EXIT_ROWS_FAILED
 from harness.commands.options import RunOptions
 from harness.commands.planning import check_networks, print_plan
 from harness.commands.run_stages import check_start, repeat_while_damaged, run_graph
-from harness.config.sweep import Point, Sweep
 from harness.execution.stage_run import Outcome
 from harness.executors import StageEvent
-from harness.plan.plan import make_plan, stages_to_run
+from harness.plan.plan import stages_to_run
 from harness.plan.requests import request_of
 from harness.reporting.live_view import ProgressView
 from harness.results import events
@@ -30,12 +29,7 @@ from harness.storage.artifacts import Store
 from harness.storage.lease import StageBusy, hold
 from harness.storage.stage_log import user_stream
 from harness.tuning.goals import Verdict
-from harness.tuning.outputs import (
-    TrialsWritten,
-    trials_text,
-    write_recommendation,
-    write_trials,
-)
+from harness.tuning.outputs import TrialsWritten, trials_text, write_recommendation, write_trials
 from harness.tuning.repetition import Kind, repeat
 from harness.tuning.search_status import write_tune_file
 from harness.tuning.study import JOURNAL, LEASE, Asked, TuningStudy, count_finished, open_study
@@ -62,25 +56,18 @@ def run_search(options: RunOptions, *, promote: bool, allow_changed_space: bool)
     check_start(options, to_run, results, tuning.source)
     try:
         with hold(results / LEASE):
-            study = _open(tuning, store, results, allow_changed_space=allow_changed_space)
+            study = open_study(
+                results,
+                tuning,
+                allow_changed_space=allow_changed_space,
+                judge=lambda point: judge_from_store(point, tuning, store),
+            )
             return _search_and_report(options, study, store, results, promote=promote)
     except StageBusy as error:
         raise ConfigError(
             f"one process at a time may work on a study, but another one works on "
             f"{results / JOURNAL}; wait for it, or use another --set name=..."
         ) from error
-
-
-def _open(tuning: Tuning, store: Store, results: Path, *, allow_changed_space: bool) -> TuningStudy:
-    try:
-        return open_study(
-            results,
-            tuning,
-            allow_changed_space=allow_changed_space,
-            judge=lambda point: judge_from_store(point, tuning, store),
-        )
-    except ConfigError as error:
-        raise error.within(source=tuning.source) from error
 
 
 def _search_and_report(
@@ -117,24 +104,13 @@ def _draw(results: Path) -> None:
 
 def _possible_stages(tuning: Tuning, store: Store, *, promote: bool) -> list[Stage]:
     """Stages that the search may need, and with `promote` those at full budget."""
-    budgets = (tuning, tuning.at_full_budget()) if promote else (tuning,)
-    try:
-        plans = [make_plan(_corners(budget)) for budget in budgets]
-    except ConfigError as error:
-        raise error.within(source=tuning.source) from error
-    stages = {stage.key: stage for plan in plans for stage in stages_to_run(plan, store)}
+    stages: dict[str, Stage] = {}
+    for budget in (tuning, tuning.at_full_budget()) if promote else (tuning,):
+        # First trials and corners of the space together need all that the search may need.
+        extremes = itertools.chain(budget.file.first.values(), budget.space.corners())
+        points = [budget.point(dict(axes)) for axes in itertools.islice(extremes, MAX_CORNERS)]
+        stages |= {stage.key: stage for stage in stages_to_run(budget.plan(points), store)}
     return list(stages.values())
-
-
-def _corners(tuning: Tuning) -> Sweep:
-    """First trials and corners of the space: together they need all that the search may need."""
-    points: dict[str, Point] = {}
-    for axes in itertools.islice(
-        itertools.chain(tuning.file.first.values(), tuning.space.corners()), MAX_CORNERS
-    ):
-        point = tuning.point(dict(axes))
-        points.setdefault(point.trial_id, point)
-    return tuning.sweep(list(points.values()))
 
 
 def _search(
@@ -210,7 +186,7 @@ def _print_plan(
     """The plan of the first trials, or of one corner, stands for what a trial costs."""
     named = list(tuning.file.first.values())
     shown = named or list(itertools.islice(tuning.space.corners(), 1))
-    plan = make_plan(tuning.sweep([tuning.point(dict(axes)) for axes in shown]))
+    plan = tuning.plan(tuning.point(dict(axes)) for axes in shown)
     finished = count_finished(results)
     what = f"its {len(named)} first trials" if named else "one trial"
     print_plan(

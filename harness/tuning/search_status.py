@@ -3,12 +3,12 @@
 from collections import Counter
 from pathlib import Path
 
-from harness.plan.plan import Plan, make_plan
+from harness.plan.plan import Plan
 from harness.reporting.status import Trials
 from harness.results.folder import write_yaml
 from harness.schema.keys import to_plain
 from harness.storage.lease import is_held
-from harness.tuning.study import LEASE, Told, read_told
+from harness.tuning.study import LEASE, read_told
 from harness.tuning.tune_file import Tuning, load_tune
 
 FILE = "tune.yaml"
@@ -29,24 +29,13 @@ def look_at_search(results: Path) -> tuple[Plan, Plan, Trials]:
     """
     tuning, is_running = load_tune(results / FILE), is_held(results / LEASE)
     told = read_told(results, tuning)
-    counts = Counter(_status(one, is_running=is_running) for one in told)
-    finished = [one for one in told if one.finished]
+    open_status = "running" if is_running else "interrupted"
+    counts = Counter(open_status if one.status == "pending" else one.status for one in told)
+    unfinished = [one.point for one in told if not one.finished]
     trials = Trials(
         asked=tuning.file.num_trials,
         counts=counts,
-        finished=len(finished),
+        finished=len(told) - len(unfinished),
         is_running=is_running,
     )
-    unfinished = [one for one in told if not one.finished]
-    return _plan(tuning, told), _plan(tuning, unfinished), trials
-
-
-def _status(told: Told, *, is_running: bool) -> str:
-    if told.status != "pending":
-        return told.status
-    return "running" if is_running else "interrupted"
-
-
-def _plan(tuning: Tuning, told: list[Told]) -> Plan:
-    points = {one.point.trial_id: one.point for one in told}
-    return make_plan(tuning.sweep(list(points.values())))
+    return tuning.plan(one.point for one in told), tuning.plan(unfinished), trials

@@ -7,6 +7,7 @@ A proposal's seed follows from its number, so that a continued search proposes w
 one would have.
 """
 
+import itertools
 import json
 import os
 import random
@@ -18,13 +19,7 @@ from typing import Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import (
-    BaseSampler,
-    GPSampler,
-    NSGAIISampler,
-    RandomSampler,
-    TPESampler,
-)
+from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
@@ -33,7 +28,6 @@ from harness.config.sweep import Point
 from harness.schema.keys import content_hash, to_plain
 from harness.schema.reading import ConfigError
 from harness.tuning.goals import Verdict
-from harness.tuning.space import Axes
 from harness.tuning.tune_file import SamplerChoice, Tuning
 
 JOURNAL = "study.journal"
@@ -97,27 +91,17 @@ class TuningStudy:
         Raises:
             ConfigError: The file makes another trial of a proposal than was run.
         """
-        return self._told(_last_trials(self.study))
-
-    def told_within(self) -> list[Told]:
-        """As `told`, of the proposals that lie in the tune file's search space."""
-        last = _last_trials(self.study)
-        return self._told({n: f for n, f in last.items() if self._holds(f.user_attrs["axes"])})
-
-    def _told(self, last: Mapping[int, FrozenTrial]) -> list[Told]:
         return [
-            Told(number=number, frozen=frozen, point=self._point_of(frozen))
-            for number, frozen in sorted(last.items())
+            Told(number=number, frozen=frozen, point=self.point_of(frozen))
+            for number, frozen in sorted(_last_trials(self.study).items())
         ]
 
-    def _holds(self, axes: Axes) -> bool:
-        try:
-            self.tuning.space.parameters_of(axes)
-        except ConfigError:
-            return False
-        return True
+    def point_of(self, frozen: FrozenTrial) -> Point:
+        """What a trial of the study has run.
 
-    def _point_of(self, frozen: FrozenTrial) -> Point:
+        Raises:
+            ConfigError: The file makes another trial of it.
+        """
         if frozen.number in self._points:
             return self._points[frozen.number]
         point = self.tuning.point(frozen.user_attrs["axes"])
@@ -127,6 +111,7 @@ class TuningStudy:
                 f"{self.study.study_name!r} would be another one now, since the base trial, its "
                 "proxy or its presets differ; put them back, or use another --set name=...",
                 path="trial",
+                source=self.tuning.source,
             )
         self._points[frozen.number] = point
         return point
@@ -259,10 +244,13 @@ def open_study(
             " put it back, use another --set name=..., or give --allow-changed-space to go on "
             "with the trials that lie in both",
             path="search",
+            source=tuning.source,
         )
+    # Before the further study is made: one that is refused here leaves the journal as it was.
+    trials = _taken_over(opened, judge)
     number = len(optuna.get_all_study_names(storage)) + 1
     fresh = _create(storage, tuning, f"{tuning.file.name} {number}")
-    _take_over(opened.study, fresh, judge)
+    fresh.study.add_trials(trials)
     return fresh
 
 
@@ -387,47 +375,41 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return changed + [name for name in others if before.get(name) != now[name]]
 
 
-def _take_over(old: optuna.Study, fresh: TuningStudy, judge: Judge) -> None:
-    """Add the old study's trials that lie in the new space, judged anew, to the new study."""
-    tuning, number = fresh.tuning, len(fresh.tuning.file.first)
-    first = [tuning.space.parameters_of(axes) for axes in tuning.file.first.values()]
-    for told in TuningStudy(old, tuning).told_within():
-        parameters = tuning.space.parameters_of(told.point.axes)
-        verdict = judge(told.point)
+def _taken_over(old: TuningStudy, judge: Judge) -> list[FrozenTrial]:
+    """The trials that lie in the space of the tune file, judged anew, for a further study."""
+    tuning, parameters = old.tuning, old.tuning.space.parameters
+    first = {name: tuning.space.parameters_of(axes) for name, axes in tuning.file.first.items()}
+    numbers = itertools.count(len(first))
+    trials: list[FrozenTrial] = []
+    for _, frozen in sorted(_last_trials(old.study).items()):
+        attributes = frozen.user_attrs
+        try:
+            given = tuning.space.parameters_of(attributes["axes"])
+        except ConfigError:
+            continue
+        verdict = judge(old.point_of(frozen))
         if verdict is None or verdict.status != "done":
             continue
-        is_first = parameters in first
-        position = first.index(parameters) if is_first else number
-        number += not is_first
-        name = list(tuning.file.first)[position] if is_first else ""
-        fresh.study.add_trial(_taken_over(told, tuning, parameters, verdict, position, name))
-
-
-def _taken_over(
-    told: Told,
-    tuning: Tuning,
-    parameters: Mapping[str, Any],
-    verdict: Verdict,
-    position: int,
-    name: str,
-) -> FrozenTrial:
-    old = told.frozen.params
-    # Values that were asked for but not in force stay, for samplers that need every parameter.
-    values = {p.name: parameters.get(p.name, old.get(p.name)) for p in tuning.space.parameters}
-    kept = [p for p in tuning.space.parameters if p.domain.contains(values[p.name])]
-    measured = [verdict.values[o.column] for o in tuning.goals.objectives]
-    return optuna.trial.create_trial(
-        params={p.name: values[p.name] for p in kept},
-        distributions={p.name: p.domain.distribution for p in kept},
-        values=[value for value in measured if value is not None],
-        constraints=dict(verdict.violations),
-        user_attrs={
-            "proposal": position,
-            "axes": dict(told.point.axes),
-            "trial_id": told.point.trial_id,
-            "sampler": told.frozen.user_attrs["sampler"],
-            "status": verdict.status,
-            "error": verdict.error,
-            **({"name": name} if name else {}),
-        },
-    )
+        name = next((name for name, values in first.items() if values == given), None)
+        number = next(numbers) if name is None else list(first).index(name)
+        # Values that were asked for but not in force stay, for samplers that need every parameter.
+        values = {p.name: given.get(p.name, frozen.params.get(p.name)) for p in parameters}
+        kept = [p for p in parameters if p.domain.contains(values[p.name])]
+        measured = [verdict.values[o.column] for o in tuning.goals.objectives]
+        trial = optuna.trial.create_trial(
+            params={p.name: values[p.name] for p in kept},
+            distributions={p.name: p.domain.distribution for p in kept},
+            values=[value for value in measured if value is not None],
+            constraints=dict(verdict.violations),
+            user_attrs={
+                "proposal": number,
+                "axes": attributes["axes"],
+                "trial_id": attributes["trial_id"],
+                "sampler": attributes["sampler"],
+                "status": verdict.status,
+                "error": verdict.error,
+                **({} if name is None else {"name": name}),
+            },
+        )
+        trials.append(trial)
+    return trials

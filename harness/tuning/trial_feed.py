@@ -8,12 +8,12 @@ the same under every executor, while no stage waits for a whole batch.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from harness.config.sweep import Point
 from harness.execution.stage_run import Outcome
 from harness.execution.stage_run import Status as RowStatus
-from harness.plan.plan import Plan, PlannedRow, make_plan, stages_to_run, with_inputs
+from harness.plan.plan import Plan, PlannedRow, stages_to_run, with_inputs
 from harness.results.rows import make_row, write_row
 from harness.stages.stage import Stage
 from harness.storage.artifacts import Store
@@ -23,6 +23,11 @@ from harness.tuning.tune_file import Tuning
 
 Announce = Callable[[Asked, Verdict], None]
 """Called when a trial was told."""
+_GOOD = ("done", "reused")
+_ROW_STATUS: Mapping[str, RowStatus] = {
+    "capped": "blocked", "diverged": "diverged", "failed": "failed",
+}  # fmt: skip
+"""What a row of a trial without numbers says, by the trial's status."""
 
 
 @dataclass
@@ -66,7 +71,7 @@ class TrialFeed:
 
     def _launch(self, number: int, new: list[Stage]) -> _Flight:
         asked = self.study.ask(number)
-        plan = make_plan(self.tuning.sweep([asked.point]))
+        plan = self.tuning.plan([asked.point])
         gated = self.tuning.goals.gated
         flight = _Flight(asked=asked, plan=plan, step="reconstruction" if gated else "generation")
         self._start(flight, new)
@@ -79,49 +84,31 @@ class TrialFeed:
         new += flight.running
 
     def _advance(self, flight: _Flight, new: list[Stage]) -> None:
+        goals = self.tuning.goals
         while flight.verdict is None:
             if any(stage.key not in self.outcomes for stage in flight.running):
                 return
-            if flight.step == "generation":
-                flight.verdict = self._judge(flight)
-                return
-            row = self._row(flight.plan)
-            if self._ended_badly(flight):
-                flight.verdict = self._judge(flight)
-            elif self.tuning.goals.broken_caps(row):
-                flight.verdict = judge(row, self.tuning.goals, diverged=False, capped=True)
+            judged = judged_row(flight.plan)
+            row = make_row(judged, self.tuning.file.name, self.store, self.outcomes)
+            bad = any(self.outcomes[s.key].status not in _GOOD for s in flight.running)
+            if bad or flight.step == "generation":
+                stages = with_inputs(judged.stages)
+                ended = [self.outcomes[s.key] for s in stages if s.key in self.outcomes]
+                diverged = any(outcome.status == "diverged" for outcome in ended)
+                flight.verdict = judge(row, goals, diverged=diverged, capped=False)
+            elif goals.broken_caps(row):
+                flight.verdict = judge(row, goals, diverged=False, capped=True)
             else:
                 flight.step = "generation"
                 self._start(flight, new)
 
-    def _ended_badly(self, flight: _Flight) -> bool:
-        return any(self.outcomes[s.key].status not in ("done", "reused") for s in flight.running)
-
-    def _judge(self, flight: _Flight) -> Verdict:
-        stages = with_inputs(judged_row(flight.plan).stages)
-        ended = [self.outcomes[s.key] for s in stages if s.key in self.outcomes]
-        diverged = any(outcome.status == "diverged" for outcome in ended)
-        row = self._row(flight.plan)
-        return judge(row, self.tuning.goals, diverged=diverged, capped=False)
-
-    def _row(self, plan: Plan) -> dict[str, Any]:
-        return make_row(judged_row(plan), self.tuning.file.name, self.store, self.outcomes)
-
     def _tell(self, flight: _Flight) -> None:
-        verdict = flight.verdict
+        verdict, rows = flight.verdict, flight.plan.rows
         assert verdict is not None
-        if verdict.status == "capped":
-            error = self.tuning.goals.broken_caps(self._row(flight.plan))
-            verdict = Verdict(
-                status=verdict.status,
-                values=verdict.values,
-                violations=verdict.violations,
-                error=f"the generator was not trained: {error}",
-            )
         self.study.tell(flight.asked, verdict)
         self.announce(flight.asked, verdict)
-        outcomes = _as_outcomes(flight.plan, verdict.status, verdict.error)
-        for row in flight.plan.rows:
+        outcomes = _as_outcomes(rows, verdict.status, verdict.error)
+        for row in rows:
             write_row(make_row(row, self.tuning.file.name, self.store, outcomes), self.results)
 
 
@@ -132,7 +119,7 @@ def judged_row(plan: Plan) -> PlannedRow:
 
 def judge_from_store(point: Point, tuning: Tuning, store: Store) -> Verdict | None:
     """The verdict on a trial whose artifacts are all in the store, None on others."""
-    row = make_row(judged_row(make_plan(tuning.sweep([point]))), tuning.file.name, store, {})
+    row = make_row(judged_row(tuning.plan([point])), tuning.file.name, store, {})
     if row["status"] != "done":
         return None
     return judge(row, tuning.goals, diverged=False, capped=False)
@@ -143,26 +130,15 @@ def recorded_outcomes(told: Sequence[Told], plan: Plan) -> dict[str, Outcome]:
     outcomes: dict[str, Outcome] = {}
     for one in told:
         rows = [row for row in plan.rows if row.trial_id == one.point.trial_id]
-        for row in rows:
-            error = one.frozen.user_attrs.get("error", "")
-            outcomes |= _as_outcomes(row, one.status, error)
+        outcomes |= _as_outcomes(rows, one.status, one.frozen.user_attrs.get("error", ""))
     return outcomes
 
 
-def _as_outcomes(rows: Plan | PlannedRow, status: str, error: str) -> dict[str, Outcome]:
-    names: dict[str, RowStatus] = {
-        "capped": "blocked",
-        "diverged": "diverged",
-        "failed": "failed",
-    }
-    if status not in names:
+def _as_outcomes(rows: Sequence[PlannedRow], status: str, error: str) -> dict[str, Outcome]:
+    if status not in _ROW_STATUS:
         return {}
-    planned = rows.rows if isinstance(rows, Plan) else (rows,)
-    unmade = [
-        stage
-        for row in planned
-        for stage in (row.generator.generations if row.generator else (row.reconstruction,))
-    ]
     return {
-        stage.key: Outcome(key=stage.key, status=names[status], error=error) for stage in unmade
+        stage.key: Outcome(key=stage.key, status=_ROW_STATUS[status], error=error)
+        for row in rows
+        for stage in (row.generator.generations if row.generator else (row.reconstruction,))
     }

@@ -1,7 +1,8 @@
 """The tune file: a sweep file with a `search` block instead of a grid."""
 
+import copy
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -18,6 +19,7 @@ from harness.config.sweep import (
     set_path,
 )
 from harness.config.trial import Trial
+from harness.plan.plan import Plan, make_plan
 from harness.plan.requests import check_resources
 from harness.results.columns import COLUMNS
 from harness.schema.keys import content_hash
@@ -123,12 +125,21 @@ class Tuning:
     source: str
 
     def point(self, axes: Axes) -> Point:
-        """The trial of one proposal, under the proxy."""
-        return Point(axes=axes, trial=build_trial(self.base, axes))
+        """The trial of one proposal, under the proxy.
 
-    def sweep(self, points: Sequence[Point]) -> Sweep:
-        """Trials as a sweep."""
-        return Sweep(file=self.base, points=tuple(points), source=self.source)
+        Raises:
+            ConfigError: These values make no trial.
+        """
+        try:
+            return Point(axes=axes, trial=build_trial(self.base, axes))
+        except ConfigError as error:
+            raise error.within(source=self.source) from error
+
+    def plan(self, points: Iterable[Point]) -> Plan:
+        """The plan of a sweep of these trials, each of them once."""
+        each_once = {point.trial_id: point for point in points}
+        sweep = Sweep(file=self.base, points=tuple(each_once.values()), source=self.source)
+        return make_plan(sweep)
 
     def at_full_budget(self) -> "Tuning":
         """The same search without its proxy."""
@@ -202,25 +213,20 @@ def load_tune(path: Path, settings: Sequence[str] = ()) -> Tuning:
 
 
 def _base(file: TuneFile, presets: Presets) -> SweepFile:
-    tree: dict[str, Any] = {"trial": file.trial}
+    trial = copy.deepcopy(file.trial)
     for path, value in sorted(file.proxy.items(), key=lambda item: item[0].count(".")):
         refuse_ignored(path, file.search, presets, block="search", at=f"proxy.{path}")
-        tree = {"trial": _copied(tree["trial"])}
         try:
-            set_path(tree["trial"], path, value)
+            set_path(trial, path, value)
         except ConfigError as error:
             raise error.within(path="proxy") from error
     return SweepFile(
         name=file.name,
         description=file.description,
-        trial=tree["trial"],
+        trial=trial,
         presets=presets,
         resources=file.resources,
     )
-
-
-def _copied(tree: Any) -> Any:
-    return {key: _copied(value) for key, value in tree.items()} if isinstance(tree, dict) else tree
 
 
 def _check_first(tuning: Tuning) -> None:
