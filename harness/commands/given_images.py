@@ -123,7 +123,7 @@ def evaluate_images(options: RunOptions, sweep: Sweep, given: GivenImages) -> in
     to_run = [stage for stage in stages if not store.find(stage.kind, stage.key)]
     check_networks(to_run, sweep.source)
     check_start(options, to_run, results, sweep.source)
-    outcomes = execute(options, to_run, store, sweep.file, sweep.source, lambda event: None)
+    outcomes = execute(options, to_run, store, sweep, lambda event: None)
     row = _row(request, given, described, store, outcomes)
     artifacts = [a for a in (store.find(s.kind, s.key) for s in stages) if a]
     rows = write_given_row(row, artifacts, results, time.monotonic() - started)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness.commands.options import RunOptions
 from harness.config.resources import Resources
-from harness.config.sweep import SweepFile
+from harness.config.sweep import Sweep
 from harness.execution.stage_run import Outcome
 from harness.executors import Executor, Feed, Listener, StageEvent
 from harness.executors.interface import fixed
@@ -55,8 +55,7 @@ def execute(
     options: RunOptions,
     stages: Sequence[Stage],
     store: Store,
-    file: SweepFile,
-    source: str,
+    sweep: Sweep,
     listen: Listener,
 ) -> dict[str, Outcome]:
     """Run stages in the chosen executor under a progress view.
@@ -67,8 +66,7 @@ def execute(
         options: The command's options.
         stages: What to run, inputs first.
         store: Where artifacts are read and written.
-        file: Sweep file with the resources of each kind.
-        source: Where it was read from, for messages.
+        sweep: Says what stages of each kind hold.
         listen: Called with every event.
 
     Raises:
@@ -80,19 +78,12 @@ def execute(
         missing = still_missing(stages, store) if next(rounds) else stages
         if not missing:
             return {}
-        resources = {stage.kind: request_of(stage.kind, file.resources) for stage in missing}
+        resources = {stage.kind: request_of(stage.kind, sweep.file.resources) for stage in missing}
         with (
             user_stream() as stream,
             ProgressView(missing, store, stream, resources=resources) as view,
         ):
-
-            def show_and_listen(event: StageEvent) -> None:
-                view(event)
-                listen(event)
-
-            return run_graph(
-                options, missing, store, resources, source, show_and_listen, fixed, view.tell
-            )
+            return run_graph(options, missing, store, resources, sweep.source, view, listen, fixed)
 
     return repeat_while_damaged(run_missing)
 
@@ -117,9 +108,9 @@ def run_graph(
     store: Store,
     resources: Mapping[str, Resources],
     source: str,
+    view: ProgressView,
     listen: Listener,
     feed: Feed,
-    tell: Callable[[str], None],
 ) -> Mapping[str, Outcome]:
     """Run a graph in the chosen executor until it ends, a signal comes or too much has failed.
 
@@ -129,51 +120,42 @@ def run_graph(
         store: Where artifacts are read and written.
         resources: Stage kind -> what it holds.
         source: Where they were read from, for messages.
+        view: Shows the run to the user.
         listen: Called when a stage begins and ends.
         feed: Gives further stages.
-        tell: Shows a text to the user; called within signal handlers too.
 
     Raises:
         Interrupted: By a signal, after running stages have written their checkpoints.
         KeyboardInterrupt: By a second signal.
     """
-    stop, ended = StopRequest(store.root), dict[str, Outcome]()
+    stop, has_failed, share = StopRequest(store.root), dict[str, bool](), options.max_failures
 
-    def listen_and_count(event: StageEvent) -> None:
+    def show_and_count(event: StageEvent) -> None:
+        view(event)
         listen(event)
-        if event.what == "ended" and event.outcome:
-            ended[event.stage.key] = event.outcome
-            _stop_where_too_much_failed(options, ended, max(len(stages), len(ended)), stop, tell)
+        if event.what != "ended" or not event.outcome:
+            return
+        has_failed[event.stage.key] = event.outcome.status in ("failed", "diverged")
+        failed, total = sum(has_failed.values()), max(len(stages), len(has_failed))
+        if share is not None and not stop.is_requested and failed > share * total:
+            stop.request("too much has failed")
+            view.tell(
+                f"stopping: {failed} of {total} stages have failed, more than the share of "
+                f"{share:g} that is allowed; running ones write a checkpoint and end. Run the same "
+                "command again to go on"
+            )
 
     try:
-        executor = _make_executor(options, tell)
+        executor = _make_executor(options, view.tell)
         root = store.root.resolve()
-        with on_signals(stop, tell):
-            outcomes = executor.run(stages, root, resources, listen_and_count, feed, stop)
+        with on_signals(stop, view.tell):
+            outcomes = executor.run(stages, root, resources, show_and_count, feed, stop)
     except ConfigError as error:
         in_file = error.path.startswith("resources.")
         raise error.within(source=source if in_file else "") from error
     if stop.reason == INTERRUPTED:
         raise Interrupted
     return outcomes
-
-
-def _stop_where_too_much_failed(
-    options: RunOptions,
-    ended: Mapping[str, Outcome],
-    total: int,
-    stop: StopRequest,
-    tell: Callable[[str], None],
-) -> None:
-    failed = sum(outcome.status in ("failed", "diverged") for outcome in ended.values())
-    share = options.max_failures
-    if share is None or stop.is_requested or failed <= share * total:
-        return
-    stop.request("too much has failed")
-    tell(
-        f"stopping: {failed} of {total} stages have failed, more than the share of {share:g} that "
-        "is allowed; running ones write a checkpoint and end. Run the same command again to go on"
-    )
 
 
 def _make_executor(options: RunOptions, tell: Callable[[str], None]) -> Executor:

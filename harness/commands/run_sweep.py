@@ -63,15 +63,14 @@ def run_sweep(options: RunOptions, sweep: Sweep) -> int:
             _write_finished_rows(plan, event.stage, store, results, log)
 
     try:
-        outcomes = execute(options, to_run, store, sweep.file, sweep.source, listen)
-    except (Interrupted, ConnectionError) as error:
+        outcomes = execute(options, to_run, store, sweep, listen)
+    except BaseException as error:
         # The stages have written their checkpoints, or machines were lost and the store was not:
         # what has ended is told.
-        log.end("interrupted" if isinstance(error, Interrupted) else "error", ended, {})
-        write_results(plan, store, ended, results, time.monotonic() - started)
-        raise
-    except BaseException as error:
-        log.end("interrupted" if isinstance(error, KeyboardInterrupt) else "error", {}, {})
+        told = ended if isinstance(error, Interrupted | ConnectionError) else None
+        log.end("interrupted" if isinstance(error, KeyboardInterrupt) else "error", told or {}, {})
+        if told is not None:
+            write_results(plan, store, told, results, time.monotonic() - started)
         raise
     written = write_results(plan, store, outcomes, results, time.monotonic() - started)
     good = ("done", "pending") if options.only else ("done",)

@@ -16,7 +16,7 @@ from harness.config.sweep import resolved_tree
 from harness.execution.stage_run import Outcome
 from harness.machine.environment import command_line, environment
 from harness.plan.plan import Plan
-from harness.results.rows import compile_table, write_row, write_rows
+from harness.results.rows import compile_table, make_row, write_row
 from harness.schema.keys import to_plain
 from harness.storage.artifacts import Artifact, Store
 from harness.storage.durable import file_sha256, replacing, write_json, write_text
@@ -92,7 +92,7 @@ def write_tables(
     *,
     row_outcomes: Mapping[str, Outcome] | None = None,
 ) -> tuple[list[dict[str, Any]], list[Path]]:
-    """Write `rows/`, `table.*`, `curves.parquet`, `manifest.json` and `grids/`.
+    """Write `rows/` (without those of earlier plans), `table.*`, curves, manifest and `grids/`.
 
     Args:
         plan: Stages and rows.
@@ -105,7 +105,12 @@ def write_tables(
     Returns:
         The rows and the grids.
     """
-    rows = write_rows(plan, store, outcomes if row_outcomes is None else row_outcomes, results)
+    known = outcomes if row_outcomes is None else row_outcomes
+    rows = [make_row(row, plan.sweep.file.name, store, known) for row in plan.rows]
+    kept = {write_row(values, results) for values in rows}
+    for path in (results / "rows").glob("*.json"):
+        if path not in kept:
+            path.unlink()
     compile_table(rows, results)
     _write_curves(plan, store, results)
     write_json(results / "manifest.json", _manifest(plan, store, outcomes, wall_s))

@@ -17,7 +17,7 @@ from harness.config.tokenizer import AlignedWith
 from harness.config.trial import Trial
 from harness.execution.stage_run import Outcome
 from harness.metrics.extractors import INCEPTION_SHA256
-from harness.plan.plan import Plan, PlannedRow, with_inputs
+from harness.plan.plan import PlannedRow, with_inputs
 from harness.results.columns import COLUMNS, SCHEMA_VERSION, Column, ColumnType, MeasuredOn
 from harness.results.protocol import generation_protocol, reconstruction_protocol
 from harness.stages.encoder import EncoderStage
@@ -50,19 +50,6 @@ def make_row(
     values["slices"] = _slices(row, found)
     assert list(values) == list(COLUMNS), "a row has exactly the table's columns"
     return values
-
-
-def write_rows(
-    plan: Plan, store: Store, outcomes: Mapping[str, Outcome], results: Path
-) -> list[dict[str, Any]]:
-    """Write `rows/<row id>.json` for every row of the plan, and remove those of earlier plans."""
-    rows = [make_row(row, plan.sweep.file.name, store, outcomes) for row in plan.rows]
-    folder = results / "rows"
-    kept = {write_row(values, results) for values in rows}
-    for path in folder.glob("*.json"):
-        if path not in kept:
-            path.unlink()
-    return rows
 
 
 def write_row(values: Mapping[str, Any], results: Path) -> Path:

@@ -115,7 +115,8 @@ def _columns(study: TuningStudy) -> list[str]:
 
 
 def _line(told: Told, study: TuningStudy, row: Mapping[str, Any]) -> dict[str, Any]:
-    attributes, goals = told.frozen.user_attrs, study.tuning.goals
+    attributes, goals, space = told.frozen.user_attrs, study.tuning.goals, study.tuning.space
+    asked = space.parameters_of(told.point.axes)
     constraints = told.frozen.constraints
     feasible = told.status == "done" and all(value <= 0 for value in constraints.values())
     measured = dict.fromkeys([*(o.column for o in goals.objectives), *goals.caps])
@@ -131,18 +132,12 @@ def _line(told: Told, study: TuningStudy, row: Mapping[str, Any]) -> dict[str, A
         "setting_hash": study.tuning.setting_hash(dict(told.point.axes)),
         **{column: row[column] for column in measured},
         **{f"search.{axis}": value for axis, value in told.point.axes.items()},
-        **_conditions(told.point.axes, study),
+        **{
+            f"condition.{p.axis}": p.domain.condition
+            for p in space.parameters
+            if p.name in asked and p.axis in space.split_axes
+        },
         "error": attributes.get("error", ""),
-    }
-
-
-def _conditions(axes: Mapping[str, Any], study: TuningStudy) -> dict[str, str]:
-    space = study.tuning.space
-    names = space.parameters_of(axes)
-    return {
-        f"condition.{p.axis}": p.domain.condition
-        for p in space.parameters
-        if p.name in names and p.axis in space.split_axes
     }
 
 
@@ -210,10 +205,9 @@ def _nearest_words(study: TuningStudy) -> str:
     told = [one for one in study.told() if one.status in ("done", "capped")]
     if not told or not caps:
         return ""
-    beyond = [max(one.frozen.constraints[name] for name in caps) for one in told]
-    least = min(beyond)
-    one = told[beyond.index(least)]
-    name = one.name or f"trial {one.number}"
+    beyond = {one.number: max(one.frozen.constraints[name] for name in caps) for one in told}
+    one = min(told, key=lambda one: beyond[one.number])
+    name, least = one.name or f"trial {one.number}", beyond[one.number]
     return (
         f"no recommendation: no trial keeps to the caps ({', '.join(caps)}). Nearest was {name}, "
         f"{least:.0%} beyond; loosen the caps, or search where they can be kept"

@@ -16,7 +16,6 @@ from harness.commands.options import RunOptions
 from harness.commands.planning import check_networks, print_plan
 from harness.commands.run_stages import check_start, repeat_while_damaged, run_graph
 from harness.execution.stage_run import Outcome
-from harness.executors import StageEvent
 from harness.plan.plan import stages_to_run
 from harness.plan.requests import request_of
 from harness.reporting.live_view import ProgressView
@@ -136,12 +135,8 @@ def _search(
     if not trials.todo:
         return {}
     resources = {kind: request_of(kind, tuning.base.resources) for kind in kinds_of_sweeps()}
-    log.start(
-        tuning.file.name,
-        store=store.root,
-        executor=options.executor,
-        trials_to_run=len(trials.todo),
-    )
+    count = len(trials.todo)
+    log.start(tuning.file.name, store=store.root, executor=options.executor, trials_to_run=count)
     with user_stream() as stream, ProgressView([], store, stream, resources=resources) as view:
 
         def feed(outcomes: Mapping[str, Outcome], capacity: int) -> Sequence[Stage]:
@@ -149,14 +144,8 @@ def _search(
             view.add(new)
             return new
 
-        def listen(event: StageEvent) -> None:
-            view(event)
-            log(event)
-
         try:
-            outcomes = run_graph(
-                options, [], store, resources, tuning.source, listen, feed, view.tell
-            )
+            outcomes = run_graph(options, [], store, resources, tuning.source, view, log, feed)
         except BaseException as error:
             ended = "interrupted" if isinstance(error, KeyboardInterrupt) else "error"
             log.end(ended, {}, verdicts)
