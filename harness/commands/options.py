@@ -78,20 +78,12 @@ def add_run_options(
     parser.add_argument("sweep", type=Path, help=sweep)
     add_settings(parser, example)
     parser.add_argument("--json", action="store_true", help="print plan or outcome as JSON")
-    parser.add_argument(
-        "--results",
-        type=Path,
-        default=Path("results"),
-        metavar="DIR",
-        help="folder that holds one folder of results a sweep (default: results)",
-    )
-    parser.add_argument(
-        "--store",
-        type=Path,
-        default=Path("artifacts"),
-        metavar="DIR",
-        help="folder of the artifacts, shared by sweeps and machines (default: artifacts)",
-    )
+    for option, folder, holds in (
+        ("--results", "results", "folder that holds one folder of results a sweep"),
+        ("--store", "artifacts", "folder of the artifacts, shared by sweeps and machines"),
+    ):
+        about = f"{holds} (default: {folder})"
+        parser.add_argument(option, type=Path, default=Path(folder), metavar="DIR", help=about)
     parser.add_argument(
         "--executor",
         choices=("ray", "inline"),

@@ -160,14 +160,9 @@ def savings(
     trials: dict[str, set[Stage]] = {}
     for row in rows:
         trials.setdefault(row.trial_id, set()).update(with_inputs(row.stages))
-    alone_s = sum(
-        device_seconds(costs[stage.key])
-        for stages in trials.values()
-        for stage in stages
-        if stage.key in costs
-    )
-    shared = {stage.key for stages in trials.values() for stage in stages}
-    return alone_s, sum(device_seconds(costs[key]) for key in shared if key in costs)
+    keys = [stage.key for stages in trials.values() for stage in stages if stage.key in costs]
+    seconds = {key: device_seconds(costs[key]) for key in keys}
+    return sum(seconds[key] for key in keys), sum(seconds.values())
 
 
 def device_seconds(cost: Mapping[str, Any]) -> float:

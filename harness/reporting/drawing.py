@@ -15,20 +15,21 @@ COLORS: Mapping[str, str] = {
     "running": "cyan", "done": "green", "reused": "green", "failed": "red", "diverged": "red",
     "blocked": "magenta", "interrupted": "yellow", "stopped": "yellow",
 }  # fmt: skip
+RESERVED = 5
+"""Lines that are kept free of stages: headline, heading and a remainder."""
 NARROW = 100
 """Columns of a terminal below which rates and losses share a cell with the progress."""
 
 
-def drawing(overview: Overview, console: Console, *, reserved: int = 5) -> RenderableType:
+def drawing(overview: Overview, console: Console) -> RenderableType:
     """The overview for a terminal: a headline and a table that fits its width and height.
 
     Args:
         overview: What to draw.
         console: The terminal.
-        reserved: Lines that are kept free of stages: headline, heading and a remainder.
     """
     ordered = sorted(overview.stages, key=lambda stage: ORDER.index(stage.state))
-    room = max(3, console.height - reserved)
+    room = max(3, console.height - RESERVED)
     shown, hidden = ordered[:room], ordered[room:]
     # Not cut, but wrapped: on a narrow terminal the counts matter as much.
     parts: list[RenderableType] = [Text(headline(overview), style="bold")]

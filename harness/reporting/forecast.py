@@ -2,7 +2,7 @@
 
 import json
 import math
-import time
+import timeit
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -89,7 +89,7 @@ class Measured:
     @property
     def flops_per_s(self) -> float:
         """Operations a second of one device; 0 where it has none."""
-        return self.flops / (self.useful_s * self.devices) if self.useful_s > 0 else 0.0
+        return _rate([self])
 
 
 @final
@@ -137,29 +137,30 @@ class History:
             device: Name of the device that it will run on; as `device_for` says unless given.
         """
         device = self.device_for(held) if device is None else device
-        devices = held.gpus if held.gpus > 0 else held.cpus
+        on_gpu, devices, expected = held.gpus > 0, held.gpus or held.cpus, estimate(stage)
         here = [one for one in self.measured if one.device == device]
         like = [one for one in here if one.kind == stage.kind]
-        expected = estimate(stage)
+        seconds: float | None = None
+        source: Source = "unknown"
         if like:
             nearest = min(like, key=lambda one: _distance(one, expected.flops, expected.images))
-            seconds = _scaled(nearest, expected.flops, devices)
-            return _forecast(seconds, held, "measured")
-        if here and expected.flops:
-            rate = sum(one.flops for one in here) / sum(one.useful_s * one.devices for one in here)
-            if rate > 0:
-                return _forecast(expected.flops / (rate * devices), held, "device")
-        rate = _assumed_rate(stage, held, device)
-        if rate is None:
-            return _forecast(None, held, "unknown")
-        return _forecast(expected.flops / (rate * devices), held, "assumed")
+            source, rate = "measured", nearest.flops_per_s
+            # Where nothing is counted, it takes the nearest one's own seconds.
+            seconds = nearest.useful_s
+        elif expected.flops and (rate := _rate(here)):
+            source = "device"
+        elif rate := _assumed_rate(stage, held, device):
+            source, seconds = "assumed", 0.0
+        if expected.flops > 0 and rate:
+            seconds = expected.flops / (rate * devices)
+        device_s = None if seconds is None else seconds * devices
+        return Forecast(wall_s=seconds, device_s=device_s, source=source, on_gpu=on_gpu)
 
 
-def _forecast(seconds: float | None, held: Capacity, source: Source) -> Forecast:
-    on_gpu = held.gpus > 0
-    devices = held.gpus if on_gpu else held.cpus
-    device_s = None if seconds is None else seconds * devices
-    return Forecast(wall_s=seconds, device_s=device_s, source=source, on_gpu=on_gpu)
+def _rate(stages: Sequence[Measured]) -> float:
+    """Operations a second of one device over all these stages; 0 without any."""
+    device_s = sum(one.useful_s * one.devices for one in stages)
+    return sum(one.flops for one in stages) / device_s if device_s > 0 else 0.0
 
 
 def _distance(one: Measured, flops: float, images: int) -> tuple[float, float]:
@@ -168,13 +169,6 @@ def _distance(one: Measured, flops: float, images: int) -> tuple[float, float]:
     if not images or not one.images:
         return total, total
     return abs(math.log((one.flops / one.images + 1) / (flops / images + 1))), total
-
-
-def _scaled(nearest: Measured, flops: float, devices: float) -> float:
-    """Seconds at the rate of a measured stage; its own seconds where nothing is counted."""
-    if flops <= 0 or nearest.flops_per_s <= 0:
-        return nearest.useful_s
-    return flops / (nearest.flops_per_s * devices)
 
 
 def _assumed_rate(stage: Stage, held: Capacity, device: str) -> float | None:
@@ -193,14 +187,10 @@ def matrix_product_flops_per_s() -> float:
     try:
         side = 384
         left = torch.ones(side, side)
-        times = []
-        for _ in range(4):
-            started = time.perf_counter()
-            torch.mm(left, left)
-            times.append(time.perf_counter() - started)
+        seconds = min(timeit.repeat(lambda: torch.mm(left, left), number=1, repeat=4))
     finally:
         torch.set_num_threads(threads)
-    return 2 * side**3 / min(times)
+    return 2 * side**3 / seconds
 
 
 def capacity_of(request: Resources, gpus_here: int) -> Capacity:

@@ -5,7 +5,6 @@ the same for work in this process, in another one, and on another machine. It ne
 goes wrong in it is told in one line, and the run goes on without it.
 """
 
-import sys
 import threading
 import time
 from collections import deque
@@ -23,7 +22,7 @@ from harness.config.resources import Resources
 from harness.executors.interface import Capacity, StageEvent
 from harness.reporting.drawing import drawing
 from harness.reporting.forecast import History, capacity_of, seconds_to_end
-from harness.reporting.overview import Overview, headline, stage_line
+from harness.reporting.overview import Overview, headline, progress_text
 from harness.reporting.stage_states import StageState, State, Witness, stage_states
 from harness.stages.stage import Stage
 from harness.storage.artifacts import Store
@@ -46,18 +45,18 @@ class ProgressView:
         self,
         stages: Sequence[Stage],
         store: Store,
-        stream: UserStream | None = None,
+        stream: UserStream,
         *,
         resources: Mapping[str, Resources] | None = None,
     ) -> None:
         """Args:
         stages: What will run, inputs first.
         store: Where running stages report.
-        stream: Where to show it; standard error unless given.
+        stream: Where to show it.
         resources: Stage kind -> what a stage holds, for the ETA; one CPU unless given.
         """
         self.stages, self.store = list(stages), store
-        self.stream: Any = sys.stderr if stream is None else stream
+        self.stream: Any = stream
         self.resources = resources or {}
         self.started = time.monotonic()
         self.held: dict[str, Capacity] = {}
@@ -134,7 +133,8 @@ class ProgressView:
                 self._seen[stage.key] = _Seen("interrupted", remark)
             elif seen is None or seen.state != "running":
                 self._seen[stage.key] = _Seen("running", since=time.monotonic())
-        if news and (not self._console.is_terminal or _went_wrong(event)):
+        went_wrong = event.outcome is not None and event.outcome.status in ("failed", "diverged")
+        if news and (went_wrong or not self._console.is_terminal):
             self.note(_event_text(event))
 
     def overview(self) -> Overview:
@@ -199,7 +199,8 @@ class ProgressView:
         """The state of the run in words: one line for the whole and one a running stage."""
         overview = self.overview()
         running = [stage for stage in overview.stages if stage.state == "running"]
-        return [headline(overview), *(f"  {stage_line(stage)}" for stage in running)]
+        lines = [f"  {stage.kind} {stage.label}: {progress_text(stage)}" for stage in running]
+        return [headline(overview), *lines]
 
     def _show(self) -> None:
         with self._tolerant():
@@ -251,10 +252,6 @@ class _Seen:
     remark: str = ""
     since: float = 0.0
     """When it started, by the monotonic clock."""
-
-
-def _went_wrong(event: StageEvent) -> bool:
-    return event.outcome is not None and event.outcome.status in ("failed", "diverged")
 
 
 def _event_text(event: StageEvent) -> str:

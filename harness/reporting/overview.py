@@ -70,11 +70,6 @@ def busy_text(overview: Overview) -> str:
     return f"{', '.join(parts)} busy" if parts else ""
 
 
-def stage_line(stage: StageState) -> str:
-    """One running stage in words."""
-    return f"{stage.kind} {stage.label}: {progress_text(stage)}"
-
-
 def progress_text(stage: StageState) -> str:
     """How far a stage is: step, its numbers, rate and ETA."""
     progress = stage.progress

@@ -100,7 +100,9 @@ def witness_of(store: Store) -> Witness:
         if _has_failed(partial, started):
             error = _last_line(partial / "error.txt")
             state: State = "diverged" if "Diverged:" in error else "failed"
-            remark = f"{error}; see {_where_to_look(partial)}"
+            there = [partial / name for name in ("error.txt", "log.txt")]
+            seen = " and ".join(str(path) for path in there if path.is_file())
+            remark = f"{error}; see {seen}"
             return StageState.of(stage, state, remark=remark, progress=progress)
         if partial.is_dir():
             remark = _interrupted(partial)
@@ -137,11 +139,6 @@ def _interrupted(partial: Path) -> str:
         return "its process is gone and left no checkpoint: it starts anew"
     step = int(steps[-1].stem.partition("-")[2])
     return f"its process is gone: it goes on after step {step}"
-
-
-def _where_to_look(partial: Path) -> str:
-    names = [name for name in ("error.txt", "log.txt") if (partial / name).is_file()]
-    return " and ".join(str(partial / name) for name in names)
 
 
 def _last_line(path: Path) -> str:

@@ -131,7 +131,9 @@ def look(
         states = {k: s for k, s in states.items() if k in left or s.state not in (*OPEN, "blocked")}
         stages = [stage for stage in stages if stage.key in states]
     events = events_of(results)
-    total = _capacity(events)
+    # What the machine or cluster of the last run had, as far as its events say.
+    totals = [event["total"] for event in events if "total" in event] or [{"cpus": 0, "gpus": 0}]
+    total = Capacity(cpus=float(totals[-1]["cpus"]), gpus=float(totals[-1]["gpus"]))
 
     def held(stage: Stage) -> Capacity:
         return capacity_of(request_of(stage.kind, plan.sweep.file.resources), int(total.gpus))
@@ -154,14 +156,6 @@ def look(
         driver=_driver(events),
         trials=trials,
     )
-
-
-def _capacity(events: Sequence[Mapping[str, Any]]) -> Capacity:
-    """What the machine or cluster of the last run had, as far as its events say."""
-    totals = [event["total"] for event in events if "total" in event]
-    if not totals:
-        return Capacity()
-    return Capacity(cpus=float(totals[-1]["cpus"]), gpus=float(totals[-1]["gpus"]))
 
 
 def _rows(plan: Plan, results: Path) -> dict[str, int]:

@@ -24,13 +24,10 @@ class Objective:
 
     @property
     def maximised(self) -> bool:
-        """Whether higher is better."""
-        return (self.direction or self.usual) == "maximise"
-
-    @property
-    def usual(self) -> str:
-        """The better direction of the column; down where the table knows of none."""
-        return "maximise" if COLUMNS[self.column].better == "higher" else "minimise"
+        """Whether higher is better; lower is where neither the file nor the table says so."""
+        if self.direction is None:
+            return COLUMNS[self.column].better == "higher"
+        return self.direction == "maximise"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,20 +150,15 @@ def judge(row: Mapping[str, Any], goals: Goals, *, diverged: bool, capped: bool)
         unknown = [c for c in (*columns, *goals.caps) if not _finite(row[c])]
         status = "unmeasured" if unknown else "done"
         error = f"no finite value of {', '.join(unknown)}" if unknown else ""
-    return Verdict(
-        status=status, values=values, violations=_violations(row, goals, status), error=error
-    )
-
-
-def _violations(row: Mapping[str, Any], goals: Goals, status: Status) -> dict[str, float]:
-    """Unknown values count as beyond their cap, unless it was another cap that ended the trial."""
-    unknown = 0.0 if status == "capped" else 1.0
-    values = [
+    # Unknown values count as beyond their cap, unless it was another cap that ended the trial.
+    unknown = 0.0 if capped else 1.0
+    beyond = [
         cap.violation(row[column]) if _finite(row[column]) else unknown
         for column, cap in goals.caps.items()
     ]
     measured = -1.0 if status in ("done", "capped") else 1.0
-    return dict(zip(goals.constraints, [measured, *values], strict=True))
+    violations = dict(zip(goals.constraints, [measured, *beyond], strict=True))
+    return Verdict(status=status, values=values, violations=violations, error=error)
 
 
 def _finite(value: Any) -> bool:

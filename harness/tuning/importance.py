@@ -34,7 +34,14 @@ def importances(study: TuningStudy) -> list[dict[str, Any]]:
     measured = [told for told in study.told() if told.status == "done"]
     lines: list[dict[str, Any]] = []
     for among, members, parameters in _groups(study, measured):
-        trials = [_reduced(told, parameters) for told in members]
+        trials = [
+            optuna.trial.create_trial(
+                params={p.name: told.frozen.params[p.name] for p in parameters},
+                distributions={p.name: p.domain.distribution for p in parameters},
+                values=told.frozen.values,
+            )
+            for told in members
+        ]
         for position, objective in enumerate(study.tuning.goals.objectives):
             sign = -1.0 if objective.maximised else 1.0
             values = [sign * told.frozen.values[position] for told in members]
@@ -75,14 +82,6 @@ def _varies(parameter: Parameter, members: Sequence[Told]) -> bool:
         for told in members
     )
     return in_force and len({told.frozen.params[parameter.name] for told in members}) > 1
-
-
-def _reduced(told: Told, parameters: Sequence[Parameter]) -> FrozenTrial:
-    return optuna.trial.create_trial(
-        params={p.name: told.frozen.params[p.name] for p in parameters},
-        distributions={p.name: p.domain.distribution for p in parameters},
-        values=told.frozen.values,
-    )
 
 
 def _shares(trials: Sequence[FrozenTrial], values: Sequence[float]) -> dict[str, float]:

@@ -236,7 +236,11 @@ def _repeated_lines(kind: str, runs: Repeated, own_name: str, trials: Trials) ->
         count = int(values["num_seeds"])
         seeds = f"{count} seed{'s' if count > 1 else ''}"
         lines.append(f"  {setting}{mark}, {seeds}: {', '.join(words)}")
-    lines += _left_out_lines(trials)
+    firsts = trials.table[trials.table["name"].isin(trials.references)]
+    good = (firsts["status"] == "done") & firsts["feasible"]
+    for _, row in firsts[~good].iterrows():
+        was = "beyond a cap" if row["status"] in ("done", "capped") else row["status"]
+        lines.append(f"  {row['name']}: left out, since it was {was} in the search")
     if kind == "promoted":
         for order in compute_orders(trials, runs):
             tau = f"Kendall's tau {order.tau:.2f}" if order.tau == order.tau else "too few for tau"
@@ -245,20 +249,6 @@ def _repeated_lines(kind: str, runs: Repeated, own_name: str, trials: Trials) ->
                 f"(means closer than {DECIDED_AT:g} standard errors)"
             )
     return lines
-
-
-def _left_out_lines(trials: Trials) -> list[str]:
-    """First trials that cannot be compared with, and why."""
-    table = trials.table[trials.table["name"].isin(trials.references)]
-    return [
-        f"  {row['name']}: left out, since it was {_status_words(row)} in the search"
-        for _, row in table.iterrows()
-        if row["status"] != "done" or not row["feasible"]
-    ]
-
-
-def _status_words(row: pd.Series) -> str:
-    return "beyond a cap" if row["status"] in ("done", "capped") else str(row["status"])
 
 
 def _spread(runs: Repeated, setting: str, reference: str, column: str, values: Any) -> str:

@@ -2,77 +2,83 @@
 
 import contextlib
 import sys
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import pandas as pd
 
-from harness.commands.exit_codes import EXIT_INTERRUPTED, EXIT_WRONG_REQUEST, exit_code
+from harness.commands.exit_codes import (
+    EXIT_DONE,
+    EXIT_INTERRUPTED,
+    EXIT_WRONG_REQUEST,
+    exit_code,
+)
 from harness.commands.options import RunOptions
 from harness.commands.run_sweep import run_sweep
 from harness.config.sweep import load_sweep
 from harness.results.folder import write_csv, write_yaml
 from harness.schema.keys import to_plain
 from harness.schema.reading import ConfigError
-from harness.tuning.space import Axes
+from harness.tuning.outputs import TrialsWritten
 from harness.tuning.tune_file import Tuning
 
-Kind = Literal["confirmed", "promoted"]
-"""Settings again at the search's budget, or at full budget."""
 
-
-def repeat(
-    kind: Kind,
-    tuning: Tuning,
-    settings: Mapping[str, Axes],
-    seeds: Sequence[int],
-    options: RunOptions,
-    results: Path,
+def repeat_settings(
+    options: RunOptions, tuning: Tuning, written: TrialsWritten, results: Path, *, promote: bool
 ) -> int:
-    """Run settings under several seeds, in `<results>/<kind>/`.
+    """Run the recommended setting again and, if asked for, promote the Pareto set.
+
+    They are the sweeps `<results>/confirmed/`, at the search's budget, and `<results>/promoted/`,
+    at full budget.
 
     Args:
-        kind: Folder, and name of the sweep.
-        tuning: The tune file.
-        settings: Name -> values of the searched fields.
-        seeds: Seeds of the trials.
         options: Options of the search; its sweeps run as they say.
+        tuning: The tune file.
+        written: The trials of the search.
         results: Results folder of the search.
+        promote: Run the Pareto set at full budget too.
 
     Returns:
         The exit code of `harness.run`: 0, or 1 where rows failed.
 
     Raises:
-        ConfigError: The sweep was refused; standard error says why.
-        KeyboardInterrupt: The sweep was interrupted.
+        ConfigError: A sweep was refused; standard error says why.
+        KeyboardInterrupt: A sweep was interrupted.
     """
-    path = results / f"{kind}.yaml"
-    sweep_file = tuning.sweep_file(kind, settings, seeds, full=kind == "promoted")
-    write_yaml(path, to_plain(sweep_file))
-    asked = replace(options, sweep=path, settings=(), results=results, json=False)
-    # Standard output belongs to the search's own report.
-    with contextlib.redirect_stdout(sys.stderr):
-        code = exit_code(lambda: run_sweep(asked, load_sweep(path)))
-    if code == EXIT_INTERRUPTED:
-        raise KeyboardInterrupt
-    if code == EXIT_WRONG_REQUEST:
-        raise ConfigError(
-            f"the search is finished, but its {kind} settings must be a sweep that can run, and it "
-            "was refused as said above; mend that and run the same command again",
-            source=str(path),
-        )
-    lines = [
-        {
-            "trial_id": point.trial_id,
-            "setting": point.axes["setting"],
-            "setting_hash": tuning.setting_hash(settings[point.axes["setting"]]),
-            "seed": point.axes["seed"],
-        }
-        for point in load_sweep(path).points
-    ]
-    folder = results / kind
-    folder.mkdir(parents=True, exist_ok=True)
-    write_csv(folder / "settings.csv", pd.DataFrame(lines))
-    return code
+    repetitions = {"confirmed": tuning.file.confirmation}
+    if promote:
+        repetitions["promoted"] = tuning.file.promotion
+    worst = EXIT_DONE
+    for kind, repetition in repetitions.items():
+        full = kind == "promoted"
+        settings = written.settings(front=full, references=repetition.references)
+        if not settings or not repetition.seeds:
+            continue
+        path = results / f"{kind}.yaml"
+        write_yaml(path, to_plain(tuning.sweep_file(kind, settings, repetition.seeds, full=full)))
+        asked = replace(options, sweep=path, settings=(), results=results, json=False)
+        # Standard output belongs to the search's own report.
+        with contextlib.redirect_stdout(sys.stderr):
+            code = exit_code(lambda asked=asked: run_sweep(asked, load_sweep(asked.sweep)))
+        if code == EXIT_INTERRUPTED:
+            raise KeyboardInterrupt
+        if code == EXIT_WRONG_REQUEST:
+            raise ConfigError(
+                f"the search is finished, but its {kind} settings must be a sweep that can run, "
+                "and it was refused as said above; mend that and run the same command again",
+                source=str(path),
+            )
+        lines = [
+            {
+                "trial_id": point.trial_id,
+                "setting": point.axes["setting"],
+                "setting_hash": tuning.setting_hash(settings[point.axes["setting"]]),
+                "seed": point.axes["seed"],
+            }
+            for point in load_sweep(path).points
+        ]
+        folder = results / kind
+        folder.mkdir(parents=True, exist_ok=True)
+        write_csv(folder / "settings.csv", pd.DataFrame(lines))
+        worst = max(worst, code)
+    return worst

@@ -29,11 +29,11 @@ from harness.storage.lease import StageBusy, hold
 from harness.storage.stage_log import user_stream
 from harness.tuning.goals import Verdict
 from harness.tuning.outputs import TrialsWritten, trials_text, write_recommendation, write_trials
-from harness.tuning.repetition import Kind, repeat
+from harness.tuning.repetition import repeat_settings
 from harness.tuning.search_status import write_tune_file
 from harness.tuning.study import JOURNAL, LEASE, Asked, TuningStudy, count_finished, open_study
 from harness.tuning.trial_feed import TrialFeed, judge_from_store
-from harness.tuning.tune_file import MAX_CORNERS, Repetition, Tuning, load_tune
+from harness.tuning.tune_file import MAX_CORNERS, Tuning, load_tune
 
 
 def run_search(options: RunOptions, *, promote: bool, allow_changed_space: bool) -> int:
@@ -83,7 +83,7 @@ def _search_and_report(
         written = write_trials(study, store, outcomes, results, time.monotonic() - started)
     _draw(results)
     try:
-        code = _repeat(options, tuning, written, results, promote=promote)
+        code = repeat_settings(options, tuning, written, results, promote=promote)
         if promote:
             _draw(results)
     finally:
@@ -152,21 +152,6 @@ def _search(
             raise
     log.end("rows_failed" if study.remaining() else "done", outcomes, verdicts)
     return outcomes
-
-
-def _repeat(
-    options: RunOptions, tuning: Tuning, written: TrialsWritten, results: Path, *, promote: bool
-) -> int:
-    """Run the recommended setting again and, if asked for, promote the Pareto set."""
-    kinds: list[tuple[Kind, Repetition]] = [("confirmed", tuning.file.confirmation)]
-    if promote:
-        kinds.append(("promoted", tuning.file.promotion))
-    code = EXIT_DONE
-    for kind, repetition in kinds:
-        settings = written.settings(front=kind == "promoted", references=repetition.references)
-        if settings and repetition.seeds:
-            code = max(code, repeat(kind, tuning, settings, repetition.seeds, options, results))
-    return code
 
 
 def _print_plan(

@@ -12,7 +12,7 @@ import json
 import os
 import random
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,7 +130,8 @@ class TuningStudy:
         known = {t.frozen.user_attrs["trial_id"] for t in self.told() if t.number != number}
         fixed, attributes = self._given(number)
         for attempt in range(REDRAWS + 1):
-            seed = _seed(self.tuning.file.sampler.seed, number, attempt)
+            digits = content_hash([self.tuning.file.sampler.seed, number, attempt])[:8]
+            seed = int(digits, 16)
             self.study.sampler = make_sampler(self.tuning.file.sampler, seed)
             if fixed is not None:
                 self.study.enqueue_trial(fixed, user_attrs=attributes)
@@ -139,7 +140,12 @@ class TuningStudy:
                 return asked
             asked.trial.set_user_attr("repeats", asked.point.trial_id)
             self.study.tell(asked.trial, state=TrialState.FAIL)
-            fixed = self._other_choices(random.Random(seed))
+            chance = random.Random(seed)
+            fixed = {
+                parameter.name: chance.choice(parameter.domain.names)
+                for parameter in self.tuning.space.parameters
+                if parameter.domain.choices is not None
+            }
         raise AssertionError("the last attempt is accepted")
 
     def _given(self, number: int) -> tuple[dict[str, Any] | None, dict[str, Any]]:
@@ -162,18 +168,10 @@ class TuningStudy:
         kind = self.tuning.file.sampler.kind
         axes = self.tuning.space.suggest(trial, every=kind in ("gp", "nsga2"))
         point = self.tuning.point(axes)
-        trial.set_user_attr("proposal", number)
-        trial.set_user_attr("sampler", kind)
-        trial.set_user_attr("axes", axes)
-        trial.set_user_attr("trial_id", point.trial_id)
+        known = {"proposal": number, "sampler": kind, "axes": axes, "trial_id": point.trial_id}
+        for name, value in known.items():
+            trial.set_user_attr(name, value)
         return Asked(number=number, trial=trial, point=point)
-
-    def _other_choices(self, chance: random.Random) -> dict[str, Any]:
-        return {
-            parameter.name: chance.choice(parameter.domain.names)
-            for parameter in self.tuning.space.parameters
-            if parameter.domain.choices is not None
-        }
 
     def tell(self, asked: Asked, verdict: Verdict) -> None:
         """Tell how a proposal ended.
@@ -234,7 +232,12 @@ def open_study(
         return _create(storage, tuning, tuning.file.name)
     opened = TuningStudy(study, tuning)
     _clean(study)
-    changed = _changes(study.user_attrs["space"], _identity(tuning))
+    before, now = study.user_attrs["space"], _identity(tuning)
+    names = {**before["search"], **now["search"]}
+    changed = [
+        f"search.{name}" for name in names if before["search"].get(name) != now["search"].get(name)
+    ]
+    changed += [name for name in ("objectives", "caps", "first") if before.get(name) != now[name]]
     if not changed:
         opened.told()
         return opened
@@ -266,10 +269,6 @@ def make_sampler(choice: SamplerChoice, seed: int) -> BaseSampler:
     # Jointly modelled parameters would make a continued study differ from an uninterrupted one:
     # trials in flight then count with values that were drawn for them and not used.
     return TPESampler(seed=seed, n_startup_trials=startup, multivariate=False)
-
-
-def _seed(seed: int, number: int, attempt: int) -> int:
-    return int(content_hash([seed, number, attempt])[:8], 16)
 
 
 def _create(storage: JournalStorage, tuning: Tuning, name: str) -> TuningStudy:
@@ -365,14 +364,6 @@ def _plain_domain(tree: dict[str, Any]) -> dict[str, Any]:
     choices = tree["choices"]
     tree["choices"] = list(choices) if isinstance(choices, dict) else choices
     return {name: value for name, value in tree.items() if value is not None}
-
-
-def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    old, new = dict(before["search"]), dict(now["search"])
-    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-    changed = [f"search.{name}" for name in names]
-    others = ("objectives", "caps", "first")
-    return changed + [name for name in others if before.get(name) != now[name]]
 
 
 def _taken_over(old: TuningStudy, judge: Judge) -> list[FrozenTrial]:
