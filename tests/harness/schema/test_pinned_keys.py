@@ -77,7 +77,7 @@ def plan_of(name: str, settings: tuple[str, ...], given: Path) -> Plan:
     settings = tuple(setting.replace("GIVEN", str(given)) for setting in settings)
     if path.name.startswith("tune"):
         tuning = load_tune(path, settings)
-        return make_plan(tuning.sweep([tuning.point(axes) for axes in tuning.file.first.values()]))
+        return tuning.plan(tuning.point(axes) for axes in tuning.file.first.values())
     return make_plan(load_sweep(path, settings))
 
 
