@@ -4,12 +4,12 @@ A batch is a pure function of its step, so it is the same whichever thread compu
 Batches come in the order of the steps, and an error is raised at the step that it belongs to.
 """
 
-import queue
-import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from types import TracebackType
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import Any, Generic, TypeVar, final
 
 import torch
@@ -47,17 +47,13 @@ class Ahead(Generic[Batch], Iterator[Batch]):
     def __init__(self, function: Callable[[int], Batch], steps: Iterable[int], depth: int) -> None:
         self.waited_s = 0.0
         """Seconds that the consumer has waited for batches."""
-        self._batches = map(function, steps)
-        self._line = _Line(depth)
-        self._thread: threading.Thread | None = None
+        self._function, self._steps, self._depth = function, iter(steps), depth
         # One thread: several would finish out of order. A batch is decoded by more (`in_threads`).
-        if depth:
-            # The thread must not hold this object, or one that is forgotten would never end.
-            arguments = (self._batches, self._line)
-            self._thread = threading.Thread(target=_produce, args=arguments, daemon=True)
-            self._thread.name = "batches ahead"
-            self._thread.start()
-        weakref.finalize(self, self._line.stop)
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches ahead")
+        self._batches: deque[Future[Batch]] = deque()
+        self._ask(depth)
+        # The pool knows nothing of this object, so that one that is forgotten ends its thread.
+        self._stop = weakref.finalize(self, self._pool.shutdown, wait=False, cancel_futures=True)
 
     def __next__(self) -> Batch:
         """The next batch.
@@ -66,13 +62,20 @@ class Ahead(Generic[Batch], Iterator[Batch]):
             StopIteration: There are no more steps, an error came before, or it was closed.
             BaseException: Whatever the function raised for this step.
         """
-        if self._line.ended:
+        if not self._stop.alive:
             raise StopIteration
         started = time.perf_counter()
         try:
-            return next(self._batches) if self._thread is None else self._line.take()
+            if not self._depth:
+                return self._function(next(self._steps))
+            if not self._batches:
+                raise StopIteration
+            batch = self._batches.popleft().result()
+            # Only now: never are more than `depth` batches ready or in work.
+            self._ask(1)
+            return batch
         except BaseException:
-            self._line.stop()
+            self._stop()
             raise
         finally:
             self.waited_s += time.perf_counter() - started
@@ -80,60 +83,18 @@ class Ahead(Generic[Batch], Iterator[Batch]):
     def __enter__(self) -> "Ahead[Batch]":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
         """End the thread, after the batch that is in work; batches not taken are dropped."""
-        self._line.stop()
+        self._stop()
         # Files that the thread reads may be closed or removed after this call.
-        if self._thread is not None:
-            self._thread.join()
+        self._pool.shutdown()
 
-
-class _Line:
-    """The queue between thread and consumer: batches in order, or the error that ends it."""
-
-    def __init__(self, depth: int) -> None:
-        self.ended = False
-        # A permit for every batch that may be ready or in work. With a bounded queue the thread
-        # would compute one more than `depth` and hold it while the queue is full.
-        self._permits = threading.Semaphore(depth)
-        self._ready: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
-
-    def wait(self) -> bool:
-        """Wait until another batch may be computed; False where none is wanted any more."""
-        self._permits.acquire()
-        return not self.ended
-
-    def put(self, batch: Any, error: BaseException | None = None) -> None:
-        self._ready.put((batch, error))
-
-    def take(self) -> Any:
-        batch, error = self._ready.get()
-        if error is not None:
-            raise error
-        self._permits.release()
-        return batch
-
-    def stop(self) -> None:
-        self.ended = True
-        self._permits.release()
-
-
-def _produce(batches: Iterator[Any], line: _Line) -> None:
-    while line.wait():
-        try:
-            batch = next(batches)
-        except BaseException as error:  # StopIteration too: the consumer meets it at its step.
-            line.put(None, error)
-            return
-        line.put(batch)
+    def _ask(self, count: int) -> None:
+        for step in islice(self._steps, count):
+            self._batches.append(self._pool.submit(self._function, step))
 
 
 def pinned(function: Callable[[int], Any], device: torch.device) -> Callable[[int], Any]:

@@ -17,7 +17,7 @@ DEPTHS = (0, 1, 2, 7)
 
 
 def _threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "batches ahead"]
+    return [thread for thread in threading.enumerate() if "batches ahead" in thread.name]
 
 
 def _wait_until(condition) -> bool:
