@@ -5,9 +5,10 @@ images of one content under labels of another.
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import final
+from typing import BinaryIO, final
 
 
 @final
@@ -35,14 +36,25 @@ class OpenedFiles:
             ValueError: With the name of the first.
         """
         for number in range(len(self.paths)) if numbers is None else numbers:
-            self.check_status(number, _status(self.paths[number]))
+            self._check_status(number, _status(self.paths[number]))
 
-    def check_status(self, number: int, status: os.stat_result) -> None:
-        """Refuse a file whose status has changed; give that of the handle where it is open.
+    @contextmanager
+    def open(self, number: int) -> Iterator[BinaryIO]:
+        """Open a file for a block that reads it; refuse one that changed before or meanwhile.
 
         Raises:
             ValueError: With its name.
         """
+        try:
+            with self.paths[number].open("rb") as file:
+                # The status of the handle: the path may lead to another file by now.
+                self._check_status(number, os.fstat(file.fileno()))
+                yield file
+                self._check_status(number, os.fstat(file.fileno()))
+        except OSError as error:
+            raise _gone(self.paths[number], error) from error
+
+    def _check_status(self, number: int, status: os.stat_result) -> None:
         if _state(status) != self._states[number]:
             raise ValueError(
                 f"{str(self.paths[number])!r} must stay as it is while it is in use, but its size "
@@ -55,10 +67,14 @@ def _status(path: Path) -> os.stat_result:
     try:
         return path.stat()
     except OSError as error:
-        raise ValueError(
-            f"{str(path)!r} must stay readable, but is not ({error}); put the file back and run "
-            "the command again"
-        ) from error
+        raise _gone(path, error) from error
+
+
+def _gone(path: Path, error: OSError) -> ValueError:
+    return ValueError(
+        f"{str(path)!r} must stay readable, but is not ({error}); put the file back and run the "
+        "command again"
+    )
 
 
 # Not a hash: two looks at a file's status cost microseconds a batch. Other content under the same

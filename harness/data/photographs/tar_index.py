@@ -8,9 +8,8 @@ A sample is all members whose names agree up to the first dot after the last sla
 user's cache folder; the shard's own folder is not written to.
 """
 
-import contextlib
+import hashlib
 import json
-import os
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,11 +19,11 @@ from typing import Any, BinaryIO, final
 import numpy as np
 from jaxtyping import Int64
 
-from harness.storage.user_cache import cache_folder, describe_files
+from harness.storage.user_cache import describe_files, remembered
 
 IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp"})
 """Extensions of members that are images; case does not matter."""
-_VERSION = 2
+_VERSION = 3
 """Raised when an index that is remembered would be another, or none."""
 _END = bytes(2 * tarfile.BLOCKSIZE)
 """The two blocks of zeros that close a tar; more zeros may follow."""
@@ -55,21 +54,16 @@ def index_shard(path: Path, label_extension: str, label_key: str) -> TarIndex:
         ValueError: The shard is no whole tar, or a sample has not one image and one label.
     """
     described = describe_files([path])
-    name = f"{described}-{_VERSION}-{label_extension}-{label_key}.npz"
-    place = cache_folder() / "tar" / name
-    with contextlib.suppress(OSError, ValueError, KeyError), np.load(place) as arrays:
-        return TarIndex(**{field: arrays[field] for field in ("offsets", "sizes", "labels")})
-    # All headers of a shard are read for it, which takes long on a slow disk.
-    index = _read_index(path, label_extension, label_key)
-    # Written anew while it was read: the entry's name would stand for another content.
-    if describe_files([path]) != described:
-        return index
-    with contextlib.suppress(OSError):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        temporary = place.with_name(f".{os.getpid()}-{name}")
-        np.savez(temporary, offsets=index.offsets, sizes=index.sizes, labels=index.labels)
-        temporary.replace(place)
-    return index
+    asked = f"{described} {_VERSION} {label_extension} {label_key}"
+    found = remembered(
+        "tar",
+        hashlib.sha256(asked.encode()).hexdigest(),
+        # All headers of a shard are read for it, which takes long on a slow disk.
+        lambda: _read_index(path, label_extension, label_key),
+        # Written anew while it was read: the entry's name would stand for another content.
+        lasts=lambda _: describe_files([path]) == described,
+    )
+    return TarIndex(**{name: np.array(found[name], dtype=np.int64) for name in found})
 
 
 def member_name(header: bytes) -> str:
@@ -77,7 +71,7 @@ def member_name(header: bytes) -> str:
     return header[:100].partition(b"\0")[0].decode("utf-8", "replace")
 
 
-def _read_index(path: Path, label_extension: str, label_key: str) -> TarIndex:
+def _read_index(path: Path, label_extension: str, label_key: str) -> dict[str, list[int]]:
     images: dict[str, tuple[int, int]] = {}
     labels: dict[str, int] = {}
     for member, text in _members(path, label_extension):
@@ -89,12 +83,11 @@ def _read_index(path: Path, label_extension: str, label_key: str) -> TarIndex:
             _refuse_second(key in labels, "label", key, path)
             labels[key] = _label(text, member.name, label_key, path)
     _check_complete(images, labels, label_extension, path)
-    places = np.array(list(images.values()), dtype=np.int64).reshape(-1, 2)
-    return TarIndex(
-        offsets=places[:, 0].copy(),
-        sizes=places[:, 1].copy(),
-        labels=np.array([labels[key] for key in images], dtype=np.int64),
-    )
+    return {
+        "offsets": [offset for offset, _ in images.values()],
+        "sizes": [size for _, size in images.values()],
+        "labels": [labels[key] for key in images],
+    }
 
 
 def _members(path: Path, label_extension: str) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
@@ -104,7 +97,8 @@ def _members(path: Path, label_extension: str) -> Iterator[tuple[tarfile.TarInfo
             while (member := shard.next()) is not None:
                 if member.isfile():
                     is_label = _split_name(member.name)[1] == label_extension
-                    yield member, _content(shard, member) if is_label else b""
+                    label = shard.extractfile(member) if is_label else None
+                    yield member, label.read() if label else b""
             # `tarfile` takes a cut between two members, or a damaged header, for the end.
             _check_end(file, shard.offset)
     except (tarfile.TarError, OSError) as error:
@@ -112,12 +106,6 @@ def _members(path: Path, label_extension: str) -> Iterator[tuple[tarfile.TarInfo
             f"{str(path)!r} must be a whole, uncompressed tar file, but cannot be read ({error}); "
             "get it again, or unpack its compression"
         ) from error
-
-
-def _content(shard: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    file = shard.extractfile(member)
-    assert file is not None
-    return file.read()
 
 
 def _check_end(file: BinaryIO, offset: int) -> None:

@@ -4,10 +4,6 @@ The shards are read at random through an index of their members, not as a stream
 function of (seed, step), so a resumed run has no reader state and shuffling has no buffer.
 """
 
-import os
-import threading
-import weakref
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,9 +19,6 @@ from harness.data.photographs.encoded import EncodedImage, EncodedSplit, check_l
 from harness.data.photographs.opened_files import OpenedFiles
 from harness.data.photographs.tar_index import index_shard, member_name
 from harness.schema.keys import NO_KEY
-
-OPEN_SHARDS = 64
-"""Shards of a split that are held open; a process may often open 1,024 files and no more."""
 
 
 @final
@@ -85,7 +78,7 @@ class WebDatasetConfig(ShardedConfig):
 
 @final
 class TarSplit(EncodedSplit):
-    """Tar shards; places and labels of the images and some open handles are in memory."""
+    """Tar shards; places and labels of the images are in memory."""
 
     def __init__(self, config: WebDatasetConfig, split: Split) -> None:
         self._opened = OpenedFiles(config.files(split))
@@ -103,7 +96,7 @@ class TarSplit(EncodedSplit):
         self._sizes = np.concatenate([shard.sizes for shard in shards])
         counts = [len(shard.labels) for shard in shards]
         self._shards = np.repeat(np.arange(len(shards)), counts)
-        self._counts, self._handles = counts, _Handles(self._opened)
+        self._counts = counts
 
     @property
     def files(self) -> Sequence[Path]:
@@ -117,76 +110,22 @@ class TarSplit(EncodedSplit):
     def read(self, positions: Int64[np.ndarray, " b"]) -> list[EncodedImage]:
         """Encoded images of some samples, read in the order in which they lie in the shards."""
         images: dict[int, EncodedImage] = {}
-        shards = np.unique(self._shards[positions]).tolist()
-        self._opened.check(shards)
+        shards = self._shards[positions]
         # From front to back; a disk turns back only between batches.
-        for position in np.unique(positions):
-            images[int(position)] = self._image(int(position))
-        self._opened.check(shards)
-        return [images[int(position)] for position in positions]
+        for shard in np.unique(shards).tolist():
+            with self._opened.open(shard) as file:
+                for position in np.unique(positions[shards == shard]).tolist():
+                    images[position] = self._image(file, shard, position)
+        return [images[position] for position in positions.tolist()]
 
     def outline(self) -> Iterator[str]:
         """Images and size of every shard."""
         for path, count in zip(self.files, self._counts, strict=True):
             yield f" {count} {path.stat().st_size}"
 
-    def _image(self, position: int) -> EncodedImage:
-        shard, offset = int(self._shards[position]), int(self._offsets[position])
+    def _image(self, file: BinaryIO, shard: int, position: int) -> EncodedImage:
         # The header before the image has its name.
-        first = offset - BLOCKSIZE
-        data = self._handles.read(shard, first, BLOCKSIZE + int(self._sizes[position]))
+        file.seek(int(self._offsets[position]) - BLOCKSIZE)
+        data = file.read(BLOCKSIZE + int(self._sizes[position]))
         name = f"{member_name(data[:BLOCKSIZE])!r} of {str(self.files[shard])!r}"
         return EncodedImage(name=name, source=data[BLOCKSIZE:])
-
-
-@final
-class _Handles:
-    """Files that are read at random places from several threads; those used last stay open."""
-
-    def __init__(self, files: OpenedFiles) -> None:
-        self._files = files
-        self._open: OrderedDict[int, BinaryIO] = OrderedDict()
-        self._lock = threading.Lock()
-        weakref.finalize(self, _close_all, self._open)
-
-    def read(self, number: int, offset: int, size: int) -> bytes:
-        path = self._files.paths[number]
-        # Threads share a handle, and another one's seek must not come between seek and read.
-        with self._lock:
-            try:
-                file = self._handle(number)
-                file.seek(offset)
-                data = file.read(size)
-            except OSError as error:
-                raise ValueError(
-                    f"{str(path)!r} must stay readable, but is not ({error}); put the shard back "
-                    "and run the command again"
-                ) from error
-        if len(data) < size:
-            raise ValueError(
-                f"{str(path)!r} must hold {size} bytes at byte {offset}, but holds {len(data)}; "
-                "the shard has changed since it was indexed, so put it back and run the command "
-                "again"
-            )
-        return data
-
-    def _handle(self, number: int) -> BinaryIO:
-        if number in self._open:
-            self._open.move_to_end(number)
-            return self._open[number]
-        file = self._files.paths[number].open("rb")
-        try:
-            # The status of the handle: the path may lead to another file by now.
-            self._files.check_status(number, os.fstat(file.fileno()))
-        except ValueError:
-            file.close()
-            raise
-        if len(self._open) >= OPEN_SHARDS:
-            self._open.popitem(last=False)[1].close()
-        self._open[number] = file
-        return file
-
-
-def _close_all(files: OrderedDict[int, BinaryIO]) -> None:
-    while files:
-        files.popitem()[1].close()
