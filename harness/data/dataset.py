@@ -24,15 +24,12 @@ WHOLE = slice(None)
 class ImageDataset(ABC):
     """Labelled square images, addressed by split and index; the order within a split is fixed."""
 
-    @property
-    @abstractmethod
-    def resolution(self) -> int:
-        """Side of every image in pixels."""
-
-    @property
-    @abstractmethod
-    def class_names(self) -> tuple[str, ...]:
-        """Names of the classes; a label is a position in this tuple."""
+    resolution: int
+    """Side of every image in pixels."""
+    class_names: tuple[str, ...]
+    """Names of the classes; a label is a position in this tuple."""
+    shuffle: Shuffle = FULL
+    """How an epoch's order is drawn."""
 
     @property
     def num_classes(self) -> int:
@@ -82,11 +79,6 @@ class ImageDataset(ABC):
         Raises:
             ValueError: An index lies outside the split, or an image cannot be read.
         """
-
-    @property
-    def shuffle(self) -> Shuffle:
-        """How an epoch's order is drawn."""
-        return FULL
 
     @abstractmethod
     def fingerprint(self) -> str:

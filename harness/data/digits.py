@@ -36,6 +36,12 @@ class DigitsConfig:
     """Side of the images in pixels, a multiple of 8."""
     max_shift: int = 1
     """Training images are moved by up to this many pixels each way, zeros moving in."""
+    # What other data sets declare is fixed here, and so is no field.
+    name: ClassVar[str] = "digits"
+    num_classes: ClassVar[int] = 10
+    num_train_images: ClassVar[int] = 1437
+    num_eval_images: ClassVar[int] = 360
+    eval_split: ClassVar[str] = "test"
 
     def __post_init__(self) -> None:
         if self.resolution <= 0 or self.resolution % _SIDE:
@@ -48,31 +54,6 @@ class DigitsConfig:
                 f"`max_shift` must lie in 0..{self.resolution // 2 - 1} (below half of "
                 f"`resolution`), but got {self.max_shift}; use {self.resolution // 16}"
             )
-
-    @property
-    def name(self) -> str:
-        """Name of the data set in tables."""
-        return "digits"
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return 10
-
-    @property
-    def num_train_images(self) -> int:
-        """Images of the training split."""
-        return 1437
-
-    @property
-    def num_eval_images(self) -> int:
-        """Images of the evaluation split."""
-        return 360
-
-    @property
-    def eval_split(self) -> str:
-        """Name of the evaluation split."""
-        return "test"
 
     def missing(self) -> list[MissingItem]:
         """Nothing: the images come with scikit-learn."""
@@ -91,35 +72,30 @@ class DigitsDataset(ImageDataset):
         labels = targets.astype(np.int64)
         levels = features.astype(np.int64).reshape(-1, _SIDE, _SIDE)
         pixels = enlarge_grey_levels(levels, config.resolution)
-        self._config = config
-        self._splits = {
-            split: _DigitsSplit.of(pixels[chosen], labels[chosen], config.max_shift)
-            for split, chosen in stratified_split(labels, config.num_eval_images).items()
-        }
-
-    @property
-    def resolution(self) -> int:
-        """Side of every image in pixels."""
-        return self._config.resolution
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """The digits as text."""
-        return tuple(str(digit) for digit in range(self._config.num_classes))
+        # Padded once: a shift is then a crop.
+        around = (config.max_shift, config.max_shift)
+        padded = np.pad(pixels, ((0, 0), around, around))
+        self.resolution, self._max_shift = config.resolution, config.max_shift
+        self.class_names = tuple(str(digit) for digit in range(config.num_classes))
+        self._padded: dict[Split, UInt8[np.ndarray, "n p p"]] = {}
+        self._labels: dict[Split, Int64[np.ndarray, " n"]] = {}
+        for split, chosen in stratified_split(labels, config.num_eval_images).items():
+            self._padded[split], self._labels[split] = padded[chosen], labels[chosen]
+            self._labels[split].setflags(write=False)
 
     def num_images(self, split: Split) -> int:
         """Number of images in a split."""
-        return len(self._splits[split].labels)
+        return len(self._labels[split])
 
     def labels(self, split: Split) -> Int64[np.ndarray, " n"]:
         """Class of every image of a split."""
-        return self._splits[split].labels
+        return self._labels[split]
 
     def images(
         self, split: Split, indices: Int64[np.ndarray, " b"], pipeline: Pipeline | None = None
     ) -> UInt8[Tensor, "b 3 h w"]:
         """Read images in their original position; `pipeline` changes nothing, they are square."""
-        center = np.full((len(indices), 2), self._config.max_shift, dtype=np.int64)
+        center = np.full((len(indices), 2), self._max_shift, dtype=np.int64)
         return self._crop(split, indices, center)
 
     def augmented(
@@ -130,16 +106,16 @@ class DigitsDataset(ImageDataset):
         part: slice = WHOLE,
     ) -> UInt8[Tensor, "m 3 h w"]:
         """Read images, each moved by -`max_shift`..`max_shift` pixels down and right."""
-        offsets = generator.integers(0, 2 * self._config.max_shift + 1, size=(len(indices), 2))
+        offsets = generator.integers(0, 2 * self._max_shift + 1, size=(len(indices), 2))
         return self._crop(split, indices[part], offsets[part])
 
     def fingerprint(self) -> str:
         """sha256 of pixels and labels of both splits."""
         digest = hashlib.sha256()
-        for split in self._splits.values():
-            shift, side = self._config.max_shift, self.resolution
-            digest.update(split.padded[:, shift : shift + side, shift : shift + side].tobytes())
-            digest.update(split.labels.astype("<i8").tobytes())
+        inside = slice(self._max_shift, self._max_shift + self.resolution)
+        for split, padded in self._padded.items():
+            digest.update(padded[:, inside, inside].tobytes())
+            digest.update(self._labels[split].astype("<i8").tobytes())
         return digest.hexdigest()
 
     def content_fingerprint(self) -> str:
@@ -152,26 +128,11 @@ class DigitsDataset(ImageDataset):
         indices: Int64[np.ndarray, " b"],
         offsets: Int64[np.ndarray, "b 2"],
     ) -> UInt8[Tensor, "b 3 h w"]:
-        padded = self._splits[split].padded
+        padded = self._padded[split]
         check_indices(indices, len(padded))
         rows, columns = (offsets[:, axis, None] + np.arange(self.resolution) for axis in (0, 1))
         grey = padded[indices[:, None, None], rows[:, :, None], columns[:, None, :]]
         return torch.from_numpy(grey)[:, None].expand(-1, 3, -1, -1).contiguous()
-
-
-@dataclass(frozen=True, kw_only=True)
-class _DigitsSplit:
-    padded: UInt8[np.ndarray, "n p p"]
-    labels: Int64[np.ndarray, " n"]
-
-    @classmethod
-    def of(
-        cls, pixels: UInt8[np.ndarray, "n h w"], labels: Int64[np.ndarray, " n"], margin: int
-    ) -> "_DigitsSplit":
-        labels.setflags(write=False)
-        # Padded once: a shift is then a crop.
-        padded = np.pad(pixels, ((0, 0), (margin, margin), (margin, margin)))
-        return cls(padded=padded, labels=labels)
 
 
 def enlarge_grey_levels(

@@ -70,25 +70,14 @@ class Extracted:
 class FeatureExtractor(ABC):
     """A frozen network that turns images into the features in which sets are compared."""
 
-    @property
-    @abstractmethod
-    def name(self) -> str:
-        """Name for columns and axis labels."""
-
-    @property
-    @abstractmethod
-    def identity(self) -> str:
-        """What tells its weights from all others (a sha256 or a key); part of the protocol."""
-
-    @property
-    @abstractmethod
-    def feature_dim(self) -> int:
-        """Width of the features."""
-
-    @property
-    @abstractmethod
-    def classifies_labels(self) -> bool:
-        """Whether `logits` score the classes of the evaluated data set, in the order of labels."""
+    name: str
+    """Name for columns and axis labels."""
+    identity: str
+    """What tells its weights from all others (a sha256 or a key); part of the protocol."""
+    feature_dim: int
+    """Width of the features."""
+    classifies_labels: bool
+    """Whether `logits` score the classes of the evaluated data set, in the order of labels."""
 
     @abstractmethod
     def extract(self, images: UInt8[Tensor, "b 3 h w"]) -> Extracted:
@@ -181,33 +170,13 @@ class EncoderExtractor(FeatureExtractor):
         has_logits: bool = True,
         extraction: ExtractionConfig = ExtractionConfig(),
     ) -> None:
-        self._name, self._identity, self._feature_dim = name, identity, feature_dim
-        self._classifies_labels = has_logits
+        self.name, self.identity, self.feature_dim = name, identity, feature_dim
+        self.classifies_labels = has_logits
 
         def outputs(images: Tensor) -> EncoderOutputs:
             return encoder.outputs(to_model_range(images))
 
         self._run = _Runner(outputs, extraction, torch.device(device))
-
-    @property
-    def name(self) -> str:
-        """Name for columns and axis labels."""
-        return self._name
-
-    @property
-    def identity(self) -> str:
-        """Key of the artifact that holds the weights."""
-        return self._identity
-
-    @property
-    def feature_dim(self) -> int:
-        """Width of the pooled features."""
-        return self._feature_dim
-
-    @property
-    def classifies_labels(self) -> bool:
-        """Whether it was trained on the classes of the evaluated data set."""
-        return self._classifies_labels
 
     def extract(self, images: UInt8[Tensor, "b 3 h w"]) -> Extracted:
         """Pooled features, 7 channels of the feature map, and class scores."""
@@ -302,6 +271,11 @@ class InceptionExtractor(FeatureExtractor):
         ValueError: The weights are absent, have another sha256 or other tensors.
     """
 
+    name = INCEPTION_NAME
+    feature_dim = 2048
+    # Its 1008 classes are no data set's labels.
+    classifies_labels = False
+
     def __init__(
         self,
         config: InceptionConfig,
@@ -310,35 +284,16 @@ class InceptionExtractor(FeatureExtractor):
     ) -> None:
         if absent := config.missing():
             raise ValueError(str(absent[0]))
-        self._sha256 = file_sha256(config.path)
-        if not self._sha256.startswith(config.sha256):
+        # The sha256 of the weights file.
+        self.identity = file_sha256(config.path)
+        if not self.identity.startswith(config.sha256):
             raise ValueError(
                 f"the sha256 of {str(config.path)!r} must begin with {config.sha256}, but it is "
-                f"{self._sha256}; get the file again, or set `sha256` if these weights are meant"
+                f"{self.identity}; get the file again, or set `sha256` if these weights are meant"
             )
         self._device = torch.device(device)
         network = InceptionNetwork(config.path).to(self._device)
         self._run = _Runner(network, extraction, self._device)
-
-    @property
-    def name(self) -> str:
-        """torch-fidelity's name of the network."""
-        return INCEPTION_NAME
-
-    @property
-    def identity(self) -> str:
-        """sha256 of the weights file."""
-        return self._sha256
-
-    @property
-    def feature_dim(self) -> int:
-        """Width of the last pooled layer."""
-        return 2048
-
-    @property
-    def classifies_labels(self) -> bool:
-        """No: its 1008 classes are no data set's labels."""
-        return False
 
     def extract(self, images: UInt8[Tensor, "b 3 h w"]) -> Extracted:
         """2048 features, 2023 spatial ones (`mixed_6/conv`) and the scores without bias."""

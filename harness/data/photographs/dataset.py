@@ -22,7 +22,6 @@ from harness.data.pipelines import (
     mirror,
     read_squares,
 )
-from harness.data.shuffle import Shuffle
 from harness.storage.user_cache import describe_files
 
 SPLITS: tuple[Split, Split] = ("train", "eval")
@@ -44,33 +43,26 @@ class PhotographDataset(ImageDataset):
     def __init__(self, config: PhotographConfig, device: torch.device | None = None) -> None:
         if absent := config.missing():
             raise ValueError("; ".join(str(item) for item in absent))
-        self._config = config
+        self.resolution, self.shuffle, self._config = config.resolution, config.shuffle, config
         self._device = device if config.keep == "device" else None
         # Both splits, although most stages read one: a wrong evaluation split is then found by the
         # first stage and not after the training.
         self._splits = {split: config.open_split(split) for split in SPLITS}
-        _check_classes(self._splits["train"].class_names, self._splits["eval"].class_names)
+        self.class_names = self._splits["train"].class_names
+        _check_classes(self.class_names, self._splits["eval"].class_names)
         self._bad: dict[Split, tuple[BadImage, ...]] = {
             split: self._find_bad(split, config) for split in SPLITS
         }
-        self._good = {split: self._positions(split) for split in SPLITS}
-        self._labels = {split: self._good_labels(split) for split in SPLITS}
+        # Bad ones are left out by position. Skipping them while reading would let the data set
+        # depend on which worker met what first, and a neighbour in their place would count twice.
+        self._good: dict[Split, Int64[np.ndarray, " n"]] = {}
+        self._labels: dict[Split, Int64[np.ndarray, " n"]] = {}
+        for split, part in self._splits.items():
+            places = np.arange(len(part.labels), dtype=np.int64)
+            self._good[split] = np.delete(places, [image.position for image in self._bad[split]])
+            self._labels[split] = part.labels[self._good[split]]
+            self._labels[split].setflags(write=False)
         self._pixels: dict[Split, KeptPixels] = {}
-
-    @property
-    def resolution(self) -> int:
-        """Side of every image in pixels."""
-        return self._config.resolution
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names that the files give to the classes, or else the configuration."""
-        return self._splits["train"].class_names
-
-    @property
-    def shuffle(self) -> Shuffle:
-        """How an epoch's order is drawn."""
-        return self._config.shuffle
 
     def num_images(self, split: Split) -> int:
         """Number of images in a split, those that are left out not counted."""
@@ -151,26 +143,8 @@ class PhotographDataset(ImageDataset):
         check_limit(bad, config.bad_images_limit, len(self._splits[split].labels), split)
         return bad
 
-    def _positions(self, split: Split) -> Int64[np.ndarray, " n"] | None:
-        """Places of the good images in the files; None where all are good."""
-        # Bad ones are left out by position. Skipping them while reading would let the data set
-        # depend on which worker met what first, and a neighbour in their place would count twice.
-        if not self._bad[split]:
-            return None
-        whole = np.arange(len(self._splits[split].labels), dtype=np.int64)
-        return np.delete(whole, [image.position for image in self._bad[split]])
-
-    def _good_labels(self, split: Split) -> Int64[np.ndarray, " n"]:
-        labels, good = self._splits[split].labels, self._good[split]
-        if good is None:
-            return labels
-        chosen = labels[good]
-        chosen.setflags(write=False)
-        return chosen
-
     def _encoded(self, split: Split, indices: Int64[np.ndarray, " b"]) -> list[EncodedImage]:
-        good = self._good[split]
-        return self._splits[split].read(indices if good is None else good[indices])
+        return self._splits[split].read(self._good[split][indices])
 
     def _read(
         self,
@@ -184,18 +158,15 @@ class PhotographDataset(ImageDataset):
         if self._config.keep == "files":
             encoded = self._encoded(split, indices)
             return read_squares(encoded, self._decode, side, pipeline, positions, workers)
-        kept = self._kept(split)
+        if split not in self._pixels:
+            self._pixels[split] = self._keep(split)
+        kept = self._pixels[split]
         if self._device is None:
             return kept.squares(indices, side, pipeline, positions, workers)
         return kept.on(self._device, side)[torch.tensor(indices, device=self._device)]
 
     def _decode(self, image: EncodedImage) -> Image.Image:
         return image.decode(self._config.least_side)
-
-    def _kept(self, split: Split) -> KeptPixels:
-        if split not in self._pixels:
-            self._pixels[split] = self._keep(split)
-        return self._pixels[split]
 
     def _keep(self, split: Split) -> KeptPixels:
         config = self._config
