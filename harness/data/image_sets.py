@@ -3,13 +3,12 @@
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, final
 
 import numpy as np
-import torch
 from jaxtyping import Int64, UInt8
 from PIL import Image
 from torch import Tensor
@@ -20,10 +19,12 @@ from harness.data.missing import MissingItem
 from harness.data.photographs.image_folder import IMAGE_SUFFIXES, sorted_images
 from harness.data.pipelines import (
     Pipeline,
+    T,
     UnreadableImage,
     in_threads,
     read_rgb,
     read_squares,
+    stacked,
 )
 from harness.data.sample_archive import SampleArchive
 from harness.schema.keys import NO_KEY, content_hash
@@ -61,6 +62,20 @@ class _ImagesAt:
         """The folder or file, `~` expanded."""
         return Path(self.path).expanduser()
 
+    def squares(
+        self, items: Sequence[T], read: Callable[[T], Image.Image], size: tuple[int, int]
+    ) -> UInt8[Tensor, "b 3 h w"]:
+        """Images as asked for, or as they are.
+
+        Args:
+            items: What `read` takes, one an image.
+            read: Gives an RGB image.
+            size: Height and width of all images where they stay as they are.
+        """
+        if self.pipeline is not None and self.resolution is not None:
+            return read_squares(items, read, self.resolution, self.pipeline)
+        return stacked(in_threads(lambda item: np.asarray(read(item)), items), size)
+
     @property
     def conversion(self) -> str:
         """Crop and resize as a text for fingerprints."""
@@ -91,10 +106,9 @@ class FolderImages(_ImagesAt):
 
     def missing(self) -> list[MissingItem]:
         """The folder if it is absent; nothing is opened."""
-        if self.location.is_dir():
-            return []
         remedy = "set `path` to the folder that holds them"
-        return [MissingItem(what="a folder of images", location=str(self.location), remedy=remedy)]
+        item = MissingItem(what="a folder of images", location=str(self.location), remedy=remedy)
+        return [] if self.location.is_dir() else [item]
 
 
 @final
@@ -106,10 +120,9 @@ class NpzImages(_ImagesAt):
 
     def missing(self) -> list[MissingItem]:
         """The file if it is absent; nothing is opened."""
-        if self.location.is_file():
-            return []
         remedy = "set `path` to the file"
-        return [MissingItem(what="an .npz of samples", location=str(self.location), remedy=remedy)]
+        item = MissingItem(what="an .npz of samples", location=str(self.location), remedy=remedy)
+        return [] if self.location.is_file() else [item]
 
 
 @final
@@ -139,15 +152,14 @@ ImageSetConfig = FolderImages | NpzImages | DatasetImages
 class ImageSet(ABC):
     """Images of one size, addressed by index."""
 
-    @property
-    @abstractmethod
-    def name(self) -> str:
-        """Name for tables: of the folder, the file, or the data set and its split."""
-
-    @property
-    @abstractmethod
-    def num_images(self) -> int:
-        """Number of images, those that are skipped left out."""
+    name: str
+    """Name for tables: of the folder, the file, or the data set and its split."""
+    num_images: int
+    """Number of images, those that are skipped left out."""
+    names: tuple[str, ...] | None = None
+    """Names of the images in their order; None where only positions tell them apart."""
+    skipped: tuple[str, ...] = ()
+    """Files that were left out, with the reasons."""
 
     @abstractmethod
     def images(self, indices: Int64[np.ndarray, " b"]) -> UInt8[Tensor, "b 3 h w"]:
@@ -171,16 +183,6 @@ class ImageSet(ABC):
         Folders are read byte by byte, once a process for each file that stays as it is; archives
         have checksums. Data sets are identified as their own `fingerprint` says.
         """
-
-    @property
-    def names(self) -> tuple[str, ...] | None:
-        """Names of the images in their order; None where only positions tell them apart."""
-        return None
-
-    @property
-    def skipped(self) -> tuple[str, ...]:
-        """Files that were left out, with the reasons."""
-        return ()
 
 
 def open_image_set(source: ImageSetConfig | Path | str) -> ImageSet:
@@ -215,44 +217,25 @@ def _from_path(path: Path | str) -> FolderImages | NpzImages:
 @final
 class _FolderSet(ImageSet):
     def __init__(self, config: FolderImages) -> None:
-        self._config = config
+        self._config, self.name = config, config.location.resolve().name
         paths = _in_numeric_order(sorted_images(config.location))
         if not paths:
             raise ValueError(
                 f"{str(config.location)!r} must hold images, but no file below it ends in "
                 f"{', '.join(sorted(IMAGE_SUFFIXES))}; give another folder"
             )
-        self._paths, self._skipped = paths, ()
         if config.on_unreadable == "skip":
-            self._paths, self._skipped = _leave_out_unreadable(paths, config.max_unreadable)
-        if config.pipeline is None:
-            self._shape = (*_one_size(self._paths), 3)
-
-    @property
-    def name(self) -> str:
-        return self._config.location.resolve().name
-
-    @property
-    def num_images(self) -> int:
-        return len(self._paths)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Paths below the folder, without suffix."""
-        folder = self._config.location
-        return tuple(p.relative_to(folder).with_suffix("").as_posix() for p in self._paths)
-
-    @property
-    def skipped(self) -> tuple[str, ...]:
-        return self._skipped
+            paths, self.skipped = _leave_out_unreadable(paths, config.max_unreadable)
+        self._paths, self.num_images = paths, len(paths)
+        self._size = _one_size(paths) if config.pipeline is None else (0, 0)
+        folder = config.location
+        # Paths below the folder, without suffix.
+        self.names = tuple(p.relative_to(folder).with_suffix("").as_posix() for p in paths)
 
     def images(self, indices: Int64[np.ndarray, " b"]) -> UInt8[Tensor, "b 3 h w"]:
         check_indices(indices, self.num_images)
         paths = [self._paths[index] for index in indices]
-        if self._config.pipeline is not None and self._config.resolution is not None:
-            return read_squares(paths, read_rgb, self._config.resolution, self._config.pipeline)
-        pixels = in_threads(_read_pixels, paths)
-        return _as_batch(np.stack(pixels) if pixels else np.zeros((0, *self._shape), np.uint8))
+        return self._config.squares(paths, read_rgb, self._size)
 
     def labels(self) -> None:
         return None
@@ -321,15 +304,11 @@ def _one_size(paths: Sequence[Path]) -> tuple[int, int]:
     return sizes[0][1], sizes[0][0]
 
 
-def _read_pixels(path: Path) -> UInt8[np.ndarray, "h w 3"]:
-    return np.asarray(read_rgb(path))
-
-
 @final
 class _NpzSet(ImageSet):
     def __init__(self, config: NpzImages) -> None:
-        self._config = config
         path = config.location
+        self._config, self.name = config, path.stem
         archive = SampleArchive(path)
         self._pixels, self._crc = archive.array("arr_0"), archive.checksum("arr_0")
         self._labels = archive.array("arr_1") if "arr_1" in archive.names else None
@@ -339,24 +318,19 @@ class _NpzSet(ImageSet):
                 f"`arr_0` of {str(path)!r} must be uint8 images of shape (number, height, width, "
                 f"3), but is {dtype} of shape {shape}; round to 0..255 and put channels last"
             )
-        self._check_labels()
-
-    @property
-    def name(self) -> str:
-        return self._config.location.stem
-
-    @property
-    def num_images(self) -> int:
-        return self._pixels.shape[0]
+        self.num_images = shape[0]
+        labels = self._labels
+        if labels is not None and (labels.shape != shape[:1] or labels.dtype.kind not in "iu"):
+            raise ValueError(
+                f"`arr_1` of {str(path)!r} must be one whole number an image ({shape[0]:,}), but "
+                f"is {labels.dtype} of shape {labels.shape}; write the labels again or leave them "
+                "out"
+            )
 
     def images(self, indices: Int64[np.ndarray, " b"]) -> UInt8[Tensor, "b 3 h w"]:
         check_indices(indices, self.num_images)
-        pixels = self._pixels[indices]
-        if self._config.pipeline is None or self._config.resolution is None:
-            return _as_batch(pixels)
-        return read_squares(
-            list(pixels), Image.fromarray, self._config.resolution, self._config.pipeline
-        )
+        pixels = list(self._pixels[indices])
+        return self._config.squares(pixels, Image.fromarray, self._pixels.shape[1:3])
 
     def labels(self) -> Int64[np.ndarray, " n"] | None:
         return None if self._labels is None else np.array(self._labels, dtype=np.int64)
@@ -366,32 +340,15 @@ class _NpzSet(ImageSet):
         text = f"{self._pixels.shape} {self._crc} {self._config.conversion}"
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def _check_labels(self) -> None:
-        labels = self._labels
-        if labels is None or (labels.shape == (self.num_images,) and labels.dtype.kind in "iu"):
-            return
-        raise ValueError(
-            f"`arr_1` of {str(self._config.location)!r} must be one whole number an image "
-            f"({self.num_images:,}), but is {labels.dtype} of shape {labels.shape}; write the "
-            "labels again or leave them out"
-        )
-
 
 @final
 class _DatasetSet(ImageSet):
     def __init__(self, config: DatasetImages) -> None:
         self._config = config
         # On the host: images are scored once, so keeping them on the device gains nothing.
-        self._dataset = open_dataset(config.data)
-
-    @property
-    def name(self) -> str:
-        data = self._config.data
-        return f"{data.name} {data.eval_split if self._config.split == 'eval' else 'train'}"
-
-    @property
-    def num_images(self) -> int:
-        return self._dataset.num_images(self._config.split)
+        data, self._dataset = config.data, open_dataset(config.data)
+        self.name = f"{data.name} {data.eval_split if config.split == 'eval' else 'train'}"
+        self.num_images = self._dataset.num_images(config.split)
 
     def images(self, indices: Int64[np.ndarray, " b"]) -> UInt8[Tensor, "b 3 h w"]:
         return self._dataset.images(self._config.split, indices, self._config.pipeline)
@@ -402,7 +359,3 @@ class _DatasetSet(ImageSet):
     def fingerprint(self) -> str:
         text = f"{self._dataset.fingerprint()} {content_hash(self._config)}"
         return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _as_batch(pixels: UInt8[np.ndarray, "b h w 3"]) -> UInt8[Tensor, "b 3 h w"]:
-    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).contiguous()

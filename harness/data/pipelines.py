@@ -120,7 +120,7 @@ def read_squares(
         return square_pixels(read(item), resolution, pipeline, position)
 
     placed = list(zip(items, positions or [None] * len(items), strict=True))
-    return stack_squares(in_threads(square, placed, workers), resolution)
+    return stacked(in_threads(square, placed, workers), (resolution, resolution))
 
 
 def in_threads(
@@ -147,13 +147,12 @@ def _num_cores() -> int:
     return min(MOST_WORKERS, available or 1)
 
 
-def stack_squares(
-    pixels: Sequence[UInt8[np.ndarray, "h w 3"]], resolution: int
+def stacked(
+    pixels: Sequence[UInt8[np.ndarray, "h w 3"]], size: tuple[int, int]
 ) -> UInt8[Tensor, "b 3 h w"]:
-    """One batch of images that are `resolution` pixels wide and high."""
-    shape = (0, resolution, resolution, 3)
-    stacked = np.stack(pixels) if pixels else np.zeros(shape, dtype=np.uint8)
-    return torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous()
+    """One batch of images of one height and width."""
+    batch = np.stack(pixels) if pixels else np.zeros((0, *size, 3), dtype=np.uint8)
+    return torch.from_numpy(batch).permute(0, 3, 1, 2).contiguous()
 
 
 def draw_augmentation(
