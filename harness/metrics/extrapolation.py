@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from harness.metrics.frechet import FactoredGaussian, FeatureStatistics
+from harness.metrics.frechet import FactoredGaussian, FeatureStatistics, check_width
 from harness.metrics.inception_score import splits_shuffled
 
 _PENDING_PER_CHUNK = 256
@@ -90,17 +90,13 @@ class ChunkedStatistics:
         """
         if positions is None:
             positions = self.num_samples + torch.arange(len(features))
-        size, dim = len(self.chunk_of), self.chunks[0].dim
+        size = len(self.chunk_of)
         if len(positions) and not (int(positions.min()) >= 0 and int(positions.max()) < size):
             raise ValueError(
                 f"positions must lie in 0..{size - 1}, the samples announced, but got "
                 f"{int(positions.min())}..{int(positions.max())}; give the number of the whole set"
             )
-        if features.shape[1] != dim:
-            raise ValueError(
-                f"features must be {dim} wide as those before, but got {features.shape[1]}; use "
-                "one extractor for everything that is compared"
-            )
+        check_width(self.chunks[0].dim, features.shape[1])
         batch = (features.detach(), self.chunk_of[positions.cpu()])
         added = replace(self, pending=(*self.pending, batch))
         waiting = sum(len(f) for f, _ in added.pending)

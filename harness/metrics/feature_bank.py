@@ -7,12 +7,14 @@ whichever worker handled which.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
+
+from harness.metrics.frechet import check_width
 
 
 @final
@@ -75,7 +77,7 @@ class FeatureBank:
         Raises:
             ValueError: The width differs from the one of this bank.
         """
-        self._check_width(features.shape[1])
+        check_width(self.dim, features.shape[1])
         if positions is None:
             positions = self.num_seen + torch.arange(len(features))
         places = positions.cpu()
@@ -89,7 +91,7 @@ class FeatureBank:
         Raises:
             ValueError: Widths or capacities differ.
         """
-        self._check_width(other.dim)
+        check_width(self.dim, other.dim)
         if other.capacity != self.capacity:
             raise ValueError(
                 f"banks must have one capacity to be merged, but got {self.capacity} and "
@@ -151,18 +153,9 @@ class FeatureBank:
     def _with(
         self, num_seen: int, batches: tuple[Tensor, ...], places: tuple[Tensor, ...]
     ) -> "FeatureBank":
-        return FeatureBank(
-            dim=self.dim,
-            capacity=self.capacity,
-            device=self.device,
+        return replace(
+            self,
             num_seen=self.num_seen + num_seen,
             batches=self.batches + batches,
             places=self.places + places,
         )
-
-    def _check_width(self, width: int) -> None:
-        if width != self.dim:
-            raise ValueError(
-                f"features must be {self.dim} wide as those before, but got {width}; use one "
-                "extractor for everything that is compared"
-            )

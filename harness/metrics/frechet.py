@@ -80,7 +80,7 @@ class FeatureStatistics:
         Raises:
             ValueError: The width differs from the one of these statistics.
         """
-        self._check_width(features.shape[1])
+        check_width(self.dim, features.shape[1])
         if features.shape[0] == 0:
             return self
         wide = features.detach().to(self.mean.device, torch.float64)
@@ -104,7 +104,7 @@ class FeatureStatistics:
         Raises:
             ValueError: The widths differ.
         """
-        self._check_width(other.dim)
+        check_width(self.dim, other.dim)
         if self.num_samples == 0:
             return other.to(self.mean.device)
         if other.num_samples == 0:
@@ -173,12 +173,18 @@ class FeatureStatistics:
             )
         return cls(num_samples=int(tensors["num_samples"]), mean=mean, scatter=scatter)
 
-    def _check_width(self, width: int) -> None:
-        if width != self.dim:
-            raise ValueError(
-                f"features must be {self.dim} wide as those before, but got {width}; use one "
-                "extractor for everything that is compared"
-            )
+
+def check_width(dim: int, width: int) -> None:
+    """Refuse features of another width than those before.
+
+    Raises:
+        ValueError: The widths differ.
+    """
+    if width != dim:
+        raise ValueError(
+            f"features must be {dim} wide as those before, but got {width}; use one extractor for "
+            "everything that is compared"
+        )
 
 
 def frechet_distance(first: FeatureStatistics, second: FeatureStatistics) -> float:
@@ -192,7 +198,7 @@ def frechet_distance(first: FeatureStatistics, second: FeatureStatistics) -> flo
             finite.
         RuntimeError: The distance comes out negative by more than round-off.
     """
-    first._check_width(second.dim)
+    check_width(first.dim, second.dim)
     (mean_a, covariance_a), (mean_b, covariance_b) = first.compute(), second.compute()
     return gaussian_distance(
         mean_a, covariance_a, mean_b.to(mean_a.device), covariance_b.to(mean_a.device)

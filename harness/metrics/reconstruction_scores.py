@@ -1,8 +1,7 @@
 """Every metric of reconstructions and their originals, from one pass over the pairs."""
 
 import math
-from collections.abc import Mapping
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 from jaxtyping import Float, UInt8
@@ -13,14 +12,13 @@ from harness.metrics.extractors import FeatureExtractor
 from harness.metrics.frechet import FeatureStatistics, frechet_distance
 from harness.metrics.image_mean import ImageMean
 from harness.metrics.image_quality import psnr, ssim
-from harness.metrics.sample_scores import joined_tensors, parted_tensors
+from harness.metrics.parts import Parts
 
-_PARTS = ("reconstructed", "original", "decibels", "similarity", "distance", "lossless")
-"""What is accumulated, in the order of `state`."""
+_MEANS = ("decibels", "similarity", "distance", "lossless")
 
 
 @final
-class ReconstructionScores:
+class ReconstructionScores(Parts):
     """Accumulates pairs; `compute` gives the distances.
 
     Args:
@@ -29,17 +27,22 @@ class ReconstructionScores:
         device: Where to accumulate.
     """
 
+    KINDS: ClassVar = {
+        "reconstructed": FeatureStatistics,
+        "original": FeatureStatistics,
+        **dict.fromkeys(_MEANS, ImageMean),
+    }
+
     def __init__(
         self,
         extractor: FeatureExtractor,
         perceptual: nn.Module | None,
         device: torch.device | str = "cpu",
     ) -> None:
-        self._extractor, self._perceptual = extractor, perceptual
         empty = FeatureStatistics.empty(extractor.feature_dim, device)
-        self._reconstructed = self._original = empty
-        self._decibels = self._similarity = self._distance = ImageMean.empty(device)
-        self._lossless = ImageMean.empty(device)
+        means = dict.fromkeys(_MEANS, ImageMean.empty(device))
+        super().__init__(device, reconstructed=empty, original=empty, **means)
+        self._extractor, self._perceptual = extractor, perceptual
 
     def update(
         self,
@@ -54,37 +57,18 @@ class ReconstructionScores:
             rounded: The same as 8-bit images: PSNR and features see them.
             originals: What they are reconstructions of.
         """
-        images = to_model_range(originals)
-        self._original = self._original.update(self._extractor.features(originals))
-        self._reconstructed = self._reconstructed.update(self._extractor.features(rounded))
-        decibels = psnr(rounded, originals)
-        self._decibels = self._decibels.update(decibels)
-        self._lossless = self._lossless.update(decibels.isinf())
-        self._similarity = self._similarity.update(ssim(decoded, images))
+        images, decibels = to_model_range(originals), psnr(rounded, originals)
+        values = {
+            "original": self._extractor.features(originals),
+            "reconstructed": self._extractor.features(rounded),
+            "decibels": decibels,
+            "lossless": decibels.isinf(),
+            "similarity": ssim(decoded, images),
+        }
         if self._perceptual is not None:
-            self._distance = self._distance.update(self._perceptual(decoded, images).flatten())
-
-    @property
-    def state(self) -> tuple[Any, ...]:
-        """What was accumulated, to be sent to another worker's `merge`."""
-        means = (self._decibels, self._similarity, self._distance, self._lossless)
-        return self._reconstructed, self._original, *means
-
-    def merge(self, state: tuple[Any, ...]) -> None:
-        """Add what another worker accumulated of other pairs of the same set."""
-        merged = [ours.merge(theirs) for ours, theirs in zip(self.state, state, strict=True)]
-        self._reconstructed, self._original, *means = merged
-        self._decibels, self._similarity, self._distance, self._lossless = means
-
-    def to_tensors(self) -> dict[str, Tensor]:
-        """What was accumulated, for storage."""
-        return joined_tensors(dict(zip(_PARTS, self.state, strict=True)))
-
-    def add_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Add what was stored; the same bits come back where nothing was accumulated before."""
-        parts = [parted_tensors(tensors)[name] for name in _PARTS]
-        moments = map(FeatureStatistics.from_tensors, parts[:2])
-        self.merge((*moments, *map(ImageMean.from_tensors, parts[2:])))
+            values["distance"] = self._perceptual(decoded, images).flatten()
+        for name, found in values.items():
+            self.state[name] = self.state[name].update(found)
 
     def compute(self) -> dict[str, Any]:
         """Every metric by the name of its column; None where it cannot be measured.
@@ -92,15 +76,15 @@ class ReconstructionScores:
         `num_lossless` counts the images without any error: with one or more, the published mean
         of decibels is infinite, and `psnr` is None.
         """
-        decibels = self._decibels.compute()
+        original, decibels = self.state["original"], self.state["decibels"].compute()
         return {
-            "rfid": frechet_distance(self._reconstructed, self._original),
+            "rfid": frechet_distance(self.state["reconstructed"], original),
             # JSON has no infinite numbers.
             "psnr": decibels if math.isfinite(decibels) else None,
-            "num_lossless": int(self._lossless.total),
-            "ssim": self._similarity.compute(),
-            "lpips": None if self._perceptual is None else self._distance.compute(),
-            "num_images": self._original.num_samples,
-            "feature_dim": self._original.dim,
-            "rank_deficient": self._original.rank_deficient,
+            "num_lossless": int(self.state["lossless"].total),
+            "ssim": self.state["similarity"].compute(),
+            "lpips": None if self._perceptual is None else self.state["distance"].compute(),
+            "num_images": original.num_samples,
+            "feature_dim": original.dim,
+            "rank_deficient": original.rank_deficient,
         }

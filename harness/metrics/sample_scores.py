@@ -6,7 +6,7 @@ distance compare one by one: 50,000 of Inception's are 0.4 GB.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, final, runtime_checkable
+from typing import Any, ClassVar, final
 
 import torch
 from jaxtyping import Int64, UInt8
@@ -20,19 +20,11 @@ from harness.metrics.frechet import FeatureStatistics, frechet_distance
 from harness.metrics.image_mean import ImageMean
 from harness.metrics.inception_score import InceptionScore, splits_in_order, splits_shuffled
 from harness.metrics.kernel_distance import kernel_distance
+from harness.metrics.parts import Parts, joined_tensors, merged_parts, restored_parts
 from harness.metrics.precision_recall import precision_recall
 
 NEIGHBORS = 3
 """Neighbours that a ball of precision and recall reaches to, as published."""
-
-
-@runtime_checkable
-class Stored(Protocol):
-    """An accumulator that can be put into storage."""
-
-    def to_tensors(self) -> dict[str, Tensor]:
-        """Tensors for storage."""
-        ...
 
 
 @final
@@ -69,57 +61,23 @@ class Reference:
         )
 
     def merge(self, other: "Reference") -> "Reference":
-        """Both sets of images together, those of another worker for instance."""
-        ours, theirs = self.bank, other.bank
-        return Reference(
-            statistics=self.statistics.merge(other.statistics),
-            spatial=_merged(self.spatial, other.spatial),
-            bank=ours.merge(theirs) if ours and theirs else None,
-        )
+        """Both sets of images together, those of another worker for instance, on our device."""
+        device = self.statistics.mean.device
+        return Reference(**merged_parts(self._parts(), other._parts(), device))
 
     def to_tensors(self) -> dict[str, Tensor]:
         """Tensors for storage; `from_tensors` restores the same bits."""
-        parts = {"statistics": self.statistics, "spatial": self.spatial, "bank": self.bank}
-        return joined_tensors(parts)
-
-    def to(self, device: torch.device | str) -> "Reference":
-        """The same on a device, where later updates are computed then."""
-        bank = self.bank
-        return Reference(
-            statistics=self.statistics.to(device),
-            spatial=self.spatial.to(device) if self.spatial else None,
-            bank=FeatureBank.empty(bank.dim, bank.capacity, device).merge(bank) if bank else None,
-        )
+        return joined_tensors(self._parts())
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "Reference":
         """Restore a reference from storage."""
-        parts = parted_tensors(tensors)
-        spatial, bank = parts.get("spatial"), parts.get("bank")
-        return cls(
-            statistics=FeatureStatistics.from_tensors(parts["statistics"]),
-            spatial=FeatureStatistics.from_tensors(spatial) if spatial else None,
-            bank=FeatureBank.from_tensors(bank) if bank else None,
-        )
+        kinds = {"statistics": FeatureStatistics, "spatial": FeatureStatistics, "bank": FeatureBank}
+        return cls(**restored_parts(kinds, tensors))
 
-
-def joined_tensors(parts: Mapping[str, Stored | None]) -> dict[str, Tensor]:
-    """Tensors of several accumulators under `part.name`; one that is None has none."""
-    return {
-        f"{part}.{name}": tensor
-        for part, value in parts.items()
-        if value is not None
-        for name, tensor in value.to_tensors().items()
-    }
-
-
-def parted_tensors(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """The inverse of `joined_tensors`: part -> its tensors."""
-    parts: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        part, _, rest = name.partition(".")
-        parts.setdefault(part, {})[rest] = tensor
-    return parts
+    def _parts(self) -> dict[str, Any]:
+        """The fields that are there."""
+        return {name: part for name, part in vars(self).items() if part is not None}
 
 
 def add_spatial(before: FeatureStatistics | None, found: Extracted) -> FeatureStatistics | None:
@@ -130,14 +88,8 @@ def add_spatial(before: FeatureStatistics | None, found: Extracted) -> FeatureSt
     return (before or FeatureStatistics.empty(width, device)).update(found.spatial)
 
 
-def _merged(
-    ours: FeatureStatistics | None, theirs: FeatureStatistics | None
-) -> FeatureStatistics | None:
-    return ours.merge(theirs) if ours and theirs else ours or theirs
-
-
 @final
-class SampleScores:
+class SampleScores(Parts):
     """Accumulates samples in order; `compute` holds them to a reference.
 
     Args:
@@ -146,18 +98,28 @@ class SampleScores:
         device: Where to accumulate.
     """
 
+    KINDS: ClassVar = {
+        "statistics": ChunkedStatistics,
+        "features": FeatureBank,
+        "spatial": FeatureStatistics,
+        "recognised": ImageMean,
+        "inception_0": InceptionScore,
+        "inception_1": InceptionScore,
+    }
+
     def __init__(
         self, extractor: FeatureExtractor, num_images: int, device: torch.device | str = "cpu"
     ) -> None:
-        self._extractor, self._device = extractor, device
-        dim = extractor.feature_dim
-        chunks, splits = min(10, num_images), min(10, num_images)
-        self._statistics = ChunkedStatistics.empty(dim, num_images, chunks, device=device)
-        self._features = FeatureBank.empty(dim, capacity=num_images, device=device)
-        self._spatial: FeatureStatistics | None = None
-        self._recognised = ImageMean.empty(device)
-        self._splits = (splits_in_order(num_images), splits_shuffled(num_images, splits))
-        self._inception: tuple[InceptionScore, ...] = ()
+        dim, parts = extractor.feature_dim, min(10, num_images)
+        super().__init__(
+            device,
+            statistics=ChunkedStatistics.empty(dim, num_images, parts, device=device),
+            features=FeatureBank.empty(dim, capacity=num_images, device=device),
+            recognised=ImageMean.empty(device),
+        )
+        self._extractor = extractor
+        shuffled = splits_shuffled(num_images, parts)
+        self._splits = {"inception_0": splits_in_order(num_images), "inception_1": shuffled}
 
     def update(
         self,
@@ -172,86 +134,39 @@ class SampleScores:
             labels: Classes asked for.
             positions: Where the images stand among all. Absent: they follow on those before.
         """
-        found = self._extractor.extract(images)
+        found, state = self._extractor.extract(images), self.state
         if positions is None:
-            positions = self._statistics.num_samples + torch.arange(len(images))
-        self._statistics = self._statistics.update(found.features, positions)
-        self._features = self._features.update(found.features, positions)
-        self._spatial = add_spatial(self._spatial, found)
+            positions = state["statistics"].num_samples + torch.arange(len(images))
+        state["statistics"] = state["statistics"].update(found.features, positions)
+        state["features"] = state["features"].update(found.features, positions)
+        if (spatial := add_spatial(self.spatial, found)) is not None:
+            state["spatial"] = spatial
         if found.logits is None:
             return
-        if not self._inception:
-            classes = found.logits.shape[1]
-            self._inception = tuple(
-                InceptionScore.empty(int(splits.max()) + 1, classes, self._device)
-                for splits in self._splits
-            )
-        self._inception = tuple(
-            score.update(found.logits, splits[positions])
-            for score, splits in zip(self._inception, self._splits, strict=True)
-        )
+        for name, splits in self._splits.items():
+            if name not in state:
+                size = int(splits.max()) + 1, found.logits.shape[1]
+                state[name] = InceptionScore.empty(*size, self.device)
+            state[name] = state[name].update(found.logits, splits[positions])
         if labels is not None and self._extractor.classifies_labels:
-            self._recognised = self._recognised.update(labels_met(found.logits, labels))
-
-    @property
-    def state(self) -> tuple[Any, ...]:
-        """What was accumulated, to be sent to another worker's `merge`."""
-        parts = (self._statistics, self._features, self._spatial, self._recognised)
-        return *parts, self._inception
-
-    def merge(self, state: tuple[Any, ...]) -> None:
-        """Add what another worker accumulated of the same set of samples."""
-        statistics, features, spatial, recognised, inception = state
-        self._statistics = self._statistics.merge(statistics)
-        self._features = self._features.merge(features)
-        self._spatial = _merged(self._spatial, spatial)
-        self._recognised = self._recognised.merge(recognised)
-        # One that had no images knows no classes.
-        pairs = zip(self._inception, inception, strict=bool(self._inception and inception))
-        self._inception = tuple(a.merge(b) for a, b in pairs) or self._inception or inception
-
-    def to_tensors(self) -> dict[str, Tensor]:
-        """What was accumulated, for storage."""
-        scores = {f"inception_{i}": score for i, score in enumerate(self._inception)}
-        return joined_tensors(
-            {
-                "statistics": self._statistics,
-                "features": self._features,
-                "spatial": self._spatial,
-                "recognised": self._recognised,
-                **scores,
-            }
-        )
-
-    def add_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Add what was stored; the same bits come back where nothing was accumulated before."""
-        parts = parted_tensors(tensors)
-        scores = [InceptionScore.from_tensors(t) for p, t in parts.items() if "inception" in p]
-        spatial = parts.get("spatial")
-        state = (
-            ChunkedStatistics.from_tensors(parts["statistics"]),
-            FeatureBank.from_tensors(parts["features"]),
-            FeatureStatistics.from_tensors(spatial).to(self._device) if spatial else None,
-            ImageMean.from_tensors(parts["recognised"]),
-            tuple(score.to(self._device) for score in scores),
-        )
-        self.merge(state)
+            state["recognised"] = state["recognised"].update(labels_met(found.logits, labels))
 
     @property
     def statistics(self) -> FeatureStatistics:
         """Moments of all features so far."""
-        return self._statistics.whole()
+        return self.state["statistics"].whole()
 
     @property
     def spatial(self) -> FeatureStatistics | None:
         """Moments of all spatial features so far; None where the extractor has none."""
-        return self._spatial
+        return self.state.get("spatial")
 
     def compute(self, reference: Reference) -> dict[str, Any]:
         """Every metric by the name of its column; None where it cannot be measured."""
         whole = self.statistics
-        extrapolated = extrapolated_distance(self._statistics, reference.statistics)
-        scores = [score.compute()[0] for score in self._inception] or [None, None]
+        extrapolated = extrapolated_distance(self.state["statistics"], reference.statistics)
+        scores = [self.state[n].compute()[0] if n in self.state else None for n in self._splits]
+        recognised = self.state["recognised"]
         sfid, sfid_reason = self._spatial_distance(reference)
         return {
             "gfid": frechet_distance(whole, reference.statistics),
@@ -262,7 +177,7 @@ class SampleScores:
             "inception_score": scores[0],
             "inception_score_shuffled": scores[1],
             **self._neighbourhoods(reference),
-            "label_accuracy": self._recognised.compute() if self._recognised.num_images else None,
+            "label_accuracy": recognised.compute() if recognised.num_images else None,
             "num_images": whole.num_samples,
             "num_reference": reference.statistics.num_samples,
             "feature_dim": whole.dim,
@@ -271,7 +186,7 @@ class SampleScores:
 
     def _spatial_distance(self, reference: Reference) -> tuple[float | None, str]:
         """The distance, or why there is none: spatial features are wide on large maps."""
-        ours, theirs = self._spatial, reference.spatial
+        ours, theirs = self.spatial, reference.spatial
         if ours is None:
             return None, "the extractor has no spatial features"
         if theirs is None:
@@ -288,7 +203,7 @@ class SampleScores:
         names = ("kid", "kid_se", "precision", "recall")
         if reference.bank is None:
             return dict.fromkeys(names)
-        ours, theirs = self._features.compute(), reference.bank.compute().to(self._device)
+        ours, theirs = self.state["features"].compute(), reference.bank.compute().to(self.device)
         if min(len(ours), len(theirs)) <= NEIGHBORS:
             return dict.fromkeys(names)
         with exact_float32():

@@ -134,7 +134,7 @@ def _extracted(
     reference = Reference.empty(extractor.feature_dim, kept, context.device)
     rounds = Rounds(context, len(chosen), config.batch_size)
     for part in rounds.take_parts():
-        reference = reference.merge(Reference.from_tensors(part).to(context.device))
+        reference = reference.merge(Reference.from_tensors(part))
     for turn in rounds:
         if len(local := turn.positions):
             images = read(chosen[local])

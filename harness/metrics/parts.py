@@ -1,0 +1,65 @@
+"""Accumulators by name that are merged and stored together."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+
+class Parts:
+    """What a set of metrics accumulates, each part under its name.
+
+    Args:
+        device: Where to accumulate.
+        state: The parts that are there before the first image.
+    """
+
+    KINDS: ClassVar[Mapping[str, Any]]
+    """The class of every part that there may be."""
+
+    def __init__(self, device: torch.device | str, **state: Any) -> None:
+        self.device = device
+        self.state: dict[str, Any] = state
+        """What was accumulated, to be sent to another worker's `merge`."""
+
+    def merge(self, state: Mapping[str, Any]) -> None:
+        """Add what another worker accumulated of other images of the same set."""
+        self.state = merged_parts(self.state, state, self.device)
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """What was accumulated, for storage."""
+        return joined_tensors(self.state)
+
+    def add_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Add what was stored; the same bits come back where nothing was accumulated before."""
+        self.merge(restored_parts(self.KINDS, tensors))
+
+
+def merged_parts(
+    ours: Mapping[str, Any], theirs: Mapping[str, Any], device: torch.device | str
+) -> dict[str, Any]:
+    """The parts of both, merged where both have them; those of the other alone come to `device`."""
+    added = {
+        name: ours[name].merge(part) if name in ours else part.to(device)
+        for name, part in theirs.items()
+    }
+    return {**ours, **added}
+
+
+def joined_tensors(parts: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Tensors of several accumulators under `part.name`."""
+    return {
+        f"{part}.{name}": tensor
+        for part, value in parts.items()
+        for name, tensor in value.to_tensors().items()
+    }
+
+
+def restored_parts(kinds: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The inverse of `joined_tensors`."""
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        part, _, rest = name.partition(".")
+        parts.setdefault(part, {})[rest] = tensor
+    return {part: kinds[part].from_tensors(found) for part, found in parts.items()}
