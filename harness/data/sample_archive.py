@@ -6,7 +6,6 @@ is not compressed, so that it can be mapped into memory instead of read.
 
 import contextlib
 import math
-import os
 import struct
 import warnings
 import zipfile
@@ -20,7 +19,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from harness.storage.durable import flush_file
+from harness.storage.durable import replacing
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 """The earliest date that a zip can hold."""
@@ -53,13 +52,17 @@ class SampleWriter:
         self._shape = (num_images, resolution, resolution, 3)
         self._num_written = 0
         self._labels: list[Int64[np.ndarray, " b"]] = []
-        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
     def __enter__(self) -> "SampleWriter":
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._archive = zipfile.ZipFile(self._temporary, "w", zipfile.ZIP_STORED)
-        self._member = self._open_member("arr_0")
-        _write_header(self._member, "|u1", self._shape)
+        with contextlib.ExitStack() as opened:
+            # Left in reverse order: the file takes its name after all else, so it is whole.
+            temporary = opened.enter_context(replacing(self._path))
+            self._archive = opened.enter_context(zipfile.ZipFile(temporary, "w"))
+            opened.push(self._finish)
+            self._member = opened.enter_context(self._open_member("arr_0"))
+            _write_header(self._member, "|u1", self._shape)
+            self._opened = opened.pop_all()
         return self
 
     def add(
@@ -107,19 +110,11 @@ class SampleWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        try:
-            with self._archive:
-                self._member.close()
-                if error is None:
-                    self._finish()
-            # Named last: an archive that is there is whole.
-            if error is None:
-                flush_file(self._temporary)
-                self._temporary.replace(self._path)
-        finally:
-            self._temporary.unlink(missing_ok=True)
+        self._opened.__exit__(kind, error, traceback)
 
-    def _finish(self) -> None:
+    def _finish(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if error is not None:
+            return
         if self._num_written != self._shape[0]:
             raise ValueError(
                 f"an archive of {self._shape[0]:,} images must get them all, but got "

@@ -12,7 +12,6 @@ Nothing is unpickled but plain arrays. The foreign files don't say how many imag
 
 import hashlib
 import json
-import os
 import pickle
 import re
 import zipfile
@@ -32,6 +31,7 @@ from torch import Tensor
 from harness.data.image_sets import NpzImages
 from harness.metrics.extractors import INCEPTION_NAME, INCEPTION_SHA256
 from harness.metrics.frechet import FeatureStatistics
+from harness.storage.durable import replacing
 
 _SPATIAL = "spatial."
 _EXTRACTOR = "extractor"
@@ -172,12 +172,8 @@ def write_statistics(
     told = {"name": extractor, "identity": extractor_identity}
     metadata = {_EXTRACTOR: json.dumps(told, sort_keys=True)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path, durable=False) as temporary:
         save_file({name: t.contiguous() for name, t in tensors.items()}, temporary, metadata)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _read_npz(path: Path) -> ImportedStatistics:
@@ -190,30 +186,18 @@ def _read_npz(path: Path) -> ImportedStatistics:
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError) as error:
         raise ValueError(_unreadable(path, error)) from error
     _require_moments(path, names)
-    mean, covariance = _check_moments(path, ("mu", found["mu"]), ("sigma", found["sigma"]))
-    spatial = _spatial_moments(path, found)
-    return ImportedStatistics(
-        mean=mean,
-        covariance=covariance,
-        spatial_mean=spatial[0],
-        spatial_covariance=spatial[1],
-        images=NpzImages(path=str(path)) if "arr_0" in names else None,
-        source=str(path),
-    )
-
-
-def _spatial_moments(
-    path: Path, found: Mapping[str, Any]
-) -> tuple[Float64[Tensor, " s"], Float64[Tensor, "s s"]] | tuple[None, None]:
     held = [name for name in ("mu_s", "sigma_s") if name in found]
-    if not held:
-        return None, None
     if len(held) == 1:
         raise ValueError(
             f"{str(path)!r} must hold both `mu_s` and `sigma_s` or neither, but holds `{held[0]}` "
             "alone; get the file again, or leave that out"
         )
-    return _check_moments(path, ("mu_s", found["mu_s"]), ("sigma_s", found["sigma_s"]))
+    return ImportedStatistics(
+        **_check_moments(path, found, ("mu", "sigma")),
+        **(_check_moments(path, found, ("mu_s", "sigma_s"), "spatial_") if held else {}),
+        images=NpzImages(path=str(path)) if "arr_0" in names else None,
+        source=str(path),
+    )
 
 
 def _read_torch_fidelity(path: Path) -> ImportedStatistics:
@@ -241,11 +225,9 @@ def _read_torch_fidelity(path: Path) -> ImportedStatistics:
             "give the file with -stat-fid- in its name"
         )
     _require_moments(path, list(moments))
-    mean, covariance = _check_moments(path, ("mu", moments["mu"]), ("sigma", moments["sigma"]))
     named = _TORCH_FIDELITY.fullmatch(path.stem)
     return ImportedStatistics(
-        mean=mean,
-        covariance=covariance,
+        **_check_moments(path, moments, ("mu", "sigma")),
         source=str(path),
         extractor=named["extractor"] if named else None,
     )
@@ -258,16 +240,13 @@ def _read_own(path: Path) -> ImportedStatistics:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ValueError(_unreadable(path, error)) from error
-    mean, covariance, num_samples = _own_moments(path, tensors)
+    moments = _own_moments(path, tensors)
     spatial = {n.removeprefix(_SPATIAL): t for n, t in tensors.items() if n.startswith(_SPATIAL)}
-    spatial_moments = _own_moments(path, spatial) if spatial else (None, None, None)
     told = _told_extractor(path, metadata)
     return ImportedStatistics(
-        mean=mean,
-        covariance=covariance,
-        num_samples=num_samples,
-        spatial_mean=spatial_moments[0],
-        spatial_covariance=spatial_moments[1],
+        **moments,
+        **(_own_moments(path, spatial, "spatial_") if spatial else {}),
+        num_samples=int(tensors["num_samples"]),
         source=str(path),
         extractor=told.get("name"),
         extractor_identity=told.get("identity"),
@@ -290,16 +269,13 @@ def _told_extractor(path: Path, metadata: Mapping[str, str]) -> dict[str, str]:
     return told
 
 
-def _own_moments(
-    path: Path, tensors: Mapping[str, Tensor]
-) -> tuple[Float64[Tensor, " d"], Float64[Tensor, "d d"], int]:
+def _own_moments(path: Path, tensors: Mapping[str, Tensor], prefix: str = "") -> dict[str, Any]:
     try:
-        statistics = FeatureStatistics.from_tensors(tensors)
-        moments = statistics.compute()
+        mean, covariance = FeatureStatistics.from_tensors(tensors).compute()
     except ValueError as error:
         raise ValueError(f"{str(path)!r}: {error}") from error
-    mean, covariance = _check_moments(path, ("mean", moments[0]), ("scatter", moments[1]))
-    return mean, covariance, statistics.num_samples
+    moments = {"mean": mean, "scatter": covariance}
+    return _check_moments(path, moments, ("mean", "scatter"), prefix)
 
 
 def _require_moments(path: Path, names: list[str]) -> None:
@@ -312,23 +288,28 @@ def _require_moments(path: Path, names: list[str]) -> None:
 
 
 def _check_moments(
-    path: Path, named_mean: tuple[str, Any], named_covariance: tuple[str, Any]
-) -> tuple[Float64[Tensor, " d"], Float64[Tensor, "d d"]]:
-    """The moments in float64, the covariance symmetric to the bit.
+    path: Path, found: Mapping[str, Any], names: tuple[str, str], prefix: str = ""
+) -> dict[str, Any]:
+    """The moments in float64 as fields of `ImportedStatistics`, the covariance symmetric.
+
+    Args:
+        path: The file, for errors.
+        found: What the file holds.
+        names: What the file calls mean and covariance.
+        prefix: Before the names of the fields.
 
     Raises:
         ValueError: They cannot be a mean and a covariance.
     """
-    (mean_name, first), (covariance_name, second) = (
-        (name, _as_float64(path, name, values)) for name, values in (named_mean, named_covariance)
-    )
+    first, second = (_as_float64(path, name, found[name]) for name in names)
+    mean_name, covariance_name = names
     if first.ndim != 1 or second.shape != (len(first), len(first)):
         raise ValueError(
             f"`{mean_name}` and `{covariance_name}` of {str(path)!r} must be a vector and a square "
             f"matrix of its width, but got shapes {tuple(first.shape)} and "
             f"{tuple(second.shape)}; compute the statistics again"
         )
-    for name, moment in ((mean_name, first), (covariance_name, second)):
+    for name, moment in zip(names, (first, second), strict=True):
         if not torch.isfinite(moment).all():
             raise ValueError(
                 f"`{name}` of {str(path)!r} must be finite, but holds NaN or infinity; compute the "
@@ -343,18 +324,15 @@ def _check_moments(
             f"{float(second.diagonal().min()):.2g}; compute the statistics again"
         )
     second = 0.5 * (second + second.T)
-    _check_positive(path, covariance_name, second)
-    return first, second
-
-
-def _check_positive(path: Path, name: str, covariance: Float64[Tensor, "d d"]) -> None:
-    eigenvalues = torch.linalg.eigvalsh(covariance)
+    eigenvalues = torch.linalg.eigvalsh(second)
     least, largest = float(eigenvalues[0]), float(eigenvalues[-1])
     if least < -_NEGATIVE * largest:
         raise ValueError(
-            f"`{name}` of {str(path)!r} must be a covariance, whose eigenvalues are not negative, "
-            f"but they reach from {least:.2g} to {largest:.2g}; compute the statistics again"
+            f"`{covariance_name}` of {str(path)!r} must be a covariance, whose eigenvalues are not "
+            f"negative, but they reach from {least:.2g} to {largest:.2g}; compute the statistics "
+            "again"
         )
+    return {f"{prefix}mean": first, f"{prefix}covariance": second}
 
 
 def _as_float64(path: Path, name: str, values: Any) -> Tensor:

@@ -155,6 +155,8 @@ class PhotographConfig(ABC):
 class ShardedConfig(PhotographConfig):
     """Photographs in files of many images each, a list of files or patterns a split."""
 
+    suffix: ClassVar[str]
+    """How the names of files end unless they are given."""
     train_files: tuple[str, ...] = field(default=(), metadata=NO_KEY)
     """Files of the training split below `root`, or patterns such as `data/train-*.parquet` or
     `train-{0000..0146}.tar`, in order; empty: all files that begin with `<train_split>-`."""
@@ -175,11 +177,6 @@ class ShardedConfig(PhotographConfig):
                 f"`class_names` must name all {self.num_classes} classes, but has "
                 f"{len(self.class_names)}; complete it, or leave it out"
             )
-
-    @property
-    @abstractmethod
-    def suffix(self) -> str:
-        """How the names of files end unless they are given."""
 
     def patterns(self, split: Split) -> tuple[str, ...]:
         """Files or patterns of a split below `root`, braces spelled out."""

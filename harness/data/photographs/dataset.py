@@ -57,10 +57,10 @@ class PhotographDataset(ImageDataset):
         # depend on which worker met what first, and a neighbour in their place would count twice.
         self._good: dict[Split, Int64[np.ndarray, " n"]] = {}
         self._labels: dict[Split, Int64[np.ndarray, " n"]] = {}
-        for split, part in self._splits.items():
-            places = np.arange(len(part.labels), dtype=np.int64)
+        for split in SPLITS:
+            places = np.arange(len(self._splits[split].labels), dtype=np.int64)
             self._good[split] = np.delete(places, [image.position for image in self._bad[split]])
-            self._labels[split] = part.labels[self._good[split]]
+            self._labels[split] = self._splits[split].labels[self._good[split]]
             self._labels[split].setflags(write=False)
         self._pixels: dict[Split, KeptPixels] = {}
 

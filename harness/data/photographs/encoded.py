@@ -59,22 +59,12 @@ class EncodedSplit(ABC):
 
     Args:
         class_names: Names of the classes; a label is a position in this tuple.
-        labels: Class of every image, 0..number of classes - 1.
+        labels: Class of every image, 0..number of classes - 1; no longer writable.
     """
 
     def __init__(self, class_names: tuple[str, ...], labels: Int64[np.ndarray, " n"]) -> None:
         labels.setflags(write=False)
-        self._class_names, self._labels = class_names, labels
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names of the classes; a label is a position in this tuple."""
-        return self._class_names
-
-    @property
-    def labels(self) -> Int64[np.ndarray, " n"]:
-        """Class of every image, 0..number of classes - 1, not writable."""
-        return self._labels
+        self.class_names, self.labels = class_names, labels
 
     @property
     @abstractmethod

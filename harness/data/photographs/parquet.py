@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, ClassVar, Literal, final
 
 import numpy as np
 from jaxtyping import Int64
@@ -31,6 +31,7 @@ _IMAGE_COLUMNS = ("image", "img")
 class ParquetConfig(ShardedConfig):
     """Images in Parquet files."""
 
+    suffix: ClassVar[str] = ".parquet"
     kind: Literal["parquet"] = "parquet"
     image_column: str | None = None
     """Column of the images; absent: `image` or `img`, whichever the files have."""
@@ -44,11 +45,6 @@ class ParquetConfig(ShardedConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_declaration(self, counts=("row_cache_gib",), names=("label_column",))
-
-    @property
-    def suffix(self) -> str:
-        """How the names of files end unless they are given."""
-        return ".parquet"
 
     def open_split(self, split: Split) -> "ParquetSplit":
         """Open the files of a split and read their labels.

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tarfile import BLOCKSIZE
-from typing import BinaryIO, Literal, final
+from typing import BinaryIO, ClassVar, Literal, final
 
 import numpy as np
 from jaxtyping import Int64
@@ -26,6 +26,7 @@ from harness.schema.keys import NO_KEY
 class WebDatasetConfig(ShardedConfig):
     """Images in tar shards."""
 
+    suffix: ClassVar[str] = ".tar"
     kind: Literal["webdataset"] = "webdataset"
     label_extension: Literal["cls", "json"] = "cls"
     """Members that hold the label: a whole number as text, or JSON."""
@@ -42,11 +43,6 @@ class WebDatasetConfig(ShardedConfig):
                 "`class_names` and `class_names_file` must not be given together, but are; remove "
                 "one"
             )
-
-    @property
-    def suffix(self) -> str:
-        """How the names of files end unless they are given."""
-        return ".tar"
 
     def open_split(self, split: Split) -> "TarSplit":
         """Index the shards of a split.
