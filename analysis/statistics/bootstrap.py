@@ -97,6 +97,31 @@ def percentile_interval(
     )
 
 
+def estimate_interval(
+    cells: Cells,
+    points: pd.DataFrame,
+    resampled: NDArray[np.float64],
+    estimate: float,
+    config: BootstrapConfig,
+) -> Interval | None:
+    """The interval of a number that is made from the means of some cells.
+
+    Args:
+        cells: The cells with their rows.
+        points: Those lines of `cells.points` that the number is made from.
+        resampled: The number in each resample, shape (resamples,).
+        estimate: The number itself.
+        config: Level of the interval.
+
+    Returns:
+        Lower and upper end; None where `explain_no_interval` gives a reason.
+    """
+    if explain_no_interval(points):
+        return None
+    freedoms = count_freedoms(cells, points)
+    return percentile_interval(resampled, estimate, num_freedoms=freedoms, config=config)
+
+
 def count_units(points: pd.DataFrame) -> pd.Series:
     """Independent units of each cell: tokenizers where there are several, else seeds."""
     return points["num_tokenizers"].where(points["num_tokenizers"] > 1, points["num_seeds"])

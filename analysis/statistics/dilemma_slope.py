@@ -4,7 +4,6 @@ Along a line of latent dims the reconstruction distance falls. A slope of -1 say
 doubles the generation distance; a slope of 0 or more is no dilemma (arXiv 2501.01423, section 1).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,9 +14,8 @@ from analysis.cells.cells import Cells, split_lines
 from analysis.statistics.bootstrap import (
     BootstrapConfig,
     Interval,
-    count_freedoms,
+    estimate_interval,
     explain_no_interval,
-    percentile_interval,
     resample_means,
 )
 
@@ -32,8 +30,6 @@ class DilemmaSlope:
     """Alignment label of the line."""
     generator_size: str
     """Generator size of the line."""
-    latent_dims: tuple[float, ...]
-    """Latent dims behind the slope, channels."""
     slope: float
     """Decades of generation distance per decade of reconstruction distance; negative: dilemma."""
     interval: Interval | None
@@ -47,8 +43,6 @@ class DilemmaSlope:
     NaN without shared dims."""
     change_interval: Interval | None
     """Bootstrap interval of the change; None likewise."""
-    num_seeds: tuple[int, int]
-    """Fewest and most seeds of a cell, count."""
 
     @property
     def shows_dilemma(self) -> bool | None:
@@ -77,10 +71,31 @@ def compute_dilemma_slopes(
         resampled = np.log(resample_means(cells, AXES, config))
     lines = {(name, size): line for name, size, line in split_lines(positive)}
     slopes = []
-    for (_, size), line in lines.items():
+    for (alignment, size), line in lines.items():
+        if line["latent_dim"].nunique() < 2 or np.ptp(line["rfid"].to_numpy()) == 0:
+            continue
+        slope, draws = _slope_of(line), _slopes_of(line, resampled)
         baseline = lines.get((str(line["baseline"].iloc[0]), size))
-        if line["latent_dim"].nunique() > 1 and np.ptp(line["rfid"].to_numpy()) > 0:
-            slopes.append(_describe(cells, line, baseline, resampled, config))
+        dims = [] if baseline is None or baseline is line else _find_shared_dims(line, baseline)
+        change, change_interval = float("nan"), None
+        if baseline is not None and len(dims) > 1:
+            sides = [side[side["latent_dim"].isin(dims)] for side in (line, baseline)]
+            change = _slope_of(sides[0]) - _slope_of(sides[1])
+            changes = _slopes_of(sides[0], resampled) - _slopes_of(sides[1], resampled)
+            change_interval = estimate_interval(cells, pd.concat(sides), changes, change, config)
+        is_known = np.isfinite(change)
+        slopes.append(
+            DilemmaSlope(
+                alignment=alignment,
+                generator_size=size,
+                slope=slope,
+                interval=estimate_interval(cells, line, draws, slope, config),
+                no_interval=explain_no_interval(line),
+                shared_dims=tuple(dims) if is_known else (),
+                change=change,
+                change_interval=change_interval if is_known else None,
+            )
+        )
     return slopes
 
 
@@ -100,69 +115,11 @@ def fit_slope(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.floa
         return np.where(spread > 0, (centred * y).sum(axis=-1) / spread, np.nan)
 
 
-def _describe(
-    cells: Cells,
-    line: pd.DataFrame,
-    baseline: pd.DataFrame | None,
-    resampled: NDArray[np.float64],
-    config: BootstrapConfig,
-) -> DilemmaSlope:
-    no_interval = explain_no_interval(line)
-    estimate, draws = _slope_of(line), _slopes_of(line, resampled)
-    shared, change, change_interval = _compare(cells, line, baseline, resampled, config)
-    return DilemmaSlope(
-        alignment=str(line["alignment"].iloc[0]),
-        generator_size=str(line["generator_size"].iloc[0]),
-        latent_dims=tuple(line["latent_dim"].tolist()),
-        slope=estimate,
-        interval=None
-        if no_interval
-        else percentile_interval(
-            draws, estimate, num_freedoms=count_freedoms(cells, line), config=config
-        ),
-        no_interval=no_interval,
-        shared_dims=shared,
-        change=change,
-        change_interval=change_interval,
-        num_seeds=(int(line["num_seeds"].min()), int(line["num_seeds"].max())),
-    )
-
-
-def _compare(
-    cells: Cells,
-    line: pd.DataFrame,
-    baseline: pd.DataFrame | None,
-    resampled: NDArray[np.float64],
-    config: BootstrapConfig,
-) -> tuple[tuple[float, ...], float, Interval | None]:
-    """Shared dims, change of the slope over them, and its interval."""
-    if baseline is None or (line["alignment"] == line["baseline"]).all():
-        return (), float("nan"), None
-    dims = _find_shared_dims(line, baseline)
-    mine, theirs = (_at_dims(side, dims) for side in (line, baseline))
-    if len(dims) < 2 or not np.isfinite(change := _slope_of(mine) - _slope_of(theirs)):
-        return (), float("nan"), None
-    both = pd.concat([mine, theirs])
-    if explain_no_interval(both):
-        return tuple(dims), change, None
-    draws = _slopes_of(mine, resampled) - _slopes_of(theirs, resampled)
-    freedoms = count_freedoms(cells, both)
-    return (
-        tuple(dims),
-        change,
-        percentile_interval(draws, change, num_freedoms=freedoms, config=config),
-    )
-
-
 def _find_shared_dims(line: pd.DataFrame, baseline: pd.DataFrame) -> list[float]:
     """Latent dims of both whose generators have seen as many images; unknown is as many."""
     images = [side.set_index("latent_dim")["generator_images"] for side in (line, baseline)]
     dims = sorted(set(images[0].index) & set(images[1].index))
     return [dim for dim in dims if not abs(images[0][dim] - images[1][dim]) > 0]
-
-
-def _at_dims(line: pd.DataFrame, dims: Sequence[float]) -> pd.DataFrame:
-    return line[line["latent_dim"].isin(dims)]
 
 
 def _slope_of(line: pd.DataFrame) -> float:

@@ -17,9 +17,8 @@ from analysis.cells.cells import Cells
 from analysis.statistics.bootstrap import (
     BootstrapConfig,
     Interval,
-    count_freedoms,
+    estimate_interval,
     explain_no_interval,
-    percentile_interval,
     resample_means,
 )
 from analysis.statistics.hypervolume import REFERENCE_MARGIN, choose_reference, compute_hypervolume
@@ -41,8 +40,6 @@ class FrontierGain:
 
     alignment: str
     """Alignment label."""
-    baseline: str
-    """Label of the lines without alignment."""
     generator_size: str
     """Generator size, or `ALL_SIZES`."""
     latent_dims: tuple[float, ...]
@@ -59,8 +56,6 @@ class FrontierGain:
     """Bootstrap interval of the ratio; None likewise."""
     no_interval: str
     """Why there is no interval; empty where there is one."""
-    num_seeds: tuple[int, int]
-    """Fewest and most seeds of a cell, count."""
     reference: tuple[float, float]
     """Reference point, reconstruction and generation distance."""
     scales: tuple[Scale, Scale]
@@ -113,8 +108,32 @@ def compute_gains(
             if reference is None
             else _to_scale(np.array(reference), scales)
         )
+        both, sides = pd.concat([aligned, unaligned]), (aligned, unaligned)
+        means = [_to_scale(side[AXES].to_numpy(dtype=float), scales) for side in sides]
+        with_it, without = (float(compute_hypervolume(side, corner)) for side in means)
+        draws = [compute_hypervolume(resampled[:, side.index.to_numpy()], corner) for side in sides]
+        # A ratio has no interval where a resample divides by nothing.
+        has_ratio = without > 0 and (draws[1] > 0).all()
         gains.append(
-            _compare(cells, aligned, unaligned, omitted, size, corner, scales, resampled, config)
+            FrontierGain(
+                alignment=str(aligned["alignment"].iloc[0]),
+                generator_size=size,
+                latent_dims=tuple(sorted(aligned["latent_dim"].unique().tolist())),
+                omitted_dims=omitted,
+                aligned=with_it,
+                unaligned=without,
+                difference_interval=estimate_interval(
+                    cells, both, draws[0] - draws[1], with_it - without, config
+                ),
+                ratio_interval=estimate_interval(
+                    cells, both, draws[0] / draws[1], with_it / without, config
+                )
+                if has_ratio
+                else None,
+                no_interval=explain_no_interval(both),
+                reference=_from_scale(corner, scales),
+                scales=scales,
+            )
         )
     return gains
 
@@ -152,52 +171,6 @@ def _pair_frontiers(
 def _keep(points: pd.DataFrame, pairs: set[Any]) -> pd.DataFrame:
     keys = points[["generator_size", "latent_dim"]].itertuples(index=False, name=None)
     return points[[key in pairs for key in keys]]
-
-
-def _compare(
-    cells: Cells,
-    aligned: pd.DataFrame,
-    unaligned: pd.DataFrame,
-    omitted: tuple[float, ...],
-    size: str,
-    corner: NDArray[np.float64],
-    scales: tuple[Scale, Scale],
-    resampled: NDArray[np.float64],
-    config: BootstrapConfig,
-) -> FrontierGain:
-    means = [_to_scale(side[AXES].to_numpy(dtype=float), scales) for side in (aligned, unaligned)]
-    with_it, without = (float(compute_hypervolume(side, corner)) for side in means)
-    both = pd.concat([aligned, unaligned])
-    no_interval = explain_no_interval(both)
-    difference_interval = ratio_interval = None
-    if not no_interval:
-        draws = [
-            compute_hypervolume(resampled[:, side.index.to_numpy()], corner)
-            for side in (aligned, unaligned)
-        ]
-        freedoms = count_freedoms(cells, both)
-        difference_interval = percentile_interval(
-            draws[0] - draws[1], with_it - without, num_freedoms=freedoms, config=config
-        )
-        if without > 0 and (draws[1] > 0).all():
-            ratio_interval = percentile_interval(
-                draws[0] / draws[1], with_it / without, num_freedoms=freedoms, config=config
-            )
-    return FrontierGain(
-        alignment=str(aligned["alignment"].iloc[0]),
-        baseline=str(aligned["baseline"].iloc[0]),
-        generator_size=size,
-        latent_dims=tuple(sorted(aligned["latent_dim"].unique().tolist())),
-        omitted_dims=omitted,
-        aligned=with_it,
-        unaligned=without,
-        difference_interval=difference_interval,
-        ratio_interval=ratio_interval,
-        no_interval=no_interval,
-        num_seeds=(int(both["num_seeds"].min()), int(both["num_seeds"].max())),
-        reference=_from_scale(corner, scales),
-        scales=scales,
-    )
 
 
 def _to_scale(values: NDArray[np.float64], scales: tuple[Scale, Scale]) -> NDArray[np.float64]:
