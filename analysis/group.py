@@ -20,6 +20,7 @@ from analysis.figures.scaling import draw_scaling, known_costs
 from analysis.statistics.dilemma_slope import compute_dilemma_slopes
 from analysis.statistics.gain import compute_gains
 from analysis.statistics.pareto import pareto_mask
+from analysis.table.protocols import name_some
 from analysis.table.published import PublishedOverlay
 from analysis.words.findings import say_correlations, say_gains, say_slopes, say_speedups
 
@@ -292,11 +293,7 @@ def _list_unlike(cells: Cells) -> list[Omission]:
     for pair in find_unlike_pairs(cells.points):
         by_reason.setdefault(pair.reason, []).append(pair.cell)
     return [
-        Omission(
-            what=f"{'; '.join(names[:3])}{f' and {len(names) - 3} more' * (len(names) > 3)}"
-            " against none",
-            reason=reason,
-        )
+        Omission(what=f"{name_some(names, '; ')} against none", reason=reason)
         for reason, names in by_reason.items()
     ]
 

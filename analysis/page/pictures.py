@@ -9,6 +9,8 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image, ImageChops
 
+from analysis.table.protocols import name_some
+
 MAX_SIDE = 640
 """Longer side of a grid in the page, pixels; larger ones are scaled down."""
 LOSSLESS_BYTE = 120_000
@@ -122,6 +124,5 @@ def _say_changes(changed: set[str], unreadable: list[str]) -> list[str]:
     if changed:
         notes.append(f"large pictures are {' and '.join(sorted(changed))}; originals: grids/")
     if unreadable:
-        more = f" and {len(unreadable) - 3} more" if len(unreadable) > 3 else ""
-        notes.append(f"no readable PNG: {', '.join(unreadable[:3])}{more}")
+        notes.append(f"no readable PNG: {name_some(unreadable)}")
     return notes

@@ -10,11 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from analysis.cells.cells import (
-    CELL_COLUMNS,
-    Cells,
-    split_lines,
-)
+from analysis.cells.cells import CELL_COLUMNS, Cells, split_lines
 from analysis.cells.training import are_trained_alike
 from analysis.statistics.welch import reach_by_chance
 from analysis.table.columns import SEED_COLUMNS, Columns
@@ -27,10 +23,6 @@ Verdict = Literal["higher", "lower", "within noise", "no interval", "not measure
 class DilemmaEffect:
     """One line's ends: the smallest latent dim against the largest."""
 
-    alignment: str
-    """Alignment label of the line."""
-    generator_size: str
-    """Generator size of the line."""
     small: pd.Series
     """The cell of the smallest latent dim."""
     large: pd.Series
@@ -51,31 +43,30 @@ class DilemmaEffect:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Change:
+    """How one metric of an aligned cell compares with that of the unaligned one."""
+
+    ratio: float
+    """Mean with alignment over without; NaN if not measured. Below 1 a distance is better."""
+    ratio_range: tuple[float, float] | None
+    """Least and largest ratio over the seeds that both cells have, of reconstruction over their
+    tokenizer seeds; None with fewer than two."""
+    verdict: Verdict
+    """Mean with alignment compared with without."""
+    counts: tuple[int, int]
+    """Seeds, of reconstruction tokenizers, with alignment and without; count."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class AlignmentEffect:
     """One aligned cell against the unaligned cell of the same size and latent dim."""
 
-    alignment: str
-    """Alignment label of the cell."""
-    generator_size: str
-    """Generator size of both cells."""
-    latent_dim: float
-    """Latent dim of both cells, channels."""
-    gfid_ratio: float
-    """Mean generation distance with alignment over without; below 1 alignment is better."""
-    gfid_ratio_range: tuple[float, float] | None
-    """Least and largest ratio over the seeds that both cells have; None with fewer than two."""
-    gfid: Verdict
+    cell: pd.Series
+    """The aligned cell."""
+    gfid: Change
     """Generation distance with alignment compared with none."""
-    rfid_ratio: float
-    """Mean reconstruction distance with alignment over without; NaN if not measured."""
-    rfid_ratio_range: tuple[float, float] | None
-    """Least and largest ratio over the tokenizer seeds that both have; None with fewer than two."""
-    rfid: Verdict
+    rfid: Change
     """Reconstruction distance with alignment compared with none."""
-    num_seeds: tuple[int, int]
-    """Seeds with alignment and without, count."""
-    num_tokenizers: tuple[int, int]
-    """Tokenizers with alignment and without, count; fewer than seeds where these share them."""
 
 
 def compare_cells(first: pd.Series, second: pd.Series, metric: str, measures: Columns) -> Verdict:
@@ -91,7 +82,7 @@ def compare_cells(first: pd.Series, second: pd.Series, metric: str, measures: Co
         "higher" or "lower" only where the difference is beyond Welch's 95 % interval.
     """
     difference = first[metric] - second[metric]
-    count = "num_tokenizers" if measures[metric].of_tokenizer else "num_seeds"
+    count = _count_column(metric, measures)
     reach = reach_by_chance(
         (first[f"{metric}_se"], second[f"{metric}_se"]), (first[count], second[count])
     )
@@ -107,23 +98,17 @@ def compare_cells(first: pd.Series, second: pd.Series, metric: str, measures: Co
 def compute_dilemma_effects(cells: Cells) -> list[DilemmaEffect]:
     """Compares the ends of each line that has two latent dims or more."""
     effects: list[DilemmaEffect] = []
-    for alignment, size, line in split_lines(cells.points):
+    for _, _, line in split_lines(cells.points):
         if len(line) < 2:
             continue
         small, large = line.iloc[0], line.iloc[-1]
         steps = np.sign(np.diff(line["gfid"].to_numpy(dtype=float)))
-        effects.append(
-            DilemmaEffect(
-                alignment=alignment,
-                generator_size=size,
-                small=small,
-                large=large,
-                gfid=compare_cells(large, small, "gfid", cells.measures),
-                psnr=compare_cells(large, small, "psnr", cells.measures),
-                rfid=compare_cells(large, small, "rfid", cells.measures),
-                is_monotone=len(set(steps.tolist())) == 1,
-            )
-        )
+        verdicts = {
+            metric: compare_cells(large, small, metric, cells.measures)
+            for metric in ("gfid", "psnr", "rfid")
+        }
+        is_monotone = len(set(steps.tolist())) == 1
+        effects.append(DilemmaEffect(small=small, large=large, is_monotone=is_monotone, **verdicts))
     return effects
 
 
@@ -142,25 +127,16 @@ def compute_alignment_effects(cells: Cells) -> list[AlignmentEffect]:
         baseline = points.get(baseline_key)
         if baseline is None or baseline_key == key or not are_trained_alike(cell, baseline):
             continue
-        ranges = {
-            metric: _range_over_seeds(values.get(key, {}), values.get(baseline_key, {}))
-            for metric, values in by_seed.items()
-        }
-        effects.append(
-            AlignmentEffect(
-                alignment=str(cell["alignment"]),
-                generator_size=str(cell["generator_size"]),
-                latent_dim=float(cell["latent_dim"]),
-                gfid_ratio=divide(cell["gfid"], baseline["gfid"]),
-                gfid_ratio_range=ranges["gfid"],
-                gfid=compare_cells(cell, baseline, "gfid", cells.measures),
-                rfid_ratio=divide(cell["rfid"], baseline["rfid"]),
-                rfid_ratio_range=ranges["rfid"],
-                rfid=compare_cells(cell, baseline, "rfid", cells.measures),
-                num_seeds=(int(cell["num_seeds"]), int(baseline["num_seeds"])),
-                num_tokenizers=(int(cell["num_tokenizers"]), int(baseline["num_tokenizers"])),
+        changes = {}
+        for metric, values in by_seed.items():
+            count = _count_column(metric, cells.measures)
+            changes[metric] = Change(
+                ratio=divide(cell[metric], baseline[metric]),
+                ratio_range=_range_over_seeds(values.get(key, {}), values.get(baseline_key, {})),
+                verdict=compare_cells(cell, baseline, metric, cells.measures),
+                counts=(int(cell[count]), int(baseline[count])),
             )
-        )
+        effects.append(AlignmentEffect(cell=cell, **changes))
     return effects
 
 
@@ -169,12 +145,15 @@ def divide(first: float, second: float) -> float:
     return float(first / second) if second != 0 else float("nan")
 
 
+def _count_column(metric: str, measures: Columns) -> str:
+    """The column that counts the repetitions behind a metric."""
+    return "num_tokenizers" if measures[metric].of_tokenizer else "num_seeds"
+
+
 def _range_over_seeds(
     values: dict[Seeds, float], baseline: dict[Seeds, float]
 ) -> tuple[float, float] | None:
-    ratios = [
-        divide(value, baseline[seeds]) for seeds, value in values.items() if seeds in baseline
-    ]
+    ratios = [divide(values[seeds], baseline[seeds]) for seeds in values if seeds in baseline]
     known = [ratio for ratio in ratios if np.isfinite(ratio)]
     return (min(known), max(known)) if len(known) > 1 else None
 

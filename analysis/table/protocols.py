@@ -5,6 +5,7 @@ and its fields as JSON; here rows are told apart by the hashes and the fields sa
 """
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
@@ -100,6 +101,12 @@ def join_unique(values: pd.Series) -> str:
     return "/".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values.dropna().unique())
 
 
+def name_some(names: Iterable[object], separator: str = ", ") -> str:
+    """The first three names, and how many more there are."""
+    texts = list(map(str, names))
+    return separator.join(texts[:3]) + (f" and {len(texts) - 3} more" if len(texts) > 3 else "")
+
+
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
     flat: dict[str, str] = {}
     for name, value in tree.items():
@@ -162,9 +169,7 @@ def _count_distinct(fields: list[dict[str, str]], names: list[str]) -> int:
 
 
 def _list_rows(row_ids: list[str]) -> str:
-    shown = ", ".join(row_ids[:3])
-    more = f" and {len(row_ids) - 3} more" if len(row_ids) > 3 else ""
-    return f"row{'s' if len(row_ids) > 1 else ''} {shown}{more}"
+    return f"row{'s' if len(row_ids) > 1 else ''} {name_some(row_ids)}"
 
 
 def _guidance_scale(rows: pd.DataFrame) -> float:

@@ -1,6 +1,7 @@
 """The closing words of a sweep, made from its numbers and no further than these go."""
 
 from collections import Counter
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
@@ -10,15 +11,15 @@ from analysis.cells.lines import NO_GENERATOR
 from analysis.cells.training import find_unlike_pairs
 from analysis.statistics.effects import (
     AlignmentEffect,
+    Change,
     DilemmaEffect,
-    Verdict,
     compare_cells,
     compute_alignment_effects,
     compute_dilemma_effects,
     divide,
 )
 from analysis.statistics.welch import LEVEL, count_by_chance
-from analysis.table.protocols import split_by_protocol
+from analysis.table.protocols import name_some, split_by_protocol
 from analysis.table.reading import check_table
 
 MAX_REASONS = 8
@@ -41,15 +42,11 @@ def summarize(table: pd.DataFrame) -> str:
     table = check_table(table)
     if table.empty:
         return "The table has no rows: nothing can be said."
-    parts = [
-        "\n".join(_summarize_group(name, average_group(rows), rows))
-        for name, rows in split_by_protocol(table).items()
-    ]
+    parts = []
+    for name, rows in split_by_protocol(table).items():
+        cells = average_group(rows)
+        parts.append("\n".join([*describe_group(name, cells, rows), *say_results(cells)]))
     return "\n\n".join(parts)
-
-
-def _summarize_group(name: str, cells: Cells, rows: pd.DataFrame) -> list[str]:
-    return [*describe_group(name, cells, rows), *say_results(cells)]
 
 
 def describe_group(name: str, cells: Cells, rows: pd.DataFrame) -> list[str]:
@@ -97,13 +94,8 @@ def say_results(cells: Cells) -> list[str]:
         return [head, *given, *_say_gaps(cells)]
     if not cells.has_generation:
         return [*_say_tokenizers(cells), *given, *_say_gaps(cells)]
-    return [
-        *_say_best(cells),
-        *_say_dilemma(cells),
-        *_say_alignment(cells),
-        *given,
-        *_say_gaps(cells),
-    ]
+    findings = [*_say_best(cells), *_say_dilemma(cells), *_say_alignment(cells)]
+    return [*findings, *given, *_say_gaps(cells)]
 
 
 def _say_interval(cells: Cells) -> str:
@@ -124,17 +116,15 @@ def _say_interval(cells: Cells) -> str:
 
 def _say_tokenizers(cells: Cells) -> list[str]:
     """What was measured where no row has generated: the reconstructions."""
-    ranked = [row for _, row in cells.points.sort_values("rfid", kind="stable").iterrows()]
-    lines = [
+    ranked = cells.points.sort_values("rfid", kind="stable")
+    texts = [f"{_say_cell(row)}: {_say_reconstruction(row)}." for _, row in ranked.iterrows()]
+    return [
         "No row has a generation distance: what follows is of tokenizers alone, and nothing can be"
         " said of the frontier.",
-        f"Lowest reconstruction distance: {_say_cell(ranked[0])}:"
-        f" {_say_reconstruction(ranked[0])}.",
+        f"Lowest reconstruction distance: {texts[0]}",
         "Reconstruction, from the lowest distance up:",
+        *_list_some(texts, "cells"),
     ]
-    lines += [f"- {_say_cell(row)}: {_say_reconstruction(row)}." for row in ranked[:MAX_LINES]]
-    more = len(ranked) - MAX_LINES
-    return [*lines, f"- and {more} more cells"] if more > 0 else lines
 
 
 def _say_given(cells: Cells) -> list[str]:
@@ -165,9 +155,7 @@ def _say_best(cells: Cells) -> list[str]:
     ]
     rivals = [row for _, row in ranked.iloc[1:].iterrows() if not _is_apart(row, best, cells)]
     if rivals and best["num_seeds"] > 1:
-        names = "; ".join(_say_cell(row) for row in rivals[:3])
-        more = f" and {len(rivals) - 3} more" if len(rivals) > 3 else ""
-        lines.append(f"Not told apart from it: {names}{more}.")
+        lines.append(f"Not told apart from it: {name_some(map(_say_cell, rivals), '; ')}.")
     return lines
 
 
@@ -175,11 +163,8 @@ def _say_dilemma(cells: Cells) -> list[str]:
     effects = compute_dilemma_effects(cells)
     if not effects:
         return ["The dilemma: no line has two latent dims, so nothing is said about it."]
-    lines = ["The dilemma, from the smallest to the largest latent dim:"]
-    lines += [_say_line(effect) for effect in effects[:MAX_LINES]]
-    if len(effects) > MAX_LINES:
-        lines.append(f"- and {len(effects) - MAX_LINES} more lines")
-    return lines
+    head = "The dilemma, from the smallest to the largest latent dim:"
+    return [head, *_list_some(map(_say_line, effects), "lines")]
 
 
 def _say_line(effect: DilemmaEffect) -> str:
@@ -194,7 +179,7 @@ def _say_line(effect: DilemmaEffect) -> str:
         if np.isfinite([small[metric], large[metric]]).all():
             changes.append(f"{label} {small[metric]:#.4g} -> {large[metric]:#.4g}{unit}")
     return (
-        f"- {effect.alignment}, {effect.generator_size}, d={small['latent_dim']:g} ->"
+        f"{small['alignment']}, {small['generator_size']}, d={small['latent_dim']:g} ->"
         f" {large['latent_dim']:g}: {', '.join(changes)}: {_judge_dilemma(effect)}"
     )
 
@@ -225,38 +210,39 @@ def _say_alignment(cells: Cells) -> list[str]:
         reason = " of like training" if unlike else ""
         text = f"Alignment: no aligned cell has an unaligned counterpart{reason},"
         return [f"{text} so nothing is said.", *unlike]
-    lines = ["Alignment against none (ratio of means; below 1 alignment is better):"]
-    lines += [_say_effect(effect) for effect in effects[:MAX_LINES]]
-    if len(effects) > MAX_LINES:
-        lines.append(f"- and {len(effects) - MAX_LINES} more cells")
-    names = dict.fromkeys(effect.alignment for effect in effects)
-    return [*lines, *(_say_total(name, effects) for name in names), *unlike]
+    head = "Alignment against none (ratio of means; below 1 alignment is better):"
+    names = dict.fromkeys(str(effect.cell["alignment"]) for effect in effects)
+    totals = [_say_total(name, effects) for name in names]
+    return [head, *_list_some(map(_say_effect, effects), "cells"), *totals, *unlike]
 
 
 def _say_unlike(cells: Cells) -> list[str]:
     pairs = find_unlike_pairs(cells.points)
     if not pairs:
         return []
-    lines = [f"- {pair.cell}: {pair.reason}." for pair in pairs[:MAX_LINES]]
-    more = [f"- and {len(pairs) - MAX_LINES} more cells"] if len(pairs) > MAX_LINES else []
-    return ["Not compared with none:", *lines, *more]
+    texts = [f"{pair.cell}: {pair.reason}." for pair in pairs]
+    return ["Not compared with none:", *_list_some(texts, "cells")]
 
 
 def _say_effect(effect: AlignmentEffect) -> str:
-    counts = f"n={_say_counts(effect.num_seeds)}"
-    if effect.num_tokenizers != effect.num_seeds:
-        counts += f"; reconstruction n={_say_counts(effect.num_tokenizers)}"
+    cell, gfid, rfid = effect.cell, effect.gfid, effect.rfid
+    counts = f"n={_say_counts(gfid.counts)}"
+    if rfid.counts != gfid.counts:
+        counts += f"; reconstruction n={_say_counts(rfid.counts)}"
     text = (
-        f"- {effect.alignment}, {effect.generator_size}, d={effect.latent_dim:g}:"
-        f" generation x{effect.gfid_ratio:.3g}{_say_range(effect.gfid_ratio_range)},"
-        f" {_say_verdict(effect.gfid)}"
+        f"{cell['alignment']}, {cell['generator_size']}, d={cell['latent_dim']:g}:"
+        f" generation {_say_change(gfid)}"
     )
-    if effect.rfid != "not measured":
-        text += (
-            f"; reconstruction x{effect.rfid_ratio:.3g}{_say_range(effect.rfid_ratio_range)},"
-            f" {_say_verdict(effect.rfid)}"
-        )
+    if rfid.verdict != "not measured":
+        text += f"; reconstruction {_say_change(rfid)}"
     return f"{text} ({counts})."
+
+
+def _say_change(change: Change) -> str:
+    limits = change.ratio_range
+    spread = "" if limits is None else f" (seeds {limits[0]:.3g} to {limits[1]:.3g})"
+    noise = ", beyond noise" if change.verdict in ("higher", "lower") else ""
+    return f"x{change.ratio:.3g}{spread}, {change.verdict}{noise}"
 
 
 def _say_counts(counts: tuple[int, int]) -> str:
@@ -265,9 +251,9 @@ def _say_counts(counts: tuple[int, int]) -> str:
 
 
 def _say_total(name: str, effects: list[AlignmentEffect]) -> str:
-    mine = [effect for effect in effects if effect.alignment == name]
-    verdicts = Counter(effect.gfid for effect in mine)
-    lower = sum(effect.gfid_ratio < 1 for effect in mine)
+    mine = [effect.gfid for effect in effects if effect.cell["alignment"] == name]
+    verdicts = Counter(change.verdict for change in mine)
+    lower = sum(change.ratio < 1 for change in mine)
     text = f"In total {name} has the lower mean generation distance in {lower} of {len(mine)} cells"
     if verdicts["no interval"] == len(mine):
         return f"{text}; with one seed none of this is established."
@@ -283,27 +269,16 @@ def _say_gaps(cells: Cells) -> list[str]:
     if cells.gaps.empty:
         return []
     reasons = cells.gaps.groupby("reason", sort=False)["row_id"].agg(list)
-    lines = [f"Left out: {len(cells.gaps)} row{'s' if len(cells.gaps) > 1 else ''}."]
-    for reason, row_ids in list(reasons.items())[:MAX_REASONS]:
-        more = f" and {len(row_ids) - 3} more" if len(row_ids) > 3 else ""
-        lines.append(f"- {', '.join(map(str, row_ids[:3]))}{more}: {reason}")
-    if len(reasons) > MAX_REASONS:
-        lines.append(f"- and {len(reasons) - MAX_REASONS} more reasons")
-    return lines
+    head = f"Left out: {len(cells.gaps)} row{'s' if len(cells.gaps) > 1 else ''}."
+    texts = [f"{name_some(row_ids)}: {reason}" for reason, row_ids in reasons.items()]
+    return [head, *_list_some(texts, "reasons", MAX_REASONS)]
 
 
-def _say_verdict(verdict: Verdict) -> str:
-    return {
-        "higher": "higher, beyond noise",
-        "lower": "lower, beyond noise",
-        "within noise": "within noise",
-        "no interval": "no interval",
-        "not measured": "not measured",
-    }[verdict]
-
-
-def _say_range(limits: tuple[float, float] | None) -> str:
-    return "" if limits is None else f" (seeds {limits[0]:.3g} to {limits[1]:.3g})"
+def _list_some(texts: Iterable[str], what: str, most: int = MAX_LINES) -> list[str]:
+    """A list after hyphens; what is more than it holds is counted."""
+    lines = [f"- {text}" for text in texts]
+    more = len(lines) - most
+    return [*lines[:most], f"- and {more} more {what}"] if more > 0 else lines
 
 
 def _say_cell(cell: pd.Series) -> str:

@@ -30,7 +30,7 @@ def _cells(rows):
 @pytest.mark.parametrize("column", ["generator_images", "tokenizer_images"])
 def test_pairs_of_unlike_training_are_left_out_and_named(make_row, column):
     cells = _cells(_pair(make_row, column, (64_000, 640_000)))
-    assert [effect.latent_dim for effect in compute_alignment_effects(cells)] == [8]
+    assert [effect.cell["latent_dim"] for effect in compute_alignment_effects(cells)] == [8]
     (gain,) = compute_gains(cells, config=QUICK)
     assert gain.latent_dims == (8,)
     assert all(slope.shared_dims == () for slope in compute_dilemma_slopes(cells, config=QUICK))

@@ -59,10 +59,10 @@ def test_alignment_is_the_ratio_of_means_with_its_range_over_common_seeds(make_r
         for seed, gfid in enumerate(values)
     ]
     (effect,) = compute_alignment_effects(compute_cells(load(rows), needs=("gfid",)))
-    assert effect.gfid_ratio == pytest.approx(6 / 15)
-    assert effect.gfid_ratio_range == pytest.approx((0.2, 0.5))
-    assert effect.num_seeds == (3, 2)
-    assert effect.gfid == "within noise"
+    assert effect.gfid.ratio == pytest.approx(6 / 15)
+    assert effect.gfid.ratio_range == pytest.approx((0.2, 0.5))
+    assert effect.gfid.counts == (3, 2)
+    assert effect.gfid.verdict == "within noise"
 
 
 def test_alignment_is_compared_at_the_same_patch_size_and_downsample(make_row, load):
@@ -72,7 +72,7 @@ def test_alignment_is_compared_at_the_same_patch_size_and_downsample(make_row, l
         for patch, downsample in ((1, 8), (2, 8), (4, 16))
     ]
     effects = compute_alignment_effects(compute_cells(load(rows), needs=("gfid",)))
-    assert [effect.gfid_ratio for effect in effects] == pytest.approx([0.5] * 3)
+    assert [effect.gfid.ratio for effect in effects] == pytest.approx([0.5] * 3)
 
 
 def test_a_shared_tokenizer_gives_reconstruction_neither_interval_nor_range(make_row, load):
@@ -82,10 +82,10 @@ def test_a_shared_tokenizer_gives_reconstruction_neither_interval_nor_range(make
         for seed in range(3)
     ]
     (effect,) = compute_alignment_effects(compute_cells(load(rows), needs=("gfid",)))
-    assert (effect.gfid, effect.rfid) == ("lower", "no interval")
-    assert effect.gfid_ratio_range == pytest.approx((1 / 3, 12 / 32))
-    assert effect.rfid_ratio_range is None
-    assert (effect.num_seeds, effect.num_tokenizers) == ((3, 3), (1, 1))
+    assert (effect.gfid.verdict, effect.rfid.verdict) == ("lower", "no interval")
+    assert effect.gfid.ratio_range == pytest.approx((1 / 3, 12 / 32))
+    assert effect.rfid.ratio_range is None
+    assert (effect.gfid.counts, effect.rfid.counts) == ((3, 3), (1, 1))
 
 
 def test_a_reconstruction_range_is_taken_over_common_tokenizer_seeds(make_row, load):
@@ -96,7 +96,7 @@ def test_a_reconstruction_range_is_taken_over_common_tokenizer_seeds(make_row, l
         for seed in range(2)
     ]
     (effect,) = compute_alignment_effects(compute_cells(load(rows), needs=("gfid",)))
-    assert effect.rfid_ratio_range == pytest.approx((1.25, 1.5))
+    assert effect.rfid.ratio_range == pytest.approx((1.25, 1.5))
 
 
 def test_an_aligned_cell_without_counterpart_has_no_effect(make_row, load):
