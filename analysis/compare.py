@@ -13,10 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.cells.cells import (
-    average_rows,
-    require_distinct_repetitions,
-)
+from analysis.cells.cells import average_rows, require_distinct_repetitions
 from analysis.cells.lines import name_lines
 from analysis.statistics.welch import LEVEL, count_by_chance, reach_by_chance
 from analysis.table.columns import Column, measures_of
@@ -193,15 +190,9 @@ def _name_configurations(rows: pd.DataFrame) -> pd.Series:
 
 def _average(rows: pd.DataFrame) -> pd.DataFrame:
     require_distinct_repetitions(rows, CONFIGURATION)
-    keys = [*CONFIGURATION, "name"]
-    groups = rows.groupby(keys, sort=False, dropna=False)
-    about: dict[str, pd.Series] = {
-        "protocol_hash": groups["protocol_hash"].first(),
-        "reconstruction_protocol_hash": groups["reconstruction_protocol_hash"].first(),
-        "sampling_se": groups["gfid_se"].first(),
-    }
-    known = pd.DataFrame(about).rename_axis(index=keys).reset_index()
-    return average_rows(rows, keys).merge(known, on=keys)
+    first = ("protocol_hash", "reconstruction_protocol_hash", "sampling_se")
+    known = rows.assign(sampling_se=rows["gfid_se"])
+    return average_rows(known, [*CONFIGURATION, "name"], first=first)
 
 
 def _compare_metric(joined: pd.DataFrame, metric: str, measure: Column) -> pd.DataFrame:

@@ -22,7 +22,6 @@ CELL_COLUMNS = ("alignment", "generator_size", "latent_dim")
 UNKNOWN = "unknown"
 """What a setting says of a count that no row has."""
 
-
 GIVEN_ELSEWHERE = (
     "given images without latent_dim or generator_size: in the tables alone; name both with"
     " --column to make a point of them"
@@ -134,7 +133,9 @@ def compute_cells(table: pd.DataFrame, *, needs: tuple[str, ...]) -> Cells:
     used = used[~early]
     require_distinct_repetitions(used)
     gaps = last.assign(reason=reasons)[["row_id", "trial_id", "reason"]]
-    points = _average(used)
+    first = ("baseline", "counterpart", "tokenizer_images", "generator_images")
+    means = ("generator_params", "train_flops")
+    points = order_points(average_rows(used, CELL_COLUMNS, first=first, means=means))
     return Cells(
         rows=used.reset_index(drop=True),
         points=points,
@@ -218,9 +219,7 @@ def _describe_given(rows: pd.DataFrame) -> pd.DataFrame:
     names = names.where(~names.duplicated(keep=False), names + " (" + rows["row_id"] + ")")
     known = rows.assign(
         alignment=names,
-        generator_size=rows["generator_size"]
-        .astype(object)
-        .where(rows["generator_size"].notna(), "-"),
+        generator_size=rows["generator_size"].astype(object).fillna("-"),
     )
     return average_rows(known, [*CELL_COLUMNS, "row_id"])
 
@@ -249,15 +248,19 @@ def require_distinct_repetitions(rows: pd.DataFrame, by: tuple[str, ...] = CELL_
     )
 
 
-def average_rows(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+def average_rows(
+    rows: pd.DataFrame, by: Sequence[str], *, first: Sequence[str] = (), means: Sequence[str] = ()
+) -> pd.DataFrame:
     """Averages every metric over the rows that agree in some columns.
 
     Args:
         rows: Done rows of a checked table, each a repetition of its own within its group.
         by: Columns to agree in; missing values agree.
+        first: Columns of which a group has its first known value.
+        means: Columns that are no metrics and of which a group has its mean.
 
     Returns:
-        One line a group: `by`, `num_seeds`, `num_tokenizers`, and for each metric its mean,
+        One line a group: `by`, `first`, `means`, `num_seeds`, `num_tokenizers`, and for each metric its mean,
         `<metric>_sd` and `<metric>_se` as in `Cells.points`.
     """
     by, measures = list(by), measures_of(rows)
@@ -269,6 +272,8 @@ def average_rows(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
         .groupby(level=by, sort=False, dropna=False)
     )
     columns: dict[str, pd.Series] = {
+        **{name: cells[name].first() for name in first},
+        **{name: cells[name].mean() for name in means},
         "num_seeds": cells.size(),
         "num_tokenizers": cells["tokenizer_key"].nunique(dropna=False),
     }
@@ -279,21 +284,6 @@ def average_rows(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
         columns[f"{metric}_sd"] = deviation
         columns[f"{metric}_se"] = deviation / np.sqrt(independent[metric].count())
     return pd.DataFrame(columns).rename_axis(index=by).reset_index()
-
-
-def _average(rows: pd.DataFrame) -> pd.DataFrame:
-    by = list(CELL_COLUMNS)
-    cells = rows.groupby(by, sort=False)
-    about: dict[str, pd.Series] = {
-        "baseline": cells["baseline"].first(),
-        "counterpart": cells["counterpart"].first(),
-        "tokenizer_images": cells["tokenizer_images"].first(),
-        "generator_images": cells["generator_images"].first(),
-        "generator_params": cells["generator_params"].mean(),
-        "train_flops": cells["train_flops"].mean(),
-    }
-    known = pd.DataFrame(about).rename_axis(index=by).reset_index()
-    return order_points(known.merge(average_rows(rows, by), on=by))
 
 
 def order_points(points: pd.DataFrame, *, last: str = "latent_dim") -> pd.DataFrame:

@@ -52,17 +52,13 @@ def name_lines(rows: pd.DataFrame) -> pd.DataFrame:
 
 def name_given(rows: pd.DataFrame) -> pd.Series:
     """Names given images by their sweep, or their tokenizer where that is not known."""
-    known = rows["sweep"].where(rows["sweep"].notna(), rows["tokenizer"])
-    return known.astype(object).where(known.notna(), "unnamed")
+    return rows["sweep"].fillna(rows["tokenizer"]).astype(object).fillna("unnamed")
 
 
 def _name_given(rows: pd.DataFrame) -> pd.DataFrame:
     name = "given " + name_given(rows)
-    known = rows["alignment"].notna()
-    stated = rows["alignment"].astype(object).where(known, "") + ", " + name
-    alignment = stated.where(known, name)
     return rows.assign(
-        alignment=alignment,
+        alignment=(rows["alignment"].astype(object) + ", " + name).fillna(name),
         baseline=UNALIGNED + ", " + name,
         counterpart=UNALIGNED + ", " + name,
         generator_size=_fill_size(rows["generator_size"]),

@@ -6,20 +6,22 @@ logarithm of the distance is taken to be linear in the images (arXiv 2501.01423,
 """
 
 from collections.abc import Hashable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from analysis.cells.cells import CELL_COLUMNS, Setting, describe_rows, order_points
-from analysis.cells.lines import name_lines
-from analysis.figures.column import (
-    count_axis,
-    describe_setting,
-    finish_column_figure,
+from analysis.cells.cells import (
+    CELL_COLUMNS,
+    Setting,
+    average_rows,
+    describe_rows,
+    order_points,
 )
+from analysis.cells.lines import name_lines
+from analysis.figures.column import count_axis, describe_setting, finish_column_figure
 from analysis.figures.panels import Panel, draw_panels
 from analysis.statistics.bootstrap import BootstrapConfig, Interval, percentile_interval
 from analysis.table.protocols import require_one_protocol
@@ -50,9 +52,7 @@ class Speedup:
     interval: Interval | None
     """Bootstrap interval of the speed-up, its lower end 0 where some resamples don't reach the
     target; None with fewer than two seeds on either side, or where it is not reached."""
-    num_seeds: tuple[int, int]
-    """Seeds with alignment and without, count."""
-    is_last: bool = True
+    is_last: bool
     """Whether the target is the unaligned line's last snapshot; else not all its seeds have that
     and the target is the last one which all have."""
 
@@ -72,8 +72,8 @@ class ConvergenceData:
     """What the convergence figure shows."""
 
     points: pd.DataFrame
-    """One line a snapshot: `CELL_COLUMNS`, `baseline`, `generator_images`, `gfid`, `gfid_se`
-    (NaN with one seed), `num_seeds`."""
+    """One line a snapshot: `CELL_COLUMNS`, `generator_images`, `baseline`, `generator_params` and
+    what `average_rows` gives."""
     speedups: list[Speedup]
     """One an aligned line of two snapshots or more that has an unaligned counterpart of its size
     and latent dim."""
@@ -102,7 +102,11 @@ def compute_convergence(
         ValueError: If protocols are mixed.
     """
     require_one_protocol(table)
-    reasons = pd.Series(_reasons_to_omit(table), index=table.index, dtype=object)
+    measured = np.isfinite(table[["gfid", "generator_images"]]).all(axis=1)
+    reasons = table["status"].astype(object).where(table["status"] != "done", "")
+    reasons[(reasons == "") & ~measured] = (
+        "gfid or the number of training images is missing or not finite"
+    )
     rows = name_lines(table[reasons == ""])
     snapshots = [*LINE, "generator_images"]
     repeated = rows.duplicated([*snapshots, *SEED_COLUMNS])
@@ -116,7 +120,8 @@ def compute_convergence(
     partial = seeds < seeds.groupby([rows[column] for column in LINE]).transform("max")
     reasons[partial[partial].index] = "a snapshot that not all seeds of its line have"
     rows = rows[~partial]
-    points = _average(rows)
+    averages = average_rows(rows, snapshots, first=("baseline",), means=("generator_params",))
+    points = order_points(averages, last="generator_images")
     gaps = table.assign(reason=reasons)[["row_id", "trial_id", "reason"]]
     return ConvergenceData(
         points=points,
@@ -196,20 +201,6 @@ def draw_convergence(data: ConvergenceData) -> Figure:
     return figure
 
 
-def _reasons_to_omit(table: pd.DataFrame) -> list[str]:
-    reasons = []
-    for status, gfid, images in zip(
-        table["status"], table["gfid"], table["generator_images"], strict=True
-    ):
-        if status != "done":
-            reasons.append(str(status))
-        elif not np.isfinite(gfid) or not np.isfinite(images):
-            reasons.append("gfid or the number of training images is missing or not finite")
-        else:
-            reasons.append("")
-    return reasons
-
-
 def _find_torn_seeds(rows: pd.DataFrame) -> pd.Series:
     """Seeds that lack a snapshot of their line, where enough others have them all."""
     lines = [rows[column] for column in LINE]
@@ -220,20 +211,6 @@ def _find_torn_seeds(rows: pd.DataFrame) -> pd.Series:
     num_seeds = (~repetition).groupby(lines).transform("sum")
     num_whole = (~repetition & is_whole).groupby(lines).transform("sum")
     return ~is_whole & (num_whole >= 2) & (2 * num_whole >= num_seeds)
-
-
-def _average(rows: pd.DataFrame) -> pd.DataFrame:
-    groups = rows.groupby([*LINE, "generator_images"], sort=False)
-    columns: dict[str, pd.Series] = {
-        "baseline": groups["baseline"].first(),
-        "generator_params": groups["generator_params"].mean(),
-        "gfid": groups["gfid"].mean(),
-        "gfid_se": groups["gfid"].sem(),
-        "num_seeds": groups.size(),
-        "num_tokenizers": groups["tokenizer_key"].nunique(dropna=False),
-    }
-    points = pd.DataFrame(columns).reset_index()
-    return order_points(points, last="generator_images")
 
 
 def _compute_speedups(
@@ -249,9 +226,23 @@ def _compute_speedups(
         base = lines[base_key].iloc[-1]
         if (line["gfid"] <= 0).any() or base["gfid"] <= 0:
             continue
-        speedup = _measure(line, base, (curves[key], curves[base_key]), config)
-        is_last = bool(base["generator_images"] == latest[base_key])
-        speedups.append(replace(speedup, is_last=is_last))
+        images, distance = (line[c].to_numpy(dtype=float) for c in ("generator_images", "gfid"))
+        reach = float(find_crossing(images, distance, np.array(base["gfid"], dtype=float)))
+        sides = (curves[key], curves[base_key])
+        has_interval = np.isfinite(reach) and min(map(len, sides)) > 1
+        speedups.append(
+            Speedup(
+                alignment=str(line["alignment"].iloc[0]),
+                generator_size=str(line["generator_size"].iloc[0]),
+                latent_dim=float(line["latent_dim"].iloc[0]),
+                target=float(base["gfid"]),
+                baseline_images=float(base["generator_images"]),
+                images=reach,
+                is_bound=bool(distance[0] <= base["gfid"]),
+                interval=_resample(sides, images, base, reach, config) if has_interval else None,
+                is_last=bool(base["generator_images"] == latest[base_key]),
+            )
+        )
     return speedups
 
 
@@ -263,31 +254,6 @@ def _curves_of(members: pd.DataFrame) -> NDArray[np.float64]:
     return table.dropna(how="all").to_numpy(dtype=float)
 
 
-def _measure(
-    line: pd.DataFrame,
-    base: pd.Series,
-    curves: tuple[NDArray[np.float64], NDArray[np.float64]],
-    config: BootstrapConfig,
-) -> Speedup:
-    images = line["generator_images"].to_numpy(dtype=float)
-    distance = line["gfid"].to_numpy(dtype=float)
-    reach = float(find_crossing(images, distance, np.array(base["gfid"], dtype=float)))
-    interval = None
-    if np.isfinite(reach) and min(len(side) for side in curves) > 1:
-        interval = _resample(curves, images, base, reach, config)
-    return Speedup(
-        alignment=str(line["alignment"].iloc[0]),
-        generator_size=str(line["generator_size"].iloc[0]),
-        latent_dim=float(line["latent_dim"].iloc[0]),
-        target=float(base["gfid"]),
-        baseline_images=float(base["generator_images"]),
-        images=reach,
-        is_bound=bool(distance[0] <= base["gfid"]),
-        interval=interval,
-        num_seeds=(int(line["num_seeds"].iloc[0]), int(base["num_seeds"])),
-    )
-
-
 def _resample(
     curves: tuple[NDArray[np.float64], NDArray[np.float64]],
     images: NDArray[np.float64],
@@ -297,7 +263,11 @@ def _resample(
 ) -> Interval:
     """The speed-up's interval; taken in logarithms, where not reaching the target is -infinity."""
     generator = np.random.default_rng(config.seed)
-    means = [_draw_means(side, generator, config.num_resamples) for side in curves]
+    shapes = [(config.num_resamples, len(side) - 1) for side in curves]
+    means = [
+        side[generator.integers(0, len(side), shape)].mean(axis=1)
+        for side, shape in zip(curves, shapes, strict=True)
+    ]
     crossings = find_crossing(images, means[0], means[1][:, -1])
     logs = np.log(float(base["generator_images"]) / crossings)
     low, high = percentile_interval(
@@ -307,10 +277,3 @@ def _resample(
         config=config,
     )
     return float(np.exp(low)), float(np.exp(high))
-
-
-def _draw_means(
-    curves: NDArray[np.float64], generator: np.random.Generator, num_resamples: int
-) -> NDArray[np.float64]:
-    drawn = generator.integers(0, len(curves), (num_resamples, len(curves) - 1))
-    return curves[drawn].mean(axis=1)
