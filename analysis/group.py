@@ -12,16 +12,21 @@ from analysis.cells.cells import GIVEN_ELSEWHERE, Cells, average_group, compute_
 from analysis.cells.training import find_unlike_pairs
 from analysis.figures.convergence import ConvergenceData, compute_convergence, draw_convergence
 from analysis.figures.curves import compute_curves, draw_curves
-from analysis.figures.diagnostics import DiagnosticsData, compute_diagnostics, draw_diagnostics
+from analysis.figures.diagnostics import (
+    RankCorrelation,
+    compute_correlations,
+    draw_diagnostics,
+    known_diagnostics,
+)
 from analysis.figures.dilemma import draw_dilemma
-from analysis.figures.frontier import FrontierData, compute_frontier, draw_frontier
+from analysis.figures.frontier import compute_frontier, draw_frontier
 from analysis.figures.guidance import compute_guidance, draw_guidance
-from analysis.figures.scaling import draw_scaling, known_costs
+from analysis.figures.scaling import COSTS, draw_scaling
 from analysis.statistics.dilemma_slope import compute_dilemma_slopes
 from analysis.statistics.gain import compute_gains
 from analysis.statistics.pareto import pareto_mask
 from analysis.table.protocols import name_some
-from analysis.table.published import PublishedOverlay
+from analysis.table.published import PublishedOverlay, select_published
 from analysis.words.findings import say_correlations, say_gains, say_slopes, say_speedups
 
 MAX_LINES = 24
@@ -68,8 +73,10 @@ class GroupAnalysis:
     """The group's rows."""
     cells: Cells
     """Means over seeds of all rows with a generation distance, else of tokenizers alone."""
-    frontier: FrontierData
-    """Points with both distances."""
+    frontier: Cells
+    """From `compute_frontier`: points with both distances."""
+    published: PublishedOverlay
+    """Published points of a like protocol, and what was left out."""
     plots: list[Plot]
     """Figures."""
     findings: list[str]
@@ -92,28 +99,29 @@ def analyse_group(name: str, rows: pd.DataFrame, *, every_figure: bool = True) -
     Raises:
         ValueError: If a cell holds one repetition twice.
     """
-    cells = average_group(rows)
-    frontier = compute_frontier(rows)
+    cells, frontier = average_group(rows), compute_frontier(rows)
     focus, selection = select_lines(rows, cells)
-    planned = [_plan_frontier(_tell(compute_frontier(focus) if selection else frontier, selection))]
+    focused = _tell(compute_frontier(focus), selection) if selection else frontier
+    planned = [
+        _plan(
+            "frontier",
+            "The frontier: reconstruction against generation, lines through the latent dims.",
+            lambda: draw_frontier(focused, select_published(focused.rows)),
+            "" if len(focused.points) else "no row has both distances",
+        )
+    ]
     findings: list[str] = []
-    focused = compute_cells(focus, needs=("rfid", "gfid"))
-    if not focused.points.empty:
+    if len(focused.points):
         findings += say_gains(compute_gains(focused))
         findings += say_slopes(compute_dilemma_slopes(focused))
     if every_figure:
         generated = _tell(compute_cells(focus, needs=("gfid",)), selection)
         convergence = _tell(compute_convergence(focus), selection)
-        diagnostics = _tell(compute_diagnostics(focus), selection)
+        correlations = compute_correlations(generated)
         if convergence.speedups:
             findings += say_speedups(convergence.speedups)
-        findings += say_correlations(diagnostics.correlations)
-        planned += [
-            _plan_dilemma(generated),
-            _plan_convergence(convergence),
-            _plan_scaling(generated),
-            _plan_diagnostics(diagnostics),
-        ]
+        findings += say_correlations(correlations)
+        planned += _plan_generation(generated, convergence, correlations)
     else:
         what = "dilemma, convergence, scaling and diagnostics"
         reason = "drawn for the protocol with the most rows alone where there are several"
@@ -125,14 +133,16 @@ def analyse_group(name: str, rows: pd.DataFrame, *, every_figure: bool = True) -
         omissions.append(Omission(what=f"{names} in figures", reason=GIVEN_ELSEWHERE))
     if selection:
         omissions.append(Omission(what="lines of figures and findings", reason=selection))
+    published = select_published(frontier.rows)
     return GroupAnalysis(
         name=name,
         rows=rows,
         cells=cells,
         frontier=frontier,
+        published=published,
         plots=[replace(each, group=name) for each in planned if isinstance(each, Plot)],
         findings=findings,
-        omissions=omissions + _list_unpublished(frontier.published),
+        omissions=omissions + _list_unpublished(published),
     )
 
 
@@ -246,45 +256,46 @@ def _limit_sizes(data: Any) -> Any:
     return _tell(replace(data, points=points), told)
 
 
-def _plan_frontier(data: FrontierData) -> Plot | Omission:
-    if data.points.empty:
-        return Omission(what="frontier", reason="no row has both distances")
-    caption = "The frontier: reconstruction against generation, lines through the latent dims."
-    return Plot(kind="frontier", caption=caption, draw=lambda: draw_frontier(data))
+def _plan(kind: str, caption: str, draw: Callable[[], Figure], missing: str) -> Plot | Omission:
+    """A figure, or why it is left out where something is missing."""
+    if missing:
+        return Omission(what={"diagnostics": "latent diagnostics"}.get(kind, kind), reason=missing)
+    return Plot(kind=kind, caption=caption, draw=draw)
 
 
-def _plan_dilemma(data: Cells) -> Plot | Omission:
-    if data.points.empty:
-        return Omission(what="dilemma", reason=NO_GENERATION)
-    caption = "The dilemma: generation and PSNR against the latent dim."
-    return Plot(kind="dilemma", caption=caption, draw=lambda: draw_dilemma(_limit_sizes(data)))
-
-
-def _plan_convergence(data: ConvergenceData) -> Plot | Omission:
-    by = [*LINE, "latent_dim"]
-    if data.points.empty or data.points.groupby(by).size().max() < 2:
-        return Omission(what="convergence", reason="no generator has two snapshots with a distance")
-    caption = "Convergence: generation against training images."
-    limited = _limit_sizes(data)
-    return Plot(kind="convergence", caption=caption, draw=lambda: draw_convergence(limited))
-
-
-def _plan_scaling(data: Cells) -> Plot | Omission:
-    if data.points.empty:
-        return Omission(what="scaling", reason=NO_GENERATION)
-    if not any(data.points[cost].nunique() > 1 for cost in known_costs(data)):
-        return Omission(what="scaling", reason="all generators are of one size and one cost")
-    caption = "Scaling: generation against the generator's parameters and the training FLOPs."
-    return Plot(kind="scaling", caption=caption, draw=lambda: draw_scaling(data))
-
-
-def _plan_diagnostics(data: DiagnosticsData) -> Plot | Omission:
-    if data.points.empty:
-        return Omission(what="latent diagnostics", reason=NO_GENERATION)
-    if not data.diagnostics():
-        return Omission(what="latent diagnostics", reason="the table has none of their columns")
-    caption = "Latent diagnostics against generation, with rank correlations."
-    return Plot(kind="diagnostics", caption=caption, draw=lambda: draw_diagnostics(data))
+def _plan_generation(
+    cells: Cells, convergence: ConvergenceData, correlations: list[RankCorrelation]
+) -> list[Plot | Omission]:
+    """The figures of rows with a generation distance."""
+    nothing = "" if len(cells.points) else NO_GENERATION
+    snapshots = convergence.points.groupby([*LINE, "latent_dim"]).size()
+    has_costs = any(cells.points[cost].nunique() > 1 for cost in cells.known(COSTS))
+    return [
+        _plan(
+            "dilemma",
+            "The dilemma: generation and PSNR against the latent dim.",
+            lambda: draw_dilemma(_limit_sizes(cells)),
+            nothing,
+        ),
+        _plan(
+            "convergence",
+            "Convergence: generation against training images.",
+            lambda: draw_convergence(_limit_sizes(convergence)),
+            "" if (snapshots > 1).any() else "no generator has two snapshots with a distance",
+        ),
+        _plan(
+            "scaling",
+            "Scaling: generation against the generator's parameters and the training FLOPs.",
+            lambda: draw_scaling(cells),
+            nothing or ("" if has_costs else "all generators are of one size and one cost"),
+        ),
+        _plan(
+            "diagnostics",
+            "Latent diagnostics against generation, with rank correlations.",
+            lambda: draw_diagnostics(cells, correlations),
+            nothing or ("" if known_diagnostics(cells) else "the table has none of their columns"),
+        ),
+    ]
 
 
 def _list_unlike(cells: Cells) -> list[Omission]:

@@ -8,7 +8,7 @@ share a tokenizer; what is measured on the tokenizer alone is then averaged per 
 so that one tokenizer counts once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -101,7 +101,11 @@ class Cells:
     @property
     def has_generation(self) -> bool:
         """Whether some cell has a generation distance; else they are cells of tokenizers."""
-        return bool(np.isfinite(self.points["gfid"]).any())
+        return bool(self.known(["gfid"]))
+
+    def known(self, columns: Iterable[str]) -> list[str]:
+        """Those of some columns of `points` in which some point has a number."""
+        return [column for column in columns if np.isfinite(self.points[column]).any()]
 
 
 def compute_cells(table: pd.DataFrame, *, needs: tuple[str, ...]) -> Cells:
@@ -260,8 +264,8 @@ def average_rows(
         means: Columns that are no metrics and of which a group has its mean.
 
     Returns:
-        One line a group: `by`, `first`, `means`, `num_seeds`, `num_tokenizers`, and for each metric its mean,
-        `<metric>_sd` and `<metric>_se` as in `Cells.points`.
+        One line a group: `by`, `first`, `means`, `num_seeds`, `num_tokenizers`, and for each metric
+        its mean, `<metric>_sd` and `<metric>_se` as in `Cells.points`.
     """
     by, measures = list(by), measures_of(rows)
     of_tokenizer = [name for name, measure in measures.items() if measure.of_tokenizer]

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from analysis.cells.cells import Setting
+from analysis.cells.cells import Cells, Setting
 from analysis.figures.marks import FONT_SIZE, Marks, freeze_layout
 
 COLUMN_INCH, TWO_COLUMNS_INCH = 3.3, 6.9
@@ -91,6 +91,17 @@ def describe_setting(setting: Setting, num_gaps: int) -> list[str]:
         spread,
         setting.selection,
         f"{num_gaps} row{'s' if num_gaps > 1 else ''} left out" if num_gaps else "",
+    ]
+
+
+def describe_training(cells: Cells) -> list[str]:
+    """The same, and what reconstruction and generation have in common."""
+    setting = cells.setting
+    return [
+        *describe_setting(setting, len(cells.gaps)),
+        f"{setting.num_reconstructions} reconstructions",
+        f"{setting.generator_images} training images",
+        f"guidance {setting.guidance}",
     ]
 
 

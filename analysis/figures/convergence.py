@@ -22,7 +22,7 @@ from analysis.cells.cells import (
 )
 from analysis.cells.lines import name_lines
 from analysis.figures.column import count_axis, describe_setting, finish_column_figure
-from analysis.figures.panels import Panel, draw_panels
+from analysis.figures.panels import Panel, draw_panels, require_points
 from analysis.statistics.bootstrap import BootstrapConfig, Interval, percentile_interval
 from analysis.table.protocols import require_one_protocol
 from analysis.table.reading import SEED_COLUMNS
@@ -168,11 +168,8 @@ def draw_convergence(data: ConvergenceData) -> Figure:
     Raises:
         ValueError: If there are no points.
     """
-    if data.points.empty:
-        raise ValueError(
-            "the convergence figure must have at least one snapshot with a generation distance,"
-            f" but none came ({len(data.gaps)} rows left out); finish the sweep first"
-        )
+    need = "snapshot with a generation distance"
+    require_points(data.points, "convergence", need, data.gaps)
     points = data.points.assign(shape=[f"d={dim:g}" for dim in data.points["latent_dim"]])
     sizes = [str(size) for size in points["generator_size"].unique()]
     figure, grid, marks = draw_panels(
@@ -193,11 +190,8 @@ def draw_convergence(data: ConvergenceData) -> Figure:
         share_x=True,
     )
     count_axis(grid[-1, 0])
-    finish_column_figure(
-        figure,
-        marks,
-        [*describe_setting(data.setting, len(data.gaps)), f"guidance {data.setting.guidance}"],
-    )
+    notes = [*describe_setting(data.setting, len(data.gaps)), f"guidance {data.setting.guidance}"]
+    finish_column_figure(figure, marks, notes)
     return figure
 
 

@@ -5,6 +5,7 @@ Spearman's rank correlation. Cells differ in latent dim and alignment, which mov
 correlation says that the diagnostic orders them, not that it is the cause.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,11 +15,11 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from analysis.cells.cells import Setting, compute_cells
+from analysis.cells.cells import Cells
 from analysis.figures.column import describe_setting, finish_column_figure
 from analysis.figures.marks import FONT_SIZE
-from analysis.figures.panels import Panel, draw_panels
-from analysis.table.columns import Column, Columns, diagnostics_of
+from analysis.figures.panels import Panel, draw_panels, require_points
+from analysis.table.columns import Column, diagnostics_of
 
 MIN_POINTS = 5
 """Points from which a rank correlation is given, count."""
@@ -45,52 +46,26 @@ class RankCorrelation:
     """Share of random orders that correlate as strongly, either way; NaN likewise."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class DiagnosticsData:
-    """What the diagnostics figure shows."""
-
-    points: pd.DataFrame
-    """One line a cell: the columns of `Cells.points`."""
-    correlations: list[RankCorrelation]
-    """One a diagnostic and generator size, in their order."""
-    gaps: pd.DataFrame
-    """Rows left out: `row_id`, `trial_id`, `reason`."""
-    setting: Setting
-    """What the points have in common."""
-    measures: Columns
-    """What is averaged, as the table describes it."""
-
-    def diagnostics(self) -> list[str]:
-        """The diagnostics that some point has."""
-        return [n for n in diagnostics_of(self.measures) if np.isfinite(self.points[n]).any()]
+def known_diagnostics(cells: Cells) -> list[str]:
+    """The diagnostics of latents that some cell has."""
+    return cells.known(diagnostics_of(cells.measures))
 
 
-def compute_diagnostics(table: pd.DataFrame) -> DiagnosticsData:
-    """Computes each diagnostic by cell and its rank correlation with gfid.
+def compute_correlations(cells: Cells) -> list[RankCorrelation]:
+    """Computes each diagnostic's rank correlation with gfid over the cells of a generator size.
 
     Args:
-        table: Rows of one protocol and one guidance setting, as from `split_by_protocol`.
+        cells: From `compute_cells(rows, needs=("gfid",))`.
 
     Returns:
-        The figure's data; without diagnostics where the table has none.
-
-    Raises:
-        ValueError: If protocols are mixed, or a cell holds one repetition twice.
+        One a diagnostic and generator size, in their order; empty where the table has none.
     """
-    cells = compute_cells(table, needs=("gfid",))
-    correlations = [
+    return [
         _correlate(line, name, cells.measures[name], str(size))
         for name in diagnostics_of(cells.measures)
         for size, line in cells.points.groupby("generator_size", sort=False)
         if np.isfinite(line[name]).any()
     ]
-    return DiagnosticsData(
-        points=cells.points,
-        correlations=correlations,
-        gaps=cells.gaps,
-        setting=cells.setting,
-        measures=cells.measures,
-    )
 
 
 def correlate_ranks(
@@ -117,11 +92,12 @@ def correlate_ranks(
     return correlation, (as_strong + 1) / (NUM_PERMUTATIONS + 1)
 
 
-def draw_diagnostics(data: DiagnosticsData) -> Figure:
+def draw_diagnostics(cells: Cells, correlations: Sequence[RankCorrelation]) -> Figure:
     """Draws a panel per diagnostic: the diagnostic across, generation distance up.
 
     Args:
-        data: From `compute_diagnostics`, with at least one diagnostic.
+        cells: From `compute_cells(rows, needs=("gfid",))`, some with a diagnostic.
+        correlations: From `compute_correlations(cells)`.
 
     Returns:
         A figure one column wide.
@@ -129,23 +105,16 @@ def draw_diagnostics(data: DiagnosticsData) -> Figure:
     Raises:
         ValueError: If no cell has a diagnostic.
     """
-    names = data.diagnostics()
-    if not names:
-        raise ValueError(
-            "the diagnostics figure must have at least one cell with a latent diagnostic, but none"
-            " came; run the sweep with diagnostics, or with a newer revision"
-        )
+    names = known_diagnostics(cells)
+    require_points(names, "diagnostics", "cell with a latent diagnostic", cells.gaps)
+    panels = [
+        Panel(x=name, y="gfid", x_label=cells.measures[name].label, title=_title(mine))
+        for name in names
+        if (mine := [each for each in correlations if each.diagnostic == name])
+    ]
     figure, grid, marks = draw_panels(
-        data.points,
-        [
-            Panel(
-                x=name,
-                y="gfid",
-                x_label=data.measures[name].label,
-                title=_title(data.correlations, name),
-            )
-            for name in names
-        ],
+        cells.points,
+        panels,
         lines=("alignment", "generator_size"),
         along="latent_dim",
         num_columns=min(2, len(names)),
@@ -155,10 +124,9 @@ def draw_diagnostics(data: DiagnosticsData) -> Figure:
     )
     for axes in grid.flat:
         axes.xaxis.set_major_locator(MaxNLocator(3))
-    figure.supylabel(f"generation: {data.setting.distance_name}", fontsize=FONT_SIZE)
+    figure.supylabel(f"generation: {cells.setting.distance_name}", fontsize=FONT_SIZE)
     rule = f"rank r: Spearman's, over n cells of a size, from n = {MIN_POINTS}"
-    footnote = [*describe_setting(data.setting, len(data.gaps)), rule]
-    finish_column_figure(figure, marks, footnote)
+    finish_column_figure(figure, marks, [*describe_setting(cells.setting, len(cells.gaps)), rule])
     return figure
 
 
@@ -177,12 +145,10 @@ def _correlate(line: pd.DataFrame, name: str, column: Column, size: str) -> Rank
     )
 
 
-def _title(correlations: list[RankCorrelation], name: str) -> str:
-    mine = [each for each in correlations if each.diagnostic == name]
-    known = [each for each in mine if np.isfinite(each.correlation)]
+def _title(mine: list[RankCorrelation]) -> str:
+    values = [each.correlation for each in mine if np.isfinite(each.correlation)]
     most = max(each.num_points for each in mine)
-    if not known:
+    if not values:
         return f"n={most}: no rank r"
-    values = [each.correlation for each in known]
     low, high = f"{min(values):.2f}", f"{max(values):.2f}"
     return f"rank r {low} (n={most})" if low == high else f"rank r {low} to {high} (n={most})"

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from analysis.cells.cells import Cells
-from analysis.figures.column import describe_setting, finish_column_figure
-from analysis.figures.panels import Panel, draw_panels
+from analysis.figures.column import describe_training, finish_column_figure
+from analysis.figures.panels import Panel, draw_panels, require_points
 
 PANEL_INCH = 1.3
 
@@ -28,15 +28,9 @@ def draw_dilemma(cells: Cells) -> Figure:
         ValueError: If there are no points.
     """
     points, setting = cells.points, cells.setting
-    if points.empty:
-        raise ValueError(
-            "the dilemma figure must have at least one point with a generation distance, but none"
-            f" came ({len(cells.gaps)} rows left out); finish the sweep first"
-        )
-    sizes = [
-        str(s)
-        for s in points.sort_values("generator_params", kind="stable")["generator_size"].unique()
-    ]
+    require_points(points, "dilemma", "point with a generation distance", cells.gaps)
+    by_params = points.sort_values("generator_params", kind="stable")
+    sizes = [str(size) for size in by_params["generator_size"].unique()]
     middle = sizes[(len(sizes) - 1) // 2]
     labels = {
         "gfid": f"{setting.distance_name}\nlower is better",
@@ -71,11 +65,5 @@ def draw_dilemma(cells: Cells) -> Figure:
         axes.xaxis.set_major_formatter(FixedFormatter([f"{dim:g}" for dim in dims]))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlim(dims[0] / 1.3, dims[-1] * 1.3)
-    notes = [
-        *describe_setting(setting, len(cells.gaps)),
-        f"{setting.num_reconstructions} reconstructions",
-        f"{setting.generator_images} training images",
-        f"guidance {setting.guidance}",
-    ]
-    finish_column_figure(figure, marks, notes)
+    finish_column_figure(figure, marks, describe_training(cells))
     return figure

@@ -1,7 +1,7 @@
 """The frontier: reconstruction against generation, and which points no other point beats."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -9,13 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.cells.cells import Setting, compute_cells
-from analysis.figures.column import describe_setting, finish_column_figure, make_key
+from analysis.cells.cells import Cells, compute_cells
+from analysis.figures.column import describe_training, finish_column_figure, make_key
 from analysis.figures.labels import place_labels, point_to_better
 from analysis.figures.marks import label_distance, scale_axis
-from analysis.figures.panels import Panel, draw_panels
+from analysis.figures.panels import Panel, draw_panels, require_points
 from analysis.statistics.pareto import pareto_mask
-from analysis.table.published import PublishedOverlay, select_published
+from analysis.table.published import PublishedOverlay
 
 PANEL_INCH = 2.5
 MAX_LABELS = 60
@@ -24,52 +24,30 @@ PUBLISHED_MARKERS = "os^DvPX<>*ph"
 FRONT_LOOK: dict[str, Any] = {"color": "0.85", "linewidth": 3.5}
 
 
-@dataclass(frozen=True, kw_only=True)
-class FrontierData:
-    """What the frontier figure shows."""
-
-    points: pd.DataFrame
-    """One line a cell: the columns of `Cells.points` and `on_front`."""
-    gaps: pd.DataFrame
-    """Rows left out: `row_id`, `trial_id`, `reason`."""
-    setting: Setting
-    """What the points have in common."""
-    published: PublishedOverlay
-    """Published points of a like protocol, and what was left out."""
-
-    def front(self) -> pd.DataFrame:
-        """The points on the Pareto front, from the best reconstruction to the worst."""
-        return self.points[self.points["on_front"]].sort_values(["rfid", "gfid"])
-
-
-def compute_frontier(table: pd.DataFrame) -> FrontierData:
+def compute_frontier(table: pd.DataFrame) -> Cells:
     """Computes the points of the frontier and its Pareto front over the means.
 
     Args:
         table: Rows of one protocol and one guidance setting, as from `split_by_protocol`.
 
     Returns:
-        The figure's data; without points where no row has both distances.
+        Cells with both distances, their points with the new column `on_front`; without points
+        where no row has both.
 
     Raises:
         ValueError: If protocols are mixed, or a cell holds one repetition twice.
     """
     cells = compute_cells(table, needs=("rfid", "gfid"))
     front = pareto_mask(cells.points[["rfid", "gfid"]].to_numpy(dtype=float))
-    points = cells.points.assign(on_front=front)
-    return FrontierData(
-        points=points,
-        gaps=cells.gaps,
-        setting=cells.setting,
-        published=select_published(cells.rows),
-    )
+    return replace(cells, points=cells.points.assign(on_front=front))
 
 
-def draw_frontier(data: FrontierData) -> Figure:
+def draw_frontier(cells: Cells, published: PublishedOverlay) -> Figure:
     """Draws reconstruction (x) against generation (y), one line per alignment and size.
 
     Args:
-        data: From `compute_frontier`, with at least one point.
+        cells: From `compute_frontier`, with at least one point.
+        published: From `select_published(cells.rows)`.
 
     Returns:
         A figure one column wide.
@@ -77,14 +55,10 @@ def draw_frontier(data: FrontierData) -> Figure:
     Raises:
         ValueError: If there are no points.
     """
-    if data.points.empty:
-        raise ValueError(
-            "a frontier must have at least one point with both distances, but none came"
-            f" ({len(data.gaps)} rows left out); finish the sweep first"
-        )
-    name = data.setting.distance_name
+    points, name = cells.points, cells.setting.distance_name
+    require_points(points, "frontier", "point with both distances", cells.gaps)
     figure, grid, marks = draw_panels(
-        data.points,
+        points,
         [
             Panel(
                 x="rfid",
@@ -99,19 +73,19 @@ def draw_frontier(data: FrontierData) -> Figure:
         x_errors=True,
     )
     axes = grid[0, 0]
-    scale_axis(axes, "x", data.points["rfid"])
-    _draw_front(axes, data.front())
-    published = list(_draw_published(axes, data.published))
-    front = make_key("Pareto front", marker="o", markersize=8, **FRONT_LOOK)
-    finish_column_figure(figure, marks, _write_footnote(data), [front, *published])
-    values = data.points[["rfid", "gfid"]].to_numpy(dtype=float)
+    scale_axis(axes, "x", points["rfid"])
+    _draw_front(axes, points[points["on_front"]].sort_values(["rfid", "gfid"]))
+    keys = [make_key("Pareto front", marker="o", markersize=8, **FRONT_LOOK)]
+    keys += _draw_published(axes, published)
+    finish_column_figure(figure, marks, _write_footnote(cells, published.points), keys)
+    values = points[["rfid", "gfid"]].to_numpy(dtype=float)
     point_to_better(axes, values)
     if len(values) <= MAX_LABELS:
         place_labels(
             axes,
             values,
-            [f"d={dim:g}" for dim in data.points["latent_dim"]],
-            [marks.colours[alignment] for alignment in data.points["alignment"]],
+            [f"d={dim:g}" for dim in points["latent_dim"]],
+            [marks.colours[alignment] for alignment in points["alignment"]],
         )
     return figure
 
@@ -138,17 +112,11 @@ def _draw_published(axes: Axes, published: PublishedOverlay) -> Iterator[Line2D]
         yield make_key(name, **look)
 
 
-def _write_footnote(data: FrontierData) -> list[str]:
-    setting, points = data.setting, data.published.points
-    notes = [
-        *describe_setting(setting, len(data.gaps)),
-        f"{setting.num_reconstructions} reconstructions",
-        f"{setting.generator_images} training images",
-        f"guidance {setting.guidance}",
-    ]
-    if len(points):
-        sources = ", ".join(points["source"].unique())
+def _write_footnote(cells: Cells, published: pd.DataFrame) -> list[str]:
+    notes = describe_training(cells)
+    if len(published):
+        sources = ", ".join(published["source"].unique())
         notes.append(f"published: {sources}, of like evaluation but their own training")
-        if points["guidance_inferred"].any():
+        if published["guidance_inferred"].any():
             notes.append("that these are unguided is inferred")
     return notes

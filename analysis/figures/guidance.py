@@ -5,50 +5,32 @@ here, scale is the axis: rows are put together where their protocols differ in n
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.cells.cells import Setting, compute_cells, describe_rows
+from analysis.cells.cells import Cells, compute_cells, describe_rows
 from analysis.figures.column import describe_setting, finish_column_figure
-from analysis.figures.panels import Panel, draw_panels
-from analysis.table.columns import Columns, measures_of
+from analysis.figures.panels import Panel, draw_panels, require_points
+from analysis.table.columns import measures_of
 from analysis.table.protocols import split_by_protocol
 
 METRIC_PANELS = ("gfid", "inception_score")
 
 
-@dataclass(frozen=True, kw_only=True)
-class GuidanceData:
-    """What one guidance figure shows."""
-
-    points: pd.DataFrame
-    """One line a cell and guidance setting: the columns of `Cells.points`, `guidance`,
-    `guidance_scale` (1 without guidance) and `family`: the setting but for its scale."""
-    gaps: pd.DataFrame
-    """Rows left out: `row_id`, `trial_id`, `reason`."""
-    setting: Setting
-    """What the points have in common."""
-    measures: Columns
-    """What is averaged, as the table describes it."""
-
-    def metrics(self) -> list[str]:
-        """The columns of `METRIC_PANELS` that some point has."""
-        return [name for name in METRIC_PANELS if np.isfinite(self.points[name]).any()]
-
-
-def compute_guidance(table: pd.DataFrame) -> list[GuidanceData]:
+def compute_guidance(table: pd.DataFrame) -> list[Cells]:
     """Computes the metrics by guidance scale.
 
     Args:
         table: Any table that `load_table` accepted, of one protocol or several.
 
     Returns:
-        One figure's data for each group of rows whose protocols differ in guidance alone, where
-        it has two scales or more.
+        Cells of one figure for each group of rows whose protocols differ in guidance alone, where
+        it has two scales or more. Their points have the new columns `guidance`, `guidance_scale`
+        (1 without guidance) and `family`: the setting but for its scale.
 
     Raises:
         ValueError: If a cell holds one repetition twice.
@@ -62,18 +44,18 @@ def compute_guidance(table: pd.DataFrame) -> list[GuidanceData]:
         guidance_scale=done["guidance_scale"].fillna(1.0),
     )
     shared = ["rest", "reconstruction_protocol_hash", "dataset", "extractor", "distance_name"]
-    figures = []
-    for _, rows in rest.groupby(shared, sort=False, dropna=False):
-        if rows["guidance_scale"].nunique() > 1:
-            figures.append(_compute_one(rows))
-    return figures
+    return [
+        _compute_one(rows)
+        for _, rows in rest.groupby(shared, sort=False, dropna=False)
+        if rows["guidance_scale"].nunique() > 1
+    ]
 
 
-def draw_guidance(data: GuidanceData) -> Figure:
+def draw_guidance(cells: Cells) -> Figure:
     """Draws each metric that is known against the guidance scale.
 
     Args:
-        data: One of `compute_guidance`.
+        cells: One of `compute_guidance`.
 
     Returns:
         A figure one column wide.
@@ -81,33 +63,29 @@ def draw_guidance(data: GuidanceData) -> Figure:
     Raises:
         ValueError: If there are no points.
     """
-    metrics = data.metrics()
-    if not metrics:
-        raise ValueError(
-            "the guidance figure must have at least one point with a scale, but none came;"
-            " add guidance settings to the sweep"
-        )
-    shape = data.points["generator_size"] + [f", d={dim:g}" for dim in data.points["latent_dim"]]
-    if data.points.loc[data.points["family"] != "", "family"].nunique() > 1:
-        shape = shape + data.points["family"].map(lambda family: f", {family}" if family else "")
-    points = data.points.assign(shape=shape)
+    metrics, points = cells.known(METRIC_PANELS), cells.points
+    require_points(metrics, "guidance", "point with a scale", cells.gaps)
+    shape = points["generator_size"] + [f", d={dim:g}" for dim in points["latent_dim"]]
+    if points.loc[points["family"] != "", "family"].nunique() > 1:
+        shape = shape + points["family"].map(lambda family: f", {family}" if family else "")
+    labels = {
+        metric: cells.measures[metric].full_label(cells.setting.distance_name) for metric in metrics
+    }
     figure, _, marks = draw_panels(
-        points,
+        points.assign(shape=shape),
         [
             Panel(
                 x="guidance_scale",
                 y=metric,
                 x_label="guidance scale (1: none)" if metric == metrics[-1] else "",
-                y_label=data.measures[metric]
-                .full_label(data.setting.distance_name)
-                .replace(": ", ":\n"),
+                y_label=labels[metric].replace(": ", ":\n"),
             )
             for metric in metrics
         ],
         lines=("alignment", "shape"),
         share_x=True,
     )
-    finish_column_figure(figure, marks, describe_setting(data.setting, len(data.gaps)))
+    finish_column_figure(figure, marks, describe_setting(cells.setting, len(cells.gaps)))
     return figure
 
 
@@ -119,26 +97,22 @@ def _without_guidance(text: Any, protocol_hash: Any) -> str:
     return json.dumps({k: v for k, v in fields.items() if k != "guidance"}, sort_keys=True)
 
 
-def _compute_one(rows: pd.DataFrame) -> GuidanceData:
-    parts, gaps, used = [], [], []
+def _compute_one(rows: pd.DataFrame) -> Cells:
+    parts = []
     for group in split_by_protocol(rows).values():
         cells = compute_cells(group, needs=("gfid",))
-        scale, label = group["guidance_scale"].iloc[0], str(group["guidance"].iloc[0])
-        parts.append(
-            cells.points.assign(
-                guidance=label,
-                guidance_scale=scale,
-                family=_name_family(group.iloc[0]),
-            )
-        )
-        gaps.append(cells.gaps)
-        used.append(cells.rows)
-    points = pd.concat(parts, ignore_index=True)
-    points = _start_at_none(points)
-    return GuidanceData(
+        first = group.iloc[0]
+        about = {"guidance": str(first["guidance"]), "guidance_scale": first["guidance_scale"]}
+        points = cells.points.assign(**about, family=_name_family(first))
+        parts.append(replace(cells, points=points))
+    points = _start_at_none(pd.concat([part.points for part in parts], ignore_index=True))
+    used = pd.concat([part.rows for part in parts])
+    return Cells(
+        rows=used,
         points=points,
-        gaps=pd.concat(gaps, ignore_index=True),
-        setting=describe_rows(pd.concat(used), points),
+        given=pd.concat([part.given for part in parts], ignore_index=True),
+        gaps=pd.concat([part.gaps for part in parts], ignore_index=True),
+        setting=describe_rows(used, points),
         measures=measures_of(rows),
     )
 

@@ -1,6 +1,6 @@
 """Panels of lines: the body of every figure that holds one column of the points against another."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,6 +105,25 @@ def draw_panels(
         axes.set_ylabel(panel.y_label, fontsize=FONT_SIZE)
         axes.set_title(panel.title, fontsize=FONT_SIZE, loc="left")
     return figure, grid, marks
+
+
+def require_points(points: Sized, figure: str, need: str, gaps: pd.DataFrame) -> None:
+    """Refuses to draw a figure of nothing.
+
+    Args:
+        points: What is drawn.
+        figure: Name of the figure.
+        need: What one of the points is.
+        gaps: Rows left out.
+
+    Raises:
+        ValueError: If there are no points.
+    """
+    if not len(points):
+        raise ValueError(
+            f"the {figure} figure must have at least one {need}, but none came"
+            f" ({len(gaps)} rows left out); finish the sweep first"
+        )
 
 
 def _draw_line(

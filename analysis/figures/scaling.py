@@ -8,20 +8,12 @@ from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, NullFormat
 
 from analysis.cells.cells import Cells
 from analysis.figures.column import describe_setting, finish_column_figure
-from analysis.figures.panels import Panel, draw_panels
+from analysis.figures.panels import Panel, draw_panels, require_points
 
-COSTS = {
-    "generator_params": "generator parameters",
-    "train_flops": "training FLOPs",
-}
+COSTS = {"generator_params": "generator parameters", "train_flops": "training FLOPs"}
 """What generation is held against: column of `Cells.points` and its axis label."""
 WIDE_FROM = 100.0
 """Ratio of the largest to the smallest cost from which decades are ticked."""
-
-
-def known_costs(cells: Cells) -> list[str]:
-    """The columns of `COSTS` that some point has."""
-    return [cost for cost in COSTS if np.isfinite(cells.points[cost]).any()]
 
 
 def draw_scaling(cells: Cells) -> Figure:
@@ -36,12 +28,8 @@ def draw_scaling(cells: Cells) -> Figure:
     Raises:
         ValueError: If no point has a cost.
     """
-    costs, setting = known_costs(cells), cells.setting
-    if not costs:
-        raise ValueError(
-            "the scaling figure must have at least one point with parameters or training FLOPs,"
-            f" but none came ({len(cells.gaps)} rows left out); finish the sweep first"
-        )
+    costs, setting = cells.known(COSTS), cells.setting
+    require_points(costs, "scaling", "point with parameters or training FLOPs", cells.gaps)
     points = cells.points.assign(shape=[f"d={dim:g}" for dim in cells.points["latent_dim"]])
     names = dict.fromkeys(costs, "") | {costs[0]: setting.distance_name}
     figure, grid, marks = draw_panels(

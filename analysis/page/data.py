@@ -79,7 +79,7 @@ def _build_protocol(group: GroupAnalysis) -> dict[str, Any]:
         "rows": _build_rows(rows, [*axes, *row_axes], names),
         "published": [
             {"name": name, "rfid": _numbers(line["rfid"]), "gfid": _numbers(line["gfid"])}
-            for name, line in group.frontier.published.lines()
+            for name, line in group.published.lines()
         ],
     }
 

@@ -8,7 +8,7 @@ from analysis.cells.cells import compute_cells
 from analysis.compare import compare_tables, describe_comparison
 from analysis.figures.convergence import compute_convergence
 from analysis.figures.curves import CURVE_COLUMNS, compute_curves
-from analysis.figures.diagnostics import compute_diagnostics
+from analysis.figures.diagnostics import compute_correlations
 from analysis.figures.frontier import compute_frontier
 from analysis.figures.guidance import compute_guidance
 from analysis.statistics.dilemma_slope import compute_dilemma_slopes
@@ -31,7 +31,7 @@ COMPUTATIONS = {
     "slopes": lambda table: compute_dilemma_slopes(compute_cells(table, needs=("rfid", "gfid"))),
     "convergence": compute_convergence,
     "guidance": compute_guidance,
-    "diagnostics": compute_diagnostics,
+    "diagnostics": lambda table: compute_correlations(compute_cells(table, needs=("gfid",))),
     "curves": lambda table: compute_curves(pd.DataFrame(columns=list(CURVE_COLUMNS)), table),
     "tables": _write_table,
     "summary": summarize,

@@ -3,12 +3,22 @@ import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
-from analysis.figures.diagnostics import compute_diagnostics, correlate_ranks, draw_diagnostics
+from analysis.cells.cells import compute_cells
+from analysis.figures.diagnostics import (
+    compute_correlations,
+    correlate_ranks,
+    draw_diagnostics,
+    known_diagnostics,
+)
 from analysis.table.reading import check_table
 
 
-def _compute(rows):
-    return compute_diagnostics(check_table(pd.DataFrame(rows)))
+def _cells(rows):
+    return compute_cells(check_table(pd.DataFrame(rows)), needs=("gfid",))
+
+
+def _correlate(rows):
+    return compute_correlations(_cells(rows))
 
 
 def _rows(make_row, num_dims, **values):
@@ -32,29 +42,30 @@ def test_the_p_value_of_a_perfect_order_of_five_is_two_in_five_factorial():
 
 
 def test_a_falling_order_has_a_correlation_of_minus_one(make_row):
-    (correlation,) = _compute(_rows(make_row, 5)).correlations
+    (correlation,) = _correlate(_rows(make_row, 5))
     assert (correlation.correlation, correlation.num_points) == (pytest.approx(-1.0), 5)
 
 
 def test_four_points_give_no_correlation(make_row):
-    data = _compute(_rows(make_row, 4))
-    assert np.isnan(data.correlations[0].correlation)
-    assert draw_diagnostics(data).axes[0].get_title(loc="left") == "n=4: no rank r"
+    cells = _cells(_rows(make_row, 4))
+    correlations = compute_correlations(cells)
+    assert np.isnan(correlations[0].correlation)
+    assert draw_diagnostics(cells, correlations).axes[0].get_title(loc="left") == "n=4: no rank r"
 
 
 def test_sizes_are_correlated_apart(make_row):
     rows = _rows(make_row, 5) + _rows(make_row, 5, generator_size="M", generator_params=9e5)
-    sizes = [each.generator_size for each in _compute(rows).correlations]
+    sizes = [each.generator_size for each in _correlate(rows)]
     assert sizes == ["S", "M"]
 
 
 def test_a_constant_diagnostic_has_no_correlation(make_row):
     rows = [row | {"density_cv": 0.3} for row in _rows(make_row, 6)]
-    assert np.isnan(_compute(rows).correlations[0].correlation)
+    assert np.isnan(_correlate(rows)[0].correlation)
 
 
 def test_a_table_without_diagnostics_has_no_figure(make_row):
-    data = _compute([make_row()])
-    assert data.diagnostics() == []
+    cells = _cells([make_row()])
+    assert known_diagnostics(cells) == []
     with pytest.raises(ValueError, match="at least one cell with a latent diagnostic"):
-        draw_diagnostics(data)
+        draw_diagnostics(cells, [])

@@ -3,10 +3,16 @@ import pytest
 from analysis.cells.cells import compute_cells
 from analysis.figures.dilemma import draw_dilemma
 from analysis.figures.frontier import compute_frontier, draw_frontier
+from analysis.table.published import select_published
 
 
 def _generated(table):
     return compute_cells(table, needs=("gfid",))
+
+
+def _draw(table):
+    cells = compute_frontier(table)
+    return draw_frontier(cells, select_published(cells.rows))
 
 
 def _footnote(figure):
@@ -22,7 +28,8 @@ def test_the_front_is_taken_over_the_means(make_row, load):
     ]
     data = compute_frontier(load(rows))
     assert data.points["on_front"].tolist() == [True, True, False]
-    assert data.front()["latent_dim"].tolist() == [16, 4]
+    front = _draw(load(rows)).axes[0].lines[-2]
+    assert front.get_xdata().tolist() == [2.0, 4.0]
 
 
 def test_dilemma_keeps_points_without_psnr_and_orders_sizes_by_parameters(make_row, load):
@@ -34,7 +41,7 @@ def test_dilemma_keeps_points_without_psnr_and_orders_sizes_by_parameters(make_r
 
 
 def test_the_frontier_figure_names_axes_lines_and_points(dilemma_rows, load):
-    figure = draw_frontier(compute_frontier(load(dilemma_rows)))
+    figure = _draw(load(dilemma_rows))
     axes = figure.axes[0]
     assert "in-domain Fréchet distance" in axes.get_xlabel()
     assert "FID" not in axes.get_xlabel() + axes.get_ylabel()
@@ -50,20 +57,20 @@ def test_the_frontier_figure_names_axes_lines_and_points(dilemma_rows, load):
 
 def test_the_footnote_says_where_seeds_share_a_tokenizer(make_row, load):
     rows = [make_row(generator_seed=seed, gfid=3.0 + seed) for seed in range(3)]
-    footnote = _footnote(draw_frontier(compute_frontier(load(rows))))
+    footnote = _footnote(_draw(load(rows)))
     assert "mean ± standard error over 3 seeds (reconstruction: 1 tokenizer)" in footnote
 
 
 def test_a_long_alignment_name_is_broken_in_the_legend(make_row, load):
     vf = {"alignment": "vf", "rfid": 1.0}
     rows = [make_row(alignment_encoder=name, **vf) for name in ("mae", "vit_large_dinov2.lvd142m")]
-    figure = draw_frontier(compute_frontier(load(rows)))
+    figure = _draw(load(rows))
     keys = [text.get_text() for text in figure.legends[0].get_texts()]
     assert {"vf mae", "vf vit_large_\ndinov2.lvd142m"} <= set(keys)
 
 
 def test_labels_stay_inside_the_figure(dilemma_rows, load):
-    figure = draw_frontier(compute_frontier(load(dilemma_rows)))
+    figure = _draw(load(dilemma_rows))
     figure.draw_without_rendering()
     for text in figure.axes[0].texts:
         box = text.get_window_extent()
@@ -81,7 +88,7 @@ def test_the_dilemma_figure_has_a_column_of_panels_per_size(dilemma_rows, load):
 def test_figures_without_points_are_refused(make_row, load):
     table = load([make_row(status="failed", gfid=None)])
     with pytest.raises(ValueError, match="at least one point"):
-        draw_frontier(compute_frontier(table))
+        _draw(table)
     with pytest.raises(ValueError, match="at least one point"):
         draw_dilemma(_generated(table))
 
@@ -89,17 +96,17 @@ def test_figures_without_points_are_refused(make_row, load):
 def test_published_points_of_a_like_protocol_are_drawn_hollow_and_named(make_row, load):
     like = {"dataset": "imagenet", "resolution": 256, "distance_name": "FID"}
     rows = [make_row(num_images=10_000, num_reconstructions=50_000, **like)]
-    figure = draw_frontier(compute_frontier(load(rows)))
+    figure = _draw(load(rows))
     keys = [text.get_text() for text in figure.legends[0].get_texts()]
     assert sum(key.startswith("published:") for key in keys) == 9
     assert "published: arXiv 2501.01423v3 Table 2" in _footnote(figure)
-    other = draw_frontier(compute_frontier(load([make_row()])))
+    other = _draw(load([make_row()]))
     assert "published" not in _footnote(other)
 
 
 def test_many_points_carry_no_labels(make_row, load):
     rows = [make_row(latent_dim=d, rfid=d, gfid=1 / d) for d in range(1, 71)]
-    texts = draw_frontier(compute_frontier(load(rows))).axes[0].texts
+    texts = _draw(load(rows)).axes[0].texts
     assert [text.get_text() for text in texts] == ["better"]
 
 

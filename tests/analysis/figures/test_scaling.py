@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 
 from analysis.cells.cells import compute_cells
-from analysis.figures.scaling import draw_scaling, known_costs
+from analysis.figures.scaling import COSTS, draw_scaling
 from analysis.table.reading import check_table
 
 
@@ -23,7 +23,7 @@ def test_points_carry_parameters_and_mean_flops(make_row):
 
 def test_a_cost_that_no_row_has_gets_no_panel(make_row):
     data = _compute([make_row(train_flops=None)])
-    assert known_costs(data) == ["generator_params"]
+    assert data.known(COSTS) == ["generator_params"]
     assert len(draw_scaling(data).axes) == 1
 
 

@@ -3,7 +3,7 @@ import pytest
 
 from analysis.cells.cells import compute_cells
 from analysis.figures.convergence import compute_convergence
-from analysis.figures.diagnostics import compute_diagnostics
+from analysis.figures.diagnostics import compute_correlations
 from analysis.statistics.bootstrap import BootstrapConfig
 from analysis.statistics.dilemma_slope import compute_dilemma_slopes
 from analysis.statistics.gain import compute_gains
@@ -67,7 +67,7 @@ def test_speedups_say_whether_they_are_reached_and_bounded(make_row):
 def test_few_points_make_no_correlation(make_row):
     rows = [make_row(latent_dim=d, gfid=d) | {"density_cv": d} for d in range(2, 6)]
     table = check_table(pd.DataFrame(rows))
-    words = say_correlations(compute_diagnostics(table).correlations)
+    words = say_correlations(compute_correlations(compute_cells(table, needs=("gfid",))))
     assert "4 cells, too few for a correlation" in words[1]
     assert "shows no cause" in words[0]
 
