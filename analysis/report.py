@@ -16,7 +16,7 @@ import pandas as pd
 from analysis.figures.curves import load_curves
 from analysis.figures.saving import SUFFIXES, save_figure
 from analysis.group import GroupAnalysis, Omission, Plot, analyse_group, plan_shared_plots
-from analysis.outputs import Outputs, choose_outputs
+from analysis.outputs import choose_outputs
 from analysis.page.grids import index_grids, write_grids_page
 from analysis.page.page import PageContent, ShownFigure, render_page
 from analysis.page.pictures import Album, collect_pictures
@@ -90,10 +90,11 @@ def write_report(results: Sequence[Path | str], out_dir: Path | str | None = Non
     outputs.make_room([*(f"{stem}.{end}" for stem in named for end in SUFFIXES), *texts])
     figures = [_save_plot(plot, outputs.figures_dir, stem) for stem, plot in named.items()]
     files = [file for figure in figures for file in figure.files]
-    files += _write_texts(texts, outputs)
-    grids = pd.concat(
-        [_find_grids(folder, table) for folder in dict.fromkeys(folders)], ignore_index=True
-    )
+    for name, words_or_table in texts.items():
+        write_text(outputs.figures_dir / name, words_or_table)
+        files.append(outputs.figures_dir / name)
+    found = [index_grids(folder, table) for folder in dict.fromkeys(folders)]
+    grids = pd.concat(found, ignore_index=True)
     if len(folders) == 1 and not grids.empty:
         files.append(write_grids_page(table, grids, results_dir=folders[0]))
     content = PageContent(
@@ -178,13 +179,12 @@ def _write_words(
     groups: list[GroupAnalysis], words: list[list[str]], omissions: list[Omission]
 ) -> str:
     parts = [
-        "\n".join([*describe_group(group.name, group.cells, group.rows), *lines, *group.findings])
+        [*describe_group(group.name, group.cells, group.rows), *lines, *group.findings]
         for group, lines in zip(groups, words, strict=True)
     ]
-    left_out = [f"- {each.what}: {each.reason}" for each in omissions]
-    if left_out:
-        parts.append("\n".join(["Not shown:", *left_out]))
-    return "\n\n".join(parts)
+    if omissions:
+        parts.append(["Not shown:", *(f"- {each.what}: {each.reason}" for each in omissions)])
+    return "\n\n".join(map("\n".join, parts))
 
 
 def _name_groups(groups: list[GroupAnalysis]) -> dict[str, str]:
@@ -215,22 +215,11 @@ def _format_tables(groups: list[GroupAnalysis], stems: dict[str, str]) -> dict[s
             continue
         for suffix, write in (("md", format_markdown), ("tex", format_latex), ("csv", format_csv)):
             texts[f"results{stems[group.name]}.{suffix}"] = write(table)
-    points = [group.frontier.points.assign(group=group.name) for group in groups]
-    filled = [each for each in points if not each.empty]
+    filled = [group for group in groups if len(group.frontier.points)]
     if filled:
-        texts["frontier.csv"] = pd.concat(filled).to_csv(index=False, lineterminator="\n")
+        points = [group.frontier.points.assign(group=group.name) for group in filled]
+        texts["frontier.csv"] = pd.concat(points).to_csv(index=False, lineterminator="\n")
     return texts
-
-
-def _write_texts(texts: dict[str, str], outputs: Outputs) -> list[Path]:
-    for name, text in texts.items():
-        write_text(outputs.figures_dir / name, text)
-    return [outputs.figures_dir / name for name in texts]
-
-
-def _find_grids(folder: Path, table: pd.DataFrame) -> pd.DataFrame:
-    grids = index_grids(folder, table)
-    return grids.assign(file=[str(folder / path) for path in grids["path"]])
 
 
 def _fill_album(grids: pd.DataFrame, groups: list[GroupAnalysis], table: pd.DataFrame) -> Album:

@@ -102,9 +102,10 @@ def compute_convergence(
         ValueError: If protocols are mixed.
     """
     require_one_protocol(table)
-    measured = np.isfinite(table[["gfid", "generator_images"]]).all(axis=1)
+    numbers = table[["gfid", "generator_images"]].to_numpy(dtype=float)
+    unknown = ~np.isfinite(numbers).all(axis=1)
     reasons = table["status"].astype(object).where(table["status"] != "done", "")
-    reasons[(reasons == "") & ~measured] = (
+    reasons[(reasons == "").to_numpy() & unknown] = (
         "gfid or the number of training images is missing or not finite"
     )
     rows = name_lines(table[reasons == ""])

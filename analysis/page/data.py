@@ -61,20 +61,21 @@ def _build_protocol(group: GroupAnalysis) -> dict[str, Any]:
     measured = (rows["status"] == "done").to_numpy() & finite
     rows = rows[measured].reset_index(drop=True)
     rows = name_lines(rows).assign(kind=rows["alignment"], size=rows["generator_size"])
+    setting = group.cells.setting
     axes = _list_axes(rows, CONFIGURATION_AXES)
     row_axes = _list_axes(rows, ROW_AXES)
     names = [name for name in measures if np.isfinite(rows[name]).any()]
     return {
         "name": group.name,
-        "distance": group.cells.setting.distance_name,
-        "setting": {
-            "dataset": group.cells.setting.dataset,
-            "guidance": group.cells.setting.guidance,
-        },
+        "distance": setting.distance_name,
+        "setting": {"dataset": setting.dataset, "guidance": setting.guidance},
         "axes": axes,
         "rowAxes": row_axes,
         "metrics": [_describe_metric(name, rows, group) for name in names],
-        "lines": _list_lines(rows),
+        "lines": {
+            "alignments": [str(name) for name in rows["alignment"].unique()],
+            "sizes": [str(name) for name in rows["generator_size"].unique()],
+        },
         "means": _build_means(group, rows, axes, names),
         "rows": _build_rows(rows, [*axes, *row_axes], names),
         "published": [
@@ -132,13 +133,6 @@ def _describe_metric(name: str, rows: pd.DataFrame, group: GroupAnalysis) -> dic
         "short": measure.short_label,
         "better": measure.better,
         "log": choose_scale(rows[name]) == "log",
-    }
-
-
-def _list_lines(rows: pd.DataFrame) -> dict[str, list[str]]:
-    return {
-        "alignments": [str(name) for name in rows["alignment"].unique()],
-        "sizes": [str(name) for name in rows["generator_size"].unique()],
     }
 
 

@@ -25,8 +25,8 @@ def index_grids(results_dir: Path, table: pd.DataFrame) -> pd.DataFrame:
         table: Its table.
 
     Returns:
-        One line a picture: `trial_id`, `kind` (the rest of its name, such as "samples") and
-        `path` relative to the results folder, in the table's order of trials.
+        One line a picture: `trial_id`, `kind` (the rest of its name, such as "samples"), `path`
+        relative to the results folder and `file` with it, in the table's order of trials.
     """
     trials = [str(trial) for trial in table["trial_id"].dropna().unique()]
     records = []
@@ -36,8 +36,8 @@ def index_grids(results_dir: Path, table: pd.DataFrame) -> pd.DataFrame:
         if trial is not None:
             kind = _name_kind(inner.parts, trial)
             path = file.relative_to(results_dir).as_posix()
-            records.append({"trial_id": trial, "kind": kind, "path": path})
-    index = pd.DataFrame(records, columns=pd.Index(["trial_id", "kind", "path"]))
+            records.append((trial, kind, path, str(results_dir / path)))
+    index = pd.DataFrame(records, columns=["trial_id", "kind", "path", "file"])
     order = index["trial_id"].map({trial: position for position, trial in enumerate(trials)})
     return index.iloc[order.argsort(kind="stable")].reset_index(drop=True)
 

@@ -180,29 +180,13 @@ def _write_pictures(album: Album, table: pd.DataFrame) -> Html:
 
 def _write_trial(trial_id: str, row: pd.Series, pictures: list[Picture]) -> Html:
     about = _describe_trial(row)
-    shown = [
-        tag(
-            "figure",
-            void_tag(
-                "img",
-                src=picture.uri,
-                alt=f"{picture.kind}: {about}",
-                width=picture.width,
-                height=picture.height,
-                decoding="async",
-                data_trial=trial_id,
-                data_kind=picture.kind,
-            ),
-            tag("figcaption", picture.kind),
-        )
-        for picture in pictures
-    ]
-    return tag(
-        "article",
-        tag("h3", about),
-        tag("div", shown, class_="pair"),
-        class_="trial",
-    )
+    shown = []
+    for picture in pictures:
+        look = {"width": picture.width, "height": picture.height, "decoding": "async"}
+        data = {"data_trial": trial_id, "data_kind": picture.kind}
+        image = void_tag("img", src=picture.uri, alt=f"{picture.kind}: {about}", **look, **data)
+        shown.append(tag("figure", image, tag("figcaption", picture.kind)))
+    return tag("article", tag("h3", about), tag("div", shown, class_="pair"), class_="trial")
 
 
 def _describe_trial(row: pd.Series) -> str:
@@ -221,26 +205,19 @@ def _write_failed(table: pd.DataFrame) -> Html:
     failed = table[table["status"] != "done"]
     if failed.empty:
         return tag("p", "None: every row is done.", class_="empty")
-    head = tag("tr", [tag("th", text, scope="col") for text in ("row", "trial", "status", "error")])
-    rows = [
-        tag(
-            "tr",
-            tag("td", tag("code", str(row["row_id"]))),
-            tag("td", _describe_trial(row)),
-            tag("td", tag("span", str(row["status"]), class_=f"status {row['status']}")),
-            tag("td", _write_error(row["error"])),
-        )
-        for _, row in failed.head(MAX_FAILED).iterrows()
-    ]
+    rows = []
+    for _, row in failed.head(MAX_FAILED).iterrows():
+        status = tag("span", str(row["status"]), class_=f"status {row['status']}")
+        cells = (tag("code", str(row["row_id"])), _describe_trial(row), status)
+        rows.append(tag("tr", [tag("td", cell) for cell in (*cells, _write_error(row["error"]))]))
     more = []
     if len(failed) > MAX_FAILED:
         text = f"and {len(failed) - MAX_FAILED:,} more rows that are not done: see the table."
         more = [tag("p", text, class_="note")]
+    head = tag("tr", [tag("th", text, scope="col") for text in ("row", "trial", "status", "error")])
     body = tag("table", tag("thead", head), tag("tbody", rows))
-    return join(
-        tag("div", body, class_="scroll", tabindex=0, role="region", aria_label="Rows not done"),
-        more,
-    )
+    about = {"role": "region", "aria_label": "Rows not done"}
+    return join(tag("div", body, class_="scroll", tabindex=0, **about), more)
 
 
 def _write_error(error: object) -> Html:
@@ -257,30 +234,30 @@ def _write_error(error: object) -> Html:
 def _write_cost(provenance: Provenance) -> Html:
     if not provenance.costs:
         return tag("p", "Neither times nor FLOPs are known.", class_="empty")
-    heads = (("stage", ""), ("number", "number"), ("time", "number"), ("FLOPs", "number"))
     rows = [
-        tag(
-            "tr",
-            tag("th", name, scope="row"),
-            tag("td", f"{count:,}", class_="number"),
-            tag("td", _format_time(seconds), class_="number"),
-            tag("td", _format_flops(flops), class_="number"),
-        )
+        _write_cost_row(name, f"{count:,}", seconds, flops)
         for name, count, seconds, flops in provenance.costs
     ]
-    seconds = sum(cost[2] for cost in provenance.costs if np.isfinite(cost[2]))
-    flops = sum(cost[3] for cost in provenance.costs if np.isfinite(cost[3]))
-    total = tag(
-        "tr",
-        tag("th", "all", scope="row"),
-        tag("td", ""),
-        tag("td", _format_time(seconds or float("nan")), class_="number"),
-        tag("td", _format_flops(flops or float("nan")), class_="number"),
-    )
+    known = [[cost[place] for cost in provenance.costs] for place in (2, 3)]
+    sums = [sum(filter(np.isfinite, values)) or float("nan") for values in known]
+    heads = (("stage", ""), ("number", "number"), ("time", "number"), ("FLOPs", "number"))
     head = tag("tr", [tag("th", text, scope="col", class_=look) for text, look in heads])
-    table = tag("table", tag("thead", head), tag("tbody", rows), tag("tfoot", total))
+    foot = tag("tfoot", _write_cost_row("all", None, sums[0], sums[1]))
+    table = tag("table", tag("thead", head), tag("tbody", rows), foot)
     note = tag("p", f"From the {provenance.cost_source}.", class_="note")
     return join(tag("div", table, class_="scroll"), note)
+
+
+def _write_cost_row(name: str, count: str | None, seconds: float, flops: float) -> Html:
+    return tag(
+        "tr",
+        tag("th", name, scope="row"),
+        tag("td", "") if count is None else tag("td", count, class_="number"),
+        [
+            tag("td", text, class_="number")
+            for text in (_format_time(seconds), _format_flops(flops))
+        ],
+    )
 
 
 def _write_facts(facts: Sequence[tuple[str, str]]) -> Html:

@@ -103,7 +103,7 @@ def compute_dilemma_effects(cells: Cells) -> list[DilemmaEffect]:
             continue
         small, large = line.iloc[0], line.iloc[-1]
         steps = np.sign(np.diff(line["gfid"].to_numpy(dtype=float)))
-        verdicts = {
+        verdicts: dict[str, Verdict] = {
             metric: compare_cells(large, small, metric, cells.measures)
             for metric in ("gfid", "psnr", "rfid")
         }

@@ -1,6 +1,7 @@
 """Figures of a search: front, hypervolume, importance, and proxy against full budget."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -84,9 +85,8 @@ def draw_front(trials: Trials, front: pd.DataFrame, chosen: Recommendation | Non
     """
     x, y = trials.objectives[:2]
     figure, axes = _new_figure()
-    axes.set_title(f"Search {trials.name}: {trials.setting}", fontsize=TITLE_SIZE)
-    axes.set_xlabel(_axis_label(trials, x), fontsize=FONT_SIZE)
-    axes.set_ylabel(_axis_label(trials, y), fontsize=FONT_SIZE)
+    title = f"Search {trials.name}: {trials.setting}"
+    _write_axes(axes, title, _axis_label(trials, x), _axis_label(trials, y))
     beyond = trials.table[~trials.table["trial_id"].isin(front["trial_id"])].dropna(subset=[x, y])
     shown = pd.concat([front, beyond])
     scale_axis(axes, "x", shown[x])
@@ -105,8 +105,7 @@ def draw_front(trials: Trials, front: pd.DataFrame, chosen: Recommendation | Non
         ring = {"markerfacecolor": "none", "markeredgecolor": "black", "markersize": 13}
         axes.plot(where[x], where[y], linestyle="", marker="o", label="recommended", **ring)
     figure.legend(loc="outside right upper", fontsize=FONT_SIZE, frameon=False)
-    _footnote(figure, trials)
-    freeze_layout(figure)
+    _finish(figure, trials)
     values = front[[x, y]].to_numpy(dtype=float)
     if not any(trials.maximised[:2]):
         point_to_better(axes, values)
@@ -114,7 +113,7 @@ def draw_front(trials: Trials, front: pd.DataFrame, chosen: Recommendation | Non
     place_labels(
         axes,
         labelled[[x, y]].to_numpy(dtype=float),
-        [f"{number}" for number in labelled["trial"]],
+        labelled["trial"].astype(str).tolist(),
         ["0.2"] * len(labelled),
     )
     return figure
@@ -125,26 +124,22 @@ def draw_hypervolumes(trials: Trials) -> Figure:
     figure, axes = _new_figure()
     numbers = trials.table["trial"]
     if len(trials.objectives) > 1:
-        axes.set_title(f"Hypervolume over trials: search {trials.name}", fontsize=TITLE_SIZE)
+        title, label = "Hypervolume over trials", "dominated hypervolume\nhigher is better"
         values = compute_hypervolumes(trials, reference_point([trials]))["hypervolume"]
-        axes.set_ylabel("dominated hypervolume\nhigher is better", fontsize=FONT_SIZE)
         note = "reference point: beyond the worst measured values by 10% of their range"
     else:
         column = next(iter(trials.objectives))
-        axes.set_title(f"Best so far: search {trials.name}", fontsize=TITLE_SIZE)
+        title, label, note = "Best so far", _axis_label(trials, column), ""
         kept = trials.table[column].where(trials.table["trial"].isin(trials.measured["trial"]))
         values = (kept.cummax() if trials.maximised[0] else kept.cummin()).ffill()
-        axes.set_ylabel(_axis_label(trials, column), fontsize=FONT_SIZE)
-        note = ""
     axes.plot(numbers, values, drawstyle="steps-post", color=OKABE_ITO[0], marker="o", markersize=4)
     num_first = int((trials.table["name"] != "").sum())
     if num_first:
         axes.axvspan(-0.5, num_first - 0.5, color="0.93", zorder=0, label="first trials")
         axes.legend(fontsize=FONT_SIZE, frameon=False, loc="lower right")
-    axes.set_xlabel("trial", fontsize=FONT_SIZE)
+    _write_axes(axes, f"{title}: search {trials.name}", "trial", label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _footnote(figure, trials, note)
-    freeze_layout(figure)
+    _finish(figure, trials, note)
     return figure
 
 
@@ -157,31 +152,18 @@ def draw_importance(trials: Trials, importance: pd.DataFrame) -> Figure:
             `num_trials`.
     """
     labels = list(dict.fromkeys(zip(importance["parameter"], importance["among"], strict=True)))
-    height = max(HEIGHT_INCH / 2, 0.5 * len(labels) + 1.6)
-    figure = blank_figure(WIDTH_INCH, height)
-    axes = figure.add_subplot()
-    style_axes(axes)
+    figure, axes = _new_figure(max(HEIGHT_INCH / 2, 0.5 * len(labels) + 1.6))
     objectives = list(dict.fromkeys(importance["objective"]))
     width = 0.8 / len(objectives)
     for position, objective in enumerate(objectives):
         rows = importance[importance["objective"] == objective]
-        places = [labels.index(key) for key in zip(rows["parameter"], rows["among"], strict=True)]
-        axes.barh(
-            np.array(places) + (position - (len(objectives) - 1) / 2) * width,
-            rows["importance"],
-            height=width,
-            color=OKABE_ITO[position % len(OKABE_ITO)],
-            label=objective,
-        )
-        axes.plot(
-            rows["chance"],
-            np.array(places) + (position - (len(objectives) - 1) / 2) * width,
-            linestyle="",
-            marker="|",
-            markersize=10,
-            color="black",
-            label="by chance" if position == len(objectives) - 1 else None,
-        )
+        lines = [labels.index(key) for key in zip(rows["parameter"], rows["among"], strict=True)]
+        places = np.array(lines) + (position - (len(objectives) - 1) / 2) * width
+        colour = OKABE_ITO[position % len(OKABE_ITO)]
+        axes.barh(places, rows["importance"], height=width, color=colour, label=objective)
+        tick = {"linestyle": "", "marker": "|", "markersize": 10, "color": "black"}
+        label = "by chance" if position == len(objectives) - 1 else None
+        axes.plot(rows["chance"], places, label=label, **tick)
     counts = importance.groupby(["parameter", "among"])["num_trials"].max()
     texts = [
         f"{_short(parameter)}\n({among}, {counts[(parameter, among)]} trials)"
@@ -190,12 +172,11 @@ def draw_importance(trials: Trials, importance: pd.DataFrame) -> Figure:
     axes.set_yticks(range(len(labels)), texts, fontsize=FONT_SIZE - 1)
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
-    axes.set_xlabel("share of importance (PED-ANOVA) among these trials", fontsize=FONT_SIZE)
-    axes.set_title(f"What the objectives depend on: search {trials.name}", fontsize=TITLE_SIZE)
+    title = f"What the objectives depend on: search {trials.name}"
+    _write_axes(axes, title, "share of importance (PED-ANOVA) among these trials", "")
     figure.legend(loc="outside lower right", ncols=3, fontsize=FONT_SIZE, frameon=False)
     note = "by chance: what 9 of 10 shuffles of the values stay below; bars below it say nothing"
-    _footnote(figure, trials, note)
-    freeze_layout(figure)
+    _finish(figure, trials, note)
     return figure
 
 
@@ -207,55 +188,49 @@ def draw_orders(trials: Trials, orders: list[Order]) -> Figure:
         points = order.points
         scale_axis(axes, "x", points["proxy"])
         scale_axis(axes, "y", points["full"])
-        axes.errorbar(
-            points["proxy"],
-            points["full"],
-            yerr=points["full_se"].fillna(0.0),
-            linestyle="",
-            marker="o",
-            markersize=5,
-            color=OKABE_ITO[0],
-        )
+        look = {"linestyle": "", "marker": "o", "markersize": 5, "color": OKABE_ITO[0]}
+        errors = points["full_se"].fillna(0.0)
+        axes.errorbar(points["proxy"], points["full"], yerr=errors, **look)
         tau = "too few settings" if np.isnan(order.tau) else f"Kendall's tau {order.tau:.2f}"
-        axes.set_title(
+        title, x = (
             f"{order.column}: {tau},\n{order.words}",
-            fontsize=TITLE_SIZE - 1,
+            f"{order.column} in the search, one seed",
         )
-        axes.set_xlabel(f"{order.column} in the search, one seed", fontsize=FONT_SIZE)
-        axes.set_ylabel(f"{order.column} at full budget", fontsize=FONT_SIZE)
+        _write_axes(axes, title, x, f"{order.column} at full budget", TITLE_SIZE - 1)
     note = (
         "full budget: mean ± standard error over seeds; undecided: means closer than "
         f"{DECIDED_AT:g} standard errors"
     )
-    _footnote(figure, trials, note)
-    freeze_layout(figure)
+    _finish(figure, trials, note)
     for axes, order in zip(figure.axes, orders, strict=True):
         values = order.points[["proxy", "full"]].to_numpy(dtype=float)
         place_labels(axes, values, [str(n) for n in order.points.index], ["0.3"] * len(values))
     return figure
 
 
-def _new_figure() -> tuple[Figure, Axes]:
-    figure = blank_figure(WIDTH_INCH, HEIGHT_INCH)
+def _new_figure(height_inch: float = HEIGHT_INCH) -> tuple[Figure, Axes]:
+    figure = blank_figure(WIDTH_INCH, height_inch)
     axes = figure.add_subplot()
     style_axes(axes)
     return figure, axes
+
+
+def _write_axes(axes: Axes, title: str, x: str, y: str, title_size: float = TITLE_SIZE) -> None:
+    axes.set_title(title, fontsize=title_size)
+    axes.set_xlabel(x, fontsize=FONT_SIZE)
+    axes.set_ylabel(y, fontsize=FONT_SIZE)
 
 
 def _mark_references(axes: Axes, front: pd.DataFrame, trials: Trials) -> None:
     x, y = trials.objectives[:2]
     for number, name in enumerate(trials.references):
         rows = front[front["name"] == name]
-        axes.plot(
-            rows[x],
-            rows[y],
-            linestyle="",
-            marker=MARKERS[1 + number % (len(MARKERS) - 1)],
-            color=OKABE_ITO[number % len(OKABE_ITO)],
-            markeredgecolor="white",
-            markersize=8,
-            label=name,
-        )
+        marker = MARKERS[1 + number % (len(MARKERS) - 1)]
+        look: dict[str, Any] = {
+            "color": OKABE_ITO[number % len(OKABE_ITO)],
+            "markeredgecolor": "white",
+        }
+        axes.plot(rows[x], rows[y], marker, markersize=8, label=name, **look)
 
 
 def _axis_label(trials: Trials, column: str) -> str:
@@ -271,15 +246,12 @@ def _short(parameter: str) -> str:
     return parameter.removeprefix("tokenizer.").removeprefix("alignment.")
 
 
-def _footnote(figure: Figure, trials: Trials, note: str = "") -> None:
+def _finish(figure: Figure, trials: Trials, note: str = "") -> None:
+    """Adds the footnote and lays the figure out."""
     counts = trials.table["status"].value_counts()
     words = ", ".join(f"{count} {status}" for status, count in counts.items())
     caps = f"; caps: {', '.join(trials.caps)}" if trials.caps else ""
     text = f"{len(trials.table)} trials ({words}), one seed each{caps}"
-    figure.supxlabel(
-        text + (f";\n{note}" if note else ""),
-        fontsize=FONT_SIZE - 1.5,
-        color="0.35",
-        x=0.01,
-        ha="left",
-    )
+    text += f";\n{note}" if note else ""
+    figure.supxlabel(text, fontsize=FONT_SIZE - 1.5, color="0.35", x=0.01, ha="left")
+    freeze_layout(figure)

@@ -67,7 +67,7 @@ def say_correlations(correlations: list[RankCorrelation]) -> list[str]:
     """Says which diagnostics order the cells as the generation distance does.
 
     Args:
-        correlations: From `compute_diagnostics`.
+        correlations: From `compute_correlations`.
 
     Returns:
         Sentences; empty without diagnostics.

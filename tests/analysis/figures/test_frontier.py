@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from analysis.cells.cells import compute_cells
@@ -29,7 +30,7 @@ def test_the_front_is_taken_over_the_means(make_row, load):
     data = compute_frontier(load(rows))
     assert data.points["on_front"].tolist() == [True, True, False]
     front = _draw(load(rows)).axes[0].lines[-2]
-    assert front.get_xdata().tolist() == [2.0, 4.0]
+    assert list(np.asarray(front.get_xdata())) == [2.0, 4.0]
 
 
 def test_dilemma_keeps_points_without_psnr_and_orders_sizes_by_parameters(make_row, load):
