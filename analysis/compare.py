@@ -31,7 +31,7 @@ MAX_LISTED = 40
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What changed from one table to another."""
+    """Changes from one table to another."""
 
     changes: pd.DataFrame
     """One line a configuration and metric that both have: `CONFIGURATION`, `name`, `metric`,

@@ -42,13 +42,13 @@ class Plot:
     """A figure that is computed and can be drawn."""
 
     kind: str
-    """What it is: frontier, dilemma, convergence, scaling, diagnostics, guidance or curves."""
+    """Its kind: frontier, dilemma, convergence, scaling, diagnostics, guidance or curves."""
     group: str = ""
     """Name of the protocol; empty where there is one, or where the figure spans several."""
     detail: str = ""
-    """What tells it from others of its kind: the stage of training curves, say."""
+    """Detail that tells it from others of its kind: the stage of training curves, for instance."""
     caption: str
-    """What it shows."""
+    """Caption of the figure."""
     draw: Callable[[], Figure]
     """Draws it."""
 
@@ -58,14 +58,14 @@ class Omission:
     """Something that is not shown."""
 
     what: str
-    """What is missing."""
+    """The missing figure or number."""
     reason: str
     """Why."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GroupAnalysis:
-    """What is known of one protocol's rows."""
+    """Figures, findings and omissions of one protocol's rows."""
 
     name: str
     """Name of the protocol; empty where there is one."""

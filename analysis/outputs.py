@@ -46,7 +46,7 @@ class Outputs:
 
     @property
     def _page_name(self) -> str:
-        """What the manifest calls the page."""
+        """Name of the page in the manifest."""
         return PAGE if self.page.parent == self.figures_dir else f"../{PAGE}"
 
     def _list_written(self) -> set[str]:

@@ -38,7 +38,7 @@ MAX_WHOLE_GROUPS = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What a report wrote and says."""
+    """Files and words of a report."""
 
     files: list[Path]
     """Files written, the page last."""
@@ -153,7 +153,7 @@ def _analyse_groups(table: pd.DataFrame) -> list[GroupAnalysis]:
 def _collect_omissions(
     groups: list[GroupAnalysis], shared: Sequence[Plot | Omission]
 ) -> list[Omission]:
-    """What is not shown; what several groups lack for one reason stands once."""
+    """Reasons for what is not shown; one that several groups share stands once."""
     known: dict[tuple[str, str], list[str]] = {}
     for group in groups[:MAX_GROUPS]:
         for each in group.omissions:
@@ -188,7 +188,7 @@ def _write_words(
 
 
 def _name_groups(groups: list[GroupAnalysis]) -> dict[str, str]:
-    """What a group's file names have after their kind."""
+    """Part of a group's file names after their kind."""
     return {
         group.name: f".{position + 1}.{_slug(group.name)}" if position else ""
         for position, group in enumerate(groups)

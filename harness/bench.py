@@ -214,7 +214,7 @@ def _measure(
 
 
 def _facts(run: Bench, options: argparse.Namespace) -> dict[str, Any]:
-    """What is common to all rows."""
+    """Settings that all rows share."""
     return {
         **environment(run.device),
         "cuda": torch.version.cuda or "" if run.device.type == "cuda" else "",

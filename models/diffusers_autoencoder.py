@@ -48,7 +48,7 @@ class DiffusersAutoencoder(nn.Module):
 
     @property
     def network_config(self) -> dict[str, Any]:
-        """What `build_diffusers_autoencoder` rebuilds the network from, defaults filled in."""
+        """Configuration for `build_diffusers_autoencoder`, defaults filled in."""
         config = json.loads(self.network.to_json_string())
         return {name: value for name, value in config.items() if name != "_name_or_path"}
 

@@ -225,7 +225,7 @@ class FeatureEncoder(nn.Module):
         return self._as_map(self.model.forward_features(inputs), grid)
 
     def _hidden_and_map(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What the network's head takes, and the feature map."""
+        """Input of the network's head, and the feature map."""
         if self._has_level:
             hidden, (dense,) = self.model.forward_intermediates(
                 inputs, indices=[self.config.feature_level], norm=True, output_fmt="NCHW"

@@ -1,4 +1,4 @@
-"""What an encoder predicts for each image: a diagonal Gaussian, or a single latent."""
+"""The posterior of an image's latent: a diagonal Gaussian, or a single latent."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class Posterior:
 
 @dataclass(frozen=True, kw_only=True)
 class PointPosterior:
-    """What a deterministic encoder predicts: all of q(z | x) at one latent."""
+    """Posterior of a deterministic encoder: all of q(z | x) at one latent."""
 
     mean: Float[Tensor, "b c h w"]
     """The latent, unbounded."""

@@ -20,7 +20,7 @@ from analysis.table.protocols import join_unique, require_one_protocol
 
 CELL_COLUMNS = ("alignment", "generator_size", "latent_dim")
 UNKNOWN = "unknown"
-"""What a setting says of a count that no row has."""
+"""Words for a count that no row has."""
 
 GIVEN_ELSEWHERE = (
     "given images without latent_dim or generator_size: in the tables alone; name both with"
@@ -33,7 +33,7 @@ TOKENIZER_ALONE = "a tokenizer alone: no generator, so no generation distance"
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What all rows of a figure have in common, as text for titles and footnotes."""
+    """Settings that all rows of a figure share, as text for titles and footnotes."""
 
     dataset: str
     """Name of the data set."""
@@ -94,9 +94,9 @@ class Cells:
     gaps: pd.DataFrame
     """Rows left out: `row_id`, `trial_id`, `reason`; those of `given` among them."""
     setting: Setting
-    """What the rows have in common."""
+    """Settings that the rows share."""
     measures: Columns
-    """What is averaged, the metrics of `points`, as the table describes it."""
+    """Metrics of `points`, which are averaged, as the table describes them."""
 
     @property
     def has_generation(self) -> bool:

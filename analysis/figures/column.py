@@ -77,7 +77,7 @@ def make_key(label: str, **look: Any) -> Line2D:
 
 
 def describe_setting(setting: Setting, num_gaps: int) -> list[str]:
-    """What the numbers of a figure rest on, for its footnote."""
+    """Describe, for a footnote, what the numbers of a figure rest on."""
     spread = (
         "one seed, no error bars"
         if setting.seeds == "1"

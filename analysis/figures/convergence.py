@@ -69,7 +69,7 @@ class Speedup:
 
 @dataclass(frozen=True, kw_only=True)
 class ConvergenceData:
-    """What the convergence figure shows."""
+    """Data of the convergence figure."""
 
     points: pd.DataFrame
     """One line a snapshot: `CELL_COLUMNS`, `generator_images`, `baseline`, `generator_params` and
@@ -80,7 +80,7 @@ class ConvergenceData:
     gaps: pd.DataFrame
     """Rows left out: `row_id`, `trial_id`, `reason`."""
     setting: Setting
-    """What the points have in common."""
+    """Settings that the points share."""
 
 
 def compute_convergence(

@@ -32,7 +32,7 @@ PANEL_INCH = 1.2
 
 @dataclass(frozen=True, kw_only=True)
 class CurvesData:
-    """What one figure of training curves shows: the stages of one kind."""
+    """Data of one figure of training curves: the stages of one kind."""
 
     stage_kind: str
     """Kind of the stages."""

@@ -118,7 +118,7 @@ def _compute_one(rows: pd.DataFrame) -> Cells:
 
 
 def _name_family(row: pd.Series) -> str:
-    """What a guided setting is called but for its scale; empty without guidance."""
+    """Name of a guided setting without its scale; empty without guidance."""
     if row["guidance"] == "none" or not isinstance(row["protocol"], str):
         return ""
     fields = json.loads(row["protocol"]).get("guidance", {})

@@ -102,7 +102,7 @@ def _choose_offset(
 
 
 def _count_cover(box: Bbox, boxes: list[Bbox], strokes: NDArray[np.float64], frame: Bbox) -> float:
-    """What a label would cover: drawn points and lines, other labels, the outside."""
+    """Count what a label would cover: drawn points and lines, other labels, the outside."""
     inside = (strokes >= box.min) & (strokes <= box.max)
     covered = float(inside.all(axis=1).sum())
     overlaps = sum(bool(box.overlaps(other)) for other in boxes)

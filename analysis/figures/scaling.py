@@ -11,7 +11,7 @@ from analysis.figures.column import describe_setting, finish_column_figure
 from analysis.figures.panels import Panel, draw_panels, require_points
 
 COSTS = {"generator_params": "generator parameters", "train_flops": "training FLOPs"}
-"""What generation is held against: column of `Cells.points` and its axis label."""
+"""Horizontal axes of the panels: column of `Cells.points` and its label."""
 WIDE_FROM = 100.0
 """Ratio of the largest to the smallest cost from which decades are ticked."""
 

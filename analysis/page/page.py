@@ -41,14 +41,14 @@ class ShownFigure:
     """A figure in the page."""
 
     caption: str
-    """What it shows."""
+    """Caption of the figure."""
     files: list[Path]
     """Its files, of every format."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PageContent:
-    """What a page is made from."""
+    """Content of a page."""
 
     title: str
     """Name of the sweeps."""
@@ -65,7 +65,7 @@ class PageContent:
     provenance: Provenance
     """How the table was made."""
     omissions: list[Omission]
-    """What is not shown, and why."""
+    """Reasons for what is not shown."""
 
 
 def render_page(content: PageContent) -> str:

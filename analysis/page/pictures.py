@@ -27,7 +27,7 @@ class Picture:
     trial_id: str
     """Its trial."""
     kind: str
-    """What it shows: samples, reconstructions or the rest of its file's name."""
+    """Its content: samples, reconstructions or the rest of its file's name."""
     uri: str
     """The image as a data URI."""
     width: int
@@ -43,7 +43,7 @@ class Album:
     pictures: list[Picture]
     """Those within the limit, in the order of the trials asked for."""
     notes: list[str]
-    """What was scaled, encoded anew, unreadable or left out, in words."""
+    """Remarks on pictures that were scaled, encoded anew, unreadable or left out."""
 
 
 def collect_pictures(

@@ -1,1 +1,1 @@
-"""What is computed of cells: intervals, fronts, gains, slopes and effects."""
+"""Statistics of cells: intervals, fronts, gains, slopes and effects."""

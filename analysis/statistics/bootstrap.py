@@ -150,7 +150,7 @@ def explain_no_interval(points: pd.DataFrame) -> str:
 
 
 def _find_owners(cells: Cells, points: pd.DataFrame) -> list[Hashable]:
-    """What the draws of each cell belong to: its tokenizers if several, else the cell alone."""
+    """Owners of each cell's draws: its tokenizers if several, else the cell alone."""
     by = list(CELL_COLUMNS)
     known = cells.rows.assign(tokenizer_key=cells.rows["tokenizer_key"].fillna(""))
     sets = known.groupby(by, sort=False)["tokenizer_key"].agg(frozenset).to_dict()

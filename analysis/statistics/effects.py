@@ -1,4 +1,4 @@
-"""What the numbers say: the dilemma along a line, and alignment against none in a cell.
+"""Effects in the numbers: the dilemma along a line, and alignment against none in a cell.
 
 A difference is called one only where it is beyond Welch's 95 % interval; over seeds for generation,
 over tokenizers for reconstruction. One of these has no interval and the verdict says so.

@@ -1,4 +1,4 @@
-"""What a results table says of its own columns, and what the analysis needs beyond that.
+"""Columns of a results table as it describes them itself, and what the analysis needs beyond.
 
 Names, types, directions and labels stand in the table's Parquet schema, where the harness wrote
 them. `data/columns.json` holds the same for tables without: CSV files, and Parquet files of earlier
@@ -38,7 +38,7 @@ GIVEN_MAY_LACK = ("latent_dim", "alignment", "generator_size", "tokenizer_key")
 """Columns that nobody may know of given images; they are then no points of a frontier."""
 
 STATUSES = ("done", "failed", "blocked", "diverged", "pending")
-"""What a row may say of itself."""
+"""States of a row."""
 
 TYPES = ("count", "number", "text")
 """Types of columns; each can hold what the ones before it hold."""
@@ -49,17 +49,17 @@ that are made from a frame; it is text, so that copies are cheap and the frame c
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """What is known of one column; the fields are those of the Parquet schema's metadata."""
+    """Description of one column; the fields are those of the Parquet schema's metadata."""
 
     type: str
     """One of `TYPES`."""
     description: str = ""
-    """What it holds; empty where only the type is known."""
+    """Its meaning; empty where only the type is known."""
     unit: str = ""
     better: str = "none"
     """Which way is better: `lower`, `higher` or `none`."""
     measured_on: str = "trial"
-    """What it is a property of, such as `tokenizer`, `latents` or `samples`."""
+    """Object that it is a property of, such as `tokenizer`, `latents` or `samples`."""
     label: str = ""
     """Name in figures and tables; the table's `distance_name` joins where it ends in a colon."""
 
@@ -100,7 +100,7 @@ def known_columns() -> Columns:
 
 
 def columns_of(table: pd.DataFrame) -> dict[str, Column]:
-    """What is known of a table's columns, and of those of the harness that it lacks.
+    """Descriptions of a table's columns, and of those of the harness that it lacks.
 
     Args:
         table: Any table; one that `load_table` or `check_table` gave knows its columns, and what
@@ -143,7 +143,7 @@ def write_columns(columns: Columns) -> str:
 
 
 def read_schema(schema: pa.Schema) -> dict[str, Column]:
-    """What a Parquet schema says of its columns; those that it does not describe are left out.
+    """Descriptions that a Parquet schema holds; columns without one are left out.
 
     Raises:
         ValueError: A column has a type that is not one of `TYPES`.

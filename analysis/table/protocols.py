@@ -133,7 +133,7 @@ def _group_rows(table: pd.DataFrame) -> list[pd.DataFrame]:
 
 
 def _fields_of(rows: pd.DataFrame) -> dict[str, str]:
-    """What is known of a group's protocol: the JSON's fields, the label of guidance, columns."""
+    """Fields of a group's protocol: those of its JSON, the label of guidance, columns."""
     whole = rows[rows[list(PROTOCOL_COLUMNS)].notna().all(axis=1)]
     known = whole if len(whole) else rows
     fields: dict[str, str] = {}

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 DATASET, RESOLUTION, DISTANCE = "ImageNet", 256, "FID"
-"""What every number of the file was measured on and with; its sources say so."""
+"""Data and networks behind every number of the file, as its sources say."""
 IMAGENET_NAMES = ("imagenet", "imagenet1k", "imagenet256", "imagenet2012", "ilsvrc2012")
 NUM_RECONSTRUCTIONS = 50_000
 """Images of the validation split behind every published reconstruction distance, count."""

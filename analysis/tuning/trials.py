@@ -51,7 +51,7 @@ class Trials:
     scales: dict[str, str]
     """Axis -> `log`, `linear` or `choices`."""
     distance_name: str
-    """What rfid and gfid are."""
+    """Name of the distances rfid and gfid."""
     setting: str
     """Data set and resolution in words."""
     repeated: tuple[str, ...]
@@ -342,5 +342,5 @@ def _pair_products(points: pd.DataFrame) -> NDArray[np.float64]:
 
 
 def setting_name(row: Any) -> str:
-    """What a trial is called in sweeps of repeated settings: its name or its number."""
+    """Name or number of a trial, as sweeps of repeated settings call it."""
     return str(row["name"]) or f"trial {row['trial']}"

@@ -1,1 +1,1 @@
-"""What numbers say in words: summary, findings, caveats, tables for papers."""
+"""Numbers in words: summary, findings, caveats, tables for papers."""

@@ -1,4 +1,4 @@
-"""What must be said beside a table's numbers before anybody believes them."""
+"""Caveats that stand beside a table's numbers: seeds, sample sizes, extractor."""
 
 from analysis.cells.cells import Cells
 

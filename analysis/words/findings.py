@@ -1,4 +1,4 @@
-"""What gains, slopes, speed-ups and correlations say in words, and no further than they go."""
+"""Sentences on gains, slopes, speed-ups and correlations that go no further than the numbers."""
 
 import numpy as np
 

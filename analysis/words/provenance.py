@@ -31,7 +31,7 @@ class Provenance:
     costs: list[tuple[str, int, float, float]]
     """Stages of one kind: name, count, seconds (NaN unknown), FLOPs (NaN unknown)."""
     cost_source: str
-    """What the costs were taken from, and what is not in them."""
+    """Sources of the costs, and what is not in them."""
 
 
 def trace_table(table: pd.DataFrame, results_dirs: Sequence[Path]) -> Provenance:

@@ -115,7 +115,7 @@ def _say_interval(cells: Cells) -> str:
 
 
 def _say_tokenizers(cells: Cells) -> list[str]:
-    """What was measured where no row has generated: the reconstructions."""
+    """Describe the reconstructions where no row has generated."""
     ranked = cells.points.sort_values("rfid", kind="stable")
     texts = [f"{_say_cell(row)}: {_say_reconstruction(row)}." for _, row in ranked.iterrows()]
     return [

@@ -40,9 +40,9 @@ class ResultTable:
     decimals: dict[str, int]
     """Metrics that are shown, in order, and the decimals of each."""
     headings: dict[str, str]
-    """What each metric is called."""
+    """Name of each metric."""
     measures: Columns
-    """What is known of each metric."""
+    """Description of each metric."""
     footnotes: list[str]
     """Protocol and caveats, a sentence each."""
 

@@ -1,1 +1,1 @@
-"""What `python -m harness.bench` measures, part by part."""
+"""Measurements of `python -m harness.bench`, part by part."""

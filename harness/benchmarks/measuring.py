@@ -74,7 +74,7 @@ FACTORS: dict[str, dict[str, Any]] = {
     "resident latents": {"latents_on_device": True},
     "compile": {"compile": True},
 }
-"""What can make a step faster."""
+"""A way to make a step faster."""
 
 
 def ladder(names: Sequence[str]) -> list[Variant]:

@@ -25,7 +25,7 @@ class Row:
     part: str
     """Part of the benchmark, as `--only` takes it."""
     what: str
-    """What was measured."""
+    """Part of the benchmark."""
     variant: str = ""
     """How it was run."""
     status: Literal["measured", "skipped", "failed"] = "measured"

@@ -108,7 +108,7 @@ class Subject:
     trial: Trial
     """Cut down; batch sizes, architectures and loss are the trial's own."""
     notes: dict[str, str]
-    """What was replaced and why, by part of the trial."""
+    """Replacements and their reasons, by part of the trial."""
     store: Store
     device: torch.device
     resources: Resources

@@ -19,7 +19,7 @@ import torch
 from harness.machine.metering import Meter
 
 Pause = Callable[[], None]
-"""What a loop calls after each of its steps."""
+"""Function that a loop calls after each of its steps."""
 Work = Callable[[Pause], None]
 """Runs a loop, and calls its argument after every step."""
 WARM_UP = 2

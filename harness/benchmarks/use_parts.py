@@ -1,4 +1,4 @@
-"""What trained networks are used for, and what feeds them: encoding, sampling, metrics, data."""
+"""Parts that use trained networks, and that feed them: encoding, sampling, metrics, data."""
 
 import dataclasses
 import itertools

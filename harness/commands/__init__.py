@@ -1,1 +1,1 @@
-"""What the commands share: options, how a run starts and ends, given images."""
+"""Parts that several commands share: options, start and end of a run, given images."""

@@ -65,7 +65,7 @@ _DESCRIBING = (
 
 @dataclass(frozen=True, kw_only=True)
 class GivenImages:
-    """What a caller gives: places of images, and what they are of."""
+    """Images that a caller gives: their places, and the model that they are of."""
 
     name: str
     """Name of the row and of the results folder."""
@@ -82,7 +82,7 @@ class GivenImages:
     as_declared: bool
     """The images were made as the sweep's evaluation says."""
     on_unreadable: Literal["stop", "skip"]
-    """What an unreadable file does."""
+    """Whether an unreadable file is an error or is skipped."""
 
 
 @dataclass(frozen=True, kw_only=True)

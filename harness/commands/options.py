@@ -17,7 +17,7 @@ EXAMPLE = "generator.training.steps=100 or grid.tokenizer.latent_dim='[4, 8]'"
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """What the command line says of a run. It is made once and handed on as one object."""
+    """Options of a run. They are made once, from the command line, and handed on as one object."""
 
     sweep: Path
     """The file that says what is run."""

@@ -56,7 +56,7 @@ class ExtractionConfig:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Extracted:
-    """What one pass gives for a batch, on the network's device."""
+    """Features of a batch from one pass, on the network's device."""
 
     features: Float32[Tensor, "b d"]
     """Pooled features."""
@@ -73,7 +73,7 @@ class FeatureExtractor(ABC):
     name: str
     """Name for columns and axis labels."""
     identity: str
-    """What tells its weights from all others (a sha256 or a key); part of the protocol."""
+    """Identity of its weights (a sha256 or a key); part of the protocol."""
     feature_dim: int
     """Width of the features."""
     classifies_labels: bool
@@ -138,7 +138,7 @@ def exact_float32() -> Iterator[None]:
 
 @runtime_checkable
 class PooledEncoder(Protocol):
-    """What `EncoderExtractor` asks of a network."""
+    """Interface that `EncoderExtractor` asks of a network."""
 
     def outputs(self, images: Float[Tensor, "b 3 h w"]) -> EncoderOutputs:
         """Pooled features, feature map and class scores of images in [-1, 1], from one pass."""

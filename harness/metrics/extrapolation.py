@@ -174,7 +174,7 @@ class ChunkedStatistics:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Extrapolation:
-    """What `extrapolated_distance` found."""
+    """Result of `extrapolated_distance`."""
 
     value: float | None
     """Distance at infinitely many samples, in squared feature units, or None where no line can be

@@ -22,7 +22,7 @@ _BLOCK = 256
 @final
 @dataclass(frozen=True, kw_only=True)
 class KernelDistance:
-    """What `kernel_distance` found."""
+    """Result of `kernel_distance`."""
 
     value: float
     """Mean over subsets; slightly negative where the sets are alike, since it is unbiased."""

@@ -1,4 +1,4 @@
-"""What latents look like before any generator has seen them: spectrum and linear probe.
+"""Measures of latents by themselves, without a generator: spectrum and linear probe.
 
 Cheap numbers that may foretell how well a generator will do; the analysis shows each beside gFID
 with its rank correlation. How evenly latents fill their space is `harness.metrics.uniformity`.

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Parts:
-    """What a set of metrics accumulates, each part under its name.
+    """A set of accumulators, each under its name.
 
     Args:
         device: Where to accumulate.
@@ -21,14 +21,14 @@ class Parts:
     def __init__(self, device: torch.device | str, **state: Any) -> None:
         self.device = device
         self.state: dict[str, Any] = state
-        """What was accumulated, to be sent to another worker's `merge`."""
+        """All accumulators, to be sent to another worker's `merge`."""
 
     def merge(self, state: Mapping[str, Any]) -> None:
         """Add what another worker accumulated of other images of the same set."""
         self.state = merged_parts(self.state, state, self.device)
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """What was accumulated, for storage."""
+        """All accumulators as tensors, for storage."""
         return joined_tensors(self.state)
 
     def add_tensors(self, tensors: Mapping[str, Tensor]) -> None:

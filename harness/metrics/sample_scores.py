@@ -30,7 +30,7 @@ NEIGHBORS = 3
 @final
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """What samples are held to; `update` and `merge` return a new object."""
+    """Reference that samples are compared with; `update` and `merge` return a new object."""
 
     statistics: FeatureStatistics
     """Moments of the features."""

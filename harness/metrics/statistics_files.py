@@ -66,7 +66,7 @@ class ImportedStatistics:
     extractor: str | None = None
     """Name of the feature network; absent: the file does not say."""
     extractor_identity: str | None = None
-    """What tells the network's weights from all others; absent: the file does not say."""
+    """Identity of the network's weights, a hash for instance; absent: the file does not say."""
 
     @property
     def dim(self) -> int:

@@ -1,1 +1,1 @@
-"""What people read before, during and after a run."""
+"""Text for people before, during and after a run."""

@@ -1,4 +1,4 @@
-"""What a run was expected to cost and did cost, what sharing stages saved, and what stood idle."""
+"""The bill of a run: expected and actual cost, savings by shared stages, and idle time."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field

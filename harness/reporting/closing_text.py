@@ -1,4 +1,4 @@
-"""What a person reads when a run has ended: table, cost, where things lie, and what failed."""
+"""The closing text of a run: table, cost, where things lie, and what failed."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from harness.results.folder import Written
 def closing_text(
     plan: Plan, written: Written, outcomes: Mapping[str, Outcome], results: Path, bill: Bill
 ) -> str:
-    """What a person reads when a run has ended: table, places, cost, and what failed."""
+    """Write the closing text of a run: table, places, cost, and what failed."""
     lines = ["", *_table(written.rows), "", *_remarks(written.rows)]
     pending = sum(row["status"] == "pending" for row in written.rows)
     if pending:
@@ -38,7 +38,7 @@ def closing_text(
 
 
 def rows_text(rows: Sequence[Mapping[str, Any]], results: Path) -> str:
-    """What a person reads when given images have been scored: all rows of the folder."""
+    """Write the closing text after given images were scored: all rows of the folder."""
     lines = ["", *_table(rows), "", *_remarks(rows)]
     return "\n".join([*lines, f"table: {results / 'table.csv'} (and .parquet)"])
 

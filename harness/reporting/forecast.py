@@ -52,7 +52,7 @@ class Forecast:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What is known of a finished stage."""
+    """Cost of a finished stage."""
 
     kind: str
     device: str
@@ -194,7 +194,7 @@ def matrix_product_flops_per_s() -> float:
 
 
 def capacity_of(request: Resources, gpus_here: int) -> Capacity:
-    """What a stage of this request holds on a machine with so many GPUs."""
+    """Cores and GPUs that a stage of this request holds on a machine with so many GPUs."""
     gpus = float(min(1, gpus_here)) if request.gpus == "auto" else float(request.gpus)
     workers = getattr(request, "workers", 1)
     cpus = request.cpus * max(1, workers if isinstance(workers, int) else 1, math.ceil(gpus))

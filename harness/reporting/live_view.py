@@ -246,7 +246,7 @@ class ProgressView:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What the executor has told of a stage."""
+    """The last news that the executor gave of a stage."""
 
     state: State
     remark: str = ""

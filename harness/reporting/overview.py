@@ -18,7 +18,7 @@ BOOKKEEPING = (
     "step", "total", "eta_s", "images_per_s", "data_wait_s", "data_wait_share", "spent_s",
     "attempt", "time", "measuring",
 )  # fmt: skip
-"""What a report holds beside the numbers of the stage itself, such as its loss."""
+"""Entries of a report beside the numbers of the stage itself, such as its loss."""
 
 
 @final
@@ -28,9 +28,9 @@ class Overview:
 
     stages: Sequence[StageState]
     used: Capacity | None = None
-    """What running stages hold."""
+    """Cores and GPUs that running stages hold."""
     total: Capacity | None = None
-    """What the machine or cluster has."""
+    """Cores and GPUs of the machine or cluster."""
     eta_s: float | None = None
     """Seconds until the last stage ends, if nothing fails."""
 

@@ -1,4 +1,4 @@
-"""What a plan will run, reuse and cost, as JSON and in words; read before a run."""
+"""Description of a plan, read before a run: stages to run and reuse, and cost, as JSON and text."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -26,7 +26,7 @@ SOURCES: Mapping[Source, str] = {
     "of a matrix product's rate on this CPU; nothing was measured",
     "unknown": "nothing is known of the device",
 }
-"""What is said of a forecast's source."""
+"""Words for the source of a forecast."""
 
 
 def describe_plan(

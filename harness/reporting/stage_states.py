@@ -53,7 +53,7 @@ class StageState:
 
 
 Witness = Callable[[Stage], StageState | None]
-"""What is known of one stage by itself; None where nothing has begun it."""
+"""News of one stage by itself; None where nothing has begun it."""
 
 
 def stage_states(stages: Iterable[Stage], witness: Witness) -> dict[str, StageState]:

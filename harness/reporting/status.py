@@ -63,7 +63,7 @@ class SweepStatus:
     rows: Mapping[str, int]
     """Status -> number of rows; `pending` are not written yet."""
     driver: str
-    """What is known of the command that ran last."""
+    """Start and end of the command that ran last, as far as they are known."""
     trials: Trials | None = None
     """Those of a search by harness.tune; None of a sweep."""
 

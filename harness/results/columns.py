@@ -34,9 +34,9 @@ class Column:
     better: Better = "none"
     """Which way is better; `none` where that is not said, as of a setting."""
     measured_on: MeasuredOn = "trial"
-    """What the value is a property of. `reconstructions` and `latents` are a tokenizer's: trials
-    that share the tokenizer share the value. `trial`: settings, names, and what concerns several
-    parts."""
+    """Object that the value is a property of. `reconstructions` and `latents` are a tokenizer's:
+    trials that share the tokenizer share the value. `trial`: settings, names, and what concerns
+    several parts."""
     label: str = ""
     """Short name in figures; the table's `distance_name` follows where it ends in a colon. A column
     with a label and a better way is averaged, compared and drawn by the analysis."""
@@ -46,7 +46,7 @@ class Column:
     it stays unpromised until its stage's `VERSION` is next raised for another reason."""
 
     def metadata(self) -> dict[str, str]:
-        """What the schema's field says of the column, beside its name."""
+        """Metadata of the schema's field."""
         told = ("type", "unit", "better", "measured_on", "label")
         return {"description": self.meaning, **{name: getattr(self, name) for name in told}}
 

@@ -26,7 +26,7 @@ from harness.storage.leftovers import remove_temporary
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """What a run left in its results folder."""
+    """Content of a run's results folder."""
 
     rows: list[dict[str, Any]]
     figures: list[Path]

@@ -107,7 +107,7 @@ def made_elsewhere(protocol: Protocol, content: str) -> Protocol:
 def reference_fields(
     reference: ReferenceStage, network: EncoderStage, weights: Artifact
 ) -> dict[str, Any]:
-    """What samples are held to, and in which features."""
+    """Fields of the reference that samples are compared with, and of its features."""
     shared = {
         **_data(reference.data),
         **_extractor(network, weights, reference.extraction),

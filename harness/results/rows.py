@@ -322,7 +322,7 @@ def describe_extractor(network: EncoderStage, artifact: Artifact) -> dict[str, A
 
 
 def distance_name(extractor: Any) -> str:
-    """What a Fréchet distance may be called: plain FID only in Inception's features."""
+    """Name of a Fréchet distance: plain FID only in Inception's features."""
     if extractor.kind == "inception":
         published = extractor.sha256.startswith(INCEPTION_SHA256)
         return "FID" if published else "Fréchet distance (Inception-v3 of other weights)"

@@ -1,4 +1,4 @@
-"""What a search is after: objectives and caps over columns of the table; verdicts on rows."""
+"""Goals of a search: objectives and caps over columns of the table; verdicts on rows."""
 
 import math
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ class Objective:
 
 @dataclass(frozen=True, kw_only=True)
 class Cap:
-    """What a column must keep to: exactly one of the two bounds."""
+    """Bound that a column must keep to: exactly one of the two."""
 
     __pydantic_config__: ClassVar[Any] = FORBID
 
@@ -112,7 +112,7 @@ loss; run, but without a finite value of an objective; with an error."""
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What the search learns from a trial."""
+    """Verdict on a trial, for the search."""
 
     status: Status
     values: Mapping[str, float | None]

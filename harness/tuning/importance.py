@@ -1,4 +1,4 @@
-"""What the objectives depend on: importance of parameters, among trials that have them all."""
+"""Importance of parameters for the objectives, among trials that have them all."""
 
 import random
 import warnings

@@ -1,4 +1,4 @@
-"""What a search leaves in its results folder, beside the table of its trials."""
+"""Files of a search in its results folder, beside the table of its trials."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -22,7 +22,7 @@ def write_tune_file(tuning: Tuning, results: Path) -> None:
 
 
 def look_at_search(results: Path) -> tuple[Plan, Plan, Trials]:
-    """What a search has begun, what of it is not finished, and how its trials stand.
+    """Plan of all that a search has begun, plan of its unfinished part, and state of its trials.
 
     Raises:
         ConfigError: The tune file there makes other trials than the study's.

@@ -29,7 +29,7 @@ KINDS = (*RANGES, "choices")
 
 @dataclass(frozen=True, kw_only=True)
 class Domain:
-    """What one axis may be: exactly one of the first four fields."""
+    """Domain of one axis: exactly one of the first four fields."""
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 

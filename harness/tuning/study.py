@@ -97,7 +97,7 @@ class TuningStudy:
         ]
 
     def point_of(self, frozen: FrozenTrial) -> Point:
-        """What a trial of the study has run.
+        """Find the point that a trial of the study has run.
 
         Raises:
             ConfigError: The file makes another trial of it.
@@ -349,7 +349,7 @@ def _clean(study: optuna.Study) -> None:
 
 
 def _identity(tuning: Tuning) -> dict[str, Any]:
-    """What the trials of one study have in common, as JSON values."""
+    """Settings that all trials of one study share, as JSON values."""
     parameters = {p.name: _plain_domain(to_plain(p.domain)) for p in tuning.space.parameters}
     return {
         "search": json.loads(json.dumps(parameters)),

@@ -27,7 +27,7 @@ _GOOD = ("done", "reused")
 _ROW_STATUS: Mapping[str, RowStatus] = {
     "capped": "blocked", "diverged": "diverged", "failed": "failed",
 }  # fmt: skip
-"""What a row of a trial without numbers says, by the trial's status."""
+"""Error of a row without numbers, by the trial's status."""
 
 
 @dataclass
@@ -126,7 +126,7 @@ def judge_from_store(point: Point, tuning: Tuning, store: Store) -> Verdict | No
 
 
 def recorded_outcomes(told: Sequence[Told], plan: Plan) -> dict[str, Outcome]:
-    """What the study recorded of trials without numbers, as outcomes of their stages."""
+    """Outcomes of the stages of trials without numbers, as the study recorded them."""
     outcomes: dict[str, Outcome] = {}
     for one in told:
         rows = [row for row in plan.rows if row.trial_id == one.point.trial_id]

@@ -33,7 +33,7 @@ MAX_CORNERS = 256
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerChoice:
-    """What proposes trials."""
+    """Algorithm that proposes trials."""
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
@@ -74,7 +74,7 @@ class TuneFile:
     name: str
     """Folder of the results: letters, digits, `.`, `_` and `-`."""
     description: str = ""
-    """What the search is for."""
+    """Purpose of the search."""
     trial: dict[str, Any]
     """The base trial, at full budget."""
     proxy: dict[str, Any] = field(default_factory=dict)
@@ -92,7 +92,7 @@ class TuneFile:
     caps: dict[str, Cap] = field(default_factory=dict)
     """Column -> bound. A tokenizer beyond its cap is not given a generator."""
     sampler: SamplerChoice = SamplerChoice()
-    """What proposes trials."""
+    """Algorithm that proposes trials."""
     num_trials: int
     """Finished trials of the study in total, the first ones included."""
     parallel: int | Literal["auto"] = "auto"
@@ -101,7 +101,7 @@ class TuneFile:
     confirmation: Repetition = Repetition()
     """After the search the recommended setting is run again, at the search's budget."""
     promotion: Repetition = Repetition(seeds=(0, 1, 2))
-    """What `--promote` runs at full budget: the Pareto set."""
+    """Repetitions of `--promote`, which runs the Pareto set at full budget."""
     resources: dict[str, Resources] = field(default_factory=dict)
     """Stage kind -> what it holds; `default` for the kinds not named."""
 
