@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -207,7 +208,8 @@ def test_grids_are_indexed_by_trial_and_shown_on_a_page(make_row, load, tmp_path
         (tmp_path / "grids" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "grids" / name).write_bytes(b"")
     index = index_grids(tmp_path, table)
-    found = set(index.itertuples(index=False, name=None))
+    assert [Path(file) for file in index["file"]] == [tmp_path / path for path in index["path"]]
+    found = set(index.drop(columns="file").itertuples(index=False, name=None))
     assert found == {
         ("t1", "samples", "grids/t1/samples.png"),
         ("t1-0", "samples", "grids/t1-0_samples.png"),
