@@ -329,7 +329,7 @@ def feature_dim_of(config: EncoderStage) -> int:
         with torch.device("meta"):
             return (build_network(config).feature_dim,)
 
-    return int(of_network("feature dim", config, learn)[0])
+    return int(of_network("feature dim", config, learn, num_numbers=1)[0])
 
 
 def forward_of(config: EncoderStage, cells: int | None = None) -> tuple[nn.Module, tuple[Any, ...]]:

@@ -6,6 +6,7 @@ does not. A training step is taken as three forward passes of what is trained.
 
 import contextlib
 import json
+import math
 from collections.abc import Callable
 from functools import lru_cache
 from importlib import metadata
@@ -54,11 +55,13 @@ def count_forward(config: Any, forward: Forward) -> tuple[int, float]:
             network.eval()(*arguments)
         return num_parameters(network), float(counter.get_total_flops())
 
-    parameters, flops = of_network("forward", config, count)
+    parameters, flops = of_network("forward", config, count, num_numbers=2)
     return int(parameters), float(flops)
 
 
-def of_network(purpose: str, config: Any, learn: Callable[[], tuple[float, ...]]) -> list[float]:
+def of_network(
+    purpose: str, config: Any, learn: Callable[[], tuple[float, ...]], num_numbers: int
+) -> list[float]:
     """Numbers that follow from a network's shape, learnt once for each shape.
 
     They are remembered over processes too: importing timm and building networks takes most of the
@@ -68,16 +71,20 @@ def of_network(purpose: str, config: Any, learn: Callable[[], tuple[float, ...]]
         purpose: Which numbers they are.
         config: What the network's shape follows from.
         learn: Computes them.
+        num_numbers: How many there are.
     """
     name = content_hash([purpose, network_key(config), _code()])
     if name not in _known:
         found = remembered("networks", name, lambda: list(learn()))
         # The cache is the user's: whatever else lies in it is counted anew.
-        whole = isinstance(found, list) and found
-        if not whole or any(type(number) not in (int, float) for number in found):
-            found = list(learn())
-        _known[name] = found
+        _known[name] = found if _are_counts(found, num_numbers) else list(learn())
     return _known[name]
+
+
+def _are_counts(found: Any, num_numbers: int) -> bool:
+    """Whether a value of the cache is so many numbers that can be counts."""
+    whole = isinstance(found, list) and len(found) == num_numbers
+    return whole and all(type(n) in (int, float) and 0 <= n < math.inf for n in found)
 
 
 @lru_cache(maxsize=1)

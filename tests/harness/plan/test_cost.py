@@ -89,12 +89,13 @@ def test_stages_that_differ_in_training_alone_share_the_measure_of_their_network
     monkeypatch.setattr(cost, "_estimates", {})
     assert {stage.kind: estimate(stage).flops for stage in one.stages} == flops
     assert len(counted) == first
-    for path in (tmp_path / "cache").rglob("*.json"):
-        path.write_text('["many"]')
-    monkeypatch.setattr(flops_module, "_known", {})
-    monkeypatch.setattr(cost, "_estimates", {})
-    assert {stage.kind: estimate(stage).flops for stage in one.stages} == flops
-    assert len(counted) > first
+    for damaged in ('["many"]', "[1]", "[NaN, NaN]", "[-1, 2]", "{}"):
+        for path in (tmp_path / "cache").rglob("*.json"):
+            path.write_text(damaged)
+        monkeypatch.setattr(flops_module, "_known", {})
+        monkeypatch.setattr(cost, "_estimates", {})
+        assert {stage.kind: estimate(stage).flops for stage in one.stages} == flops
+        assert len(counted) > first
 
 
 def test_another_size_is_another_network(load) -> None:
