@@ -14,6 +14,7 @@ from models.autoencoder_blocks import Downsample, Level, Middle, Upsample, norma
 from models.batch_part import WHOLE, BatchDropout, BatchPart, run_in_slices
 from models.compilation import compiled
 from models.posterior import Posterior
+from models.tokenizer import TokenizerNetwork
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +149,7 @@ class Decoder(nn.Module):
         return functional.silu(self.norm_out(hidden))
 
 
-class Autoencoder(nn.Module):
+class Autoencoder(TokenizerNetwork):
     """Encoder, diagonal Gaussian posterior and decoder.
 
     Args:

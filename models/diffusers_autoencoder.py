@@ -12,10 +12,11 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.compilation import compile_in_place
 from models.posterior import PointPosterior, Posterior
+from models.tokenizer import TokenizerNetwork
 
 LATENT_FIELDS = {
     "AutoencoderKL": "latent_dist",
@@ -33,7 +34,7 @@ PROBE_SIDE = 256
 """Side of the image, in pixels, whose latent shows channels and downsampling."""
 
 
-class DiffusersAutoencoder(nn.Module):
+class DiffusersAutoencoder(TokenizerNetwork):
     """Encoder and decoder of a diffusers autoencoder.
 
     Args:

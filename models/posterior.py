@@ -55,7 +55,11 @@ class PointPosterior:
         return self.mean
 
 
-def join(posteriors: Sequence[Posterior | PointPosterior]) -> Posterior | PointPosterior:
+AnyPosterior = Posterior | PointPosterior
+"""What encoding gives."""
+
+
+def join(posteriors: Sequence[AnyPosterior]) -> AnyPosterior:
     """The posteriors of one encoder for several batches as that of all their images."""
     if len(posteriors) == 1:
         return posteriors[0]

@@ -48,8 +48,7 @@ def tokenizer_training(bench: Bench) -> list[Row]:
         return [_not_trained(row)]
     stage = bench.subject.stage("tokenizer")
     config: Any = stage.config
-    encoder = stage.inputs["encoder"].config if "encoder" in stage.inputs else None
-    flops = tokenizer_stage.training_flops(config, encoder) / config.tokenizer.training.batch_size
+    flops = tokenizer_stage.training_flops(stage) / config.tokenizer.training.batch_size
     row = dataclasses.replace(
         row,
         reason="; ".join(f"{k}: {v}" for k, v in bench.subject.notes.items()),

@@ -26,7 +26,6 @@ from harness.stages.generator.stage import GeneratorStage
 from harness.stages.generator.stage import flops_per_image as generator_flops_per_image
 from harness.stages.running.optimisation import arithmetic
 from harness.stages.tokenizer.stage import (
-    AnyAutoencoder,
     decoding_flops_per_image,
     encoding_flops_per_image,
     load_tokenizer,
@@ -36,6 +35,7 @@ from models.guidance import ClassifierFreeGuidance, NoGuidance, guidance_is_on
 from models.lightningdit import LightningDiT, LightningDiTConfig
 from models.rounding import round_weights
 from models.sampler import SamplerConfig, time_grid
+from models.tokenizer import TokenizerNetwork
 
 DATA_IMAGES = 2_000
 """Images of a generated data set at most."""
@@ -131,7 +131,7 @@ def _sampling_of_one(
         return model.to(bench.device).eval().requires_grad_(False)
 
     @cache
-    def decoder() -> AnyAutoencoder:
+    def decoder() -> TokenizerNetwork:
         return load_tokenizer(tokenizer, bench.device)
 
     def images(config: GenerationStage) -> Callable[[], object]:

@@ -4,7 +4,6 @@ from typing import Any
 
 from harness.config.encoders import InDomainEncoder
 from harness.config.generator import REPAWith
-from harness.config.tokenizer import AlignedWith
 from harness.config.trial import Trial
 from harness.data.latents.folder import LatentFolder
 from harness.schema.reading import ConfigError
@@ -55,7 +54,7 @@ def check_trial(trial: Trial) -> None:
 
 
 def _check_evaluation(trial: Trial) -> None:
-    evaluation, alignment = trial.evaluation, trial.tokenizer.alignment
+    evaluation = trial.evaluation
     classes = trial.data.num_classes
     if evaluation.label_policy == "balanced" and evaluation.num_images % classes:
         raise ConfigError(
@@ -64,19 +63,15 @@ def _check_evaluation(trial: Trial) -> None:
             path="evaluation.num_images",
         )
     # A network grades well what was trained to match it, whatever the images look like.
-    if isinstance(alignment, AlignedWith) and alignment.encoder == evaluation.extractor:
-        raise ConfigError(
-            "must be another network than the one the tokenizer is aligned with, but is the same; "
-            "change its name or seed, or a tokenizer is graded by what it was trained to match",
-            path="evaluation.extractor",
-        )
-    repa = NoREPA() if trial.generator is None else trial.generator.repa
-    if isinstance(repa, REPAWith) and repa.encoder == evaluation.extractor:
-        raise ConfigError(
-            "must be another network than the one the generator is aligned with, but is the same; "
-            "change its name or seed, or a generator is graded by what it was trained to match",
-            path="evaluation.extractor",
-        )
+    for path, encoder in trial.encoders.items():
+        part = path.partition(".")[0]
+        if encoder == evaluation.extractor:
+            raise ConfigError(
+                f"must be another network than the one the {part} is aligned with, but is the "
+                f"same; change its name or seed, or a {part} is graded by what it was trained to "
+                "match",
+                path="evaluation.extractor",
+            )
     for number, guidance in enumerate(evaluation.guidance):
         if guidance.kind != "none":
             try:
@@ -87,12 +82,8 @@ def _check_evaluation(trial: Trial) -> None:
 
 
 def _check_shifts(trial: Trial) -> None:
-    alignment, generator = trial.tokenizer.alignment, trial.generator
     encoders: dict[str, Any] = {"evaluation.extractor": trial.evaluation.extractor}
-    if isinstance(alignment, AlignedWith):
-        encoders["tokenizer.alignment.encoder"] = alignment.encoder
-    if generator is not None and isinstance(generator.repa, REPAWith):
-        encoders["generator.repa.encoder"] = generator.repa.encoder
+    encoders |= trial.encoders
     for path, encoder in encoders.items():
         if isinstance(encoder, InDomainEncoder) and encoder.max_shift >= trial.data.resolution:
             raise ConfigError(

@@ -1,11 +1,11 @@
 """A pretrained autoencoder of the diffusers library as a tokenizer: what a sweep file says of it.
 
-It offers what `TokenizerConfig` offers to the rest of the harness, so that few places tell the two
-apart.
+It is a tokenizer kind (`harness.config.tokenizer.TokenizerSettings`).
 """
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,8 +14,8 @@ from typing import Any, ClassVar, Literal
 from harness.config.weights import describe_file
 from harness.data.missing import MissingItem
 from harness.schema.keys import NO_KEY, content_hash
-from models.alignment import NoAlignment
 from models.diffusers_autoencoder import CONFIG_FILE, LATENT_FIELDS, WEIGHTS, weight_files
+from models.latent import LatentLayout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +69,28 @@ class DiffusersTokenizerConfig:
         return True
 
     @property
-    def alignment(self) -> NoAlignment:
-        """None that this program knows of."""
-        return NoAlignment()
+    def provenance(self) -> Literal["published"]:
+        """Others have trained it."""
+        return "published"
+
+    @property
+    def encoders(self) -> Mapping[str, Any]:
+        """None: nothing is trained."""
+        return {}
+
+    @property
+    def columns(self) -> Mapping[str, Any]:
+        """No alignment that this program has added."""
+        return {"alignment": "none", "vf_weight": 0.0}
+
+    def layout(self, resolution: int) -> LatentLayout:
+        """One group of channels."""
+        side = resolution // self.downsample
+        return LatentLayout.single(channels=self.latent_dim, height=side, width=side)
+
+    def describe(self) -> str:
+        """Hash of its files."""
+        return describe_pretrained(self)
 
     @property
     def name(self) -> str:

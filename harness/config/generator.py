@@ -1,5 +1,6 @@
 """A trial's generator: its configuration, training and representation alignment."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
@@ -75,6 +76,11 @@ class GeneratorConfig(LightningDiTConfig):
         if isinstance(self.size, str):
             return self.size
         return f"{self.size.depth}x{self.size.width}x{self.size.num_heads}"
+
+    @property
+    def encoders(self) -> Mapping[str, AlignmentEncoder]:
+        """The network that its tokens are aligned with."""
+        return {"repa.encoder": self.repa.encoder} if isinstance(self.repa, REPAWith) else {}
 
     @property
     def snapshot_steps(self) -> tuple[int, ...]:

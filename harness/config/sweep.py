@@ -12,11 +12,9 @@ from typing import Any, ClassVar, TypeVar, cast
 
 from harness.config.checks import check_trial
 from harness.config.evaluation import AutoGuidanceWith
-from harness.config.generator import REPAWith
 from harness.config.protocol_presets import apply_presets
 from harness.config.reference import describe_source
 from harness.config.resources import Resources, merge_default
-from harness.config.tokenizer import AlignedWith, describe_tokenizer
 from harness.config.trial import Trial
 from harness.config.weights import describe_file, describe_weights
 from harness.schema.keys import content_hash, to_plain
@@ -74,14 +72,11 @@ class Point:
     @property
     def trial_id(self) -> str:
         """First 12 digits of the hash of the trial and of the weights that it takes from files."""
-        trial, encoders = self.trial, [self.trial.evaluation.extractor]
-        if isinstance(trial.tokenizer.alignment, AlignedWith):
-            encoders.append(trial.tokenizer.alignment.encoder)
-        if trial.generator is not None and isinstance(trial.generator.repa, REPAWith):
-            encoders.append(trial.generator.repa.encoder)
+        trial = self.trial
+        encoders = [trial.evaluation.extractor, *trial.encoders.values()]
         weights: list[Any] = [describe_weights(e) for e in encoders]
         taken = {
-            "tokenizer": describe_tokenizer(trial.tokenizer),
+            "tokenizer": trial.tokenizer.describe(),
             "generator": describe_file(trial.generator.checkpoint if trial.generator else None),
             "reference": describe_source(trial.evaluation.reference),
             "latents": trial.latents.content,

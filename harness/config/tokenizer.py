@@ -3,21 +3,95 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Field
 
-from harness.config.diffusers import DiffusersTokenizerConfig, describe_pretrained
+from harness.config.diffusers import DiffusersTokenizerConfig
 from harness.config.encoders import AlignmentEncoder
 from harness.config.phases import PhaseInForce, TokenizerPhase, spell_out
 from harness.config.training import TrainingConfig
-from harness.config.weights import describe_file
+from harness.config.weights import Provenance, describe_file
 from harness.schema.keys import KEY_UNLESS_DEFAULT, NO_KEY
+from harness.schema.kinds import Kinds
 from models.alignment import NoAlignment, VFAlignment
 from models.autoencoder import AutoencoderConfig
+from models.latent import LatentLayout
 from models.tokenizer_loss import TokenizerLossConfig
 
 _FORBID: Any = {"extra": "forbid"}
+
+
+@runtime_checkable
+class TokenizerSettings(Protocol):
+    """What every kind of tokenizer says of itself: the part of its configuration that others read.
+
+    A kind is a frozen dataclass with these members; its other fields are its own.
+    """
+
+    @property
+    def kind(self) -> str:
+        """Name of the kind."""
+        ...
+
+    @property
+    def latent_dim(self) -> int:
+        """Latent channels, over all groups."""
+        ...
+
+    @property
+    def downsample(self) -> int:
+        """Image side over latent side."""
+        ...
+
+    @property
+    def seed(self) -> int | None:
+        """Seed of its weights, of its batches and of the noise of its latents."""
+        ...
+
+    @property
+    def scaling(self) -> Literal["own", "statistics"]:
+        """How latents are normalised for the generator: by the scaling that comes with given
+        weights, or by their measured mean and deviation."""
+        ...
+
+    @property
+    def is_given(self) -> bool:
+        """Whether its weights come from elsewhere and nothing is trained."""
+        ...
+
+    @property
+    def provenance(self) -> Provenance:
+        """Where its weights and its recipe come from."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """Name in the table."""
+        ...
+
+    @property
+    def label(self) -> str:
+        """A few words for people."""
+        ...
+
+    @property
+    def encoders(self) -> Mapping[str, AlignmentEncoder]:
+        """Key path below `tokenizer` -> frozen network that its training looks to."""
+        ...
+
+    @property
+    def columns(self) -> Mapping[str, Any]:
+        """Columns of the table that say how it was trained."""
+        ...
+
+    def layout(self, resolution: int) -> LatentLayout:
+        """Channel groups and grid of the latents of images of `resolution` pixels."""
+        ...
+
+    def describe(self) -> str:
+        """Hash of the weights that it takes from elsewhere, for keys; empty where trained here."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +157,11 @@ class TokenizerConfig:
         return self.checkpoint is not None
 
     @property
+    def provenance(self) -> Provenance:
+        """Published where its weights are given."""
+        return "published" if self.is_given else "reproduced"
+
+    @property
     def name(self) -> str:
         """Name in the table."""
         return self.kind
@@ -100,28 +179,47 @@ class TokenizerConfig:
         return f"f{self.downsample}d{self.latent_dim} {aligned} seed {self.seed}"
 
     @property
+    def encoders(self) -> Mapping[str, AlignmentEncoder]:
+        """The network of its alignment."""
+        if isinstance(self.alignment, AlignedWith):
+            return {"alignment.encoder": self.alignment.encoder}
+        return {}
+
+    @property
+    def columns(self) -> Mapping[str, Any]:
+        """Its alignment."""
+        aligned = self.alignment
+        if not isinstance(aligned, AlignedWith):
+            return {"alignment": aligned.kind, "vf_weight": 0.0}
+        return {
+            "alignment": aligned.kind,
+            "alignment_encoder": aligned.encoder.name,
+            "vf_weight": aligned.vf_weight,
+            "cos_margin": aligned.cos_margin,
+            "distmat_margin": aligned.distmat_margin,
+            "adaptive_vf": "yes" if aligned.adaptive else "no",
+        }
+
+    def layout(self, resolution: int) -> LatentLayout:
+        """One group of channels."""
+        side = resolution // self.downsample
+        return LatentLayout.single(channels=self.latent_dim, height=side, width=side)
+
+    def describe(self) -> str:
+        """Hash of `checkpoint`."""
+        return describe_file(self.checkpoint)
+
+    @property
     def schedule(self) -> tuple[PhaseInForce, ...]:
         """The phases with all that is in force in each."""
         return spell_out(self.phases, self.training.steps, self.loss, self.alignment)
 
 
-def _tokenizer_kind(tree: Any) -> str:
-    """The `kind` of a block or of a configuration; a block that names none is a VA-VAE."""
-    if isinstance(tree, Mapping):
-        return str(tree.get("kind", "va_vae"))
-    return str(getattr(tree, "kind", "va_vae"))
+TOKENIZERS: Kinds[Any] = Kinds("tokenizer", default="va_vae")
+"""Every kind of tokenizer; a block that names none is a VA-VAE. `harness.stages.tokenizer` says how
+each is trained and loaded."""
+TOKENIZERS.add("va_vae", TokenizerConfig)
+TOKENIZERS.add("diffusers", DiffusersTokenizerConfig)
 
-
-AnyTokenizerConfig = Annotated[
-    Annotated[TokenizerConfig, Tag("va_vae")]
-    | Annotated[DiffusersTokenizerConfig, Tag("diffusers")],
-    Discriminator(_tokenizer_kind),
-]
-"""Every kind of tokenizer."""
-
-
-def describe_tokenizer(config: AnyTokenizerConfig) -> str:
-    """Hash of a tokenizer's given weights for its key; empty where they are trained here."""
-    if isinstance(config, DiffusersTokenizerConfig):
-        return describe_pretrained(config)
-    return describe_file(config.checkpoint)
+AnyTokenizerConfig = Annotated[TokenizerSettings, TOKENIZERS]
+"""A tokenizer of any kind."""

@@ -1,10 +1,12 @@
 """A trial: one complete configuration of data, tokenizer, generator and evaluation."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from harness.config.data import DataConfig
+from harness.config.encoders import AlignmentEncoder
 from harness.config.evaluation import EvaluationConfig
 from harness.config.generator import GeneratorConfig
 from harness.config.latents import LatentsConfig
@@ -47,5 +49,12 @@ class Trial:
     @property
     def layout(self) -> LatentLayout:
         """Channel groups and grid of this trial's latents."""
-        side = self.data.resolution // self.tokenizer.downsample
-        return LatentLayout.single(channels=self.tokenizer.latent_dim, height=side, width=side)
+        return self.tokenizer.layout(self.data.resolution)
+
+    @property
+    def encoders(self) -> Mapping[str, AlignmentEncoder]:
+        """Key path in the trial -> frozen network that its tokenizer or generator looks to."""
+        found = {f"tokenizer.{path}": e for path, e in self.tokenizer.encoders.items()}
+        if self.generator is not None:
+            found |= {f"generator.{path}": e for path, e in self.generator.encoders.items()}
+        return found

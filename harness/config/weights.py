@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -13,6 +13,10 @@ from harness.metrics.extractors import InceptionConfig
 from harness.storage.durable import file_sha256
 from models.foundation import TimmEncoderConfig
 from models.perceptual import LPIPSConfig
+
+Provenance = Literal["published", "reproduced", "reconstruction"]
+"""`published`: weights that others released. `reproduced`: trained here by a published recipe.
+`reconstruction`: trained here by a recipe that its paper leaves open in parts."""
 
 VGG16_SHA256 = "397923af"
 """First digits of the sha256 of torchvision's ImageNet weights of VGG16."""

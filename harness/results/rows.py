@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 
 from harness.config.evaluation import Guidance
 from harness.config.protocol_presets import generation_name, reconstruction_name
-from harness.config.tokenizer import AlignedWith
 from harness.config.trial import Trial
 from harness.execution.stage_run import Outcome
 from harness.metrics.extractors import INCEPTION_SHA256
@@ -104,24 +103,14 @@ def _configuration(row: PlannedRow, sweep: str) -> dict[str, Any]:
         "tokenizer": tokenizer.name,
         "downsample": tokenizer.downsample,
         "latent_dim": tokenizer.latent_dim,
-        "alignment": tokenizer.alignment.kind,
-        "vf_weight": 0.0,
         "seed": trial.seed,
         "tokenizer_seed": tokenizer.seed,
         "evaluation_seed": trial.evaluation.seed,
         "tokenizer_key": row.tokenizer.key,
-        "provenance": "published" if tokenizer.is_given else "reproduced",
+        "provenance": tokenizer.provenance,
         "schema_version": SCHEMA_VERSION,
     }
-    if isinstance(tokenizer.alignment, AlignedWith):
-        alignment = tokenizer.alignment
-        values |= {
-            "alignment_encoder": alignment.encoder.name,
-            "vf_weight": alignment.vf_weight,
-            "cos_margin": alignment.cos_margin,
-            "distmat_margin": alignment.distmat_margin,
-            "adaptive_vf": "yes" if alignment.adaptive else "no",
-        }
+    values |= tokenizer.columns
     return values | _sampled_configuration(row)
 
 

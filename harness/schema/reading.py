@@ -11,6 +11,8 @@ from typing import Any, TypeVar, cast
 import pydantic
 import yaml
 
+from harness.schema.kinds import num_added
+
 T = TypeVar("T")
 
 
@@ -98,13 +100,13 @@ def validate(expected: type[T] | Any, tree: Any) -> T:
             path=".".join(path),
         ) from error
     try:
-        return cast(T, _adapter(expected).validate_json(text, strict=True))
+        return cast(T, _adapter(expected, num_added()).validate_json(text, strict=True))
     except pydantic.ValidationError as error:
         raise _from_pydantic(error, expected, tree) from error
 
 
 @lru_cache(maxsize=64)
-def _adapter(expected: Any) -> Any:
+def _adapter(expected: Any, _kinds_added: int) -> Any:
     """The validator of a type. It is kept, because building one takes longer than using it."""
     return pydantic.TypeAdapter(expected)
 

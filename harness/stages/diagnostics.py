@@ -24,9 +24,9 @@ from harness.metrics.uniformity import UniformityConfig, measure_uniformity
 from harness.stages import latents as latents_stage
 from harness.stages.running.context import StageContext
 from harness.stages.stage import Estimate, Stage, StageKind
-from harness.stages.tokenizer.kind import AnyAutoencoder
 from harness.stages.tokenizer.stage import flops_per_image as tokenizer_flops
 from harness.stages.tokenizer.stage import load_tokenizer
+from models.tokenizer import TokenizerNetwork
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +131,7 @@ def _one_position_each(
 def _encode(
     dataset: ImageDataset,
     indices: np.ndarray,
-    tokenizer: AnyAutoencoder,
+    tokenizer: TokenizerNetwork,
     config: DiagnosticsStage,
     context: StageContext,
 ) -> Float[Tensor, "m c h w"]:

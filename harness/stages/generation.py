@@ -30,7 +30,6 @@ from harness.stages.running.kept_samples import KeptSamples
 from harness.stages.running.optimisation import arithmetic
 from harness.stages.running.rounds import Rounds
 from harness.stages.stage import Estimate, Stage, StageKind
-from harness.stages.tokenizer.kind import AnyAutoencoder
 from harness.stages.tokenizer.stage import flops_per_image as tokenizer_flops
 from harness.stages.tokenizer.stage import load_tokenizer
 from harness.storage.artifacts import Artifact
@@ -38,6 +37,7 @@ from models.batch_part import slices_of
 from models.guidance import ClassifierFreeGuidance, guided_velocity
 from models.lightningdit import LightningDiT
 from models.sampler import SamplerConfig, VelocityFunction, sample
+from models.tokenizer import TokenizerNetwork
 
 GRID_ROWS, GRID_COLUMNS = 8, 10
 """Shown samples: the first classes side by side, one noise a row."""
@@ -141,7 +141,7 @@ class Sampling:
 
     model: LightningDiT
     weak: LightningDiT | None
-    tokenizer: AnyAutoencoder
+    tokenizer: TokenizerNetwork
     mean: Tensor
     std: Tensor
     config: GenerationStage

@@ -27,13 +27,13 @@ from harness.schema.keys import KEY_UNLESS_DEFAULT, to_plain
 from harness.stages.flops import BYTES
 from harness.stages.running.context import StageContext
 from harness.stages.stage import Estimate, Stage, StageKind
-from harness.stages.tokenizer.kind import AnyAutoencoder
 from harness.stages.tokenizer.stage import flops_per_image as tokenizer_flops
 from harness.stages.tokenizer.stage import load_tokenizer
 from harness.storage.artifacts import Artifact, write_tensors
 from models.batch_part import slices_of
 from models.latent import LatentLayout
 from models.posterior import PointPosterior, Posterior, join
+from models.tokenizer import TokenizerNetwork
 
 SHARD_IMAGES = 10_000
 """Images a shard, as published."""
@@ -179,7 +179,7 @@ def _describe(
 def _encode_shard(
     config: LatentsStage,
     dataset: ImageDataset,
-    tokenizer: AnyAutoencoder,
+    tokenizer: TokenizerNetwork,
     indices: Any,
     context: StageContext,
 ) -> dict[str, Tensor]:

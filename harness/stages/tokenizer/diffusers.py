@@ -7,7 +7,6 @@ from typing import Any
 
 from harness.config.diffusers import (
     DiffusersTokenizerConfig,
-    describe_pretrained,
     identity,
     missing_pretrained,
     require_folder,
@@ -37,7 +36,7 @@ def stage(trial: Trial) -> TokenizerStage:
         tokenizer=identity(settings),
         data=trial.data,
         perceptual_weights="",
-        checkpoint=describe_pretrained(settings),
+        checkpoint=settings.describe(),
     )
 
 
@@ -59,7 +58,7 @@ def make(stage: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
         ValueError: The files are others than planned with, or not what is declared.
     """
     config, described = _settings(stage.tokenizer), stage.checkpoint
-    now = describe_pretrained(config)
+    now = config.describe()
     if now != described:
         raise ValueError(
             f"the files of {config.source} must be those that were planned with ({described}), "
@@ -115,8 +114,5 @@ KIND = TokenizerKind(
     make=make,
     load=load,
     missing=missing,
-    trained_images=lambda _config: 0,
-    training_flops=lambda _config, _encoder, _forward: 0.0,
-    aligned_with=lambda _trial: None,
     built_from_files=True,
 )

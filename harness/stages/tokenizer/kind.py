@@ -7,31 +7,26 @@ from typing import Any, Literal
 import torch
 
 from harness.config.data import DataConfig
-from harness.config.encoders import AlignmentEncoder
 from harness.config.tokenizer import AnyTokenizerConfig
 from harness.config.trial import Trial
 from harness.data.missing import MissingItem
 from harness.schema.keys import KEY_UNLESS_DEFAULT
-from harness.stages.encoder import EncoderStage
 from harness.stages.running.context import StageContext
+from harness.stages.stage import Stage
 from harness.storage.artifacts import Artifact
-from models.autoencoder import Autoencoder
-from models.diffusers_autoencoder import DiffusersAutoencoder
-
-AnyAutoencoder = Autoencoder | DiffusersAutoencoder
-"""A network that encodes images and decodes latents."""
+from models.tokenizer import TokenizerNetwork
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerStage:
-    """Configuration of the stage; its other input is the encoder that it is aligned with."""
+    """Configuration of the stage; its inputs are what its kind needs."""
 
     tokenizer: AnyTokenizerConfig
     data: DataConfig
     perceptual_weights: str
     """Hashes of the weights of LPIPS; empty without it."""
     checkpoint: str = field(default="", metadata=KEY_UNLESS_DEFAULT)
-    """Hash of the file of trained weights; empty where they are trained here."""
+    """Hash of the weights that are given; empty where they are trained here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,20 +35,23 @@ class TokenizerKind:
 
     stage: Callable[[Trial], TokenizerStage]
     """Says what the stage of a trial's tokenizer reads."""
-    build: Callable[[TokenizerStage], AnyAutoencoder]
+    build: Callable[[TokenizerStage], TokenizerNetwork]
     """Builds the network with untrained weights."""
     make: Callable[[TokenizerStage, StageContext], Mapping[str, Any]]
-    """Trains the network, or copies given weights, into the stage's payload."""
-    load: Callable[[TokenizerStage, Artifact], AnyAutoencoder]
+    """Trains the network, or copies given weights, into the stage's payload. Its result has
+    `parameters`, and `images`, those that it was trained with, None where nobody knows."""
+    load: Callable[[TokenizerStage, Artifact], TokenizerNetwork]
     """Builds the network with the weights that `make` has left."""
-    missing: Callable[[TokenizerStage], list[MissingItem]]
+    missing: Callable[[TokenizerStage], list[MissingItem]] = lambda _config: []
     """Lists weights that this machine lacks."""
-    trained_images: Callable[[TokenizerStage], int]
+    needs: Callable[[Trial], Mapping[str, Stage]] = lambda _trial: {}
+    """Names the stages whose artifacts `make` and `load` read: encoders, or other tokenizers."""
+    trained_images: Callable[[TokenizerStage], int] = lambda _config: 0
     """Counts the images that it is trained with here, 0 where its weights are given."""
-    training_flops: Callable[[TokenizerStage, EncoderStage | None, float], float]
+    training_flops: Callable[[TokenizerStage, Mapping[str, Stage], float], float] = (
+        lambda _config, _inputs, _forward: 0.0
+    )
     """Estimates its training here; the last argument is the FLOPs of an image's way through it."""
-    aligned_with: Callable[[Trial], AlignmentEncoder | None]
-    """Names the frozen network that its training looks to."""
     built_from_files: bool = False
     """Whether the network cannot be built where the files of its weights are absent."""
 

@@ -7,40 +7,37 @@ import torch
 from pydantic import TypeAdapter
 from torch import nn
 
-from harness.config.tokenizer import AnyTokenizerConfig
+from harness.config.tokenizer import TOKENIZERS, AnyTokenizerConfig
 from harness.config.trial import Trial
 from harness.data.missing import MissingItem
-from harness.stages import encoder
 from harness.stages.flops import ADAM_STATE, BYTES, count_forward, empty_image
 from harness.stages.running.context import StageContext
 from harness.stages.stage import Estimate, Stage, StageKind
 from harness.stages.tokenizer import diffusers, va_vae
 from harness.stages.tokenizer.kind import (
-    AnyAutoencoder,
     TokenizerKind,
     TokenizerStage,
     memory_format,
 )
 from harness.storage.artifacts import Artifact
+from models.tokenizer import TokenizerNetwork
 
-KINDS: dict[str, TokenizerKind] = {"va_vae": va_vae.KIND, "diffusers": diffusers.KIND}
-"""`tokenizer.kind` -> what stages know of it."""
+TOKENIZERS.implement("va_vae", va_vae.KIND)
+TOKENIZERS.implement("diffusers", diffusers.KIND)
 
 
 def kind_of(config: AnyTokenizerConfig) -> TokenizerKind:
     """Look up the kind of a configuration."""
-    return KINDS[config.kind]
+    return TOKENIZERS.of(config)
 
 
 def stage_of(trial: Trial) -> Stage:
     """The stage of a trial's tokenizer."""
-    kind, inputs = kind_of(trial.tokenizer), {}
-    if (network := kind.aligned_with(trial)) is not None:
-        inputs["encoder"] = encoder.stage_of(network, trial, "alignment encoder")
+    kind = kind_of(trial.tokenizer)
     return Stage(
         kind="tokenizer",
         config=kind.stage(trial),
-        inputs=inputs,
+        inputs=kind.needs(trial),
         label=trial.tokenizer.label,
     )
 
@@ -50,7 +47,7 @@ def run(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
     return kind_of(config.tokenizer).make(config, context)
 
 
-def build_tokenizer(config: TokenizerStage) -> AnyAutoencoder:
+def build_tokenizer(config: TokenizerStage) -> TokenizerNetwork:
     """The untrained network; of a pretrained one, from the files that it is taken from."""
     return kind_of(config.tokenizer).build(config)
 
@@ -61,7 +58,7 @@ def load_tokenizer(
     *,
     compiled: bool = False,
     channels_last: bool | Literal["auto"] = "auto",
-) -> AnyAutoencoder:
+) -> TokenizerNetwork:
     """The network of an artifact, frozen and in evaluation mode, compiled if asked."""
     config: TokenizerStage = TypeAdapter(TokenizerStage).validate_python(artifact.record["config"])
     model = kind_of(config.tokenizer).load(config, artifact)
@@ -75,9 +72,8 @@ def estimate(stage: Stage) -> Estimate:
     """The training, the networks of its loss included."""
     config: TokenizerStage = stage.config
     parameters, _ = _size(config)
-    aligned_with = stage.inputs["encoder"].config if "encoder" in stage.inputs else None
     return Estimate(
-        flops=training_flops(config, aligned_with),
+        flops=training_flops(stage),
         disk_bytes=BYTES * parameters,
         parameters=parameters,
         images=kind_of(config.tokenizer).trained_images(config),
@@ -85,12 +81,13 @@ def estimate(stage: Stage) -> Estimate:
     )
 
 
-def training_flops(config: TokenizerStage, aligned_with: encoder.EncoderStage | None) -> float:
+def training_flops(stage: Stage) -> float:
     """FLOPs of training a tokenizer here, the networks of its loss included."""
+    config: TokenizerStage = stage.config
     kind = kind_of(config.tokenizer)
     if kind.trained_images(config) == 0:
         return 0.0
-    return kind.training_flops(config, aligned_with, flops_per_image(config))
+    return kind.training_flops(config, stage.inputs, flops_per_image(config))
 
 
 def flops_per_image(config: TokenizerStage) -> float:
@@ -130,7 +127,7 @@ def _forward(config: TokenizerStage, *, back: bool = True) -> tuple[nn.Module, t
 class _RoundTrip(nn.Module):
     """Encode and, where `back`, decode: what one forward pass of an autoencoder means here."""
 
-    def __init__(self, autoencoder: AnyAutoencoder, *, back: bool) -> None:
+    def __init__(self, autoencoder: TokenizerNetwork, *, back: bool) -> None:
         super().__init__()
         self.autoencoder, self.back = autoencoder, back
 

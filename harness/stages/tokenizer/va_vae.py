@@ -8,13 +8,11 @@ import torch
 from torch import nn
 from torch.profiler import record_function
 
-from harness.config.encoders import AlignmentEncoder
 from harness.config.phases import phase_at
-from harness.config.tokenizer import AlignedWith, AnyTokenizerConfig, TokenizerConfig
+from harness.config.tokenizer import AnyTokenizerConfig, TokenizerConfig
 from harness.config.trial import Trial
 from harness.config.weights import (
     check_file,
-    describe_file,
     describe_lpips,
     missing_checkpoint,
     missing_lpips,
@@ -26,8 +24,7 @@ from harness.data.pixel_range import to_model_range
 from harness.data.stream import BatchStream
 from harness.machine.gradients import GradientSum
 from harness.machine.random_streams import derive_seed, generator_for
-from harness.stages.encoder import EncoderStage, load_encoder
-from harness.stages.encoder import flops_per_image as encoder_flops
+from harness.stages import encoder
 from harness.stages.flops import FORWARDS_A_STEP, count_forward, empty_image, training_images
 from harness.stages.running.context import StageContext
 from harness.stages.running.optimisation import (
@@ -38,6 +35,7 @@ from harness.stages.running.optimisation import (
     restore_optimizer,
     start_step,
 )
+from harness.stages.stage import Stage
 from harness.stages.tokenizer.kind import TokenizerKind, TokenizerStage, memory_format
 from harness.storage.artifacts import Artifact, write_tensors
 from models import checkpoint
@@ -51,7 +49,7 @@ from models.tokenizer_loss import ADVERSARY, AUTOENCODER, TokenizerLoss
 def stage(trial: Trial) -> TokenizerStage:
     """Make the configuration of the stage from a trial."""
     settings = _settings(trial.tokenizer)
-    given = describe_file(settings.checkpoint)
+    given = settings.describe()
     return TokenizerStage(
         tokenizer=settings,
         data=trial.data,
@@ -78,9 +76,9 @@ def make(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
 
     # ---- networks
     side = config.data.resolution // settings.downsample
-    encoder = None
+    foundation = None
     if "encoder" in context.inputs:
-        encoder = load_encoder(
+        foundation = encoder.load_encoder(
             context.inputs["encoder"], device, compiled=context.resources.compile
         )
     torch.manual_seed(derive_seed(seed, "tokenizer", "weights"))
@@ -90,7 +88,7 @@ def make(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
         settings.loss,
         settings.alignment,
         latent_dim=settings.latent_dim,
-        feature_dim=None if encoder is None else encoder.feature_dim,
+        feature_dim=None if foundation is None else foundation.feature_dim,
         in_channels=settings.architecture.in_channels,
     ).to(device)
     # LPIPS is frozen: its weights are rounded once rather than at every step under autocast, with
@@ -173,12 +171,12 @@ def make(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
             shape = (count, settings.latent_dim, side, side)
             noise = torch.randn(shape, generator=random, device=device)[own]
         features = None
-        if encoder is not None:
+        if foundation is not None:
             # The encoder is not differentiated, so its slices need no more than its activations.
             parts = slices_of(len(images), context.slices)
             with record_function("foundation encoder"):
                 features = torch.cat(
-                    [encoder.features(images[p], grid=(side, side)) for p in parts]
+                    [foundation.features(images[p], grid=(side, side)) for p in parts]
                 )
 
         # ---- forward, loss and step of the autoencoder
@@ -263,7 +261,16 @@ def trained_images(config: TokenizerStage) -> int:
     return 0 if config.checkpoint else training_images(_settings(config.tokenizer).training)
 
 
-def training_flops(config: TokenizerStage, encoder: EncoderStage | None, forward: float) -> float:
+def needs(trial: Trial) -> Mapping[str, Stage]:
+    """The network that its training looks to."""
+    settings = _settings(trial.tokenizer)
+    looks_to = settings.encoders.get("alignment.encoder")
+    if settings.is_given or looks_to is None:
+        return {}
+    return {"encoder": encoder.stage_of(looks_to, trial, "alignment encoder")}
+
+
+def training_flops(config: TokenizerStage, inputs: Mapping[str, Stage], forward: float) -> float:
     """FLOPs of its training, the networks of its loss included.
 
     Per image: three forwards of the autoencoder, one of the alignment encoder, three of LPIPS'
@@ -272,8 +279,9 @@ def training_flops(config: TokenizerStage, encoder: EncoderStage | None, forward
     """
     settings, side = _settings(config.tokenizer), config.data.resolution
     loss, per_image = settings.loss, FORWARDS_A_STEP * forward
-    if encoder is not None:
-        per_image += encoder_flops(encoder, side // settings.downsample)
+    if "encoder" in inputs:
+        cells = side // settings.downsample
+        per_image += encoder.flops_per_image(inputs["encoder"].config, cells)
     if isinstance(loss.perceptual, LPIPSConfig):
         per_image += 3 * count_forward(("vgg16", side), lambda: _vgg16_forward(side))[1]
     if isinstance(loss.discriminator, DiscriminatorConfig):
@@ -285,15 +293,6 @@ def training_flops(config: TokenizerStage, encoder: EncoderStage | None, forward
             )[1]
         )
     return trained_images(config) * per_image
-
-
-def aligned_with(trial: Trial) -> AlignmentEncoder | None:
-    """The network that its training looks to."""
-    settings = _settings(trial.tokenizer)
-    alignment = settings.alignment
-    if settings.is_given or not isinstance(alignment, AlignedWith):
-        return None
-    return alignment.encoder
 
 
 def _vgg16_forward(side: int) -> tuple[nn.Module, tuple[Any, ...]]:
@@ -313,7 +312,7 @@ KIND = TokenizerKind(
     make=make,
     load=load,
     missing=missing,
+    needs=needs,
     trained_images=trained_images,
     training_flops=training_flops,
-    aligned_with=aligned_with,
 )

@@ -1,0 +1,84 @@
+"""Open unions: configuration classes told apart by `kind`, to which plug-ins add their own."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Generic, TypeVar
+
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+Implementation = TypeVar("Implementation")
+
+_added: list[str] = []
+
+
+def num_added() -> int:
+    """How many kinds were added so far; a validator built before the last knows not all."""
+    return len(_added)
+
+
+class Kinds(Generic[Implementation]):
+    """The kinds of one part of a trial: `kind` -> configuration class and implementation.
+
+    As an annotation, `Annotated[Settings, KINDS]`, it makes pydantic read a block into the class
+    that its `kind` names. The set of kinds is read when a validator is built, not when the
+    annotation is written, so a plug-in may add a kind at any time before a file is read.
+    """
+
+    def __init__(self, part: str, *, default: str | None = None) -> None:
+        """Args:
+        part: What they are kinds of, in words: `tokenizer`.
+        default: The kind of a block that names none; absent: `kind` must be written.
+        """
+        self.part, self.default = part, default
+        self._configs: dict[str, type] = {}
+        self._implementations: dict[str, Implementation] = {}
+        self._origins: dict[str, str] = {}
+
+    def add(self, kind: str, config: type, implementation: Implementation | None = None) -> None:
+        """Add a kind.
+
+        Args:
+            kind: Its name, the value of `kind` in a block.
+            config: Frozen dataclass of the block, with a field `kind: Literal[<kind>]`.
+            implementation: What stages know of it; absent where the class itself says all.
+
+        Raises:
+            ValueError: Another class has this name already.
+        """
+        origin = f"{config.__module__}.{config.__qualname__}"
+        if self._origins.get(kind, origin) != origin:
+            raise ValueError(
+                f"the {self.part} kind {kind!r} must be registered once, but {origin} registers "
+                f"it after {self._origins[kind]}; give yours another name"
+            )
+        self._configs[kind], self._origins[kind] = config, origin
+        _added.append(kind)
+        if implementation is not None:
+            self._implementations[kind] = implementation
+
+    def implement(self, kind: str, implementation: Implementation) -> None:
+        """Say what stages know of a kind whose configuration was added before."""
+        assert kind in self._configs
+        self._implementations[kind] = implementation
+
+    def of(self, config: Any) -> Implementation:
+        """The implementation of a configuration's kind."""
+        return self._implementations[config.kind]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._configs)
+
+    def config_of(self, kind: str) -> type:
+        """The configuration class of a kind."""
+        return self._configs[kind]
+
+    def _kind_of(self, block: Any) -> str | None:
+        named = isinstance(block, Mapping)
+        kind = block.get("kind", self.default) if named else getattr(block, "kind", self.default)
+        return None if kind is None else str(kind)
+
+    def __get_pydantic_core_schema__(
+        self, _source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        choices = {kind: handler.generate_schema(config) for kind, config in self._configs.items()}
+        return core_schema.tagged_union_schema(choices, discriminator=self._kind_of)
