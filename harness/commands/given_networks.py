@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from harness.config.axes import same
 from harness.config.sweep import Point, Sweep
 from harness.plan.plan import make_plan
 from harness.schema.reading import ConfigError
@@ -25,9 +26,13 @@ def from_checkpoints(sweep: Sweep, *, with_generator: bool) -> Sweep:
                 path="trial.generator",
                 source=sweep.source,
             )
-        points.setdefault(point.trial_id, point)
+        # What was varied in the generators alone is no axis of a tokenizer that they share.
+        known = points.setdefault(point.trial_id, point)
+        shared = {a: v for a, v in known.axes.items() if same(point.axes.get(a), v)}
+        points[point.trial_id] = dataclasses.replace(known, axes=shared)
     file = dataclasses.replace(sweep.file, name=f"{sweep.file.name}-evaluated")
-    evaluated = dataclasses.replace(sweep, file=file, points=tuple(points.values()))
+    axes = tuple(a for a in sweep.axes if any(a.name in p.axes for p in points.values()))
+    evaluated = dataclasses.replace(sweep, file=file, points=tuple(points.values()), axes=axes)
     for stage in make_plan(evaluated).stages:
         if stage.kind in ("tokenizer", "generator") and not stage.config.checkpoint:
             raise ConfigError(

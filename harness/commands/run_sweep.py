@@ -93,7 +93,7 @@ def _write_finished_rows(
 
     for row in plan.rows:
         if ended in row.stages:
-            values = make_row(row, plan.sweep.file.name, store, {})
+            values = make_row(row, plan.sweep, store, {})
             if values["status"] == "done":
                 write_row(values, results)
                 log.row(values)

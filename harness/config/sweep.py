@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast
 
+from harness.config.axes import Axis, describe_axes, write_value
 from harness.config.checks import check_trial
 from harness.config.evaluation import AutoGuidanceWith
 from harness.config.protocol_presets import apply_presets
@@ -54,6 +55,8 @@ class SweepFile:
     """Axis (a preset's name or a dotted path of the trial) -> values."""
     exclude: list[dict[str, Any]] = field(default_factory=list)
     """Combinations left out: axis -> value or list of values."""
+    compare: dict[str, Any] = field(default_factory=dict)
+    """Axis -> the value that its others are compared with; elsewhere the first of the axis."""
     resources: dict[str, Resources] = field(default_factory=dict)
     """Stage kind -> what it holds; `default` for the kinds not named."""
 
@@ -94,6 +97,8 @@ class Sweep:
     points: tuple[Point, ...]
     source: str
     """The file it was read from."""
+    axes: tuple[Axis, ...] = ()
+    """What the trials vary, in the order of the file."""
 
 
 def load_sweep(path: Path, settings: Sequence[str] = ()) -> Sweep:
@@ -108,10 +113,13 @@ def load_sweep(path: Path, settings: Sequence[str] = ()) -> Sweep:
         ConfigError: Names file, key path, what came and what is valid.
     """
     source = str(path)
-    file = read_file(path, settings, SweepFile, dotted=("grid",))
+    file = read_file(path, settings, SweepFile, dotted=("grid", "compare"))
     try:
         _check_axes(file)
-        return Sweep(file=file, points=tuple(_expand(file)), source=source)
+        points = tuple(_expand(file))
+        axes = describe_axes((point.axes for point in points), file.grid, file.presets)
+        axes = _with_baselines(axes, file.compare)
+        return Sweep(file=file, points=points, source=source, axes=axes)
     except ConfigError as error:
         raise error.within(source=source) from error
 
@@ -147,7 +155,9 @@ def read_file(
 
 def resolved_tree(sweep: Sweep) -> dict[str, Any]:
     """The sweep as JSON-able values with every override applied, for `sweep.yaml`."""
-    return to_plain(sweep.file)
+    tree = to_plain(sweep.file)
+    # Folders of earlier revisions hold files without this block: without it they are the same.
+    return {key: value for key, value in tree.items() if value or key != "compare"}
 
 
 def set_path(tree: dict[str, Any], path: str, value: Any) -> None:
@@ -262,6 +272,31 @@ def _check_axes(file: SweepFile) -> None:
                     f"(axes: {', '.join(file.grid) or 'none'})",
                     path=f"exclude.{number}",
                 )
+
+
+def _with_baselines(axes: Sequence[Axis], compare: Mapping[str, Any]) -> tuple[Axis, ...]:
+    known = {axis.name: axis for axis in axes}
+    for name, value in compare.items():
+        path, axis = f"compare.{name}", known.get(name)
+        if axis is None:
+            raise ConfigError(
+                f"unknown axis {name!r}{nearest(name, list(known))} "
+                f"(axes: {', '.join(known) or 'none'})",
+                path=path,
+            )
+        if axis.kind == "seed":
+            raise ConfigError(
+                "a seed means repetition and is not compared; leave it out", path=path
+            )
+        if not axis.has(value):
+            values = [write_value(each) for each in axis.values]
+            raise ConfigError(
+                f"must be a value of the axis, but got {write_value(value)!r}"
+                f"{nearest(write_value(value), values)} (valid: {', '.join(values)})",
+                path=path,
+            )
+        known[name] = axis.against(value)
+    return tuple(known.values())
 
 
 def _check_axis(file: SweepFile, axis: str, values: list[Any]) -> None:

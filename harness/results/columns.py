@@ -9,11 +9,14 @@ a test holds equal to this module; write it anew with
 
 import json
 import sys
+from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from typing import Literal
 
-SCHEMA_VERSION = 2
+from harness.config.axes import Axis, AxisKind, Held
+
+SCHEMA_VERSION = 3
 """Raised when a column changes its name or meaning."""
 
 ColumnType = Literal["text", "count", "number"]
@@ -40,6 +43,13 @@ class Column:
     label: str = ""
     """Short name in figures; the table's `distance_name` follows where it ends in a colon. A column
     with a label and a better way is averaged, compared and drawn by the analysis."""
+    axis: AxisKind | None = None
+    """Of an axis of the sweep: `seed` where it means repetition, `numeric` where its values are
+    numbers, else `categorical`."""
+    values: tuple[Held, ...] = ()
+    """Values of an axis, in the order of the sweep file; none of a search's range."""
+    baseline: Held | None = None
+    """Value of an axis that the others are compared with; None of seeds and ranges."""
     promised: bool = False
     """Every artifact that a plan finds has this metric, since it is older than the last raise of
     its stage's `VERSION`. A metric that came later raises no `VERSION`, so artifacts may lack it:
@@ -48,7 +58,12 @@ class Column:
     def metadata(self) -> dict[str, str]:
         """Metadata of the schema's field."""
         told = ("type", "unit", "better", "measured_on", "label")
-        return {"description": self.meaning, **{name: getattr(self, name) for name in told}}
+        about = {"description": self.meaning, **{name: getattr(self, name) for name in told}}
+        if self.axis is None:
+            return about
+        # As JSON, so that numbers stay numbers.
+        numbers = {"values": list(self.values), "baseline": self.baseline}
+        return about | {"axis": self.axis} | {k: json.dumps(v) for k, v in numbers.items()}
 
 
 _text = partial(Column, type="text")
@@ -205,6 +220,32 @@ _COLUMNS = (
 COLUMNS: dict[str, Column] = {column.name: column for column in _COLUMNS}
 """Columns by name, in the order of the table."""
 assert len(COLUMNS) == len(_COLUMNS), "a column has one description"
+
+
+def with_axes(axes: Iterable[Axis]) -> dict[str, Column]:
+    """The columns of a sweep's table: each axis has one of its own, after the sweep's name."""
+    own = {name: _axis_column(axis) for axis in axes for name in [axis_column(axis.name)]}
+    before = list(COLUMNS).index("sweep") + 1
+    columns = list(COLUMNS.items())
+    return dict([*columns[:before], *own.items(), *columns[before:]])
+
+
+def axis_column(axis: str) -> str:
+    """Name of the column of an axis."""
+    return f"axis.{axis}"
+
+
+def _axis_column(axis: Axis) -> Column:
+    return Column(
+        axis_column(axis.name),
+        "what the sweep varies: a preset's name, or the value of this path of the trial; empty "
+        "where it is not in force",
+        type=axis.type,
+        label=axis.short,
+        axis=axis.kind,
+        values=axis.values,
+        baseline=axis.baseline,
+    )
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from harness.config.sweep import resolved_tree
 from harness.execution.stage_run import Outcome
 from harness.machine.environment import command_line, environment
 from harness.plan.plan import Plan
+from harness.results.columns import with_axes
 from harness.results.rows import compile_table, make_row, write_row
 from harness.schema.keys import to_plain
 from harness.storage.artifacts import Artifact, Store
@@ -106,12 +107,12 @@ def write_tables(
         The rows and the grids.
     """
     known = outcomes if row_outcomes is None else row_outcomes
-    rows = [make_row(row, plan.sweep.file.name, store, known) for row in plan.rows]
+    rows = [make_row(row, plan.sweep, store, known) for row in plan.rows]
     kept = {write_row(values, results) for values in rows}
     for path in (results / "rows").glob("*.json"):
         if path not in kept:
             path.unlink()
-    compile_table(rows, results)
+    compile_table(rows, results, with_axes(plan.sweep.axes))
     _write_curves(plan, store, results)
     write_json(results / "manifest.json", _manifest(plan, store, outcomes, wall_s))
     return rows, _copy_grids(plan, store, results)

@@ -13,11 +13,20 @@ import pyarrow.parquet as pq
 
 from harness.config.evaluation import Guidance
 from harness.config.protocol_presets import generation_name, reconstruction_name
+from harness.config.sweep import Sweep
 from harness.config.trial import Trial
 from harness.execution.stage_run import Outcome
 from harness.metrics.extractors import INCEPTION_SHA256
 from harness.plan.plan import PlannedRow, with_inputs
-from harness.results.columns import COLUMNS, SCHEMA_VERSION, Column, ColumnType, MeasuredOn
+from harness.results.columns import (
+    COLUMNS,
+    SCHEMA_VERSION,
+    Column,
+    ColumnType,
+    MeasuredOn,
+    axis_column,
+    with_axes,
+)
 from harness.results.protocol import generation_protocol, reconstruction_protocol
 from harness.stages.encoder import EncoderStage
 from harness.stages.generation import guidance_label
@@ -30,7 +39,7 @@ Found = Mapping[str, Artifact]
 
 
 def make_row(
-    row: PlannedRow, sweep: str, store: Store, outcomes: Mapping[str, Outcome]
+    row: PlannedRow, sweep: Sweep, store: Store, outcomes: Mapping[str, Outcome]
 ) -> dict[str, Any]:
     """One line of the table, from the artifacts that are there.
 
@@ -40,14 +49,15 @@ def make_row(
     stages = (*row.stages, *row.tokenizer.inputs.values())
     artifacts = {stage.key: store.find(stage.kind, stage.key) for stage in stages}
     found = {key: artifact for key, artifact in artifacts.items() if artifact}
-    values: dict[str, Any] = dict.fromkeys(COLUMNS)
-    values |= _configuration(row, sweep) | _status(row, found, outcomes)
+    columns = with_axes(sweep.axes)
+    values: dict[str, Any] = dict.fromkeys(columns)
+    values |= _axes(row, sweep) | _configuration(row, sweep) | _status(row, found, outcomes)
     values |= _tokenizer(row, found) | _generator(row, found)
     values |= _reconstruction(row, found) | _generation(row, found)
     if row.diagnostics and row.diagnostics.key in found:
         values |= metrics_of(found[row.diagnostics.key].result, "latents")
     values["slices"] = _slices(row, found)
-    assert list(values) == list(COLUMNS), "a row has exactly the table's columns"
+    assert list(values) == list(columns), "a row has exactly the table's columns"
     return values
 
 
@@ -92,12 +102,21 @@ def compile_table(
         frame.to_csv(path, index=False)
 
 
-def _configuration(row: PlannedRow, sweep: str) -> dict[str, Any]:
+def _axes(row: PlannedRow, sweep: Sweep) -> dict[str, Any]:
+    """What the sweep varies; a trial that two sweeps share has other axes in each."""
+    return {
+        axis_column(axis.name): axis.held(row.axes[axis.name])
+        for axis in sweep.axes
+        if axis.name in row.axes
+    }
+
+
+def _configuration(row: PlannedRow, sweep: Sweep) -> dict[str, Any]:
     trial, tokenizer = row.trial, row.trial.tokenizer
     values: dict[str, Any] = {
         "row_id": row.row_id,
         "trial_id": row.trial_id,
-        "sweep": sweep,
+        "sweep": sweep.file.name,
         "dataset": trial.data.name,
         "resolution": trial.data.resolution,
         "tokenizer": tokenizer.name,

@@ -161,6 +161,15 @@ class SearchSpace:
         axes = [p.axis for p in self.parameters]
         return [axis for axis in dict.fromkeys(axes) if axes.count(axis) > 1]
 
+    @property
+    def listed(self) -> dict[str, list[Any]]:
+        """Axis -> its choices over all domains; none of a range."""
+        listed: dict[str, list[Any]] = {}
+        for parameter in self.parameters:
+            names = listed.setdefault(parameter.axis, [])
+            names += [name for name in parameter.domain.names if name not in names]
+        return listed
+
     def suggest(self, trial: optuna.Trial, *, every: bool) -> Axes:
         """The trial's values of all axes that are in force.
 

@@ -89,7 +89,7 @@ class TrialFeed:
             if any(stage.key not in self.outcomes for stage in flight.running):
                 return
             judged = judged_row(flight.plan)
-            row = make_row(judged, self.tuning.file.name, self.store, self.outcomes)
+            row = make_row(judged, flight.plan.sweep, self.store, self.outcomes)
             bad = any(self.outcomes[s.key].status not in _GOOD for s in flight.running)
             if bad or flight.step == "generation":
                 stages = with_inputs(judged.stages)
@@ -109,7 +109,8 @@ class TrialFeed:
         self.announce(flight.asked, verdict)
         outcomes = _as_outcomes(rows, verdict.status, verdict.error)
         for row in rows:
-            write_row(make_row(row, self.tuning.file.name, self.store, outcomes), self.results)
+            values = make_row(row, flight.plan.sweep, self.store, outcomes)
+            write_row(values, self.results)
 
 
 def judged_row(plan: Plan) -> PlannedRow:
@@ -119,7 +120,8 @@ def judged_row(plan: Plan) -> PlannedRow:
 
 def judge_from_store(point: Point, tuning: Tuning, store: Store) -> Verdict | None:
     """The verdict on a trial whose artifacts are all in the store, None on others."""
-    row = make_row(judged_row(tuning.plan([point])), tuning.file.name, store, {})
+    plan = tuning.plan([point])
+    row = make_row(judged_row(plan), plan.sweep, store, {})
     if row["status"] != "done":
         return None
     return judge(row, tuning.goals, diverged=False, capped=False)

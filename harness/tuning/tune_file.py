@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from harness.config.axes import describe_axes
 from harness.config.resources import Resources
 from harness.config.sweep import (
     Point,
@@ -138,8 +139,11 @@ class Tuning:
     def plan(self, points: Iterable[Point]) -> Plan:
         """The plan of a sweep of these trials, each of them once."""
         each_once = {point.trial_id: point for point in points}
-        sweep = Sweep(file=self.base, points=tuple(each_once.values()), source=self.source)
-        return make_plan(sweep)
+        found = tuple(each_once.values())
+        reference = next(iter(self.file.first.values()), {})
+        axes = describe_axes((p.axes for p in found), self.space.listed, self.base.presets)
+        axes = tuple(a.against(reference[a.name]) if a.name in reference else a for a in axes)
+        return make_plan(Sweep(file=self.base, points=found, source=self.source, axes=axes))
 
     def at_full_budget(self) -> "Tuning":
         """The same search without its proxy."""

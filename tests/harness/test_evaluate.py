@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from analysis.report import write_figures
+from harness.commands.given_networks import from_checkpoints
 from harness.data import open_dataset
 from harness.evaluate import main
 from harness.plan.plan import make_plan
@@ -214,3 +215,16 @@ def test_what_would_be_trained_is_refused(evaluate, sweep, what):
     ended = evaluate(what, sweep)
     assert ended.code == 2
     assert "nothing is trained here" in ended.err
+
+
+def test_tokenizers_alone_have_no_axis_of_their_generators(load, tmp_path):
+    (tmp_path / "given.safetensors").write_bytes(b"what stands for weights")
+    sweep = load(
+        "grid={tokenizer.latent_dim: [2, 3], generator.size: [pico, nano]}",
+        f"tokenizer.checkpoint={tmp_path}/given.safetensors",
+    )
+    evaluated = from_checkpoints(sweep, with_generator=False)
+    assert [point.axes for point in evaluated.points] == [
+        {"tokenizer.latent_dim": 2}, {"tokenizer.latent_dim": 3},
+    ]  # fmt: skip
+    assert [axis.name for axis in evaluated.axes] == ["tokenizer.latent_dim"]

@@ -24,7 +24,7 @@ def changed(tree: Any, path: str, value: Any) -> Any:
 FILES = {
     "unknown top-level key": (
         {"gird": {}},
-        ["unknown key 'gird'", "did you mean 'grid'", "valid: description"],
+        ["unknown key 'gird'", "did you mean 'grid'", "valid: compare, description"],
     ),
     "unknown key of the trial": (
         {"trial/tokeniser": {}},

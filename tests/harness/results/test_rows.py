@@ -10,8 +10,10 @@ import pytest
 
 from analysis.table.columns import columns_of
 from analysis.table.reading import load_table, load_tables
-from harness.results.columns import COLUMNS
-from harness.results.rows import compile_table
+from harness.plan.plan import make_plan
+from harness.results.columns import COLUMNS, with_axes
+from harness.results.rows import compile_table, make_row
+from harness.storage.artifacts import Store
 
 TYPES = {"text": pa.string(), "count": pa.int64(), "number": pa.float64()}
 OWN = replace(
@@ -75,3 +77,56 @@ def test_empty_tables_join_with_all_their_columns(tmp_path):
     assert table.empty
     assert table[text.name].dtype == object
     assert table["slices"].dtype == float
+
+
+def test_axes_of_a_sweep_are_columns_that_say_so(load, tmp_path):
+    sweep = load(
+        "grid={tokenizer.latent_dim: [3, 2], alignment: [none, vf], seed: [0]}",
+        "compare={tokenizer.latent_dim: 2}",
+    )
+    plan, store = make_plan(sweep), Store(tmp_path / "artifacts")
+    rows = [make_row(each, sweep, store, {}) for each in plan.rows]
+    compile_table(rows, tmp_path, with_axes(sweep.axes))
+    table, schema = load_table(tmp_path), pq.read_schema(tmp_path / "table.parquet")
+    assert table["axis.tokenizer.latent_dim"].tolist() == [3.0, 3.0, 2.0, 2.0]
+    assert table["axis.alignment"].tolist() == ["none", "vf", "none", "vf"]
+    assert table["schema_version"].tolist() == [3.0] * 4
+    about = {k.decode(): v.decode() for k, v in schema.field("axis.alignment").metadata.items()}
+    assert (about["axis"], about["values"], about["baseline"]) == (
+        "categorical", '["none", "vf"]', '"none"',
+    )  # fmt: skip
+    about = {
+        k.decode(): v.decode()
+        for k, v in schema.field("axis.tokenizer.latent_dim").metadata.items()
+    }
+    assert (about["axis"], json.loads(about["values"]), json.loads(about["baseline"])) == (
+        "numeric", [3, 2], 2,
+    )  # fmt: skip
+    assert schema.field("axis.tokenizer.latent_dim").type == pa.int64()
+    assert load_table(tmp_path / "table.csv")["axis.alignment"].tolist()[1] == "vf"
+    known = columns_of(table)["axis.alignment"]
+    assert (known.type, known.label, known.is_measure) == ("text", "alignment", False)
+
+
+def test_a_trial_that_two_sweeps_share_has_the_axes_of_each_and_one_name(load, tmp_path):
+    one = load("grid={tokenizer.latent_dim: [2]}")
+    other = load("grid={seed: [0], alignment: [none]}")
+    store = Store(tmp_path)
+    first, second = (make_row(make_plan(s).rows[0], s, store, {}) for s in (one, other))
+    assert first["row_id"] == second["row_id"]
+    assert {name for name in first if name.startswith("axis.")} == {"axis.tokenizer.latent_dim"}
+    assert (second["axis.seed"], second["axis.alignment"]) == (0, "none")
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_tables_of_earlier_schemas_join_those_with_axes(load, tmp_path, order):
+    sweep = load("grid={tokenizer.latent_dim: [2]}")
+    new = make_row(make_plan(sweep).rows[0], sweep, Store(tmp_path), {})
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+    compile_table([row("a", schema_version=2)], tmp_path / "old")
+    compile_table([new], tmp_path / "new", with_axes(sweep.axes))
+    table = load_tables([(tmp_path / "old", tmp_path / "new")[i] for i in order])
+    axis = table.set_index("schema_version")["axis.tokenizer.latent_dim"]
+    assert axis[3.0] == 2.0
+    assert pd.isna(axis[2.0])

@@ -34,7 +34,13 @@ def test_every_trial_is_a_row_and_the_outputs_are_there(command, write, tree, mo
     ended = command(write(tree))
     assert ended.code == 0, ended.err
     table = pd.read_parquet(RESULTS / "table.parquet")
-    assert list(table.columns) == list(COLUMNS)
+    axes = [f"axis.{name}" for name in tree["search"]]
+    assert [name for name in table.columns if name in COLUMNS] == list(COLUMNS)
+    assert [name for name in table.columns if name not in COLUMNS] == axes
+    assert list(table.set_index("trial_id")["axis.alignment"][trials()["trial_id"]]) == list(
+        trials()["search.alignment"]
+    )
+    assert table["axis.tokenizer.alignment.cos_margin"].isna().any()
     assert list(table["status"]) == ["done"] * 4
     assert set(table["trial_id"]) == set(trials()["trial_id"])
     assert list(trials()["name"])[:2] == ["published default", "no alignment"]
