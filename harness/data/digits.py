@@ -8,7 +8,7 @@ evaluation images in the class proportions of the whole, whatever a trial's seed
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, final
+from typing import ClassVar, Literal, final
 
 import numpy as np
 import torch
@@ -28,8 +28,6 @@ _SPLIT_SEED = 2501_01423  # VA-VAE's arXiv number. The split must never change.
 @dataclass(frozen=True, kw_only=True)
 class DigitsConfig:
     """scikit-learn's handwritten digits, enlarged; they need neither network nor files."""
-
-    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
     kind: Literal["digits"] = "digits"
     resolution: int = 16

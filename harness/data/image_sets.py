@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, final
+from typing import Literal, final
 
 import numpy as np
 from jaxtyping import Int64, UInt8
@@ -30,14 +30,10 @@ from harness.data.sample_archive import SampleArchive
 from harness.schema.keys import NO_KEY, content_hash
 from harness.storage.durable import known_sha256
 
-_FORBID: Any = {"extra": "forbid"}
-
 
 @dataclass(frozen=True, kw_only=True)
 class _ImagesAt:
     """Images at a path, cropped and resized or left as they are."""
-
-    __pydantic_config__: ClassVar[Any] = _FORBID
 
     path: str = field(metadata=NO_KEY)
     """The folder or file; `~` is the home folder."""
@@ -129,8 +125,6 @@ class NpzImages(_ImagesAt):
 @dataclass(frozen=True, kw_only=True)
 class DatasetImages:
     """A split of a data set, without augmentation."""
-
-    __pydantic_config__: ClassVar[Any] = _FORBID
 
     kind: Literal["dataset"] = "dataset"
     data: DatasetConfig

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar, Literal, final
+from typing import Literal, final
 
 import numpy as np
 from jaxtyping import Int64
@@ -14,8 +14,6 @@ _ORDER = 0  # Purpose number of `random_numbers`; `stream` has the others.
 @dataclass(frozen=True, kw_only=True)
 class FullShuffle:
     """Every order of the images is equally likely; a batch is read from all over the files."""
-
-    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
     kind: Literal["full"] = "full"
 
@@ -29,8 +27,6 @@ class BlockShuffle:
     `window_images / block_images` places. Classes that lie together in the files stay closer
     together than under `full`, so it is meant for files whose rows are mixed already.
     """
-
-    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
     kind: Literal["blocks"] = "blocks"
     block_images: int = 1000

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, final, runtime_checkable
+from typing import Any, Literal, Protocol, final, runtime_checkable
 
 import torch
 from jaxtyping import Float, Float32, UInt8
@@ -42,8 +42,6 @@ fewer, and one thread, torch takes slower convolutions."""
 @dataclass(frozen=True, kw_only=True)
 class ExtractionConfig:
     """How a feature network is run; part of the protocol, since it moves features slightly."""
-
-    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of convolutions and products inside the network. Both exclude TensorFloat-32; means
@@ -193,8 +191,6 @@ class EncoderExtractor(FeatureExtractor):
 @dataclass(frozen=True, kw_only=True)
 class InceptionConfig:
     """Inception-v3, ported from TensorFlow by torch-fidelity: the network of the published FID."""
-
-    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
     kind: Literal["inception"] = "inception"
     weights: str = field(default="default", metadata=NO_KEY)

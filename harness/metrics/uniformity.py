@@ -19,8 +19,6 @@ MIN_VECTORS_PER_NEIGHBOUR = 3
 class UniformityConfig:
     """How latent vectors are embedded; the defaults are the paper's."""
 
-    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
-
     num_vectors: int = 10_000
     """Vectors embedded at most, count; more are drawn from at random without replacement."""
     perplexity: float = 30.0

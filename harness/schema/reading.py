@@ -100,15 +100,20 @@ def validate(expected: type[T] | Any, tree: Any) -> T:
             path=".".join(path),
         ) from error
     try:
-        return cast(T, _adapter(expected, num_added()).validate_json(text, strict=True))
+        return cast(T, _adapter(expected, num_added()).validate_json(f"[{text}]", strict=True)[0])
     except pydantic.ValidationError as error:
         raise _from_pydantic(error, expected, tree) from error
 
 
 @lru_cache(maxsize=64)
 def _adapter(expected: Any, _kinds_added: int) -> Any:
-    """The validator of a type. It is kept, because building one takes longer than using it."""
-    return pydantic.TypeAdapter(expected)
+    """The validator of a list of one `expected`, in which no dataclass takes unknown keys.
+
+    It is kept, because building one takes longer than using it.
+    """
+    # pydantic hands a setting down to dataclasses inside of a type, not to the type itself.
+    forbid = pydantic.ConfigDict(extra="forbid")
+    return pydantic.TypeAdapter(tuple[expected], config=forbid)
 
 
 def _first_not_json(tree: Any) -> tuple[list[str], Any]:
@@ -134,7 +139,7 @@ def nearest(name: str, valid: Sequence[str]) -> str:
 
 
 def _from_pydantic(error: pydantic.ValidationError, expected: Any, tree: Any) -> ConfigError:
-    errors = _of_members_meant(error.errors())
+    errors = _of_members_meant([{**e, "loc": e["loc"][1:]} for e in error.errors()])
     # A misspelt key also leaves the right one missing; the misspelling is the error to show.
     first = min(errors, key=lambda e: e["type"] != "unexpected_keyword_argument")
     path, value = _locate(tree, first)

@@ -3,19 +3,15 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from harness.results.columns import COLUMNS
 from harness.schema.reading import ConfigError, nearest
-
-FORBID: Any = {"extra": "forbid"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
     """One column of the table that the search makes better."""
-
-    __pydantic_config__: ClassVar[Any] = FORBID
 
     column: str
     """Column of the table."""
@@ -33,8 +29,6 @@ class Objective:
 @dataclass(frozen=True, kw_only=True)
 class Cap:
     """Bound that a column must keep to: exactly one of the two."""
-
-    __pydantic_config__: ClassVar[Any] = FORBID
 
     at_most: float | None = None
     """Largest acceptable value."""

@@ -5,7 +5,7 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import optuna
 from optuna.distributions import (
@@ -30,8 +30,6 @@ KINDS = (*RANGES, "choices")
 @dataclass(frozen=True, kw_only=True)
 class Domain:
     """Domain of one axis: exactly one of the first four fields."""
-
-    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
     log: tuple[float, float] | None = None
     """Least and largest number, evenly by ratio."""

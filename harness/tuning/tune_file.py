@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from harness.config.axes import describe_axes
 from harness.config.resources import Resources
@@ -36,8 +36,6 @@ MAX_CORNERS = 256
 class SamplerChoice:
     """Algorithm that proposes trials."""
 
-    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
-
     kind: Literal["tpe", "gp", "nsga2", "random"] = "tpe"
     """Tree-structured Parzen estimators, a Gaussian process, a genetic algorithm, or chance."""
     seed: int = 0
@@ -58,8 +56,6 @@ class SamplerChoice:
 class Repetition:
     """Trials that are run again under other seeds."""
 
-    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
-
     seeds: tuple[int, ...] = (1, 2, 3)
     """Seeds of the trials; none: nothing is repeated."""
     references: tuple[str, ...] | None = None
@@ -69,8 +65,6 @@ class Repetition:
 @dataclass(frozen=True, kw_only=True)
 class TuneFile:
     """A tune file as written: validated in its outline."""
-
-    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
     name: str
     """Folder of the results: letters, digits, `.`, `_` and `-`."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -39,16 +39,12 @@ Statistics = tuple[Float[Tensor, "1 c 1 1"], Float[Tensor, "1 c 1 1"]]
 class EncodedHere:
     """The training split is encoded by the trial's tokenizer."""
 
-    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
-
     kind: Literal["encoded"] = "encoded"
 
 
 @dataclass(frozen=True, kw_only=True)
 class LatentFolder:
     """The latents are read from a folder in the published layout; nothing is encoded."""
-
-    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
     kind: Literal["folder"] = "folder"
     path: str = field(metadata=NO_KEY)

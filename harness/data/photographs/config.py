@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -27,8 +27,6 @@ from harness.schema.keys import KEY_UNLESS_DEFAULT, NO_KEY
 @dataclass(frozen=True, kw_only=True)
 class PhotographConfig(ABC):
     """Photographs in files. Counts are declared, so that a plan needs no data at hand."""
-
-    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
     # A data set's name stands for its content in keys. Keys hold neither its path nor a hash of a
     # million files, so that a plan needs no data at hand; who changes the images changes the name.
