@@ -237,14 +237,9 @@ class InceptionConfig:
         """Download torch-fidelity's file to the default place; nothing is kept of another content.
 
         Raises:
-            ValueError: `weights` names a file of one's own, or what came has another sha256.
+            ValueError: What came has another sha256.
             OSError: The address cannot be reached.
         """
-        if self.weights != "default":
-            raise ValueError(
-                f"`weights` must be 'default' for a download, but is {self.weights!r}; put that "
-                "file there yourself, or set `weights` to 'default'"
-            )
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
             torch.hub.download_url_to_file(

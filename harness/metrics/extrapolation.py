@@ -60,9 +60,6 @@ class ChunkedStatistics:
             num_chunks: Chunks, which hold equally many to within one.
             seed: Seed of the deal. It is random since files are often sorted by class.
             device: Where to accumulate.
-
-        Raises:
-            ValueError: There are fewer samples than chunks, or a number is not positive.
         """
         return cls(
             chunk_of=splits_shuffled(num_images, num_chunks, seed),
@@ -86,16 +83,12 @@ class ChunkedStatistics:
                 came before, which is right for a single worker.
 
         Raises:
-            ValueError: A position is outside the set, or the width differs from the one before.
+            ValueError: The width differs from the one before.
         """
         if positions is None:
             positions = self.num_samples + torch.arange(len(features))
-        size = len(self.chunk_of)
-        if len(positions) and not (int(positions.min()) >= 0 and int(positions.max()) < size):
-            raise ValueError(
-                f"positions must lie in 0..{size - 1}, the samples announced, but got "
-                f"{int(positions.min())}..{int(positions.max())}; give the number of the whole set"
-            )
+        inside = (positions >= 0) & (positions < len(self.chunk_of))
+        assert inside.all(), f"positions must lie among the {len(self.chunk_of)} samples announced"
         check_width(self.chunks[0].dim, features.shape[1])
         batch = (features.detach(), self.chunk_of[positions.cpu()])
         added = replace(self, pending=(*self.pending, batch))
@@ -109,14 +102,10 @@ class ChunkedStatistics:
         Where this set is empty, they are the other's to the bit, what waits included.
 
         Raises:
-            ValueError: The other's samples are dealt otherwise, or the widths differ.
+            ValueError: The widths differ.
         """
-        if not torch.equal(self.chunk_of, other.chunk_of):
-            raise ValueError(
-                "chunked statistics must share number of samples, chunks and seed to be merged, "
-                f"but got {len(self.chunk_of)} samples and {len(other.chunk_of)}, dealt "
-                "differently; give each worker those of the whole set"
-            )
+        same = torch.equal(self.chunk_of, other.chunk_of)
+        assert same, "all workers must deal the same samples into the same chunks"
         if self.num_samples == 0:
             pairs = zip(self.chunks, other.chunks, strict=True)
             return replace(other, chunks=tuple(a.merge(b) for a, b in pairs))
@@ -197,11 +186,7 @@ def extrapolated_distance(
         ValueError: The widths differ, or a feature was not finite.
     """
     chunks = chunked.compute()
-    if reference.dim != chunks[0].dim:
-        raise ValueError(
-            f"the reference must be {chunks[0].dim} wide as the samples are, but is "
-            f"{reference.dim}; use one extractor for everything that is compared"
-        )
+    check_width(chunks[0].dim, reference.dim)
     if reference.rank_deficient:
         return _no_value(f"the reference has {reference.num_samples:,} images", reference.dim)
     device = chunks[0].mean.device

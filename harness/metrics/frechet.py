@@ -38,13 +38,7 @@ class FeatureStatistics:
 
     @classmethod
     def empty(cls, dim: int, device: torch.device | str = "cpu") -> "FeatureStatistics":
-        """Statistics of no samples of `dim` features; later updates are computed on `device`.
-
-        Raises:
-            ValueError: `dim` is not positive.
-        """
-        if dim <= 0:
-            raise ValueError(f"`dim` must be positive, but got {dim}; give the extractor's width")
+        """Statistics of no samples of `dim` features; later updates are computed on `device`."""
         zeros = torch.zeros(dim, dim, dtype=torch.float64, device=device)
         return cls(num_samples=0, mean=zeros[0].clone(), scatter=zeros)
 

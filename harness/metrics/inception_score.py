@@ -7,7 +7,6 @@ evaluator does, `splits_shuffled` as torch-fidelity does. Both are functions of 
 images, so that workers agree on them and neither needs all posteriors at once.
 """
 
-from collections.abc import ItemsView, Mapping
 from dataclasses import dataclass
 from typing import final
 
@@ -16,18 +15,11 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
+from harness.metrics.parts import Sums
+
 
 def splits_in_order(num_images: int, split_size: int = 5000) -> Int64[Tensor, " n"]:
-    """Split of each image where consecutive `split_size` form one; the last may be smaller.
-
-    Raises:
-        ValueError: A number is not positive.
-    """
-    if min(num_images, split_size) < 1:
-        raise ValueError(
-            "`num_images` and `split_size` must be positive, but got "
-            f"{num_images} and {split_size}; score some images"
-        )
+    """Split of each image where consecutive `split_size` form one; the last may be smaller."""
     return torch.arange(num_images) // split_size
 
 
@@ -35,15 +27,7 @@ def splits_shuffled(num_images: int, num_splits: int = 10, seed: int = 2020) -> 
     """Split of each image where `num_splits` of equal size are drawn at random.
 
     Sizes differ by one at most. Defaults and order are torch-fidelity's.
-
-    Raises:
-        ValueError: A split would hold no image.
     """
-    if not 1 <= num_splits <= num_images:
-        raise ValueError(
-            f"`num_splits` must lie in 1..{num_images}, the number of images, but got "
-            f"{num_splits}; use fewer splits or more images"
-        )
     order = np.random.RandomState(seed).permutation(num_images)
     ends = np.arange(1, num_splits + 1) * num_images // num_splits
     splits = np.empty(num_images, dtype=np.int64)
@@ -53,7 +37,7 @@ def splits_shuffled(num_images: int, num_splits: int = 10, seed: int = 2020) -> 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class InceptionScore:
+class InceptionScore(Sums):
     """Sums of class posteriors p over the images of each split; every operation returns a new
     object."""
 
@@ -68,16 +52,7 @@ class InceptionScore:
     def empty(
         cls, num_splits: int, num_classes: int, device: torch.device | str = "cpu"
     ) -> "InceptionScore":
-        """The score of no images; later updates are computed on `device`.
-
-        Raises:
-            ValueError: A number is not positive.
-        """
-        if min(num_splits, num_classes) < 1:
-            raise ValueError(
-                "`num_splits` and `num_classes` must be positive, but got "
-                f"{num_splits} and {num_classes}; give the sizes of the splits and the logits"
-            )
+        """The score of no images; later updates are computed on `device`."""
         zeros = torch.zeros(num_splits, num_classes, dtype=torch.float64, device=device)
         return cls(
             num_images=torch.zeros(num_splits, dtype=torch.int64, device=device),
@@ -91,16 +66,9 @@ class InceptionScore:
         Args:
             logits: Class scores, of any floating-point type and on any device.
             splits: The split of each image, from `splits_in_order` or `splits_shuffled`.
-
-        Raises:
-            ValueError: The number of classes differs from the one of this score.
         """
         num_splits, num_classes = self.posterior.shape
-        if logits.shape[1] != num_classes:
-            raise ValueError(
-                f"logits must have {num_classes} classes as those before, but got "
-                f"{logits.shape[1]}; use one extractor for everything that is scored"
-            )
+        assert logits.shape[1] == num_classes, "one extractor must score all images"
         device = self.posterior.device
         log_posterior = logits.detach().to(device, torch.float64).log_softmax(dim=1)
         posterior = log_posterior.exp()
@@ -114,25 +82,6 @@ class InceptionScore:
             + weights @ (posterior * log_posterior).sum(dim=1),
         )
 
-    def merge(self, other: "InceptionScore") -> "InceptionScore":
-        """The score of both sets of images together, those of another worker for instance."""
-        return InceptionScore(
-            **{name: ours + getattr(other, name).to(ours.device) for name, ours in self._sums()}
-        )
-
-    def to(self, device: torch.device | str) -> "InceptionScore":
-        """The same on a device, where later updates are computed then."""
-        return InceptionScore(**{name: ours.to(device) for name, ours in self._sums()})
-
-    def to_tensors(self) -> dict[str, Tensor]:
-        """Tensors for storage; `from_tensors` restores the same bits."""
-        return dict(self._sums())
-
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "InceptionScore":
-        """Restore a score from storage."""
-        return cls(**tensors)
-
     def compute(self) -> tuple[float, float]:
         """Mean and standard deviation (divided by the number) of the splits' scores.
 
@@ -141,13 +90,9 @@ class InceptionScore:
             error, since a smaller split has a lower score.
 
         Raises:
-            ValueError: A split has no images, or a logit was not finite.
+            ValueError: A logit was not finite.
         """
-        if not bool((self.num_images > 0).all()):
-            raise ValueError(
-                f"every split must have images, but their numbers are {self.num_images.tolist()}; "
-                "score as many images as the splits were made for"
-            )
+        assert self.num_images.all(), f"no split may be empty: {self.num_images.tolist()}"
         if not bool(torch.isfinite(self.negative_entropy).all()):
             raise ValueError(
                 "logits must be finite, but their sums hold NaN or infinity; look at the images "
@@ -158,7 +103,3 @@ class InceptionScore:
         divergence = self.negative_entropy / counts - torch.xlogy(marginal, marginal).sum(dim=1)
         scores = divergence.exp()
         return float(scores.mean()), float(scores.std(correction=0))
-
-    def _sums(self) -> ItemsView[str, Tensor]:
-        """Every field by its name."""
-        return vars(self).items()

@@ -51,16 +51,15 @@ def kernel_distance(
         first: Features of one set.
         second: Features of the other, on the same device.
         num_subsets: Subsets to average over.
-        subset_size: Images in each; capped to the smaller set.
+        subset_size: Images in each, two at least; capped to the smaller set.
         seed: Seed of the draws.
 
     Raises:
-        ValueError: A set has fewer than two images, the widths differ, no subset is asked for, or
-            a feature is not finite.
+        ValueError: A feature is not finite.
     """
-    _check_sets(first, second, num_subsets, subset_size)
     smaller = min(len(first), len(second))
     size = min(subset_size, smaller)
+    assert size > 1, "within a set, no image is paired with itself"
     x, y = first.to(torch.float32), second.to(torch.float32)
     subsets = _draw_subsets(len(x), len(y), num_subsets, size, seed)
     if (len(x) + len(y)) ** 2 <= num_subsets * (2 * size) ** 2:
@@ -155,17 +154,3 @@ def _kernel(x: Float[Tensor, "r d"], y: Float[Tensor, "c d"]) -> Float64[Tensor,
     """(x.y / d + 1)^3 in float32, widened for the sums."""
     shifted = torch.mm(x, y.T).div_(x.shape[1]).add_(1.0)
     return shifted.square().mul_(shifted).to(torch.float64)
-
-
-def _check_sets(first: Tensor, second: Tensor, num_subsets: int, subset_size: int) -> None:
-    if first.shape[1] != second.shape[1]:
-        raise ValueError(
-            f"both sets must have features of one width, but got {first.shape[1]} and "
-            f"{second.shape[1]}; use one extractor for everything that is compared"
-        )
-    if min(len(first), len(second), subset_size) < 2 or num_subsets < 1:
-        raise ValueError(
-            "a kernel distance must have 1 subset or more, of 2 images or more, but got "
-            f"{num_subsets} of {subset_size} from sets of {len(first)} and {len(second)}; "
-            "evaluate more images"
-        )

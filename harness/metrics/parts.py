@@ -1,10 +1,35 @@
-"""Accumulators by name that are merged and stored together."""
+"""Accumulators by name that are merged and stored together, and those that are sums alone."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
+
+S = TypeVar("S", bound="Sums")
+
+
+class Sums:
+    """An accumulator whose fields are all sums over images, as tensors."""
+
+    def merge(self: S, other: S) -> S:
+        """The sums over both sets of images, those of another worker for instance."""
+        theirs = vars(other)
+        sums = {name: ours + theirs[name].to(ours.device) for name, ours in vars(self).items()}
+        return type(self)(**sums)
+
+    def to(self: S, device: torch.device | str) -> S:
+        """The same on a device, where later updates are computed then."""
+        return type(self)(**{name: ours.to(device) for name, ours in vars(self).items()})
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Tensors for storage; `from_tensors` restores the same bits."""
+        return dict(vars(self))
+
+    @classmethod
+    def from_tensors(cls: type[S], tensors: Mapping[str, Tensor]) -> S:
+        """Restore the sums from storage."""
+        return cls(**tensors)
 
 
 class Parts:

@@ -33,10 +33,14 @@ def precision_recall(
         Precision and recall, each in [0, 1].
 
     Raises:
-        ValueError: A set has not more images than neighbours, the widths differ, or a feature is
-            not finite.
+        ValueError: A feature is not finite.
     """
-    _check_sets(generated, reference, neighbors, block)
+    assert min(len(generated), len(reference)) > neighbors > 0, "a ball must reach to a neighbour"
+    if not (torch.isfinite(generated.sum()) and torch.isfinite(reference.sum())):
+        raise ValueError(
+            "features must be finite, but hold NaN or infinity; look at the images and the "
+            "extractor's precision"
+        )
     # Distances don't depend on the origin, but their precision does.
     centre = 0.5 * (generated.mean(dim=0) + reference.mean(dim=0)).to(torch.float32)
     radii = _squared_radii(generated, centre, neighbors, block)
@@ -90,24 +94,3 @@ def _centred(
 def _ranges(count: int, block: int, first: int = 0) -> Iterator[slice]:
     for start in range(first, count, block):
         yield slice(start, min(start + block, count))
-
-
-def _check_sets(generated: Tensor, reference: Tensor, neighbors: int, block: int) -> None:
-    if generated.shape[1] != reference.shape[1]:
-        raise ValueError(
-            f"both sets must have features of one width, but got {generated.shape[1]} and "
-            f"{reference.shape[1]}; use one extractor for everything that is compared"
-        )
-    if neighbors < 1 or min(len(generated), len(reference)) <= neighbors:
-        raise ValueError(
-            "each set must have more images than the neighbours of a ball, 1 or more, but got "
-            f"{len(generated)} and {len(reference)} images and {neighbors} neighbours; evaluate "
-            "more images"
-        )
-    if block < 1:
-        raise ValueError(f"`block` must be positive, but got {block}; use 2048")
-    if not (torch.isfinite(generated.sum()) and torch.isfinite(reference.sum())):
-        raise ValueError(
-            "features must be finite, but hold NaN or infinity; look at the images and the "
-            "extractor's precision"
-        )

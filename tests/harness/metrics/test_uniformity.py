@@ -55,7 +55,7 @@ def test_wrong_latents_are_refused(latents, message):
 def test_wrong_settings_and_densities_are_refused():
     with pytest.raises(ValueError, match="num_vectors must be at least"):
         UniformityConfig(num_vectors=50)
-    with pytest.raises(ValueError, match="positive numbers"):
+    with pytest.raises(AssertionError, match="each is a density"):
         describe_densities(np.array([1.0, 0.0]))
 
 
