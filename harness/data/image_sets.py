@@ -179,33 +179,17 @@ class ImageSet(ABC):
         """
 
 
-def open_image_set(source: ImageSetConfig | Path | str) -> ImageSet:
+def open_image_set(config: ImageSetConfig) -> ImageSet:
     """Open a set of images.
-
-    Args:
-        source: A configuration, or the path of a folder of images or of an `.npz`.
 
     Raises:
         ValueError: It is absent, not what its kind says, of mixed sizes, or unreadable.
     """
-    config = _from_path(source) if isinstance(source, Path | str) else source
     if absent := config.missing():
         raise ValueError("; ".join(str(item) for item in absent))
     if isinstance(config, FolderImages):
         return _FolderSet(config)
     return _NpzSet(config) if isinstance(config, NpzImages) else _DatasetSet(config)
-
-
-def _from_path(path: Path | str) -> FolderImages | NpzImages:
-    place = Path(path).expanduser()
-    if place.suffix == ".npz" and not place.is_dir():
-        return NpzImages(path=str(path))
-    if place.is_dir() or not place.exists():
-        return FolderImages(path=str(path))
-    raise ValueError(
-        f"a set of images must be a folder or an .npz file, but got {str(place)!r}; give one of "
-        "them, or a configuration with its `kind`"
-    )
 
 
 @final

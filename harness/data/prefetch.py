@@ -17,34 +17,23 @@ from torch import Tensor
 
 Batch = TypeVar("Batch")
 
-DEPTH = 2
-"""Batches ahead unless asked otherwise."""
 
-
-def ahead(
-    function: Callable[[int], Batch], steps: Iterable[int], *, depth: int = DEPTH
-) -> "Ahead[Batch]":
+@final
+class Ahead(Generic[Batch], Iterator[Batch]):
     """`map(function, steps)`, up to `depth` batches ahead of the consumer.
+
+    Close it, or use it as a context manager, where it may end early.
 
     Args:
         function: Computes the batch of a step. It runs in another thread, so it must draw from no
             global random generator.
         steps: Steps in the order in which they are needed.
         depth: Batches at most that are ready or in work; 0 computes each when it is asked for.
-
-    Raises:
-        ValueError: `depth` is negative.
     """
-    if depth < 0:
-        raise ValueError(f"`depth` must not be negative, but got {depth}; use 0 or more")
-    return Ahead(function, steps, depth)
 
-
-@final
-class Ahead(Generic[Batch], Iterator[Batch]):
-    """Iterator of `ahead`. Close it, or use it as a context manager, where it may end early."""
-
-    def __init__(self, function: Callable[[int], Batch], steps: Iterable[int], depth: int) -> None:
+    def __init__(
+        self, function: Callable[[int], Batch], steps: Iterable[int], *, depth: int
+    ) -> None:
         self.waited_s = 0.0
         """Seconds that the consumer has waited for batches."""
         self._function, self._steps, self._depth = function, iter(steps), depth

@@ -10,14 +10,12 @@ import struct
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any, final
+from typing import IO, Any, final
 
 import numpy as np
 from jaxtyping import Int64, UInt8
-from torch import Tensor
 
 from harness.storage.durable import replacing
 
@@ -25,117 +23,45 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 """The earliest date that a zip can hold."""
 
 
-@final
-class SampleWriter:
-    """Writes images batch by batch; used in a `with` block, at whose end the file is there, whole.
-
-    The file takes its name when all images have come. Where the block raises, it is removed.
+def write_samples(
+    path: Path,
+    batches: Iterable[UInt8[np.ndarray, "_b h w 3"]],
+    labels: Int64[np.ndarray, " n"],
+    resolution: int,
+) -> None:
+    """Write images batch by batch; the file takes its name when it is whole.
 
     Args:
         path: File to write, ending in `.npz`; one that is there already is replaced.
-        num_images: Images that will come.
+        batches: Squares of pixels, as many in all as there are labels.
+        labels: Class of each image.
         resolution: Side of the images in pixels.
-
-    Raises:
-        ValueError: The path does not end in `.npz`, or a size is not positive.
     """
-
-    def __init__(self, path: Path, *, num_images: int, resolution: int) -> None:
-        if path.suffix != ".npz":
-            raise ValueError(f"a sample archive must end in .npz, but got {str(path)!r}; rename it")
-        if num_images <= 0 or resolution <= 0:
-            raise ValueError(
-                f"`num_images` and `resolution` must be positive, but got {num_images} and "
-                f"{resolution}; raise them"
-            )
-        self._path = path
-        self._shape = (num_images, resolution, resolution, 3)
-        self._num_written = 0
-        self._labels: list[Int64[np.ndarray, " b"]] = []
-
-    def __enter__(self) -> "SampleWriter":
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.ExitStack() as opened:
-            # Left in reverse order: the file takes its name after all else, so it is whole.
-            temporary = opened.enter_context(replacing(self._path))
-            self._archive = opened.enter_context(zipfile.ZipFile(temporary, "w"))
-            opened.push(self._finish)
-            self._member = opened.enter_context(self._open_member("arr_0"))
-            _write_header(self._member, "|u1", self._shape)
-            self._opened = opened.pop_all()
-        return self
-
-    def add(
-        self, images: UInt8[Tensor, "b 3 h w"], labels: Int64[Tensor, " b"] | None = None
-    ) -> None:
-        """Append a batch.
-
-        Args:
-            images: Pixels on any device.
-            labels: Their classes; given for all batches or for none.
-
-        Raises:
-            ValueError: The images are more than announced or of another size, or labels came for
-                some batches only.
-        """
-        num_images, *size = self._shape
-        if self._num_written + len(images) > num_images:
-            raise ValueError(
-                f"an archive of {num_images:,} images must get no more, but got "
-                f"{self._num_written + len(images):,}; announce them as `num_images`"
-            )
-        if list(images.shape[2:]) != size[:2]:
-            raise ValueError(
-                f"images must be {size[0]}x{size[1]} pixels, but got {images.shape[2]}x"
-                f"{images.shape[3]}; write one archive a size"
-            )
-        has_labels = labels is not None
-        if self._num_written and bool(self._labels) != has_labels:
-            raise ValueError(
-                "labels must come with every batch or with none, but came with some; give them all"
-            )
-        if has_labels and len(labels) != len(images):
-            raise ValueError(
-                f"labels must be one an image, {len(images)}, but got {len(labels)}; give one each"
-            )
-        self._member.write(images.permute(0, 2, 3, 1).contiguous().cpu().numpy().data)
-        # Labels are small and wait until the end: a zip is written one member after the other.
-        if has_labels:
-            self._labels.append(labels.cpu().numpy())
-        self._num_written += len(images)
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._opened.__exit__(kind, error, traceback)
-
-    def _finish(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
-        if error is not None:
-            return
-        if self._num_written != self._shape[0]:
-            raise ValueError(
-                f"an archive of {self._shape[0]:,} images must get them all, but got "
-                f"{self._num_written:,}; announce as many as come"
-            )
-        if self._labels:
-            labels = np.concatenate(self._labels)
-            with self._open_member("arr_1") as member:
-                _write_header(member, "<i8", labels.shape)
-                member.write(labels.astype("<i8").tobytes())
-
-    def _open_member(self, name: str) -> Any:
-        # A fixed date gives the same bytes for the same images. Large sizes are allowed from the
-        # start, because 50,000 samples of 256 pixels are 9.8 GB and the header comes first.
-        info = zipfile.ZipInfo(f"{name}.npy", date_time=_EPOCH)
-        return self._archive.open(info, "w", force_zip64=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shape, count = (len(labels), resolution, resolution, 3), 0
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        with _open_member(archive, "arr_0", "|u1", shape) as member:
+            for pixels in batches:
+                assert pixels.shape[1:] == shape[1:], "images must have the announced size"
+                member.write(np.ascontiguousarray(pixels).data)
+                count += len(pixels)
+        assert count == len(labels), f"{len(labels)} images must come, but {count} came"
+        with _open_member(archive, "arr_1", "<i8", labels.shape) as member:
+            member.write(labels.astype("<i8").tobytes())
 
 
-def _write_header(member: Any, dtype: str, shape: tuple[int, ...]) -> None:
-    header = {"descr": dtype, "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(member, header)
+@contextlib.contextmanager
+def _open_member(
+    archive: zipfile.ZipFile, name: str, dtype: str, shape: tuple[int, ...]
+) -> Iterator[IO[bytes]]:
+    """An array of the archive, its header written."""
+    # A fixed date gives the same bytes for the same images. Large sizes are allowed from the
+    # start, because 50,000 samples of 256 pixels are 9.8 GB and the header comes first.
+    info = zipfile.ZipInfo(f"{name}.npy", date_time=_EPOCH)
+    with archive.open(info, "w", force_zip64=True) as member:
+        header = {"descr": dtype, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(member, header)
+        yield member
 
 
 @final

@@ -40,18 +40,8 @@ class BatchStream:
     max_shift: int = 0
     """Images are moved by up to so many pixels along either axis too, their edges mirrored."""
 
-    def __post_init__(self) -> None:
-        if self.batch_size <= 0:
-            raise ValueError(
-                f"`batch_size` must be positive, but got {self.batch_size}; use 1 or more"
-            )
-        if self.seed < 0:
-            raise ValueError(f"`seed` must not be negative, but got {self.seed}; use 0 or more")
-
     def indices(self, step: int) -> Int64[np.ndarray, " b"]:
         """Positions in the split of all images of batch 0, 1, 2, ..., whatever `part`."""
-        if step < 0:
-            raise ValueError(f"`step` must not be negative, but got {step}; count from 0")
         num_images = self.dataset.num_images(self.split)
         return batch_indices(self.seed, step, self.batch_size, num_images, self.dataset.shuffle)
 

@@ -14,15 +14,11 @@ from harness.stages.stage import Stage
 from harness.storage.stop_requests import StopRequest
 
 
-def _silent(text: str) -> None:
-    """Drop a note, where nobody is to see it."""
-
-
 class RayExecutor:
     """Runs the graph on a Ray cluster, or on a local Ray that it starts by itself."""
 
     def __init__(
-        self, address: str | None = None, *, wait_for_nodes: bool = False, say: Say = _silent
+        self, address: str | None = None, *, wait_for_nodes: bool = False, say: Say = print
     ) -> None:
         """Args:
         address: `HOST:PORT` or `auto` of a running cluster; None starts Ray on this machine.

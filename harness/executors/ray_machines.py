@@ -7,7 +7,7 @@ ran out of host memory for ever and would move stages without telling the queue.
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from harness.config.resources import Resources
 from harness.execution.stage_run import Outcome, run_stage
 from harness.executors.placement import Placement
+from harness.executors.ray_connection import Say
 from harness.executors.ray_gang import Gang, run_gang
 from harness.executors.ray_head import Head
 from harness.executors.requests import Amounts, Demand
@@ -29,8 +30,6 @@ QUIET_S = 2.0
 """Seconds after our last change before Ray's count of what is taken is read: it lags behind."""
 SIGNALS_S = 0.1
 """Longest wait within Ray, in seconds: signals that come during one count as one."""
-
-Say = Callable[[str], None]
 
 
 def _run(stage: Stage, store_root: str, resources: Resources, gpus: float, stop: str) -> Outcome:

@@ -219,19 +219,14 @@ class InceptionConfig:
         """The weights file if it is absent; nothing is opened or fetched."""
         if self.path.is_file():
             return []
-        remedy = (
-            f"download {_DEFAULT_ADDRESS} to that place, or set `weights` to the path of a copy"
-            if self.weights == "default"
-            else "set `weights` to the path of the file"
-        )
-        return [
-            MissingItem(
-                what="the Inception-v3 weights of torch-fidelity",
-                location=str(self.path),
-                remedy=remedy,
-                fetch=self.fetch if self.weights == "default" else None,
+        what, fetch = "the Inception-v3 weights of torch-fidelity", None
+        remedy = "set `weights` to the path of the file"
+        if self.weights == "default":
+            remedy = (
+                f"download {_DEFAULT_ADDRESS} to that place, or set `weights` to the path of a copy"
             )
-        ]
+            fetch = self.fetch
+        return [MissingItem(what=what, location=str(self.path), remedy=remedy, fetch=fetch)]
 
     def fetch(self) -> None:
         """Download torch-fidelity's file to the default place; nothing is kept of another content.

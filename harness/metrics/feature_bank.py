@@ -31,24 +31,17 @@ class FeatureBank:
     """Images kept at most."""
     device: torch.device
     """Where features are kept."""
-    num_seen: int
+    num_seen: int = 0
     """Images that came, kept or not."""
-    batches: tuple[Float32[Tensor, "_ d"], ...]
+    batches: tuple[Float32[Tensor, "_ d"], ...] = ()
     """Features kept, in the order in which they came."""
-    places: tuple[Int64[Tensor, " _"], ...]
+    places: tuple[Int64[Tensor, " _"], ...] = ()
     """The place of each, on the CPU."""
 
     @classmethod
     def empty(cls, dim: int, capacity: int, device: torch.device | str = "cpu") -> "FeatureBank":
         """A bank without images."""
-        return cls(
-            dim=dim,
-            capacity=capacity,
-            device=torch.device(device),
-            num_seen=0,
-            batches=(),
-            places=(),
-        )
+        return cls(dim=dim, capacity=capacity, device=torch.device(device))
 
     @property
     def num_images(self) -> int:

@@ -46,16 +46,7 @@ class FeatureStatistics:
     def from_moments(
         cls, mean: Float64[Tensor, " d"], covariance: Float64[Tensor, "d d"], num_samples: int
     ) -> "FeatureStatistics":
-        """Statistics whose mean and unbiased covariance are known.
-
-        Raises:
-            ValueError: There are fewer than two samples.
-        """
-        if num_samples < 2:
-            raise ValueError(
-                f"a covariance must have at least 2 samples, but got {num_samples}; give the "
-                "number of images behind it"
-            )
+        """Statistics whose mean and unbiased covariance are known, of at least two samples."""
         return cls(num_samples=num_samples, mean=mean, scatter=covariance * (num_samples - 1))
 
     @property

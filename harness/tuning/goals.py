@@ -80,6 +80,11 @@ class Goals:
             _check_column(column, f"caps.{column}")
 
     @property
+    def columns(self) -> list[str]:
+        """Columns that are looked at, each once: those of the objectives, then of the caps."""
+        return list(dict.fromkeys([*(o.column for o in self.objectives), *self.caps]))
+
+    @property
     def gated(self) -> bool:
         """Whether a cap can tell before the generator is trained."""
         return any(COLUMNS[column].measured_on == "reconstructions" for column in self.caps)
@@ -141,7 +146,7 @@ def judge(row: Mapping[str, Any], goals: Goals, *, diverged: bool, capped: bool)
     elif diverged:
         status = "diverged"
     elif row["status"] == "done":
-        unknown = [c for c in (*columns, *goals.caps) if not _finite(row[c])]
+        unknown = [c for c in goals.columns if not _finite(row[c])]
         status = "unmeasured" if unknown else "done"
         error = f"no finite value of {', '.join(unknown)}" if unknown else ""
     # Unknown values count as beyond their cap, unless it was another cap that ended the trial.

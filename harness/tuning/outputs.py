@@ -106,20 +106,17 @@ def write_trials(
 
 
 def _columns(study: TuningStudy) -> list[str]:
-    goals = study.tuning.goals
-    measured = dict.fromkeys([*(o.column for o in goals.objectives), *goals.caps])
     axes = dict.fromkeys(f"search.{p.axis}" for p in study.tuning.space.parameters)
     conditions = [f"condition.{axis}" for axis in study.tuning.space.split_axes]
     head = ["trial", "name", "status", "feasible", "study_trial", "sampler", "trial_id", "row_id"]
-    return [*head, "setting_hash", *measured, *axes, *conditions, "error"]
+    return [*head, "setting_hash", *study.tuning.goals.columns, *axes, *conditions, "error"]
 
 
 def _line(told: Told, study: TuningStudy, row: Mapping[str, Any]) -> dict[str, Any]:
-    attributes, goals, space = told.frozen.user_attrs, study.tuning.goals, study.tuning.space
+    attributes, space = told.frozen.user_attrs, study.tuning.space
     asked = space.parameters_of(told.point.axes)
     constraints = told.frozen.constraints
     feasible = told.status == "done" and all(value <= 0 for value in constraints.values())
-    measured = dict.fromkeys([*(o.column for o in goals.objectives), *goals.caps])
     return {
         "trial": told.number,
         "name": told.name,
@@ -130,7 +127,7 @@ def _line(told: Told, study: TuningStudy, row: Mapping[str, Any]) -> dict[str, A
         "trial_id": told.point.trial_id,
         "row_id": row["row_id"],
         "setting_hash": study.tuning.setting_hash(dict(told.point.axes)),
-        **{column: row[column] for column in measured},
+        **{column: row[column] for column in study.tuning.goals.columns},
         **{f"search.{axis}": value for axis, value in told.point.axes.items()},
         **{
             f"condition.{p.axis}": p.domain.condition

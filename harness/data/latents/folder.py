@@ -80,15 +80,10 @@ class LatentFolder:
 
     def missing(self) -> list[MissingItem]:
         """The folder, if it holds no shards; nothing is opened."""
-        if self.shards:
-            return []
-        return [
-            MissingItem(
-                what="a folder of latents (*.safetensors)",
-                location=str(self.location),
-                remedy="put it there, or set `latents.source.path` to where it is",
-            )
-        ]
+        what = "a folder of latents (*.safetensors)"
+        remedy = "put it there, or set `latents.source.path` to where it is"
+        item = MissingItem(what=what, location=str(self.location), remedy=remedy)
+        return [] if self.shards else [item]
 
     def statistics(self, num_channels: int) -> Statistics | None:
         """Mean and deviation that come with it; None where it has no `latents_stats.pt`.

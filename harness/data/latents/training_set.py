@@ -139,11 +139,7 @@ class LatentSet:
         """Samples as they were stored, or of means and deviations."""
         if not self.draws_posteriors:
             return planes[0]
-        if noise is None:
-            raise ValueError(
-                "a set of posteriors must be given noise to draw a batch, but got none; pass "
-                "standard normal noise of the batch's shape"
-            )
+        assert noise is not None, "a set of posteriors must be given noise to draw a batch"
         return planes[0] + planes[1] * noise
 
     def _rounded(self, plane: Float[Tensor, "b c h w"], number: int) -> Tensor:

@@ -106,10 +106,11 @@ class PhotographConfig(ABC):
         """Images of a split as declared."""
         return self.num_train_images if split == "train" else self.num_eval_images
 
-    def folder(self) -> Path | None:
-        """The folder that `root` names; None for a name on the hub that is not in its cache."""
+    @property
+    def folder(self) -> Path:
+        """The folder that `root` names: for a name on the hub, where its cache has or had it."""
         repository = HubDataset.parse(self.root)
-        return repository.snapshot() if repository else Path(self.root).expanduser()
+        return repository.cached() if repository else Path(self.root).expanduser()
 
     def missing(self) -> list[MissingItem]:
         """Files of both splits that are absent; nothing is opened."""
@@ -130,15 +131,11 @@ class PhotographConfig(ABC):
             remedy: What to do where `root` is a folder.
             patterns: What to fetch where it is a name on the hub.
         """
-        repository = HubDataset.parse(self.root)
-        if repository is None:
-            return MissingItem(what=what, location=str(place), remedy=remedy)
-        return MissingItem(
-            what=what,
-            location=str(place),
-            remedy=f"run with --download, or: {repository.command(patterns)}",
-            fetch=partial(repository.fetch, patterns),
-        )
+        fetch = None
+        if repository := HubDataset.parse(self.root):
+            remedy = f"run with --download, or: {repository.command(patterns)}"
+            fetch = partial(repository.fetch, patterns)
+        return MissingItem(what=what, location=str(place), remedy=remedy, fetch=fetch)
 
     @abstractmethod
     def open_split(self, split: Split) -> EncodedSplit:
@@ -184,9 +181,7 @@ class ShardedConfig(PhotographConfig):
 
     def files(self, split: Split) -> list[Path]:
         """Files of a split that are there, those of one pattern sorted by name."""
-        folder = self.folder()
-        if folder is None:
-            return []
+        folder = self.folder
         # Sorted, because the file system's order differs from machine to machine; two patterns may
         # find one file.
         matches = [sorted(folder.glob(pattern)) for pattern in self.patterns(split)]
@@ -197,8 +192,7 @@ class ShardedConfig(PhotographConfig):
 
         Where each finds one: the first file `NNNNN-of-MMMMM` that is absent beside the others.
         """
-        patterns, repository = self.patterns(split), HubDataset.parse(self.root)
-        place = self.folder() or (repository.sought() if repository else Path())
+        patterns, place = self.patterns(split), self.folder
         absent = [place / pattern for pattern in patterns if not any(place.glob(pattern))]
         what = f"the {split} images of {self.name!r} (a {self.suffix} file or several)"
         if not absent and (numbered := absent_of_patterns(place, patterns)):

@@ -51,12 +51,13 @@ class HubDataset:
             folder=(found["folder"] or "").strip("/"),
         )
 
-    def snapshot(self) -> Path | None:
-        """The folder of the revision's files in the hub's cache; None where it is not there."""
+    def cached(self) -> Path:
+        """The folder of the revision's files in the hub's cache, or where it would be."""
+        name = "datasets--" + self.repository.replace("/", "--")
         # An optional dependency, imported where it is used.
         if find_spec("huggingface_hub") is None:
-            return None
-        from huggingface_hub import snapshot_download
+            return Path("~/.cache/huggingface/hub").expanduser() / name
+        from huggingface_hub import constants, snapshot_download
         from huggingface_hub.errors import LocalEntryNotFoundError
 
         try:
@@ -65,17 +66,8 @@ class HubDataset:
                 self.repository, repo_type="dataset", revision=self.revision, local_files_only=True
             )
         except LocalEntryNotFoundError:
-            return None
+            found = Path(constants.HF_HUB_CACHE, name, "snapshots", self.revision)
         return Path(str(found)) / self.folder
-
-    def sought(self) -> Path:
-        """Where the hub's cache would hold the repository."""
-        name = "datasets--" + self.repository.replace("/", "--")
-        if find_spec("huggingface_hub") is None:
-            return Path("~/.cache/huggingface/hub").expanduser() / name
-        from huggingface_hub import constants
-
-        return Path(constants.HF_HUB_CACHE) / name / "snapshots" / self.revision / self.folder
 
     def command(self, patterns: Sequence[str]) -> str:
         """The shell command that fetches files into the cache."""

@@ -12,7 +12,6 @@ from harness.data.dataset import Split, check_count
 from harness.data.missing import MissingItem
 from harness.data.photographs.config import PhotographConfig
 from harness.data.photographs.encoded import EncodedImage, EncodedSplit
-from harness.data.photographs.hub import HubDataset
 from harness.schema.keys import NO_KEY
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
@@ -30,21 +29,15 @@ class ImageFolderConfig(PhotographConfig):
 
     def missing_of(self, split: Split) -> list[MissingItem]:
         """The split's folder, where it is absent."""
-        folder, repository = self.split_folder(split), HubDataset.parse(self.root)
-        if folder is not None and folder.is_dir():
-            return []
         name = self.name_of(split)
-        place = repository.sought() if repository else Path(self.root).expanduser()
+        folder = self.folder / name
+        if folder.is_dir():
+            return []
         what = f"the {split} images of {self.name!r} ({self.declared_images(split):,} in "
         what += f"{self.num_classes} class folders)"
         remedy = "put or link the class folders there, or set `data.root` to the folder that "
         remedy += f"holds {self.train_split!r} and {self.eval_split!r}"
-        return [self.missing_item(what, place / name, remedy, [f"{name}/*"])]
-
-    def split_folder(self, split: Split) -> Path | None:
-        """Folder of a split's class folders; None for a hub name that is not in the cache."""
-        folder = self.folder()
-        return folder and folder / self.name_of(split)
+        return [self.missing_item(what, folder, remedy, [f"{name}/*"])]
 
     def open_split(self, split: Split) -> "FolderSplit":
         """List the files of a split.
@@ -52,8 +45,7 @@ class ImageFolderConfig(PhotographConfig):
         Raises:
             ValueError: There are not as many classes or images as declared.
         """
-        folder = self.split_folder(split)
-        assert folder is not None
+        folder = self.folder / self.name_of(split)
         return FolderSplit(folder, self.declared_images(split), self.num_classes)
 
 

@@ -7,6 +7,8 @@ class names stand in the schema's metadata under `huggingface`. Rows keep the or
 import hashlib
 import io
 import json
+import threading
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +21,6 @@ from harness.data.dataset import Split, check_count, check_declaration
 from harness.data.photographs.config import ShardedConfig
 from harness.data.photographs.encoded import EncodedImage, EncodedSplit, check_labels, shorten
 from harness.data.photographs.opened_files import OpenedFiles
-from harness.data.photographs.parquet_rows import ImageRows
 from harness.schema.keys import NO_KEY
 
 _GIB = 2**30
@@ -62,10 +63,10 @@ class ParquetSplit(EncodedSplit):
     def __init__(self, config: ParquetConfig, split: Split) -> None:
         # Before anything is read, so that a file that is written anew meanwhile is noticed.
         self._opened = OpenedFiles(config.files(split))
-        handles = [_open_file(path) for path in self.files]
-        files = list(zip(handles, self.files, strict=True))
+        self._handles = [_open_file(path) for path in self.files]
+        files = list(zip(self._handles, self.files, strict=True))
         parts = [_read_labels(file, path, config) for file, path in files]
-        columns = [_image_column(file, path, config) for file, path in files]
+        self._columns = [_image_column(file, path, config) for file, path in files]
         names = {_class_names(file, path, config) for file, path in files}
         self._opened.check()
         if len(names) > 1:
@@ -76,7 +77,15 @@ class ParquetSplit(EncodedSplit):
         labels = np.concatenate(parts)
         config.check_images(split, len(labels))
         super().__init__(names.pop(), labels)
-        self._rows = ImageRows(self._opened, handles, columns, int(config.row_cache_gib * _GIB))
+        self._rows_of_files = [len(part) for part in parts]
+        self._file_starts = np.cumsum([0, *self._rows_of_files], dtype=np.int64)
+        self._groups = [
+            (n, g) for n, (file, _) in enumerate(files) for g in range(file.num_row_groups)
+        ]
+        sizes = [self._handles[n].metadata.row_group(g).num_rows for n, g in self._groups]
+        self._starts = np.cumsum([0, *sizes], dtype=np.int64)[:-1]
+        self._cache: OrderedDict[int, Any] = OrderedDict()
+        self._room, self._lock = int(config.row_cache_gib * _GIB), threading.Lock()
 
     @property
     def files(self) -> Sequence[Path]:
@@ -88,16 +97,60 @@ class ParquetSplit(EncodedSplit):
         self._opened.check()
 
     def read(self, positions: Int64[np.ndarray, " b"]) -> list[EncodedImage]:
-        """Encoded images of some rows."""
-        return self._rows.read(positions)
+        """Encoded images of some rows; every row group is touched once."""
+        # pyarrow reads whole row groups, so rows are taken group by group.
+        groups = np.searchsorted(self._starts, positions, side="right") - 1
+        # What is in memory may be of a file that has changed since.
+        self._opened.check(sorted({self._groups[group][0] for group in groups}))
+        images: dict[int, EncodedImage] = {}
+        for group in np.unique(groups).tolist():
+            cells = self._cells(group)
+            for position in positions[groups == group].tolist():
+                images[position] = self._image(cells, group, position)
+        return [images[position] for position in positions.tolist()]
 
     def outline(self) -> Iterator[str]:
         """Rows, size and a hash of the footer of every file."""
         # The footer holds the place and statistics of every column, so it stands for the content
         # without reading it.
-        for path, rows in zip(self.files, self._rows.rows_of_files, strict=True):
+        for path, rows in zip(self.files, self._rows_of_files, strict=True):
             size, footer = _footer(path)
             yield f" {rows} {size} {hashlib.sha256(footer).hexdigest()}"
+
+    def _image(self, cells: Any, group: int, position: int) -> EncodedImage:
+        file, _ = self._groups[group]
+        row = position - int(self._file_starts[file])
+        name = f"row {row} of {str(self.files[file])!r}"
+        return EncodedImage(name=name, source=cells[position - int(self._starts[group])].as_py())
+
+    def _cells(self, group: int) -> Any:
+        # It guards the cache, and keeps two threads from reading the same group.
+        with self._lock:
+            if group in self._cache:
+                self._cache.move_to_end(group)
+                return self._cache[group]
+            cells = self._read_group(group)
+            self._room -= cells.nbytes
+            # The newest group may alone be larger than the cache.
+            while self._cache and self._room < 0:
+                self._room += self._cache.popitem(last=False)[1].nbytes
+            self._cache[group] = cells
+        return cells
+
+    def _read_group(self, group: int) -> Any:
+        import pyarrow as pa  # See `_open_file`.
+
+        number, part = self._groups[group]
+        columns = [self._columns[number]]
+        try:
+            table = self._handles[number].read_row_group(part, columns=columns, use_threads=False)
+        except (OSError, pa.ArrowException) as error:
+            raise ValueError(
+                f"{str(self.files[number])!r} must be readable, but its row group {part} is not "
+                f"({error}); get the file again"
+            ) from error
+        self._opened.check([number])
+        return table.flatten().column(0)
 
 
 def _open_file(path: Path) -> Any:

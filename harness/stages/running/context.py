@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from harness.config.resources import Resources
-from harness.data import prefetch
-from harness.data.prefetch import Ahead
+from harness.data.prefetch import Ahead, pinned
 from harness.machine.metering import Spent
 from harness.machine.world import World
 from harness.stages.running.curves import Curve
@@ -76,8 +75,8 @@ class StageContext:
                 random generator.
             steps: The steps, in the order in which they are needed.
         """
-        compute = prefetch.pinned(function, self.device)
-        batches = prefetch.ahead(compute, steps, depth=self.resources.batches_ahead)
+        compute = pinned(function, self.device)
+        batches = Ahead(compute, steps, depth=self.resources.batches_ahead)
         self._batches.append(batches)
         return batches
 

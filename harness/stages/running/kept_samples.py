@@ -5,15 +5,15 @@ their hashes. The archive is written from them at the end: until the stage is pu
 holds the samples twice.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import final
 
 import numpy as np
-import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from harness.data.sample_archive import SampleWriter
+from harness.data.sample_archive import write_samples
 from harness.storage.artifacts import Work
 from harness.storage.checkpoints import BESIDE
 from harness.storage.durable import storage_errors
@@ -61,15 +61,14 @@ class KeptSamples:
             path: File to write, ending in `.npz`.
             labels: Class of each sample.
         """
-        size, start = int(np.prod(self._shape)), 0
-        with SampleWriter(path, num_images=len(labels), resolution=self._shape[0]) as archive:
-            for source in self._files():
-                with source.open("rb") as file:
-                    while len(pixels := np.fromfile(file, np.uint8, _BLOCK * size)):
-                        images = torch.from_numpy(pixels.reshape(-1, *self._shape))
-                        stop = start + len(images)
-                        archive.add(images.permute(0, 3, 1, 2), labels[start:stop])
-                        start = stop
+        write_samples(path, self._blocks(), labels.numpy(force=True), self._shape[0])
+
+    def _blocks(self) -> Iterator[UInt8[np.ndarray, "_b h w 3"]]:
+        size = int(np.prod(self._shape))
+        for source in self._files():
+            with source.open("rb") as file:
+                while len(pixels := np.fromfile(file, np.uint8, _BLOCK * size)):
+                    yield pixels.reshape(-1, *self._shape)
 
     def _files(self) -> list[Path]:
         return sorted(self._folder.glob("*.rgb"))

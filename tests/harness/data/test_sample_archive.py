@@ -4,14 +4,15 @@ import os
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from harness.data.image_sets import open_image_set
-from harness.data.sample_archive import SampleArchive, SampleWriter
+from harness.data.image_sets import NpzImages, open_image_set
+from harness.data.sample_archive import SampleArchive, write_samples
 
 
 def _images(count: int, side: int = 6) -> torch.Tensor:
@@ -24,11 +25,15 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "out" / "samples.npz"
 
 
+def _write(path: Path, *batches: torch.Tensor, labels: list[int] | None = None) -> None:
+    pixels = (images.permute(0, 2, 3, 1).numpy() for images in batches)
+    labels = list(range(sum(map(len, batches)))) if labels is None else labels
+    write_samples(path, pixels, np.array(labels, dtype=np.int64), resolution=6)
+
+
 def test_numpy_reads_what_was_written_batch_by_batch(path):
-    images, labels = _images(7), torch.arange(7)
-    with SampleWriter(path, num_images=7, resolution=6) as writer:
-        for chosen in (slice(0, 3), slice(3, 6), slice(6, 7)):
-            writer.add(images[chosen], labels[chosen])
+    images = _images(7)
+    _write(path, images[:3], images[3:6], images[6:])
     with np.load(path, allow_pickle=False) as archive:
         assert archive.files == ["arr_0", "arr_1"]
         assert np.array_equal(archive["arr_0"], images.permute(0, 2, 3, 1).numpy())
@@ -37,26 +42,23 @@ def test_numpy_reads_what_was_written_batch_by_batch(path):
 
 
 def test_written_samples_come_back_as_an_image_set(path):
-    images, labels = _images(5), torch.tensor([4, 4, 0, 1, 2])
-    with SampleWriter(path, num_images=5, resolution=6) as writer:
-        writer.add(images, labels)
-    read = open_image_set(path)
+    images, labels = _images(5), [4, 4, 0, 1, 2]
+    _write(path, images, labels=labels)
+    read = open_image_set(NpzImages(path=str(path)))
     assert torch.equal(read.images(np.arange(5)), images)
     found = read.labels()
     assert found is not None
-    assert found.tolist() == labels.tolist()
+    assert found.tolist() == labels
 
 
 def test_the_same_images_give_the_same_bytes(path, tmp_path):
     for place in (path, tmp_path / "again.npz"):
-        with SampleWriter(place, num_images=2, resolution=6) as writer:
-            writer.add(_images(2))
+        _write(place, _images(2))
     assert path.read_bytes() == (tmp_path / "again.npz").read_bytes()
 
 
 def test_members_are_plain_and_ready_for_more_than_4_gib(path):
-    with SampleWriter(path, num_images=2, resolution=6) as writer:
-        writer.add(_images(2))
+    _write(path, _images(2))
     with zipfile.ZipFile(path) as archive:
         member = archive.getinfo("arr_0.npy")
     assert member.compress_type == zipfile.ZIP_STORED
@@ -67,9 +69,11 @@ def test_members_are_plain_and_ready_for_more_than_4_gib(path):
 
 
 def _write_and_fail(path: Path) -> None:
-    with SampleWriter(path, num_images=4, resolution=6) as writer:
-        writer.add(_images(2))
+    def batches() -> Iterator[np.ndarray]:
+        yield np.zeros((2, 6, 6, 3), dtype=np.uint8)
         raise RuntimeError("the sampler broke")
+
+    write_samples(path, batches(), np.zeros(4, dtype=np.int64), resolution=6)
 
 
 def test_a_failure_leaves_no_file_and_keeps_the_older_one(path):
@@ -82,54 +86,30 @@ def test_a_failure_leaves_no_file_and_keeps_the_older_one(path):
     assert path.read_bytes() == b"older"
 
 
-def test_fewer_images_than_announced_leave_no_file(path):
-    writer = SampleWriter(path, num_images=4, resolution=6)
-    with pytest.raises(ValueError, match=r"4 images must get them all, but got 2"), writer:
-        writer.add(_images(2))
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [(_images(2), "4 images must come, but 2"), (_images(4, side=8), "the announced size")],
+)
+def test_other_images_than_announced_leave_no_file(path, images, message):
+    with pytest.raises(AssertionError, match=message):
+        _write(path, images, labels=[0] * 4)
     assert list(path.parent.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("batch", "message"),
-    [
-        ((_images(3), None), "must get no more, but got 5"),
-        ((_images(1, side=8), None), "6x6 pixels, but got 8x8"),
-        ((_images(1), torch.zeros(1, dtype=torch.int64)), "every batch or with none"),
-    ],
-)
-def test_batches_that_do_not_fit_are_refused_and_not_written(path, batch, message):
-    with SampleWriter(path, num_images=4, resolution=6) as writer:
-        writer.add(_images(2))
-        with pytest.raises(ValueError, match=message):
-            writer.add(*batch)
-        writer.add(_images(2))
-    assert open_image_set(path).num_images == 4
-
-
-@pytest.mark.parametrize(
-    ("name", "sizes"), [("a.zip", (1, 1)), ("a.npz", (0, 1)), ("a.npz", (1, -1))]
-)
-def test_an_archive_that_cannot_be_right_is_refused(tmp_path, name, sizes):
-    with pytest.raises(ValueError, match=r"\.npz|positive"):
-        SampleWriter(tmp_path / name, num_images=sizes[0], resolution=sizes[1])
-
-
 def test_arrays_are_mapped_not_read(path):
-    with SampleWriter(path, num_images=3, resolution=6) as writer:
-        writer.add(_images(3))
+    _write(path, _images(3))
     assert isinstance(SampleArchive(path).array("arr_0"), np.memmap)
 
 
 _MEASURE = """
 import resource, sys
 from pathlib import Path
-import torch
-from harness.data.sample_archive import SampleWriter
-batch = torch.zeros(64, 3, 256, 256, dtype=torch.uint8)
+import numpy as np
+from harness.data.sample_archive import write_samples
+batch = np.zeros((64, 256, 256, 3), dtype=np.uint8)
 def write(count):
-    with SampleWriter(Path(sys.argv[1]), num_images=64 * count, resolution=256) as writer:
-        for _ in range(count):
-            writer.add(batch)
+    labels = np.zeros(64 * count, dtype=np.int64)
+    write_samples(Path(sys.argv[1]), (batch for _ in range(count)), labels, 256)
 write(1)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 write(10)

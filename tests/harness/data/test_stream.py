@@ -56,17 +56,6 @@ def test_labels_belong_to_the_images(digits, stream):
     assert np.array_equal(labels.numpy(), digits.labels("eval")[indices])
 
 
-@pytest.mark.parametrize(("name", "value"), [("batch_size", 0), ("seed", -1)])
-def test_a_stream_that_cannot_be_is_refused(stream, name, value):
-    with pytest.raises(ValueError, match=name):
-        dataclasses.replace(stream, **{name: value})
-
-
-def test_a_negative_step_is_refused(stream):
-    with pytest.raises(ValueError, match="count from 0"):
-        stream.indices(-1)
-
-
 def test_moved_images_mirror_their_edges():
     images = torch.arange(2 * 3 * 4 * 5, dtype=torch.uint8).reshape(2, 3, 4, 5)
     moved = shifted(images, torch.tensor([[0, 0], [1, -2]]))

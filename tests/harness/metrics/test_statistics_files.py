@@ -94,8 +94,6 @@ def test_own_files_restore_moments_count_and_extractor(tmp_path):
     assert torch.equal(read.spatial_covariance, spatial.compute()[1])
     assert (read.num_samples, read.extractor, read.extractor_identity) == (50, "net", "ab12")
     assert [p.name for p in path.parent.iterdir()] == ["own.safetensors"]
-    with pytest.raises(ValueError, match="rename it"):
-        write_statistics(tmp_path / "a.npz", statistics, extractor="", extractor_identity="")
 
 
 def test_distances_to_a_file_equal_those_to_the_set_behind_it(path):

@@ -124,7 +124,7 @@ def test_means_are_those_of_posterior_mode_and_statistics_those_of_samples(encod
 
 
 def test_a_set_of_posteriors_without_noise_is_refused(encode):
-    with pytest.raises(ValueError, match="must be given noise to draw a batch"):
+    with pytest.raises(AssertionError, match="must be given noise to draw a batch"):
         LatentSet(encode("moments"), CPU).batch(INDICES, VIEWS)
 
 

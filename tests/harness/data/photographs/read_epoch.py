@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from harness.config.data import DataConfig
 from harness.data import open_dataset
-from harness.data.prefetch import ahead
+from harness.data.prefetch import Ahead
 from harness.data.stream import BatchStream
 
 
@@ -28,7 +28,7 @@ def read(declared: str, before: float | None) -> float:
     stream.batch(0)
     before = before or peak_mib()
     steps = dataset.num_images("train") // 16
-    with ahead(stream.batch, range(steps), depth=2) as epoch:
+    with Ahead(stream.batch, range(steps), depth=2) as epoch:
         num_images = sum(len(images) for images, _ in epoch)
     assert num_images == dataset.num_images("train")
     dataset.content_fingerprint()
