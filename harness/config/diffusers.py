@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from harness.config.weights import describe_file
 from harness.data.missing import MissingItem
@@ -21,8 +21,6 @@ from models.latent import LatentLayout
 @dataclass(frozen=True, kw_only=True)
 class DiffusersTokenizerConfig:
     """A pretrained autoencoder in the layout of diffusers; it only encodes and decodes."""
-
-    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
     kind: Literal["diffusers"] = "diffusers"
     source: str = field(metadata=NO_KEY)

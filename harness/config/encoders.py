@@ -1,7 +1,7 @@
 """Feature networks of a trial: what tokenizers and generators are aligned with, and what grades."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -11,14 +11,10 @@ from harness.schema.keys import KEY_UNLESS_DEFAULT, NO_KEY
 from models.foundation import TimmEncoderConfig
 from models.perceptual import LPIPSConfig, NoPerceptual
 
-_FORBID: Any = {"extra": "forbid"}
-
 
 @dataclass(frozen=True, kw_only=True)
 class InDomainEncoder:
     """A timm network trained here as a classifier of the training split, as a stage of its own."""
-
-    __pydantic_config__: ClassVar[Any] = _FORBID
 
     kind: Literal["in_domain"] = "in_domain"
     name: str
@@ -53,8 +49,6 @@ MetricExtractor = Annotated[
 @dataclass(frozen=True, kw_only=True)
 class LPIPSMetric:
     """LPIPS as a metric of reconstructions: VGG16 with the published heads."""
-
-    __pydantic_config__: ClassVar[Any] = _FORBID
 
     kind: Literal["lpips"] = "lpips"
     backbone_weights: str | None = field(default=None, metadata=NO_KEY)

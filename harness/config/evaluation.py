@@ -1,7 +1,7 @@
 """How a trial's tokenizer and generator are measured."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -15,14 +15,10 @@ from models.guidance import AutoGuidance, ClassifierFreeGuidance, NoGuidance
 from models.perceptual import NoPerceptual
 from models.sampler import SamplerConfig
 
-_FORBID: Any = {"extra": "forbid"}
-
 
 @dataclass(frozen=True, kw_only=True)
 class AutoGuidanceWith(AutoGuidance):
     """Guidance by a weaker model (arXiv 2406.02507): this trial with other settings."""
-
-    __pydantic_config__: ClassVar[Any] = _FORBID
 
     weak: dict[str, Any]
     """Dotted paths of this trial and the weak model's values, `generator.size: pico` for instance;
@@ -39,16 +35,12 @@ Guidance = Annotated[
 class NoDiagnostics:
     """Latents are not looked at by themselves."""
 
-    __pydantic_config__: ClassVar[Any] = _FORBID
-
     kind: Literal["none"] = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
 class LatentDiagnostics:
     """Uniformity, linear probe, spectrum and channels of each tokenizer's latents."""
-
-    __pydantic_config__: ClassVar[Any] = _FORBID
 
     kind: Literal["latents"] = "latents"
     num_images: int = 10_000
@@ -70,8 +62,6 @@ class LatentDiagnostics:
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
     """How tokenizer and generator are measured: everything that moves a metric but no weight."""
-
-    __pydantic_config__: ClassVar[Any] = _FORBID
 
     extractor: MetricExtractor
     """Feature network of the Fréchet distances."""

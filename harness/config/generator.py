@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar
+from typing import Annotated
 
 from pydantic import Field
 
@@ -14,14 +14,10 @@ from models.flow import FlowConfig
 from models.lightningdit import LightningDiTConfig
 from models.repa import NoREPA, REPAConfig
 
-_FORBID: Any = {"extra": "forbid"}
-
 
 @dataclass(frozen=True, kw_only=True)
 class REPAWith(REPAConfig):
     """Representation alignment of a generator (arXiv 2410.06940) and the network it looks to."""
-
-    __pydantic_config__: ClassVar[Any] = _FORBID
 
     encoder: AlignmentEncoder
     """The frozen feature network; it sees the very images behind the latents."""
@@ -30,8 +26,6 @@ class REPAWith(REPAConfig):
 @dataclass(frozen=True, kw_only=True)
 class GeneratorConfig(LightningDiTConfig):
     """A LightningDiT and its training."""
-
-    __pydantic_config__: ClassVar[Any] = _FORBID
 
     flow: FlowConfig = field(default_factory=FlowConfig)
     """Path, time density and loss."""

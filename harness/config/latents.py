@@ -1,7 +1,7 @@
 """How the training split is encoded for a generator, or which latents of others it reads."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -9,14 +9,10 @@ from harness.config.data import Crop
 from harness.data.latents.folder import EncodedHere, LatentFolder
 from harness.schema.keys import KEY_UNLESS_DEFAULT
 
-_FORBID: Any = {"extra": "forbid"}
-
 
 @dataclass(frozen=True, kw_only=True)
 class LatentsConfig:
     """How the training split is encoded for the generator; the defaults are the published ones."""
-
-    __pydantic_config__: ClassVar[Any] = _FORBID
 
     flip: bool = True
     """Encode every image mirrored too; the generator sees either with equal probability."""

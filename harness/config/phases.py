@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 from models.alignment import NoAlignment, VFAlignment
 from models.discriminator import DiscriminatorConfig
@@ -16,8 +15,6 @@ class TokenizerPhase:
 
     Learning rate, order of images and random numbers go on as in one training.
     """
-
-    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
     steps: int
     """Optimiser steps of the autoencoder."""

@@ -1,7 +1,7 @@
 """The reference of generated images: the training split, a file of statistics, other images."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -10,14 +10,10 @@ from harness.data.image_sets import ImageSetConfig, open_image_set
 from harness.schema.keys import NO_KEY
 from harness.schema.reading import ConfigError
 
-_FORBID: Any = {"extra": "forbid"}
-
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSplit:
     """Generated images are held to the training split of the data set."""
-
-    __pydantic_config__: ClassVar[Any] = _FORBID
 
     kind: Literal["training_split"] = "training_split"
 
@@ -26,8 +22,6 @@ class TrainingSplit:
 class StatisticsFile:
     """Generated images are held to statistics that others made: ADM's or pytorch-fid's `.npz`,
     torch-fidelity's `.pt`, or `.safetensors` of this program."""
-
-    __pydantic_config__: ClassVar[Any] = _FORBID
 
     kind: Literal["statistics_file"] = "statistics_file"
     path: str = field(metadata=NO_KEY)
@@ -47,8 +41,6 @@ class StatisticsFile:
 @dataclass(frozen=True, kw_only=True)
 class ReferenceImages:
     """Generated images are held to a set of images: a folder, an archive, or another split."""
-
-    __pydantic_config__: ClassVar[Any] = _FORBID
 
     kind: Literal["images"] = "images"
     images: Annotated[ImageSetConfig, Field(discriminator="kind")]

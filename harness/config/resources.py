@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -10,8 +10,6 @@ class Resources:
     """Cores, GPUs and memory of one running stage. They enter no key; `cpus`, `compile`,
     `channels_last` and `fused_optimizer` move the last bits of numbers, because sums are taken in
     another order."""
-
-    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
     cpus: int = 1
     """CPU cores, and threads, of each worker."""

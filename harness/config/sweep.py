@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from harness.config.axes import Axis, describe_axes, write_value
 from harness.config.checks import check_trial
@@ -40,8 +40,6 @@ def check_name(name: str) -> None:
 @dataclass(frozen=True, kw_only=True)
 class SweepFile:
     """A sweep as written: validated in its outline, its trials still unexpanded."""
-
-    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
     name: str
     """Folder of the results: letters, digits, `.`, `_` and `-`."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 from pydantic import Field
 
@@ -18,8 +18,6 @@ from models.alignment import NoAlignment, VFAlignment
 from models.autoencoder import AutoencoderConfig
 from models.latent import LatentLayout
 from models.tokenizer_loss import TokenizerLossConfig
-
-_FORBID: Any = {"extra": "forbid"}
 
 
 @runtime_checkable
@@ -98,8 +96,6 @@ class TokenizerSettings(Protocol):
 class AlignedWith(VFAlignment):
     """The alignment loss of VA-VAE (arXiv 2501.01423, section 3) and the network it looks to."""
 
-    __pydantic_config__: ClassVar[Any] = _FORBID
-
     encoder: AlignmentEncoder
     """The frozen feature network."""
 
@@ -107,8 +103,6 @@ class AlignedWith(VFAlignment):
 @dataclass(frozen=True, kw_only=True)
 class TokenizerConfig:
     """A VA-VAE and its training; without alignment it is the plain LDM autoencoder."""
-
-    __pydantic_config__: ClassVar[Any] = _FORBID
 
     kind: Literal["va_vae"] = "va_vae"
     latent_dim: int

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
 Precision = Literal["fp32", "tf32", "bf16"]
 """Arithmetic of a network. `fp32`: PyTorch's own settings (cuDNN's convolutions may use
@@ -13,8 +13,6 @@ bfloat16 autocast over fp32 weights."""
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     """Length and optimiser of one training run. The global batch moves numbers; devices do not."""
-
-    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
     steps: int
     """Number of optimiser steps of the trained model."""

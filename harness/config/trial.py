@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
 
 from harness.config.data import DataConfig
 from harness.config.encoders import AlignmentEncoder
@@ -14,14 +13,10 @@ from harness.config.tokenizer import AnyTokenizerConfig
 from harness.schema.keys import NO_KEY
 from models.latent import LatentLayout
 
-_FORBID: Any = {"extra": "forbid"}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
     """One complete configuration."""
-
-    __pydantic_config__: ClassVar[Any] = _FORBID
 
     seed: int = field(default=0, metadata=NO_KEY)
     """Seed that tokenizer, generator and evaluation follow unless they name their own. It enters
