@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, final, runtime_checkable
+from typing import Any, Literal, final
 
 import torch
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float32, UInt8
 from torch import Tensor
 
 from harness.data.missing import MissingItem
@@ -134,21 +134,13 @@ def exact_float32() -> Iterator[None]:
         torch.set_float32_matmul_precision(products)
 
 
-@runtime_checkable
-class PooledEncoder(Protocol):
-    """Interface that `EncoderExtractor` asks of a network."""
-
-    def outputs(self, images: Float[Tensor, "b 3 h w"]) -> EncoderOutputs:
-        """Pooled features, feature map and class scores of images in [-1, 1], from one pass."""
-        ...
-
-
 @final
 class EncoderExtractor(FeatureExtractor):
     """An encoder of this project, in-domain for instance, as the feature network of a metric.
 
     Args:
-        encoder: Network in evaluation mode.
+        outputs: Of a network in evaluation mode: pooled features, feature map and class scores of
+            images in [-1, 1], from one pass.
         name: Name for columns and axis labels.
         identity: Key of the artifact that holds its weights.
         feature_dim: Width of its pooled features.
@@ -159,7 +151,7 @@ class EncoderExtractor(FeatureExtractor):
 
     def __init__(
         self,
-        encoder: PooledEncoder,
+        outputs: Callable[[Tensor], EncoderOutputs],
         *,
         name: str,
         identity: str,
@@ -171,10 +163,10 @@ class EncoderExtractor(FeatureExtractor):
         self.name, self.identity, self.feature_dim = name, identity, feature_dim
         self.classifies_labels = has_logits
 
-        def outputs(images: Tensor) -> EncoderOutputs:
-            return encoder.outputs(to_model_range(images))
+        def of_pixels(images: Tensor) -> EncoderOutputs:
+            return outputs(to_model_range(images))
 
-        self._run = _Runner(outputs, extraction, torch.device(device))
+        self._run = _Runner(of_pixels, extraction, torch.device(device))
 
     def extract(self, images: UInt8[Tensor, "b 3 h w"]) -> Extracted:
         """Pooled features, 7 channels of the feature map, and class scores."""

@@ -32,10 +32,6 @@ class KernelDistance:
     """Of `value`, as an estimate for the populations: std / sqrt(k - 1), k the smaller of the
     number of subsets and the number of disjoint ones that the smaller set has. Subsets beyond
     that overlap and say nothing new. None where k is 1: copies of one set don't vary."""
-    num_subsets: int
-    """Subsets drawn of each set."""
-    subset_size: int
-    """Images in a subset: what was asked for, or the size of the smaller set if that is less."""
 
 
 def kernel_distance(
@@ -79,8 +75,6 @@ def kernel_distance(
         value=float(values.mean()),
         std=std,
         standard_error=std / math.sqrt(independent - 1) if independent > 1 else None,
-        num_subsets=num_subsets,
-        subset_size=size,
     )
 
 

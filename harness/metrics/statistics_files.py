@@ -129,16 +129,13 @@ def read_statistics(path: Path) -> ImportedStatistics:
             f"feature statistics must be at {str(path)!r}, but nothing is there; give the path of "
             "an .npz, .pt or .safetensors file"
         )
-    if path.suffix == ".npz":
-        return _read_npz(path)
-    if path.suffix == ".pt":
-        return _read_torch_fidelity(path)
-    if path.suffix == ".safetensors":
-        return _read_own(path)
-    raise ValueError(
-        f"feature statistics must be an .npz, .pt or .safetensors file, but got {str(path)!r}; "
-        "convert it"
-    )
+    readers = {".npz": _read_npz, ".pt": _read_torch_fidelity, ".safetensors": _read_own}
+    if path.suffix not in readers:
+        raise ValueError(
+            f"feature statistics must be an .npz, .pt or .safetensors file, but got {str(path)!r}; "
+            "convert it"
+        )
+    return readers[path.suffix](path)
 
 
 def write_statistics(

@@ -136,7 +136,7 @@ def load_extractor(
         return InceptionExtractor(copied, device, extraction)
     network = load_encoder(artifact, device)
     return EncoderExtractor(
-        network,
+        network.outputs,
         name=f"{encoder['kind']} {encoder['name']}",
         identity=artifact.sha256("model.safetensors"),
         feature_dim=network.feature_dim,

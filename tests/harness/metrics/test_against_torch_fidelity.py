@@ -104,7 +104,7 @@ def theirs(sets: tuple[Tensor, Tensor]) -> dict[str, float]:
 
 @pytest.fixture(scope="module")
 def extractor() -> EncoderExtractor:
-    return EncoderExtractor(_Network(), name="tiny", identity="random", feature_dim=DIM)
+    return EncoderExtractor(_Network().outputs, name="tiny", identity="random", feature_dim=DIM)
 
 
 @pytest.fixture(scope="module")

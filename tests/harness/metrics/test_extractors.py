@@ -57,7 +57,9 @@ def config(weights: Path) -> InceptionConfig:
 
 
 def _tiny(**settings: Any) -> EncoderExtractor:
-    return EncoderExtractor(_Encoder(), name="tiny", identity="key", feature_dim=3, **settings)
+    return EncoderExtractor(
+        _Encoder().outputs, name="tiny", identity="key", feature_dim=3, **settings
+    )
 
 
 def test_an_encoder_sees_the_model_range_and_gives_float32(images):
@@ -88,12 +90,14 @@ def test_a_network_of_this_project_is_read_in_one_pass(images):
         )
     )
     config = {"name": "r", "identity": "k", "feature_dim": 512}
-    found = EncoderExtractor(encoder, **config).extract(images.repeat(1, 1, 4, 4))
+    found = EncoderExtractor(encoder.outputs, **config).extract(images.repeat(1, 1, 4, 4))
     assert found.features.shape == (2, 512)
     assert found.spatial is not None
     assert found.spatial.shape == (2, 2 * 2 * 7)
     low = ExtractionConfig(precision="bfloat16")
-    rough = EncoderExtractor(encoder, **config, extraction=low).extract(images.repeat(1, 1, 4, 4))
+    rough = EncoderExtractor(encoder.outputs, **config, extraction=low).extract(
+        images.repeat(1, 1, 4, 4)
+    )
     assert rough.features.dtype == torch.float32
     assert not torch.equal(rough.features, found.features)
     torch.testing.assert_close(rough.features, found.features, rtol=0.1, atol=0.05)
@@ -107,7 +111,7 @@ def test_tensorfloat32_is_off_during_extraction_and_as_before_after_it(images, m
     seen, encoder = [], _Encoder()
     outputs = encoder.outputs
     monkeypatch.setattr(encoder, "outputs", lambda x: (seen.append(settings()), outputs(x))[1])
-    extractor = EncoderExtractor(encoder, name="tiny", identity="key", feature_dim=3)
+    extractor = EncoderExtractor(encoder.outputs, name="tiny", identity="key", feature_dim=3)
     with exact_float32():
         torch.backends.cudnn.allow_tf32 = True
         torch.set_float32_matmul_precision("medium")

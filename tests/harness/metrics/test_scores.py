@@ -21,7 +21,9 @@ class _Network:
 
 
 def _extractor(**settings: bool) -> EncoderExtractor:
-    return EncoderExtractor(_Network(**settings), name="tiny", identity="key", feature_dim=3)
+    return EncoderExtractor(
+        _Network(**settings).outputs, name="tiny", identity="key", feature_dim=3
+    )
 
 
 def _images(count: int, seed: int = 0) -> Tensor:
