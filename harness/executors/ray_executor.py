@@ -9,8 +9,7 @@ from harness.executors.interface import Feed, Listener, fixed
 from harness.executors.queue import Queue
 from harness.executors.ray_connection import Say, connected
 from harness.executors.ray_machines import RayMachines
-from harness.executors.requests import Amounts, Demand, demand_of, is_possible
-from harness.schema.reading import ConfigError
+from harness.executors.requests import Amounts, Demand, demand_of, is_possible, refusal
 from harness.stages.stage import Stage
 from harness.storage.stop_requests import StopRequest
 
@@ -84,14 +83,6 @@ def refuse_impossible(
             ", join larger machines, or give --wait-for-nodes where machines join later "
             "(autoscaling)"
         )
-    sizes = ", ".join(f"{m.get('CPU', 0):g}/{m.get('GPU', 0):g}" for m in machines) or "none"
     for kind in sorted(kinds):
-        demand = demands[kind]
-        if not is_possible(demand, machines):
-            one = "" if demand.workers > 1 else " on one machine"
-            fewer = "gpus=auto" if demand.gpus else "workers=1" if demand.workers > 1 else "cpus=1"
-            raise ConfigError(
-                f"asks for {demand}{one}, but the machines have {sizes} (CPUs/GPUs); lower the "
-                f"request (`--set resources.{kind}.{fewer}`){hint}",
-                path=f"resources.{kind}",
-            )
+        if not is_possible(demands[kind], machines):
+            raise refusal(kind, demands[kind], machines, hint=hint)

@@ -9,6 +9,7 @@ from math import floor
 
 from harness.config.resources import Resources
 from harness.executors.interface import Capacity
+from harness.schema.reading import ConfigError
 
 SLACK = 1e-6
 """Tolerance in comparing amounts: fractions of a GPU don't add up to exactly one."""
@@ -89,3 +90,15 @@ def side_by_side(demand: Demand, machines: Sequence[Amounts]) -> int:
 def is_possible(demand: Demand, machines: Sequence[Amounts]) -> bool:
     """Whether these machines, all idle, hold the stage."""
     return sum(slots(machine, as_packed(demand.each)) for machine in machines) >= demand.workers
+
+
+def refusal(kind: str, demand: Demand, machines: Sequence[Amounts], *, hint: str) -> ConfigError:
+    """The error of a request that these machines can never meet."""
+    sizes = ", ".join(f"{m.get('CPU', 0):g}/{m.get('GPU', 0):g}" for m in machines) or "none"
+    one = "" if demand.workers > 1 else " on one machine"
+    fewer = "gpus=auto" if demand.gpus else "workers=1" if demand.workers > 1 else "cpus=1"
+    return ConfigError(
+        f"asks for {demand}{one}, but the machines have {sizes} (CPUs/GPUs); lower the request "
+        f"(`--set resources.{kind}.{fewer}`){hint}",
+        path=f"resources.{kind}",
+    )

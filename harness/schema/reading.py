@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from types import GenericAlias
 from typing import Any, TypeVar, cast
 
 import pydantic
@@ -113,7 +114,7 @@ def _adapter(expected: Any, _kinds_added: int) -> Any:
     """
     # pydantic hands a setting down to dataclasses inside of a type, not to the type itself.
     forbid = pydantic.ConfigDict(extra="forbid")
-    return pydantic.TypeAdapter(tuple[expected], config=forbid)
+    return pydantic.TypeAdapter(GenericAlias(tuple, (expected,)), config=forbid)
 
 
 def _first_not_json(tree: Any) -> tuple[list[str], Any]:
