@@ -13,9 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from harness.commands.exit_codes import EXIT_DONE, EXIT_ROWS_FAILED, EXIT_UNFINISHED, exit_code
-from harness.config.sweep import load_sweep
-from harness.plan.plan import make_plan
 from harness.reporting.overview import headline, progress_text
+from harness.reporting.plan_record import PlanRecord, read_record
 from harness.reporting.stage_states import StageState, State
 from harness.reporting.status import SweepStatus, events_of, look
 from harness.reporting.words import duration
@@ -119,16 +118,28 @@ def _open(options: argparse.Namespace) -> Callable[[], SweepStatus]:
         )
     if is_search:
         return lambda: _look_at_search(Store(root), results)
-    plan = make_plan(load_sweep(results / "sweep.yaml"))
+    plan = read_record(results) or _plan_anew(Store(root), results)
     return lambda: look(plan, Store(root), results)
+
+
+def _plan_anew(store: Store, results: Path) -> PlanRecord:
+    """The plan of a folder without its record, as earlier versions of the program left it."""
+    # Planning imports PyTorch and timm, which takes seconds.
+    from harness.config.sweep import load_sweep
+    from harness.plan.plan import make_plan
+    from harness.reporting.recording import record_of
+
+    return record_of(make_plan(load_sweep(results / "sweep.yaml")), store)
 
 
 def _look_at_search(store: Store, results: Path) -> SweepStatus:
     # Optuna takes a second to import, and sweeps need none of it.
+    from harness.reporting.recording import record_of
     from harness.tuning.search_status import look_at_search
 
     plan, unfinished, trials = look_at_search(results)
-    return look(plan, store, results, unfinished, trials)
+    left = {stage.key for stage in unfinished.stages}
+    return look(record_of(plan, store), store, results, left, trials)
 
 
 def _no_sweep(results: Path) -> str:

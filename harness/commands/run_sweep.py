@@ -12,9 +12,12 @@ from harness.commands.planning import check_networks, print_plan
 from harness.config.sweep import Sweep, resolved_tree
 from harness.execution.stage_run import Outcome
 from harness.executors import StageEvent
-from harness.plan.plan import Plan, make_plan, stages_to_run
-from harness.reporting.forecast import History, forecast_plan
-from harness.results import events
+from harness.plan.graph import stages_to_run
+from harness.plan.plan import Plan, make_plan
+from harness.reporting.plan_record import write_record
+from harness.reporting.plan_text import forecast_plan
+from harness.reporting.recording import record_of
+from harness.results.event_file import FILE as EVENTS
 from harness.results.events import EventLog
 from harness.schema.reading import ConfigError, read_yaml
 from harness.stages.stage import Stage
@@ -44,7 +47,8 @@ def run_sweep(options: RunOptions, sweep: Sweep) -> int:
     # What is asked stands in the folder from the start, so that harness.status knows it.
     results.mkdir(parents=True, exist_ok=True)
     write_yaml(results / "sweep.yaml", resolved_tree(sweep))
-    log = EventLog(results / events.FILE)
+    write_record(record_of(plan, store), results)
+    log = EventLog(results / EVENTS)
     log.start(
         sweep.file.name,
         store=store.root,
@@ -53,7 +57,7 @@ def run_sweep(options: RunOptions, sweep: Sweep) -> int:
         stages_in_plan=len(wanted.stages),
         rows=len(plan.rows),
     )
-    expected = forecast_plan(to_run, sweep.file, History.of(store))
+    expected = forecast_plan(to_run, sweep.file, store)
     ended: dict[str, Outcome] = {}
 
     def listen(event: StageEvent) -> None:

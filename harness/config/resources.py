@@ -1,5 +1,6 @@
-"""The resources of a stage, as a sweep file asks for them."""
+"""The resources of a stage, as a sweep file asks for them, and what it holds by that."""
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -81,6 +82,22 @@ def _check_gpus(gpus: float) -> None:
             f"`gpus` above 1 must be a whole number, one GPU a worker, but got {gpus}; only a "
             f"stage on a single GPU can share it; use {below} or {above}"
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capacity:
+    """CPUs and GPUs: of a machine or cluster, or what one stage holds of them."""
+
+    cpus: float = 0.0
+    gpus: float = 0.0
+
+
+def capacity_of(request: Resources, gpus_here: int) -> Capacity:
+    """Cores and GPUs that a stage of this request holds on a machine with so many GPUs."""
+    gpus = float(min(1, gpus_here)) if request.gpus == "auto" else float(request.gpus)
+    workers = getattr(request, "workers", 1)
+    cpus = request.cpus * max(1, workers if isinstance(workers, int) else 1, math.ceil(gpus))
+    return Capacity(cpus=float(cpus), gpus=gpus)
 
 
 def merge_default(blocks: Any) -> None:

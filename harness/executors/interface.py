@@ -5,19 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
-from harness.config.resources import Resources
+from harness.config.resources import Capacity, Resources
 from harness.execution.stage_run import Outcome
 from harness.plan.plan import descendants
 from harness.stages.stage import Stage
 from harness.storage.stop_requests import StopRequest
-
-
-@dataclass(frozen=True, kw_only=True)
-class Capacity:
-    """CPUs and GPUs: of a machine or cluster, or what one stage holds of them."""
-
-    cpus: float = 0.0
-    gpus: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

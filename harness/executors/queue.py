@@ -19,7 +19,8 @@ from harness.executors.interface import (
 )
 from harness.executors.placement import Placement, in_priority, place
 from harness.executors.requests import Amounts, Demand, as_packed, is_possible, side_by_side
-from harness.plan.cost import critical_paths
+from harness.plan.cost import estimated_flops
+from harness.plan.graph import critical_paths
 from harness.stages.stage import Stage
 from harness.storage.artifacts import Store
 from harness.storage.checkpoints import newest_step
@@ -114,7 +115,7 @@ class Queue:
             self._look_at_graph()
 
     def _look_at_graph(self) -> None:
-        self.paths = critical_paths(self.stages)
+        self.paths = critical_paths(self.stages, estimated_flops)
         self.dependents = {stage.key: 0 for stage in self.stages}
         for stage in self.stages:
             for needed in stage.inputs.values():

@@ -70,6 +70,11 @@ class Plan:
     stages: tuple[Stage, ...]
     rows: tuple[PlannedRow, ...]
 
+    @property
+    def read_keys(self) -> set[str]:
+        """Keys of the stages whose artifacts rows are made of."""
+        return {stage.key for row in self.rows for stage in row.stages}
+
     def restricted_to(self, kind: str) -> "Plan":
         """The stages of one kind and all they depend on; the rows stay."""
         wanted = with_inputs(stage for stage in self.stages if stage.kind == kind)
@@ -139,25 +144,6 @@ def descendants(stages: Sequence[Stage], key: str) -> set[str]:
         if any(i.key == key or i.key in found for i in stage.inputs.values()):
             found.add(stage.key)
     return found
-
-
-def stages_to_run(plan: Plan, store: Store) -> list[Stage]:
-    """Stages that lead to something the plan wants and whose artifacts are not in the store.
-
-    An intermediate artifact that was removed is not made again where nothing needs it any more.
-    """
-    # From the ends backwards: a generator that is done needs no latents, even where these are gone.
-    missing = {s for s in plan.stages if not store.find(s.kind, s.key)}
-    inner = {i for stage in plan.stages for i in stage.inputs.values()}
-    read = {stage for row in plan.rows for stage in row.stages}
-    needed: set[Stage] = set()
-    waiting = [s for s in missing if s not in inner or s in read]
-    while waiting:
-        stage = waiting.pop()
-        if stage not in needed:
-            needed.add(stage)
-            waiting += [i for i in stage.inputs.values() if i in missing]
-    return [stage for stage in plan.stages if stage in needed]
 
 
 def still_missing(stages: Iterable[Stage], store: Store) -> list[Stage]:

@@ -2,26 +2,19 @@
 
 import json
 import math
-import timeit
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, Literal, TypeVar, final
 
-import torch
-
-from harness.config.resources import Resources
-from harness.config.sweep import SweepFile
-from harness.executors.interface import Capacity
+from harness.config.resources import Capacity
 from harness.machine.devices import peak_flops
-from harness.machine.environment import cpu_name
-from harness.machine.metering import precision_of
-from harness.plan.cost import critical_paths, estimate
-from harness.plan.requests import request_of
+from harness.plan.graph import Node, critical_paths
+from harness.reporting.plan_record import Machine, StageRecord, Work
 from harness.reporting.stage_states import OPEN, StageState
-from harness.stages.stage import Stage
 from harness.storage.artifacts import Store
+
+N = TypeVar("N", bound=Node)
 
 Source = Literal["measured", "device", "assumed", "unknown"]
 """Where a forecast comes from: `measured`: the nearest stage of its kind on this kind of device;
@@ -94,15 +87,15 @@ class Measured:
 
 @final
 class History:
-    """Stages that were measured."""
+    """Stages that were measured, and the machine that further ones will run on."""
 
-    def __init__(self, measured: Iterable[Measured] = ()) -> None:
-        self.measured = list(measured)
+    def __init__(self, machine: Machine, measured: Iterable[Measured] = ()) -> None:
+        self.machine, self.measured = machine, list(measured)
 
     @classmethod
-    def of(cls, store: Store) -> "History":
+    def of(cls, store: Store, machine: Machine) -> "History":
         """All artifacts of a store; what cannot be read is left out."""
-        history = cls()
+        history = cls(machine)
         for path in sorted(store.root.glob("*/*/artifact.json")):
             history.add(path)
         return history
@@ -118,26 +111,26 @@ class History:
             self.measured.append(measured)
 
     def device_for(self, held: Capacity) -> str:
-        """Name of the device that a stage started from here would run on; empty if not known.
+        """Name of the device that a stage would run on; empty if not known.
 
         A machine without a GPU may drive a cluster that has them: the GPU measured last stands in.
         """
         if held.gpus <= 0:
-            return cpu_name()
-        if torch.cuda.is_available():
-            return torch.cuda.get_device_name(0)
-        return next((one.device for one in reversed(self.measured) if one.on_gpu), "")
+            return self.machine.cpu
+        measured = (one.device for one in reversed(self.measured) if one.on_gpu)
+        return self.machine.gpu or next(measured, "")
 
-    def forecast(self, stage: Stage, held: Capacity, device: str | None = None) -> Forecast:
+    def forecast(self, stage: StageRecord, held: Capacity) -> Forecast:
         """How long a stage will take.
 
         Args:
             stage: The stage.
             held: CPU cores and GPUs of all its workers together.
-            device: Name of the device that it will run on; as `device_for` says unless given.
         """
-        device = self.device_for(held) if device is None else device
-        on_gpu, devices, expected = held.gpus > 0, held.gpus or held.cpus, estimate(stage)
+        device, expected = self.device_for(held), stage.work
+        on_gpu, devices = held.gpus > 0, held.gpus or held.cpus
+        if expected is None:
+            return Forecast(wall_s=None, device_s=None, source="unknown", on_gpu=on_gpu)
         here = [one for one in self.measured if one.device == device]
         like = [one for one in here if one.kind == stage.kind]
         seconds: float | None = None
@@ -149,12 +142,19 @@ class History:
             seconds = nearest.useful_s
         elif expected.flops and (rate := _rate(here)):
             source = "device"
-        elif rate := _assumed_rate(stage, held, device):
+        elif rate := self._assumed_rate(expected, held, device):
             source, seconds = "assumed", 0.0
         if expected.flops > 0 and rate:
             seconds = expected.flops / (rate * devices)
         device_s = None if seconds is None else seconds * devices
         return Forecast(wall_s=seconds, device_s=device_s, source=source, on_gpu=on_gpu)
+
+    def _assumed_rate(self, expected: Work, held: Capacity, device: str) -> float | None:
+        """Operations a second of one device, where none was measured."""
+        if held.gpus > 0:
+            peak = peak_flops(device, expected.precision)
+            return None if peak is None else ASSUMED_MFU * peak
+        return ASSUMED_CPU_SHARE * self.machine.core_flops_per_s
 
 
 def _rate(stages: Sequence[Measured]) -> float:
@@ -171,49 +171,6 @@ def _distance(one: Measured, flops: float, images: int) -> tuple[float, float]:
     return abs(math.log((one.flops / one.images + 1) / (flops / images + 1))), total
 
 
-def _assumed_rate(stage: Stage, held: Capacity, device: str) -> float | None:
-    """Operations a second of one device, where none was measured."""
-    if held.gpus > 0:
-        peak = peak_flops(device, precision_of(stage.config))
-        return None if peak is None else ASSUMED_MFU * peak
-    return ASSUMED_CPU_SHARE * matrix_product_flops_per_s()
-
-
-@lru_cache(maxsize=1)
-def matrix_product_flops_per_s() -> float:
-    """Operations a second of one core in a matrix product of this machine; takes some 10 ms."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        side = 384
-        left = torch.ones(side, side)
-        seconds = min(timeit.repeat(lambda: torch.mm(left, left), number=1, repeat=4))
-    finally:
-        torch.set_num_threads(threads)
-    return 2 * side**3 / seconds
-
-
-def capacity_of(request: Resources, gpus_here: int) -> Capacity:
-    """Cores and GPUs that a stage of this request holds on a machine with so many GPUs."""
-    gpus = float(min(1, gpus_here)) if request.gpus == "auto" else float(request.gpus)
-    workers = getattr(request, "workers", 1)
-    cpus = request.cpus * max(1, workers if isinstance(workers, int) else 1, math.ceil(gpus))
-    return Capacity(cpus=float(cpus), gpus=gpus)
-
-
-def forecast_plan(
-    stages: Sequence[Stage], file: SweepFile, history: History
-) -> dict[str, Forecast]:
-    """Key -> forecast, under the resources that the sweep file asks for."""
-    gpus = torch.cuda.device_count()
-    return {
-        stage.key: history.forecast(
-            stage, capacity_of(request_of(stage.kind, file.resources), gpus)
-        )
-        for stage in stages
-    }
-
-
 def sum_if_known(values: Sequence[float | None]) -> float | None:
     """The sum, or None where one is not known."""
     known = [value for value in values if value is not None]
@@ -221,9 +178,9 @@ def sum_if_known(values: Sequence[float | None]) -> float | None:
 
 
 def remaining_s(
-    stages: Sequence[Stage],
+    stages: Sequence[N],
     seconds: Mapping[str, float],
-    held: Callable[[Stage], Capacity],
+    held: Callable[[N], Capacity],
     total: Capacity | None,
 ) -> float:
     """Seconds until a graph ends: its critical path, or its work over all places if that is longer.
@@ -247,7 +204,9 @@ def remaining_s(
     return max(bounds)
 
 
-def seconds_left(stage: Stage, state: StageState, history: History, held: Capacity) -> float | None:
+def seconds_left(
+    stage: StageRecord, state: StageState, history: History, held: Capacity
+) -> float | None:
     """Seconds that a stage needs yet: as it says itself, else as expected; None if unknown."""
     if state.state in ("running", "interrupted") and "eta_s" in state.progress:
         return float(state.progress["eta_s"])
@@ -258,10 +217,10 @@ def seconds_left(stage: Stage, state: StageState, history: History, held: Capaci
 
 
 def seconds_to_end(
-    stages: Sequence[Stage],
+    stages: Sequence[StageRecord],
     states: Mapping[str, StageState],
     history: History,
-    held: Callable[[Stage], Capacity],
+    held: Callable[[StageRecord], Capacity],
     total: Capacity | None,
 ) -> float | None:
     """Seconds until the last open stage has ended, if nothing fails.

@@ -18,12 +18,14 @@ import torch
 from rich.console import Console, Group
 from rich.live import Live
 
-from harness.config.resources import Resources
-from harness.executors.interface import Capacity, StageEvent
+from harness.config.resources import Capacity, Resources, capacity_of
+from harness.executors.interface import StageEvent
+from harness.plan.graph import Node
 from harness.reporting.drawing import drawing
-from harness.reporting.forecast import History, capacity_of, seconds_to_end
+from harness.reporting.forecast import History, seconds_to_end
 from harness.reporting.overview import Overview, headline, progress_text
-from harness.reporting.stage_states import StageState, State, Witness, stage_states
+from harness.reporting.recording import record_of_stage, this_machine
+from harness.reporting.stage_states import OPEN, StageState, State, Witness, stage_states
 from harness.stages.stage import Stage
 from harness.storage.artifacts import Store
 from harness.storage.stage_log import UserStream, say
@@ -155,7 +157,7 @@ class ProgressView:
         """Knows what the executor has told, and reads reports of what runs in the store."""
         now = time.monotonic()
 
-        def witness(stage: Stage) -> StageState | None:
+        def witness(stage: Node) -> StageState | None:
             if stage.key not in seen:
                 return None
             told = seen[stage.key]
@@ -181,17 +183,19 @@ class ProgressView:
         now = time.monotonic()
         if not self._forecast_at or now - self._forecast_at >= FORECAST_EVERY_S:
 
-            def holds(stage: Stage) -> Capacity:
+            def holds(stage: Node) -> Capacity:
                 request = self.resources.get(stage.kind, Resources())
                 return held.get(stage.key) or capacity_of(request, torch.cuda.device_count())
 
             made = [self._made.popleft() for _ in range(len(self._made))]
             if self._history is None:
-                self._history = History.of(self.store)
+                machine = this_machine(self.resources.values())
+                self._history = History.of(self.store, machine)
             else:
                 for path in made:
                     self._history.add(path)
-            seconds = seconds_to_end(stages, states, self._history, holds, total)
+            left = [record_of_stage(s) for s in stages if states[s.key].state in OPEN]
+            seconds = seconds_to_end(left, states, self._history, holds, total)
             self._forecast_at, self._ends_at = now, None if seconds is None else now + seconds
         return None if self._ends_at is None else max(0.0, self._ends_at - now)
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
-from harness.executors.interface import Capacity
+from harness.config.resources import Capacity
 from harness.reporting.stage_states import OPEN, StageState, State
 from harness.reporting.words import duration
 

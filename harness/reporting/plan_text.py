@@ -4,17 +4,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import torch
+
+from harness.config.resources import capacity_of
+from harness.config.sweep import SweepFile
 from harness.plan.cost import estimate
 from harness.plan.plan import Plan
+from harness.plan.requests import request_of
 from harness.reporting.forecast import (
     ASSUMED_CPU_SHARE,
     ASSUMED_MFU,
     Forecast,
     History,
     Source,
-    forecast_plan,
     sum_if_known,
 )
+from harness.reporting.recording import record_of_stage, this_machine
 from harness.reporting.words import byte_count, columns, duration
 from harness.stages.stage import Stage
 from harness.storage.artifacts import Store
@@ -34,7 +39,7 @@ def describe_plan(
 ) -> dict[str, Any]:
     """The plan as JSON-able values; `plan_text` words it."""
     running = {stage.key for stage in to_run}
-    forecasts = forecast_plan(to_run, plan.sweep.file, History.of(store))
+    forecasts = forecast_plan(to_run, plan.sweep.file, store)
     stages = []
     for stage in plan.stages:
         expected = estimate(stage)
@@ -81,6 +86,15 @@ def describe_plan(
         "device_time": device_time(to_run, forecasts),
         "missing": list(missing),
     }
+
+
+def forecast_plan(stages: Sequence[Stage], file: SweepFile, store: Store) -> dict[str, Forecast]:
+    """Key -> forecast, under the resources that the sweep file asks for."""
+    requests = {stage.kind: request_of(stage.kind, file.resources) for stage in stages}
+    history = History.of(store, this_machine(requests.values()))
+    gpus = torch.cuda.device_count()
+    held = {kind: capacity_of(request, gpus) for kind, request in requests.items()}
+    return {s.key: history.forecast(record_of_stage(s), held[s.kind]) for s in stages}
 
 
 def device_time(stages: Sequence[Stage], forecasts: Mapping[str, Forecast]) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, final
 
-from harness.stages.stage import Stage
+from harness.plan.graph import Node
 from harness.storage.artifacts import Store
 from harness.storage.lease import describe_holder, is_held
 
@@ -47,16 +47,16 @@ class StageState:
     """Its error, or where to look."""
 
     @classmethod
-    def of(cls, stage: Stage, state: State, **known: Any) -> "StageState":
+    def of(cls, stage: Node, state: State, **known: Any) -> "StageState":
         """A stage in a state, with what else is known of it."""
         return cls(key=stage.key, kind=stage.kind, label=stage.label, state=state, **known)
 
 
-Witness = Callable[[Stage], StageState | None]
+Witness = Callable[[Node], StageState | None]
 """News of one stage by itself; None where nothing has begun it."""
 
 
-def stage_states(stages: Iterable[Stage], witness: Witness) -> dict[str, StageState]:
+def stage_states(stages: Iterable[Node], witness: Witness) -> dict[str, StageState]:
     """Key -> state of every stage.
 
     Args:
@@ -65,7 +65,7 @@ def stage_states(stages: Iterable[Stage], witness: Witness) -> dict[str, StageSt
     """
     states: dict[str, StageState] = {}
     for stage in stages:
-        sources = [states[i.key] for i in stage.inputs.values() if i.key in states]
+        sources = [states[key] for key in stage.input_keys if key in states]
         culprit = next((source for source in sources if source.state in BAD), None)
         found = witness(stage)
         # An earlier attempt says nothing where an input has failed since.
@@ -82,7 +82,7 @@ def stage_states(stages: Iterable[Stage], witness: Witness) -> dict[str, StageSt
 def witness_of(store: Store) -> Witness:
     """Reads the state of a stage from what processes have left in the store."""
 
-    def witness(stage: Stage) -> StageState | None:
+    def witness(stage: Node) -> StageState | None:
         if store.find(stage.kind, stage.key) is not None:
             return StageState.of(stage, "done")
         folder = store.folder(stage.kind, stage.key)

@@ -2,19 +2,18 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
 
-from harness.executors.interface import Capacity
-from harness.plan.plan import Plan, stages_to_run
-from harness.plan.requests import request_of
-from harness.reporting.forecast import History, capacity_of, seconds_to_end
+from harness.config.resources import Capacity, capacity_of
+from harness.plan.graph import stages_to_run
+from harness.reporting.forecast import History, seconds_to_end
 from harness.reporting.overview import Overview
+from harness.reporting.plan_record import PlanRecord, StageRecord
 from harness.reporting.stage_states import BAD, OPEN, stage_states, witness_of
-from harness.results.events import FILE, read_events
-from harness.stages.stage import Stage
+from harness.results.event_file import FILE, read_events
 from harness.storage.artifacts import Store
 
 
@@ -107,10 +106,10 @@ def events_of(results: Path) -> list[dict[str, Any]]:
 
 
 def look(
-    plan: Plan,
+    plan: PlanRecord,
     store: Store,
     results: Path,
-    unfinished: Plan | None = None,
+    unfinished: Collection[str] | None = None,
     trials: Trials | None = None,
 ) -> SweepStatus:
     """How a sweep, or a search, stands at this moment.
@@ -119,7 +118,7 @@ def look(
         plan: Of the sweep, or of all trials that a search has begun.
         store: Where the artifacts lie.
         results: The folder of results.
-        unfinished: What of the plan may be run yet; all of it unless given. A trial that was
+        unfinished: Keys of the stages that may be run yet; all unless given. A trial that was
             capped or diverged is finished without its generator.
         trials: Of a search.
     """
@@ -127,29 +126,32 @@ def look(
     stages = [s for s in plan.stages if s in wanted or store.find(s.kind, s.key)]
     states = stage_states(stages, witness_of(store))
     if unfinished is not None:
-        left = {stage.key for stage in unfinished.stages}
-        states = {k: s for k, s in states.items() if k in left or s.state not in (*OPEN, "blocked")}
+        ended = {k: s for k, s in states.items() if s.state not in (*OPEN, "blocked")}
+        states = {k: s for k, s in states.items() if k in unfinished or k in ended}
         stages = [stage for stage in stages if stage.key in states]
     events = events_of(results)
     # What the machine or cluster of the last run had, as far as its events say.
     totals = [event["total"] for event in events if "total" in event] or [{"cpus": 0, "gpus": 0}]
     total = Capacity(cpus=float(totals[-1]["cpus"]), gpus=float(totals[-1]["gpus"]))
 
-    def held(stage: Stage) -> Capacity:
-        return capacity_of(request_of(stage.kind, plan.sweep.file.resources), int(total.gpus))
+    def held(stage: StageRecord) -> Capacity:
+        return capacity_of(plan.resources[stage.kind], int(total.gpus))
 
     running = [held(stage) for stage in stages if states[stage.key].state == "running"]
     is_open = any(state.state in OPEN for state in states.values())
-    history = History.of(store) if is_open else History()
     known_total = total if total.cpus else None
+    eta_s: float | None = None
+    if is_open:
+        history = History.of(store, plan.machine)
+        eta_s = seconds_to_end(stages, states, history, held, known_total)
     overview = Overview(
         stages=list(states.values()),
         used=Capacity(cpus=sum(h.cpus for h in running), gpus=sum(h.gpus for h in running)),
         total=known_total,
-        eta_s=seconds_to_end(stages, states, history, held, known_total),
+        eta_s=eta_s,
     )
     return SweepStatus(
-        sweep=plan.sweep.file.name,
+        sweep=plan.sweep,
         store=str(store.root),
         overview=overview,
         rows=_rows(plan, results),
@@ -158,12 +160,12 @@ def look(
     )
 
 
-def _rows(plan: Plan, results: Path) -> dict[str, int]:
+def _rows(plan: PlanRecord, results: Path) -> dict[str, int]:
     """Status -> number of the plan's rows."""
     counts: Counter[str] = Counter()
-    for row in plan.rows:
+    for row_id in plan.rows:
         try:
-            text = (results / "rows" / f"{row.row_id}.json").read_text(encoding="utf-8")
+            text = (results / "rows" / f"{row_id}.json").read_text(encoding="utf-8")
             counts[str(json.loads(text)["status"])] += 1
         except (OSError, ValueError, KeyError, TypeError):
             counts["pending"] += 1

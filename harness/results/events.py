@@ -1,8 +1,7 @@
-"""`events.jsonl`: what happened in a sweep, for machines; see results/README.md for its schema.
+"""Writes `events.jsonl`: what happened in a sweep, for machines.
 
-Append-only, one JSON object a line. Every line is one write to a file opened for appending, so that
-the lines of several drivers on one machine do not mix; a line that a kill tore is passed over by
-readers and ended by the next writer.
+Every line is one write to a file opened for appending, so that the lines of several drivers on one
+machine do not mix; the next writer ends a line that a kill tore.
 """
 
 import contextlib
@@ -13,7 +12,7 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, final
@@ -23,10 +22,7 @@ import torch
 from harness.execution.stage_run import Outcome
 from harness.executors.interface import StageEvent
 from harness.machine.environment import command_line, environment
-
-SCHEMA = 1
-"""Raised when a field changes its meaning or goes away; further fields don't raise it."""
-FILE = "events.jsonl"
+from harness.results.event_file import SCHEMA
 
 
 @final
@@ -129,18 +125,3 @@ def _ends_in_the_middle(path: Path) -> bool:
             file.seek(-1, os.SEEK_END)
             return file.read(1) != b"\n"
     return False
-
-
-def read_events(path: Path) -> Iterator[dict[str, Any]]:
-    """Events in the order in which they were written; lines that are torn are left out.
-
-    Raises:
-        OSError: The file cannot be read.
-    """
-    for line in path.read_bytes().split(b"\n"):
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(entry, dict) and entry.get("schema") == SCHEMA and "event" in entry:
-            yield entry

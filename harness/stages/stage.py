@@ -84,6 +84,11 @@ class Stage:
         )
         object.__setattr__(self, "key", key)
 
+    @property
+    def input_keys(self) -> tuple[str, ...]:
+        """Keys of the stages it depends on."""
+        return tuple(stage.key for stage in self.inputs.values())
+
     def __hash__(self) -> int:
         return hash(self.key)
 

@@ -21,11 +21,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from harness.schema.reading import ConfigError
 from harness.storage.durable import (
@@ -41,6 +37,10 @@ from harness.storage.durable import (
 from harness.storage.lease import Lease, StageBusy, hold
 from harness.storage.leftovers import discard
 from harness.storage.stage_log import is_log
+
+# PyTorch takes seconds to import, and whoever reads records alone needs none of it.
+if TYPE_CHECKING:
+    from torch import Tensor
 
 RECORD = "artifact.json"
 """The file of an artifact that says what it is; written last."""
@@ -83,12 +83,16 @@ class Artifact:
             )
         return path
 
-    def tensors(self, name: str) -> dict[str, Tensor]:
+    def tensors(self, name: str) -> "dict[str, Tensor]":
         """All tensors of a safetensors payload."""
+        from safetensors.torch import load_file
+
         return load_file(self.file(name))
 
-    def tensor(self, name: str, key: str) -> Tensor:
+    def tensor(self, name: str, key: str) -> "Tensor":
         """One tensor of a safetensors payload."""
+        from safetensors import safe_open
+
         with safe_open(self.file(name), framework="pt") as file:
             return file.get_tensor(key)
 
@@ -338,9 +342,11 @@ class Work:
 
 
 def write_tensors(
-    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+    path: Path, tensors: "Mapping[str, Tensor]", metadata: Mapping[str, str] | None = None
 ) -> None:
     """Write a safetensors file, whole or absent, from tensors on any device."""
+    from safetensors.torch import save_file
+
     # Never pickled objects: loading one runs code, and safetensors can be read in part.
     plain = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     with replacing(path) as temporary:

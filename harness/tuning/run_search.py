@@ -16,10 +16,10 @@ from harness.commands.options import RunOptions
 from harness.commands.planning import check_networks, print_plan
 from harness.commands.run_stages import check_start, repeat_while_damaged, run_graph
 from harness.execution.stage_run import Outcome
-from harness.plan.plan import stages_to_run
+from harness.plan.graph import stages_to_run
 from harness.plan.requests import request_of
 from harness.reporting.live_view import ProgressView
-from harness.results import events
+from harness.results.event_file import FILE as EVENTS
 from harness.results.events import EventLog
 from harness.schema.reading import ConfigError
 from harness.stages.registry import kinds_of_sweeps
@@ -117,7 +117,7 @@ def _search(
 ) -> Mapping[str, Outcome]:
     tuning = study.tuning
 
-    log, verdicts = EventLog(results / events.FILE), Counter[str]()
+    log, verdicts = EventLog(results / EVENTS), Counter[str]()
 
     def announce(asked: Asked, verdict: Verdict) -> None:
         verdicts[verdict.status] += 1

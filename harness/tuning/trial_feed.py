@@ -13,7 +13,8 @@ from typing import Literal
 from harness.config.sweep import Point
 from harness.execution.stage_run import Outcome
 from harness.execution.stage_run import Status as RowStatus
-from harness.plan.plan import Plan, PlannedRow, stages_to_run, with_inputs
+from harness.plan.graph import stages_to_run
+from harness.plan.plan import Plan, PlannedRow, with_inputs
 from harness.results.rows import make_row, write_row
 from harness.stages.stage import Stage
 from harness.storage.artifacts import Store

@@ -13,6 +13,7 @@ import pytest
 from harness.commands.exit_codes import EXIT_UNFINISHED
 from harness.config.sweep import load_sweep
 from harness.plan.plan import make_plan
+from harness.reporting.plan_record import FILE, hash_of, read_record
 from harness.reporting.stage_states import stage_states, witness_of
 from harness.stages import registry
 from harness.stages.running.context import StageContext
@@ -152,6 +153,64 @@ def test_watching_ends_when_nothing_is_left(command, write, tree, status) -> Non
     code, shown = status("--watch")
     assert code == 0
     assert shown.out.count("7/7 stages") == 1
+
+
+def look_without_torch(folder: Path) -> "subprocess.CompletedProcess[str]":
+    """The status command in a process of its own that cannot import what takes seconds."""
+    heavy = ("torch", "torchvision", "timm", "ray", "pandas", "optuna")
+    blocked = f"import sys; sys.modules.update(dict.fromkeys({heavy}))"
+    ask = f"{blocked}; from harness.status import main; sys.exit(main(['results/small']))"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-c", ask], cwd=folder, env=environment, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize("arguments", [[], ["--only", "tokenizer"]], ids=["finished", "open"])
+def test_a_record_of_the_plan_spares_planning_and_says_the_same(
+    command, write, tree, status, arguments
+) -> None:
+    assert command(write(tree), *arguments).code == 0
+    asked = look_without_torch(Path.cwd())
+    assert asked.stderr == ""
+    (Path("results/small") / FILE).unlink()
+    code, shown = status()
+    assert (asked.returncode, asked.stdout) == (code, shown.out)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda record: record[:-40],
+        lambda record: record.replace("tokenizer", "generator", 1),
+        lambda record: "[]",
+    ],
+    ids=["torn", "altered", "another form"],
+)
+def test_without_a_good_record_the_sweep_is_planned_anew(
+    command, write, tree, status, spoil
+) -> None:
+    command(write(tree))
+    said, path = status(), Path("results/small") / FILE
+    path.write_text(spoil(path.read_text()))
+    assert read_record(path.parent) is None
+    assert status() == said
+
+
+def test_a_record_of_another_sweep_file_is_not_read(command, write, tree, status) -> None:
+    command(write(tree), "--only", "encoder")
+    path = Path("results/small/sweep.yaml")
+    path.write_text(path.read_text().replace("grid: {}", "grid: {seed: [0, 1]}"))
+    assert read_record(path.parent) is None
+    assert "rows: 2 pending" in status()[1].out
+
+
+def test_a_record_of_a_newer_version_is_not_read(command, write, tree) -> None:
+    command(write(tree), "--only", "encoder")
+    path = Path("results/small") / FILE
+    plan = {**json.loads(path.read_text())["plan"], "schema_version": 2}
+    path.write_text(json.dumps({"sha256": hash_of(plan, path.parent), "plan": plan}))
+    assert read_record(path.parent) is None
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ class FakeMachines:
 def run(tmp_path, monkeypatch):
     monkeypatch.setattr(queue, "POLL_S", 0.0)
     monkeypatch.setattr(failures, "RETRY_AFTER_S", 0.0)
-    monkeypatch.setattr(queue, "critical_paths", lambda stages: {s.key: 1.0 for s in stages})
+    monkeypatch.setattr(queue, "estimated_flops", lambda stage: 1.0)
 
     def run_queue(stages, demands, machines, listen=lambda event: None, stop=None):
         stop = stop or StopRequest(tmp_path)

@@ -5,7 +5,8 @@ import time
 from harness.config.encoders import InDomainEncoder
 from harness.data.digits import DigitsConfig
 from harness.plan import cost
-from harness.plan.cost import critical_paths, estimate
+from harness.plan.cost import estimate, estimated_flops
+from harness.plan.graph import critical_paths
 from harness.plan.plan import in_order, make_plan
 from harness.stages import flops as flops_module
 from harness.stages.encoder import EncoderStage
@@ -22,7 +23,7 @@ def chain_by_definition(stages: list[Stage], first: Stage) -> float:
 
 def test_the_critical_path_is_the_longest_chain_behind_a_stage(load) -> None:
     stages = list(make_plan(load("grid.alignment=[none, vf]", "grid.seed=[0, 1]")).stages)
-    paths = critical_paths(stages)
+    paths = critical_paths(stages, estimated_flops)
     assert paths == {stage.key: chain_by_definition(stages, stage) for stage in stages}
     assert max(paths.values()) > max(estimate(stage).flops for stage in stages)
 

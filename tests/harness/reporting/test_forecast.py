@@ -4,12 +4,9 @@ import json
 
 import pytest
 
-from harness.config.resources import Resources
-from harness.executors import Capacity
+from harness.config.resources import Capacity, Resources, capacity_of
 from harness.machine.devices import peak_flops
-from harness.plan.cost import estimate
 from harness.plan.plan import make_plan
-from harness.reporting import forecast
 from harness.reporting.forecast import (
     ASSUMED_CPU_SHARE,
     ASSUMED_MFU,
@@ -17,37 +14,40 @@ from harness.reporting.forecast import (
     Measured,
     remaining_s,
 )
+from harness.reporting.plan_record import Machine
+from harness.reporting.recording import record_of_stage
 from harness.storage.artifacts import Store
 
 ONE_CPU = Capacity(cpus=1.0)
+HERE = Machine(cpu="cpu", gpu="", core_flops_per_s=1e9)
 
 
 @pytest.fixture
 def generator(load):
-    return next(s for s in make_plan(load()).stages if s.kind == "generator")
+    stages = make_plan(load()).stages
+    return record_of_stage(next(stage for stage in stages if stage.kind == "generator"))
 
 
 def measured(stage, *, kind=None, device="cpu", devices=1.0, scale=1.0, useful_s=10.0) -> Measured:
     """A stage of `scale` times the operations an image, on as many images."""
-    expected = estimate(stage)
     return Measured(
         kind=kind or stage.kind,
         device=device,
         devices=devices,
-        flops=scale * expected.flops,
-        images=expected.images,
+        flops=scale * stage.work.flops,
+        images=stage.work.images,
         useful_s=useful_s,
     )
 
 
 def test_a_stage_takes_what_it_took_before_on_the_same_device(generator) -> None:
-    found = History([measured(generator, useful_s=12.0)]).forecast(generator, ONE_CPU, "cpu")
+    found = History(HERE, [measured(generator, useful_s=12.0)]).forecast(generator, ONE_CPU)
     assert (found.source, found.wall_s, found.device_s) == ("measured", 12.0, 12.0)
 
 
 def test_twice_the_devices_take_half_the_time_and_cost_the_same(generator) -> None:
-    history = History([measured(generator, useful_s=12.0)])
-    found = history.forecast(generator, Capacity(cpus=2.0), "cpu")
+    history = History(HERE, [measured(generator, useful_s=12.0)])
+    found = history.forecast(generator, Capacity(cpus=2.0))
     assert (found.wall_s, found.device_s) == (6.0, 12.0)
 
 
@@ -56,34 +56,36 @@ def test_the_nearest_configuration_of_the_kind_gives_the_rate(generator) -> None
         measured(generator, scale=100.0, useful_s=1.0),
         measured(generator, scale=2.0, useful_s=8.0),
     )
-    found = History([far, near]).forecast(generator, ONE_CPU, "cpu")
+    found = History(HERE, [far, near]).forecast(generator, ONE_CPU)
     assert found.wall_s == pytest.approx(4.0)
 
 
 def test_other_kinds_on_the_device_stand_in_where_the_kind_was_never_measured(generator) -> None:
     history = History(
+        HERE,
         [
             measured(generator, kind="tokenizer", useful_s=3.0),
             measured(generator, kind="latents", useful_s=1.0),
-        ]
+        ],
     )
-    found = history.forecast(generator, ONE_CPU, "cpu")
+    found = history.forecast(generator, ONE_CPU)
     assert (found.source, found.wall_s) == ("device", pytest.approx(2.0))
 
 
 def test_another_device_says_nothing(generator) -> None:
-    history = History([measured(generator, device="another")])
+    there = Machine(cpu="cpu", gpu="NVIDIA H200", core_flops_per_s=1e9)
+    history = History(there, [measured(generator, device="another")])
     held = Capacity(cpus=1.0, gpus=2.0)
-    found = history.forecast(generator, held, "NVIDIA H200")
+    found = history.forecast(generator, held)
     peak = peak_flops("NVIDIA H200", "tf32")
     assert peak is not None
     assert found.source == "assumed"
-    assert found.device_s == pytest.approx(estimate(generator).flops / (ASSUMED_MFU * peak))
-    assert found.wall_s == pytest.approx(estimate(generator).flops / (ASSUMED_MFU * peak) / 2)
+    assert found.device_s == pytest.approx(generator.work.flops / (ASSUMED_MFU * peak))
+    assert found.wall_s == pytest.approx(generator.work.flops / (ASSUMED_MFU * peak) / 2)
 
 
 def test_a_gpu_that_is_not_known_has_no_forecast(generator) -> None:
-    found = History().forecast(generator, Capacity(gpus=1.0), "")
+    found = History(HERE).forecast(generator, Capacity(gpus=1.0))
     assert (found.source, found.wall_s) == ("unknown", None)
 
 
@@ -98,16 +100,15 @@ def test_a_driver_without_a_gpu_counts_on_the_one_that_was_measured_last(generat
         useful_s=1.0,
         on_gpu=True,
     )
-    history = History([measured(generator), one])
+    history = History(HERE, [measured(generator), one])
     assert history.device_for(held) == "a GPU"
     assert history.forecast(generator, held).source == "measured"
     assert history.device_for(ONE_CPU) != "a GPU"
 
 
-def test_a_cpu_is_taken_at_a_share_of_its_matrix_product(generator, monkeypatch) -> None:
-    monkeypatch.setattr(forecast, "matrix_product_flops_per_s", lambda: 1e9)
-    found = History().forecast(generator, ONE_CPU, "cpu")
-    assert found.wall_s == pytest.approx(estimate(generator).flops / (ASSUMED_CPU_SHARE * 1e9))
+def test_a_cpu_is_taken_at_a_share_of_its_matrix_product(generator) -> None:
+    found = History(HERE).forecast(generator, ONE_CPU)
+    assert found.wall_s == pytest.approx(generator.work.flops / (ASSUMED_CPU_SHARE * 1e9))
 
 
 def test_what_a_kill_lost_does_not_slow_the_forecast_and_old_records_are_read(tmp_path) -> None:
@@ -129,7 +130,7 @@ def test_what_a_kill_lost_does_not_slow_the_forecast_and_old_records_are_read(tm
         (tmp_path / name / "artifact.json").write_text(json.dumps(content))
     (tmp_path / "generator" / "torn").mkdir()
     (tmp_path / "generator" / "torn" / "artifact.json").write_text("{")
-    new, old = History.of(Store(tmp_path)).measured
+    new, old = History.of(Store(tmp_path), HERE).measured
     assert (new.useful_s, new.devices, new.flops_per_s) == (20.0, 6.0, 2.0)
     assert (old.useful_s, old.devices, old.flops_per_s) == (5.0, 1.0, 2.0)
 
@@ -164,6 +165,6 @@ def test_gpus_that_are_scarce_hold_a_sweep_up(load) -> None:
 
 
 def test_a_request_says_what_a_stage_holds() -> None:
-    assert forecast.capacity_of(Resources(cpus=3), 0) == Capacity(cpus=3.0)
-    assert forecast.capacity_of(Resources(), 8) == Capacity(cpus=1.0, gpus=1.0)
-    assert forecast.capacity_of(Resources(gpus=0.25), 1) == Capacity(cpus=1.0, gpus=0.25)
+    assert capacity_of(Resources(cpus=3), 0) == Capacity(cpus=3.0)
+    assert capacity_of(Resources(), 8) == Capacity(cpus=1.0, gpus=1.0)
+    assert capacity_of(Resources(gpus=0.25), 1) == Capacity(cpus=1.0, gpus=0.25)

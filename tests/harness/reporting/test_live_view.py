@@ -7,6 +7,7 @@ from harness.executors import Capacity, StageEvent
 from harness.plan.plan import make_plan
 from harness.reporting.forecast import History, seconds_left
 from harness.reporting.live_view import ProgressView
+from harness.reporting.recording import record_of_stage, this_machine
 from harness.reporting.stage_states import StageState
 from harness.storage.artifacts import Store
 
@@ -188,9 +189,10 @@ def test_what_is_told_to_a_view_that_ends_is_not_lost(load, tmp_path, stream, mo
 
 
 @pytest.mark.parametrize("state", ["running", "interrupted"])
-def test_what_a_training_said_itself_counts_also_after_it_was_killed(load, tmp_path, state):
+def test_what_a_training_said_itself_counts_also_after_it_was_killed(load, state):
     stage = next(stage for stage in make_plan(load()).stages if stage.kind == "tokenizer")
     seen = StageState(
         key=stage.key, kind=stage.kind, label=stage.label, state=state, progress={"eta_s": 7.0}
     )
-    assert seconds_left(stage, seen, History.of(Store(tmp_path)), Capacity(cpus=1.0)) == 7.0
+    history = History(this_machine([]))
+    assert seconds_left(record_of_stage(stage), seen, history, Capacity(cpus=1.0)) == 7.0

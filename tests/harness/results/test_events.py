@@ -13,7 +13,8 @@ from harness.executors import Capacity, StageEvent
 from harness.plan.plan import make_plan
 from harness.reporting.bill import usage
 from harness.results import events
-from harness.results.events import SCHEMA, EventLog, read_events
+from harness.results.event_file import SCHEMA, read_events
+from harness.results.events import EventLog
 
 WRITER = """
 import sys

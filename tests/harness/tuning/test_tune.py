@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from harness.results.columns import COLUMNS
-from harness.results.events import read_events
+from harness.results.event_file import read_events
 from harness.run import main as run_sweep
 from harness.schema.reading import ConfigError
 from harness.stages import registry

@@ -1,0 +1,25 @@
+"""Reads `events.jsonl`: append-only, one JSON object a line; results/README.md has its schema."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+FILE = "events.jsonl"
+SCHEMA = 1
+"""Raised when a field changes its meaning or goes away; further fields don't raise it."""
+
+
+def read_events(path: Path) -> Iterator[dict[str, Any]]:
+    """Events in the order in which they were written; lines that are torn are left out.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    for line in path.read_bytes().split(b"\n"):
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and entry.get("schema") == SCHEMA and "event" in entry:
+            yield entry
