@@ -58,8 +58,8 @@ def stages_to_run(graph: Graph[N], store: Store) -> list[N]:
     # From the ends backwards: a generator that is done needs no latents, even where these are gone.
     missing = {stage.key: stage for stage in graph.stages if not store.find(stage.kind, stage.key)}
     inner = {key for stage in graph.stages for key in stage.input_keys}
-    needed: set[str] = set()
-    waiting = [key for key in missing if key not in inner or key in graph.read_keys]
+    needed, read = set[str](), graph.read_keys
+    waiting = [key for key in missing if key not in inner or key in read]
     while waiting:
         key = waiting.pop()
         if key not in needed:

@@ -7,7 +7,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -75,7 +74,7 @@ class PlanRecord:
     """Stage kind -> what it asks for."""
     machine: Machine
 
-    @cached_property
+    @property
     def read_keys(self) -> set[str]:
         """Keys of the stages whose artifacts rows are made of."""
         return {key for keys in self.rows.values() for key in keys}

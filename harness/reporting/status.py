@@ -109,7 +109,7 @@ def look(
     plan: PlanRecord,
     store: Store,
     results: Path,
-    unfinished: Collection[str] | None = None,
+    left: Collection[str] | None = None,
     trials: Trials | None = None,
 ) -> SweepStatus:
     """How a sweep, or a search, stands at this moment.
@@ -118,16 +118,15 @@ def look(
         plan: Of the sweep, or of all trials that a search has begun.
         store: Where the artifacts lie.
         results: The folder of results.
-        unfinished: Keys of the stages that may be run yet; all unless given. A trial that was
+        left: Keys of the stages that may be run yet; all unless given. A trial that was
             capped or diverged is finished without its generator.
         trials: Of a search.
     """
     wanted = set(stages_to_run(plan, store))
     stages = [s for s in plan.stages if s in wanted or store.find(s.kind, s.key)]
     states = stage_states(stages, witness_of(store))
-    if unfinished is not None:
-        ended = {k: s for k, s in states.items() if s.state not in (*OPEN, "blocked")}
-        states = {k: s for k, s in states.items() if k in unfinished or k in ended}
+    if left is not None:
+        states = {k: s for k, s in states.items() if k in left or s.state not in (*OPEN, "blocked")}
         stages = [stage for stage in stages if stage.key in states]
     events = events_of(results)
     # What the machine or cluster of the last run had, as far as its events say.

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 import harness.stages
 import models
@@ -48,6 +47,9 @@ def count_forward(config: Any, forward: Forward) -> tuple[int, float]:
     """
 
     def count() -> tuple[int, float]:
+        # Only here: it imports Triton, and numbers that are remembered need it not.
+        from torch.utils.flop_counter import FlopCounterMode
+
         with torch.device("meta"):
             network, arguments = forward()
         counter = FlopCounterMode(display=False)
