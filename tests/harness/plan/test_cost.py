@@ -2,6 +2,8 @@
 
 import time
 
+from torch.utils import flop_counter
+
 from harness.config.encoders import InDomainEncoder
 from harness.data.digits import DigitsConfig
 from harness.plan import cost
@@ -69,13 +71,13 @@ def test_stages_that_differ_in_training_alone_share_the_measure_of_their_network
 ) -> None:
     counted: list[str] = []
     monkeypatch.setenv("FRONTIER_CACHE", str(tmp_path / "cache"))
-    original = flops_module.FlopCounterMode
+    original = flop_counter.FlopCounterMode
 
     def counter(**settings):
         counted.append("counted")
         return original(**settings)
 
-    monkeypatch.setattr(flops_module, "FlopCounterMode", counter)
+    monkeypatch.setattr(flop_counter, "FlopCounterMode", counter)
     monkeypatch.setattr(flops_module, "_known", {})
     monkeypatch.setattr(cost, "_estimates", {})
     one = make_plan(load())
