@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.cells.cells import GIVEN_ELSEWHERE, Cells, average_group, compute_cells
-from analysis.cells.training import find_unlike_pairs
+from analysis.cells.pairs import find_unlike_pairs
 from analysis.figures.convergence import ConvergenceData, compute_convergence, draw_convergence
 from analysis.figures.curves import compute_curves, draw_curves
 from analysis.figures.diagnostics import (

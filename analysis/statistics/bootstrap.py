@@ -67,6 +67,26 @@ def resample_means(
     return means
 
 
+def draw_means(
+    cells: Cells, metrics: Sequence[str], config: BootstrapConfig
+) -> NDArray[np.float64]:
+    """The cells' own means and behind them the resampled ones.
+
+    What is computed of the first axis is the estimate in its first place and its resamples in the
+    others, as `estimate_interval` takes them.
+
+    Args:
+        cells: As `resample_means`, with `metrics` and `config`.
+        metrics: Names in `cells.measures`.
+        config: How to resample.
+
+    Returns:
+        Array of shape (1 + resamples, lines of `cells.points`, metrics).
+    """
+    own = cells.points[list(metrics)].to_numpy(dtype=float)
+    return np.concatenate([own[None], resample_means(cells, metrics, config)])
+
+
 def percentile_interval(
     resampled: NDArray[np.float64], estimate: float, *, num_freedoms: int, config: BootstrapConfig
 ) -> Interval:
@@ -98,19 +118,15 @@ def percentile_interval(
 
 
 def estimate_interval(
-    cells: Cells,
-    points: pd.DataFrame,
-    resampled: NDArray[np.float64],
-    estimate: float,
-    config: BootstrapConfig,
+    cells: Cells, points: pd.DataFrame, values: NDArray[np.float64], config: BootstrapConfig
 ) -> Interval | None:
     """The interval of a number that is made from the means of some cells.
 
     Args:
         cells: The cells with their rows.
         points: Those lines of `cells.points` that the number is made from.
-        resampled: The number in each resample, shape (resamples,).
-        estimate: The number itself.
+        values: The number itself and then that of each resample, made from `draw_means`; shape
+            (1 + resamples,).
         config: Level of the interval.
 
     Returns:
@@ -119,7 +135,7 @@ def estimate_interval(
     if explain_no_interval(points):
         return None
     freedoms = count_freedoms(cells, points)
-    return percentile_interval(resampled, estimate, num_freedoms=freedoms, config=config)
+    return percentile_interval(values[1:], values[0], num_freedoms=freedoms, config=config)
 
 
 def count_units(points: pd.DataFrame) -> pd.Series:

@@ -11,12 +11,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.cells.cells import Cells, split_lines
+from analysis.cells.pairs import find_pairs
 from analysis.statistics.bootstrap import (
     BootstrapConfig,
     Interval,
+    draw_means,
     estimate_interval,
     explain_no_interval,
-    resample_means,
 )
 
 AXES = ["rfid", "gfid"]
@@ -68,32 +69,32 @@ def compute_dilemma_slopes(
         return []
     config = config or BootstrapConfig()
     with np.errstate(invalid="ignore", divide="ignore"):
-        resampled = np.log(resample_means(cells, AXES, config))
-    lines = {(name, size): line for name, size, line in split_lines(positive)}
+        logs = np.log(draw_means(cells, AXES, config))
+    pairs = find_pairs(positive).groupby(["alignment", "generator_size"])
+    shared = dict(list(pairs))
     slopes = []
-    for (alignment, size), line in lines.items():
+    for alignment, size, line in split_lines(positive):
         if line["latent_dim"].nunique() < 2 or np.ptp(line["rfid"].to_numpy()) == 0:
             continue
-        slope, draws = _slope_of(line), _slopes_of(line, resampled)
-        baseline = lines.get((str(line["baseline"].iloc[0]), size))
-        dims = [] if baseline is None or baseline is line else _find_shared_dims(line, baseline)
-        change, change_interval = float("nan"), None
-        if baseline is not None and len(dims) > 1:
-            sides = [side[side["latent_dim"].isin(dims)] for side in (line, baseline)]
-            change = _slope_of(sides[0]) - _slope_of(sides[1])
-            changes = _slopes_of(sides[0], resampled) - _slopes_of(sides[1], resampled)
-            change_interval = estimate_interval(cells, pd.concat(sides), changes, change, config)
-        is_known = np.isfinite(change)
+        fitted = _fit_line(logs, line)
+        dims, change, change_interval = (), float("nan"), None
+        both = shared.get((alignment, size))
+        if both is not None and len(both) > 1:
+            sides = [positive.loc[both[side]] for side in ("cell", "base")]
+            changes = _fit_line(logs, sides[0]) - _fit_line(logs, sides[1])
+            if np.isfinite(changes[0]):
+                dims, change = tuple(sorted(both["latent_dim"])), float(changes[0])
+                change_interval = estimate_interval(cells, pd.concat(sides), changes, config)
         slopes.append(
             DilemmaSlope(
                 alignment=alignment,
                 generator_size=size,
-                slope=slope,
-                interval=estimate_interval(cells, line, draws, slope, config),
+                slope=float(fitted[0]),
+                interval=estimate_interval(cells, line, fitted, config),
                 no_interval=explain_no_interval(line),
-                shared_dims=tuple(dims) if is_known else (),
+                shared_dims=dims,
                 change=change,
-                change_interval=change_interval if is_known else None,
+                change_interval=change_interval,
             )
         )
     return slopes
@@ -115,18 +116,7 @@ def fit_slope(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.floa
         return np.where(spread > 0, (centred * y).sum(axis=-1) / spread, np.nan)
 
 
-def _find_shared_dims(line: pd.DataFrame, baseline: pd.DataFrame) -> list[float]:
-    """Latent dims of both whose generators have seen as many images; unknown is as many."""
-    images = [side.set_index("latent_dim")["generator_images"] for side in (line, baseline)]
-    dims = sorted(set(images[0].index) & set(images[1].index))
-    return [dim for dim in dims if not abs(images[0][dim] - images[1][dim]) > 0]
-
-
-def _slope_of(line: pd.DataFrame) -> float:
-    logs = np.log(line[AXES].to_numpy(dtype=float))
-    return float(fit_slope(logs[:, 0], logs[:, 1]))
-
-
-def _slopes_of(line: pd.DataFrame, resampled: NDArray[np.float64]) -> NDArray[np.float64]:
-    logs = resampled[:, line.index.to_numpy()]
-    return fit_slope(logs[..., 0], logs[..., 1])
+def _fit_line(logs: NDArray[np.float64], line: pd.DataFrame) -> NDArray[np.float64]:
+    """The slope through some cells in every draw."""
+    mine = logs[:, line.index.to_numpy()]
+    return fit_slope(mine[..., 0], mine[..., 1])

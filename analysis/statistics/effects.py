@@ -11,11 +11,10 @@ import numpy as np
 import pandas as pd
 
 from analysis.cells.cells import CELL_COLUMNS, Cells, split_lines
-from analysis.cells.training import are_trained_alike
+from analysis.cells.pairs import find_pairs
 from analysis.statistics.welch import reach_by_chance
 from analysis.table.columns import SEED_COLUMNS, Columns
 
-Seeds = tuple[Any, ...]
 Verdict = Literal["higher", "lower", "within noise", "no interval", "not measured"]
 
 
@@ -117,24 +116,20 @@ def compute_alignment_effects(cells: Cells) -> list[AlignmentEffect]:
 
     Pairs that were not trained alike are left out; `find_unlike_pairs` names them.
     """
-    effects: list[AlignmentEffect] = []
-    columns = list(CELL_COLUMNS)
-    by_seed = {metric: _index_by_seed(cells, metric) for metric in ("gfid", "rfid")}
-    keys = cells.points[columns].itertuples(index=False, name=None)
-    points = dict(zip(keys, (cell for _, cell in cells.points.iterrows()), strict=True))
-    for key, cell in points.items():
-        baseline_key = (cell["baseline"], *key[1:])
-        baseline = points.get(baseline_key)
-        if baseline is None or baseline_key == key or not are_trained_alike(cell, baseline):
-            continue
+    points = cells.points
+    by_seed = {metric: _group_by_seed(cells, metric) for metric in ("gfid", "rfid")}
+    keys = list(points[list(CELL_COLUMNS)].itertuples(index=False, name=None))
+    effects = []
+    for pair in find_pairs(points).itertuples():
+        cell, base = points.loc[pair.cell], points.loc[pair.base]
         changes = {}
         for metric, values in by_seed.items():
             count = _count_column(metric, cells.measures)
             changes[metric] = Change(
-                ratio=divide(cell[metric], baseline[metric]),
-                ratio_range=_range_over_seeds(values.get(key, {}), values.get(baseline_key, {})),
-                verdict=compare_cells(cell, baseline, metric, cells.measures),
-                counts=(int(cell[count]), int(baseline[count])),
+                ratio=divide(cell[metric], base[metric]),
+                ratio_range=_range_over_seeds(values[keys[pair.cell]], values[keys[pair.base]]),
+                verdict=compare_cells(cell, base, metric, cells.measures),
+                counts=(int(cell[count]), int(base[count])),
             )
         effects.append(AlignmentEffect(cell=cell, **changes))
     return effects
@@ -150,23 +145,17 @@ def _count_column(metric: str, measures: Columns) -> str:
     return "num_tokenizers" if measures[metric].of_tokenizer else "num_seeds"
 
 
-def _range_over_seeds(
-    values: dict[Seeds, float], baseline: dict[Seeds, float]
-) -> tuple[float, float] | None:
-    ratios = [divide(values[seeds], baseline[seeds]) for seeds in values if seeds in baseline]
-    known = [ratio for ratio in ratios if np.isfinite(ratio)]
-    return (min(known), max(known)) if len(known) > 1 else None
+def _range_over_seeds(values: pd.Series, base: pd.Series) -> tuple[float, float] | None:
+    ratios = values / base
+    known = ratios[np.isfinite(ratios)]
+    return (known.min(), known.max()) if len(known) > 1 else None
 
 
-def _index_by_seed(cells: Cells, metric: str) -> dict[Seeds, dict[Seeds, float]]:
+def _group_by_seed(cells: Cells, metric: str) -> dict[Any, pd.Series]:
     """Each cell's values by its seeds; a tokenizer's own metric by the tokenizer's seed."""
-    columns, rows = list(CELL_COLUMNS), cells.rows
-    values = rows.set_index([*columns, *SEED_COLUMNS])[metric]
-    if cells.measures[metric].of_tokenizer:
-        tokenizers = rows.groupby([*columns, "tokenizer_key", "tokenizer_seed"], dropna=False)
-        once = tokenizers[metric].mean()
-        values = once.groupby(level=[*columns, "tokenizer_seed"]).mean()
-    index: dict[Seeds, dict[Seeds, float]] = {}
-    for key, value in zip(values.index, values, strict=True):
-        index.setdefault(key[: len(columns)], {})[key[len(columns) :]] = float(value)
-    return index
+    cell = list(CELL_COLUMNS)
+    seeds = ["tokenizer_seed"] if cells.measures[metric].of_tokenizer else list(SEED_COLUMNS)
+    # Rows that share a tokenizer have its value once.
+    once = cells.rows.groupby([*cell, *seeds, "tokenizer_key"], dropna=False)[metric].mean()
+    values = once.groupby(level=[*cell, *seeds]).mean()
+    return {key: mine.droplevel(cell) for key, mine in values.groupby(level=cell)}

@@ -7,19 +7,20 @@ It is taken in decades of what the frontier figure draws logarithmically.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.cells.cells import Cells
+from analysis.cells.pairs import find_pairs
 from analysis.statistics.bootstrap import (
     BootstrapConfig,
     Interval,
+    draw_means,
     estimate_interval,
     explain_no_interval,
-    resample_means,
 )
 from analysis.statistics.hypervolume import REFERENCE_MARGIN, choose_reference, compute_hypervolume
 from analysis.table.scales import Scale, choose_scale
@@ -99,7 +100,7 @@ def compute_gains(
         return []
     config = config or BootstrapConfig()
     scales = (_choose_scale(cells, "rfid"), _choose_scale(cells, "gfid"))
-    resampled = _to_scale(resample_means(cells, AXES, config), scales)
+    means = _to_scale(draw_means(cells, AXES, config), scales)
     gains = []
     for aligned, unaligned, omitted, size in _pair_frontiers(cells.points):
         rows = cells.rows if size == ALL_SIZES else cells.rows[cells.rows["generator_size"] == size]
@@ -108,28 +109,24 @@ def compute_gains(
             if reference is None
             else _to_scale(np.array(reference), scales)
         )
-        both, sides = pd.concat([aligned, unaligned]), (aligned, unaligned)
-        means = [_to_scale(side[AXES].to_numpy(dtype=float), scales) for side in sides]
-        with_it, without = (float(compute_hypervolume(side, corner)) for side in means)
-        draws = [compute_hypervolume(resampled[:, side.index.to_numpy()], corner) for side in sides]
+        both = pd.concat([aligned, unaligned])
+        with_it, without = (
+            compute_hypervolume(means[:, side.index.to_numpy()], corner)
+            for side in (aligned, unaligned)
+        )
         # A ratio has no interval where a resample divides by nothing.
-        has_ratio = without > 0 and (draws[1] > 0).all()
+        has_ratio = (without > 0).all()
+        ratio = estimate_interval(cells, both, with_it / without, config) if has_ratio else None
         gains.append(
             FrontierGain(
                 alignment=str(aligned["alignment"].iloc[0]),
                 generator_size=size,
-                latent_dims=tuple(sorted(aligned["latent_dim"].unique().tolist())),
+                latent_dims=_list_dims(aligned),
                 omitted_dims=omitted,
-                aligned=with_it,
-                unaligned=without,
-                difference_interval=estimate_interval(
-                    cells, both, draws[0] - draws[1], with_it - without, config
-                ),
-                ratio_interval=estimate_interval(
-                    cells, both, draws[0] / draws[1], with_it / without, config
-                )
-                if has_ratio
-                else None,
+                aligned=float(with_it[0]),
+                unaligned=float(without[0]),
+                difference_interval=estimate_interval(cells, both, with_it - without, config),
+                ratio_interval=ratio,
                 no_interval=explain_no_interval(both),
                 reference=_from_scale(corner, scales),
                 scales=scales,
@@ -147,30 +144,22 @@ def _pair_frontiers(
     points: pd.DataFrame,
 ) -> Iterator[tuple[pd.DataFrame, pd.DataFrame, tuple[float, ...], str]]:
     """Cells with and without each alignment that agree in size, latent dim and training."""
-    aligned = points[points["alignment"] != points["baseline"]]
+    pairs = find_pairs(points)
     sizes = [str(size) for size in points["generator_size"].unique()]
-    for _, cells in aligned.groupby("alignment", sort=False):
-        base = points[points["alignment"] == cells["baseline"].iloc[0]]
-        keys = ["generator_size", "latent_dim"]
-        images = "generator_images"
-        shared = pd.merge(cells[[*keys, images]], base[[*keys, images]], on=keys)
-        both = shared[~((shared[f"{images}_x"] - shared[f"{images}_y"]).abs() > 0)][keys]
-        either = pd.merge(cells[keys], base[keys], how="outer")
+    for alignment, mine in pairs.groupby("alignment", sort=False):
+        baseline = points.loc[mine["base"].iloc[0], "alignment"]
+        either = points[points["alignment"].isin([alignment, baseline])]
         for size in [*sizes, ALL_SIZES] if len(sizes) > 1 else sizes:
-            wanted = both if size == ALL_SIZES else both[both["generator_size"] == size]
+            both = mine if size == ALL_SIZES else mine[mine["generator_size"] == size]
             known = either if size == ALL_SIZES else either[either["generator_size"] == size]
-            if wanted.empty:
+            if both.empty:
                 continue
-            pairs = set(wanted.itertuples(index=False, name=None))
-            on_both = set(shared[keys].itertuples(index=False, name=None))
-            alone = known[[tuple(k) not in on_both for k in known.itertuples(index=False)]]
-            omitted = tuple(sorted(alone["latent_dim"].unique().tolist()))
-            yield _keep(cells, pairs), _keep(base, pairs), omitted, size
+            alone = known[~known.duplicated(["generator_size", "latent_dim"], keep=False)]
+            yield points.loc[both["cell"]], points.loc[both["base"]], _list_dims(alone), size
 
 
-def _keep(points: pd.DataFrame, pairs: set[Any]) -> pd.DataFrame:
-    keys = points[["generator_size", "latent_dim"]].itertuples(index=False, name=None)
-    return points[[key in pairs for key in keys]]
+def _list_dims(points: pd.DataFrame) -> tuple[float, ...]:
+    return tuple(sorted(points["latent_dim"].unique().tolist()))
 
 
 def _to_scale(values: NDArray[np.float64], scales: tuple[Scale, Scale]) -> NDArray[np.float64]:

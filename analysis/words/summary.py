@@ -8,7 +8,7 @@ import pandas as pd
 
 from analysis.cells.cells import Cells, average_group
 from analysis.cells.lines import NO_GENERATOR
-from analysis.cells.training import find_unlike_pairs
+from analysis.cells.pairs import find_unlike_pairs
 from analysis.statistics.effects import (
     AlignmentEffect,
     Change,

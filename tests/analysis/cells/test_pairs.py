@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 
 from analysis.cells.cells import compute_cells
-from analysis.cells.training import find_unlike_pairs
+from analysis.cells.pairs import find_unlike_pairs
 from analysis.group import analyse_group
 from analysis.statistics.bootstrap import BootstrapConfig
 from analysis.statistics.dilemma_slope import compute_dilemma_slopes
