@@ -6,9 +6,10 @@ their configuration, averaged over seeds, and told apart by what changed beyond 
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from analysis.cells.cells import average_rows, require_distinct_repetitions
 from analysis.cells.lines import name_lines
 from analysis.statistics.welch import LEVEL, count_by_chance, reach_by_chance
 from analysis.table.columns import Column, measures_of
+from analysis.table.protocols import list_some
 from analysis.table.reading import concat_tables, load_table
 
 EXIT_OK, EXIT_WRONG_REQUEST = 0, 2
@@ -114,27 +116,25 @@ def describe_comparison(comparison: Comparison, *, first: str, second: str) -> s
                 "Where a side has one row, the noise is that of its sampling seeds alone: another"
                 " training seed may differ by more."
             )
-        lines += _list_changes(changed)
+        lines += list_some(map(_say_change, changed.to_dict("records")), MAX_LISTED)
     unknown = comparison.having("noise unknown")
     if len(unknown):
         lines.append(
             f"Different, noise unknown (one seed on a side): {len(unknown)}. Whether these are"
             " changes cannot be said."
         )
-        lines += _list_changes(unknown)
+        lines += list_some(map(_say_change, unknown.to_dict("records")), MAX_LISTED)
     for verdict in ("within noise", "equal"):
         if count := len(comparison.having(verdict)):
             lines.append(f"{verdict.capitalize()}: {count}.")
     unlike = comparison.having("unlike protocol")
     if len(unlike):
         lines.append(f"Not compared, since their protocols differ: {len(unlike)}.")
-        names = unlike["name"] + ": " + unlike["metric"]
-        lines += _shorten([f"- {name}" for name in names])
+        lines += list_some(unlike["name"] + ": " + unlike["metric"], MAX_LISTED)
     for label, rows in (("A", comparison.only_first), ("B", comparison.only_second)):
         if len(rows):
             lines.append(f"Done only in {label}: {len(rows)}.")
-            pairs = zip(rows["name"], rows["reason"], strict=True)
-            lines += _shorten([f"- {name}: {reason}" for name, reason in pairs])
+            lines += list_some(rows["name"] + ": " + rows["reason"], MAX_LISTED)
     return "\n".join(lines)
 
 
@@ -251,24 +251,14 @@ def _find_missing(
     return lost.assign(reason=told).reset_index(drop=True)
 
 
-def _list_changes(changes: pd.DataFrame) -> list[str]:
-    return _shorten([_say_change(row) for _, row in changes.iterrows()])
-
-
-def _say_change(row: pd.Series) -> str:
+def _say_change(row: dict[Hashable, Any]) -> str:
     sides = [
         f"{row[side]:.4g}" + (f" ± {row[f'{side}_se']:.2g}" if row[f"{side}_se"] > 0 else "")
         for side in ("first", "second")
     ]
     relative = f" ({row['relative']:+.1%})" if np.isfinite(row["relative"]) else ""
     direction = {"yes": "better", "no": "worse"}[row["better"]]
-    return f"- {row['name']}: {row['metric']} {sides[0]} -> {sides[1]}{relative}, {direction}"
-
-
-def _shorten(lines: list[str]) -> list[str]:
-    if len(lines) <= MAX_LISTED:
-        return lines
-    return [*lines[:MAX_LISTED], f"- and {len(lines) - MAX_LISTED} more"]
+    return f"{row['name']}: {row['metric']} {sides[0]} -> {sides[1]}{relative}, {direction}"
 
 
 if __name__ == "__main__":

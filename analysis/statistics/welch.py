@@ -9,10 +9,7 @@ LEVEL = 0.95
 
 
 def reach_by_chance(
-    errors: tuple[ArrayLike, ArrayLike],
-    counts: tuple[ArrayLike, ArrayLike],
-    *,
-    level: float = LEVEL,
+    errors: tuple[ArrayLike, ArrayLike], counts: tuple[ArrayLike, ArrayLike]
 ) -> NDArray[np.float64]:
     """Half the width of Welch's interval of the difference of two means.
 
@@ -22,7 +19,6 @@ def reach_by_chance(
     Args:
         errors: Standard errors of the two means, numbers or arrays of one shape, at least 0.
         counts: Seeds behind each, count, at least 1; of one the error is another estimate.
-        level: Share of intervals that should hold the true difference, 0 to 1.
 
     Returns:
         Differences up to this are within noise, of the errors' shape; NaN where an error is
@@ -34,9 +30,9 @@ def reach_by_chance(
     parts = squares[0] ** 2 / freedoms[0] + squares[1] ** 2 / freedoms[1]
     with np.errstate(invalid="ignore", divide="ignore"):
         degrees = np.where(parts > 0, total**2 / parts, 1.0)
-    return np.sqrt(total) * stdtrit(degrees, (1 + level) / 2)
+    return np.sqrt(total) * stdtrit(degrees, (1 + LEVEL) / 2)
 
 
-def count_by_chance(num_judged: int, *, level: float = LEVEL) -> float:
+def count_by_chance(num_judged: int) -> float:
     """Differences expected among so many comparisons where there is none, count."""
-    return (1 - level) * num_judged
+    return (1 - LEVEL) * num_judged

@@ -107,6 +107,13 @@ def name_some(names: Iterable[object], separator: str = ", ") -> str:
     return separator.join(texts[:3]) + (f" and {len(texts) - 3} more" if len(texts) > 3 else "")
 
 
+def list_some(texts: Iterable[str], most: int, what: str = "") -> list[str]:
+    """A list after hyphens; what is more than it may hold is counted."""
+    lines = [f"- {text}" for text in texts]
+    more = len(lines) - most
+    return [*lines[:most], f"- and {more} more {what}".rstrip()] if more > 0 else lines
+
+
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
     flat: dict[str, str] = {}
     for name, value in tree.items():

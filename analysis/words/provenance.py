@@ -5,6 +5,7 @@ import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,13 @@ STAGES = (
     ("sampling and its metrics", "generation_key", "generation_s"),
 )
 """Stages that the table has times of: name, key column and time column."""
+FACTS = {
+    "revision of the code": "git_revision",
+    "made on": "device",
+    "version of the table's schema": "schema_version",
+    "provenance of the weights": "provenance",
+}
+"""Columns of which the page shows all values, by what it calls them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,21 +52,11 @@ def trace_table(table: pd.DataFrame, results_dirs: Sequence[Path]) -> Provenance
     Returns:
         Commands, versions and cost.
     """
-    manifests = [_read_manifest(folder) for folder in results_dirs]
-    facts: list[tuple[str, str]] = []
-    for folder, manifest in zip(results_dirs, manifests, strict=True):
-        facts += _list_manifest(folder, manifest)
-    for name, column in (
-        ("revision of the code", "git_revision"),
-        ("made on", "device"),
-        ("version of the table's schema", "schema_version"),
-        ("provenance of the weights", "provenance"),
-    ):
-        known = join_unique(table[column])
-        if known:
-            facts.append((name, known))
-    facts.append(("this page", _describe_analysis()))
-    stages = [stage for manifest in manifests for stage in _list_stages(manifest)]
+    manifests = {folder: _read_manifest(folder) for folder in results_dirs}
+    facts = [fact for each in manifests.items() for fact in _list_manifest(*each)]
+    known = [(name, join_unique(table[column])) for name, column in FACTS.items()]
+    facts += [*filter(itemgetter(1), known), ("this page", _describe_analysis())]
+    stages = [stage for manifest in manifests.values() for stage in _list_stages(manifest)]
     if stages:
         source = "manifest: each stage counts once; FLOPs are estimates"
         return Provenance(facts=facts, costs=_sum_stages(stages), cost_source=source)
@@ -85,19 +83,15 @@ def _list_manifest(folder: Path, manifest: dict[str, Any]) -> list[tuple[str, st
         return [(f"command of {folder.name}", f"not known: {manifest['missing']}")]
     entries = [manifest] if "command" in manifest else list(manifest.values())
     entries = [each for each in entries if isinstance(each, dict) and "command" in each]
-    facts = [
-        ("command", command) for command in dict.fromkeys(str(each["command"]) for each in entries)
-    ]
+    facts = [("command", str(each["command"])) for each in entries]
     for each in entries[-1:]:
-        written = str(each.get("written", ""))
-        environment = each.get("environment", {})
-        versions = ", ".join(
+        versions = [
             f"{name} {value}"
-            for name, value in environment.items()
+            for name, value in each.get("environment", {}).items()
             if name not in ("git_revision", "host")
-        )
-        facts += [("written", written), ("versions", versions)]
-    return [(name, value) for name, value in facts if value]
+        ]
+        facts += [("written", str(each.get("written", ""))), ("versions", ", ".join(versions))]
+    return [(name, value) for name, value in dict.fromkeys(facts) if value]
 
 
 def _describe_analysis() -> str:
@@ -113,23 +107,12 @@ def _list_stages(manifest: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _sum_stages(stages: list[dict[str, Any]]) -> list[tuple[str, int, float, float]]:
-    table = pd.DataFrame(
-        [
-            {
-                "kind": str(stage.get("kind")),
-                "key": str(stage.get("key")),
-                "seconds": stage["cost"].get("wall_s"),
-                "flops": stage["cost"].get("estimated_flops"),
-            }
-            for stage in stages
-        ]
-    ).drop_duplicates("key")
-    numbers = table.assign(
-        seconds=pd.to_numeric(table["seconds"]), flops=pd.to_numeric(table["flops"])
-    )
+    cost = ["cost.wall_s", "cost.estimated_flops"]
+    table = pd.json_normalize(stages).reindex(columns=["kind", "key", *cost])
+    table[cost] = table[cost].apply(pd.to_numeric)
     return [
-        (str(kind), len(mine), _sum(mine["seconds"]), _sum(mine["flops"]))
-        for kind, mine in numbers.groupby("kind", sort=False)
+        (str(kind), len(mine), *(_sum(mine[column]) for column in cost))
+        for kind, mine in table.drop_duplicates("key").groupby("kind", sort=False)
     ]
 
 
@@ -147,5 +130,5 @@ def _sum_table(table: pd.DataFrame) -> list[tuple[str, int, float, float]]:
 
 
 def _sum(values: pd.Series) -> float:
-    known = values[np.isfinite(values)]
-    return float(known.sum()) if len(known) else float("nan")
+    """The sum of what is known; NaN where nothing is."""
+    return float(values[np.isfinite(values)].sum(min_count=1))

@@ -1,7 +1,6 @@
 """The closing words of a sweep, made from its numbers and no further than these go."""
 
 from collections import Counter
-from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
@@ -19,7 +18,7 @@ from analysis.statistics.effects import (
     divide,
 )
 from analysis.statistics.welch import LEVEL, count_by_chance
-from analysis.table.protocols import name_some, split_by_protocol
+from analysis.table.protocols import list_some, name_some, split_by_protocol
 from analysis.table.reading import check_table
 
 MAX_REASONS = 8
@@ -123,7 +122,7 @@ def _say_tokenizers(cells: Cells) -> list[str]:
         " said of the frontier.",
         f"Lowest reconstruction distance: {texts[0]}",
         "Reconstruction, from the lowest distance up:",
-        *_list_some(texts, "cells"),
+        *list_some(texts, MAX_LINES, "cells"),
     ]
 
 
@@ -153,7 +152,11 @@ def _say_best(cells: Cells) -> list[str]:
         f"Lowest generation distance: {_say_cell(best)}: {_say_value(best, 'gfid')}"
         f" ({', '.join(details)})."
     ]
-    rivals = [row for _, row in ranked.iloc[1:].iterrows() if not _is_apart(row, best, cells)]
+    rivals = [
+        row
+        for _, row in ranked.iloc[1:].iterrows()
+        if compare_cells(row, best, "gfid", cells.measures) not in ("higher", "lower")
+    ]
     if rivals and best["num_seeds"] > 1:
         lines.append(f"Not told apart from it: {name_some(map(_say_cell, rivals), '; ')}.")
     return lines
@@ -164,7 +167,7 @@ def _say_dilemma(cells: Cells) -> list[str]:
     if not effects:
         return ["The dilemma: no line has two latent dims, so nothing is said about it."]
     head = "The dilemma, from the smallest to the largest latent dim:"
-    return [head, *_list_some(map(_say_line, effects), "lines")]
+    return [head, *list_some(map(_say_line, effects), MAX_LINES, "lines")]
 
 
 def _say_line(effect: DilemmaEffect) -> str:
@@ -213,7 +216,7 @@ def _say_alignment(cells: Cells) -> list[str]:
     head = "Alignment against none (ratio of means; below 1 alignment is better):"
     names = dict.fromkeys(str(effect.cell["alignment"]) for effect in effects)
     totals = [_say_total(name, effects) for name in names]
-    return [head, *_list_some(map(_say_effect, effects), "cells"), *totals, *unlike]
+    return [head, *list_some(map(_say_effect, effects), MAX_LINES, "cells"), *totals, *unlike]
 
 
 def _say_unlike(cells: Cells) -> list[str]:
@@ -221,21 +224,19 @@ def _say_unlike(cells: Cells) -> list[str]:
     if not pairs:
         return []
     texts = [f"{pair.cell}: {pair.reason}." for pair in pairs]
-    return ["Not compared with none:", *_list_some(texts, "cells")]
+    return ["Not compared with none:", *list_some(texts, MAX_LINES, "cells")]
 
 
 def _say_effect(effect: AlignmentEffect) -> str:
     cell, gfid, rfid = effect.cell, effect.gfid, effect.rfid
-    counts = f"n={_say_counts(gfid.counts)}"
-    if rfid.counts != gfid.counts:
-        counts += f"; reconstruction n={_say_counts(rfid.counts)}"
-    text = (
-        f"{cell['alignment']}, {cell['generator_size']}, d={cell['latent_dim']:g}:"
-        f" generation {_say_change(gfid)}"
+    shared = rfid.counts == gfid.counts
+    counts = "" if shared else f"; reconstruction n={_say_counts(rfid.counts)}"
+    known = rfid.verdict != "not measured"
+    reconstruction = f"; reconstruction {_say_change(rfid)}" if known else ""
+    return (
+        f"{cell['alignment']}, {cell['generator_size']}, d={cell['latent_dim']:g}: generation"
+        f" {_say_change(gfid)}{reconstruction} (n={_say_counts(gfid.counts)}{counts})."
     )
-    if rfid.verdict != "not measured":
-        text += f"; reconstruction {_say_change(rfid)}"
-    return f"{text} ({counts})."
 
 
 def _say_change(change: Change) -> str:
@@ -246,8 +247,7 @@ def _say_change(change: Change) -> str:
 
 
 def _say_counts(counts: tuple[int, int]) -> str:
-    first, second = counts
-    return f"{first}" if first == second else f"{first} and {second}"
+    return " and ".join(map(str, dict.fromkeys(counts)))
 
 
 def _say_total(name: str, effects: list[AlignmentEffect]) -> str:
@@ -271,14 +271,7 @@ def _say_gaps(cells: Cells) -> list[str]:
     reasons = cells.gaps.groupby("reason", sort=False)["row_id"].agg(list)
     head = f"Left out: {len(cells.gaps)} row{'s' if len(cells.gaps) > 1 else ''}."
     texts = [f"{name_some(row_ids)}: {reason}" for reason, row_ids in reasons.items()]
-    return [head, *_list_some(texts, "reasons", MAX_REASONS)]
-
-
-def _list_some(texts: Iterable[str], what: str, most: int = MAX_LINES) -> list[str]:
-    """A list after hyphens; what is more than it holds is counted."""
-    lines = [f"- {text}" for text in texts]
-    more = len(lines) - most
-    return [*lines[:most], f"- and {more} more {what}"] if more > 0 else lines
+    return [head, *list_some(texts, MAX_REASONS, "reasons")]
 
 
 def _say_cell(cell: pd.Series) -> str:
@@ -292,7 +285,3 @@ def _say_value(cell: pd.Series, metric: str) -> str:
     error = cell[f"{metric}_se"]
     spread = f" ± {error:.2g}" if np.isfinite(error) else ""
     return f"{cell[metric]:#.4g}{spread}"
-
-
-def _is_apart(first: pd.Series, second: pd.Series, cells: Cells) -> bool:
-    return compare_cells(first, second, "gfid", cells.measures) in ("higher", "lower")
