@@ -41,13 +41,8 @@ def name_lines(rows: pd.DataFrame) -> pd.DataFrame:
     given = rows["provenance"] == GIVEN
     if not given.any():
         return _name_own(rows)
-    named = rows.assign(baseline=None, counterpart=None)
-    for part in (_name_own(rows[~given]), _name_given(rows[given])):
-        for column in ("alignment", "baseline", "counterpart", "generator_size"):
-            named[column] = (
-                part[column].reindex(named.index).where(named.index.isin(part.index), named[column])
-            )
-    return named
+    parts = [_name_own(rows[~given]), _name_given(rows[given])]
+    return pd.concat(parts).loc[rows.index]
 
 
 def name_given(rows: pd.DataFrame) -> pd.Series:

@@ -4,16 +4,18 @@ from itertools import pairwise
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backend_bases import RendererBase
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
 from analysis.figures.marks import DOTS_PER_INCH, FONT_SIZE
 
-LABEL_ANGLES = np.deg2rad([45, 90, 0, -45, 135, -90, 180, -135])
-LABEL_DISTANCES_POINT = (9.0, 13.0, 18.0, 24.0)
+ANGLES = np.deg2rad([45, 90, 0, -45, 135, -90, 180, -135])
+DISTANCES_POINT = np.array([9.0, 13.0, 18.0, 24.0])
+OFFSETS_POINT = (
+    DISTANCES_POINT[:, None, None] * np.stack([1.3 * np.cos(ANGLES), np.sin(ANGLES)], axis=1)
+).reshape(-1, 2)
+"""Places of a label around its point, in the order in which they are preferred, points."""
 POINT_COST = 10
 DISTANCE_COST = 0.3
 LEADER_FROM_POINT = 15.0
@@ -52,11 +54,11 @@ def place_labels(
         texts: A label for each point.
         colours: A colour for each label.
     """
-    renderer = _renderer_of(axes)
     anchors = axes.transData.transform(values)
     strokes = np.concatenate([np.repeat(anchors, POINT_COST, axis=0), *_trace_lines(axes)])
-    frame = axes.get_window_extent(renderer)
-    boxes = [note.get_window_extent(renderer) for note in axes.texts]
+    frame = axes.get_window_extent()
+    taken = [note.get_window_extent() for note in axes.texts]
+    lengths = np.linalg.norm(OFFSETS_POINT, axis=1)
     for anchor, value, text, colour in zip(anchors, values, texts, colours, strict=True):
         note = axes.annotate(
             text,
@@ -69,36 +71,18 @@ def place_labels(
             va="center",
             path_effects=[withStroke(linewidth=2.0, foreground="white")],
         )
-        offset, box = _choose_offset(
-            anchor, note.get_window_extent(renderer), boxes, strokes, frame
-        )
+        size = note.get_window_extent()
+        boxes = [
+            Bbox.from_bounds(x - size.width / 2, y - size.height / 2, size.width, size.height)
+            for x, y in anchor + OFFSETS_POINT * DOTS_PER_INCH / 72
+        ]
+        covers = np.array([_count_cover(box, taken, strokes, frame) for box in boxes])
+        best = int((covers + DISTANCE_COST * lengths).argmin())
+        offset = OFFSETS_POINT[best]
         note.set_position((float(offset[0]), float(offset[1])))
-        boxes.append(box)
-        if np.linalg.norm(offset) > LEADER_FROM_POINT:
+        taken.append(boxes[best])
+        if lengths[best] > LEADER_FROM_POINT:
             _draw_leader(axes, value, offset, colour)
-
-
-def _choose_offset(
-    anchor: NDArray[np.float64],
-    size: Bbox,
-    boxes: list[Bbox],
-    strokes: NDArray[np.float64],
-    frame: Bbox,
-) -> tuple[NDArray[np.float64], Bbox]:
-    """The offset (points) of least cost and the box (pixels) that the label then takes."""
-    offsets = [
-        distance * np.array([1.3 * np.cos(angle), np.sin(angle)])
-        for distance in LABEL_DISTANCES_POINT
-        for angle in LABEL_ANGLES
-    ]
-    costs, candidates = [], []
-    for offset in offsets:
-        box = _centre_box(anchor + offset * DOTS_PER_INCH / 72, size.width, size.height)
-        candidates.append(box)
-        distance = float(np.linalg.norm(offset))
-        costs.append(_count_cover(box, boxes, strokes, frame) + DISTANCE_COST * distance)
-    best = int(np.argmin(costs))
-    return offsets[best], candidates[best]
 
 
 def _count_cover(box: Bbox, boxes: list[Bbox], strokes: NDArray[np.float64], frame: Bbox) -> float:
@@ -120,18 +104,6 @@ def _draw_leader(
         textcoords="offset points",
         arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "shrinkB": 3.5},
     )
-
-
-def _renderer_of(axes: Axes) -> RendererBase:
-    figure = axes.get_figure(root=True)
-    assert figure is not None
-    assert isinstance(figure.canvas, FigureCanvasAgg)
-    return figure.canvas.get_renderer()
-
-
-def _centre_box(centre: NDArray[np.float64], width: float, height: float) -> Bbox:
-    x, y = float(centre[0]), float(centre[1])
-    return Bbox.from_extents(x - width / 2, y - height / 2, x + width / 2, y + height / 2)
 
 
 def _trace_lines(axes: Axes, step_pixel: float = 6.0) -> list[NDArray[np.float64]]:

@@ -5,7 +5,8 @@ ten thousand rows stay small. What is not finite is null, since JSON knows no Na
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -86,24 +87,20 @@ def _build_protocol(group: GroupAnalysis) -> dict[str, Any]:
 
 
 def _list_axes(rows: pd.DataFrame, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Columns in which rows differ, with their values in order."""
+    """Columns in which rows differ, with their values in order.
+
+    An axis that follows an earlier one, value for value, says which; it needs no filter then.
+    """
     axes, columns = [], columns_of(rows)
-    for column in names:
-        source = _axis_values(rows, column)
-        values = sorted(source.unique(), key=_sort_key)
+    leaders: dict[tuple[int, ...], str] = {}
+    for name in names:
+        column = _axis_values(rows, name)
+        values = sorted(column.unique(), key=_sort_key)
         if len(values) > 1:
-            axes.append({"name": column, "label": columns[column].label, "values": values})
-    return _mark_followers(rows, axes)
-
-
-def _mark_followers(rows: pd.DataFrame, axes: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Says of an axis which earlier one it follows, value for value; it needs no filter then."""
-    known: dict[tuple[int, ...], str] = {}
-    for axis in axes:
-        codes = tuple(pd.factorize(_axis_values(rows, axis["name"]))[0].tolist())
-        axis["follows"] = known.setdefault(codes, axis["label"])
-        if axis["follows"] == axis["label"]:
-            axis["follows"] = ""
+            label = columns[name].label
+            leader = leaders.setdefault(tuple(pd.factorize(column)[0].tolist()), label)
+            follows = "" if leader == label else leader
+            axes.append({"name": name, "label": label, "values": values, "follows": follows})
     return axes
 
 
@@ -158,27 +155,23 @@ def _build_means(
 
 
 def _build_rows(rows: pd.DataFrame, axes: list[dict[str, Any]], names: list[str]) -> dict[str, Any]:
-    seeds = rows[list(SEED_COLUMNS)].drop_duplicates()
-    described = {
-        _name_seeds(row): describe_seeds(row) if row.notna().all() else "seed unknown"
-        for _, row in seeds.iterrows()
-    }
-    keys = [_name_seeds(row) for row in rows[list(SEED_COLUMNS)].itertuples(index=False)]
+    seeds = rows[list(SEED_COLUMNS)].itertuples(index=False, name=None)
     errors = {"gfid": _numbers(rows["gfid_se"])} if rows["gfid_se"].notna().any() else {}
     return {
         **_build_columns(rows, axes),
         "rowId": rows["row_id"].tolist(),
         "trial": rows["trial_id"].fillna("").tolist(),
-        "repetition": [described[key] for key in keys],
+        "repetition": [_describe_seeds(each) for each in seeds],
         "images": _numbers(rows["generator_images"]),
         "metrics": {name: _numbers(rows[name]) for name in names},
         "errors": errors,
     }
 
 
-def _name_seeds(seeds: Iterable[float]) -> str:
-    """A key of three seeds that holds for missing ones too, which equal nothing."""
-    return " ".join(f"{seed:g}" for seed in seeds)
+@lru_cache(maxsize=1024)
+def _describe_seeds(seeds: tuple[float, ...]) -> str:
+    row = pd.Series(seeds, index=SEED_COLUMNS)
+    return describe_seeds(row) if row.notna().all() else "seed unknown"
 
 
 def _build_columns(rows: pd.DataFrame, axes: list[dict[str, Any]]) -> dict[str, Any]:

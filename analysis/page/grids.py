@@ -8,7 +8,7 @@ import pandas as pd
 
 from analysis.cells.cells import describe_seeds
 from analysis.table.atomic import write_text
-from analysis.words.tables import escape_markdown
+from analysis.words.tables import escape_markdown, join_markdown
 
 GRIDS_FOLDER = "grids"
 SEPARATORS = "_-. "
@@ -54,29 +54,26 @@ def write_grids_page(table: pd.DataFrame, index: pd.DataFrame, *, results_dir: P
         The page's path.
     """
     kinds = [str(kind) for kind in index["kind"].unique()]
+    heads = ["alignment", "latent dim", "generator size", "seeds", *map(escape_markdown, kinds)]
     lines = [
         "# Sample and reconstruction grids",
         "",
-        "| alignment | latent dim | generator size | seeds | "
-        + " | ".join(map(escape_markdown, kinds))
-        + " |",
-        "|" + "---|" * (4 + len(kinds)),
+        join_markdown(heads),
+        "|" + "---|" * len(heads),
     ]
-    last = table.drop_duplicates("trial_id", keep="last")
-    trials = {str(row["trial_id"]): row for _, row in last.iterrows()}
+    last = table.drop_duplicates("trial_id", keep="last").set_index("trial_id")
     for trial_id, pictures in index.groupby("trial_id", sort=False):
-        trial = trials[str(trial_id)]
+        trial = last.loc[trial_id]
         paths = dict(zip(pictures["kind"], pictures["path"], strict=True))
         shown = [_show(kind, paths[kind]) if kind in paths else "" for kind in kinds]
         dim, size = trial["latent_dim"], trial["generator_size"]
-        about = [
-            " ".join(str(v) for v in trial[["alignment", "alignment_encoder"]].dropna()),
+        about = (
+            " ".join(trial[["alignment", "alignment_encoder"]].dropna()),
             f"{dim:g}" if np.isfinite(dim) else "-",
-            "-" if pd.isna(size) else str(size),
+            "-" if pd.isna(size) else size,
             describe_seeds(trial),
-        ]
-        about = [escape_markdown(text) for text in about]
-        lines.append("| " + " | ".join([*about, *shown]) + " |")
+        )
+        lines.append(join_markdown([*map(escape_markdown, about), *shown]))
     page = results_dir / "grids.md"
     write_text(page, "\n".join(lines) + "\n")
     return page

@@ -1,7 +1,9 @@
 """Result tables for papers: Markdown, LaTeX (booktabs) and CSV, best and second best marked."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -34,9 +36,8 @@ class ResultTable:
 
     rows: pd.DataFrame
     """One line a cell, then given images that are none: `CELL_COLUMNS`, `num_seeds`,
-    `num_tokenizers` and for each metric its mean and `<metric>_se` (NaN with one seed)."""
-    ranks: pd.DataFrame
-    """1 for the best and 2 for the second best mean of each metric, else 0."""
+    `num_tokenizers` and for each metric its mean, `<metric>_se` (NaN with one seed) and
+    `<metric>_rank`: 1 for the best and 2 for the second best mean, else 0."""
     decimals: dict[str, int]
     """Metrics that are shown, in order, and the decimals of each."""
     headings: dict[str, str]
@@ -58,18 +59,22 @@ def compute_result_table(cells: Cells) -> ResultTable:
         there are no cells.
     """
     points = _list_points(cells)
-    metrics = {name: m for name, m in cells.measures.items() if m.measured_on != "latents"}
-    shown = [name for name in metrics if np.isfinite(points[name]).any()]
-    spread = [column for name in shown for column in (name, f"{name}_se")]
+    shown = {
+        name: measure
+        for name, measure in cells.measures.items()
+        if measure.measured_on != "latents" and np.isfinite(points[name]).any()
+    }
+    ranked = points.assign(**{f"{name}_rank": _rank(points[name], m) for name, m in shown.items()})
     about = [*CELL_COLUMNS, "num_seeds", "num_tokenizers"]
+    columns = [f"{name}{end}" for name in shown for end in ("", "_se", "_rank")]
     return ResultTable(
-        rows=points[[*about, *spread]].reset_index(drop=True),
-        ranks=pd.DataFrame({name: _rank(points[name], metrics[name]) for name in shown}),
+        rows=ranked[[*about, *columns]].reset_index(drop=True),
         decimals={name: _choose_decimals(points[name], points[f"{name}_se"]) for name in shown},
         headings={
-            name: _name_column(name, metrics[name], cells.setting.distance_name) for name in shown
+            name: _name_column(name, measure, cells.setting.distance_name)
+            for name, measure in shown.items()
         },
-        measures=metrics,
+        measures=shown,
         footnotes=_write_footnotes(cells, points, shown),
     )
 
@@ -80,14 +85,10 @@ def format_markdown(table: ResultTable) -> str:
     Returns:
         The table and its footnotes; text with a line break at the end.
     """
-    marks = ("{}", "**{}**", "<u>{}</u>")
-    head = [escape_markdown(text) for text in _list_headings(table, " ↑", " ↓")]
-    lines = [_join_markdown(head), _join_markdown(["---"] * len(head))]
-    for cells in _list_cells(table, marks, "{} ± {}", "-"):
-        names = [escape_markdown(cell) for cell in cells[:2]]
-        lines.append(_join_markdown([*names, *cells[2:]]))
+    head, *lines = _list_cells(table, MARKDOWN)
+    rows = [join_markdown(cells) for cells in (head, ["---"] * len(head), *lines)]
     notes = [f"- {escape_markdown(note)}" for note in table.footnotes]
-    return "\n".join([*lines, "", *notes]) + "\n"
+    return "\n".join([*rows, "", *notes]) + "\n"
 
 
 def format_latex(table: ResultTable) -> str:
@@ -97,30 +98,25 @@ def format_latex(table: ResultTable) -> str:
         A `tabular` and its footnotes, to be put into a `table` or `table*`; text with a line
         break at the end. Every text of the sweep is escaped.
     """
-    marks = ("{}", r"\textbf{{{}}}", r"\underline{{{}}}")
-    head = [
-        escape_latex(text.removesuffix("\0up").removesuffix("\0down"))
-        + (r" $\uparrow$" if text.endswith("up") else r" $\downarrow$" if "\0" in text else "")
-        for text in _list_headings(table, "\0up", "\0down")
-    ]
-    lines = [
+    head, *lines = _list_cells(table, LATEX)
+    # A rule parts the lines of one alignment and size from the next.
+    rows = [r"\midrule"]
+    for previous, cells in pairwise([head, *lines]):
+        if cells[:2] != previous[:2] and previous is not head:
+            rows.append(r"\midrule")
+        rows.append(rf"{' & '.join(cells)} \\")
+    notes = r"\\ ".join(escape_latex(note) for note in table.footnotes)
+    parts = [
         r"% needs \usepackage{booktabs}",
         rf"\begin{{tabular}}{{ll{'r' * (len(head) - 2)}}}",
         r"\toprule",
         rf"{' & '.join(head)} \\",
-        r"\midrule",
+        *rows,
+        r"\bottomrule",
+        r"\end{tabular}",
+        rf"\par\smallskip{{\footnotesize {notes}\par}}",
     ]
-    previous = None
-    texts = _list_cells(table, marks, r"{} {{\scriptsize $\pm$ {}}}", "--")
-    for group, cells in zip(_list_groups(table), texts, strict=True):
-        if previous not in (None, group):
-            lines.append(r"\midrule")
-        previous = group
-        names = [escape_latex(cell) for cell in cells[:2]]
-        lines.append(rf"{' & '.join([*names, *cells[2:]])} \\")
-    notes = r"\\ ".join(escape_latex(note) for note in table.footnotes)
-    ending = [r"\bottomrule", r"\end{tabular}", rf"\par\smallskip{{\footnotesize {notes}\par}}"]
-    return "\n".join([*lines, *ending]) + "\n"
+    return "\n".join(parts) + "\n"
 
 
 def format_csv(table: ResultTable) -> str:
@@ -129,10 +125,7 @@ def format_csv(table: ResultTable) -> str:
     Returns:
         CSV with a header; footnotes are not in it, so that every program reads it.
     """
-    full = table.rows.assign(**{f"{name}_rank": table.ranks[name] for name in table.decimals})
-    measured = [f"{name}{end}" for name in table.decimals for end in ("", "_se", "_rank")]
-    about = [*CELL_COLUMNS, "num_seeds", "num_tokenizers"]
-    return full[[*about, *measured]].to_csv(index=False, lineterminator="\n")
+    return table.rows.to_csv(index=False, lineterminator="\n")
 
 
 def escape_latex(text: str) -> str:
@@ -146,8 +139,41 @@ def escape_markdown(text: str) -> str:
     return " ".join(escaped.splitlines())
 
 
-def _join_markdown(cells: list[str]) -> str:
+def join_markdown(cells: Iterable[str]) -> str:
+    """One line of a table in Markdown."""
     return f"| {' | '.join(cells)} |"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notation:
+    """How a format writes what is special in a table's cells."""
+
+    escape: Callable[[str], str]
+    """Makes text stand for itself."""
+    marks: tuple[str, str, str]
+    """Patterns of a mean that is neither best nor second best, of the best and of the second."""
+    spread: str
+    """Pattern of a mean with its standard error."""
+    missing: str
+    """Sign of a number that is not there."""
+    arrows: dict[str, str]
+    """Which way is better, after a heading."""
+
+
+MARKDOWN = Notation(
+    escape=escape_markdown,
+    marks=("{}", "**{}**", "<u>{}</u>"),
+    spread="{} ± {}",
+    missing="-",
+    arrows={"higher": " ↑", "lower": " ↓"},
+)
+LATEX = Notation(
+    escape=escape_latex,
+    marks=("{}", r"\textbf{{{}}}", r"\underline{{{}}}"),
+    spread=r"{} {{\scriptsize $\pm$ {}}}",
+    missing="--",
+    arrows={"higher": r" $\uparrow$", "lower": r" $\downarrow$"},
+)
 
 
 def _rank(means: pd.Series, measure: Column) -> pd.Series:
@@ -155,7 +181,7 @@ def _rank(means: pd.Series, measure: Column) -> pd.Series:
     finite = means.where(np.isfinite(means))
     ranks = finite.rank(method="dense", ascending=measure.better == "lower")
     differs = finite.nunique() > 1
-    return ranks.where(differs & (ranks <= 2), 0).fillna(0).astype(int).reset_index(drop=True)
+    return ranks.where(differs & (ranks <= 2), 0).fillna(0).astype(int)
 
 
 def _name_column(metric: str, measure: Column, distance_name: str) -> str:
@@ -174,48 +200,35 @@ def _choose_decimals(means: pd.Series, errors: pd.Series) -> int:
     return int(np.clip(max(digits), 0, MAX_DECIMALS))
 
 
-def _list_headings(table: ResultTable, up: str, down: str) -> list[str]:
-    named = [
-        f"{heading}{up if table.measures[name].better == 'higher' else down}"
+def _list_cells(table: ResultTable, notation: Notation) -> list[list[str]]:
+    """The table's text, headings first: names, counts, and each metric with mark and error."""
+    headings = [
+        notation.escape(heading) + notation.arrows[table.measures[name].better]
         for name, heading in table.headings.items()
     ]
-    return ["alignment", "size", "latent dim", "seeds", *named]
-
-
-def _list_groups(table: ResultTable) -> list[tuple[str, str]]:
-    rows = table.rows
-    return list(zip(rows["alignment"], rows["generator_size"], strict=True))
-
-
-def _list_cells(
-    table: ResultTable, marks: tuple[str, str, str], spread: str, missing: str
-) -> list[list[str]]:
-    """The table's text: names, counts, and each metric with its mark and standard error."""
-    lines = []
-    ranks = {name: table.ranks[name].tolist() for name in table.decimals}
-    for position, row in enumerate(table.rows.to_dict("records")):
-        texts = [str(row["alignment"]), str(row["generator_size"])]
-        dim = f"{row['latent_dim']:g}" if np.isfinite(row["latent_dim"]) else missing
-        texts += [dim, f"{row['num_seeds']:d}"]
+    lines = [["alignment", "size", "latent dim", "seeds", *headings]]
+    for row in table.rows.to_dict("records"):
+        dim = f"{row['latent_dim']:g}" if np.isfinite(row["latent_dim"]) else notation.missing
+        names = [notation.escape(str(row[name])) for name in ("alignment", "generator_size")]
+        texts = [*names, dim, f"{row['num_seeds']:d}"]
         for name, decimals in table.decimals.items():
             mean, error = row[name], row[f"{name}_se"]
-            text = f"{mean:.{decimals}f}" if np.isfinite(mean) else missing
-            text = marks[ranks[name][position]].format(text)
+            text = f"{mean:.{decimals}f}" if np.isfinite(mean) else notation.missing
+            text = notation.marks[row[f"{name}_rank"]].format(text)
             known = np.isfinite(mean) and np.isfinite(error)
-            texts.append(spread.format(text, f"{error:.{decimals}f}") if known else text)
+            texts.append(notation.spread.format(text, f"{error:.{decimals}f}") if known else text)
         lines.append(texts)
     return lines
 
 
 def _list_points(cells: Cells) -> pd.DataFrame:
     """The cells, and given images that are none."""
-    filled = [part for part in (cells.points, cells.given) if len(part)]
-    if len(filled) < 2:
-        return filled[0] if filled else cells.points
-    return pd.concat(filled, ignore_index=True)
+    if cells.given.empty or cells.points.empty:
+        return cells.points if cells.given.empty else cells.given
+    return pd.concat([cells.points, cells.given], ignore_index=True)
 
 
-def _write_footnotes(cells: Cells, points: pd.DataFrame, shown: list[str]) -> list[str]:
+def _write_footnotes(cells: Cells, points: pd.DataFrame, shown: Columns) -> list[str]:
     setting = cells.setting
     notes = [
         f"Protocol: {setting.dataset}, {setting.resolution} px; {setting.sizes}; extractor"
@@ -243,16 +256,16 @@ def _say_spread(cells: Cells) -> str:
     return f"{text} Rows without ± have one." if few else text
 
 
-def _say_ties(cells: Cells, points: pd.DataFrame, shown: list[str]) -> list[str]:
+def _say_ties(cells: Cells, points: pd.DataFrame, shown: Columns) -> list[str]:
     """Says what the marks mean, and where the best is not told apart from the second best."""
     if len(points) < 2:
         return []
     tied = []
-    for name in shown:
-        ranked = points.sort_values(name, ascending=cells.measures[name].better == "lower")
-        first, second = ranked.iloc[0], ranked.iloc[1]
-        if compare_cells(first, second, name, cells.measures) in ("within noise", "no interval"):
-            tied.append(cells.measures[name].short_label)
+    for name, measure in shown.items():
+        ranked = points.sort_values(name, ascending=measure.better == "lower")
+        verdict = compare_cells(ranked.iloc[0], ranked.iloc[1], name, cells.measures)
+        if verdict in ("within noise", "no interval"):
+            tied.append(measure.short_label)
     note = "Bold: best mean; underlined: second best."
     if tied:
         note += (
@@ -263,8 +276,7 @@ def _say_ties(cells: Cells, points: pd.DataFrame, shown: list[str]) -> list[str]
 
 
 def _say_rows(cells: Cells) -> list[str]:
-    notes = []
-    rows = cells.rows
+    notes, rows = [], cells.rows
     if (rows["rank_deficient"] == "yes").any():
         notes.append("Some distances rest on fewer images than features: they are biased upwards.")
     names = [str(name) for name in rows["protocol_name"].dropna().unique() if name]
