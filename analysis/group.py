@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from analysis.cells.cells import GIVEN_ELSEWHERE, Cells, average_group, compute_cells
 from analysis.cells.pairs import find_unlike_pairs
@@ -159,39 +161,31 @@ def plan_shared_plots(table: pd.DataFrame, curves: pd.DataFrame) -> list[Plot | 
     Raises:
         ValueError: If a cell holds one repetition twice.
     """
-    planned: list[Plot | Omission] = []
-    for number, data in enumerate(compute_guidance(table), start=1):
-        kept = _largest_lines(data.points, data.points["gfid"])
-        if kept is not None:
-            keys = pd.MultiIndex.from_frame(data.points[LINE])
-            note = f"{len(kept)} of {len(data.points[LINE].drop_duplicates())} lines shown"
-            data = _tell(replace(data, points=data.points[keys.isin(kept)]), note)
-        planned.append(
-            Plot(
-                kind="guidance",
-                detail="" if number == 1 else str(number),
-                caption="What guidance does: generation against the guidance scale.",
-                draw=lambda data=data: draw_guidance(data),
-            )
+    guidance = [
+        Plot(
+            kind="guidance",
+            detail="" if number == 1 else str(number),
+            caption="What guidance does: generation against the guidance scale.",
+            draw=partial(draw_guidance, _limit_lines(data)),
         )
-    if not planned:
-        has_generation = np.isfinite(table.loc[table["status"] == "done", "gfid"]).any()
-        reason = "one guidance setting only" if has_generation else NO_GENERATION
-        planned.append(Omission(what="guidance", reason=reason))
-    figures = compute_curves(curves, table)
-    for data in figures:
-        planned.append(
-            Plot(
-                kind="curves",
-                detail=data.stage_kind,
-                caption=f"Training curves: {data.stage_kind}.",
-                draw=lambda data=data: draw_curves(data),
-            )
+        for number, data in enumerate(compute_guidance(table), start=1)
+    ]
+    has_generation = np.isfinite(table.loc[table["status"] == "done", "gfid"]).any()
+    reason = "one guidance setting only" if has_generation else NO_GENERATION
+    training = [
+        Plot(
+            kind="curves",
+            detail=data.stage_kind,
+            caption=f"Training curves: {data.stage_kind}.",
+            draw=partial(draw_curves, data),
         )
-    if not figures:
-        reason = "the results folder holds no curves.parquet or curves.csv with finite values"
-        planned.append(Omission(what="training curves", reason=reason))
-    return planned
+        for data in compute_curves(curves, table)
+    ]
+    no_curves = "the results folder holds no curves.parquet or curves.csv with finite values"
+    return [
+        *(guidance or [Omission(what="guidance", reason=reason)]),
+        *(training or [Omission(what="training curves", reason=no_curves)]),
+    ]
 
 
 def select_lines(rows: pd.DataFrame, cells: Cells) -> tuple[pd.DataFrame, str]:
@@ -211,33 +205,43 @@ def select_lines(rows: pd.DataFrame, cells: Cells) -> tuple[pd.DataFrame, str]:
     points = cells.points
     front = pareto_mask(points[["rfid", "gfid"]].fillna(np.inf).to_numpy(dtype=float))
     kept = _largest_lines(points, points["gfid"].where(~front, -np.inf))
-    if kept is None:
-        return rows, ""
-    used = cells.rows[pd.MultiIndex.from_frame(cells.rows[LINE]).isin(kept)]
-    is_kept = rows["trial_id"].fillna(rows["row_id"]).isin(
-        used["trial_id"].fillna(used["row_id"])
-    ) | (rows["status"] != "done")
     num_lines = len(points[LINE].drop_duplicates())
-    return rows[is_kept], (
+    if len(kept) == num_lines:
+        return rows, ""
+    used = cells.rows[_of_lines(cells.rows, kept)]
+    trials = [each["trial_id"].fillna(each["row_id"]) for each in (rows, used)]
+    return rows[trials[0].isin(trials[1]) | (rows["status"] != "done")], (
         f"{len(kept)} of {num_lines} lines: the Pareto front's, then those of lowest generation"
         " distance, with their counterparts"
     )
 
 
-def _largest_lines(points: pd.DataFrame, merit: pd.Series) -> set[tuple[str, str]] | None:
-    """The lines of lowest merit with their baselines; None where all of them fit."""
+def _largest_lines(points: pd.DataFrame, merit: pd.Series) -> list[tuple[str, str]]:
+    """At most `MAX_LINES` lines: those of lowest merit with their baselines, each once."""
     best = points.assign(merit=merit).groupby(LINE, sort=False)[["merit", "baseline"]]
     lines = best.agg({"merit": "min", "baseline": "first"}).sort_values("merit", kind="stable")
-    if len(lines) <= MAX_LINES:
-        return None
-    kept: dict[tuple[str, str], None] = {}
-    for (alignment, size), line in lines.iterrows():  # pyright: ignore[reportGeneralTypeIssues]
-        if len(kept) >= MAX_LINES:
-            break
-        kept[(alignment, size)] = None
-        if len(kept) < MAX_LINES and (line["baseline"], size) in lines.index:
-            kept[(line["baseline"], size)] = None
-    return set(kept)
+    known = set(lines.index)
+    pairs = (
+        line
+        for (alignment, size), baseline in lines["baseline"].items()
+        for line in ((alignment, size), (baseline, size))
+        if line in known
+    )
+    return list(dict.fromkeys(pairs))[:MAX_LINES]
+
+
+def _of_lines(rows: pd.DataFrame, lines: list[tuple[str, str]]) -> NDArray[np.bool_]:
+    return pd.MultiIndex.from_frame(rows[LINE]).isin(lines)
+
+
+def _limit_lines(data: Cells) -> Cells:
+    """Cells of at most `MAX_LINES` lines, those of lowest generation distance."""
+    points = data.points
+    kept, num_lines = _largest_lines(points, points["gfid"]), len(points[LINE].drop_duplicates())
+    if len(kept) == num_lines:
+        return data
+    note = f"{len(kept)} of {num_lines} lines shown"
+    return _tell(replace(data, points=points[_of_lines(points, kept)]), note)
 
 
 def _tell(data: Any, selection: str) -> Any:

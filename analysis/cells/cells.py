@@ -136,7 +136,6 @@ def compute_cells(table: pd.DataFrame, *, needs: tuple[str, ...]) -> Cells:
     reasons.loc[early[early].index] = "an earlier snapshot than the rest of its cell"
     used = used[~early]
     require_distinct_repetitions(used)
-    gaps = last.assign(reason=reasons)[["row_id", "trial_id", "reason"]]
     first = ("baseline", "counterpart", "tokenizer_images", "generator_images")
     means = ("generator_params", "train_flops")
     points = order_points(average_rows(used, CELL_COLUMNS, first=first, means=means))
@@ -144,10 +143,16 @@ def compute_cells(table: pd.DataFrame, *, needs: tuple[str, ...]) -> Cells:
         rows=used.reset_index(drop=True),
         points=points,
         given=_describe_given(last[unplaced]),
-        gaps=gaps[gaps["reason"] != ""].reset_index(drop=True),
+        gaps=list_gaps(last, reasons),
         setting=describe_rows(used if len(used) else table, points),
         measures=measures_of(table),
     )
+
+
+def list_gaps(rows: pd.DataFrame, reasons: pd.Series) -> pd.DataFrame:
+    """The rows that are left out for a reason that is not empty, as `Cells.gaps`."""
+    gaps = rows.assign(reason=reasons)[["row_id", "trial_id", "reason"]]
+    return gaps[gaps["reason"] != ""].reset_index(drop=True)
 
 
 def average_group(rows: pd.DataFrame) -> Cells:

@@ -4,11 +4,10 @@ A line's trials differ in their latent dim and seeds alone. A setting that diffe
 therefore splits lines and joins their names; one that does not goes without saying.
 """
 
-from typing import Any
-
 import pandas as pd
 
 from analysis.table.columns import GIVEN
+from analysis.table.protocols import format_value
 
 UNALIGNED = "none"
 ALIGNMENT_DETAILS = (
@@ -101,15 +100,9 @@ def _describe(values: pd.Series) -> pd.Series:
 
 
 def _map_text(values: pd.Series, pattern: str) -> pd.Series:
-    texts = [pattern.format(_format(value)) for value in values]
+    texts = [pattern.format("unknown" if pd.isna(v) else format_value(v)) for v in values]
     return pd.Series(texts, index=values.index, dtype=object)
 
 
 def _differs(values: pd.Series) -> bool:
     return values.nunique(dropna=False) > 1
-
-
-def _format(value: Any) -> str:
-    if pd.isna(value):
-        return "unknown"
-    return f"{value:g}" if isinstance(value, (int, float)) else str(value)

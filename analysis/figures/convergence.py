@@ -18,6 +18,7 @@ from analysis.cells.cells import (
     Setting,
     average_rows,
     describe_rows,
+    list_gaps,
     order_points,
 )
 from analysis.cells.lines import name_lines
@@ -123,11 +124,10 @@ def compute_convergence(
     rows = rows[~partial]
     averages = average_rows(rows, snapshots, first=("baseline",), means=("generator_params",))
     points = order_points(averages, last="generator_images")
-    gaps = table.assign(reason=reasons)[["row_id", "trial_id", "reason"]]
     return ConvergenceData(
         points=points,
         speedups=_compute_speedups(rows, points, latest, config or BootstrapConfig()),
-        gaps=gaps[gaps["reason"] != ""].reset_index(drop=True),
+        gaps=list_gaps(table, reasons),
         setting=describe_rows(rows if len(rows) else table, points),
     )
 
@@ -227,9 +227,7 @@ def _compute_speedups(
         has_interval = np.isfinite(reach) and min(map(len, sides)) > 1
         speedups.append(
             Speedup(
-                alignment=str(line["alignment"].iloc[0]),
-                generator_size=str(line["generator_size"].iloc[0]),
-                latent_dim=float(line["latent_dim"].iloc[0]),
+                **line.iloc[0][LINE].to_dict(),
                 target=float(base["gfid"]),
                 baseline_images=float(base["generator_images"]),
                 images=reach,
@@ -258,10 +256,9 @@ def _resample(
 ) -> Interval:
     """The speed-up's interval; taken in logarithms, where not reaching the target is -infinity."""
     generator = np.random.default_rng(config.seed)
-    shapes = [(config.num_resamples, len(side) - 1) for side in curves]
     means = [
-        side[generator.integers(0, len(side), shape)].mean(axis=1)
-        for side, shape in zip(curves, shapes, strict=True)
+        side[generator.integers(0, len(side), (config.num_resamples, len(side) - 1))].mean(axis=1)
+        for side in curves
     ]
     crossings = find_crossing(images, means[0], means[1][:, -1])
     logs = np.log(float(base["generator_images"]) / crossings)

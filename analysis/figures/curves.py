@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from analysis.cells.lines import name_lines
 from analysis.figures.column import count_axis, finish_column_figure
 from analysis.figures.panels import Panel, draw_panels
+from analysis.table.reading import find_stored, read_stored
 
 CURVE_COLUMNS: dict[str, str] = {
     "stage_kind": "kind of the stage: tokenizer, generator or encoder",
@@ -25,6 +26,7 @@ CURVE_COLUMNS: dict[str, str] = {
     "value": "its value at this step",
 }
 """Columns of the curves' file, with meaning and unit; others are ignored."""
+NUMBERS = {"step": "int64", "images": "int64", "value": "float64"}
 KEY_COLUMNS = {"tokenizer": "tokenizer_key", "generator": "generator_key"}
 """Column of the results table that holds the key of a stage, by the stage's kind."""
 PANEL_INCH = 1.2
@@ -60,27 +62,18 @@ def load_curves(results_dir: Path | str) -> pd.DataFrame:
     Raises:
         ValueError: If the file cannot be read or lacks a column.
     """
-    folder = Path(results_dir)
-    files = [folder / "curves.parquet", folder / "curves.csv"]
-    file = next((file for file in files if file.is_file()), None)
+    file = find_stored(Path(results_dir), "curves")
     if file is None:
         # Curves of several folders are joined; without types this would take theirs away.
-        numbers = {"step": "int64", "images": "int64", "value": "float64"}
-        return pd.DataFrame(columns=list(CURVE_COLUMNS)).astype(numbers)
-    try:
-        curves = pd.read_parquet(file) if file.suffix == ".parquet" else pd.read_csv(file)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{file} must be a readable {file.suffix[1:]} table, but reading it gave: {error};"
-            " delete it and run the sweep again to write it anew"
-        ) from error
+        return pd.DataFrame(columns=list(CURVE_COLUMNS)).astype(NUMBERS)
+    curves = read_stored(file)
     missing = [column for column in CURVE_COLUMNS if column not in curves.columns]
     if missing:
         raise ValueError(
             f"{file} must have the columns {', '.join(CURVE_COLUMNS)}, but lacks"
             f" {', '.join(missing)}; delete it and run the sweep again to write it anew"
         )
-    return curves[list(CURVE_COLUMNS)]
+    return curves[list(CURVE_COLUMNS)].astype(NUMBERS)
 
 
 def compute_curves(curves: pd.DataFrame, table: pd.DataFrame) -> list[CurvesData]:

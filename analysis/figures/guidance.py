@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 from analysis.cells.cells import Cells, compute_cells, describe_rows
 from analysis.figures.column import describe_setting, finish_column_figure
 from analysis.figures.panels import Panel, draw_panels, require_points
-from analysis.table.columns import measures_of
 from analysis.table.protocols import split_by_protocol
 
 METRIC_PANELS = ("gfid", "inception_score")
@@ -107,13 +106,13 @@ def _compute_one(rows: pd.DataFrame) -> Cells:
         parts.append(replace(cells, points=points))
     points = _start_at_none(pd.concat([part.points for part in parts], ignore_index=True))
     used = pd.concat([part.rows for part in parts])
-    return Cells(
+    return replace(
+        parts[0],
         rows=used,
         points=points,
         given=pd.concat([part.given for part in parts], ignore_index=True),
         gaps=pd.concat([part.gaps for part in parts], ignore_index=True),
         setting=describe_rows(used, points),
-        measures=measures_of(rows),
     )
 
 

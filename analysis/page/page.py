@@ -23,6 +23,7 @@ from analysis.page.data import build_data, dump_data
 from analysis.page.markup import Html, join, tag, void_tag
 from analysis.page.pictures import Album, Picture
 from analysis.table.columns import SEED_COLUMNS
+from analysis.table.protocols import format_value
 from analysis.words.caveats import say_caveats
 from analysis.words.provenance import Provenance
 
@@ -110,7 +111,7 @@ def _write_subtitle(content: PageContent) -> Html:
     states = ", ".join(f"{count:,} {status}" for status, count in counts.items())
     about = [f"{len(table):,} row{'s' if len(table) != 1 else ''}: {states}"]
     for column, unit in (("dataset", ""), ("resolution", " px"), ("distance_name", "")):
-        known = [_format(value) for value in table[column].dropna().unique()]
+        known = [format_value(value) for value in table[column].dropna().unique()]
         about += [f"{', '.join(known[:3])}{unit}"] if known else []
     return join(" · ".join(about))
 
@@ -284,7 +285,3 @@ def _format_time(seconds: float) -> str:
 
 def _format_flops(flops: float) -> str:
     return f"{flops:.2e}" if np.isfinite(flops) else "-"
-
-
-def _format(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -59,6 +59,7 @@ def collect_pictures(
     Returns:
         The pictures, all of a trial or none, and what was done to them.
     """
+    notes: list[str] = []
     by_trial = {str(name): rows for name, rows in grids.groupby("trial_id", sort=False)}
     wanted = [trial for trial in trials if trial in by_trial]
     pictures: list[Picture] = []
@@ -77,10 +78,14 @@ def collect_pictures(
         left -= sum(len(picture.uri) * 3 // 4 for picture in mine)
         if left < 0:
             rest = len(wanted) - position
-            notes = [f"{rest} of {len(wanted)} trials have no pictures here: the page is full"]
-            return Album(pictures=pictures, notes=notes + _say_changes(changed, unreadable))
+            notes.append(f"{rest} of {len(wanted)} trials have no pictures here: the page is full")
+            break
         pictures += mine
-    return Album(pictures=pictures, notes=_say_changes(changed, unreadable))
+    if changed:
+        notes.append(f"large pictures are {' and '.join(sorted(changed))}; originals: grids/")
+    if unreadable:
+        notes.append(f"no readable PNG: {name_some(unreadable)}")
+    return Album(pictures=pictures, notes=notes)
 
 
 def _read_picture(file: Path, trial: str, kind: str) -> tuple[Picture, set[str]] | None:
@@ -117,12 +122,3 @@ def _encode(image: Image.Image, name: str, **options: int) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format=name, **options)
     return buffer.getvalue()
-
-
-def _say_changes(changed: set[str], unreadable: list[str]) -> list[str]:
-    notes = []
-    if changed:
-        notes.append(f"large pictures are {' and '.join(sorted(changed))}; originals: grids/")
-    if unreadable:
-        notes.append(f"no readable PNG: {name_some(unreadable)}")
-    return notes

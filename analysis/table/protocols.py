@@ -96,9 +96,14 @@ def parse_protocol(text: str, *, source: str) -> dict[str, str]:
     return _flatten(tree)
 
 
-def join_unique(values: pd.Series) -> str:
+def format_value(value: object) -> str:
+    """A number as briefly as it can be, text as it is."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def join_unique(values: pd.Series, separator: str = "/") -> str:
     """The values that occur, each once, as text; empty where none is known."""
-    return "/".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values.dropna().unique())
+    return separator.join(map(format_value, values.dropna().unique()))
 
 
 def name_some(names: Iterable[object], separator: str = ", ") -> str:

@@ -12,6 +12,8 @@ from importlib import resources
 import numpy as np
 import pandas as pd
 
+from analysis.table.protocols import join_unique
+
 DATASET, RESOLUTION, DISTANCE = "ImageNet", 256, "FID"
 """Data and networks behind every number of the file, as its sources say."""
 IMAGENET_NAMES = ("imagenet", "imagenet1k", "imagenet256", "imagenet2012", "ilsvrc2012")
@@ -139,5 +141,4 @@ def _compare_row(row: pd.Series, num_images: np.ndarray) -> str:
 
 
 def _join(values: pd.Series) -> str:
-    known = values.dropna().unique()
-    return " or ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in known) or "unknown"
+    return join_unique(values, " or ") or "unknown"

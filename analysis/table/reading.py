@@ -27,6 +27,9 @@ from analysis.table.columns import (
 )
 from analysis.table.protocols import parse_protocol
 
+SUFFIXES = (".parquet", ".csv")
+"""Formats of stored tables, the preferred one first."""
+
 
 def load_table(path: Path | str) -> pd.DataFrame:
     """Reads and checks a results table.
@@ -44,8 +47,13 @@ def load_table(path: Path | str) -> pd.DataFrame:
         ValueError: If there is no table, it cannot be read, lacks a column, has a value of the
             wrong type, repeats a row or has a metric without its protocol.
     """
-    file = _find_table(Path(path))
-    return check_table(_read_table(file), source=str(file))
+    file = find_stored(Path(path), "table") if Path(path).is_dir() else Path(path)
+    if file is None or not (file.is_file() and file.suffix in SUFFIXES):
+        raise ValueError(
+            "the results must hold table.parquet or table.csv, but nothing of that name is at"
+            f" {path}; name the folder that a sweep wrote, or run the sweep first"
+        )
+    return check_table(read_stored(file), source=str(file))
 
 
 def load_tables(paths: Sequence[Path | str]) -> pd.DataFrame:
@@ -152,27 +160,27 @@ def _refuse_conflicts(joined: pd.DataFrame) -> None:
             )
 
 
-def _find_table(path: Path) -> Path:
-    candidates = [path / "table.parquet", path / "table.csv"] if path.is_dir() else [path]
-    for candidate in candidates:
-        if candidate.is_file() and candidate.suffix in (".parquet", ".csv"):
-            return candidate
-    raise ValueError(
-        "the results must hold table.parquet or table.csv, but nothing of that name is at"
-        f" {path}; name the folder that a sweep wrote, or run the sweep first"
-    )
+def find_stored(folder: Path, name: str) -> Path | None:
+    """The Parquet or CSV file of a name in a folder, Parquet before CSV; None without either."""
+    files = [folder / f"{name}{suffix}" for suffix in SUFFIXES]
+    return next((file for file in files if file.is_file()), None)
 
 
-def _read_table(file: Path) -> pd.DataFrame:
+def read_stored(file: Path) -> pd.DataFrame:
+    """Reads a Parquet file with what its schema says of the columns, or a CSV file as text.
+
+    Raises:
+        ValueError: If it cannot be read.
+    """
     try:
-        if file.suffix == ".parquet":
-            # Not `pq.read_table`, which takes a folder `a=b` in the path for a further column.
-            with pq.ParquetFile(file) as stored:
-                table = stored.read()
-            frame = table.to_pandas()
-            frame.attrs[ATTRIBUTE] = write_columns(read_schema(table.schema))
-            return frame
-        return pd.read_csv(file, dtype=str, keep_default_na=False, na_values=[""])
+        if file.suffix == ".csv":
+            return pd.read_csv(file, dtype=str, keep_default_na=False, na_values=[""])
+        # Not `pq.read_table`, which takes a folder `a=b` in the path for a further column.
+        with pq.ParquetFile(file) as stored:
+            table = stored.read()
+        frame = table.to_pandas()
+        frame.attrs[ATTRIBUTE] = write_columns(read_schema(table.schema))
+        return frame
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{file} must be a readable {file.suffix[1:]} table, but reading it gave: {error};"

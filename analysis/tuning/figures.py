@@ -1,7 +1,6 @@
 """Figures of a search: front, hypervolume, importance, and proxy against full budget."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -84,9 +83,8 @@ def draw_front(trials: Trials, front: pd.DataFrame, chosen: Recommendation | Non
         chosen: The recommended trial.
     """
     x, y = trials.objectives[:2]
-    figure, axes = _new_figure()
     title = f"Search {trials.name}: {trials.setting}"
-    _write_axes(axes, title, _axis_label(trials, x), _axis_label(trials, y))
+    figure, axes = _new_figure(title, _axis_label(trials, x), _axis_label(trials, y))
     beyond = trials.table[~trials.table["trial_id"].isin(front["trial_id"])].dropna(subset=[x, y])
     shown = pd.concat([front, beyond])
     scale_axis(axes, "x", shown[x])
@@ -99,7 +97,17 @@ def draw_front(trials: Trials, front: pd.DataFrame, chosen: Recommendation | Non
     axes.plot(searched[x], searched[y], "o", color=SEARCHED, markersize=5, label="searched")
     if len(beyond):
         axes.plot(beyond[x], beyond[y], "x", color=BEYOND, markersize=5, label="beyond a cap")
-    _mark_references(axes, front, trials)
+    for number, name in enumerate(trials.references):
+        rows = front[front["name"] == name]
+        axes.plot(
+            rows[x],
+            rows[y],
+            MARKERS[1 + number % (len(MARKERS) - 1)],
+            markersize=8,
+            label=name,
+            color=OKABE_ITO[number % len(OKABE_ITO)],
+            markeredgecolor="white",
+        )
     if chosen is not None:
         where = front[front["trial"] == chosen.trial]
         ring = {"markerfacecolor": "none", "markeredgecolor": "black", "markersize": 13}
@@ -121,7 +129,6 @@ def draw_front(trials: Trials, front: pd.DataFrame, chosen: Recommendation | Non
 
 def draw_hypervolumes(trials: Trials) -> Figure:
     """Draws what the trials so far dominate, or the best value so far of a single objective."""
-    figure, axes = _new_figure()
     numbers = trials.table["trial"]
     if len(trials.objectives) > 1:
         title, label = "Hypervolume over trials", "dominated hypervolume\nhigher is better"
@@ -132,12 +139,12 @@ def draw_hypervolumes(trials: Trials) -> Figure:
         title, label, note = "Best so far", _axis_label(trials, column), ""
         kept = trials.table[column].where(trials.table["trial"].isin(trials.measured["trial"]))
         values = (kept.cummax() if trials.maximised[0] else kept.cummin()).ffill()
+    figure, axes = _new_figure(f"{title}: search {trials.name}", "trial", label)
     axes.plot(numbers, values, drawstyle="steps-post", color=OKABE_ITO[0], marker="o", markersize=4)
     num_first = int((trials.table["name"] != "").sum())
     if num_first:
         axes.axvspan(-0.5, num_first - 0.5, color="0.93", zorder=0, label="first trials")
         axes.legend(fontsize=FONT_SIZE, frameon=False, loc="lower right")
-    _write_axes(axes, f"{title}: search {trials.name}", "trial", label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _finish(figure, trials, note)
     return figure
@@ -152,7 +159,12 @@ def draw_importance(trials: Trials, importance: pd.DataFrame) -> Figure:
             `num_trials`.
     """
     labels = list(dict.fromkeys(zip(importance["parameter"], importance["among"], strict=True)))
-    figure, axes = _new_figure(max(HEIGHT_INCH / 2, 0.5 * len(labels) + 1.6))
+    figure, axes = _new_figure(
+        f"What the objectives depend on: search {trials.name}",
+        "share of importance (PED-ANOVA) among these trials",
+        "",
+        height_inch=max(HEIGHT_INCH / 2, 0.5 * len(labels) + 1.6),
+    )
     objectives = list(dict.fromkeys(importance["objective"]))
     width = 0.8 / len(objectives)
     for position, objective in enumerate(objectives):
@@ -172,8 +184,6 @@ def draw_importance(trials: Trials, importance: pd.DataFrame) -> Figure:
     axes.set_yticks(range(len(labels)), texts, fontsize=FONT_SIZE - 1)
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
-    title = f"What the objectives depend on: search {trials.name}"
-    _write_axes(axes, title, "share of importance (PED-ANOVA) among these trials", "")
     figure.legend(loc="outside lower right", ncols=3, fontsize=FONT_SIZE, frameon=False)
     note = "by chance: what 9 of 10 shuffles of the values stay below; bars below it say nothing"
     _finish(figure, trials, note)
@@ -192,11 +202,9 @@ def draw_orders(trials: Trials, orders: list[Order]) -> Figure:
         errors = points["full_se"].fillna(0.0)
         axes.errorbar(points["proxy"], points["full"], yerr=errors, **look)
         tau = "too few settings" if np.isnan(order.tau) else f"Kendall's tau {order.tau:.2f}"
-        title, x = (
-            f"{order.column}: {tau},\n{order.words}",
-            f"{order.column} in the search, one seed",
-        )
-        _write_axes(axes, title, x, f"{order.column} at full budget", TITLE_SIZE - 1)
+        axes.set_title(f"{order.column}: {tau},\n{order.words}", fontsize=TITLE_SIZE - 1)
+        axes.set_xlabel(f"{order.column} in the search, one seed", fontsize=FONT_SIZE)
+        axes.set_ylabel(f"{order.column} at full budget", fontsize=FONT_SIZE)
     note = (
         "full budget: mean ± standard error over seeds; undecided: means closer than "
         f"{DECIDED_AT:g} standard errors"
@@ -208,29 +216,16 @@ def draw_orders(trials: Trials, orders: list[Order]) -> Figure:
     return figure
 
 
-def _new_figure(height_inch: float = HEIGHT_INCH) -> tuple[Figure, Axes]:
+def _new_figure(
+    title: str, x: str, y: str, *, height_inch: float = HEIGHT_INCH
+) -> tuple[Figure, Axes]:
     figure = blank_figure(WIDTH_INCH, height_inch)
     axes = figure.add_subplot()
     style_axes(axes)
-    return figure, axes
-
-
-def _write_axes(axes: Axes, title: str, x: str, y: str, title_size: float = TITLE_SIZE) -> None:
-    axes.set_title(title, fontsize=title_size)
+    axes.set_title(title, fontsize=TITLE_SIZE)
     axes.set_xlabel(x, fontsize=FONT_SIZE)
     axes.set_ylabel(y, fontsize=FONT_SIZE)
-
-
-def _mark_references(axes: Axes, front: pd.DataFrame, trials: Trials) -> None:
-    x, y = trials.objectives[:2]
-    for number, name in enumerate(trials.references):
-        rows = front[front["name"] == name]
-        marker = MARKERS[1 + number % (len(MARKERS) - 1)]
-        look: dict[str, Any] = {
-            "color": OKABE_ITO[number % len(OKABE_ITO)],
-            "markeredgecolor": "white",
-        }
-        axes.plot(rows[x], rows[y], marker, markersize=8, label=name, **look)
+    return figure, axes
 
 
 def _axis_label(trials: Trials, column: str) -> str:

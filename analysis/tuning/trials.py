@@ -18,7 +18,7 @@ from scipy import stats
 
 from analysis.statistics.hypervolume import choose_reference, compute_hypervolume
 from analysis.statistics.pareto import pareto_mask
-from analysis.table.reading import load_table
+from analysis.table.reading import find_stored, load_table
 
 NEAR_BEST_SHARE = 0.25
 """Share of the measured trials whose spread is shown beside a recommendation, at least three."""
@@ -245,8 +245,7 @@ def load_repetitions(results: Path, trials: Trials) -> dict[str, Repeated]:
 
 
 def _is_run(folder: Path) -> bool:
-    tables = [folder / "table.parquet", folder / "table.csv"]
-    return (folder / "settings.csv").is_file() and any(table.is_file() for table in tables)
+    return (folder / "settings.csv").is_file() and find_stored(folder, "table") is not None
 
 
 def _load_repeated(folder: Path, trials: Trials) -> Repeated:

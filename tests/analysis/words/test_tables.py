@@ -30,17 +30,17 @@ def three_rows(make_row):
 
 def test_ranks_follow_each_metrics_direction(three_rows):
     table = _table(three_rows)
-    assert table.ranks["gfid"].tolist() == [1, 2, 0]
-    assert table.ranks["psnr"].tolist() == [0, 2, 1]
+    assert table.rows["gfid_rank"].tolist() == [1, 2, 0]
+    assert table.rows["psnr_rank"].tolist() == [0, 2, 1]
     assert "lpips" not in table.decimals
 
 
 def test_equal_means_share_a_rank_and_missing_ones_have_none(make_row):
     values = ((4, 3.0, 2.0), (16, 3.0, None), (64, 4.0, 2.5))
     table = _table([make_row(latent_dim=d, gfid=g, rfid=r) for d, g, r in values])
-    assert table.ranks["gfid"].tolist() == [1, 1, 2]
-    assert table.ranks["rfid"].tolist() == [1, 0, 2]
-    assert table.ranks["psnr"].tolist() == [0, 0, 0]
+    assert table.rows["gfid_rank"].tolist() == [1, 1, 2]
+    assert table.rows["rfid_rank"].tolist() == [1, 0, 2]
+    assert table.rows["psnr_rank"].tolist() == [0, 0, 0]
 
 
 def test_only_fid_is_called_fid(make_row):
