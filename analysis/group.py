@@ -223,7 +223,7 @@ def _largest_lines(points: pd.DataFrame, merit: pd.Series) -> list[tuple[str, st
     known = set(lines.index)
     pairs = (
         line
-        for (alignment, size), baseline in lines["baseline"].items()
+        for alignment, size, baseline in lines.reset_index()[[*LINE, "baseline"]].to_numpy()
         for line in ((alignment, size), (baseline, size))
         if line in known
     )

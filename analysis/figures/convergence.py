@@ -227,7 +227,9 @@ def _compute_speedups(
         has_interval = np.isfinite(reach) and min(map(len, sides)) > 1
         speedups.append(
             Speedup(
-                **line.iloc[0][LINE].to_dict(),
+                alignment=str(line["alignment"].iloc[0]),
+                generator_size=str(line["generator_size"].iloc[0]),
+                latent_dim=float(line["latent_dim"].iloc[0]),
                 target=float(base["gfid"]),
                 baseline_images=float(base["generator_images"]),
                 images=reach,

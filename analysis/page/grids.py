@@ -61,9 +61,10 @@ def write_grids_page(table: pd.DataFrame, index: pd.DataFrame, *, results_dir: P
         join_markdown(heads),
         "|" + "---|" * len(heads),
     ]
-    last = table.drop_duplicates("trial_id", keep="last").set_index("trial_id")
+    last = table.drop_duplicates("trial_id", keep="last")
+    trials = {str(row["trial_id"]): row for _, row in last.iterrows()}
     for trial_id, pictures in index.groupby("trial_id", sort=False):
-        trial = last.loc[trial_id]
+        trial = trials[str(trial_id)]
         paths = dict(zip(pictures["kind"], pictures["path"], strict=True))
         shown = [_show(kind, paths[kind]) if kind in paths else "" for kind in kinds]
         dim, size = trial["latent_dim"], trial["generator_size"]

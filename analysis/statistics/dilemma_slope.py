@@ -83,7 +83,7 @@ def compute_dilemma_slopes(
             sides = [positive.loc[both[side]] for side in ("cell", "base")]
             changes = _fit_line(logs, sides[0]) - _fit_line(logs, sides[1])
             if np.isfinite(changes[0]):
-                dims, change = tuple(sorted(both["latent_dim"])), float(changes[0])
+                dims, change = tuple(sorted(both["latent_dim"].tolist())), float(changes[0])
                 change_interval = estimate_interval(cells, pd.concat(sides), changes, config)
         slopes.append(
             DilemmaSlope(

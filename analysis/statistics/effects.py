@@ -4,6 +4,7 @@ A difference is called one only where it is beyond Welch's 95 % interval; over s
 over tokenizers for reconstruction. One of these has no interval and the verdict says so.
 """
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -120,14 +121,14 @@ def compute_alignment_effects(cells: Cells) -> list[AlignmentEffect]:
     by_seed = {metric: _group_by_seed(cells, metric) for metric in ("gfid", "rfid")}
     keys = list(points[list(CELL_COLUMNS)].itertuples(index=False, name=None))
     effects = []
-    for pair in find_pairs(points).itertuples():
-        cell, base = points.loc[pair.cell], points.loc[pair.base]
+    for place, base_place in find_pairs(points)[["cell", "base"]].to_numpy(dtype=int):
+        cell, base = points.iloc[place], points.iloc[base_place]
         changes = {}
         for metric, values in by_seed.items():
             count = _count_column(metric, cells.measures)
             changes[metric] = Change(
                 ratio=divide(cell[metric], base[metric]),
-                ratio_range=_range_over_seeds(values[keys[pair.cell]], values[keys[pair.base]]),
+                ratio_range=_range_over_seeds(values[keys[place]], values[keys[base_place]]),
                 verdict=compare_cells(cell, base, metric, cells.measures),
                 counts=(int(cell[count]), int(base[count])),
             )
@@ -153,7 +154,7 @@ def _range_over_seeds(values: pd.Series, base: pd.Series) -> tuple[float, float]
 
 def _group_by_seed(cells: Cells, metric: str) -> dict[Any, pd.Series]:
     """Each cell's values by its seeds; a tokenizer's own metric by the tokenizer's seed."""
-    cell = list(CELL_COLUMNS)
+    cell: list[Hashable] = list(CELL_COLUMNS)
     seeds = ["tokenizer_seed"] if cells.measures[metric].of_tokenizer else list(SEED_COLUMNS)
     # Rows that share a tokenizer have its value once.
     once = cells.rows.groupby([*cell, *seeds, "tokenizer_key"], dropna=False)[metric].mean()

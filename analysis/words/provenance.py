@@ -111,7 +111,7 @@ def _sum_stages(stages: list[dict[str, Any]]) -> list[tuple[str, int, float, flo
     table = pd.json_normalize(stages).reindex(columns=["kind", "key", *cost])
     table[cost] = table[cost].apply(pd.to_numeric)
     return [
-        (str(kind), len(mine), *(_sum(mine[column]) for column in cost))
+        (str(kind), len(mine), _sum(mine[cost[0]]), _sum(mine[cost[1]]))
         for kind, mine in table.drop_duplicates("key").groupby("kind", sort=False)
     ]
 
