@@ -114,7 +114,8 @@ def _adapter(expected: Any, _kinds_added: int) -> Any:
     """
     # pydantic hands a setting down to dataclasses inside of a type, not to the type itself.
     forbid = pydantic.ConfigDict(extra="forbid")
-    return pydantic.TypeAdapter(GenericAlias(tuple, (expected,)), config=forbid)
+    one: Any = GenericAlias(tuple, (expected,))
+    return pydantic.TypeAdapter(one, config=forbid)
 
 
 def _first_not_json(tree: Any) -> tuple[list[str], Any]:
