@@ -20,14 +20,14 @@ import torch
 from harness.benchmarks import training_parts, use_parts
 from harness.benchmarks.measuring import Bench
 from harness.benchmarks.rows import Row, as_json, as_text, write_rows
-from harness.benchmarks.subject import default_sizes, default_trial, make_subject
+from harness.benchmarks.subject import default_sizes, default_trial, make_subject, named, size_names
 from harness.benchmarks.turns import in_words
 from harness.commands.exit_codes import EXIT_DONE, exit_code
 from harness.commands.options import add_settings, count, seconds
+from harness.config.generator import GeneratorSettings
 from harness.config.sweep import load_sweep
 from harness.config.trial import Trial
 from harness.machine.environment import command_line, environment
-from models.lightningdit import SIZES, LightningDiTConfig
 
 PARTS = ("tokenizer", "parts", "encoding", "generator", "sampling", "metrics", "data")
 """Parts of the benchmark, in the order in which they run."""
@@ -66,7 +66,7 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--sizes",
         nargs="+",
-        choices=tuple(SIZES),
+        choices=size_names(),
         metavar="SIZE",
         help="generators without a sweep; default: B, L and XL on a GPU, smaller ones too on a CPU",
     )
@@ -142,13 +142,12 @@ def _trial(options: argparse.Namespace, device: torch.device) -> Trial:
 
 def _sizes(
     options: argparse.Namespace, trial: Trial, device: torch.device
-) -> dict[str, LightningDiTConfig]:
+) -> dict[str, GeneratorSettings]:
     """Generators to measure: a sweep's own, or all that there are."""
     if options.sweep is not None:
         if trial.generator is None:
             return {}
-        patch = trial.generator.patch_size
-        return {f"LightningDiT {trial.generator.size_name}/{patch}": trial.generator}
+        return {named(trial.generator): trial.generator}
     sizes = default_sizes(device, options.sizes)
     cut = options.quick and not options.sizes
     return dict(list(sizes.items())[:QUICK_SIZES]) if cut else sizes
@@ -188,7 +187,7 @@ def make_bench(
 def _measure(
     run: Bench,
     options: argparse.Namespace,
-    sizes: dict[str, LightningDiTConfig],
+    sizes: dict[str, GeneratorSettings],
     folder: Path,
 ) -> Iterator[list[Row]]:
     """The rows of each part asked for; one that fails as a whole is a row too."""

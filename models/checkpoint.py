@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from models.autoencoder import Autoencoder
-from models.lightningdit import LightningDiT
 
 TRAINING_ONLY_PREFIXES = ("loss.", "foundation_model.", "linear_proj.")
 """Entries of a tokenizer checkpoint that inference does not need."""
@@ -116,18 +115,17 @@ def export_tokenizer(autoencoder: Autoencoder, path: str | Path) -> None:
         torch.save({"state_dict": tensors}, path)
 
 
-def load_generator(
-    model: LightningDiT, path: str | Path, *, weights: Literal["ema", "model"] = "ema"
-) -> None:
-    """Load an official generator checkpoint, or a bare state dict.
+def read_generator(
+    path: str | Path, *, weights: Literal["ema", "model"] = "ema"
+) -> dict[str, Tensor]:
+    """Read an official generator checkpoint, or a bare state dict.
 
     Args:
-        model: the generator to fill.
         path: file to read.
-        weights: which entry of a checkpoint that has both is loaded.
+        weights: which entry is taken of a checkpoint that has both.
 
     Raises:
-        ValueError: if the entry is absent or does not fit the generator exactly.
+        ValueError: if the entry is absent.
     """
     content = read_checkpoint(path)
     if any(isinstance(content.get(entry), dict) for entry in ("ema", "model")):
@@ -137,15 +135,11 @@ def load_generator(
                 "load the other entry"
             )
         content = content[weights]
-    tensors = {
-        _without_wrappers(name): value for name, value in _only_tensors(content, str(path)).items()
-    }
-    load_strictly(model, tensors, source=str(path))
+    tensors = _only_tensors(content, str(path))
+    return {_without_wrappers(name): value for name, value in tensors.items()}
 
 
-def export_generator(
-    model: LightningDiT, path: str | Path, *, ema: nn.Module | None = None
-) -> None:
+def export_generator(model: nn.Module, path: str | Path, *, ema: nn.Module | None = None) -> None:
     """Write a generator in the official layout.
 
     A torch file holds `model`, whose names carry the prefix `module.`, and `ema` (the model itself

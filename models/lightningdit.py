@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -171,6 +170,11 @@ class LightningDiT(nn.Module):
             if "adaLN_modulation" in name or name.startswith("final_layer.linear"):
                 nn.init.zeros_(parameter)
 
+    @property
+    def token_width(self) -> int:
+        """Width of a token."""
+        return self.config.shape.width
+
     def compile_blocks(self) -> None:
         """Compile the blocks and the final layer.
 
@@ -223,23 +227,3 @@ class LightningDiT(nn.Module):
         patch, channels = self.config.patch_size, self.layout.channels
         pieces = tokens.unflatten(1, (rows, columns)).unflatten(-1, (patch, patch, channels))
         return pieces.permute(0, 5, 1, 3, 2, 4).reshape(-1, channels, rows * patch, columns * patch)
-
-
-def drop_labels(
-    labels: Int[Tensor, " b"],
-    num_classes: int,
-    probability: float,
-    generator: torch.Generator | None = None,
-) -> Int[Tensor, " b"]:
-    """Replace labels by the null class with the given probability in [0, 1].
-
-    The draw happens on the generator's device.
-    """
-    device = torch.device("cpu") if generator is None else generator.device
-    draw = torch.rand(labels.shape[0], generator=generator, device=device)
-    return torch.where(draw.to(labels.device) < probability, num_classes, labels)
-
-
-def num_parameters(model: nn.Module) -> int:
-    """Number of parameters, the frozen position code included (as published counts do)."""
-    return sum(parameter.numel() for parameter in model.parameters())

@@ -1,7 +1,7 @@
 """Representation alignment of a generator (REPA): its tokens should predict frozen features."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -39,6 +39,25 @@ class REPAConfig:
                 f"`block` of the REPA tap must be at least 1, but got {self.block}; "
                 "count blocks from 1"
             )
+
+
+@runtime_checkable
+class TokenNetwork(Protocol):
+    """A generator whose tokens can be aligned.
+
+    It also has `forward_with_tap`: its `forward` with one argument more, the number of blocks
+    before the tap, and with the tokens there as a second result.
+    """
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of its tokens."""
+        ...
+
+    @property
+    def token_width(self) -> int:
+        """Width of a token."""
+        ...
 
 
 class REPAHead(nn.Module):

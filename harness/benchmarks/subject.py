@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from harness.benchmarks.generated import write_parquet
 from harness.config.encoders import InDomainEncoder
 from harness.config.evaluation import NoDiagnostics
+from harness.config.generator import GeneratorSettings
 from harness.config.reference import TrainingSplit
 from harness.config.resources import Resources
 from harness.config.sweep import Point, Sweep, SweepFile
@@ -27,19 +28,17 @@ from harness.data.pipelines import Workers
 from harness.execution.stage_run import run_stage
 from harness.plan.plan import make_plan
 from harness.schema.reading import ConfigError, parse_yaml, validate
+from harness.stages.generator.kinds import kind_of
 from harness.stages.stage import Stage
 from harness.storage.artifacts import Artifact, Store
 from models.discriminator import DiscriminatorConfig
 from models.foundation import TimmEncoderConfig
 from models.guidance import NoGuidance
-from models.lightningdit import DiTShape, LightningDiTConfig
 from models.perceptual import LPIPSConfig, NoPerceptual, untrained_backbone
-from models.repa import NoREPA
+from models.repa import NoREPA, REPAConfig
 
 PUBLISHED_SIZES = ("B", "L", "XL")
 SMALL_SIZES = ("pico", "nano", "mini", "tiny", "S")
-SMALLEST = DiTShape(depth=1, width=32, num_heads=2)
-"""Generator that stands for any where only its place in the chain matters."""
 
 # Batches are those of one of the published 8 GPUs.
 _PUBLISHED = """
@@ -91,13 +90,28 @@ def default_trial(device: torch.device) -> Trial:
     return validate(Trial, parse_yaml(_PUBLISHED if device.type == "cuda" else _SMALL))
 
 
+def size_names() -> tuple[str, ...]:
+    """Names that `default_sizes` knows."""
+    settings = default_trial(torch.device("cpu")).generator
+    assert settings is not None
+    return tuple(kind_of(settings).sizes)
+
+
 def default_sizes(
     device: torch.device, asked: Sequence[str] | None = None
-) -> dict[str, LightningDiTConfig]:
+) -> dict[str, GeneratorSettings]:
     """Names the generators to measure, small ones first; rows tell which a device cannot take."""
     names = PUBLISHED_SIZES if device.type == "cuda" else (*SMALL_SIZES, *PUBLISHED_SIZES)
-    names = names if asked is None else asked
-    return {f"LightningDiT {name}/1": LightningDiTConfig(size=name) for name in names}
+    settings = default_trial(device).generator
+    assert settings is not None
+    kind = kind_of(settings)
+    sized = (kind.resized(settings, kind.sizes[name]) for name in asked or names)
+    return {named(each): each for each in sized}
+
+
+def named(settings: GeneratorSettings) -> str:
+    """What rows call a generator."""
+    return f"{kind_of(settings).name} {settings.label}"
 
 
 @final
@@ -164,7 +178,9 @@ def make_subject(
         data = write_parquet(root, data.resolution, num_images, data.num_classes, decode_workers)
         notes["data"] = f"{num_images} generated images, since all would have to be encoded first"
     if generator is not None:
-        generator = dataclasses.replace(generator, size=SMALLEST, snapshots=(), repa=NoREPA())
+        kind = kind_of(generator)
+        if kind.smallest is not None:
+            generator = kind.resized(generator, kind.smallest)
         generator = _cut(generator, folder, notes)
     if not isinstance(extractor, InDomainEncoder | TimmEncoderConfig):
         extractor = TimmEncoderConfig(name="inception_v3", weights="random", input_size=299)
@@ -216,6 +232,8 @@ def _cut(config: Any, folder: Path, notes: dict[str, str]) -> Any:
     if isinstance(config, LPIPSConfig):
         notes["perceptual"] = "VGG16 with random weights"
         return dataclasses.replace(config, backbone_weights=str(_random_vgg16(folder)))
+    if isinstance(config, REPAConfig):
+        return NoREPA()
     if isinstance(config, DiscriminatorConfig):
         notes["discriminator"] = "on from the first step"
         return dataclasses.replace(config, start_step=0)
@@ -224,7 +242,7 @@ def _cut(config: Any, folder: Path, notes: dict[str, str]) -> Any:
     names = [each.name for each in dataclasses.fields(config)]
     changed = {name: _cut(getattr(config, name), folder, notes) for name in names}
     # Its phases would not add up to one step, and given weights would take the training's place.
-    untrained = {"phases": (), "checkpoint": None}
+    untrained = {"phases": (), "snapshots": (), "checkpoint": None}
     changed |= {name: untrained[name] for name in names if name in untrained}
     return dataclasses.replace(config, **changed)
 

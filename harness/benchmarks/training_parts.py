@@ -18,12 +18,14 @@ from harness.benchmarks.generated import enlarged, size_of
 from harness.benchmarks.measuring import Bench, Case, Variant, ladder
 from harness.benchmarks.rows import Row, quartiles
 from harness.benchmarks.turns import Pause, Work
+from harness.config.generator import GeneratorSettings
 from harness.data.latents.training_set import free_host_bytes
 from harness.schema.keys import to_plain
 from harness.stages.generator import stage as generator_stage
+from harness.stages.generator.kinds import kind_of
 from harness.stages.stage import Stage
 from harness.stages.tokenizer import stage as tokenizer_stage
-from models.lightningdit import LightningDiTConfig, num_parameters
+from models.parameters import num_parameters
 
 TRAINING_BYTES = 20
 """Bytes a parameter that a generator's training holds: weight, gradient, two moments, average."""
@@ -145,7 +147,7 @@ def _shares(events: Iterable[Any], device: torch.device) -> dict[str, list[float
     return dict(sorted(shares.items(), key=lambda each: -statistics.median(each[1])))
 
 
-def generator_training(bench: Bench, sizes: Mapping[str, LightningDiTConfig]) -> list[Row]:
+def generator_training(bench: Bench, sizes: Mapping[str, GeneratorSettings]) -> list[Row]:
     """Measures each size's step, plain and fastest; every variant for the largest that fits so.
 
     What fits is a question of memory, where variants lie side by side, and of time.
@@ -161,7 +163,7 @@ def generator_training(bench: Bench, sizes: Mapping[str, LightningDiTConfig]) ->
     rows: list[Row] = []
     measurable: list[tuple[Row, Any, list[Case]]] = []
     for name, size in sizes.items():
-        sized = dataclasses.replace(config, size=size.size, patch_size=size.patch_size)
+        sized = kind_of(config).resized(config, size)
         changed = dataclasses.replace(stage.config, generator=sized)
         flops = generator_stage.training_flops(changed, None) / config.training.batch_size
         of_batch = dataclasses.replace(sized, training=bench.subject.batch_of(config.training))
@@ -209,8 +211,9 @@ def _not_trained(row: Row) -> Row:
 def _too_large(bench: Bench, config: Any, num_variants: int) -> str:
     """Why so many variants do not fit, each with its own network where they take turns."""
     networks = num_variants if bench.together else 1
+    kind = kind_of(config.generator)
     with torch.device("meta"):
-        needed_gib = networks * TRAINING_BYTES * num_parameters(config.build()) / 2**30
+        needed_gib = networks * TRAINING_BYTES * num_parameters(kind.build(config)) / 2**30
     free_gib = free_memory_gib(bench.device)
     if needed_gib <= MEMORY_SHARE * free_gib:
         return ""

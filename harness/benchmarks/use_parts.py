@@ -8,12 +8,13 @@ from functools import cache, lru_cache, partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness.benchmarks.generated import write_folder, write_parquet
 from harness.benchmarks.measuring import Bench, Variant, ladder
 from harness.benchmarks.rows import Row
 from harness.benchmarks.training_parts import trained_batch
+from harness.config.generator import GeneratorSettings
 from harness.config.training import Precision
 from harness.data import DatasetConfig, open_dataset
 from harness.data.stream import BatchStream
@@ -22,7 +23,8 @@ from harness.schema.keys import to_plain
 from harness.stages.encoder import flops_per_image as encoder_flops_per_image
 from harness.stages.encoder import load_extractor
 from harness.stages.generation import GenerationStage, Sampling
-from harness.stages.generator.stage import GeneratorStage
+from harness.stages.generator.kind import GeneratorStage
+from harness.stages.generator.kinds import kind_of
 from harness.stages.generator.stage import flops_per_image as generator_flops_per_image
 from harness.stages.running.optimisation import arithmetic
 from harness.stages.tokenizer.stage import (
@@ -31,10 +33,9 @@ from harness.stages.tokenizer.stage import (
     load_tokenizer,
 )
 from harness.storage.artifacts import Artifact
-from models.guidance import ClassifierFreeGuidance, NoGuidance, guidance_is_on
-from models.lightningdit import LightningDiT, LightningDiTConfig
+from models.guidance import ClassifierFreeGuidance, NoGuidance
 from models.rounding import round_weights
-from models.sampler import SamplerConfig, time_grid
+from models.sampler import SamplerConfig
 from models.tokenizer import TokenizerNetwork
 
 DATA_IMAGES = 2_000
@@ -89,7 +90,7 @@ def _encode(
     return encode
 
 
-def sampling(bench: Bench, sizes: Mapping[str, LightningDiTConfig]) -> list[Row]:
+def sampling(bench: Bench, sizes: Mapping[str, GeneratorSettings]) -> list[Row]:
     """Measures noise to pixels of each size, under every guidance and arithmetic."""
     row = Row(part="sampling", what="generator")
     if bench.subject.trial.generator is None:
@@ -100,7 +101,7 @@ def sampling(bench: Bench, sizes: Mapping[str, LightningDiTConfig]) -> list[Row]
     rows: list[Row] = []
     for name, size in sizes.items():
         generator = stage.inputs["generator"].config
-        sized = dataclasses.replace(generator.generator, size=size.size)
+        sized = kind_of(size).resized(generator.generator, size)
         generator = dataclasses.replace(generator, generator=sized)
         rows += _sampling_of_one(bench, dataclasses.replace(row, what=name), generator, tokenizer)
     return rows
@@ -111,21 +112,22 @@ def _sampling_of_one(
 ) -> list[Row]:
     stage = bench.subject.stage("generation")
     sampler = _cut_sampler(stage.config.sampler, bench.num_points)
+    kind = kind_of(generator.generator)
     count = bench.subject.batch_size or bench.subject.trial.evaluation.batch_size
     velocity_flops = generator_flops_per_image(generator)
     decoder_flops = decoding_flops_per_image(stage.inputs["tokenizer"].config)
     row = dataclasses.replace(
         row,
         images=count,
-        reason=f"{sampler.num_function_evaluations} evaluations",
+        reason=f"{kind.evaluations(sampler, NoGuidance())} evaluations",
         configuration=json.dumps({"sampler": to_plain(sampler), "batch_size": count}),
     )
 
     # Cases share networks. Where they run one after the other, each alone in memory, the weights of
     # one arithmetic are dropped for those of the next.
     @lru_cache(maxsize=None if bench.together else 1)
-    def network(rounded: bool) -> LightningDiT:
-        model = generator.build()
+    def network(rounded: bool) -> nn.Module:
+        model = kind.build(generator)
         if rounded:
             round_weights(model)
         return model.to(bench.device).eval().requires_grad_(False)
@@ -136,9 +138,10 @@ def _sampling_of_one(
 
     def images(config: GenerationStage) -> Callable[[], object]:
         model = network(config.precision == "bf16")
-        ones = torch.ones(1, model.layout.channels, 1, 1, device=bench.device)
-        labels = torch.arange(count, device=bench.device) % model.num_classes
+        ones = torch.ones(1, generator.layout.channels, 1, 1, device=bench.device)
+        labels = torch.arange(count, device=bench.device) % generator.num_classes
         drawn = Sampling(
+            generator=generator,
             model=model,
             weak=None,
             tokenizer=decoder(),
@@ -154,11 +157,16 @@ def _sampling_of_one(
     if bench.device.type == "cuda":
         precisions = ("fp32", "tf32", "bf16")
     cases = []
-    for precision, (words, guidance) in itertools.product(precisions, GUIDANCES.items()):
+    able = {
+        words: guidance
+        for words, guidance in GUIDANCES.items()
+        if guidance.kind in generator.generator.guidances
+    }
+    for precision, (words, guidance) in itertools.product(precisions, able.items()):
         config = dataclasses.replace(
             stage.config, sampler=sampler, guidance=guidance, precision=precision
         )
-        flops = velocity_flops * _evaluations(sampler, guidance) + decoder_flops
+        flops = velocity_flops * (kind.evaluations(sampler, guidance) or 0) + decoder_flops
         variant = Variant(name=f"{words}, {precision}", precision=precision)
         make = partial(images, config)
         cases.append(bench.calls(variant, make, flops, decoder_flops / flops))
@@ -170,14 +178,6 @@ def _cut_sampler(sampler: SamplerConfig, num_points: int) -> SamplerConfig:
     if sampler.kind == "dopri5":
         return SamplerConfig(num_steps=num_points)
     return dataclasses.replace(sampler, num_steps=min(sampler.num_steps, num_points))
-
-
-def _evaluations(sampler: SamplerConfig, guidance: NoGuidance | ClassifierFreeGuidance) -> int:
-    """Passes of one image through the generator, those without a class included."""
-    starts = time_grid(sampler).tolist()[:-1]
-    per_step = (sampler.num_function_evaluations or 0) // len(starts)
-    guided = sum(guidance_is_on(guidance, start) for start in starts)
-    return per_step * (len(starts) + guided)
 
 
 def metrics(bench: Bench) -> list[Row]:

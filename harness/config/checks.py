@@ -3,12 +3,11 @@
 from typing import Any
 
 from harness.config.encoders import InDomainEncoder
-from harness.config.generator import REPAWith
+from harness.config.generator import GeneratorSettings
 from harness.config.trial import Trial
 from harness.data.latents.folder import LatentFolder
 from harness.schema.reading import ConfigError
 from models.guidance import guided_channels
-from models.repa import NoREPA
 
 
 def check_trial(trial: Trial) -> None:
@@ -26,31 +25,42 @@ def check_trial(trial: Trial) -> None:
             "grid)",
             path="data.resolution",
         )
-    side = resolution // downsample
-    patch = 1 if trial.generator is None else trial.generator.patch_size
-    if side % patch:
-        raise ConfigError(
-            f"must divide the latent side {side} (resolution {resolution} / downsampling "
-            f"{downsample}), but got {patch}; use "
-            f"{max(p for p in range(1, min(side, patch) + 1) if side % p == 0)}",
-            path="generator.patch_size",
-        )
-    repa = NoREPA() if trial.generator is None else trial.generator.repa
-    if isinstance(repa, REPAWith) and isinstance(trial.latents.source, LatentFolder):
+    if trial.generator is not None:
+        _check_generator(trial, trial.generator)
+    _check_evaluation(trial)
+    _check_shifts(trial)
+    _check_counts(trial)
+
+
+def _check_generator(trial: Trial, generator: GeneratorSettings) -> None:
+    try:
+        generator.check(trial.layout)
+    except ConfigError as error:
+        raise error.within(path="generator") from error
+    aligned = generator.token_alignment is not None
+    if aligned and isinstance(trial.latents.source, LatentFolder):
         raise ConfigError(
             "must be `none` with latents from a folder, whose order of images is not known here, "
             "but is repa; leave it out, or encode the latents here (latents.source)",
             path="generator.repa",
         )
-    if isinstance(repa, REPAWith) and trial.latents.num_images is not None:
+    if aligned and trial.latents.num_images is not None:
         raise ConfigError(
             "must be `none` where only a part of the images is encoded, but is repa; leave it out, "
             "or leave out latents.num_images",
             path="generator.repa",
         )
-    _check_evaluation(trial)
-    _check_shifts(trial)
-    _check_counts(trial)
+    asked = [("evaluation.sampler.kind", trial.evaluation.sampler.kind, generator.samplers)]
+    for number, guidance in enumerate(trial.evaluation.guidance):
+        path = f"evaluation.guidance.{number}.kind"
+        asked.append((path, guidance.kind, generator.guidances))
+    for path, kind, able in asked:
+        if kind not in able:
+            raise ConfigError(
+                f"must be one of {', '.join(able)}, all that a generator of kind "
+                f"{generator.kind!r} can be sampled with, but got {kind!r}",
+                path=path,
+            )
 
 
 def _check_evaluation(trial: Trial) -> None:

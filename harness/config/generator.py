@@ -1,4 +1,4 @@
-"""A trial's generator: its configuration, training and representation alignment."""
+"""Every kind of generator that a trial can have: its configuration and training."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,10 +8,14 @@ from pydantic import Field
 
 from harness.config.encoders import AlignmentEncoder
 from harness.config.training import TrainingConfig
+from harness.config.weights import Provenance, describe_file
 from harness.schema.keys import KEY_UNLESS_DEFAULT, NO_KEY
+from harness.schema.kinds import Kinds
+from harness.schema.reading import ConfigError
 from models.ema import EmaConfig
-from models.flow import FlowConfig
+from models.latent import LatentLayout
 from models.lightningdit import LightningDiTConfig
+from models.objectives.flow import FlowConfig
 from models.repa import NoREPA, REPAConfig
 
 
@@ -24,21 +28,26 @@ class REPAWith(REPAConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GeneratorConfig(LightningDiTConfig):
-    """A LightningDiT and its training."""
+class GeneratorSettings:
+    """What a trial says of a generator of any kind, and what others ask of it.
 
-    flow: FlowConfig = field(default_factory=FlowConfig)
-    """Path, time density and loss."""
+    A kind is a frozen dataclass that extends this one by a field `kind` and by fields of its own;
+    `harness.stages.generator` holds what needs its network.
+    """
+
+    samplers: ClassVar[tuple[str, ...]] = ()
+    """Kinds of `evaluation.sampler` that it can be sampled with."""
+    guidances: ClassVar[tuple[str, ...]] = ("none",)
+    """Kinds of `evaluation.guidance` that it can be sampled with."""
+
+    kind: str
+    """Tells this choice from others."""
     ema: EmaConfig = field(default_factory=EmaConfig)
     """Moving average of the weights; samples are drawn from it."""
     training: TrainingConfig
     """Length and optimiser."""
     snapshots: tuple[int, ...] = ()
     """Steps at which the moving average is kept for evaluation, beside the last one."""
-    repa: Annotated[NoREPA | REPAWith, Field(discriminator="kind")] = field(
-        default=NoREPA(), metadata=KEY_UNLESS_DEFAULT
-    )
-    """Alignment of its tokens with a foundation model."""
     checkpoint: str | None = field(default=None, metadata=NO_KEY)
     """Official file to take the averaged weights from; nothing is trained then, and the other
     fields say how the file was. Its hash enters the key, its path does not."""
@@ -46,7 +55,6 @@ class GeneratorConfig(LightningDiTConfig):
     """Seed of weights and batches; absent: the trial's."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         bad = [step for step in self.snapshots if not 0 < step < self.training.steps]
         if bad or list(self.snapshots) != sorted(set(self.snapshots)):
             raise ValueError(
@@ -58,6 +66,69 @@ class GeneratorConfig(LightningDiTConfig):
                 f"a `checkpoint` holds one snapshot, but `snapshots` asks for "
                 f"{list(self.snapshots)} too; remove them"
             )
+
+    @property
+    def snapshot_steps(self) -> tuple[int, ...]:
+        """All evaluated steps, the last one included."""
+        return (*self.snapshots, self.training.steps)
+
+    @property
+    def label(self) -> str:
+        """A word for people, in the labels of stages and the rows of benchmarks."""
+        return self.kind
+
+    @property
+    def columns(self) -> Mapping[str, Any]:
+        """Columns of the table that say what it is."""
+        return {"generator": self.kind}
+
+    @property
+    def provenance(self) -> Provenance:
+        """Where its weights and its recipe come from."""
+        return "reproduced" if self.checkpoint is None else "published"
+
+    @property
+    def token_alignment(self) -> REPAWith | None:
+        """How its tokens are aligned with a frozen network's features while it is trained."""
+        return None
+
+    @property
+    def encoders(self) -> Mapping[str, AlignmentEncoder]:
+        """Key path below `generator` -> frozen network that its training looks to."""
+        aligned = self.token_alignment
+        return {} if aligned is None else {"repa.encoder": aligned.encoder}
+
+    def describe(self) -> Mapping[str, str]:
+        """Hashes of the files that it takes from elsewhere, for keys; without those not given."""
+        described = {"checkpoint": describe_file(self.checkpoint)}
+        return {name: text for name, text in described.items() if text}
+
+    def check(self, layout: LatentLayout) -> None:
+        """Refuse a latent that it cannot be built for.
+
+        Raises:
+            ConfigError: With the key path inside the generator.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorConfig(LightningDiTConfig, GeneratorSettings):
+    """A LightningDiT and its training by flow matching."""
+
+    __pydantic_config__: ClassVar[Any] = _FORBID
+    samplers: ClassVar[tuple[str, ...]] = ("euler", "heun", "dopri5")
+    guidances: ClassVar[tuple[str, ...]] = ("none", "cfg", "autoguidance")
+
+    flow: FlowConfig = field(default_factory=FlowConfig)
+    """Path, time density and loss."""
+    repa: Annotated[NoREPA | REPAWith, Field(discriminator="kind")] = field(
+        default=NoREPA(), metadata=KEY_UNLESS_DEFAULT
+    )
+    """Alignment of its tokens with a foundation model."""
+
+    def __post_init__(self) -> None:
+        LightningDiTConfig.__post_init__(self)
+        GeneratorSettings.__post_init__(self)
         if isinstance(self.repa, REPAWith) and self.repa.block > self.shape.depth:
             raise ValueError(
                 f"`repa.block` must be at most the depth {self.shape.depth}, but got "
@@ -72,11 +143,44 @@ class GeneratorConfig(LightningDiTConfig):
         return f"{self.size.depth}x{self.size.width}x{self.size.num_heads}"
 
     @property
-    def encoders(self) -> Mapping[str, AlignmentEncoder]:
-        """The network that its tokens are aligned with."""
-        return {"repa.encoder": self.repa.encoder} if isinstance(self.repa, REPAWith) else {}
+    def label(self) -> str:
+        """Size and patch: `XL/1`."""
+        return f"{self.size_name}/{self.patch_size}"
 
     @property
-    def snapshot_steps(self) -> tuple[int, ...]:
-        """All evaluated steps, the last one included."""
-        return (*self.snapshots, self.training.steps)
+    def columns(self) -> Mapping[str, Any]:
+        """Kind, size and patch."""
+        return {
+            "generator": self.kind,
+            "generator_size": self.size_name,
+            "patch_size": self.patch_size,
+        }
+
+    @property
+    def token_alignment(self) -> REPAWith | None:
+        """REPA, where it is on."""
+        return self.repa if isinstance(self.repa, REPAWith) else None
+
+    def check(self, layout: LatentLayout) -> None:
+        """Refuse a grid that patches don't tile.
+
+        Raises:
+            ConfigError: With the key path inside the generator.
+        """
+        patch, sides = self.patch_size, (layout.height, layout.width)
+        if any(side % patch for side in sides):
+            fitting = (p for p in range(1, min(*sides, patch) + 1) if not any(s % p for s in sides))
+            raise ConfigError(
+                f"must divide the latent side {layout.height} (data.resolution / the tokenizer's "
+                f"downsampling), but got {patch}; use {max(fitting)}",
+                path="patch_size",
+            )
+
+
+GENERATORS: Kinds[Any] = Kinds("generator", default="lightningdit")
+"""Every kind of generator; a block that names none is a LightningDiT. `harness.stages.generator`
+says how each is trained and drawn from."""
+GENERATORS.add("lightningdit", GeneratorConfig)
+
+AnyGeneratorConfig = Annotated[GeneratorSettings, GENERATORS]
+"""A generator of any kind."""

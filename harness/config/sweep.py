@@ -17,7 +17,7 @@ from harness.config.protocol_presets import apply_presets
 from harness.config.reference import describe_source
 from harness.config.resources import Resources, merge_default
 from harness.config.trial import Trial
-from harness.config.weights import describe_file, describe_weights
+from harness.config.weights import describe_weights
 from harness.schema.keys import content_hash, to_plain
 from harness.schema.reading import ConfigError, nearest, parse_yaml, read_yaml, validate
 
@@ -76,9 +76,10 @@ class Point:
         trial = self.trial
         encoders = [trial.evaluation.extractor, *trial.encoders.values()]
         weights: list[Any] = [describe_weights(e) for e in encoders]
+        generator = trial.generator.describe() if trial.generator else {}
         taken = {
             "tokenizer": trial.tokenizer.describe(),
-            "generator": describe_file(trial.generator.checkpoint if trial.generator else None),
+            "generator": generator.get("checkpoint"),
             "reference": describe_source(trial.evaluation.reference),
             "latents": trial.latents.content,
         }

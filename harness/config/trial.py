@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from harness.config.data import DataConfig
 from harness.config.encoders import AlignmentEncoder
 from harness.config.evaluation import EvaluationConfig
-from harness.config.generator import GeneratorConfig
+from harness.config.generator import AnyGeneratorConfig
 from harness.config.latents import LatentsConfig
 from harness.config.tokenizer import AnyTokenizerConfig
 from harness.schema.keys import NO_KEY
@@ -25,7 +25,7 @@ class Trial:
     """Images and splits."""
     tokenizer: AnyTokenizerConfig
     latents: LatentsConfig = field(default_factory=LatentsConfig)
-    generator: GeneratorConfig | None = None
+    generator: AnyGeneratorConfig | None = None
     """Absent: the tokenizer alone is trained and measured, and rows have no generation metrics."""
     evaluation: EvaluationConfig
 

@@ -15,6 +15,7 @@ from harness.config.evaluation import Guidance
 from harness.config.protocol_presets import generation_name, reconstruction_name
 from harness.config.sweep import Sweep
 from harness.config.trial import Trial
+from harness.config.weights import Provenance
 from harness.execution.stage_run import Outcome
 from harness.metrics.extractors import INCEPTION_SHA256
 from harness.plan.plan import PlannedRow, with_inputs
@@ -137,19 +138,24 @@ def _sampled_configuration(row: PlannedRow) -> dict[str, Any]:
     generator, sampled = row.trial.generator, row.generator
     if generator is None or sampled is None:
         return {}
-    from_files = row.trial.tokenizer.is_given and generator.checkpoint is not None
     return {
-        "generator": generator.kind,
-        "generator_size": generator.size_name,
-        "patch_size": generator.patch_size,
+        **generator.columns,
         "generator_seed": generator.seed,
         "generator_images": sampled.step * generator.training.batch_size,
         **sampling_columns(row.trial, sampled.guidance),
-        "provenance": "published" if from_files else "reproduced",
+        "provenance": _weaker(row.trial.tokenizer.provenance, generator.provenance),
         "generator_flops_per_image": flops_per_image(sampled.training.config),
         "generator_key": sampled.training.key,
         "generation_key": sampled.generations[0].key,
     }
+
+
+_WEAKEST_FIRST: tuple[Provenance, ...] = ("reconstruction", "reproduced", "published")
+
+
+def _weaker(*parts: Provenance) -> Provenance:
+    """What a row is whose parts are these."""
+    return min(parts, key=_WEAKEST_FIRST.index)
 
 
 def sampling_columns(trial: Trial, guidance: Guidance) -> dict[str, Any]:

@@ -21,7 +21,7 @@ import models
 from harness.config.training import TrainingConfig
 from harness.schema.keys import canonical_json, content_hash
 from harness.storage.user_cache import describe_files, remembered
-from models.lightningdit import num_parameters
+from models.parameters import num_parameters
 
 FORWARDS_A_STEP = 3
 """Forward passes that one training step of a network is worth."""

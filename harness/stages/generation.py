@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int64, UInt8
-from torch import Tensor
+from jaxtyping import Int64, UInt8
+from torch import Tensor, nn
 
 from harness.config.evaluation import AutoGuidanceWith, Guidance
 from harness.config.training import Precision
@@ -22,6 +22,8 @@ from harness.schema.keys import KEY_UNLESS_DEFAULT
 from harness.stages.encoder import feature_dim_of, load_extractor
 from harness.stages.encoder import flops_per_image as encoder_flops
 from harness.stages.generator import stage as generator_stage
+from harness.stages.generator.kind import GeneratorStage
+from harness.stages.generator.kinds import kind_of
 from harness.stages.generator.stage import load_generator
 from harness.stages.reference import load_reference
 from harness.stages.running.context import StageContext
@@ -34,9 +36,8 @@ from harness.stages.tokenizer.stage import flops_per_image as tokenizer_flops
 from harness.stages.tokenizer.stage import load_tokenizer
 from harness.storage.artifacts import Artifact
 from models.batch_part import slices_of
-from models.guidance import ClassifierFreeGuidance, guided_velocity
-from models.lightningdit import LightningDiT
-from models.sampler import SamplerConfig, VelocityFunction, sample
+from models.guidance import ClassifierFreeGuidance, NoGuidance
+from models.sampler import SamplerConfig
 from models.tokenizer import TokenizerNetwork
 
 GRID_ROWS, GRID_COLUMNS = 8, 10
@@ -139,8 +140,9 @@ def guidance_label(guidance: Guidance) -> str:
 class Sampling:
     """Everything that turns noise and labels into pixels."""
 
-    model: LightningDiT
-    weak: LightningDiT | None
+    generator: GeneratorStage
+    model: nn.Module
+    weak: nn.Module | None
     tokenizer: TokenizerNetwork
     mean: Tensor
     std: Tensor
@@ -148,36 +150,22 @@ class Sampling:
     device: torch.device
 
     slices: int = 1
-    """Parts in which networks see a batch; the solver sees it whole."""
+    """Parts in which networks see a batch."""
 
     def images(
         self, labels: Int64[Tensor, " b"], random: torch.Generator
     ) -> UInt8[Tensor, "b 3 h w"]:
-        """Draw noise, integrate, undo the normalisation, decode and round."""
-        layout = self.model.layout
-        noise = torch.randn((len(labels), *layout.shape), generator=random, device=self.device)
-        with arithmetic(self.config.precision, self.device):
-            latents = sample(self._velocity(labels), noise, self.config.sampler, layout)
+        """Draw latents, undo the normalisation, decode and round."""
+        config = self.config
+        draw = kind_of(self.generator.generator).draw
+        with arithmetic(config.precision, self.device):
+            latents = draw(
+                self.model, labels, random, config.sampler, config.guidance, self.weak, self.slices
+            )
             # Generators live in normalised latents; decoders want them as they were encoded.
             scaled = latents * self.std + self.mean
             parts = slices_of(len(scaled), self.slices)
             return torch.cat([to_uint8(self.tokenizer.decode(scaled[rows])) for rows in parts])
-
-    def _velocity(self, labels: Int64[Tensor, " b"]) -> VelocityFunction:
-        parts = list(slices_of(len(labels), self.slices))
-        model, guidance = self.model, self.config.guidance
-        fields = [
-            guided_velocity(model, guidance, labels[rows], model.num_classes, self.weak)
-            for rows in parts
-        ]
-        if len(parts) == 1:
-            return fields[0]
-
-        def velocity(x: Float[Tensor, "b c h w"], time: float) -> Float[Tensor, "b c h w"]:
-            pairs = zip(fields, parts, strict=True)
-            return torch.cat([field(x[rows], time) for field, rows in pairs])
-
-        return velocity
 
 
 @torch.no_grad()
@@ -233,7 +221,7 @@ def run(config: GenerationStage, context: StageContext) -> Mapping[str, Any]:
     )
     return {
         **scores.compute(reference),
-        "num_function_evaluations": config.sampler.num_function_evaluations,
+        "num_function_evaluations": _evaluations(config, sampling.generator),
     }
 
 
@@ -280,6 +268,7 @@ def _load_sampling(config: GenerationStage, context: StageContext) -> Sampling:
         assert config.weak_step is not None
         weak = load_generator(inputs["weak"], config.weak_step, device, **settings)
     return Sampling(
+        generator=generator_stage.config_of(generator),
         model=load_generator(generator, config.step, device, **settings),
         weak=weak,
         tokenizer=load_tokenizer(
@@ -318,7 +307,7 @@ def _check_same_images(generator: Artifact, reference: Artifact) -> None:
 
 
 def _save_samples(sampling: Sampling, context: StageContext) -> None:
-    columns = min(GRID_COLUMNS, sampling.model.num_classes)
+    columns = min(GRID_COLUMNS, sampling.generator.num_classes)
     labels = torch.arange(columns, device=sampling.device).repeat(GRID_ROWS)
     random = generator_for(sampling.config.seed, "grid", device=sampling.device)
     if context.slices > 1:
@@ -337,7 +326,7 @@ def estimate(stage: Stage) -> Estimate:
     """Sampling, decoding, and the features of the samples."""
     config, inputs = stage.config, stage.inputs
     tokenizer, extractor = inputs["tokenizer"].config, inputs["extractor"].config
-    evaluations = config.sampler.num_function_evaluations or ADAPTIVE_EVALUATIONS
+    evaluations = _evaluations(config, inputs["generator"].config) or ADAPTIVE_EVALUATIONS
     per_evaluation = generator_stage.flops_per_image(inputs["generator"].config)
     if isinstance(config.guidance, ClassifierFreeGuidance):
         per_evaluation *= 2
@@ -349,6 +338,11 @@ def estimate(stage: Stage) -> Estimate:
     disk = 8 * feature_dim_of(extractor) ** 2 + samples + 5e5
     flops = config.num_images * per_image
     return Estimate(flops=flops, disk_bytes=disk, images=config.num_images)
+
+
+def _evaluations(config: GenerationStage, generator: GeneratorStage) -> float | None:
+    """Network evaluations a sample without guidance; None where the solver chooses its steps."""
+    return kind_of(generator.generator).evaluations(config.sampler, NoGuidance())
 
 
 KIND = StageKind(version=3, run=run, estimate=estimate)

@@ -3,7 +3,7 @@ import torch
 
 from models.autoencoder import Autoencoder, AutoencoderConfig
 from models.autoencoder_blocks import Downsample
-from models.lightningdit import num_parameters
+from models.parameters import num_parameters
 from models.posterior import Posterior
 
 SMALL = AutoencoderConfig(

@@ -7,9 +7,10 @@ from models.autoencoder import Autoencoder, AutoencoderConfig
 from models.checkpoint import (
     export_generator,
     export_tokenizer,
-    load_generator,
+    load_strictly,
     load_tokenizer,
     read_checkpoint,
+    read_generator,
 )
 from models.latent import LatentLayout
 from models.lightningdit import LightningDiT, LightningDiTConfig
@@ -45,7 +46,7 @@ def test_tokenizer_survives_export_and_load(tmp_path, suffix):
 def test_generator_survives_export_and_load(tmp_path, suffix):
     original, averaged, copy = generator(0), generator(1), generator(2)
     export_generator(original, tmp_path / f"dit.{suffix}", ema=averaged)
-    load_generator(copy, tmp_path / f"dit.{suffix}")
+    load_strictly(copy, read_generator(tmp_path / f"dit.{suffix}"), source="the file")
     assert_equal_bits(averaged, copy)
 
 
@@ -55,7 +56,7 @@ def test_exported_generator_has_the_official_layout(tmp_path):
     content = read_checkpoint(tmp_path / "dit.pt")
     assert all(name.startswith("module.") for name in content["model"])
     assert set(content["ema"]) == set(original.state_dict())
-    load_generator(copy, tmp_path / "dit.pt", weights="model")
+    load_strictly(copy, read_generator(tmp_path / "dit.pt", weights="model"), source="the file")
     assert_equal_bits(original, copy)
 
 

@@ -6,16 +6,11 @@ import sys
 import pytest
 import torch
 
-from models.flow import flow_loss
 from models.latent import ChannelGroup, LatentLayout
-from models.lightningdit import (
-    SIZES,
-    DiTShape,
-    LightningDiT,
-    LightningDiTConfig,
-    drop_labels,
-    num_parameters,
-)
+from models.lightningdit import SIZES, DiTShape, LightningDiT, LightningDiTConfig
+from models.objectives.flow import flow_loss
+from models.objectives.objective import drop_labels
+from models.parameters import num_parameters
 from models.positions import rotary_angles, sincos_position_code, time_sinusoid
 from models.repa import REPAConfig, REPAHead
 

@@ -8,10 +8,10 @@ from torch.nn import functional
 
 from models.alignment import NoAlignment
 from models.autoencoder import Autoencoder, AutoencoderConfig
-from models.flow import FlowConfig, interpolate, sample_time
 from models.foundation import FeatureEncoder, TimmEncoderConfig
 from models.latent import LatentLayout
 from models.lightningdit_blocks import Attention, RMSNorm, RotaryEmbedding
+from models.objectives.flow import FlowConfig, interpolate, sample_time
 from models.perceptual import LPIPS, LPIPSConfig, untrained_backbone
 from models.posterior import Posterior
 from models.tokenizer_loss import TokenizerLoss, TokenizerLossConfig

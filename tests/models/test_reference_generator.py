@@ -6,7 +6,8 @@ import torch
 from models.checkpoint import load_strictly
 from models.guidance import ClassifierFreeGuidance, guided_velocity
 from models.latent import LatentLayout
-from models.lightningdit import DiTShape, LightningDiT, LightningDiTConfig, num_parameters
+from models.lightningdit import DiTShape, LightningDiT, LightningDiTConfig
+from models.parameters import num_parameters
 from models.positions import rotary_angles, sincos_position_code
 
 NAMES = ["dit_paper", "dit_qknorm_patch2", "dit_plain"]

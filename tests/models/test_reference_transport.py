@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from models.flow import flow_loss, interpolate, velocity_target
 from models.latent import LatentLayout
+from models.objectives.flow import flow_loss, interpolate, velocity_target
 from models.sampler import SamplerConfig, sample, time_grid
 
 LAYOUT = LatentLayout.single(8, 4, 4)

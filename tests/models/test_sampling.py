@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from models.ema import Ema, EmaConfig
-from models.flow import FlowConfig, interpolate, sample_time
 from models.guidance import (
     AutoGuidance,
     ClassifierFreeGuidance,
@@ -16,6 +15,7 @@ from models.guidance import (
 )
 from models.latent import ChannelGroup, LatentLayout
 from models.lightningdit import LightningDiT, LightningDiTConfig
+from models.objectives.flow import FlowConfig, interpolate, sample_time
 from models.sampler import SamplerConfig, sample, time_grid
 
 LAYOUT = LatentLayout.single(4, 2, 2)

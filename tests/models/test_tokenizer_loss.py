@@ -10,7 +10,7 @@ from models.alignment import (
 )
 from models.autoencoder import Autoencoder, AutoencoderConfig
 from models.discriminator import DiscriminatorConfig, NoDiscriminator, PatchDiscriminator
-from models.lightningdit import num_parameters
+from models.parameters import num_parameters
 from models.tokenizer_loss import TokenizerLoss, TokenizerLossConfig, balance_weight
 
 SHAPE = AutoencoderConfig(

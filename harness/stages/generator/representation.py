@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
@@ -13,8 +14,7 @@ from harness.data.pipelines import Pipeline, mirror
 from harness.data.pixel_range import to_model_range
 from harness.stages.encoder import load_encoder
 from harness.storage.artifacts import Artifact
-from models.lightningdit import LightningDiT
-from models.repa import REPAHead
+from models.repa import REPAHead, TokenNetwork
 
 
 class TokenAlignment:
@@ -24,6 +24,7 @@ class TokenAlignment:
         config: tap, weight and width of the head.
         model: the generator.
         encoder: artifact of the frozen network.
+        device: where the generator is.
         data: the images that the latents were encoded from.
         crop: crop and resize before they were encoded.
         views: names of the latents' views, as in their set.
@@ -36,9 +37,10 @@ class TokenAlignment:
     def __init__(
         self,
         config: REPAWith,
-        model: LightningDiT,
+        model: TokenNetwork,
         encoder: Artifact,
         *,
+        device: torch.device,
         data: DataConfig,
         crop: Crop,
         views: Sequence[str],
@@ -46,7 +48,7 @@ class TokenAlignment:
     ) -> None:
         self.config = config
         self._grid = model.grid
-        self._device = model.pos_embed.device
+        self._device = device
         self._encoder = load_encoder(encoder, self._device)
         self._dataset = open_dataset(data, self._device)
         if content is not None and (now := self._dataset.content_fingerprint()) != content:
@@ -57,7 +59,7 @@ class TokenAlignment:
             )
         self._pipeline: Pipeline | None = published(crop)
         self._is_mirrored = np.array([view == "latents_flip" for view in views])
-        width, feature_dim = model.config.shape.width, self._encoder.feature_dim
+        width, feature_dim = model.token_width, self._encoder.feature_dim
         self.head = REPAHead(config, width=width, feature_dim=feature_dim).to(self._device)
 
     def images(

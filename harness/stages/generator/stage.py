@@ -1,7 +1,7 @@
-"""Stage `generator`: a LightningDiT trained on encoded images by flow matching."""
+"""Stage `generator`: a network of any kind of generator, trained on encoded images."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +11,20 @@ from jaxtyping import Int64, UInt8
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from harness.config.data import Crop, DataConfig
-from harness.config.generator import GeneratorConfig, REPAWith
+from harness.config.generator import GeneratorSettings
 from harness.config.trial import Trial
-from harness.config.weights import check_file, describe_file, missing_checkpoint
+from harness.config.weights import check_file, missing_checkpoint
 from harness.data.dataset import CONTENT
-from harness.data.latents.training_set import LatentSet, Precision, Rows
+from harness.data.latents.training_set import LatentSet, Rows
 from harness.data.missing import MissingItem
 from harness.data.stream import batch_indices
 from harness.machine.gradients import GradientSum
 from harness.machine.random_streams import derive_seed, generator_for
-from harness.schema.keys import KEY_UNLESS_DEFAULT
 from harness.stages import encoder
 from harness.stages import latents as latents_stage
-from harness.stages.flops import (
-    ADAM_STATE,
-    BYTES,
-    FORWARDS_A_STEP,
-    count_forward,
-    training_images,
-)
+from harness.stages.flops import ADAM_STATE, BYTES, FORWARDS_A_STEP, training_images
+from harness.stages.generator.kind import GeneratorStage
+from harness.stages.generator.kinds import kind_of
 from harness.stages.generator.representation import TokenAlignment
 from harness.stages.running.context import StageContext
 from harness.stages.running.optimisation import (
@@ -44,75 +38,42 @@ from harness.stages.running.optimisation import (
 )
 from harness.stages.stage import Estimate, Stage, StageKind
 from harness.storage.artifacts import Artifact, write_tensors
-from models import checkpoint
+from models.checkpoint import load_strictly
 from models.ema import Ema
-from models.flow import flow_loss, flow_total, interpolate, sample_time, velocity_target
-from models.latent import LatentLayout
-from models.lightningdit import LightningDiT, drop_labels, num_parameters
+from models.objectives.objective import rows_of
+from models.parameters import num_parameters
 from models.rounding import round_weights
 
 
-@dataclass(frozen=True, kw_only=True)
-class GeneratorStage:
-    """Configuration of the stage; its other input is the latents."""
-
-    generator: GeneratorConfig
-    layout: LatentLayout
-    num_classes: int
-    data: DataConfig | None = field(default=None, metadata=KEY_UNLESS_DEFAULT)
-    """Images behind the latents, where tokens are aligned with their features."""
-    crop: Crop = field(default="training", metadata=KEY_UNLESS_DEFAULT)
-    """Crop and resize of these images."""
-    checkpoint: str = field(default="", metadata=KEY_UNLESS_DEFAULT)
-    """Hash of the file of trained weights; empty where they are trained here."""
-    latent_precision: Precision = field(default="fp32", metadata=KEY_UNLESS_DEFAULT)
-    """Precision to which latents are rounded before the generator reads them."""
-
-    @classmethod
-    def of(cls, trial: Trial, generator: GeneratorConfig) -> "GeneratorStage":
-        """A trial's generator."""
-        stage = cls(
-            generator=generator,
-            layout=trial.layout,
-            num_classes=trial.data.num_classes,
-            checkpoint=describe_file(generator.checkpoint),
-            latent_precision=trial.latents.precision,
-        )
-        if not stage.learns_representations:
-            return stage
-        return replace(stage, data=trial.data, crop=trial.latents.crop)
-
-    @property
-    def learns_representations(self) -> bool:
-        """Whether training here aligns tokens with an encoder's features."""
-        return isinstance(self.generator.repa, REPAWith) and not self.checkpoint
-
-    def build(self) -> LightningDiT:
-        """The untrained network."""
-        return LightningDiT(self.generator, layout=self.layout, num_classes=self.num_classes)
-
-
-def stage_of(trial: Trial, settings: GeneratorConfig, tokenizer: Stage) -> Stage:
+def stage_of(trial: Trial, settings: GeneratorSettings, tokenizer: Stage) -> Stage:
     """The stage of a trial's generator, which learns from the latents of a tokenizer."""
-    config = GeneratorStage.of(trial, settings)
+    config = GeneratorStage(
+        generator=settings,
+        layout=trial.layout,
+        num_classes=trial.data.num_classes,
+        checkpoint=settings.describe().get("checkpoint", ""),
+        latent_precision=trial.latents.precision,
+    )
     inputs = {"latents": latents_stage.stage_of(trial, tokenizer)}
-    parts = [f"{settings.size_name}/{settings.patch_size}"]
+    parts = [settings.label]
     if settings.checkpoint is not None:
         parts.append(f"from {Path(settings.checkpoint).name}")
-    if isinstance(settings.repa, REPAWith):
-        parts.append(f"repa {settings.repa.weight:g} {settings.repa.encoder.name}")
-        if config.learns_representations:
-            network = settings.repa.encoder
-            inputs["representation"] = encoder.stage_of(network, trial, "representation encoder")
+    if (alignment := settings.token_alignment) is not None:
+        parts.append(f"repa {alignment.weight:g} {alignment.encoder.name}")
+    if config.learns_representations:
+        assert alignment is not None
+        config = replace(config, data=trial.data, crop=trial.latents.crop)
+        network = encoder.stage_of(alignment.encoder, trial, "representation encoder")
+        inputs["representation"] = network
     label = f"{' '.join(parts)} seed {settings.seed} on {tokenizer.label}"
     return Stage(kind="generator", config=config, inputs=inputs, label=label)
 
 
 def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
-    """One flat loop: velocity regression on the linear path, AdamW, EMA of the weights."""
+    """One flat loop for every objective on latents and labels: AdamW, EMA of the weights."""
     if config.checkpoint:
         return _take(config, context)
-    device, settings = context.device, config.generator
+    device, settings, kind = context.device, config.generator, kind_of(config.generator)
     training, seed = settings.training, settings.seed
     assert seed is not None
 
@@ -124,8 +85,9 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
         on_device=context.resources.latents_on_device,
     )
     torch.manual_seed(derive_seed(seed, "generator", "weights"))
-    model = config.build().to(device).train()
-    # Samples are drawn from the moving average (LightningDiT: decay 0.9999), never from `model`.
+    model: Any = kind.build(config).to(device).train()
+    objective = kind.objective(config)
+    # Samples are drawn from the moving average (published decay: 0.9999), never from `model`.
     ema = Ema(model, settings.ema)
     trained = [p for p in model.parameters() if p.requires_grad]
     alignment = _token_alignment(config, context, model, latents)
@@ -135,9 +97,19 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
     optimizer = torch.optim.AdamW(
         trained, **optimizer_settings(training, fused=context.resources.fused_optimizer)
     )
-    network: Any = model.forward_with_tap if alignment else model
     if context.resources.compile:
-        model.compile_blocks()
+        kind.compile(model)
+    # Tokens of the network's last call, where they are aligned.
+    tapped: list[Tensor] = []
+
+    def network(*arguments: Tensor) -> Tensor:
+        """The forward pass in the training's arithmetic."""
+        with autocast(training, device):
+            if alignment is None:
+                return model(*arguments)
+            output, tokens = model.forward_with_tap(*arguments, alignment.config.block)
+        tapped[:] = [tokens]
+        return output
 
     # ---- resumption
     curve = context.curve(training.steps)
@@ -187,16 +159,14 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
     parts = context.parts(count)
     gradients = GradientSum(trained, context.world, passes=len(parts))
     for step in upcoming:
-        # ---- data. Noise, times and dropped labels of the whole batch are functions of seed and
-        # step, so that a resumed run, and any number of workers or slices, sees the same numbers.
+        # ---- data. All random numbers of the whole batch are functions of seed and step, so that
+        # a resumed run, and any number of workers or slices, sees the same numbers.
         random = generator_for(seed, "generator", step, device=device)
         rows = read_latents(step) if stored is None else next(stored)
         posterior = latents.noise(seed, step, count, own)
         classes = torch.from_numpy(drawn(step)[0])
         labels = latents.labels[classes].to(device, non_blocking=True)
-        labels = drop_labels(labels, config.num_classes, settings.class_dropout, random)
-        noise = torch.randn((count, *config.layout.shape), generator=random, device=device)
-        time = sample_time(settings.flow, count, config.layout.num_groups, random, step)
+        draws = objective.draw(labels, config.layout.shape, random, step)
         images = next(pictures) if pictures else None
 
         # ---- forward and loss, a slice at a time where the device has no memory for the batch
@@ -207,26 +177,19 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
             clean, _ = latents.finish(
                 tuple(plane[here] for plane in rows), None if posterior is None else posterior[here]
             )
-            noisy = interpolate(clean, noise[part], time[part], config.layout)
-            if alignment is None or images is None:
-                with autocast(training, device):
-                    predicted, aligned = network(noisy, time[part], labels[part]), {}
-            else:
+            features = None
+            if alignment is not None and images is not None:
                 features = alignment.features(images[here])
+            found = objective.loss(network, clean, rows_of(draws, part))
+            loss, terms = found.total, dict(found.terms)
+            if alignment is not None and features is not None:
                 with autocast(training, device):
-                    predicted, tokens = network(
-                        noisy, time[part], labels[part], alignment.config.block
-                    )
-                    aligned = {"repa": alignment.head(tokens, features)}
-            # Under autocast the network answers in bfloat16; the loss is taken in fp32.
-            terms = flow_loss(predicted.float(), velocity_target(clean, noise[part]))
-            loss = flow_total(settings.flow, terms)
-            if alignment:
-                loss = loss + alignment.config.weight * aligned["repa"]
+                    terms["repa"] = alignment.head(tapped.pop(), features)
+                loss = loss + alignment.config.weight * terms["repa"]
             # The loss is a mean over the batch: a slice counts by its share of the images.
             share = len(clean) / count
             backward(share * loss, training)
-            terms = {**terms, **aligned, "loss": loss}
+            terms["loss"] = loss
             summed = add_terms(summed, {name: share * term for name, term in terms.items()})
 
         # ---- step
@@ -255,14 +218,13 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
 
 def _take(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
     """The averaged weights of a file in place of training; the settings say how they came to be."""
-    settings = config.generator
+    settings, kind = config.generator, kind_of(config.generator)
     assert settings.checkpoint is not None
     check_file(settings.checkpoint, config.checkpoint)
-    model = config.build()
-    checkpoint.load_generator(model, Path(settings.checkpoint).expanduser())
-    path = context.work.payload / snapshot_name(settings.training.steps)
-    write_tensors(path, model.state_dict())
-    source = f"{Path(settings.checkpoint).name}, {config.checkpoint}"
+    model, path = kind.build(config), Path(settings.checkpoint).expanduser()
+    load_strictly(model, kind.read_checkpoint(path), source=str(path))
+    write_tensors(context.work.payload / snapshot_name(settings.training.steps), model.state_dict())
+    source = f"{path.name}, {config.checkpoint}"
     return {**_result(config, context, num_parameters(model)), "checkpoint": source}
 
 
@@ -281,19 +243,20 @@ def _result(config: GeneratorStage, context: StageContext, parameters: int) -> d
 
 
 def _token_alignment(
-    config: GeneratorStage, context: StageContext, model: LightningDiT, latents: LatentSet
+    config: GeneratorStage, context: StageContext, model: Any, latents: LatentSet
 ) -> TokenAlignment | None:
-    repa, seed = config.generator.repa, config.generator.seed
-    if not isinstance(repa, REPAWith):
+    alignment, seed = config.generator.token_alignment, config.generator.seed
+    if alignment is None:
         return None
     assert config.data is not None
     assert seed is not None
     torch.manual_seed(derive_seed(seed, "generator", "representation"))
     encoded = context.inputs["latents"]
     return TokenAlignment(
-        repa,
+        alignment,
         model,
         context.inputs["representation"],
+        device=context.device,
         data=config.data,
         crop=config.crop,
         views=latents.views,
@@ -306,6 +269,11 @@ def snapshot_name(step: int) -> str:
     return f"ema-step{step:09d}.safetensors"
 
 
+def config_of(artifact: Artifact) -> GeneratorStage:
+    """The configuration of a generator's artifact."""
+    return TypeAdapter(GeneratorStage).validate_python(artifact.record["config"])
+
+
 def load_generator(
     artifact: Artifact,
     step: int,
@@ -313,7 +281,7 @@ def load_generator(
     *,
     rounded: bool = False,
     compiled: bool = False,
-) -> LightningDiT:
+) -> nn.Module:
     """The averaged weights after `step` training steps, in evaluation mode.
 
     Args:
@@ -323,20 +291,21 @@ def load_generator(
         rounded: Whether it will be called under bfloat16 autocast only.
         compiled: Whether to compile it.
     """
-    config: GeneratorStage = TypeAdapter(GeneratorStage).validate_python(artifact.record["config"])
-    model = config.build()
+    config = config_of(artifact)
+    kind = kind_of(config.generator)
+    model = kind.build(config)
     model.load_state_dict(artifact.tensors(snapshot_name(step)))
     if rounded:
         round_weights(model)
     if compiled:
-        model.compile_blocks()
+        kind.compile(model)
     return model.requires_grad_(False).eval().to(device)
 
 
 def estimate(stage: Stage) -> Estimate:
     """The training, the encoder that its tokens are aligned with included."""
     config: GeneratorStage = stage.config
-    parameters, _ = count_forward(config, lambda: _forward(config))
+    parameters, _ = kind_of(config.generator).size(config)
     looks_to = stage.inputs["representation"].config if "representation" in stage.inputs else None
     return Estimate(
         flops=training_flops(config, looks_to),
@@ -349,8 +318,8 @@ def estimate(stage: Stage) -> Estimate:
 
 
 def flops_per_image(config: GeneratorStage) -> float:
-    """FLOPs of one evaluation of a generator's velocity for one image, without guidance."""
-    return count_forward(config, lambda: _forward(config))[1]
+    """FLOPs of one evaluation of a generator for one image, without guidance."""
+    return kind_of(config.generator).size(config)[1]
 
 
 def training_flops(config: GeneratorStage, looks_to: encoder.EncoderStage | None) -> float:
@@ -359,15 +328,10 @@ def training_flops(config: GeneratorStage, looks_to: encoder.EncoderStage | None
         return 0.0
     per_image = FORWARDS_A_STEP * flops_per_image(config)
     if looks_to is not None:
-        cells = config.layout.height // config.generator.patch_size
-        per_image += encoder.flops_per_image(looks_to, cells)
+        token_side = kind_of(config.generator).token_side
+        assert token_side is not None
+        per_image += encoder.flops_per_image(looks_to, token_side(config))
     return training_images(config.generator.training) * per_image
-
-
-def _forward(config: GeneratorStage) -> tuple[nn.Module, tuple[Any, ...]]:
-    layout = config.layout
-    latent, time = torch.empty(1, *layout.shape), torch.empty(1, layout.num_groups)
-    return config.build(), (latent, time, torch.empty(1, dtype=torch.int64))
 
 
 def missing(config: GeneratorStage, _path: str) -> list[MissingItem]:

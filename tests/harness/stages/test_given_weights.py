@@ -10,6 +10,7 @@ import torch
 from harness.config.resources import Resources
 from harness.execution.stage_run import run_stage
 from harness.plan.plan import make_plan
+from harness.stages.generator.lightningdit import build
 from harness.stages.tokenizer.stage import build_tokenizer
 from harness.storage.artifacts import Store
 from models.checkpoint import export_generator, read_checkpoint
@@ -21,13 +22,13 @@ def files(load, tmp_path) -> dict[str, Path]:
     stages = {stage.kind: stage for stage in make_plan(load()).stages}
     torch.manual_seed(0)
     tokenizer = build_tokenizer(stages["tokenizer"].config)
-    generator = stages["generator"].config.build()
+    generator = build(stages["generator"].config)
     extras = {"loss.logvar": torch.zeros(()), "linear_proj.weight": torch.zeros(3, 2, 1, 1)}
     paths = {"tokenizer": tmp_path / "vavae.pt", "generator": tmp_path / "lightningdit.pt"}
     torch.save({"state_dict": tokenizer.state_dict() | extras, "epoch": 1}, paths["tokenizer"])
     for parameter in generator.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
-    export_generator(stages["generator"].config.build(), paths["generator"], ema=generator)
+    export_generator(build(stages["generator"].config), paths["generator"], ema=generator)
     return paths
 
 

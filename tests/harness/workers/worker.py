@@ -23,8 +23,8 @@ from harness.execution.stage_run import run_stage
 from harness.machine.world import join
 from harness.plan.plan import make_plan
 from harness.stages import latents
-from harness.stages.generator import stage as generator
 from harness.stages.running.context import StageContext
+from models.objectives import flow
 
 
 def main(job_path: Path, rank: int) -> None:
@@ -49,7 +49,7 @@ def main(job_path: Path, rank: int) -> None:
 
 def act(patch: pytest.MonkeyPatch, rank: int, step: int, what: str) -> None:
     """Have this worker go wrong after a step, or have its loss in the step after be no number."""
-    after, total = StageContext.after_step, generator.flow_total
+    after, total = StageContext.after_step, flow.flow_total
     seen = 0
 
     def after_step(self: StageContext, done: int, *arguments: Any, **named: Any) -> None:
@@ -70,7 +70,7 @@ def act(patch: pytest.MonkeyPatch, rank: int, step: int, what: str) -> None:
         return loss * torch.nan if seen == step and what == "diverge" else loss
 
     patch.setattr(StageContext, "after_step", after_step)
-    patch.setattr(generator, "flow_total", flow_total)
+    patch.setattr(flow, "flow_total", flow_total)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from harness.plan.cost import estimate
 from harness.plan.plan import make_plan
 from harness.schema.reading import ConfigError
 from harness.stages.encoder import load_encoder
+from harness.stages.generator.lightningdit import build
 from harness.stages.generator.representation import TokenAlignment
 from harness.stages.stage import Stage
 from harness.storage.artifacts import Artifact, Store
@@ -105,8 +106,9 @@ def test_features_are_those_of_the_image_or_its_mirror_image(load, store):
     config, cpu = stage.config, torch.device("cpu")
     alignment = TokenAlignment(
         config.generator.repa,
-        config.build(),
+        build(config),
         artifact,
+        device=cpu,
         data=config.data,
         crop=config.crop,
         views=("latents", "latents_flip"),

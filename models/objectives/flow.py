@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
 from models.latent import LatentLayout
+from models.objectives.objective import Draws, Loss, Network, drop_labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,3 +105,41 @@ def flow_loss(
 def flow_total(config: FlowConfig, terms: dict[str, Float[Tensor, ""]]) -> Float[Tensor, ""]:
     """Weighted sum of the terms of `flow_loss`."""
     return terms["velocity_mse"] + config.velocity_direction_weight * terms["velocity_direction"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowObjective:
+    """Regression of the velocity at a random time of the linear path (an `Objective`).
+
+    The network is called with noisy latents, times of the groups and labels.
+    """
+
+    config: FlowConfig
+    layout: LatentLayout
+    num_classes: int
+    """Number of classes; the label of this number is the null class."""
+    class_dropout: float
+    """Probability in [0, 1] that a label is replaced by the null class."""
+
+    def draw(
+        self,
+        labels: Int[Tensor, " b"],
+        shape: tuple[int, ...],
+        random: torch.Generator,
+        step: int,
+    ) -> Draws:
+        """Draw which labels are dropped, the noise and the times, in this order."""
+        count = len(labels)
+        return {
+            "labels": drop_labels(labels, self.num_classes, self.class_dropout, random),
+            "noise": torch.randn((count, *shape), generator=random, device=random.device),
+            "time": sample_time(self.config, count, self.layout.num_groups, random, step),
+        }
+
+    def loss(self, network: Network, clean: Float[Tensor, "b c h w"], draws: Draws) -> Loss:
+        """Compute the terms of `flow_loss` at the drawn times, and their weighted sum."""
+        noise, time = draws["noise"], draws["time"]
+        predicted = network(interpolate(clean, noise, time, self.layout), time, draws["labels"])
+        # Under autocast the network answers in bfloat16; the loss is taken in fp32.
+        terms = flow_loss(predicted.float(), velocity_target(clean, noise))
+        return Loss(flow_total(self.config, terms), terms)

@@ -1,0 +1,108 @@
+"""The configuration of the stage `generator`, and the contract of a kind of generator."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor, nn
+
+from harness.config.data import Crop, DataConfig
+from harness.config.evaluation import Guidance
+from harness.config.generator import AnyGeneratorConfig
+from harness.data.latents.training_set import Precision
+from harness.schema.keys import KEY_UNLESS_DEFAULT
+from models.checkpoint import read_tensors
+from models.compilation import compile_in_place
+from models.latent import LatentLayout
+from models.objectives.objective import Objective
+from models.sampler import SamplerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorStage:
+    """Configuration of the stage; its other input is the latents."""
+
+    generator: AnyGeneratorConfig
+    layout: LatentLayout
+    num_classes: int
+    data: DataConfig | None = field(default=None, metadata=KEY_UNLESS_DEFAULT)
+    """Images behind the latents, where tokens are aligned with their features."""
+    crop: Crop = field(default="training", metadata=KEY_UNLESS_DEFAULT)
+    """Crop and resize of these images."""
+    checkpoint: str = field(default="", metadata=KEY_UNLESS_DEFAULT)
+    """Hash of the file of trained weights; empty where they are trained here."""
+    latent_precision: Precision = field(default="fp32", metadata=KEY_UNLESS_DEFAULT)
+    """Precision to which latents are rounded before the generator reads them."""
+
+    @property
+    def learns_representations(self) -> bool:
+        """Whether training here aligns tokens with an encoder's features."""
+        return self.generator.token_alignment is not None and not self.checkpoint
+
+
+@runtime_checkable
+class Draw(Protocol):
+    """Draws normalised latents with a trained generator."""
+
+    def __call__(
+        self,
+        model: Any,
+        labels: Int64[Tensor, " b"],
+        random: torch.Generator,
+        sampler: SamplerConfig,
+        guidance: Guidance,
+        weak: Any | None = None,
+        slices: int = 1,
+    ) -> Tensor:
+        """Draw one latent for each label.
+
+        Args:
+            model: What `build` gives, with trained weights and in evaluation mode.
+            labels: Classes asked for, on the device of `random`.
+            random: The only source of randomness.
+            sampler: Of a kind that its settings list under `samplers`.
+            guidance: Of a kind that its settings list under `guidances`.
+            weak: The weaker model, of the same kind, under AutoGuidance.
+            slices: Parts in which networks see the batch, where memory is short.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorKind:
+    """All that stages and benchmarks know of one kind of generator.
+
+    What a sweep file needs of it without its network (checks, label, columns, provenance, which
+    samplers and guidance it takes) is said by its settings, `harness.config.generator`.
+    """
+
+    name: str
+    """What people call it."""
+    build: Callable[[GeneratorStage], nn.Module]
+    """Builds the network with untrained weights, for a latent and a number of classes."""
+    objective: Callable[[GeneratorStage], Objective]
+    """What it is trained by, step by step along a gradient."""
+    draw: Draw
+    """Draws latents."""
+    evaluations: Callable[[SamplerConfig, Guidance], float | None]
+    """Network evaluations a sample, those that guidance adds included and those of a weaker model
+    not, in units of the network at its full size; None where a solver chooses its steps."""
+    size: Callable[[GeneratorStage], tuple[int, float]]
+    """Counts parameters, and FLOPs of one evaluation of one image at full size, on meta."""
+    read_checkpoint: Callable[[Path], Mapping[str, Tensor]] = read_tensors
+    """Reads the (averaged) weights of an official file, under the network's own names."""
+    compile: Callable[[Any], None] = compile_in_place
+    """Compiles the network in place."""
+    token_side: Callable[[GeneratorStage], int] | None = None
+    """Side of the token grid that features are brought to, of a kind whose tokens can be aligned
+    with them. Such a network has `grid`, `token_width` and `forward_with_tap`."""
+    sizes: Mapping[str, Any] = field(default_factory=dict)
+    """Name -> settings of that size, which benchmarks measure, small ones first."""
+    smallest: Any = None
+    """Settings of a size that stands for any in benchmarks where only its place in the chain
+    matters; None: no other than the trial's."""
+    resized: Callable[[Any, Any], Any] = lambda settings, like: settings
+    """Gives settings the size of others."""

@@ -1,0 +1,89 @@
+"""Generator kind `lightningdit`: a LightningDiT that is trained by flow matching."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from harness.config.evaluation import Guidance
+from harness.config.generator import GeneratorConfig, GeneratorSettings
+from harness.stages.flops import count_forward
+from harness.stages.generator.kind import GeneratorKind, GeneratorStage
+from models.checkpoint import read_generator
+from models.drawing import draw_latents
+from models.guidance import guidance_is_on
+from models.lightningdit import SIZES, DiTShape, LightningDiT, LightningDiTConfig
+from models.objectives.flow import FlowObjective
+from models.sampler import SamplerConfig, time_grid
+
+
+def build(config: GeneratorStage) -> LightningDiT:
+    """Builds the untrained network."""
+    settings = _settings(config.generator)
+    return LightningDiT(settings, layout=config.layout, num_classes=config.num_classes)
+
+
+def objective(config: GeneratorStage) -> FlowObjective:
+    """Flow matching as its settings say."""
+    settings = _settings(config.generator)
+    return FlowObjective(
+        config=settings.flow,
+        layout=config.layout,
+        num_classes=config.num_classes,
+        class_dropout=settings.class_dropout,
+    )
+
+
+def evaluations(sampler: SamplerConfig, guidance: Guidance) -> int | None:
+    """Velocities of a grid's steps; where classifier-free guidance is on, those without a class."""
+    if sampler.num_function_evaluations is None:
+        return None
+    starts = time_grid(sampler).tolist()[:-1]
+    per_step = sampler.num_function_evaluations // len(starts)
+    guided = 0
+    if guidance.kind == "cfg":
+        guided = sum(guidance_is_on(guidance, start) for start in starts)
+    return per_step * (len(starts) + guided)
+
+
+def size(config: GeneratorStage) -> tuple[int, float]:
+    """Parameters, and FLOPs of one velocity."""
+    return count_forward(config, lambda: _forward(config))
+
+
+def _forward(config: GeneratorStage) -> tuple[nn.Module, tuple[Any, ...]]:
+    layout = config.layout
+    latent, time = torch.empty(1, *layout.shape), torch.empty(1, layout.num_groups)
+    return build(config), (latent, time, torch.empty(1, dtype=torch.int64))
+
+
+def token_side(config: GeneratorStage) -> int:
+    """Patches along a side of the latent."""
+    return config.layout.height // _settings(config.generator).patch_size
+
+
+def resized(settings: GeneratorConfig, like: LightningDiTConfig) -> GeneratorConfig:
+    """The settings with the depth and width of others."""
+    return replace(settings, size=like.size)
+
+
+def _settings(config: GeneratorSettings) -> GeneratorConfig:
+    assert isinstance(config, GeneratorConfig)
+    return config
+
+
+KIND = GeneratorKind(
+    name="LightningDiT",
+    build=build,
+    objective=objective,
+    draw=draw_latents,
+    evaluations=evaluations,
+    size=size,
+    read_checkpoint=read_generator,
+    compile=LightningDiT.compile_blocks,
+    token_side=token_side,
+    sizes={name: LightningDiTConfig(size=name) for name in SIZES},
+    smallest=LightningDiTConfig(size=DiTShape(depth=1, width=32, num_heads=2)),
+    resized=resized,
+)

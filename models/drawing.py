@@ -1,0 +1,45 @@
+"""Drawing latents with a generator that predicts velocity."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from models.batch_part import slices_of
+from models.guidance import Guidance, guided_velocity
+from models.sampler import SamplerConfig, sample
+
+
+def draw_latents(
+    model: Any,
+    labels: Int[Tensor, " b"],
+    random: torch.Generator,
+    sampler: SamplerConfig,
+    guidance: Guidance,
+    weak: Any | None = None,
+    slices: int = 1,
+) -> Float[Tensor, "b c h w"]:
+    """Carry noise to normalised latents of the classes asked for.
+
+    Args:
+        model: the generator, in evaluation mode.
+        labels: classes, on the device of `random`.
+        random: source of the noise.
+        sampler: solver and its time grid.
+        guidance: how the velocity is sharpened.
+        weak: the weaker generator of AutoGuidance.
+        slices: parts in which networks see the batch; the solver sees it whole.
+    """
+    shape = (len(labels), *model.layout.shape)
+    noise = torch.randn(shape, generator=random, device=random.device)
+    parts = list(slices_of(len(labels), slices))
+    fields = [
+        guided_velocity(model, guidance, labels[rows], model.num_classes, weak) for rows in parts
+    ]
+
+    def velocity(x: Float[Tensor, "b c h w"], time: float) -> Float[Tensor, "b c h w"]:
+        pairs = zip(fields, parts, strict=True)
+        return torch.cat([field(x[rows], time) for field, rows in pairs])
+
+    return sample(fields[0] if len(parts) == 1 else velocity, noise, sampler, model.layout)

@@ -1,0 +1,237 @@
+"""A kind of generator that this program has never heard of, with an objective of its own."""
+
+import csv
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import pytest
+import torch
+from torch import nn
+
+from harness.config.generator import GENERATORS, GeneratorSettings
+from harness.config.resources import Resources
+from harness.config.weights import Provenance
+from harness.execution.stage_run import run_stage
+from harness.plan.cost import estimate
+from harness.plan.plan import make_plan
+from harness.schema import reading
+from harness.schema.reading import ConfigError
+from harness.stages.flops import count_forward
+from harness.stages.generator.kind import GeneratorKind
+from harness.stages.running.context import StageContext
+from harness.storage.artifacts import Store
+from models.objectives.objective import Loss
+
+SETTINGS = {
+    "kind": "denoiser",
+    "width": 8,
+    "training": {"steps": 6, "batch_size": 8, "learning_rate": 1e-3},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoiserConfig(GeneratorSettings):
+    """A perceptron that predicts the clean latent; drawn from in one step."""
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+    samplers: ClassVar[tuple[str, ...]] = ("euler",)
+
+    kind: Literal["denoiser"] = "denoiser"
+    width: int
+
+    @property
+    def columns(self) -> Mapping[str, Any]:
+        return {"generator": self.kind, "generator_size": f"width {self.width}"}
+
+    @property
+    def provenance(self) -> Provenance:
+        return "reconstruction"
+
+
+class Denoiser(nn.Module):
+    def __init__(self, shape: tuple[int, int, int], num_classes: int, width: int) -> None:
+        super().__init__()
+        self.shape = shape
+        numbers = shape[0] * shape[1] * shape[2]
+        self.classes = nn.Embedding(num_classes, width)
+        self.into, self.out = nn.Linear(numbers + 1, width), nn.Linear(width, numbers)
+
+    def forward(self, noisy: Any, level: Any, labels: Any) -> Any:
+        seen = torch.cat([noisy.flatten(1), level], dim=1)
+        return self.out(torch.tanh(self.into(seen) + self.classes(labels))).view(-1, *self.shape)
+
+
+class Denoising:
+    """Mean squared error of the clean latent, at a level of noise that a batch shares."""
+
+    def draw(self, labels: Any, shape: Any, random: Any, step: int) -> Mapping[str, Any]:
+        noise = torch.randn((len(labels), *shape), generator=random, device=random.device)
+        return {"labels": labels, "noise": noise, "level": (1 + step % 3) / 3}
+
+    def loss(self, network: Any, clean: Any, draws: Mapping[str, Any]) -> Loss:
+        level = clean.new_full((len(clean), 1), draws["level"])
+        noisy = clean + draws["level"] * draws["noise"]
+        error = (network(noisy, level, draws["labels"]).float() - clean).square().mean()
+        return Loss(2 * error, {"clean_mse": error})
+
+
+def build(config: Any) -> Denoiser:
+    return Denoiser(config.layout.shape, config.num_classes, config.generator.width)
+
+
+def forward(config: Any) -> Any:
+    noisy, level = torch.empty(1, *config.layout.shape), torch.empty(1, 1)
+    return build(config), (noisy, level, torch.empty(1, dtype=torch.int64))
+
+
+def draw(
+    model: Any, labels: Any, random: Any, sampler: Any, guidance: Any, weak: Any = None, slices=1
+) -> Any:
+    noise = torch.randn((len(labels), *model.shape), generator=random, device=random.device)
+    return model(noise, noise.new_ones(len(labels), 1), labels)
+
+
+KIND = GeneratorKind(
+    name="Denoiser",
+    build=build,
+    objective=lambda _: Denoising(),
+    draw=draw,
+    evaluations=lambda sampler, guidance: 1.5,
+    size=lambda config: count_forward(config, lambda: forward(config)),
+)
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch):
+    for name in ("_configs", "_implementations", "_origins"):
+        monkeypatch.setattr(GENERATORS, name, dict(getattr(GENERATORS, name)))
+    GENERATORS.add("denoiser", DenoiserConfig, KIND)
+    yield
+    reading._adapter.cache_clear()
+
+
+@pytest.fixture
+def tree(tree):
+    tree["trial"]["generator"] = SETTINGS
+    tree["trial"]["evaluation"]["sampler"] = {"num_steps": 3, "timestep_shift": 0}
+    return tree
+
+
+def stages(load, *settings: str):
+    return {stage.kind: stage for stage in make_plan(load(*settings)).stages}
+
+
+def bring(stage, store: Store, resources: Resources | None = None):
+    for source in stage.inputs.values():
+        bring(source, store)
+    outcome = run_stage(stage, store.root, resources or Resources(), 0.0)
+    assert outcome.status in ("done", "reused"), outcome.error
+    return store.get(stage.kind, stage.key)
+
+
+def test_it_gives_a_row_with_its_own_size_and_provenance(command, write, tree):
+    ended = command(write(tree))
+    assert ended.code == 0, ended.err
+    (row,) = csv.DictReader(Path("results/small/table.csv").read_text().splitlines())
+    assert (row["status"], row["generator"], row["generator_size"]) == (
+        "done",
+        "denoiser",
+        "width 8",
+    )
+    assert (row["patch_size"], row["provenance"]) == ("", "reconstruction")
+    assert float(row["gfid"]) > 0
+    generator = Store(Path("artifacts")).get("generator", row["generator_key"])
+    curve = [json.loads(line) for line in (generator.path / "curve.jsonl").read_text().splitlines()]
+    assert [line.keys() for line in curve] == 6 * [{"step", "clean_mse"}]
+    assert int(row["generator_params"]) == generator.result["parameters"] > 0
+    assert float(row["generator_flops_per_image"]) > 0
+
+
+def test_it_is_drawn_from_as_it_says(load, tmp_path):
+    generation = bring(stages(load)["generation"], Store(tmp_path / "store"))
+    assert generation.result["num_function_evaluations"] == 1.5
+
+
+def test_the_estimate_counts_its_evaluations(load):
+    found = stages(load)
+    per_image = KIND.size(found["generator"].config)[1]
+    assert per_image == 2 * (8 * 33 + 8 * 32)
+    assert estimate(found["generator"]).flops == 3 * 6 * 8 * per_image
+    twice = estimate(stages(load, "evaluation.num_images=80")["generation"]).flops
+    assert twice == 2 * estimate(found["generation"]).flops
+
+
+def test_a_resumed_training_equals_the_uninterrupted_one(load, tmp_path, monkeypatch):
+    stage = stages(load, "generator.training.max_grad_norm=0.5")["generator"]
+    whole, broken = Store(tmp_path / "whole"), Store(tmp_path / "broken")
+    expected = bring(stage, whole)
+    for source in stage.inputs.values():
+        bring(source, broken)
+    after_step = StageContext.after_step
+
+    def interrupted(self, done, *arguments, **named):
+        after_step(self, done, *arguments, **named)
+        if done == 4:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StageContext, "after_step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_stage(stage, broken.root, Resources(checkpoint_every_s=1e-9), 0.0)
+    assert bring(stage, broken).record["files"] == expected.record["files"]
+
+
+def test_slices_train_as_the_whole_batch_does(load, tmp_path, monkeypatch):
+    stage, name = stages(load)["generator"], "ema-step000000006.safetensors"
+    whole = bring(stage, Store(tmp_path / "whole")).tensors(name)
+    forward_whole = Denoiser.forward
+
+    def short_of_memory(self, noisy, *arguments):
+        if self.training and len(noisy) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return forward_whole(self, noisy, *arguments)
+
+    monkeypatch.setattr(Denoiser, "forward", short_of_memory)
+    sliced = bring(stage, Store(tmp_path / "sliced")).tensors(name)
+    for tensor, other in zip(whole.values(), sliced.values(), strict=True):
+        torch.testing.assert_close(tensor, other)
+
+
+def test_its_weights_come_from_a_file_too(load, tmp_path):
+    store = Store(tmp_path / "store")
+    trained = bring(stages(load)["generator"], store)
+    given = tmp_path / "given.safetensors"
+    shutil.copyfile(trained.path / "ema-step000000006.safetensors", given)
+    taken = bring(stages(load, f"generator.checkpoint={given}")["generator"], store)
+    name = "ema-step000000006.safetensors"
+    mine, yours = trained.tensors(name), taken.tensors(name)
+    assert all(torch.equal(mine[key], yours[key]) for key in yours)
+
+
+@pytest.mark.parametrize(
+    ("setting", "path", "words"),
+    [
+        ("evaluation.sampler.kind=heun", "evaluation.sampler.kind", "'heun'"),
+        (
+            "evaluation.guidance=[{kind: none}, {kind: cfg, scale: 2.0}]",
+            "evaluation.guidance.1.kind",
+            "'cfg'",
+        ),
+    ],
+)
+def test_what_it_cannot_do_is_refused_with_its_name(load, setting, path, words):
+    with pytest.raises(ConfigError, match="that a generator of kind 'denoiser' can be") as refused:
+        load(setting)
+    assert refused.value.path == f"trial.{path}"
+    assert words in refused.value.message
+
+
+def test_unknown_keys_and_kinds_are_told_with_what_is_valid(load):
+    with pytest.raises(ConfigError, match=r"unknown key 'widht'; did you mean 'width'"):
+        load("generator.widht=3")
+    with pytest.raises(ConfigError, match=r"one of 'lightningdit', 'denoiser', but got 'dit'"):
+        load("generator.kind=dit")
