@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -115,7 +115,6 @@ class GeneratorSettings:
 class GeneratorConfig(LightningDiTConfig, GeneratorSettings):
     """A LightningDiT and its training by flow matching."""
 
-    __pydantic_config__: ClassVar[Any] = _FORBID
     samplers: ClassVar[tuple[str, ...]] = ("euler", "heun", "dopri5")
     guidances: ClassVar[tuple[str, ...]] = ("none", "cfg", "autoguidance")
 
