@@ -138,6 +138,14 @@ def add_settings(parser: argparse.ArgumentParser, example: str = EXAMPLE) -> Non
         dest="settings",
         help=f"override one value of the file, for example {example}; may be given several times",
     )
+    parser.add_argument(
+        "--plugin",
+        action="append",
+        type=lambda module: f"plugins+={module}",
+        metavar="MODULE",
+        dest="settings",
+        help="import a module of your own that registers kinds, beside the file's `plugins`",
+    )
 
 
 def count(text: str) -> int:

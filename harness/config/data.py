@@ -1,14 +1,11 @@
 """The images of a trial, and the crops that stages read them in."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field
-
-from harness.data import DatasetConfig
+from harness.data import DataConfig
 from harness.data.pipelines import Pipeline
 
-DataConfig = Annotated[DatasetConfig, Field(discriminator="kind")]
-"""Every kind of data set."""
+__all__ = ["Crop", "DataConfig", "published"]
 
 Crop = Pipeline | Literal["training"]
 """A published crop and resize, or the one that the data set names, without its randomness."""

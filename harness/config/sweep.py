@@ -18,6 +18,7 @@ from harness.config.reference import describe_source
 from harness.config.resources import Resources, merge_default
 from harness.config.trial import Trial
 from harness.config.weights import describe_weights
+from harness.schema.imported import code_of, import_plugins
 from harness.schema.keys import content_hash, to_plain
 from harness.schema.reading import ConfigError, nearest, parse_yaml, read_yaml, validate
 
@@ -57,6 +58,8 @@ class SweepFile:
     """Axis -> the value that its others are compared with; elsewhere the first of the axis."""
     resources: dict[str, Resources] = field(default_factory=dict)
     """Stage kind -> what it holds; `default` for the kinds not named."""
+    plugins: list[str] = field(default_factory=list)
+    """Modules of the user's own that register further kinds, imported before the file is read."""
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -77,7 +80,7 @@ class Point:
         encoders = [trial.evaluation.extractor, *trial.encoders.values()]
         weights: list[Any] = [describe_weights(e) for e in encoders]
         generator = trial.generator.describe() if trial.generator else {}
-        taken = {
+        taken: dict[str, Any] = {
             "tokenizer": trial.tokenizer.describe(),
             "generator": generator.get("checkpoint"),
             "reference": describe_source(trial.evaluation.reference),
@@ -85,6 +88,8 @@ class Point:
         }
         # Trials from before there were given weights keep their names: what is absent adds nothing.
         taken = {name: described for name, described in taken.items() if described}
+        if code := code_of(trial):
+            taken["code"] = code
         return content_hash([trial, [*weights, taken] if taken else weights])[:12]
 
 
@@ -147,6 +152,7 @@ def read_file(
         for setting in settings:
             _override(tree, setting, keys, dotted)
         merge_default(tree.get("resources"))
+        import_plugins(tree, path.parent)
         return validate(expected, tree)
     except ConfigError as error:
         raise error.within(source=source) from error
@@ -202,6 +208,9 @@ def _override(
 ) -> None:
     path, separator, text = setting.partition("=")
     path = path.strip()
+    if path == "plugins+":
+        tree.setdefault("plugins", []).append(text)
+        return
     if not separator or not all(path.split(".")):
         raise ConfigError(
             f"must be PATH=VALUE, but got {setting!r}; for example tokenizer.training.steps=100",

@@ -10,6 +10,7 @@ from pydantic import Field
 from harness.config.diffusers import DiffusersTokenizerConfig
 from harness.config.encoders import AlignmentEncoder
 from harness.config.phases import PhaseInForce, TokenizerPhase, spell_out
+from harness.config.python_tokenizer import PythonTokenizerConfig
 from harness.config.training import TrainingConfig
 from harness.config.weights import Provenance, describe_file
 from harness.schema.keys import KEY_UNLESS_DEFAULT, NO_KEY
@@ -26,6 +27,8 @@ class TokenizerSettings(Protocol):
 
     A kind is a frozen dataclass with these members; its other fields are its own.
     """
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
     @property
     def kind(self) -> str:
@@ -214,6 +217,7 @@ TOKENIZERS: Kinds[Any] = Kinds("tokenizer", default="va_vae")
 each is trained and loaded."""
 TOKENIZERS.add("va_vae", TokenizerConfig)
 TOKENIZERS.add("diffusers", DiffusersTokenizerConfig)
+TOKENIZERS.add("python", PythonTokenizerConfig)
 
 AnyTokenizerConfig = Annotated[TokenizerSettings, TOKENIZERS]
 """A tokenizer of any kind."""

@@ -1,16 +1,29 @@
 """Image data sets behind one interface, their published crops, and reproducible batches."""
 
+from collections.abc import Callable
+from typing import Annotated, Any
+
 import torch
 
-from harness.data.dataset import ImageDataset
+from harness.data.dataset import DatasetConfig, ImageDataset
 from harness.data.digits import DigitsConfig, DigitsDataset
 from harness.data.photographs.dataset import PhotographDataset
 from harness.data.photographs.image_folder import ImageFolderConfig
 from harness.data.photographs.parquet import ParquetConfig
 from harness.data.photographs.webdataset import WebDatasetConfig
+from harness.data.python_dataset import PythonDataset, PythonDatasetConfig
+from harness.schema.kinds import Kinds
 
-DatasetConfig = DigitsConfig | ImageFolderConfig | ParquetConfig | WebDatasetConfig
-"""Every kind of data set, told apart by `kind`."""
+DATASETS: Kinds[Callable[[Any, torch.device | None], ImageDataset]] = Kinds("data set")
+"""Every kind of data set, and what opens it."""
+DATASETS.add("digits", DigitsConfig, lambda config, _device: DigitsDataset(config))
+DATASETS.add("image_folder", ImageFolderConfig, PhotographDataset)
+DATASETS.add("parquet", ParquetConfig, PhotographDataset)
+DATASETS.add("webdataset", WebDatasetConfig, PhotographDataset)
+DATASETS.add("python", PythonDatasetConfig, lambda config, _device: PythonDataset(config))
+
+DataConfig = Annotated[DatasetConfig, DATASETS]
+"""A data set of any kind."""
 
 
 def open_dataset(config: DatasetConfig, device: torch.device | None = None) -> ImageDataset:
@@ -24,6 +37,4 @@ def open_dataset(config: DatasetConfig, device: torch.device | None = None) -> I
     Raises:
         ValueError: Its files are absent or not as declared.
     """
-    if isinstance(config, DigitsConfig):
-        return DigitsDataset(config)
-    return PhotographDataset(config, device)
+    return DATASETS.of(config)(config, device)

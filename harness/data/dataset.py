@@ -2,12 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from harness.data.missing import MissingItem
 from harness.data.pipelines import Pipeline
 from harness.data.shuffle import FULL, Shuffle
 
@@ -19,6 +20,52 @@ CONTENT = ("data_fingerprint", "data_content")
 """Fields of a stage's result that tell data sets apart: by names and sizes, and by every byte."""
 WHOLE = slice(None)
 """All images of a batch."""
+
+
+@runtime_checkable
+class DatasetConfig(Protocol):
+    """What every kind of data set declares of itself, before anything is opened."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def kind(self) -> str:
+        """Name of the kind."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """Name of the data set, as tables show it."""
+        ...
+
+    @property
+    def resolution(self) -> int:
+        """Side of the images in pixels."""
+        ...
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        ...
+
+    @property
+    def num_train_images(self) -> int:
+        """Images that are trained on."""
+        ...
+
+    @property
+    def num_eval_images(self) -> int:
+        """Images that reconstructions are measured on."""
+        ...
+
+    @property
+    def eval_split(self) -> str:
+        """What the evaluation images are, in words."""
+        ...
+
+    def missing(self) -> list[MissingItem]:
+        """What it reads and this machine lacks."""
+        ...
 
 
 class ImageDataset(ABC):

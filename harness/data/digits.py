@@ -34,12 +34,6 @@ class DigitsConfig:
     """Side of the images in pixels, a multiple of 8."""
     max_shift: int = 1
     """Training images are moved by up to this many pixels each way, zeros moving in."""
-    # What other data sets declare is fixed here, and so is no field.
-    name: ClassVar[str] = "digits"
-    num_classes: ClassVar[int] = 10
-    num_train_images: ClassVar[int] = 1437
-    num_eval_images: ClassVar[int] = 360
-    eval_split: ClassVar[str] = "test"
 
     def __post_init__(self) -> None:
         if self.resolution <= 0 or self.resolution % _SIDE:
@@ -52,6 +46,32 @@ class DigitsConfig:
                 f"`max_shift` must lie in 0..{self.resolution // 2 - 1} (below half of "
                 f"`resolution`), but got {self.max_shift}; use {self.resolution // 16}"
             )
+
+    # What other data sets declare is fixed here, and so is no field.
+    @property
+    def name(self) -> str:
+        """Name of the data set."""
+        return "digits"
+
+    @property
+    def num_classes(self) -> int:
+        """Ten digits."""
+        return 10
+
+    @property
+    def num_train_images(self) -> int:
+        """All but the evaluation images."""
+        return 1437
+
+    @property
+    def num_eval_images(self) -> int:
+        """A fifth, in the class proportions of the whole."""
+        return 360
+
+    @property
+    def eval_split(self) -> str:
+        """What the evaluation images are."""
+        return "test"
 
     def missing(self) -> list[MissingItem]:
         """Nothing: the images come with scikit-learn."""

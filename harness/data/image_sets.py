@@ -13,7 +13,7 @@ from jaxtyping import Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
-from harness.data import DatasetConfig, open_dataset
+from harness.data import DataConfig, open_dataset
 from harness.data.dataset import Split, check_indices
 from harness.data.missing import MissingItem
 from harness.data.photographs.image_folder import IMAGE_SUFFIXES, sorted_images
@@ -127,7 +127,7 @@ class DatasetImages:
     """A split of a data set, without augmentation."""
 
     kind: Literal["dataset"] = "dataset"
-    data: DatasetConfig
+    data: DataConfig
     """The data set."""
     split: Split
     """Part of it."""

@@ -21,6 +21,7 @@ from harness.machine.metering import Meter, cost_record, precision_of
 from harness.machine.world import WorkerLost, World
 from harness.plan.cost import estimate
 from harness.plan.plan import with_inputs
+from harness.schema.imported import code_of
 from harness.schema.keys import to_plain
 from harness.stages import registry
 from harness.stages.running.context import StageContext
@@ -192,6 +193,11 @@ def _run(given: _Assignment, work: Work, slices: int) -> None:
             "check the driver and CUDA_VISIBLE_DEVICES, or set gpus: 0 in the sweep file's "
             "resources"
         )
+    if code_of(stage.config) != stage.code:
+        raise ValueError(
+            f"the code behind a stage must be what was planned with ({dict(stage.code)}), but this "
+            f"process finds {code_of(stage.config)}; run the command again to plan with it"
+        )
     definition = registry.KINDS[stage.kind]
     work.note("started", gpus=given.gpus, cpus=resources.cpus, workers=given.world.size)
     inputs = _find_inputs(stage, given.store)
@@ -223,6 +229,7 @@ def _run(given: _Assignment, work: Work, slices: int) -> None:
             "label": stage.label,
             "config": to_plain(stage.config),
             "inputs": {name: s.key for name, s in stage.inputs.items()},
+            **({"code": dict(stage.code)} if stage.code else {}),
             "made_of": _made_of(stage, inputs),
             "result": dict(result),
             "cost": _cost(given, context, meter, seen["device"]),

@@ -50,6 +50,7 @@ class RayExecutor:
             kinds = {s.kind for s in stages} if feed is fixed else set(resources)
             if not self.wait_for_nodes:
                 refuse_impossible(kinds, demands, totals, shared=shared)
+            machines.require_code(stages)
             queue = Queue(stages, root, demands, machines, listen, feed, stop)
             # A stage that goes on after its driver would hold machines that nobody counts.
             try:

@@ -27,8 +27,8 @@ from ray.util import get_node_ip_address
 from harness.config.resources import Resources
 from harness.execution.failures import FailureKind, classify, most_telling, one_line
 from harness.execution.stage_run import Outcome, run_stage
+from harness.executors.parcel import Parcel
 from harness.machine.world import join
-from harness.stages.stage import Stage
 from harness.storage.leftovers import GANGS, KEY_DIGITS
 
 SETTINGS = {
@@ -52,7 +52,10 @@ MEETING = "meeting"
 class Gang:
     """A stage and its workers."""
 
-    stage: Stage
+    parcel: Parcel
+    """The stage."""
+    key: str
+    """Its key."""
     store_root: Path
     resources: Resources
     each: Mapping[str, float]
@@ -78,7 +81,7 @@ def run_gang(gang: Gang) -> Outcome:
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
     # Every machine must see it; it holds Ray Train's own notes and goes when the gang ends.
-    notes = gang.store_root / GANGS / f"{gang.stage.key[:KEY_DIGITS]}-{secrets.token_hex(4)}"
+    notes = gang.store_root / GANGS / f"{gang.key[:KEY_DIGITS]}-{secrets.token_hex(4)}"
     try:
         # Not in the store: its file system may have no locks, which a meeting needs.
         with tempfile.TemporaryDirectory(prefix="gang-", ignore_cleanup_errors=True) as folder:
@@ -105,7 +108,7 @@ def run_gang(gang: Gang) -> Outcome:
         assert isinstance(outcome, Outcome), "the first worker returns its outcome"
         return outcome
     except Exception as error:
-        return _failed(gang.stage, error)
+        return _failed(gang.key, error)
     finally:
         shutil.rmtree(notes, ignore_errors=True)
         with contextlib.suppress(OSError):
@@ -149,7 +152,12 @@ def _work(config: Mapping[str, Any]) -> Outcome:
         backend="nccl" if gang.gpus else "gloo",
     ) as world:
         return run_stage(
-            gang.stage, gang.store_root, gang.resources, gang.gpus, world=world, stop=gang.stop
+            gang.parcel.open(),
+            gang.store_root,
+            gang.resources,
+            gang.gpus,
+            world=world,
+            stop=gang.stop,
         )
 
 
@@ -187,11 +195,9 @@ def free_address(host: str) -> str:
     return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
 
 
-def _failed(stage: Stage, error: Exception) -> Outcome:
+def _failed(key: str, error: Exception) -> Outcome:
     """The outcome of a gang of which a worker died before it could return one."""
     errors = list(getattr(error, "worker_failures", {}).values()) or [error]
     kinds: list[FailureKind] = [classify(each) for each in errors]
     first = most_telling(kinds)
-    return Outcome(
-        key=stage.key, status="failed", error=one_line(errors[first]), failure=kinds[first]
-    )
+    return Outcome(key=key, status="failed", error=one_line(errors[first]), failure=kinds[first])

@@ -18,11 +18,14 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from harness.config.resources import Resources
 from harness.execution.stage_run import Outcome, run_stage
+from harness.executors.parcel import Parcel
 from harness.executors.placement import Placement
 from harness.executors.ray_connection import Say
 from harness.executors.ray_gang import Gang, run_gang
 from harness.executors.ray_head import Head
 from harness.executors.requests import Amounts, Demand
+from harness.schema.imported import code_of
+from harness.schema.reading import ConfigError
 from harness.stages.stage import Stage
 from harness.storage.stop_requests import StopRequest
 
@@ -32,10 +35,22 @@ SIGNALS_S = 0.1
 """Longest wait within Ray, in seconds: signals that come during one count as one."""
 
 
-def _run(stage: Stage, store_root: str, resources: Resources, gpus: float, stop: str) -> Outcome:
+def _run(parcel: Parcel, store_root: str, resources: Resources, gpus: float, stop: str) -> Outcome:
     if not gpus:
         hide_gpus()
-    return run_stage(stage, Path(store_root), resources, gpus, stop=Path(stop))
+    return run_stage(parcel.open(), Path(store_root), resources, gpus, stop=Path(stop))
+
+
+def _find_code(parcel: Parcel) -> str:
+    """Why a stage cannot be opened on this machine, or that its code is another; else nothing."""
+    try:
+        stage = parcel.open()
+        found = code_of(stage.config)
+    except ConfigError as error:
+        return str(error)
+    if found == stage.code:
+        return ""
+    return f"it has {found} in place of {dict(stage.code)}; install the same version there"
 
 
 def hide_gpus() -> None:
@@ -91,6 +106,21 @@ class RayMachines:
             )
         return found
 
+    def require_code(self, stages: Sequence[Stage]) -> None:
+        """Refuse to start where a machine lacks the user's own code, or has another version.
+
+        Raises:
+            ConfigError: Names the machine and what it lacks.
+        """
+        # One of each code is enough: a sweep has the same in hundreds of stages.
+        parcels = {str(stage.code): Parcel.of(stage) for stage in stages if stage.code}
+        for node in self.totals() if parcels else ():
+            where = NodeAffinitySchedulingStrategy(node, soft=False)
+            find = ray.remote(num_cpus=0)(_find_code).options(scheduling_strategy=where)
+            for error in ray.get([find.remote(parcel) for parcel in parcels.values()]):
+                if error:
+                    raise ConfigError(f"machine {node[:8]} of the cluster: {error}", path="plugins")
+
     def taken_elsewhere(self) -> Mapping[str, Amounts]:
         """Machine -> what other jobs hold of it, seen whenever this one was quiet for a while."""
         if self.shared and time.monotonic() - self._changed > QUIET_S:
@@ -118,13 +148,20 @@ class RayMachines:
             resources=each or None,
             name=f"{stage.kind} {stage.label}",
             scheduling_strategy=NodeAffinitySchedulingStrategy(placement.nodes[0], soft=False),
-        ).remote(stage, str(self.store_root), self.resources[stage.kind], gpus, str(self.stop.path))
+        ).remote(
+            Parcel.of(stage),
+            str(self.store_root),
+            self.resources[stage.kind],
+            gpus,
+            str(self.stop.path),
+        )
 
     def _launch_gang(self, placement: Placement, demand: Demand) -> Any:
         """Start the task that starts the workers; it holds nothing itself."""
         stage = placement.stage
         gang = Gang(
-            stage=stage,
+            parcel=Parcel.of(stage),
+            key=stage.key,
             store_root=self.store_root,
             resources=self.resources[stage.kind],
             each=demand.each,

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness.data.missing import MissingItem
+from harness.schema.imported import code_of
 from harness.schema.keys import content_hash
 from harness.stages.running.context import StageContext
 
@@ -67,22 +68,25 @@ class Stage:
     """Stages it depends on, by the name under which it reads their artifacts."""
     label: str
     """A few words for people; they enter no key."""
+    code: Mapping[str, str] = field(init=False)
+    """Identity of the user's own code and weights behind the configuration; mostly empty."""
     key: str = field(init=False)
-    """sha256 of kind, numerics version, configuration and the keys of the inputs."""
+    """sha256 of kind, numerics version, configuration, that code and the keys of the inputs."""
 
     def __post_init__(self) -> None:
         # The modules of the kinds build stages, so they are imported after this one.
         from harness.stages.registry import KINDS
 
-        key = content_hash(
-            {
-                "kind": self.kind,
-                "version": KINDS[self.kind].version,
-                "config": self.config,
-                "inputs": {name: stage.key for name, stage in self.inputs.items()},
-            }
+        named = {
+            "kind": self.kind,
+            "version": KINDS[self.kind].version,
+            "config": self.config,
+            "inputs": {name: stage.key for name, stage in self.inputs.items()},
+        }
+        object.__setattr__(self, "code", code_of(self.config))
+        object.__setattr__(
+            self, "key", content_hash({**named, "code": self.code} if self.code else named)
         )
-        object.__setattr__(self, "key", key)
 
     @property
     def input_keys(self) -> tuple[str, ...]:

@@ -99,6 +99,8 @@ class TuneFile:
     """Repetitions of `--promote`, which runs the Pareto set at full budget."""
     resources: dict[str, Resources] = field(default_factory=dict)
     """Stage kind -> what it holds; `default` for the kinds not named."""
+    plugins: list[str] = field(default_factory=list)
+    """Modules of the user's own that register further kinds, imported before the file is read."""
 
     def __post_init__(self) -> None:
         check_name(self.name)

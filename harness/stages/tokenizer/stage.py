@@ -13,7 +13,7 @@ from harness.data.missing import MissingItem
 from harness.stages.flops import ADAM_STATE, BYTES, count_forward, empty_image
 from harness.stages.running.context import StageContext
 from harness.stages.stage import Estimate, Stage, StageKind
-from harness.stages.tokenizer import diffusers, va_vae
+from harness.stages.tokenizer import diffusers, python, va_vae
 from harness.stages.tokenizer.kind import (
     TokenizerKind,
     TokenizerStage,
@@ -24,6 +24,7 @@ from models.tokenizer import TokenizerNetwork
 
 TOKENIZERS.implement("va_vae", va_vae.KIND)
 TOKENIZERS.implement("diffusers", diffusers.KIND)
+TOKENIZERS.implement("python", python.KIND)
 
 
 def kind_of(config: AnyTokenizerConfig) -> TokenizerKind:

@@ -1,0 +1,92 @@
+"""A tokenizer of the user's own, trained already: a Python object with `encode` and `decode`."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from harness.config.weights import Provenance
+from harness.schema.imported import Target
+from models.latent import LatentLayout
+
+
+@dataclass(frozen=True, kw_only=True)
+class PythonTokenizerConfig(Target):
+    """An object that encodes images into latents and decodes them; nothing is trained.
+
+    `encode` takes images [b, 3, h, w] in `image_range` and returns latents [b, c, h / f, w / f], or
+    a pair of mean and log-variance of that shape. `decode` takes latents and returns images in
+    `image_range`. An `nn.Module` is moved to the device and put into evaluation mode.
+    """
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    kind: Literal["python"] = "python"
+    latent_dim: int
+    """Latent channels c; held to what `encode` returns."""
+    downsample: int
+    """Image side over latent side f; held to what `encode` returns."""
+    image_range: tuple[float, float] = (-1.0, 1.0)
+    """Values of black and white in images that it takes and returns: [-1, 1], [0, 1], [0, 255]."""
+    seed: int | None = None
+    """Seed of the latents' posterior noise and random subset; absent: the trial's."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        low, high = self.image_range
+        if self.latent_dim < 1 or self.downsample < 1 or not low < high:
+            raise ValueError(
+                "`latent_dim` and `downsample` must be at least 1 and `image_range` must rise, but "
+                f"got {self.latent_dim}, {self.downsample} and {list(self.image_range)}; use those "
+                "of the tokenizer, 16, 16 and [-1, 1] for instance"
+            )
+
+    @property
+    def scaling(self) -> Literal["statistics"]:
+        """Latents are normalised by their measured mean and deviation."""
+        return "statistics"
+
+    @property
+    def is_given(self) -> bool:
+        """Nothing is trained."""
+        return True
+
+    @property
+    def provenance(self) -> Provenance:
+        """Its author's word: weights that came from elsewhere."""
+        return "published"
+
+    @property
+    def name(self) -> str:
+        """Name in the table: what builds it, and its arguments."""
+        arguments = ", ".join(f"{name}={value}" for name, value in self.args.items())
+        return f"{self.target}({arguments})"
+
+    @property
+    def label(self) -> str:
+        """A few words for people."""
+        return f"f{self.downsample}d{self.latent_dim} {self.name} seed {self.seed}"
+
+    @property
+    def encoders(self) -> Mapping[str, Any]:
+        """None: nothing is trained."""
+        return {}
+
+    @property
+    def columns(self) -> Mapping[str, Any]:
+        """No alignment that this program has added."""
+        return {"alignment": "none", "vf_weight": 0.0}
+
+    def layout(self, resolution: int) -> LatentLayout:
+        """One group of channels."""
+        side = resolution // self.downsample
+        return LatentLayout.single(channels=self.latent_dim, height=side, width=side)
+
+    def describe(self) -> str:
+        """Empty: code and weights of one's own enter keys by themselves."""
+        return ""
+
+    @property
+    def identity(self) -> "PythonTokenizerConfig":
+        """The configuration without the seed, which moves no output of encoder and decoder."""
+        return dataclasses.replace(self, seed=None)

@@ -1,0 +1,49 @@
+"""A stage on its way to another process, with what makes the user's own code known there."""
+
+import pickle
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.schema.imported import import_plugin, plugins, search_also
+from harness.schema.reading import ConfigError
+from harness.stages.stage import Stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parcel:
+    """A pickled stage, and the plug-ins to import before it is opened.
+
+    Ray unpickles arguments before the task's first line runs, when the classes of the user's own
+    code cannot be found yet.
+    """
+
+    plugins: Sequence[str]
+    """Modules that register kinds."""
+    folders: Sequence[str]
+    """Where modules are looked for, beside the usual places."""
+    pickled: bytes
+
+    @classmethod
+    def of(cls, stage: Stage) -> "Parcel":
+        """Pack a stage in the process that planned it."""
+        return cls(plugins=plugins(), folders=tuple(sys.path), pickled=pickle.dumps(stage))
+
+    def open(self) -> Stage:
+        """Import the plug-ins and unpack the stage.
+
+        Raises:
+            ConfigError: The user's code is not to be had here.
+        """
+        search_also(Path(folder) for folder in self.folders if folder)
+        for name in self.plugins:
+            import_plugin(name)
+        try:
+            # It comes from our own driver, through Ray, which hands on objects in this way itself.
+            return pickle.loads(self.pickled)  # noqa: S301
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                f"the code of {error.name!r} must be importable on every machine, but is not; "
+                "install it there"
+            ) from error
