@@ -1,0 +1,195 @@
+"""What every kind must keep to, ours and the user's own: one small trial, run and looked at.
+
+The trial is a sweep's first one with its trainings cut to a few steps. Every stage runs twice, once
+undisturbed and once stopped at its first checkpoint and resumed; networks and data are looked at
+for what stages rely on.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from harness.config.resources import Resources
+from harness.config.sweep import Sweep
+from harness.data import DataConfig, open_dataset
+from harness.execution.stage_run import run_stage
+from harness.plan.plan import make_plan
+from harness.stages.stage import Stage
+from harness.stages.tokenizer.stage import load_tokenizer
+from harness.storage.artifacts import Store
+STOP = "stop"
+
+STEPS = 4
+"""Steps of a training: the first ends at a checkpoint, and some follow."""
+TOLERANCE = 1e-4
+"""How far a network's answer may depend on the images beside one, as a share of its largest."""
+EVERY_STEP = Resources(checkpoint_every_s=1e-9)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that was looked at."""
+
+    what: str
+    """What must hold."""
+    error: str = ""
+    """How it does not; empty where it holds."""
+
+
+def shortened(tree: Mapping[str, Any]) -> tuple[str, ...]:
+    """Settings that cut a sweep file down to one small trial; trainings have `STEPS` steps."""
+    settings = [f"grid.{axis}={_yaml([values[0]])}" for axis, values in tree["grid"].items()]
+
+    def walk(block: Any, path: str) -> Iterator[str]:
+        if not isinstance(block, Mapping):
+            return
+        for name, value in block.items():
+            if name == "training" and isinstance(value, Mapping):
+                yield from (f"{path}{name}.steps={STEPS}", f"{path}{name}.warmup_steps=0")
+            else:
+                yield from walk(value, f"{path}{name}.")
+
+    return (*settings, *walk(tree["trial"], ""))
+
+
+def _yaml(value: Any) -> str:
+    import json
+
+    return json.dumps(value)
+
+
+def findings(sweep: Sweep) -> Iterator[Finding]:
+    """Run the first trial of a sweep and look at its parts, one by one."""
+    plan = make_plan(sweep)
+    trial = sweep.points[0].trial
+    yield from _of_data(trial.data)
+    with tempfile.TemporaryDirectory(prefix="conformance-") as folder:
+        undisturbed, resumed = (Store(Path(folder, name)) for name in ("whole", "resumed"))
+        for stage in plan.stages:
+            finding = _ran(stage, undisturbed)
+            yield finding
+            if finding.error:
+                return
+            if stage.kind == "tokenizer":
+                yield from _of_tokenizer(stage, undisturbed, trial.data)
+            yield _resumes(stage, undisturbed, resumed)
+
+
+def _ran(stage: Stage, store: Store) -> Finding:
+    outcome = run_stage(stage, store.root, Resources(), 0.0)
+    error = "" if outcome.status in ("done", "reused") else outcome.error
+    return Finding(what=f"{stage.kind}: {stage.label} runs", error=error)
+
+
+def _resumes(stage: Stage, undisturbed: Store, store: Store) -> Finding:
+    """Stop a stage at its first checkpoint, go on, and compare the artifacts' files."""
+    what = f"{stage.kind}: resumed from a checkpoint it gives the same bits"
+    stop = store.root / "stop"
+    stop.parent.mkdir(parents=True, exist_ok=True)
+    stop.write_text(STOP, encoding="utf-8")
+    run_stage(stage, store.root, EVERY_STEP, 0.0, stop=stop)
+    stop.unlink()
+    outcome = run_stage(stage, store.root, Resources(), 0.0)
+    if outcome.status not in ("done", "reused"):
+        return Finding(what=what, error=outcome.error)
+    ours, theirs = (each.get(stage.kind, stage.key) for each in (store, undisturbed))
+    differing = [
+        name for name, file in ours.record["files"].items() if theirs.record["files"].get(name) != file
+    ]
+    if differing or ours.result != theirs.result:
+        told = ", ".join(differing) or "its result"
+        return Finding(
+            what=what,
+            error=f"{told} differ: whatever the training changes must be in its checkpoint, and "
+            "every random number a function of seed and step",
+        )
+    return Finding(what=what)
+
+
+def _of_data(config: DataConfig) -> Iterator[Finding]:
+    dataset = open_dataset(config)
+    chosen = np.arange(min(4, dataset.num_images("train")), dtype=np.int64)
+    images = dataset.images("train", chosen)
+    yield _same(
+        "data set: an image is the same whenever it is read",
+        images,
+        dataset.images("train", chosen),
+        "reading twice gave other pixels; augment in training only, and draw from the generator",
+    )
+    side = config.resolution
+    shape = (len(chosen), 3, side, side)
+    found = f"{tuple(images.shape)} {images.dtype}"
+    fits = tuple(images.shape) == shape and images.dtype == torch.uint8
+    yield Finding(
+        what=f"data set: images are 8-bit [3, {side}, {side}]",
+        error="" if fits else f"they are {found}",
+    )
+    flat = bool((images == images[:, :, :1, :1]).all())
+    yield Finding(
+        what="data set: images show something",
+        error="each of the first is of one colour; check how pixels are scaled" if flat else "",
+    )
+    whole, part = (
+        dataset.augmented("train", chosen, np.random.default_rng(0), rows)
+        for rows in (slice(None), slice(1, 3))
+    )
+    yield _same(
+        "data set: a part of a batch is augmented as in the whole",
+        whole[1:3],
+        part,
+        "other pixels came; draw for the whole batch and read the part",
+    )
+
+
+def _of_tokenizer(stage: Stage, store: Store, data: DataConfig) -> Iterator[Finding]:
+    artifact = store.get(stage.kind, stage.key)
+    tokenizer = load_tokenizer(artifact, torch.device("cpu"))
+    dataset = open_dataset(data)
+    pixels = dataset.images("eval", np.arange(min(4, dataset.num_images("eval")), dtype=np.int64))
+    images = pixels.float() / 127.5 - 1.0
+    with torch.no_grad():
+        latent = tokenizer.encode(images).mode()
+        again = tokenizer.encode(images).mode()
+        alone = torch.cat([tokenizer.encode(image[None]).mode() for image in images])
+        decoded = tokenizer.decode(latent)
+        decoded_alone = torch.cat([tokenizer.decode(each[None]) for each in latent])
+        reloaded = load_tokenizer(artifact, torch.device("cpu")).encode(images).mode()
+    yield Finding(
+        what="tokenizer: latents differ between images",
+        error="" if bool(latent.std(dim=0).max() > 0) else "all are equal; it has collapsed",
+    )
+    random = "it draws random numbers or stays in training mode"
+    yield _same("tokenizer: encoding is deterministic", latent, again, random)
+    yield _same("tokenizer: loaded twice it is the same", latent, reloaded, "its weights differ")
+    beside = "batch normalisation in training mode?"
+    yield _close("tokenizer: a latent depends on its own image alone", latent, alone, beside)
+    yield _close("tokenizer: an image depends on its latent alone", decoded, decoded_alone, beside)
+
+
+def _same(what: str, left: torch.Tensor, right: torch.Tensor, error: str) -> Finding:
+    return Finding(what=what, error="" if torch.equal(left, right) else error)
+
+
+def _close(what: str, left: torch.Tensor, right: torch.Tensor, hint: str) -> Finding:
+    apart = float((left - right).abs().max() / left.abs().max().clamp(min=1e-12))
+    error = f"it moves by {apart:.1e} of the largest value with what lies beside it; {hint}"
+    return Finding(what=what, error=error if apart > TOLERANCE else "")
+
+
+Tell = Callable[[str], None]
+
+
+def check(sweep: Sweep, tell: Tell) -> bool:
+    """Look at all of it, a line each; returns whether everything holds."""
+    good = True
+    for finding in findings(sweep):
+        good = good and not finding.error
+        tell(f"{'FAIL' if finding.error else 'ok  '}  {finding.what}")
+        if finding.error:
+            tell(f"      {finding.error}")
+    return good
