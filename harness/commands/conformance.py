@@ -22,6 +22,7 @@ from harness.plan.plan import make_plan
 from harness.stages.stage import Stage
 from harness.stages.tokenizer.stage import load_tokenizer
 from harness.storage.artifacts import Store
+
 STOP = "stop"
 
 STEPS = 4
@@ -99,7 +100,9 @@ def _resumes(stage: Stage, undisturbed: Store, store: Store) -> Finding:
         return Finding(what=what, error=outcome.error)
     ours, theirs = (each.get(stage.kind, stage.key) for each in (store, undisturbed))
     differing = [
-        name for name, file in ours.record["files"].items() if theirs.record["files"].get(name) != file
+        name
+        for name, file in ours.record["files"].items()
+        if theirs.record["files"].get(name) != file
     ]
     if differing or ours.result != theirs.result:
         told = ", ".join(differing) or "its result"

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from harness.config.weights import Provenance
 from harness.schema.imported import Target
@@ -18,8 +18,6 @@ class PythonTokenizerConfig(Target):
     a pair of mean and log-variance of that shape. `decode` takes latents and returns images in
     `image_range`. An `nn.Module` is moved to the device and put into evaluation mode.
     """
-
-    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
     kind: Literal["python"] = "python"
     latent_dim: int

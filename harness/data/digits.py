@@ -8,7 +8,7 @@ evaluation images in the class proportions of the whole, whatever a trial's seed
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, final
+from typing import Literal, final
 
 import numpy as np
 import torch

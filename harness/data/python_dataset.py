@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal, final
+from typing import Any, Literal, final
 
 import numpy as np
 from jaxtyping import Int64, UInt8
@@ -39,8 +39,6 @@ class PythonDatasetConfig(Target):
     [h, w] or [h, w, 3], or a tensor [3, h, w] or [1, h, w] of 8 bits or of floats in [0, 1]; and an
     integer. An attribute `labels` or `targets` with all labels saves reading every image for them.
     """
-
-    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
     kind: Literal["python"] = "python"
     name: str

@@ -15,7 +15,7 @@ from functools import lru_cache
 from importlib import metadata
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from harness.schema.keys import NO_KEY
 from harness.schema.reading import ConfigError, nearest
@@ -93,8 +93,6 @@ class Target:
     enter keys: a change of any of these makes new artifacts.
     """
 
-    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
-
     target: str
     """What builds it: `package.module:name`."""
     args: Mapping[str, Any] = field(default_factory=dict)
@@ -124,7 +122,10 @@ class Target:
         Raises:
             ConfigError: It cannot be imported or called, or the call fails.
         """
-        module, name = _import(self.module), self.target.partition(":")[2]
+        try:
+            module, name = _import(self.module), self.target.partition(":")[2]
+        except ConfigError as error:
+            raise error.within(path="target") from error
         found: Any = module
         for part in name.split("."):
             if not hasattr(found, part):

@@ -1,0 +1,179 @@
+"""Kinds of the user's own, from a folder outside of the checkout, through the commands."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from harness.config.python_tokenizer import PythonTokenizerConfig
+from harness.schema.reading import ConfigError
+from harness.stages.tokenizer.python import try_out
+
+ROOT = Path(__file__).parents[3]
+EXAMPLES = ROOT / "sweeps" / "examples"
+SMALL = (
+    "generator.training.steps=4",
+    "evaluation.extractor.training.steps=4",
+    "evaluation.num_images=40",
+    "evaluation.sampler.num_steps=3",
+    "data.args={count: 80}",
+    "data.num_train_images=80",
+    "data.num_eval_images=80",
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The examples, where nothing of this program lies."""
+    return Path(shutil.copytree(EXAMPLES, tmp_path / "mine"))
+
+
+def run(folder: Path, command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, "-m", f"harness.{command}", *arguments]
+    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def settings(*more: str) -> list[str]:
+    return [word for setting in (*SMALL, *more) for word in ("--set", setting)]
+
+
+@pytest.mark.parametrize("executor", ["inline", "ray"])
+def test_a_tokenizer_and_a_data_set_of_ones_own_give_rows(folder, executor):
+    done = run(folder, "run", "own_tokenizer.yaml", *settings(), "--executor", executor)
+    assert done.returncode == 0, done.stderr
+    table = pd.read_parquet(folder / "results" / "own_tokenizer" / "table.parquet")
+    assert list(table["status"]) == ["done", "done"]
+    assert list(table["latent_dim"]) == [6, 12]
+    assert table["gfid"].notna().all()
+    # More coefficients of the cosine transform reconstruct better, whatever the generator does.
+    assert table["psnr"].is_monotonic_increasing
+    record = next((folder / "artifacts" / "tokenizer").glob("*/artifact.json"))
+    assert set(json.loads(record.read_text())["code"]) == {"my_data", "my_tokenizer"}
+
+
+def test_a_change_of_the_code_makes_new_artifacts_of_what_uses_it(folder):
+    arguments = ["own_tokenizer.yaml", *settings("grid.channels=['6']"), "--dry-run", "--json"]
+    before = json.loads(run(folder, "run", *arguments).stdout)
+    code = folder / "my_tokenizer.py"
+    code.write_text(code.read_text() + "\n# another version\n")
+    after = json.loads(run(folder, "run", *arguments).stdout)
+    keys = [{s["kind"]: s["key"] for s in plan["stages"]} for plan in (before, after)]
+    moved = {kind for kind in keys[0] if keys[0][kind] != keys[1][kind]}
+    assert moved == {"tokenizer", "reconstruction", "latents", "generator", "generation"}
+
+
+def test_the_check_runs_every_stage_and_names_what_does_not_hold(folder):
+    good = run(folder, "check", "own_tokenizer.yaml", *settings())
+    assert good.returncode == 0, good.stdout + good.stderr
+    assert "ok    tokenizer: a latent depends on its own image alone" in good.stdout
+    code = folder / "my_tokenizer.py"
+    code.write_text(
+        code.read_text().replace(
+            "return functional.conv2d(images,",
+            "return images.mean() + functional.conv2d(images,",
+        )
+    )
+    bad = run(folder, "check", "own_tokenizer.yaml", *settings())
+    assert bad.returncode == 1
+    assert "FAIL  tokenizer: a latent depends on its own image alone" in bad.stdout
+
+
+ENCODE = "return functional.conv2d(images, self.kernels, stride=self.patch)"
+DECODE = "return functional.conv_transpose2d(latents, self.kernels, stride=self.patch).clamp(-1, 1)"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        (ENCODE, "return images", "must return latents, or a pair of mean and log-variance of"),
+        (ENCODE, "return None", "as a floating-point tensor, but returned NoneType"),
+        (ENCODE, f"{ENCODE} / 0.0", "must return finite numbers"),
+        (ENCODE, "raise OSError('no disk')", "failed on images of 16 pixels: OSError: no disk"),
+        (DECODE, f"{DECODE.replace('.clamp(-1, 1)', '')} + 255", "must return images in [-1, 1]"),
+        ("def decode", "def dekode", "`encode` and `decode`, but CosineTokenizer has no `decode`"),
+    ],
+)
+def test_what_breaks_the_contract_is_said_in_words(tmp_path, monkeypatch, old, new, says):
+    name = f"mine_{zlib.crc32(new.encode())}"
+    (tmp_path / f"{name}.py").write_text(
+        (EXAMPLES / "my_tokenizer.py").read_text().replace(old, new)
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    config = PythonTokenizerConfig(
+        target=f"{name}:CosineTokenizer", args={"latent_dim": 6}, latent_dim=6, downsample=4
+    )
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        try_out(config, resolution=16)
+
+
+def test_what_breaks_the_contract_is_told_at_planning_with_its_path(folder):
+    (folder / "my_tokenizer.py").write_text("import maths")
+    done = run(folder, "run", "own_tokenizer.yaml", *settings(), "--dry-run")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: own_tokenizer.yaml: trial.tokenizer.target: my_tokenizer cannot be imported: no "
+        "module 'maths'; install it\n"
+    )
+    assert not (folder / "results").exists()
+
+
+def test_a_whole_kind_of_ones_own_trains_resumes_and_gives_rows(folder):
+    cut = ["generator.training.steps=4", "evaluation.extractor.training.steps=4"]
+    cut += ["tokenizer.training.steps=6", "evaluation.num_images=40", "latents.num_images=60"]
+    given = [word for setting in cut for word in ("--set", setting)]
+    checked = run(folder, "check", "own_kind.yaml", *given)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert "ok    tokenizer: resumed from a checkpoint it gives the same bits" in checked.stdout
+    done = run(folder, "run", "own_kind.yaml", *given, "--executor", "inline")
+    assert done.returncode == 0, done.stderr
+    table = pd.read_parquet(folder / "results" / "own_kind" / "table.parquet")
+    assert list(table["provenance"]) == ["reconstruction"] * 2
+    # Its own code, and not this program's, is part of its keys.
+    records = (folder / "artifacts").glob("*/*/artifact.json")
+    code = {path.parts[-3]: json.loads(path.read_text()).get("code") for path in records}
+    assert {kind for kind, found in code.items() if found} == {"tokenizer"}
+    assert set(code["tokenizer"]) == {"my_kind"}
+
+
+@pytest.mark.parametrize(
+    ("plugins", "text", "says"),
+    [
+        ("[absent_6]", "", "plugins.0: no module 'absent_6' is installed or lies in this folder"),
+        ("my_kind", "", "plugins: must be a list of module names, but got 'my_kind'"),
+        ("[broken_6]", "1 / 0", "plugins.0: broken_6 cannot be imported: ZeroDivisionError"),
+        (
+            "[broken_6]",
+            "from dataclasses import dataclass\nfrom harness.kinds import TOKENIZERS\n"
+            "class Mine: pass\nTOKENIZERS.add('va_vae', Mine)",
+            "the tokenizer kind 'va_vae' must be registered once, but broken_6.Mine",
+        ),
+    ],
+)
+def test_plugins_that_cannot_be_had_are_refused_with_their_path(folder, plugins, text, says):
+    (folder / "broken_6.py").write_text(text)
+    tree = yaml.safe_load((folder / "own_kind.yaml").read_text())
+    tree["plugins"] = yaml.safe_load(plugins)
+    (folder / "own_kind.yaml").write_text(yaml.safe_dump(tree))
+    done = run(folder, "run", "own_kind.yaml", "--dry-run")
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_kind_that_nobody_registered_names_those_that_there_are(folder):
+    done = run(folder, "run", "own_kind.yaml", "--set", "plugins=[]", "--dry-run")
+    assert done.returncode == 2
+    assert "`kind` must be one of 'va_vae', 'diffusers', 'python', but got 'linear'" in done.stderr
+    named = run(
+        folder, "run", "own_kind.yaml", "--set", "plugins=[]", "--plugin", "my_kind", "--dry-run"
+    )
+    assert named.returncode == 0, named.stderr
