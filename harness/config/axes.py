@@ -1,7 +1,8 @@
 """Axes of a sweep: what it varies, as people write it and as the table's columns hold it."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import json
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -36,6 +37,8 @@ class Axis:
     """Values that the sweep has, in the order of the file; none of a search's range."""
     baseline: Held | None = None
     """The value that others are compared with; None of seeds and ranges."""
+    moves_with: tuple[str, ...] = ()
+    """Axes that move together with this one, so that its effect is not told from theirs."""
 
     def held(self, value: Any) -> Held:
         """A value as the column holds it: text where the axis has other values than numbers."""
@@ -77,7 +80,7 @@ def describe_axes(
         plain = Axis(name=axis, short=names[axis], kind=kind, type=of_type, values=())
         used = dict.fromkeys(map(plain.held, met[axis]))
         # Values that stand in no list are those of the base trial.
-        ordered = [held for held in map(plain.held, values) if held in used]
+        ordered = [held for held in dict.fromkeys(map(plain.held, values)) if held in used]
         ordered += [held for held in used if held not in ordered] if values else []
         first = None if kind == "seed" or not ordered else ordered[0]
         axes.append(dataclasses.replace(plain, values=tuple(ordered), baseline=first))
@@ -129,9 +132,12 @@ def write_value(value: Any) -> str:
 
 def same(one: Any, other: Any) -> bool:
     """Whether two values are the same value of an axis: 1 and 1.0 are, 1 and true are not."""
-    if _is_number(one) and _is_number(other):
-        return one == other
-    return type(one) is type(other) and write_value(one) == write_value(other)
+    return identity(one) == identity(other)
+
+
+def identity(value: Any) -> Hashable:
+    """Equal for values that are the same value of an axis."""
+    return value if _is_number(value) else json.dumps(value, sort_keys=True)
 
 
 def _is_number(value: Any) -> bool:

@@ -1,18 +1,24 @@
-"""The sweep file: a base trial, axes over any of its fields, named presets and exclusions."""
+"""The sweep file: a base trial, a grid of axes over any of its fields, and named presets."""
 
 import copy
 import dataclasses
-import itertools
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from harness.config.axes import Axis, describe_axes, write_value
+from harness.config.axes import Axis, describe_axes, same, write_value
 from harness.config.checks import check_trial
 from harness.config.evaluation import AutoGuidanceWith
+from harness.config.grid import (
+    Exclusions,
+    Grid,
+    all_combinations,
+    axes_of,
+    listed_values,
+    read_grids,
+)
 from harness.config.protocol_presets import apply_presets
 from harness.config.reference import describe_source
 from harness.config.resources import Resources, merge_default
@@ -23,6 +29,9 @@ from harness.schema.keys import content_hash, to_plain
 from harness.schema.reading import ConfigError, nearest, parse_yaml, read_yaml, validate
 
 F = TypeVar("F")
+BASE = "(base)"
+"""Value of an axis where the base trial has something that none of its values is."""
+_ABSENT = object()
 
 
 def check_name(name: str) -> None:
@@ -50,8 +59,11 @@ class SweepFile:
     """The base trial."""
     presets: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     """Axis name -> value name -> dotted paths of the trial and their values."""
-    grid: dict[str, list[Any]] = field(default_factory=dict)
-    """Axis (a preset's name or a dotted path of the trial) -> values."""
+    grid: dict[str, Any] | list[dict[str, Any]] = field(default_factory=dict)
+    """Axis (a preset's name or a dotted path of the trial) -> values, or `choices` and `when`; or
+    a list of such grids. See `harness.config.grid`."""
+    zip: list[list[str]] = field(default_factory=list)
+    """Lists of axes that move together: the first value of each is one combination."""
     exclude: list[dict[str, Any]] = field(default_factory=list)
     """Combinations left out: axis -> value or list of values."""
     compare: dict[str, Any] = field(default_factory=dict)
@@ -119,10 +131,10 @@ def load_sweep(path: Path, settings: Sequence[str] = ()) -> Sweep:
     source = str(path)
     file = read_file(path, settings, SweepFile, dotted=("grid", "compare"))
     try:
-        _check_axes(file)
-        points = tuple(_expand(file))
-        axes = describe_axes((point.axes for point in points), file.grid, file.presets)
-        axes = _with_baselines(axes, file.compare)
+        grids = read_grids(file.grid, file.zip, file.presets)
+        points = tuple(_expand(file, grids))
+        axes = describe_axes((p.axes for p in points), listed_values(grids), file.presets)
+        axes = _with_baselines(_with_pairs(axes, file.zip), file.compare)
         return Sweep(file=file, points=points, source=source, axes=axes)
     except ConfigError as error:
         raise error.within(source=source) from error
@@ -161,8 +173,8 @@ def read_file(
 def resolved_tree(sweep: Sweep) -> dict[str, Any]:
     """The sweep as JSON-able values with every override applied, for `sweep.yaml`."""
     tree = to_plain(sweep.file)
-    # Folders of earlier revisions hold files without this block: without it they are the same.
-    return {key: value for key, value in tree.items() if value or key != "compare"}
+    # Folders of earlier revisions hold files without these blocks: empty, they say nothing.
+    return {key: value for key, value in tree.items() if value or key not in ("compare", "zip")}
 
 
 def set_path(tree: dict[str, Any], path: str, value: Any) -> None:
@@ -189,6 +201,9 @@ def set_path(tree: dict[str, Any], path: str, value: Any) -> None:
 
 def _check_blocks(tree: Mapping[str, Any], dotted: tuple[str, ...]) -> None:
     for name in ("trial", "presets", *dotted):
+        several = tree.get(name) if name == "grid" else None
+        if isinstance(several, list) and all(isinstance(each, dict) for each in several):
+            continue
         if not isinstance(tree.get(name, {}), dict):
             raise ConfigError(
                 f"must be a mapping, but got {tree[name]!r}; write {name}: {{}} for none", path=name
@@ -224,11 +239,15 @@ def _override(
     head, _, rest = path.partition(".")
     trial_keys = [f.name for f in dataclasses.fields(Trial)]
     if head in dotted and rest:
-        tree.setdefault(head, {})[rest] = value
+        block, name = _block_of(tree, head, rest)
+        block[name] = value
     elif head in file_keys:
         set_path(tree, path, value)
     elif head in trial_keys:
-        axes = tree.get(dotted[0]) or {}
+        block = tree.get(dotted[0]) or {}
+        first, *others = block if isinstance(block, list) else [block]
+        # Where one of several grids lacks an axis, the value is that of its trials.
+        axes = [axis for axis in first if all(axis in other for other in others)]
         refuse_ignored(path, axes, tree.get("presets") or {}, block=dotted[0], at=f"--set {path}")
         set_path(tree.setdefault("trial", {}), path, value)
     else:
@@ -237,6 +256,21 @@ def _override(
             f"(valid: {', '.join(file_keys + trial_keys)})",
             path=f"--set {path}",
         )
+
+
+def _block_of(tree: dict[str, Any], head: str, rest: str) -> tuple[dict[str, Any], str]:
+    """The block whose key a setting names, and the key; of a list of grids, that of one."""
+    block = tree.setdefault(head, {})
+    if not isinstance(block, list):
+        return block, rest
+    number, _, axis = rest.partition(".")
+    if not (number.isdecimal() and int(number) < len(block) and axis):
+        raise ConfigError(
+            f"must name one of the {len(block)} grids by its number, as {head}.0.AXIS, but got "
+            f"{head}.{rest}",
+            path=f"--set {head}.{rest}",
+        )
+    return block[int(number)], axis
 
 
 def refuse_ignored(
@@ -269,17 +303,14 @@ def _paths_of_axis(presets: Mapping[str, Any], axis: str) -> set[str]:
     return {path for value in values.values() for path in value} if values else {axis}
 
 
-def _check_axes(file: SweepFile) -> None:
-    for axis, values in file.grid.items():
-        _check_axis(file, axis, values)
-    for number, rule in enumerate(file.exclude):
-        for axis in rule:
-            if axis not in file.grid:
-                raise ConfigError(
-                    f"unknown axis {axis!r}{nearest(axis, list(file.grid))} "
-                    f"(axes: {', '.join(file.grid) or 'none'})",
-                    path=f"exclude.{number}",
-                )
+def _with_pairs(axes: Sequence[Axis], pairs: Sequence[Sequence[str]]) -> tuple[Axis, ...]:
+    together = {axis: pair for pair in pairs for axis in pair}
+    return tuple(
+        dataclasses.replace(
+            axis, moves_with=tuple(a for a in together.get(axis.name, ()) if a != axis.name)
+        )
+        for axis in axes
+    )
 
 
 def _with_baselines(axes: Sequence[Axis], compare: Mapping[str, Any]) -> tuple[Axis, ...]:
@@ -307,64 +338,89 @@ def _with_baselines(axes: Sequence[Axis], compare: Mapping[str, Any]) -> tuple[A
     return tuple(known.values())
 
 
-def _check_axis(file: SweepFile, axis: str, values: list[Any]) -> None:
-    path = f"grid.{axis}"
-    if not values:
-        raise ConfigError("an axis needs at least one value, but got none; add one", path=path)
-    texts = [json.dumps(value, sort_keys=True) for value in values]
-    for text in texts:
-        if texts.count(text) > 1:
-            raise ConfigError(f"the value {text} stands twice; keep one", path=path)
-    if axis in file.presets:
-        for value in values:
-            names = list(file.presets[axis])
-            if value not in names:
-                raise ConfigError(
-                    f"unknown preset {value!r}{nearest(str(value), names)} "
-                    f"(valid: {', '.join(names)})",
-                    path=path,
-                )
-    elif axis.partition(".")[0] not in {f.name for f in dataclasses.fields(Trial)}:
-        names = [*file.presets, *(f.name for f in dataclasses.fields(Trial))]
-        raise ConfigError(
-            f"unknown axis {axis!r}{nearest(axis, names)} (an axis is a preset's name or a "
-            f"dotted path that starts with one of: {', '.join(names)})",
-            path=path,
-        )
-
-
-def _expand(file: SweepFile) -> Iterator[Point]:
-    used: set[int] = set()
+def _expand(file: SweepFile, grids: Sequence[Grid]) -> Iterator[Point]:
+    axes = axes_of(grids)
+    exclusions = Exclusions(file.exclude, axes)
     seen: dict[str, Mapping[str, Any]] = {}
-    for values in itertools.product(*file.grid.values()):
-        axes = dict(zip(file.grid, values, strict=True))
-        rules = [n for n, rule in enumerate(file.exclude) if _matches(rule, axes)]
-        used.update(rules)
-        if rules:
+    for grid, chosen in all_combinations(grids, exclusions):
+        trial = _build(file, chosen)
+        full = _with_base_values(file, grids, grid, chosen, trial)
+        if len(full) > len(chosen) and exclusions.leave_out(full):
             continue
-        point = Point(axes=axes, trial=build_trial(file, axes))
-        if point.trial_id in seen:
+        point = Point(axes=full, trial=trial)
+        known = seen.setdefault(point.trial_id, full)
+        if known is full:
+            yield point
+        elif len(grids) == 1 or not _same_axes(known, full):
             raise ConfigError(
-                f"two combinations give the same trial: {dict(seen[point.trial_id])} and {axes}; "
+                f"two combinations give the same trial: {dict(known)} and {full}; "
                 "drop one value or exclude one combination",
                 path="grid",
             )
-        seen[point.trial_id] = axes
-        yield point
-    for number, rule in enumerate(file.exclude):
-        if number not in used:
-            raise ConfigError(
-                f"{rule} matches no combination of the grid", path=f"exclude.{number}"
-            )
+    exclusions.check_used()
     if not seen:
         raise ConfigError("every combination of the grid is excluded; leave one", path="exclude")
 
 
-def _matches(rule: Mapping[str, Any], axes: Mapping[str, Any]) -> bool:
-    return all(
-        axes[axis] in (wanted if isinstance(wanted, list) else [wanted])
-        for axis, wanted in rule.items()
-    )
+def _build(file: SweepFile, axes: Mapping[str, Any]) -> Trial:
+    """The trial of a combination; where there is none, the error names the combination."""
+    try:
+        return build_trial(file, axes)
+    except ConfigError as error:
+        if len(axes) < 2:
+            raise
+        words = ", ".join(f"{axis} {write_value(value)}" for axis, value in axes.items())
+        raise ConfigError(
+            f"{error.message}; this is the combination {words}; where others are right, leave it "
+            "out with `exclude`, or let an axis vary `when` another has a value",
+            path=error.path,
+        ) from error
+
+
+def _with_base_values(
+    file: SweepFile, grids: Sequence[Grid], grid: Grid, chosen: Mapping[str, Any], trial: Trial
+) -> Mapping[str, Any]:
+    """A combination with the values that axes of other grids have in its trial.
+
+    A preset, or an axis over blocks, has the value that changes nothing; `(base)` where there is
+    none. An axis that the trial has no such field for is absent.
+    """
+    full = {}
+    for axis, listed in listed_values(grids).items():
+        if axis in grid.axes:
+            full |= {axis: chosen[axis]} if axis in chosen else {}
+            continue
+        found = None if axis in file.presets else _value_at(trial, axis)
+        if axis in file.presets or isinstance(found, dict | list):
+            names = file.presets.get(axis, listed)
+            equal = [name for name in names if _changes_nothing(file, chosen, axis, name, trial)]
+            found = equal[0] if equal else BASE
+        if found is not _ABSENT:
+            full[axis] = found
+    return full
+
+
+def _value_at(trial: Trial, path: str) -> Any:
+    node: Any = trial
+    for name in path.split("."):
+        node = (
+            node.get(name, _ABSENT) if isinstance(node, Mapping) else getattr(node, name, _ABSENT)
+        )
+    return node if node is _ABSENT else to_plain(node)
+
+
+def _changes_nothing(
+    file: SweepFile, axes: Mapping[str, Any], axis: str, value: Any, trial: Trial
+) -> bool:
+    try:
+        return build_trial(file, {**axes, axis: value}) == trial
+    except ConfigError:
+        # What makes no trial here is not what the trial has.
+        return False
+
+
+def _same_axes(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return one.keys() == other.keys() and all(same(one[axis], other[axis]) for axis in one)
 
 
 def build_trial(file: SweepFile, axes: Mapping[str, Any], weak: Mapping[str, Any] = {}) -> Trial:

@@ -50,6 +50,8 @@ class Column:
     """Values of an axis, in the order of the sweep file; none of a search's range."""
     baseline: Held | None = None
     """Value of an axis that the others are compared with; None of seeds and ranges."""
+    moves_with: tuple[str, ...] = ()
+    """Columns of axes that move together with this one."""
     promised: bool = False
     """Every artifact that a plan finds has this metric, since it is older than the last raise of
     its stage's `VERSION`. A metric that came later raises no `VERSION`, so artifacts may lack it:
@@ -62,8 +64,8 @@ class Column:
         if self.axis is None:
             return about
         # As JSON, so that numbers stay numbers.
-        numbers = {"values": list(self.values), "baseline": self.baseline}
-        return about | {"axis": self.axis} | {k: json.dumps(v) for k, v in numbers.items()}
+        names = ("values", "baseline", "moves_with")
+        return about | {"axis": self.axis} | {n: json.dumps(getattr(self, n)) for n in names}
 
 
 _text = partial(Column, type="text")
@@ -245,6 +247,7 @@ def _axis_column(axis: Axis) -> Column:
         axis=axis.kind,
         values=axis.values,
         baseline=axis.baseline,
+        moves_with=tuple(map(axis_column, axis.moves_with)),
     )
 
 

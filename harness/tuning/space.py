@@ -15,6 +15,8 @@ from optuna.distributions import (
     IntDistribution,
 )
 
+from harness.config.axes import same
+from harness.config.conditions import check_condition, condition_words, holds
 from harness.config.trial import Trial
 from harness.schema.reading import ConfigError, nearest, validate
 
@@ -106,23 +108,16 @@ class Domain:
     @property
     def condition(self) -> str:
         """`when` in words; empty where it is always in force."""
-        parts = [
-            f"{axis} {' or '.join(str(value) for value in _as_list(wanted))}"
-            for axis, wanted in (self.when or {}).items()
-        ]
-        return ", ".join(parts)
+        return condition_words(self.when or {})
 
     def holds(self, axes: Mapping[str, Any]) -> bool:
         """Whether it is in force, given the axes above."""
-        return all(
-            axis in axes and any(_same(axes[axis], value) for value in _as_list(wanted))
-            for axis, wanted in (self.when or {}).items()
-        )
+        return holds(self.when or {}, axes)
 
     def contains(self, value: Any) -> bool:
         """Whether a value lies in it."""
         if self.choices is not None:
-            return any(_same(value, name) for name in self.names)
+            return any(same(value, name) for name in self.names)
         low, high = self.ends
         kinds = int if self.integer is not None else int | float
         return isinstance(value, kinds) and not isinstance(value, bool) and low <= value <= high
@@ -162,11 +157,7 @@ class SearchSpace:
     @property
     def listed(self) -> dict[str, list[Any]]:
         """Axis -> its choices over all domains; none of a range."""
-        listed: dict[str, list[Any]] = {}
-        for parameter in self.parameters:
-            names = listed.setdefault(parameter.axis, [])
-            names += [name for name in parameter.domain.names if name not in names]
-        return listed
+        return {axis: [] for axis in (p.axis for p in self.parameters)} | _offered(self.parameters)
 
     def suggest(self, trial: optuna.Trial, *, every: bool) -> Axes:
         """The trial's values of all axes that are in force.
@@ -252,7 +243,7 @@ def parse_space(search: Mapping[str, Any], presets: Presets) -> tuple[SearchSpac
             _check_axis(axis, domains, presets)
             for number, domain in enumerate(domains):
                 path = f"{number}.when" if isinstance(tree, list) else "when"
-                _check_condition(domain, parameters, path)
+                check_condition(domain.when or {}, _offered(parameters), path)
         except ConfigError as error:
             raise error.within(path=f"search.{axis}") from error
         for domain in domains:
@@ -304,34 +295,16 @@ def _check_axis(axis: str, domains: Sequence[Domain], presets: Presets) -> None:
                 )
 
 
-def _check_condition(domain: Domain, above: Sequence[Parameter], path: str) -> None:
-    for axis, wanted in (domain.when or {}).items():
-        offered = [n for p in above if p.axis == axis for n in p.domain.names]
-        if not offered:
-            names = [p.axis for p in above if p.domain.choices is not None]
-            raise ConfigError(
-                f"must name an axis with choices that stands above, but got {axis!r}"
-                f"{nearest(axis, names)} (there are: {', '.join(names) or 'none'})",
-                path=path,
-            )
-        for value in _as_list(wanted):
-            if not any(_same(value, name) for name in offered):
-                raise ConfigError(
-                    f"must be among the choices {offered}, but got {value!r}",
-                    path=f"{path}.{axis}",
-                )
+def _offered(above: Sequence[Parameter]) -> dict[str, list[Any]]:
+    """The axes with choices that stand above, and these."""
+    offered: dict[str, list[Any]] = {}
+    for parameter in above:
+        if parameter.domain.choices is not None:
+            offered.setdefault(parameter.axis, []).extend(parameter.domain.names)
+    return offered
 
 
 def _words(domain: Domain) -> str:
     if domain.choices is not None:
         return f"choices {domain.names}"
     return f"range [{domain.ends[0]:g}, {domain.ends[1]:g}]"
-
-
-def _as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Equality that tells 1 from true."""
-    return json.dumps(one) == json.dumps(other)

@@ -90,8 +90,15 @@ FILES = {
         {"grid": {"tokenizer.latent_dim": [2, 2]}},
         ["grid.tokenizer.latent_dim", "2 stands twice"],
     ),
-    "two values that give one trial": (
+    "one number twice": (
         {"grid": {"tokenizer.training.learning_rate": [1, 1.0]}},
+        ["grid.tokenizer.training.learning_rate", "1 stands twice"],
+    ),
+    "two values that give one trial": (
+        {
+            "presets/alignment/off": {"tokenizer.alignment": {"kind": "none"}},
+            "grid": {"alignment": ["none", "off"]},
+        },
         ["grid", "give the same trial", "drop one value"],
     ),
     "a resolution that the tokenizer does not divide": (
@@ -132,6 +139,75 @@ FILES = {
     "an exclusion by an unknown axis": (
         {**TWO_DIMS, "exclude": [{"tokenizer.latent_dm": 2}]},
         ["exclude.0", "unknown axis", "did you mean 'tokenizer.latent_dim'"],
+    ),
+    "a combination that makes no trial": (
+        {"grid": {"alignment": ["vf", "none"], "tokenizer.alignment.vf_weight": [1, 2]}},
+        ["trial.tokenizer.alignment.vf_weight", "unknown key", "alignment none, ", "`exclude`"],
+    ),
+    "a condition on an axis that stands below": (
+        {
+            "grid": {
+                "tokenizer.latent_dim": {"choices": [2], "when": {"alignment": "vf"}},
+                "alignment": ["vf", "none"],
+            }
+        },
+        ["grid.tokenizer.latent_dim.when", "stands above", "got 'alignment'"],
+    ),
+    "a condition on a value that the axis lacks": (
+        {
+            "grid": {
+                "alignment": ["vf", "none"],
+                "tokenizer.latent_dim": {"choices": [2], "when": {"alignment": "fv"}},
+            }
+        },
+        ["grid.tokenizer.latent_dim.when.alignment", "['vf', 'none']", "got 'fv'"],
+    ),
+    "two lists of values of which one has no condition": (
+        {
+            "grid": {
+                "alignment": ["vf", "none"],
+                "tokenizer.latent_dim": [
+                    {"choices": [2], "when": {"alignment": "vf"}},
+                    {"choices": [3]},
+                ],
+            }
+        },
+        ["grid.tokenizer.latent_dim", "must say `when`"],
+    ),
+    "axes of unlike length that move together": (
+        {
+            "grid": {"tokenizer.latent_dim": [2, 3], "seed": [0]},
+            "zip": [["tokenizer.latent_dim", "seed"]],
+        },
+        ["grid.seed", "as many values as tokenizer.latent_dim", "2, but has 1"],
+    ),
+    "an unknown axis that moves with another": (
+        {**TWO_DIMS, "zip": [["tokenizer.latent_dim", "sed"]]},
+        ["zip.0", "unknown axis 'sed'"],
+    ),
+    "an axis that moves in two lists": (
+        {
+            "grid": {"tokenizer.latent_dim": [2, 3], "seed": [0, 1], "alignment": ["none", "vf"]},
+            "zip": [["tokenizer.latent_dim", "seed"], ["seed", "alignment"]],
+        },
+        ["zip.0", "'seed' stands twice"],
+    ),
+    "more trials than can be planned": (
+        {"grid": {"seed": list(range(10_001))}},
+        ["grid", "at most 10,000 trials", "seed 10,001 values"],
+    ),
+    "more combinations than can be looked at": (
+        {
+            "grid": {"seed": list(range(600)), "evaluation.seed": list(range(600))},
+            "exclude": [{"seed": list(range(600))}],
+        },
+        ["grid", "at most 200,000 combinations", "seed 600, evaluation.seed 600"],
+    ),
+    "no grid in the list": ({"grid": []}, ["grid", "a list of grids", "is empty"]),
+    "a wrong grid in the list": ({"grid": [{}, 3]}, ["grid", "a mapping", "3"]),
+    "an unknown axis in a list of grids": (
+        {"grid": [{"alignment": ["vf"]}, {"alignmet": ["none"]}]},
+        ["grid.1.alignmet", "unknown axis 'alignmet'", "did you mean 'alignment'"],
     ),
     "an unknown kind": (
         {"trial/data/kind": "digit"},
