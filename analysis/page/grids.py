@@ -1,5 +1,6 @@
 """An index of the image grids: which picture shows which trial's samples or reconstructions."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -17,8 +18,9 @@ SEPARATORS = "_-. "
 def index_grids(results_dir: Path, table: pd.DataFrame) -> pd.DataFrame:
     """Finds the grids of each trial.
 
-    A grid is a PNG anywhere under `grids/` whose file or folder name is a trial's name, alone or
-    followed by a separator: `grids/<trial>/samples.png` and `grids/<trial>_samples.png` both are.
+    A sweep's `grids/index.csv` lists them. Without it a grid is a PNG anywhere under `grids/` whose
+    file or folder name is a trial's name, alone or followed by a separator:
+    `grids/<trial>/samples.png` and `grids/<trial>_samples.png` both are.
 
     Args:
         results_dir: A results folder.
@@ -29,17 +31,32 @@ def index_grids(results_dir: Path, table: pd.DataFrame) -> pd.DataFrame:
         relative to the results folder and `file` with it, in the table's order of trials.
     """
     trials = [str(trial) for trial in table["trial_id"].dropna().unique()]
-    records = []
+    records = _read_index(results_dir, trials)
+    listed = {Path(file) for *_, file in records}
     for file in sorted((results_dir / GRIDS_FOLDER).rglob("*.png")):
         inner = file.relative_to(results_dir / GRIDS_FOLDER).with_suffix("")
         trial = _find_trial(inner.parts, trials)
-        if trial is not None:
+        if trial is not None and file not in listed:
             kind = _name_kind(inner.parts, trial)
             path = file.relative_to(results_dir).as_posix()
             records.append((trial, kind, path, str(results_dir / path)))
     index = pd.DataFrame(records, columns=["trial_id", "kind", "path", "file"])
     order = index["trial_id"].map({trial: position for position, trial in enumerate(trials)})
     return index.iloc[order.argsort(kind="stable")].reset_index(drop=True)
+
+
+def _read_index(results_dir: Path, trials: Sequence[str]) -> list[tuple[str, str, str, str]]:
+    """What a sweep's index says of grids that are there; nothing where there is none."""
+    file = results_dir / GRIDS_FOLDER / "index.csv"
+    if not file.is_file():
+        return []
+    index = pd.read_csv(file, dtype=str)
+    found = zip(index["trial_id"], index["kind"], index["path"], strict=True)
+    return [
+        (trial, kind, path, str(results_dir / path))
+        for trial, kind, path in found
+        if trial in trials and (results_dir / path).is_file()
+    ]
 
 
 def write_grids_page(table: pd.DataFrame, index: pd.DataFrame, *, results_dir: Path) -> Path:

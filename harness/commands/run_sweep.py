@@ -39,6 +39,7 @@ def run_sweep(options: RunOptions, sweep: Sweep) -> int:
     from harness.reporting.bill import settle
     from harness.reporting.closing_text import closing_text
     from harness.results.folder import write_results, write_yaml
+    from harness.results.names import link_log, stage_names
 
     results = options.results / sweep.file.name
     check_start(options, to_run, results, sweep.source)
@@ -59,11 +60,13 @@ def run_sweep(options: RunOptions, sweep: Sweep) -> int:
     )
     expected = forecast_plan(to_run, sweep.file, store)
     ended: dict[str, Outcome] = {}
+    names = stage_names(plan)
 
     def listen(event: StageEvent) -> None:
         log(event)
         if event.what == "ended" and event.outcome is not None:
             ended[event.stage.key] = event.outcome
+            link_log(event.stage, names[event.stage.key], store, results)
             _write_finished_rows(plan, event.stage, store, results, log)
 
     try:

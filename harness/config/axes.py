@@ -99,6 +99,13 @@ def _kind(
     return kind, "count" if whole else "number" if numbers else "text"
 
 
+def axes_words(axes: Iterable[Axis], values: Values) -> str:
+    """A combination in words, `latent_dim=16 alignment=vf seed=0`; an absent value is left out."""
+    return " ".join(
+        f"{axis.short}={write_value(values[axis.name])}" for axis in axes if axis.name in values
+    )
+
+
 def short_names(axes: Sequence[str]) -> dict[str, str]:
     """Axis -> the least of its path that tells it from the others, as `generator.batch_size`."""
     candidates = {axis: list(_candidates(axis)) for axis in axes}

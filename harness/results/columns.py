@@ -9,10 +9,10 @@ a test holds equal to this module; write it anew with
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from harness.config.axes import Axis, AxisKind, Held
 
@@ -235,6 +235,12 @@ def with_axes(axes: Iterable[Axis]) -> dict[str, Column]:
 def axis_column(axis: str) -> str:
     """Name of the column of an axis."""
     return f"axis.{axis}"
+
+
+def axes_of_row(axes: Iterable[Axis], row: Mapping[str, Any]) -> dict[str, Any]:
+    """Axis -> value in a row; an axis that is not in force is absent."""
+    held = {axis.name: row.get(axis_column(axis.name)) for axis in axes}
+    return {name: value for name, value in held.items() if value is not None}
 
 
 def _axis_column(axis: Axis) -> Column:

@@ -17,6 +17,7 @@ from harness.execution.stage_run import Outcome
 from harness.machine.environment import command_line, environment
 from harness.plan.plan import Plan
 from harness.results.columns import with_axes
+from harness.results.names import link_log, row_suffix, rows_by_trial, stage_names, trial_names
 from harness.results.rows import compile_table, make_row, write_row
 from harness.schema.keys import to_plain
 from harness.storage.artifacts import Artifact, Store
@@ -115,6 +116,9 @@ def write_tables(
     compile_table(rows, results, with_axes(plan.sweep.axes))
     _write_curves(plan, store, results)
     write_json(results / "manifest.json", _manifest(plan, store, outcomes, wall_s))
+    names = stage_names(plan)
+    for stage in plan.stages:
+        link_log(stage, names[stage.key], store, results)
     return rows, _copy_grids(plan, store, results)
 
 
@@ -225,22 +229,27 @@ def _write_curves(plan: Plan, store: Store, results: Path) -> None:
 
 
 def _copy_grids(plan: Plan, store: Store, results: Path) -> list[Path]:
-    """Put each row's sample and reconstruction grids beside the table."""
+    """Put each row's sample and reconstruction grids beside the table, with an index of them."""
     folder = results / "grids"
     for old in folder.glob("*.png"):
         old.unlink(missing_ok=True)
-    copied = []
+    copied: dict[Path, tuple[str, str, str]] = {}
+    names, rows_of = trial_names(plan), rows_by_trial(plan)
     for row in plan.rows:
-        several = len([other for other in plan.rows if other.trial_id == row.trial_id]) > 1
-        samples = f"{row.trial_id}_samples{f'_{row.row_id}' if several else ''}.png"
-        grids = [(row.reconstruction, "reconstructions.png", f"{row.trial_id}_reconstructions.png")]
+        name, suffix = names[row.trial_id], row_suffix(row, rows_of[row.trial_id])
+        grids = [(row.reconstruction, "reconstructions", "")]
         if row.generator:
-            grids.append((row.generator.generations[0], "samples.png", samples))
-        for stage, name, target in grids:
+            grids.append((row.generator.generations[0], "samples", suffix))
+        for stage, kind, which in grids:
+            target = folder / f"{name} {kind}{which}.png"
             artifact = store.find(stage.kind, stage.key)
-            if artifact and _copy_grid(artifact, name, folder / target):
-                copied.append(folder / target)
-    return copied
+            if artifact and _copy_grid(artifact, f"{kind}.png", target):
+                path = target.relative_to(results).as_posix()
+                copied[target] = (row.trial_id, f"{kind}{which}", path)
+    if copied:
+        index = pd.DataFrame(list(copied.values()), columns=["trial_id", "kind", "path"])
+        write_csv(folder / "index.csv", index)
+    return list(copied)
 
 
 def _copy_grid(artifact: Artifact, name: str, target: Path) -> bool:

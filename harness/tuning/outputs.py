@@ -19,6 +19,7 @@ from analysis.tuning.trials import (
     recommend,
     setting_name,
 )
+from harness.config.axes import short_names
 from harness.execution.stage_run import Outcome
 from harness.reporting.words import columns, number
 from harness.results.folder import write_csv, write_tables, write_yaml
@@ -272,14 +273,16 @@ def trials_text(written: TrialsWritten) -> str:
     table, trials = written.trials.table, written.trials
     front = compute_front(trials)
     best = set(front[front["on_front"]]["trial"])
-    head = ["trial", "", "status", *trials.objectives, "setting"]
+    names = short_names(list(dict.fromkeys(a for axes in written.axes.values() for a in axes)))
+    head = ["trial", "", "status", *trials.objectives, *names.values(), "name"]
     lines = [
         [
             str(row["trial"]),
             "front" if row["trial"] in best else _beyond(row),
             str(row["status"]),
             *(number(row[column]) for column in trials.objectives),
-            _setting(row, written.axes[int(row["trial"])]),
+            *(number(written.axes[int(row["trial"])].get(axis)) for axis in names),
+            str(row["name"] or ""),
         ]
         for _, row in table.iterrows()
     ]
@@ -298,8 +301,3 @@ def trials_text(written: TrialsWritten) -> str:
 
 def _beyond(row: pd.Series) -> str:
     return "beyond cap" if row["status"] == "done" and not row["feasible"] else ""
-
-
-def _setting(row: pd.Series, axes: Axes) -> str:
-    values = ", ".join(f"{axis.rpartition('.')[2]} {number(value)}" for axis, value in axes.items())
-    return f"{row['name']}: {values}" if row["name"] else values

@@ -190,3 +190,6 @@ def _print_report(
     print(f"\n{trials_text(written)}\n\n{words}".rstrip())
     print(f"\ntable: {results / 'table.csv'} (and .parquet), trials: {results / 'trials.csv'}")
     print(f"figures: {results / 'figures'}; study: {results / JOURNAL}; {wall_s:.0f} s wall")
+    pages = [results / kind / "report.html" for kind in ("promoted", "confirmed")]
+    there = [str(page) for page in pages if page.is_file()]
+    print(f"report: {', '.join(there) or 'none, since no setting was run again'}")

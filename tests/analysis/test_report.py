@@ -202,6 +202,24 @@ def test_a_missing_folder_is_exit_code_2(tmp_path, capsys):
     assert "must hold table.parquet or table.csv" in capsys.readouterr().err
 
 
+def test_the_index_of_a_sweep_names_grids_that_no_trial_is_named_in(make_row, load, tmp_path):
+    table = load([make_row(trial_id="t1")])
+    (tmp_path / "grids").mkdir()
+    for name in ("seed=0 samples.png", "t1_samples.png"):
+        (tmp_path / "grids" / name).write_bytes(b"")
+    lines = [
+        "t1,samples,grids/seed=0 samples.png",
+        "t1,gone,grids/gone.png",
+        "t9,other,grids/x.png",
+    ]
+    text = "\n".join(["trial_id,kind,path", *lines])
+    (tmp_path / "grids" / "index.csv").write_text(text)
+    index = index_grids(tmp_path, table)
+    assert list(zip(index["kind"], index["path"], strict=True)) == [
+        ("samples", "grids/seed=0 samples.png"), ("samples", "grids/t1_samples.png"),
+    ]  # fmt: skip
+
+
 def test_grids_are_indexed_by_trial_and_shown_on_a_page(make_row, load, tmp_path):
     table = load([make_row(trial_id="t1"), make_row(trial_id="t1-0", seed=1)])
     for name in ("t1/samples.png", "t1-0_samples.png", "t1-0_reconstructions.png", "other.png"):

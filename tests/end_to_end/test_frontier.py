@@ -103,8 +103,16 @@ def test_the_results_folder_holds_what_the_readme_promises(folders):
     expected = ["sweep.yaml", "manifest.json", "table.parquet", "table.csv"]
     expected += [f"figures/frontier.{end}" for end in ("png", "svg")]
     expected += [f"rows/{row}.json" for row in frame["row_id"]]
-    for trial in frame["trial_id"]:
-        expected += [f"grids/{trial}_samples.png", f"grids/{trial}_reconstructions.png"]
+    for _, row in frame.iterrows():
+        name = " ".join(
+            f"{short}={row[f'axis.{axis}']}"
+            for axis, short in {
+                "tokenizer.latent_dim": "latent_dim", "alignment": "alignment",
+                "generator.size": "size", "seed": "seed",
+            }.items()
+        )  # fmt: skip
+        expected += [f"grids/{name} samples.png", f"grids/{name} reconstructions.png"]
+        expected += [f"tensorboard/generator {name}"]
     assert [name for name in expected if not (folder / name).stat().st_size] == []
     csv = pd.read_csv(folder / "table.csv")
     assert list(csv.columns) == list(frame.columns)
