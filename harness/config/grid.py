@@ -16,7 +16,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 from harness.config.axes import Values, identity, write_value
 from harness.config.conditions import check_condition, condition_words, holds, wanted_ones
@@ -32,8 +32,6 @@ MAX_COMBINATIONS = 200_000
 @dataclass(frozen=True, kw_only=True)
 class Choices:
     """Values of an axis, and when it has them."""
-
-    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
     choices: list[Any]
     """Values, or names of a preset."""
