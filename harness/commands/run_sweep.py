@@ -14,9 +14,9 @@ from harness.execution.stage_run import Outcome
 from harness.executors import StageEvent
 from harness.plan.graph import stages_to_run
 from harness.plan.plan import Plan, make_plan
-from harness.reporting.plan_record import write_record
+from harness.reporting.plan_record import read_record, write_record
 from harness.reporting.plan_text import forecast_plan
-from harness.reporting.recording import record_of
+from harness.reporting.recording import code_behind, record_of
 from harness.results.event_file import FILE as EVENTS
 from harness.results.events import EventLog
 from harness.schema.reading import ConfigError, read_yaml
@@ -31,6 +31,13 @@ def run_sweep(options: RunOptions, sweep: Sweep) -> int:
     wanted = plan.restricted_to(options.only) if options.only else plan
     to_run = stages_to_run(wanted, store)
     check_networks(to_run, sweep.source)
+    results = options.results / sweep.file.name
+    for name in _changed_code(plan, results):
+        print(
+            f"note: the code of {name} has changed since the last run into {results}; what uses it "
+            "is made anew, and what was made with the earlier code is kept",
+            file=sys.stderr,
+        )
     if options.dry_run:
         print_plan(options, wanted, to_run, to_run)
         return EXIT_DONE
@@ -41,7 +48,6 @@ def run_sweep(options: RunOptions, sweep: Sweep) -> int:
     from harness.results.folder import write_results, write_yaml
     from harness.results.names import link_log, stage_names
 
-    results = options.results / sweep.file.name
     check_start(options, to_run, results, sweep.source)
     if note := _replaced_note(results, sweep):
         print(note, file=sys.stderr)
@@ -104,6 +110,13 @@ def _write_finished_rows(
             if values["status"] == "done":
                 write_row(values, results)
                 log.row(values)
+
+
+def _changed_code(plan: Plan, results: Path) -> list[str]:
+    """The user's own modules and weights that are others than in the last run."""
+    before = read_record(results)
+    known = {} if before is None else before.code
+    return [name for name, found in code_behind(plan).items() if known.get(name, found) != found]
 
 
 def _replaced_note(results: Path, sweep: Sweep) -> str:

@@ -6,7 +6,7 @@ Planning imports PyTorch and timm, which takes seconds; nothing here does.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -73,6 +73,8 @@ class PlanRecord:
     resources: dict[str, Resources]
     """Stage kind -> what it asks for."""
     machine: Machine
+    code: dict[str, str] = field(default_factory=dict)
+    """Identity of the user's own code: module -> version and hash."""
 
     @property
     def read_keys(self) -> set[str]:

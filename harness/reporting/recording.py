@@ -29,7 +29,13 @@ def record_of(plan: Plan, store: Store) -> PlanRecord:
         rows={row.row_id: tuple(stage.key for stage in row.stages) for row in plan.rows},
         resources=resources,
         machine=this_machine(resources.values()),
+        code=code_behind(plan),
     )
+
+
+def code_behind(plan: Plan) -> dict[str, str]:
+    """Identity of the user's own code behind a plan's stages."""
+    return {name: found for stage in plan.stages for name, found in stage.code.items()}
 
 
 def record_of_stage(stage: Stage, *, open: bool = True) -> StageRecord:

@@ -58,6 +58,10 @@ def test_a_tokenizer_and_a_data_set_of_ones_own_give_rows(folder, executor):
     assert table["psnr"].is_monotonic_increasing
     record = next((folder / "artifacts" / "tokenizer").glob("*/artifact.json"))
     assert set(json.loads(record.read_text())["code"]) == {"my_data", "my_tokenizer"}
+    code = folder / "my_tokenizer.py"
+    code.write_text(code.read_text() + "\n# another version\n")
+    again = run(folder, "run", "own_tokenizer.yaml", *settings(), "--dry-run")
+    assert "note: the code of my_tokenizer has changed since the last run into" in again.stderr
 
 
 def test_a_change_of_the_code_makes_new_artifacts_of_what_uses_it(folder):
