@@ -37,7 +37,6 @@ SETTINGS = {
 class DenoiserConfig(GeneratorSettings):
     """A perceptron that predicts the clean latent; drawn from in one step."""
 
-    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
     samplers: ClassVar[tuple[str, ...]] = ("euler",)
 
     kind: Literal["denoiser"] = "denoiser"
