@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from models.batch_part import slices_of
+from models.clock import Clock, GroupTimes
 from models.guidance import Guidance, guided_velocity
 from models.sampler import SamplerConfig, sample
 
@@ -19,6 +20,7 @@ def draw_latents(
     guidance: Guidance,
     weak: Any | None = None,
     slices: int = 1,
+    clock: Clock | None = None,
 ) -> Float[Tensor, "b c h w"]:
     """Carry noise to normalised latents of the classes asked for.
 
@@ -30,6 +32,7 @@ def draw_latents(
         guidance: how the velocity is sharpened.
         weak: the weaker generator of AutoGuidance.
         slices: parts in which networks see the batch; the solver sees it whole.
+        clock: times of the channel groups; absent: all are at the global time.
     """
     shape = (len(labels), *model.layout.shape)
     noise = torch.randn(shape, generator=random, device=random.device)
@@ -38,8 +41,9 @@ def draw_latents(
         guided_velocity(model, guidance, labels[rows], model.num_classes, weak) for rows in parts
     ]
 
-    def velocity(x: Float[Tensor, "b c h w"], time: float) -> Float[Tensor, "b c h w"]:
+    def velocity(x: Float[Tensor, "b c h w"], times: GroupTimes) -> Float[Tensor, "b c h w"]:
         pairs = zip(fields, parts, strict=True)
-        return torch.cat([field(x[rows], time) for field, rows in pairs])
+        return torch.cat([field(x[rows], times) for field, rows in pairs])
 
-    return sample(fields[0] if len(parts) == 1 else velocity, noise, sampler, model.layout)
+    field = fields[0] if len(parts) == 1 else velocity
+    return sample(field, noise, sampler, model.layout, clock)

@@ -1,6 +1,6 @@
 """LightningDiT (arXiv 2501.01423, Section 4): a diffusion transformer that predicts velocity."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from jaxtyping import Float, Int
@@ -82,6 +82,12 @@ class LightningDiTConfig:
     """Whether norms are RMSNorm with a weight; otherwise LayerNorm without parameters."""
     adaln_shift: bool = True
     """Whether the condition shifts as well as scales the blocks (`wo_shift` turned round)."""
+    time_groups: Literal["each", "shared"] | tuple[str, ...] = field(
+        default="each", metadata={"key": "unless_default"}
+    )
+    """Time embedders of a latent of several channel groups. `each`: one for each group, of an equal
+    share of the width, concatenated in the latent's order; names of all groups: in that order;
+    `shared`: one of full width, for groups that are always at one time."""
 
     def __post_init__(self) -> None:
         if isinstance(self.size, str) and self.size not in SIZES:
@@ -103,6 +109,24 @@ class LightningDiTConfig:
         """Depth, width and heads."""
         return SIZES[self.size] if isinstance(self.size, str) else self.size
 
+    def embedded_groups(self, layout: LatentLayout) -> tuple[int, ...]:
+        """The groups of a latent that have a time embedder, in the order of the embedders.
+
+        Raises:
+            ValueError: if `time_groups` does not name every group once.
+        """
+        names = [group.name for group in layout.groups]
+        if self.time_groups == "shared":
+            return (0,)
+        if self.time_groups == "each":
+            return tuple(range(len(names)))
+        if sorted(self.time_groups) != sorted(names):
+            raise ValueError(
+                f"`time_groups` must name each of the latent's groups {', '.join(names)} once, but "
+                f"got {', '.join(self.time_groups)}; name them in the order of the embedders"
+            )
+        return tuple(names.index(name) for name in self.time_groups)
+
 
 class LightningDiT(nn.Module):
     """Velocity of a noisy latent, given its time(s) and class.
@@ -113,7 +137,8 @@ class LightningDiT(nn.Module):
         num_classes: number of classes; label `num_classes` is the null class.
 
     Raises:
-        ValueError: if the grid is not divisible by the patch size.
+        ValueError: if the grid is not divisible by the patch size, or the width by the number of
+            time embedders, or if these are of other groups.
     """
 
     def __init__(
@@ -131,10 +156,11 @@ class LightningDiT(nn.Module):
             )
         self.grid = (layout.height // patch, layout.width // patch)
         self.x_embedder = PatchEmbed(layout.channels, shape.width, patch)
+        embedded = config.embedded_groups(layout)
         self.t_embedder = (
             TimestepEmbedder(shape.width)
-            if layout.num_groups == 1
-            else GroupedTimestepEmbedder(shape.width, layout.num_groups)
+            if len(embedded) == 1
+            else GroupedTimestepEmbedder(shape.width, embedded)
         )
         self.y_embedder = LabelEmbedder(num_classes, shape.width)
         self.pos_embed = fixed_position_parameter(*self.grid, shape.width)

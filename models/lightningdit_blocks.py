@@ -60,31 +60,33 @@ class TimestepEmbedder(nn.Module):
             nn.Linear(TIME_FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width)
         )
 
-    def forward(self, t: Float[Tensor, "b 1"]) -> Float[Tensor, "b d"]:
-        """Embed times in [0, 1]."""
-        return self.mlp(time_sinusoid(t.squeeze(1), TIME_FREQUENCIES))
+    def forward(self, t: Float[Tensor, "b g"]) -> Float[Tensor, "b d"]:
+        """Embed times in [0, 1]; of several groups, which share a time, the first one's."""
+        return self.mlp(time_sinusoid(t[:, 0], TIME_FREQUENCIES))
 
 
 class GroupedTimestepEmbedder(nn.Module):
-    """One embedder per channel group, each of an equal share of the width, concatenated."""
+    """One embedder per channel group, each of an equal share of the width, concatenated.
 
-    def __init__(self, width: int, num_groups: int) -> None:
+    Args:
+        width: width of the whole embedding.
+        order: groups of the latent in the order in which their embeddings are concatenated.
+    """
+
+    def __init__(self, width: int, order: Sequence[int]) -> None:
         super().__init__()
-        if width % num_groups:
+        if width % len(order):
             raise ValueError(
                 f"the generator's width must be divisible by the number of channel groups, but "
-                f"got {width} and {num_groups}; use another size"
+                f"got {width} and {len(order)}; use another size"
             )
-        self.groups = nn.ModuleList(
-            TimestepEmbedder(width // num_groups) for _ in range(num_groups)
-        )
+        self.order = tuple(order)
+        self.groups = nn.ModuleList(TimestepEmbedder(width // len(order)) for _ in order)
 
     def forward(self, t: Float[Tensor, "b g"]) -> Float[Tensor, "b d"]:
         """Embed one time per group."""
-        columns = t.split(1, dim=1)
-        return torch.cat(
-            [embed(column) for embed, column in zip(self.groups, columns, strict=True)], dim=1
-        )
+        pairs = zip(self.groups, self.order, strict=True)
+        return torch.cat([embed(t[:, group : group + 1]) for embed, group in pairs], dim=1)
 
 
 class LabelEmbedder(nn.Module):

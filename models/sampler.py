@@ -1,7 +1,8 @@
 """Integrators of the velocity field from noise (t = 0) to data (t = 1).
 
-Time is a number on the host, so a solver's schedule never waits for the device. Memory does not
-grow with the number of steps: only the current state is kept.
+A solver walks along global time; a clock says where each channel group is then. Time is a number on
+the host, so a solver's schedule never waits for the device. Memory does not grow with the number of
+steps: only the current state is kept.
 """
 
 from collections.abc import Callable
@@ -13,10 +14,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from models.clock import Clock, GroupTimes, SharedClock
 from models.latent import LatentLayout
 
-VelocityFunction = Callable[[Float[Tensor, "b c h w"], float], Float[Tensor, "b c h w"]]
-"""Velocity of a state at a host-side time in [0, 1]."""
+VelocityFunction = Callable[[Float[Tensor, "b c h w"], GroupTimes], Float[Tensor, "b c h w"]]
+"""Velocity of a state, for each channel by its group's own time, at these times in [0, 1]."""
+_Field = Callable[[Float[Tensor, "b c h w"], float], Float[Tensor, "b c h w"]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,13 +59,14 @@ class SamplerConfig:
         return per_step[self.kind] * (self.num_steps - 1) if self.kind in per_step else None
 
 
-def time_grid(config: SamplerConfig) -> Float[Tensor, " n"]:
-    """Grid from 0 to 1 in float32: uniform, then shifted towards noise for a shift below 1."""
-    uniform = torch.linspace(0.0, 1.0, config.num_steps)
+def time_grid(config: SamplerConfig, horizon: float = 1.0) -> Float[Tensor, " n"]:
+    """Grid from 0 to the horizon in float32: uniform, then shifted towards noise for a shift < 1."""
+    uniform = torch.linspace(0.0, horizon, config.num_steps)
     shift = config.timestep_shift
     if shift == 0:
         return uniform
-    return shift * uniform / (1 + (shift - 1) * uniform)
+    share = uniform / horizon
+    return horizon * (shift * share / (1 + (shift - 1) * share))
 
 
 def sample(
@@ -70,11 +74,19 @@ def sample(
     noise: Float[Tensor, "b c h w"],
     config: SamplerConfig,
     layout: LatentLayout,
+    clock: Clock | None = None,
 ) -> Float[Tensor, "b c h w"]:
     """Carry noise to data along the velocity field, without gradients.
 
     With dopri5 the step sizes, and so the result, depend on the whole batch, and the field may be
-    evaluated slightly beyond t = 1.
+    evaluated slightly beyond the horizon.
+
+    Args:
+        velocity_fn: velocity at the times of the groups.
+        noise: where the path begins.
+        config: solver and grid.
+        layout: channel groups of the latent.
+        clock: times of the groups; absent: all are at the global time, up to 1.
 
     Raises:
         ValueError: if the noise does not have the layout's shape.
@@ -84,39 +96,54 @@ def sample(
             f"noise must have the latent's shape {layout.shape}, but got "
             f"{tuple(noise.shape[1:])}; draw it with the tokenizer's layout"
         )
+    clock = clock or SharedClock(layout.num_groups)
+
+    def field(state: Float[Tensor, "b c h w"], now: float) -> Float[Tensor, "b c h w"]:
+        # By the chain rule: a group moves with its velocity times its clock's rate.
+        return _paced(velocity_fn(state, clock.times(now)), clock.rates(now), layout)
+
     with torch.no_grad():
         if config.kind == "dopri5":
-            return _integrate_adaptively(velocity_fn, noise, config)
+            return _integrate_adaptively(field, noise, config, clock.horizon)
         step = _euler_step if config.kind == "euler" else _heun_step
-        times = time_grid(config).tolist()
+        times = time_grid(config, clock.horizon).tolist()
         state = noise
         for start, end in pairwise(times):
-            state = step(velocity_fn, state, start, end)
+            state = step(field, state, start, end)
         return state
 
 
-def _euler_step(
-    velocity_fn: VelocityFunction, state: Float[Tensor, "b c h w"], start: float, end: float
+def _paced(
+    velocity: Float[Tensor, "b c h w"], rates: GroupTimes, layout: LatentLayout
 ) -> Float[Tensor, "b c h w"]:
-    return state + (end - start) * velocity_fn(state, start)
+    if all(rate == 1.0 for rate in rates):
+        return velocity
+    groups = zip(layout.groups, rates, strict=True)
+    return torch.cat([velocity[:, layout.slice(each.name)] * rate for each, rate in groups], dim=1)
+
+
+def _euler_step(
+    field: _Field, state: Float[Tensor, "b c h w"], start: float, end: float
+) -> Float[Tensor, "b c h w"]:
+    return state + (end - start) * field(state, start)
 
 
 def _heun_step(
-    velocity_fn: VelocityFunction, state: Float[Tensor, "b c h w"], start: float, end: float
+    field: _Field, state: Float[Tensor, "b c h w"], start: float, end: float
 ) -> Float[Tensor, "b c h w"]:
-    first = velocity_fn(state, start)
-    second = velocity_fn(state + (end - start) * first, end)
+    first = field(state, start)
+    second = field(state + (end - start) * first, end)
     return state + 0.5 * (end - start) * (first + second)
 
 
 def _integrate_adaptively(
-    velocity_fn: VelocityFunction, noise: Float[Tensor, "b c h w"], config: SamplerConfig
+    field: _Field, noise: Float[Tensor, "b c h w"], config: SamplerConfig, horizon: float
 ) -> Float[Tensor, "b c h w"]:
     from torchdiffeq import odeint  # It brings SciPy, which takes half a second.
 
-    ends = torch.tensor([0.0, 1.0], device=noise.device)
+    ends = torch.tensor([0.0, horizon], device=noise.device)
     path = odeint(
-        lambda time, state: velocity_fn(state, time.item()),
+        lambda time, state: field(state, time.item()),
         noise,
         ends,
         method="dopri5",

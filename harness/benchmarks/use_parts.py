@@ -119,7 +119,7 @@ def _sampling_of_one(
     row = dataclasses.replace(
         row,
         images=count,
-        reason=f"{kind.evaluations(sampler, NoGuidance())} evaluations",
+        reason=f"{kind.evaluations(generator, sampler, NoGuidance())} evaluations",
         configuration=json.dumps({"sampler": to_plain(sampler), "batch_size": count}),
     )
 
@@ -166,7 +166,7 @@ def _sampling_of_one(
         config = dataclasses.replace(
             stage.config, sampler=sampler, guidance=guidance, precision=precision
         )
-        flops = velocity_flops * (kind.evaluations(sampler, guidance) or 0) + decoder_flops
+        flops = velocity_flops * (kind.evaluations(generator, sampler, guidance) or 0) + decoder_flops
         variant = Variant(name=f"{words}, {precision}", precision=precision)
         make = partial(images, config)
         cases.append(bench.calls(variant, make, flops, decoder_flops / flops))

@@ -7,7 +7,8 @@ from harness.config.generator import GeneratorSettings
 from harness.config.trial import Trial
 from harness.data.latents.folder import LatentFolder
 from harness.schema.reading import ConfigError
-from models.guidance import guided_channels
+from models.guidance import AutoGuidance, ClassifierFreeGuidance, guided_channels
+from models.latent import LatentLayout
 
 
 def check_trial(trial: Trial) -> None:
@@ -84,11 +85,26 @@ def _check_evaluation(trial: Trial) -> None:
             )
     for number, guidance in enumerate(evaluation.guidance):
         if guidance.kind != "none":
-            try:
-                guided_channels(guidance.channels, trial.layout)
-            except ValueError as error:
-                path = f"evaluation.guidance.{number}.channels"
-                raise ConfigError(str(error), path=path) from error
+            _check_guided_groups(guidance, trial.layout, f"evaluation.guidance.{number}")
+
+
+def _check_guided_groups(
+    guidance: ClassifierFreeGuidance | AutoGuidance, layout: LatentLayout, path: str
+) -> None:
+    try:
+        guided_channels(guidance.channels, layout)
+    except ValueError as error:
+        raise ConfigError(str(error), path=f"{path}.channels") from error
+    names = [group.name for group in layout.groups]
+    for field in ("scale", "interval_start", "interval_end"):
+        value = getattr(guidance, field)
+        if isinstance(value, dict) and sorted(value) != sorted(names):
+            raise ConfigError(
+                f"must be one number, or one for each channel group of the latent "
+                f"({', '.join(names)}), but got numbers for {', '.join(value) or 'none'}; name "
+                "every group",
+                path=f"{path}.{field}",
+            )
 
 
 def _check_shifts(trial: Trial) -> None:

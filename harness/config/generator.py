@@ -161,7 +161,7 @@ class GeneratorConfig(LightningDiTConfig, GeneratorSettings):
         return self.repa if isinstance(self.repa, REPAWith) else None
 
     def check(self, layout: LatentLayout) -> None:
-        """Refuse a grid that patches don't tile.
+        """Refuse a grid that patches don't tile, and times that the latent's groups don't have.
 
         Raises:
             ConfigError: With the key path inside the generator.
@@ -174,7 +174,32 @@ class GeneratorConfig(LightningDiTConfig, GeneratorSettings):
                 f"downsampling), but got {patch}; use {max(fitting)}",
                 path="patch_size",
             )
-
+        own_times = self.flow.group_times == "independent"
+        for path, changed in (("flow.group_times", own_times), ("time_groups", self.time_groups != "each")):
+            if changed and layout.num_groups == 1:
+                raise ConfigError(
+                    f"must be left out where the tokenizer's latent has one channel group "
+                    f"({layout.groups[0].name}), which has one time, but is set; it is for "
+                    "tokenizers with several",
+                    path=path,
+                )
+        if own_times and self.time_groups == "shared":
+            raise ConfigError(
+                "must be `shared` where one embedder sees the time of all groups "
+                "(generator.time_groups: shared), but is `independent`; give each group an embedder",
+                path="flow.group_times",
+            )
+        try:
+            embedders = len(self.embedded_groups(layout))
+        except ValueError as error:
+            raise ConfigError(str(error), path="time_groups") from error
+        if self.shape.width % embedders:
+            raise ConfigError(
+                f"must have a width that is a multiple of its {embedders} time embedders, one for "
+                f"each channel group of the latent, but is {self.shape.width} wide; use another "
+                "size, or generator.time_groups: shared",
+                path="size",
+            )
 
 GENERATORS: Kinds[Any] = Kinds("generator", default="lightningdit")
 """Every kind of generator; a block that names none is a LightningDiT. `harness.stages.generator`

@@ -160,10 +160,11 @@ def _weaker(*parts: Provenance) -> Provenance:
 
 def sampling_columns(trial: Trial, guidance: Guidance) -> dict[str, Any]:
     """How samples of a trial were drawn."""
+    scale = 1.0 if guidance.kind == "none" else guidance.scale
     return {
         "guidance": guidance_label(guidance),
         "guidance_kind": guidance.kind,
-        "guidance_scale": 1.0 if guidance.kind == "none" else guidance.scale,
+        "guidance_scale": None if isinstance(scale, dict) else scale,
         "label_policy": trial.evaluation.label_policy,
     }
 

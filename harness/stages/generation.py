@@ -132,8 +132,12 @@ def stage_of(
 
 
 def guidance_label(guidance: Guidance) -> str:
-    """A guidance setting in a few words: `none`, `cfg 4`, `autoguidance 1.5`."""
-    return guidance.kind if guidance.kind == "none" else f"{guidance.kind} {guidance.scale:g}"
+    """A guidance setting in a few words: `none`, `cfg 4`, `cfg texture 1.3 semantic 1.8`."""
+    if guidance.kind == "none":
+        return guidance.kind
+    if isinstance(scale := guidance.scale, dict):
+        return f"{guidance.kind} {' '.join(f'{name} {own:g}' for name, own in scale.items())}"
+    return f"{guidance.kind} {scale:g}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -342,7 +346,7 @@ def estimate(stage: Stage) -> Estimate:
 
 def _evaluations(config: GenerationStage, generator: GeneratorStage) -> float | None:
     """Network evaluations a sample without guidance; None where the solver chooses its steps."""
-    return kind_of(generator.generator).evaluations(config.sampler, NoGuidance())
+    return kind_of(generator.generator).evaluations(generator, config.sampler, NoGuidance())
 
 
 KIND = StageKind(version=3, run=run, estimate=estimate)

@@ -129,8 +129,8 @@ def test_evaluations_are_counted_as_they_happen(stage):
             with torch.no_grad():
                 labels, random = torch.tensor([0, 2]), torch.Generator().manual_seed(0)
                 kind.draw(model, labels, random, sampler, guidance)
-            assert sum(images) == 2 * (kind.evaluations(sampler, guidance) or 0)
-    assert kind.evaluations(SamplerConfig(kind="dopri5"), NoGuidance()) is None
+            assert sum(images) == 2 * (kind.evaluations(stage, sampler, guidance) or 0)
+    assert kind.evaluations(stage, SamplerConfig(kind="dopri5"), NoGuidance()) is None
 
 
 def test_parameters_are_counted_as_they_are(stage):

@@ -73,5 +73,5 @@ def test_guidance_on_three_channels_equals_the_published_one(name, time, result,
     half = fixture["in.x"].shape[0] // 2
     field = guided_velocity(model, guidance, fixture["in.cfg_y"][:half], model.num_classes)
     with torch.no_grad():
-        velocity = field(fixture["in.x"][:half], settings[time])
+        velocity = field(fixture["in.x"][:half], (settings[time],))
     assert error(velocity, fixture[f"out.{result}"][:half]) < 1e-5

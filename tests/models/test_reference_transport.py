@@ -44,7 +44,8 @@ def test_shifted_grid_equals_the_published_one(transport, error):
 def test_samples_equal_the_published_ones(name, transport, error):
     matrix, bias = transport["in.field_matrix"], transport["in.field_bias"][:, None, None]
 
-    def field(x, time):
+    def field(x, times):
+        (time,) = times
         return (1 - time) * torch.einsum("ij,bjhw->bihw", matrix, x) + time * bias
 
     result = sample(field, transport["in.sample_noise"], SAMPLERS[name], LAYOUT)

@@ -11,6 +11,7 @@ from models.guidance import (
     ClassifierFreeGuidance,
     NoGuidance,
     guidance_is_on,
+    guided_parts,
     guided_velocity,
 )
 from models.latent import ChannelGroup, LatentLayout
@@ -57,13 +58,13 @@ def test_interval_start_disables_the_published_number_of_steps(start, shifted, p
     guidance = ClassifierFreeGuidance(scale=6.7, interval_start=start)
     for shift, expected in ((0.3, shifted), (0.0, plain)):
         times = time_grid(SamplerConfig(timestep_shift=shift))[:-1].tolist()
-        assert sum(not guidance_is_on(guidance, time) for time in times) == expected
+        assert sum(not guidance_is_on(guidance, time, "image") for time in times) == expected
 
 
 def test_guidance_without_upper_end_acts_beyond_the_last_time():
-    assert guidance_is_on(ClassifierFreeGuidance(scale=2.0), 1.11)
-    assert not guidance_is_on(ClassifierFreeGuidance(scale=2.0, interval_end=0.9), 0.95)
-    assert not guidance_is_on(ClassifierFreeGuidance(scale=1.0), 0.5)
+    assert guidance_is_on(ClassifierFreeGuidance(scale=2.0), 1.11, "image")
+    assert not guidance_is_on(ClassifierFreeGuidance(scale=2.0, interval_end=0.9), 0.95, "image")
+    assert not guidance_is_on(ClassifierFreeGuidance(scale=1.0), 0.5, "image")
 
 
 @pytest.mark.parametrize(
@@ -115,8 +116,8 @@ def test_null_class_is_computed_only_where_guidance_is_on():
     guidance = ClassifierFreeGuidance(scale=3.0, interval_start=0.5)
     field = guided_velocity(model, guidance, torch.tensor([1, 2]), 10)
     with torch.no_grad():
-        field(torch.ones(2, 4, 2, 2), 0.2)
-        field(torch.ones(2, 4, 2, 2), 0.7)
+        field(torch.ones(2, 4, 2, 2), (0.2,))
+        field(torch.ones(2, 4, 2, 2), (0.7,))
     assert batches == [2, 4]
 
 
@@ -130,7 +131,7 @@ def test_guidance_changes_the_chosen_channels_only(channels):
     plain = guided_velocity(model, NoGuidance(), labels, 10)
     with torch.no_grad():
         # Another batch size may mean other rounding in the channels that stay.
-        apart = (guided(x, 0.5) - plain(x, 0.5)).abs() > 1e-5
+        apart = (guided(x, (0.5, 0.5)) - plain(x, (0.5, 0.5))).abs() > 1e-5
     changed = apart.all(dim=(0, 2, 3)).tolist()
     expected = {"all": [True] * 4, "first3": [True] * 3 + [False], "semantic": [False] * 3 + [True]}
     assert changed == expected[channels]
@@ -140,13 +141,95 @@ def test_autoguidance_extrapolates_from_the_weak_model():
     strong, weak, labels = generator(seed=0), generator(seed=1), torch.tensor([1, 2])
     x = torch.ones(2, 4, 2, 2)
     with torch.no_grad():
-        guided = guided_velocity(strong, AutoGuidance(scale=1.5), labels, 10, weak)(x, 0.5)
+        guided = guided_velocity(strong, AutoGuidance(scale=1.5), labels, 10, weak)(x, (0.5,))
         of_strong, of_weak = (
-            guided_velocity(model, NoGuidance(), labels, 10)(x, 0.5) for model in (strong, weak)
+            guided_velocity(model, NoGuidance(), labels, 10)(x, (0.5,)) for model in (strong, weak)
         )
     assert torch.allclose(guided, of_weak + 1.5 * (of_strong - of_weak), atol=1e-6)
     with pytest.raises(ValueError, match="needs a weak model"):
         guided_velocity(strong, AutoGuidance(scale=1.5), labels, 10)
+
+
+PER_GROUP = {"texture": 1.5, "semantic": 3.0}
+
+
+def test_each_group_is_guided_by_its_own_scale():
+    model, labels, x = generator(TWO_GROUPS), torch.tensor([1, 2]), torch.ones(2, 4, 2, 2)
+    times = (0.25, 0.75)
+    field = guided_velocity(model, ClassifierFreeGuidance(scale=PER_GROUP), labels, 10)
+    with torch.no_grad():
+        t = torch.tensor([times, times])
+        strong, null = model(x, t, labels), model(x, t, torch.tensor([10, 10]))
+        guided = field(x, times)
+    texture, semantic = slice(0, 3), slice(3, 4)
+    assert not torch.allclose(strong, null, atol=1e-3)
+    for channels, scale in ((texture, 1.5), (semantic, 3.0)):
+        by_hand = null[:, channels] + scale * (strong[:, channels] - null[:, channels])
+        assert torch.allclose(guided[:, channels], by_hand, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("start", "times", "on"),
+    [
+        (0.2, (0.05, 0.12), []),
+        (0.2, (0.05, 0.35), ["semantic"]),
+        (0.2, (0.2, 0.5), ["texture", "semantic"]),
+        ({"texture": 0.2, "semantic": 0.0}, (0.05, 0.12), ["semantic"]),
+        ({"texture": 0.0, "semantic": 0.2}, (0.05, 0.12), ["texture"]),
+    ],
+)
+def test_a_group_is_guided_from_where_its_own_time_reaches_its_start(start, times, on):
+    guidance = ClassifierFreeGuidance(scale=2.5, interval_start=start)
+    expected = [(TWO_GROUPS.slice(name), 2.5) for name in on]
+    assert guided_parts(guidance, times, TWO_GROUPS) == expected
+
+
+def test_a_scale_of_one_leaves_a_group_alone():
+    guidance = AutoGuidance(scale={"texture": 1.0, "semantic": 2.0})
+    assert guided_parts(guidance, (0.5, 0.5), TWO_GROUPS) == [(slice(3, 4), 2.0)]
+    first = ClassifierFreeGuidance(scale=PER_GROUP, channels="first3")
+    assert guided_parts(first, (0.5, 0.5), TWO_GROUPS) == [(slice(0, 3), 1.5)]
+
+
+def test_bad_numbers_of_a_group_are_told_with_its_name():
+    with pytest.raises(ValueError, match=r"scale -1\.0 .* for group semantic"):
+        ClassifierFreeGuidance(scale={"texture": 2.0, "semantic": -1.0})
+    with pytest.raises(ValueError, match=r"interval \[0\.5, 0\.4\] for group texture"):
+        AutoGuidance(scale=2.0, interval_start={"texture": 0.5}, interval_end=0.4)
+
+
+class LateTexture:
+    """Semantics go ahead; texture stands still until they are half-way."""
+
+    horizon = 1.5
+
+    def times(self, now: float) -> tuple[float, ...]:
+        return max(0.0, now - 0.5), min(1.0, now)
+
+    def rates(self, now: float) -> tuple[float, ...]:
+        return float(now >= 0.5), float(now < 1.0)
+
+
+@pytest.mark.parametrize("kind", ["euler", "heun"])
+def test_each_group_moves_over_its_own_time_only(kind):
+    seen = []
+
+    def velocity(x, times):
+        seen.append(times)
+        return torch.ones_like(x)
+
+    config = SamplerConfig(kind=kind, num_steps=151, timestep_shift=0.0)
+    result = sample(velocity, torch.zeros(1, 4, 2, 2), config, TWO_GROUPS, LateTexture())
+    assert result[0, :, 0, 0].tolist() == pytest.approx([1.0] * 4, abs=0.02)
+    assert seen[0] == (0.0, 0.0)
+    assert seen[75] == pytest.approx((0.25, 0.75) if kind == "euler" else (0.0, 0.38), abs=0.02)
+    assert max(texture for texture, _ in seen) <= 1.0 + 1e-6
+
+
+def test_a_shift_is_of_the_share_of_the_horizon():
+    config = SamplerConfig(num_steps=5)
+    assert torch.allclose(time_grid(config, 1.3), 1.3 * time_grid(config))
+    assert time_grid(config, 1.3)[-1] == pytest.approx(1.3)
 
 
 def test_average_follows_the_closed_form_and_survives_a_round_trip():

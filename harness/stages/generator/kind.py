@@ -87,7 +87,7 @@ class GeneratorKind:
     """What it is trained by, step by step along a gradient."""
     draw: Draw
     """Draws latents."""
-    evaluations: Callable[[SamplerConfig, Guidance], float | None]
+    evaluations: Callable[[GeneratorStage, SamplerConfig, Guidance], float | None]
     """Network evaluations a sample, those that guidance adds included and those of a weaker model
     not, in units of the network at its full size; None where a solver chooses its steps."""
     size: Callable[[GeneratorStage], tuple[int, float]]

@@ -11,8 +11,9 @@ from harness.config.generator import GeneratorConfig, GeneratorSettings
 from harness.stages.flops import count_forward
 from harness.stages.generator.kind import GeneratorKind, GeneratorStage
 from models.checkpoint import read_generator
+from models.clock import SharedClock
 from models.drawing import draw_latents
-from models.guidance import guidance_is_on
+from models.guidance import guided_parts
 from models.lightningdit import SIZES, DiTShape, LightningDiT, LightningDiTConfig
 from models.objectives.flow import FlowObjective
 from models.sampler import SamplerConfig, time_grid
@@ -35,16 +36,21 @@ def objective(config: GeneratorStage) -> FlowObjective:
     )
 
 
-def evaluations(sampler: SamplerConfig, guidance: Guidance) -> int | None:
+def evaluations(
+    config: GeneratorStage, sampler: SamplerConfig, guidance: Guidance
+) -> int | None:
     """Velocities of a grid's steps; where classifier-free guidance is on, those without a class."""
     if sampler.num_function_evaluations is None:
         return None
-    starts = time_grid(sampler).tolist()[:-1]
-    per_step = sampler.num_function_evaluations // len(starts)
-    guided = 0
+    grid = time_grid(sampler).tolist()
+    # Heun's method evaluates at both ends of a step.
+    times = grid[:-1] if sampler.kind == "euler" else [*grid[:-1], *grid[1:]]
+    clock, guided = SharedClock(config.layout.num_groups), 0
     if guidance.kind == "cfg":
-        guided = sum(guidance_is_on(guidance, start) for start in starts)
-    return per_step * (len(starts) + guided)
+        guided = sum(
+            bool(guided_parts(guidance, clock.times(time), config.layout)) for time in times
+        )
+    return len(times) + guided
 
 
 def size(config: GeneratorStage) -> tuple[int, float]:

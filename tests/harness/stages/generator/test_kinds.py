@@ -99,7 +99,7 @@ KIND = GeneratorKind(
     build=build,
     objective=lambda _: Denoising(),
     draw=draw,
-    evaluations=lambda sampler, guidance: 1.5,
+    evaluations=lambda config, sampler, guidance: 1.5,
     size=lambda config: count_forward(config, lambda: forward(config)),
 )
 
