@@ -1,7 +1,8 @@
 """Reading and writing checkpoints in the official layouts of VA-VAE and LightningDiT.
 
 Everything that is read is data: safetensors, or torch files with `weights_only=True`. Loading is
-strict, and a name or shape that does not fit is an error that lists it.
+strict, and a name or shape that does not fit is an error that lists it; a training may start from
+what fits of a file.
 """
 
 from collections.abc import Mapping
@@ -85,6 +86,33 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], *, source: s
             f"{_listed(misshapen)}; change the configuration to the checkpoint's"
         )
     module.load_state_dict(dict(tensors))
+
+
+def load_fitting(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> dict[str, str]:
+    """Copy those tensors into a module that have a name and shape of it; the rest keeps its values.
+
+    Returns:
+        Name of each tensor that was not copied, of the module or of the file -> why.
+
+    Raises:
+        ValueError: if not one fits.
+    """
+    expected, left = module.state_dict(), {}
+    for name, own in expected.items():
+        if name not in tensors:
+            left[name] = "not in the file"
+        elif tensors[name].shape != own.shape:
+            left[name] = f"{tuple(tensors[name].shape)} in the file, {tuple(own.shape)} here"
+    left |= {name: "not in the network" for name in tensors if name not in expected}
+    fitting = {name: tensors[name] for name in expected if name not in left}
+    if not fitting:
+        raise ValueError(
+            f"{source} must hold tensors that fit the {type(module).__name__}, but none does: "
+            f"{_listed([f'{name} ({why})' for name, why in left.items()])}; give the weights of "
+            "such a network"
+        )
+    module.load_state_dict(fitting, strict=False)
+    return left
 
 
 def _listed(names: list[str]) -> str:

@@ -242,7 +242,7 @@ def _cut(config: Any, folder: Path, notes: dict[str, str]) -> Any:
     names = [each.name for each in dataclasses.fields(config)]
     changed = {name: _cut(getattr(config, name), folder, notes) for name in names}
     # Its phases would not add up to one step, and given weights would take the training's place.
-    untrained = {"phases": (), "snapshots": (), "checkpoint": None}
+    untrained = {"phases": (), "snapshots": (), "checkpoint": None, "initial_weights": None}
     changed |= {name: untrained[name] for name in names if name in untrained}
     return dataclasses.replace(config, **changed)
 

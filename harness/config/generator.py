@@ -51,6 +51,9 @@ class GeneratorSettings:
     checkpoint: str | None = field(default=None, metadata=NO_KEY)
     """Official file to take the averaged weights from; nothing is trained then, and the other
     fields say how the file was. Its hash enters the key, its path does not."""
+    initial_weights: str | None = field(default=None, metadata=NO_KEY)
+    """File whose weights the training starts from, as far as names and shapes fit: an official
+    checkpoint, or a snapshot of a training here. Its hash enters the key, its path does not."""
     seed: int | None = None
     """Seed of weights and batches; absent: the trial's."""
 
@@ -65,6 +68,12 @@ class GeneratorSettings:
             raise ValueError(
                 f"a `checkpoint` holds one snapshot, but `snapshots` asks for "
                 f"{list(self.snapshots)} too; remove them"
+            )
+        if self.checkpoint is not None and self.initial_weights is not None:
+            raise ValueError(
+                "`initial_weights` must be left out beside `checkpoint`, which is not trained, but "
+                "both are given; keep `checkpoint` to take weights as they are, or "
+                "`initial_weights` to train on from them"
             )
 
     @property
@@ -100,8 +109,8 @@ class GeneratorSettings:
 
     def describe(self) -> Mapping[str, str]:
         """Hashes of the files that it takes from elsewhere, for keys; without those not given."""
-        described = {"checkpoint": describe_file(self.checkpoint)}
-        return {name: text for name, text in described.items() if text}
+        files = {"checkpoint": self.checkpoint, "initial_weights": self.initial_weights}
+        return {name: describe_file(path) for name, path in files.items() if path is not None}
 
     def check(self, layout: LatentLayout) -> None:
         """Refuse a latent that it cannot be built for.

@@ -95,6 +95,7 @@ class Point:
         taken: dict[str, Any] = {
             "tokenizer": trial.tokenizer.describe(),
             "generator": generator.get("checkpoint"),
+            "generator's start": generator.get("initial_weights"),
             "reference": describe_source(trial.evaluation.reference),
             "latents": trial.latents.content,
         }

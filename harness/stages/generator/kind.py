@@ -34,6 +34,8 @@ class GeneratorStage:
     """Crop and resize of these images."""
     checkpoint: str = field(default="", metadata=KEY_UNLESS_DEFAULT)
     """Hash of the file of trained weights; empty where they are trained here."""
+    initial_weights: str = field(default="", metadata=KEY_UNLESS_DEFAULT)
+    """Hash of the file of weights that a training starts from; empty where it starts anew."""
     latent_precision: Precision = field(default="fp32", metadata=KEY_UNLESS_DEFAULT)
     """Precision to which latents are rounded before the generator reads them."""
 

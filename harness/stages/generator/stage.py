@@ -38,7 +38,7 @@ from harness.stages.running.optimisation import (
 )
 from harness.stages.stage import Estimate, Stage, StageKind
 from harness.storage.artifacts import Artifact, write_tensors
-from models.checkpoint import load_strictly
+from models.checkpoint import load_fitting, load_strictly
 from models.ema import Ema
 from models.objectives.objective import rows_of
 from models.parameters import num_parameters
@@ -47,17 +47,21 @@ from models.rounding import round_weights
 
 def stage_of(trial: Trial, settings: GeneratorSettings, tokenizer: Stage) -> Stage:
     """The stage of a trial's generator, which learns from the latents of a tokenizer."""
+    given = settings.describe()
     config = GeneratorStage(
         generator=settings,
         layout=trial.layout,
         num_classes=trial.data.num_classes,
-        checkpoint=settings.describe().get("checkpoint", ""),
+        checkpoint=given.get("checkpoint", ""),
+        initial_weights=given.get("initial_weights", ""),
         latent_precision=trial.latents.precision,
     )
     inputs = {"latents": latents_stage.stage_of(trial, tokenizer)}
     parts = [settings.label]
     if settings.checkpoint is not None:
         parts.append(f"from {Path(settings.checkpoint).name}")
+    if settings.initial_weights is not None:
+        parts.append(f"starting from {Path(settings.initial_weights).name}")
     if (alignment := settings.token_alignment) is not None:
         parts.append(f"repa {alignment.weight:g} {alignment.encoder.name}")
     if config.learns_representations:
@@ -87,6 +91,7 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
     torch.manual_seed(derive_seed(seed, "generator", "weights"))
     model: Any = kind.build(config).to(device).train()
     objective = kind.objective(config)
+    beginning = _start(config, model)
     # Samples are drawn from the moving average (published decay: 0.9999), never from `model`.
     ema = Ema(model, settings.ema)
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -213,7 +218,24 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
             images=training.batch_size,
         )
     curve.publish()
-    return _result(config, context, num_parameters(model))
+    return {**_result(config, context, num_parameters(model)), **beginning}
+
+
+def _start(config: GeneratorStage, model: nn.Module) -> dict[str, Any]:
+    """Take what fits of a file of initial weights; says in log and result what was left and why."""
+    settings = config.generator
+    if settings.initial_weights is None:
+        return {}
+    check_file(settings.initial_weights, config.initial_weights)
+    path = Path(settings.initial_weights).expanduser()
+    tensors = kind_of(settings).read_checkpoint(path)
+    left = load_fitting(model, tensors, source=str(path))
+    num_loaded = sum(name not in left for name in tensors)
+    print(f"initial weights: {num_loaded} tensors of {path} loaded, {len(left)} not")
+    for name, why in left.items():
+        print(f"  {name}: {why}")
+    source = f"{path.name}, {config.initial_weights}"
+    return {"initial_weights": {"file": source, "num_loaded": num_loaded, "left": left}}
 
 
 def _take(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
@@ -337,9 +359,13 @@ def training_flops(config: GeneratorStage, looks_to: encoder.EncoderStage | None
 def missing(config: GeneratorStage, _path: str) -> list[MissingItem]:
     """Images behind the latents, where they are looked at, and weights that are given."""
     images = [] if config.data is None else config.data.missing()
-    given = config.generator.checkpoint
-    what = "the generator's weights"
-    return [*images, *missing_checkpoint(what, given, "generator.checkpoint")]
+    settings, what = config.generator, "the generator's weights"
+    start = "the weights that the generator starts from"
+    return [
+        *images,
+        *missing_checkpoint(what, settings.checkpoint, "generator.checkpoint"),
+        *missing_checkpoint(start, settings.initial_weights, "generator.initial_weights"),
+    ]
 
 
 KIND = StageKind(version=2, run=run, estimate=estimate, missing=missing)

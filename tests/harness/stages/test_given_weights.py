@@ -115,3 +115,80 @@ def test_a_file_that_changed_since_the_plan_is_refused(load, files, tmp_path):
 def test_snapshots_of_a_file_are_refused(load):
     with pytest.raises(ValueError, match="holds one snapshot"):
         load("generator.checkpoint=dit.pt", "generator.snapshots=[1]")
+
+
+def generator_of(sweep, store: Path):
+    """A sweep's generator, trained in a store."""
+    stage = next(s for s in make_plan(sweep).stages if s.kind == "generator")
+    for source in (*stage.inputs["latents"].inputs.values(), stage.inputs["latents"], stage):
+        outcome = run_stage(source, store, Resources(), 0.0)
+        assert outcome.status in ("done", "reused"), outcome.error
+    return Store(store).get("generator", stage.key)
+
+
+STILL = ("generator.training.learning_rate=1e-12", "generator.training.steps=1")
+FIRST = "ema-step000000001.safetensors"
+
+
+def test_a_training_starts_from_the_averaged_weights_of_an_official_file(load, files, tmp_path):
+    started = f"generator.initial_weights={files['generator']}"
+    artifact = generator_of(load(*STILL, started), tmp_path / "store")
+    given, made = read_checkpoint(files["generator"])["ema"], artifact.tensors(FIRST)
+    assert artifact.result["initial_weights"]["num_loaded"] == len(given)
+    assert artifact.result["initial_weights"]["left"] == {}
+    assert "checkpoint" not in artifact.result
+    for name, tensor in made.items():
+        torch.testing.assert_close(tensor, given[name])
+    moved = generator_of(load(started), tmp_path / "store").tensors("ema-step000000004.safetensors")
+    assert any(not torch.equal(moved[name], given[name]) for name in moved)
+
+
+def test_a_training_starts_from_what_fits_of_a_snapshot_and_says_what_does_not(load, tmp_path):
+    store, given = tmp_path / "store", tmp_path / "snapshot.safetensors"
+    shutil.copyfile(generator_of(load(*STILL), store).path / FIRST, given)
+    deeper = (
+        "generator.size={depth: 2, width: 16, num_heads: 2}",
+        "generator.patch_size=1",
+        f"generator.initial_weights={given}",
+    )
+    artifact = generator_of(load(*STILL, *deeper), store)
+    said, tensors = artifact.result["initial_weights"], read_checkpoint(given)
+    left = said["left"]
+    assert said["file"].startswith("snapshot.safetensors, sha256 ")
+    assert left["x_embedder.proj.weight"] == "(16, 2, 2, 2) in the file, (16, 2, 1, 1) here"
+    assert left["blocks.1.attn.qkv.weight"] == "not in the file"
+    loaded = [name for name in tensors if name not in left]
+    assert said["num_loaded"] == len(loaded) > 10
+    made = artifact.tensors(FIRST)
+    for name in loaded:
+        torch.testing.assert_close(made[name], tensors[name])
+    log = (artifact.path / "log.txt").read_text()
+    assert f"initial weights: {len(loaded)} tensors of {given} loaded, {len(left)} not" in log
+    assert "x_embedder.proj.weight: (16, 2, 2, 2) in the file, (16, 2, 1, 1) here" in log
+
+
+def test_the_content_of_initial_weights_enters_the_generators_key_alone(load, files, tmp_path):
+    start = "generator.initial_weights"
+    here, moved = load(f"{start}={files['generator']}"), tmp_path / "moved.pt"
+    shutil.copyfile(files["generator"], moved)
+    assert keys(load(f"{start}={moved}")) == keys(here)
+    anew = keys(load())
+    assert {k for k in anew if keys(here)[k] != anew[k]} == {"generator", "generation"}
+    assert len({p.trial_id for p in load(f"grid.{start}=[null, {moved}]").points}) == 2
+
+
+def test_unusable_initial_weights_are_told(load, files, command, write, tree, tmp_path):
+    path = files["generator"]
+    with pytest.raises(ValueError, match="`initial_weights` must be left out beside `checkpoint`"):
+        load(f"generator.checkpoint={path}", f"generator.initial_weights={path}")
+    ended = command(write(tree), "--set=generator.initial_weights=absent.pt")
+    assert ended.code == 2
+    assert "absent.pt" in ended.err
+    assert "generator.initial_weights" in ended.err
+    torch.save({"other": torch.zeros(3)}, tmp_path / "other.pt")
+    stages = make_plan(load(f"generator.initial_weights={tmp_path / 'other.pt'}")).stages
+    generator_of(load(), tmp_path / "store")
+    stage = next(s for s in stages if s.kind == "generator")
+    outcome = run_stage(stage, tmp_path / "store", Resources(), 0.0)
+    assert outcome.status == "failed"
+    assert "must hold tensors that fit the LightningDiT, but none does" in outcome.error

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from harness.config.resources import Resources
 from harness.execution.stage_run import run_stage
@@ -39,6 +40,7 @@ CASES = {
     "tokenizer": ("tokenizer",),
     "tokenizer in phases": ("tokenizer", PHASES),
     "generator": ("generator",),
+    "generator with initial weights": ("generator", "generator.initial_weights=GIVEN"),
     "generator with aligned tokens": ("generator", REPA),
 }
 EVERY_STEP = Resources(checkpoint_every_s=1e-9)
@@ -74,6 +76,9 @@ def test_a_resumed_stage_equals_the_uninterrupted_one(
     load, tmp_path, finished, case, damaged, monkeypatch
 ):
     kind, *settings = CASES[case]
+    given = tmp_path / "given.safetensors"
+    save_file({"t_embedder.mlp.0.bias": torch.full((16,), 0.5)}, given)
+    settings = [setting.replace("GIVEN", str(given)) for setting in settings]
     plan = make_plan(load(*SETTINGS, *settings))
     stage = next(s for s in reversed(plan.stages) if s.kind == kind)
     if kind == "encoder":
