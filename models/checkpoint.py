@@ -89,7 +89,7 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], *, source: s
 
 
 def load_fitting(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> dict[str, str]:
-    """Copy those tensors into a module that have a name and shape of it; the rest keeps its values.
+    """Copy the tensors into a module that have a name and shape of it; the rest stays as it is.
 
     Returns:
         Name of each tensor that was not copied, of the module or of the file -> why.

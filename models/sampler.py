@@ -60,7 +60,7 @@ class SamplerConfig:
 
 
 def time_grid(config: SamplerConfig, horizon: float = 1.0) -> Float[Tensor, " n"]:
-    """Grid from 0 to the horizon in float32: uniform, then shifted towards noise for a shift < 1."""
+    """Grid from 0 to the horizon, in float32: uniform, then shifted (to noise, below 1)."""
     uniform = torch.linspace(0.0, horizon, config.num_steps)
     shift = config.timestep_shift
     if shift == 0:

@@ -166,7 +166,8 @@ def _sampling_of_one(
         config = dataclasses.replace(
             stage.config, sampler=sampler, guidance=guidance, precision=precision
         )
-        flops = velocity_flops * (kind.evaluations(generator, sampler, guidance) or 0) + decoder_flops
+        evaluations = kind.evaluations(generator, sampler, guidance) or 0
+        flops = velocity_flops * evaluations + decoder_flops
         variant = Variant(name=f"{words}, {precision}", precision=precision)
         make = partial(images, config)
         cases.append(bench.calls(variant, make, flops, decoder_flops / flops))

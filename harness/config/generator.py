@@ -184,7 +184,8 @@ class GeneratorConfig(LightningDiTConfig, GeneratorSettings):
                 path="patch_size",
             )
         own_times = self.flow.group_times == "independent"
-        for path, changed in (("flow.group_times", own_times), ("time_groups", self.time_groups != "each")):
+        asked = {"flow.group_times": own_times, "time_groups": self.time_groups != "each"}
+        for path, changed in asked.items():
             if changed and layout.num_groups == 1:
                 raise ConfigError(
                     f"must be left out where the tokenizer's latent has one channel group "
@@ -195,7 +196,8 @@ class GeneratorConfig(LightningDiTConfig, GeneratorSettings):
         if own_times and self.time_groups == "shared":
             raise ConfigError(
                 "must be `shared` where one embedder sees the time of all groups "
-                "(generator.time_groups: shared), but is `independent`; give each group an embedder",
+                "(generator.time_groups: shared), but is `independent`; leave that out to give each "
+                "group an embedder",
                 path="flow.group_times",
             )
         try:
