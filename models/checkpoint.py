@@ -88,7 +88,9 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], *, source: s
     module.load_state_dict(dict(tensors))
 
 
-def load_fitting(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> dict[str, str]:
+def load_fitting(
+    module: nn.Module, tensors: Mapping[str, Tensor], *, source: str
+) -> dict[str, str]:
     """Copy the tensors into a module that have a name and shape of it; the rest stays as it is.
 
     Returns:

@@ -196,8 +196,8 @@ class GeneratorConfig(LightningDiTConfig, GeneratorSettings):
         if own_times and self.time_groups == "shared":
             raise ConfigError(
                 "must be `shared` where one embedder sees the time of all groups "
-                "(generator.time_groups: shared), but is `independent`; leave that out to give each "
-                "group an embedder",
+                "(generator.time_groups: shared), but is `independent`; leave that out, so "
+                "that each group has one",
                 path="flow.group_times",
             )
         try:
@@ -211,6 +211,7 @@ class GeneratorConfig(LightningDiTConfig, GeneratorSettings):
                 "size, or generator.time_groups: shared",
                 path="size",
             )
+
 
 GENERATORS: Kinds[Any] = Kinds("generator", default="lightningdit")
 """Every kind of generator; a block that names none is a LightningDiT. `harness.stages.generator`

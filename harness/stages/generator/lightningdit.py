@@ -36,9 +36,7 @@ def objective(config: GeneratorStage) -> FlowObjective:
     )
 
 
-def evaluations(
-    config: GeneratorStage, sampler: SamplerConfig, guidance: Guidance
-) -> int | None:
+def evaluations(config: GeneratorStage, sampler: SamplerConfig, guidance: Guidance) -> int | None:
     """Velocities of a grid's steps; where classifier-free guidance is on, those without a class."""
     if sampler.num_function_evaluations is None:
         return None
