@@ -35,6 +35,9 @@ def compute_guidance(table: pd.DataFrame) -> list[Cells]:
         ValueError: If a cell holds one repetition twice.
     """
     done = table[(table["status"] == "done") & np.isfinite(table["gfid"])]
+    # A setting with a scale for each channel group has no place on an axis of one scale.
+    unguided = done["guidance"].isna() | done["guidance"].isin(["none", "unknown"])
+    done = done[done["guidance_scale"].notna() | unguided]
     if done.empty:
         return []
     protocols = zip(done["protocol"], done["protocol_hash"], strict=True)

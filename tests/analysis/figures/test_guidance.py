@@ -44,6 +44,12 @@ def test_an_unguided_row_without_a_scale_is_a_scale_of_its_own(make_row):
     assert data.points["guidance_scale"].tolist() == [1, 2]
 
 
+def test_a_scale_for_each_channel_group_is_not_taken_for_none(make_row):
+    several = _guided(make_row, 4.0) | {"guidance_scale": None}
+    (data,) = _compute([_guided(make_row, scale) for scale in (1.0, 2.0)] + [several])
+    assert data.points["guidance_scale"].tolist() == [1, 2]
+
+
 def test_unlike_samplers_are_kept_apart(make_row):
     rows = [_guided(make_row, s, steps=n) for s in (1.0, 2.0) for n in (10, 50)]
     assert [len(data.points) for data in _compute(rows)] == [2, 2]
