@@ -467,7 +467,8 @@ def weak_trial(file: SweepFile, point: Point, guidance: AutoGuidanceWith) -> Tri
     """The trial whose generator guides `point` as the weaker model.
 
     Raises:
-        ConfigError: Its tokenizer or data differ, so that its latents are not the same.
+        ConfigError: Its tokenizer or data differ, so that its latents are not the same, or it is a
+            generator of another kind.
     """
     trial = build_trial(file, point.axes, weak=guidance.weak)
     for part in ("data", "tokenizer", "latents"):
@@ -477,4 +478,11 @@ def weak_trial(file: SweepFile, point: Point, guidance: AutoGuidanceWith) -> Tri
                 "change generator.* only",
                 path="trial.evaluation.guidance.weak",
             )
+    kinds = [getattr(each.generator, "kind", None) for each in (trial, point.trial)]
+    if kinds[0] != kinds[1]:
+        raise ConfigError(
+            f"the weak model must be a generator of the same kind, {kinds[1]}, but is {kinds[0]}; "
+            "change its size or training only",
+            path="trial.evaluation.guidance.weak",
+        )
     return trial

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+import harness
 from harness.config.generator import GENERATORS, GeneratorSettings
 from harness.config.resources import Resources
 from harness.config.weights import Provenance
@@ -234,3 +235,26 @@ def test_unknown_keys_and_kinds_are_told_with_what_is_valid(load):
         load("generator.widht=3")
     with pytest.raises(ConfigError, match=r"one of 'lightningdit', 'denoiser', but got 'dit'"):
         load("generator.kind=dit")
+
+
+def test_a_weak_model_of_another_kind_is_refused(load, tree, monkeypatch):
+    monkeypatch.setattr(DenoiserConfig, "guidances", ("none", "autoguidance"))
+    tree["trial"]["generator"] = {"training": SETTINGS["training"], "size": "pico"}
+    weak = {"generator": SETTINGS}
+    guidance = [{"kind": "autoguidance", "scale": 2.0, "weak": weak}]
+    with pytest.raises(ConfigError) as refused:
+        make_plan(load(f"evaluation.guidance={json.dumps(guidance)}"))
+    assert "of the same kind, lightningdit, but is denoiser" in refused.value.message
+
+
+def test_only_its_own_modules_name_a_kind():
+    own = {"config/generator.py", "stages/generator/lightningdit.py", "stages/generator/kinds.py"}
+    # The layout of exported latents is called after the code that reads it.
+    own.add("export_latents.py")
+    root = Path(harness.__path__[0])
+    naming = {
+        str(path.relative_to(root))
+        for path in root.rglob("*.py")
+        if "lightningdit" in path.read_text(encoding="utf-8").lower()
+    }
+    assert naming == own
