@@ -25,6 +25,12 @@ class Loss:
     terms: Mapping[str, Float[Tensor, ""]]
     """Its parts by name, unweighted; they become the training's curve."""
 
+    def __post_init__(self) -> None:
+        if "loss" in self.terms:
+            raise ValueError(
+                "`terms` must not have one called `loss`, as the total is, but have; rename it"
+            )
+
 
 @runtime_checkable
 class Objective(Protocol):

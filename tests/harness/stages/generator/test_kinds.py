@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import harness
+from harness.bench import main as bench
 from harness.config.generator import GENERATORS, GeneratorSettings
 from harness.config.resources import Resources
 from harness.config.weights import Provenance
@@ -245,6 +246,17 @@ def test_a_weak_model_of_another_kind_is_refused(load, tree, monkeypatch):
     with pytest.raises(ConfigError) as refused:
         make_plan(load(f"evaluation.guidance={json.dumps(guidance)}"))
     assert "of the same kind, lightningdit, but is denoiser" in refused.value.message
+
+
+def test_benchmarks_measure_it_as_it_can_be_used(write, tree, tmp_path, capsys):
+    quick = ("--quick", "--repeats", "1", "--json", "--out", str(tmp_path / "bench"))
+    assert bench([str(write(tree)), "--only", "generator", "sampling", *quick]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    named = [row for row in rows if row["part"] in ("generator training", "sampling")]
+    assert {row["what"] for row in named} == {"Denoiser denoiser"}
+    assert {row["status"] for row in named} == {"measured"}
+    sampled = {row["variant"] for row in named if row["part"] == "sampling"}
+    assert sampled == {"no guidance, fp32", "no guidance, bf16"}
 
 
 def test_only_its_own_modules_name_a_kind():
