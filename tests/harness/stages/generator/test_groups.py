@@ -38,7 +38,10 @@ def generator(load, *settings: str):
 @pytest.mark.usefixtures("two_groups")
 def test_independent_times_and_guidance_per_group_give_rows(command, write, tree):
     trial = tree["trial"]
+    # Samples must depend on the labels visibly, after four steps.
+    trial["generator"]["training"]["learning_rate"] = 0.05
     trial["generator"] |= {
+        "ema": {"decay": 0.0},
         "flow": {"group_times": "independent"},
         "time_groups": ["semantic", "texture"],
     }
@@ -135,8 +138,8 @@ REFUSED = {
     ),
     "a scale that is no number": (
         ("evaluation.guidance=[{kind: cfg, scale: {texture: 1.0, semantic: much}}]",),
-        "evaluation.guidance.0.scale.semantic",
-        "'much'",
+        "evaluation.guidance.0.scale",
+        "should be a valid number, but got {'texture': 1.0, 'semantic': 'much'}",
     ),
 }
 
