@@ -1,32 +1,28 @@
 """A kind of generator that this program has never heard of, with an objective of its own."""
 
 import csv
+import importlib
 import json
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 import harness
 from harness.bench import main as bench
-from harness.config.generator import GENERATORS, GeneratorSettings
+from harness.config.generator import GENERATORS
 from harness.config.resources import Resources
-from harness.config.weights import Provenance
 from harness.execution.stage_run import run_stage
 from harness.plan.cost import estimate
 from harness.plan.plan import make_plan
 from harness.schema import reading
 from harness.schema.reading import ConfigError
-from harness.stages.flops import count_forward
-from harness.stages.generator.kind import GeneratorKind
 from harness.stages.running.context import StageContext
 from harness.storage.artifacts import Store
-from models.objectives.objective import Loss
 
 SETTINGS = {
     "kind": "denoiser",
@@ -35,83 +31,14 @@ SETTINGS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class DenoiserConfig(GeneratorSettings):
-    """A perceptron that predicts the clean latent; drawn from in one step."""
-
-    samplers: ClassVar[tuple[str, ...]] = ("euler",)
-
-    kind: Literal["denoiser"] = "denoiser"
-    width: int
-
-    @property
-    def columns(self) -> Mapping[str, Any]:
-        return {"generator": self.kind, "generator_size": f"width {self.width}"}
-
-    @property
-    def provenance(self) -> Provenance:
-        return "reconstruction"
-
-
-class Denoiser(nn.Module):
-    def __init__(self, shape: tuple[int, int, int], num_classes: int, width: int) -> None:
-        super().__init__()
-        self.shape = shape
-        numbers = shape[0] * shape[1] * shape[2]
-        self.classes = nn.Embedding(num_classes, width)
-        self.into, self.out = nn.Linear(numbers + 1, width), nn.Linear(width, numbers)
-
-    def forward(self, noisy: Any, level: Any, labels: Any) -> Any:
-        seen = torch.cat([noisy.flatten(1), level], dim=1)
-        return self.out(torch.tanh(self.into(seen) + self.classes(labels))).view(-1, *self.shape)
-
-
-class Denoising:
-    """Mean squared error of the clean latent, at a level of noise that a batch shares."""
-
-    def draw(self, labels: Any, shape: Any, random: Any, step: int) -> Mapping[str, Any]:
-        noise = torch.randn((len(labels), *shape), generator=random, device=random.device)
-        return {"labels": labels, "noise": noise, "level": (1 + step % 3) / 3}
-
-    def loss(self, network: Any, clean: Any, draws: Mapping[str, Any]) -> Loss:
-        level = clean.new_full((len(clean), 1), draws["level"])
-        noisy = clean + draws["level"] * draws["noise"]
-        error = (network(noisy, level, draws["labels"]).float() - clean).square().mean()
-        return Loss(2 * error, {"clean_mse": error})
-
-
-def build(config: Any) -> Denoiser:
-    return Denoiser(config.layout.shape, config.num_classes, config.generator.width)
-
-
-def forward(config: Any) -> Any:
-    noisy, level = torch.empty(1, *config.layout.shape), torch.empty(1, 1)
-    return build(config), (noisy, level, torch.empty(1, dtype=torch.int64))
-
-
-def draw(
-    model: Any, labels: Any, random: Any, sampler: Any, guidance: Any, weak: Any = None, slices=1
-) -> Any:
-    noise = torch.randn((len(labels), *model.shape), generator=random, device=random.device)
-    return model(noise, noise.new_ones(len(labels), 1), labels)
-
-
-KIND = GeneratorKind(
-    name="Denoiser",
-    build=build,
-    objective=lambda _: Denoising(),
-    draw=draw,
-    evaluations=lambda config, sampler, guidance: 1.5,
-    size=lambda config: count_forward(config, lambda: forward(config)),
-)
-
-
 @pytest.fixture(autouse=True)
-def registered(monkeypatch):
+def denoiser(monkeypatch) -> Iterator[Any]:
+    """The module that holds the kind, which registers it for the time of a test."""
+    monkeypatch.syspath_prepend(Path(__file__).parent)
     for name in ("_configs", "_implementations", "_origins"):
         monkeypatch.setattr(GENERATORS, name, dict(getattr(GENERATORS, name)))
-    GENERATORS.add("denoiser", DenoiserConfig, KIND)
-    yield
+    yield importlib.import_module("denoiser")
+    del sys.modules["denoiser"]
     reading._adapter.cache_clear()
 
 
@@ -157,9 +84,9 @@ def test_it_is_drawn_from_as_it_says(load, tmp_path):
     assert generation.result["num_function_evaluations"] == 1.5
 
 
-def test_the_estimate_counts_its_evaluations(load):
+def test_the_estimate_counts_its_evaluations(denoiser, load):
     found = stages(load)
-    per_image = KIND.size(found["generator"].config)[1]
+    per_image = denoiser.KIND.size(found["generator"].config)[1]
     assert per_image == 2 * (8 * 33 + 8 * 32)
     assert estimate(found["generator"]).flops == 3 * 6 * 8 * per_image
     twice = estimate(stages(load, "evaluation.num_images=80")["generation"]).flops
@@ -186,17 +113,17 @@ def test_a_resumed_training_equals_the_uninterrupted_one(load, tmp_path, monkeyp
     assert bring(stage, broken).record["files"] == expected.record["files"]
 
 
-def test_slices_train_as_the_whole_batch_does(load, tmp_path, monkeypatch):
+def test_slices_train_as_the_whole_batch_does(denoiser, load, tmp_path, monkeypatch):
     stage, name = stages(load)["generator"], "ema-step000000006.safetensors"
     whole = bring(stage, Store(tmp_path / "whole")).tensors(name)
-    forward_whole = Denoiser.forward
+    forward_whole = denoiser.Denoiser.forward
 
     def short_of_memory(self, noisy, *arguments):
         if self.training and len(noisy) > 4:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
         return forward_whole(self, noisy, *arguments)
 
-    monkeypatch.setattr(Denoiser, "forward", short_of_memory)
+    monkeypatch.setattr(denoiser.Denoiser, "forward", short_of_memory)
     sliced = bring(stage, Store(tmp_path / "sliced")).tensors(name)
     for tensor, other in zip(whole.values(), sliced.values(), strict=True):
         torch.testing.assert_close(tensor, other)
@@ -238,8 +165,8 @@ def test_unknown_keys_and_kinds_are_told_with_what_is_valid(load):
         load("generator.kind=dit")
 
 
-def test_a_weak_model_of_another_kind_is_refused(load, tree, monkeypatch):
-    monkeypatch.setattr(DenoiserConfig, "guidances", ("none", "autoguidance"))
+def test_a_weak_model_of_another_kind_is_refused(denoiser, load, tree, monkeypatch):
+    monkeypatch.setattr(denoiser.DenoiserConfig, "guidances", ("none", "autoguidance"))
     tree["trial"]["generator"] = {"training": SETTINGS["training"], "size": "pico"}
     weak = {"generator": SETTINGS}
     guidance = [{"kind": "autoguidance", "scale": 2.0, "weak": weak}]
