@@ -46,6 +46,11 @@ class DiscriminatorConfig:
                 f'{self.num_layers}; use kind "none" to train without one'
             )
 
+    @property
+    def smallest_image(self) -> int:
+        """Side of the smallest image that leaves a logit."""
+        return 3 * 2**self.num_layers
+
     def generator_term_is_on(self, batch_index: int) -> bool:
         """Whether the autoencoder's step of this batch (an even step) sees the discriminator."""
         return 2 * batch_index >= self.start_step

@@ -50,6 +50,8 @@ class LPIPSConfig:
     path enters no content key (`metadata`); the file's hash does."""
     head_weights: str | None = field(default=None, metadata={"key": False})
     """File with the published heads (`vgg.pth`); absent uses the copy in torchmetrics."""
+    smallest_image: ClassVar[int] = 16
+    """Side of the smallest image that VGG16's last compared layer leaves something of."""
 
 
 class LPIPS(nn.Module):

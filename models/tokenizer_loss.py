@@ -2,9 +2,11 @@
 
 L = L1 + LPIPS (both summed over pixels, averaged over the batch) + 1e-6 KL + w_gan L_gan
 + w_vf L_vf. Both adaptive weights compare the gradient norm of the reconstruction terms with that
-of the weighted term, at the last weight that the term can reach.
+of the weighted term, at the last weight that the term can reach. Regularisers change what is
+decoded and reconstructed, or add terms.
 """
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -26,6 +28,7 @@ from models.discriminator import (
 )
 from models.known_gradient import with_known_gradient
 from models.perceptual import LPIPS, LPIPSConfig, NoPerceptual, build_lpips
+from models.regularizers.contract import Drawn, Regularizer
 from models.rounding import round_weights
 
 GAN_WEIGHT_LIMIT = 1e4
@@ -64,6 +67,13 @@ class TokenizerLossConfig:
                 "the term off"
             )
 
+    @property
+    def smallest_image(self) -> int:
+        """Side of the smallest image that the networks of the terms take."""
+        networks = (self.perceptual, self.discriminator)
+        has_one = (LPIPSConfig, DiscriminatorConfig)
+        return max((n.smallest_image for n in networks if isinstance(n, has_one)), default=1)
+
 
 @dataclass(frozen=True, kw_only=True)
 class AutoencoderLoss:
@@ -77,6 +87,8 @@ class AutoencoderLoss:
     """Weight of each term at this step, detached."""
     per_element: dict[str, Float[Tensor, ""]]
     """Means per pixel value (`l1`), per image (`perceptual`) and per latent element (`kl`)."""
+    target: Float[Tensor, "b c h w"]
+    """The images to reconstruct: those encoded, unless a regulariser changed them."""
     reconstruction: Float[Tensor, "b c h w"]
     """Reconstructed images, detached, for the discriminator's step."""
 
@@ -100,6 +112,7 @@ class TokenizerLoss(nn.Module):
         latent_dim: channels of the latent.
         feature_dim: channels of the foundation features; needed with alignment.
         in_channels: image channels.
+        regularizers: by kind, in the order in which they act.
 
     Raises:
         ValueError: if alignment comes without `feature_dim`.
@@ -113,6 +126,7 @@ class TokenizerLoss(nn.Module):
         latent_dim: int,
         feature_dim: int | None = None,
         in_channels: int = 3,
+        regularizers: Mapping[str, Regularizer] = {},
     ) -> None:
         super().__init__()
         self.config = config
@@ -133,6 +147,8 @@ class TokenizerLoss(nn.Module):
             self.alignment = AlignmentLoss(
                 alignment, latent_dim=latent_dim, feature_dim=feature_dim
             )
+        self._kinds = tuple(regularizers)
+        self.regularizers = nn.ModuleList(regularizers.values())
 
     def divide(self, part: BatchPart, slices: int) -> None:
         """Take what comes from now on as this part of a batch, and its LPIPS in slices.
@@ -143,6 +159,8 @@ class TokenizerLoss(nn.Module):
         self.part, self.slices = part, slices
         if self.discriminator is not None:
             self.discriminator.divide(part)
+        for _, regularizer in self.named_regularizers():
+            regularizer.part = part
 
     def enter(self, config: TokenizerLossConfig, alignment: NoAlignment | VFAlignment) -> None:
         """Use other weights, margins and start steps from now on; all networks stay.
@@ -167,11 +185,20 @@ class TokenizerLoss(nn.Module):
         if self.perceptual is not None:
             round_weights(self.perceptual.backbone)
 
+    def named_regularizers(self) -> Iterator[tuple[str, Regularizer]]:
+        """Kinds and regularisers, in the order in which they act."""
+        for kind, regularizer in zip(self._kinds, self.regularizers, strict=True):
+            assert isinstance(regularizer, Regularizer)
+            yield kind, regularizer
+
     def autoencoder_parameters(self) -> list[nn.Parameter]:
-        """Parameters to train together with the autoencoder: the projection, unless frozen."""
-        if self.alignment is None:
-            return []
-        return [weight for weight in self.alignment.parameters() if weight.requires_grad]
+        """Parameters to train with the autoencoder's optimiser.
+
+        They are the alignment's projection, unless frozen, and those of regularisers that have no
+        optimiser of their own.
+        """
+        owners = [r for _, r in self.named_regularizers() if r.optimizer is None]
+        return [*self._projection(), *_trained(*owners)]
 
     def discriminator_parameters(self) -> list[nn.Parameter]:
         """Parameters of the discriminator's own optimiser."""
@@ -194,8 +221,11 @@ class TokenizerLoss(nn.Module):
         noise: Float[Tensor, "b d h_z w_z"],
         features: Float[Tensor, "b f h_z w_z"] | None,
         batch_index: int,
+        *,
+        step: int = 0,
+        drawn: Mapping[str, Drawn] = {},
     ) -> AutoencoderLoss:
-        """Encode, sample, decode, and sum the weighted terms.
+        """Encode, sample, perturb, decode, and sum the weighted terms.
 
         The gradient of each term by the reconstruction (or the sample) is computed once and
         handed on, so LPIPS, the discriminator and the alignment are differentiated once. The
@@ -206,18 +236,24 @@ class TokenizerLoss(nn.Module):
             images: batch in [-1, 1].
             noise: standard normal noise of the posterior sample.
             features: frozen foundation features; absent without alignment.
-            batch_index: batches trained before this one in the present stage.
+            batch_index: batches trained before this one in the present phase.
+            step: batches trained before this one in all phases.
+            drawn: what each regulariser has drawn for these images, by kind.
         """
         with record_function(AUTOENCODER):
             posterior = autoencoder.encode(images)
             z = posterior.sample(noise)
-            reconstruction = autoencoder.decode(z).float()
+            perturbed, target = z, images
+            for kind, regularizer in self.named_regularizers():
+                perturbed, target = regularizer.perturb(perturbed, target, drawn[kind])
+            reconstruction = autoencoder.decode(perturbed).float()
         with record_function(PIXEL_TERMS):
             terms, weights, per_element, nll_gradient = self._reconstruction_terms(
-                images, reconstruction.detach()
+                target, reconstruction.detach()
             )
         nll = _weighted_sum(terms, weights)
-        decoded = _Decoded(autoencoder, z, reconstruction, nll, nll_gradient)
+        behind = [*autoencoder.decoder_parameters(), *_trained(self.regularizers)]
+        decoded = _Decoded(autoencoder, behind, z, reconstruction, nll, nll_gradient)
         if self.generator_term_is_on(batch_index):
             terms["gan"], weights["gan"], gan_gradient = self._adversarial_term(decoded)
             decoded = decoded.with_adversarial(terms["gan"], weights["gan"], gan_gradient)
@@ -232,11 +268,21 @@ class TokenizerLoss(nn.Module):
             assert features is not None, "the caller computes features wherever alignment is on"
             aligned, vf_terms, vf_weights = self._aligned_total(self.alignment, decoded, features)
             total, terms, weights = total + aligned, terms | vf_terms, weights | vf_weights
+        for kind, regularizer in self.named_regularizers():
+            own_weights = regularizer.weights_at(step)
+            own = regularizer.loss(posterior.mean, z, drawn[kind], step)
+            for name, term in own.items():
+                # A dot stands in no other term's name.
+                path, weight = f"{kind}.{name}", own_weights.get(name, 1.0)
+                terms[path] = self._share(images) * term
+                weights[path] = torch.full_like(term, weight)
+                total = total + weight * terms[path]
         return AutoencoderLoss(
             total=total,
             terms=self._over_workers(terms),
             weights={name: weight.detach() for name, weight in weights.items()},
             per_element=self._over_workers(per_element),
+            target=target,
             reconstruction=reconstruction.detach(),
         )
 
@@ -252,6 +298,9 @@ class TokenizerLoss(nn.Module):
         real = self.discriminator(images)
         fake = self.discriminator(reconstruction.detach())
         return self._share(images) * discriminator_hinge_loss(real, fake)
+
+    def _projection(self) -> list[nn.Parameter]:
+        return [] if self.alignment is None else _trained(self.alignment)
 
     def _share(self, images: Tensor) -> float:
         return self.part.share(len(images), len(images))
@@ -325,7 +374,7 @@ class TokenizerLoss(nn.Module):
             total = decoded.total() + factor * vf
         else:
             image_total, nll_by_z = decoded.total_and_nll_gradient_by_z()
-            inputs = [decoded.z, *self.autoencoder_parameters()]
+            inputs = [decoded.z, *self._projection()]
             with record_function(ALIGNMENT):
                 gradients = torch.autograd.grad(vf, inputs)
             factor = factor * _balance_at(
@@ -348,6 +397,8 @@ class _Decoded:
     """A reconstruction and what is known of the image terms' value and gradient there."""
 
     autoencoder: Autoencoder
+    behind: list[nn.Parameter]
+    """Parameters that may stand between the sample and the reconstruction."""
     z: Tensor
     reconstruction: Tensor
     nll: Tensor
@@ -376,10 +427,18 @@ class _Decoded:
                     self.reconstruction, self.z, self.nll_gradient, retain_graph=True
                 )
             return self.total(), by_z
-        inputs = [self.z, *self.autoencoder.decoder_parameters()]
+        inputs = [self.z, *self.behind]
         with record_function(AUTOENCODER):
-            gradients = torch.autograd.grad(self.reconstruction, inputs, self.nll_gradient)
-        return with_known_gradient(self.nll, inputs, gradients), gradients[0]
+            gradients = torch.autograd.grad(
+                self.reconstruction, inputs, self.nll_gradient, allow_unused=True
+            )
+        # A regulariser's parameters need not stand there; they may serve a term of its own.
+        used = {i: g for i, g in zip(inputs, gradients, strict=True) if g is not None}
+        return with_known_gradient(self.nll, [*used], [*used.values()]), used[self.z]
+
+
+def _trained(*modules: nn.Module) -> list[nn.Parameter]:
+    return [weight for module in modules for weight in module.parameters() if weight.requires_grad]
 
 
 def _balance_at(

@@ -26,6 +26,10 @@ def check_trial(trial: Trial) -> None:
             "grid)",
             path="data.resolution",
         )
+    try:
+        trial.tokenizer.check(resolution)
+    except ConfigError as error:
+        raise error.within(path="tokenizer") from error
     if trial.generator is not None:
         _check_generator(trial, trial.generator)
     _check_evaluation(trial)

@@ -78,8 +78,8 @@ class DiffusersTokenizerConfig:
 
     @property
     def columns(self) -> Mapping[str, Any]:
-        """No alignment that this program has added."""
-        return {"alignment": "none", "vf_weight": 0.0}
+        """No alignment or regulariser that this program has added."""
+        return {"alignment": "none", "vf_weight": 0.0, "regularizers": "none"}
 
     def layout(self, resolution: int) -> LatentLayout:
         """One group of channels."""
@@ -89,6 +89,9 @@ class DiffusersTokenizerConfig:
     def describe(self) -> str:
         """Hash of its files."""
         return describe_pretrained(self)
+
+    def check(self, resolution: int) -> None:
+        """Any size will do: nothing is trained."""
 
     @property
     def name(self) -> str:

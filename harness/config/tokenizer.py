@@ -11,10 +11,12 @@ from harness.config.diffusers import DiffusersTokenizerConfig
 from harness.config.encoders import AlignmentEncoder
 from harness.config.phases import PhaseInForce, TokenizerPhase, spell_out
 from harness.config.python_tokenizer import PythonTokenizerConfig
+from harness.config.regularizers import AnyRegularizer
 from harness.config.training import TrainingConfig
 from harness.config.weights import Provenance, describe_file
 from harness.schema.keys import KEY_UNLESS_DEFAULT, NO_KEY
 from harness.schema.kinds import Kinds
+from harness.schema.reading import ConfigError
 from models.alignment import NoAlignment, VFAlignment
 from models.autoencoder import AutoencoderConfig
 from models.latent import LatentLayout
@@ -94,6 +96,14 @@ class TokenizerSettings(Protocol):
         """Hash of the weights that it takes from elsewhere, for keys; empty where trained here."""
         ...
 
+    def check(self, resolution: int) -> None:
+        """Refuse images of a size that it cannot be trained with.
+
+        Raises:
+            ConfigError: With the key path below `tokenizer`.
+        """
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class AlignedWith(VFAlignment):
@@ -116,6 +126,8 @@ class TokenizerConfig:
     """Alignment with a foundation model."""
     loss: TokenizerLossConfig = field(default_factory=TokenizerLossConfig)
     """Reconstruction, KL and adversarial terms."""
+    regularizers: tuple[AnyRegularizer, ...] = field(default=(), metadata=KEY_UNLESS_DEFAULT)
+    """What else shapes the latents, in the order in which it acts; a kind stands once."""
     training: TrainingConfig
     """Length and optimiser."""
     phases: tuple[TokenizerPhase, ...] = field(default=(), metadata=KEY_UNLESS_DEFAULT)
@@ -136,6 +148,12 @@ class TokenizerConfig:
                 f"`architecture.in_channels` must be 3, the channels of every data set, but got "
                 f"{self.architecture.in_channels}; leave it out"
             )
+        kinds = [regularizer.kind for regularizer in self.regularizers]
+        if len(set(kinds)) < len(kinds):
+            raise ValueError(
+                f"`regularizers` must hold every kind once at most, but got {', '.join(kinds)}; "
+                "remove one"
+            )
         spell_out(self.phases, self.training.steps, self.loss, self.alignment)
 
     @property
@@ -155,8 +173,11 @@ class TokenizerConfig:
 
     @property
     def provenance(self) -> Provenance:
-        """Published where its weights are given."""
-        return "published" if self.is_given else "reproduced"
+        """Published where its weights are given, guessed in parts where a regulariser is."""
+        if self.is_given:
+            return "published"
+        guessed = any(r.provenance == "reconstruction" for r in self.regularizers)
+        return "reconstruction" if guessed else "reproduced"
 
     @property
     def name(self) -> str:
@@ -169,6 +190,8 @@ class TokenizerConfig:
         aligned = self.alignment.kind
         if isinstance(self.alignment, AlignedWith):
             aligned += f" {self.alignment.vf_weight:g} {self.alignment.encoder.name}"
+        if self.regularizers:
+            aligned += f" {self._regularizers}"
         if self.checkpoint is not None:
             aligned += f" from {Path(self.checkpoint).name}"
         elif self.phases:
@@ -184,11 +207,12 @@ class TokenizerConfig:
 
     @property
     def columns(self) -> Mapping[str, Any]:
-        """Its alignment."""
-        aligned = self.alignment
+        """Its alignment and its regularisers."""
+        aligned, regularizers = self.alignment, {"regularizers": self._regularizers}
         if not isinstance(aligned, AlignedWith):
-            return {"alignment": aligned.kind, "vf_weight": 0.0}
+            return {"alignment": aligned.kind, "vf_weight": 0.0, **regularizers}
         return {
+            **regularizers,
             "alignment": aligned.kind,
             "alignment_encoder": aligned.encoder.name,
             "vf_weight": aligned.vf_weight,
@@ -205,6 +229,22 @@ class TokenizerConfig:
     def describe(self) -> str:
         """Hash of `checkpoint`."""
         return describe_file(self.checkpoint)
+
+    def check(self, resolution: int) -> None:
+        """Ask each regulariser."""
+        for number, regularizer in enumerate(self.regularizers):
+            try:
+                regularizer.check(
+                    self.layout(resolution),
+                    downsample=self.downsample,
+                    smallest_image=self.loss.smallest_image,
+                )
+            except ValueError as error:
+                raise ConfigError(str(error), path=f"regularizers.{number}") from error
+
+    @property
+    def _regularizers(self) -> str:
+        return " + ".join(regularizer.label for regularizer in self.regularizers) or "none"
 
     @property
     def schedule(self) -> tuple[PhaseInForce, ...]:

@@ -113,6 +113,8 @@ _COLUMNS = (
           label="distance margin"),
     _text("adaptive_vf", "whether gradient norms scale the alignment's weight: yes or no",
           label="adaptive weight"),
+    _text("regularizers", "what else shaped the latents in the tokenizer's training, with settings "
+          "that aren't the default; `none` without", label="regularizers"),
     _count("tokenizer_params", "parameters of encoder and decoder", measured_on="tokenizer"),
     _count("tokenizer_images", "images seen in training the tokenizer; empty for a pretrained one",
           measured_on="tokenizer"),

@@ -29,7 +29,9 @@ ADAM_STATE = 4
 """Numbers that a trained parameter needs: itself, its gradient and Adam's two moments."""
 BYTES = 4
 """Bytes of a stored number: weights and latents are kept in fp32."""
-OF_TRAINING = ("seed", "training", "phases", "loss", "alignment", "ema", "snapshots")
+OF_TRAINING = (
+    *("seed", "training", "phases", "loss", "alignment", "regularizers", "ema", "snapshots"),
+)
 """Fields that say how a network is trained, and neither its size nor its operations."""
 
 Forward = Callable[[], tuple[nn.Module, tuple[Any, ...]]]

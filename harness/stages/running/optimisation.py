@@ -1,14 +1,68 @@
 """Arithmetic, optimisers and their steps, for all training loops."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, final, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness.config.training import Precision, TrainingConfig
 from harness.machine.gradients import GradientSum
+from harness.machine.world import World
+
+
+@runtime_checkable
+class Schedule(Protocol):
+    """How steps of an optimiser go: of a `TrainingConfig`, or of a regulariser's `AdamWConfig`."""
+
+    @property
+    def max_grad_norm(self) -> float | None:
+        """Gradient clipping by the norm over the optimiser's parameters."""
+        ...
+
+    def learning_rate_at(self, step: int) -> float:
+        """The learning rate of step 0, 1, ..."""
+        ...
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """Parameters that one optimiser trains, among several of a training."""
+
+    name: str
+    """Name of the optimiser's state in checkpoints."""
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+
+
+@final
+class Learners:
+    """Optimisers that step on the gradients of one loss.
+
+    Args:
+        parts: What each trains; no parameter is trained twice.
+        world: The workers.
+    """
+
+    def __init__(self, parts: Sequence[Trained], world: World) -> None:
+        self.parts = tuple(parts)
+        # One sum for all of them: workers must start their exchanges in one order.
+        self._gradients = GradientSum(
+            (p for part in parts for p in _parameters_of(part.optimizer)), world
+        )
+
+    def start_step(self, step: int) -> None:
+        """As `start_step` for each, by its own schedule."""
+        for part in self.parts:
+            start_step(part.optimizer, part.schedule, step)
+
+    def end_step(self) -> list[Tensor]:
+        """As `end_step` for each; the norms are one an optimiser."""
+        self._gradients.finish()
+        return [_take_step(part.optimizer, part.schedule) for part in self.parts]
 
 
 def optimizer_settings(training: TrainingConfig, *, fused: bool = True) -> dict[str, Any]:
@@ -68,7 +122,7 @@ def _products(precision: Precision) -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32 = before
 
 
-def start_step(optimizer: torch.optim.Optimizer, training: TrainingConfig, step: int) -> None:
+def start_step(optimizer: torch.optim.Optimizer, training: Schedule, step: int) -> None:
     """Set the learning rate of this step and forget the gradients of the one before."""
     for group in optimizer.param_groups:
         group["lr"] = training.learning_rate_at(step)
@@ -82,7 +136,7 @@ def backward(loss: Tensor, training: TrainingConfig) -> None:
 
 
 def end_step(
-    optimizer: torch.optim.Optimizer, training: TrainingConfig, gradients: GradientSum
+    optimizer: torch.optim.Optimizer, training: Schedule, gradients: GradientSum
 ) -> Tensor:
     """Step on what the backward passes since `start_step` added up, over all workers.
 
@@ -92,13 +146,21 @@ def end_step(
     """
     # Workers exchange gradients while the backward pass still runs; here the last must be in.
     gradients.finish()
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    return _take_step(optimizer, training)
+
+
+def _take_step(optimizer: torch.optim.Optimizer, training: Schedule) -> Tensor:
+    parameters = _parameters_of(optimizer)
     if training.max_grad_norm is not None:
         norm = torch.nn.utils.clip_grad_norm_(parameters, training.max_grad_norm)
     else:
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     optimizer.step()
     return norm
+
+
+def _parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
 
 
 def add_terms(total: Mapping[str, Tensor], terms: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -6,7 +6,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim import Adam
 from torch.profiler import record_function
+from torch.utils.flop_counter import FlopCounterMode
 
 from harness.config.phases import phase_at
 from harness.config.tokenizer import AnyTokenizerConfig, TokenizerConfig
@@ -22,18 +24,17 @@ from harness.data.dataset import left_out
 from harness.data.missing import MissingItem
 from harness.data.pixel_range import to_model_range
 from harness.data.stream import BatchStream
-from harness.machine.gradients import GradientSum
 from harness.machine.random_streams import derive_seed, generator_for
 from harness.stages import encoder
 from harness.stages.flops import FORWARDS_A_STEP, count_forward, empty_image, training_images
 from harness.stages.running.context import StageContext
 from harness.stages.running.optimisation import (
+    Learners,
+    Trained,
     autocast,
     backward,
-    end_step,
     optimizer_settings,
     restore_optimizer,
-    start_step,
 )
 from harness.stages.stage import Stage
 from harness.stages.tokenizer.kind import TokenizerKind, TokenizerStage, memory_format
@@ -42,8 +43,13 @@ from models import checkpoint
 from models.autoencoder import Autoencoder
 from models.batch_part import slices_of
 from models.discriminator import DiscriminatorConfig, PatchDiscriminator
+from models.latent import LatentLayout
 from models.perceptual import LPIPSConfig
+from models.regularizers.contract import RegularizerConfig, rows_of
 from models.tokenizer_loss import ADVERSARY, AUTOENCODER, TokenizerLoss
+
+REGULARIZER = ("tokenizer", "regularizer")
+"""What a regulariser's random numbers are for, in front of its kind."""
 
 
 def stage(trial: Trial) -> TokenizerStage:
@@ -67,7 +73,7 @@ def build(config: TokenizerStage) -> Autoencoder:
 
 
 def make(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
-    """One flat loop: two Adams, autoencoder first, then the discriminator on the same images."""
+    """One flat loop: the autoencoder and its regularisers, then the discriminator on the same."""
     device, settings = context.device, _settings(config.tokenizer)
     if config.checkpoint:
         return _take(config, settings, context)
@@ -75,12 +81,17 @@ def make(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
     assert seed is not None
 
     # ---- networks
-    side = config.data.resolution // settings.downsample
+    latent = settings.layout(config.data.resolution)
     foundation = None
     if "encoder" in context.inputs:
         foundation = encoder.load_encoder(
             context.inputs["encoder"], device, compiled=context.resources.compile
         )
+    regularizers = {}
+    for regularizer in settings.regularizers:
+        # A seed for each: its weights are the same whatever else is trained.
+        torch.manual_seed(derive_seed(seed, *REGULARIZER, regularizer.kind))
+        regularizers[regularizer.kind] = regularizer.build(latent)
     torch.manual_seed(derive_seed(seed, "tokenizer", "weights"))
     layout = memory_format(device, context.resources.channels_last)
     model = build(config).to(device).to(memory_format=layout).train()
@@ -90,6 +101,7 @@ def make(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
         latent_dim=settings.latent_dim,
         feature_dim=None if foundation is None else foundation.feature_dim,
         in_channels=settings.architecture.in_channels,
+        regularizers=regularizers,
     ).to(device)
     # LPIPS is frozen: its weights are rounded once rather than at every step under autocast, with
     # the same bits.
@@ -100,20 +112,32 @@ def make(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
         model.compile_trunks()
         criterion.compile_perceptual()
 
-    # ---- optimisers: the autoencoder (with the alignment's projection) and its adversary
-    trained = [*model.parameters(), *criterion.autoencoder_parameters()]
-    optimizer = optimizer_settings(training, fused=context.resources.fused_optimizer)
-    adam = torch.optim.Adam(trained, **optimizer)
-    adversary = criterion.discriminator_parameters()
-    adversary_adam = torch.optim.Adam(adversary, **optimizer) if adversary else None
+    # ---- optimisers: the autoencoder (with the alignment's projection) and the regularisers that
+    # have their own step on one loss, the adversary on another
+    fused = context.resources.fused_optimizer
+
+    def adam(name: str, parameters: list[nn.Parameter]) -> list[Trained]:
+        optimizer = Adam(parameters, **optimizer_settings(training, fused=fused))
+        return [Trained(name=name, optimizer=optimizer, schedule=training)]
+
+    together = adam("adam", [*model.parameters(), *criterion.autoencoder_parameters()])
+    for kind, regularizer in regularizers.items():
+        own_settings, owned = regularizer.optimizer, list(regularizer.parameters())
+        if own_settings is not None and owned:
+            optimizer = own_settings.build(owned, fused=fused)
+            together.append(
+                Trained(name=f"{kind}.adamw", optimizer=optimizer, schedule=own_settings)
+            )
+    opposing = criterion.discriminator_parameters()
+    learners = Learners(together, context.world)
+    opponent = Learners(adam("adversary_adam", opposing) if opposing else [], context.world)
+    trained = (*learners.parts, *opponent.parts)
     # Losses and normalisations that reach over a batch must see all of it, whatever part of it
     # this worker holds: a batch is the same batch on any number of devices.
     count = training.batch_size
     own = context.world.part(count)
     model.divide(context.batch_part(count), context.slices)
     criterion.divide(context.batch_part(count), context.slices)
-    gradients = GradientSum(trained, context.world)
-    adversary_gradients = GradientSum(adversary, context.world)
 
     # ---- data
     dataset = open_dataset(config.data, device)
@@ -133,9 +157,8 @@ def make(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
         first, saved = resumed
         model.load_state_dict(saved["model"])
         criterion.load_state_dict(saved["criterion"])
-        restore_optimizer(adam, saved["adam"])
-        if adversary_adam:
-            restore_optimizer(adversary_adam, saved["adversary_adam"])
+        for part in trained:
+            restore_optimizer(part.optimizer, saved[part.name])
     curve.rewind(first)
 
     def state() -> Mapping[str, Any]:
@@ -143,8 +166,7 @@ def make(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
         return {
             "model": model.state_dict(),
             "criterion": criterion.state_dict(),
-            "adam": adam.state_dict(),
-            "adversary_adam": adversary_adam.state_dict() if adversary_adam else {},
+            **{part.name: part.optimizer.state_dict() for part in trained},
         }
 
     batches = context.ahead(stream.batch, range(first, training.steps))
@@ -153,9 +175,8 @@ def make(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
         phase = phase_at(schedule, step)
         criterion.enter(phase.loss, phase.alignment)
         if phase.resets_optimizers and step == phase.first_step:
-            adam.state.clear()
-            if adversary_adam:
-                adversary_adam.state.clear()
+            for part in trained:
+                part.optimizer.state.clear()
         # The discriminator's start is counted from the beginning of its phase, as published.
         batch = step - phase.first_step
 
@@ -168,38 +189,54 @@ def make(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
             random = generator_for(seed, "tokenizer", step, device=device)
             pixels, _ = next(batches)
             images = to_model_range(pixels.to(device, non_blocking=True))
-            shape = (count, settings.latent_dim, side, side)
-            noise = torch.randn(shape, generator=random, device=device)[own]
+            noise = torch.randn((count, *latent.shape), generator=random, device=device)[own]
+            drawn = {
+                kind: rows_of(
+                    regularizer.draw(
+                        count,
+                        latent,
+                        choices=generator_for(seed, *REGULARIZER, kind, step, "choices"),
+                        noise=generator_for(seed, *REGULARIZER, kind, step, "noise", device=device),
+                    ),
+                    count,
+                    own,
+                )
+                for kind, regularizer in regularizers.items()
+            }
         features = None
         if foundation is not None:
             # The encoder is not differentiated, so its slices need no more than its activations.
             parts = slices_of(len(images), context.slices)
             with record_function("foundation encoder"):
                 features = torch.cat(
-                    [foundation.features(images[p], grid=(side, side)) for p in parts]
+                    [foundation.features(images[p], grid=latent.shape[1:]) for p in parts]
                 )
 
-        # ---- forward, loss and step of the autoencoder
+        # ---- forward, loss and steps of the autoencoder and its regularisers
         with autocast(training, device):
-            loss = criterion.autoencoder_loss(model, images, noise, features, batch)
+            loss = criterion.autoencoder_loss(
+                model, images, noise, features, batch, step=step, drawn=drawn
+            )
         with record_function(AUTOENCODER):
-            start_step(adam, training, step)
+            learners.start_step(step)
             backward(loss.total, training)
         with record_function("optimisers"):
-            norm = end_step(adam, training, gradients)
-        context.watch_gradient(step, norm)
+            norms = learners.end_step()
+        for norm in norms:
+            context.watch_gradient(step, norm)
         totals = {"autoencoder": loss.total}
 
         # ---- forward, loss and step of the discriminator, on the same images and reconstructions
-        if adversary_adam and criterion.discriminator_is_on(batch):
+        if criterion.discriminator_is_on(batch):
             with record_function(ADVERSARY):
                 with autocast(training, device):
-                    adversary_loss = criterion.discriminator_loss(images, loss.reconstruction)
-                start_step(adversary_adam, training, step)
+                    adversary_loss = criterion.discriminator_loss(loss.target, loss.reconstruction)
+                opponent.start_step(step)
                 backward(adversary_loss, training)
             with record_function("optimisers"):
-                norm = end_step(adversary_adam, training, adversary_gradients)
-            context.watch_gradient(step, norm)
+                norms = opponent.end_step()
+            for norm in norms:
+                context.watch_gradient(step, norm)
             totals["adversary"] = adversary_loss
 
         # ---- bookkeeping
@@ -275,7 +312,9 @@ def training_flops(config: TokenizerStage, inputs: Mapping[str, Stage], forward:
 
     Per image: three forwards of the autoencoder, one of the alignment encoder, three of LPIPS'
     VGG16 (two images forward, one backward to the pixels) and eight of the discriminator (forward
-    and backward to the pixels, then two images forward and backward to its weights).
+    and backward to the pixels, then two images forward and backward to its weights). Regularisers
+    count three forwards of what they compute; that one has the decoder make a smaller image is not
+    counted.
     """
     settings, side = _settings(config.tokenizer), config.data.resolution
     loss, per_image = settings.loss, FORWARDS_A_STEP * forward
@@ -292,6 +331,8 @@ def training_flops(config: TokenizerStage, inputs: Mapping[str, Stage], forward:
                 (network, side), lambda: (PatchDiscriminator(network), empty_image(side, side))
             )[1]
         )
+    for regularizer in settings.regularizers:
+        per_image += FORWARDS_A_STEP * _flops_of(regularizer, settings.layout(side), side)
     return trained_images(config) * per_image
 
 
@@ -299,6 +340,20 @@ def _vgg16_forward(side: int) -> tuple[nn.Module, tuple[Any, ...]]:
     from torchvision.models import vgg16  # Importing torchvision takes seconds.
 
     return vgg16().features, empty_image(side, side)
+
+
+def _flops_of(config: RegularizerConfig, layout: LatentLayout, side: int) -> float:
+    """FLOPs of a regulariser's forward pass for one image."""
+    # The weights are built, not only their shapes: what it draws must lie where they do.
+    with torch.random.fork_rng(devices=[]):
+        regularizer = config.build(layout).eval()
+        streams = {"choices": torch.Generator(), "noise": torch.Generator()}
+        drawn = regularizer.draw(1, layout, **streams)
+        latent, (image,) = torch.zeros(1, *layout.shape), empty_image(side, side)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            regularizer.perturb(latent, image, drawn)
+            regularizer.loss(latent, latent, drawn, 0)
+    return float(counter.get_total_flops())
 
 
 def _settings(config: AnyTokenizerConfig) -> TokenizerConfig:

@@ -1,0 +1,1 @@
+"""Regularisers of a tokenizer's training; `contract` says what one is."""
