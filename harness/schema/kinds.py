@@ -72,10 +72,11 @@ class Kinds(Generic[Implementation]):
         """The configuration class of a kind."""
         return self._configs[kind]
 
-    def _kind_of(self, block: Any) -> str | None:
+    def _kind_of(self, block: Any) -> str:
         named = isinstance(block, Mapping)
         kind = block.get("kind", self.default) if named else getattr(block, "kind", self.default)
-        return None if kind is None else str(kind)
+        # Not None: pydantic would then not say which kinds there are.
+        return "nothing" if kind is None else str(kind)
 
     def __get_pydantic_core_schema__(
         self, _source: Any, handler: GetCoreSchemaHandler

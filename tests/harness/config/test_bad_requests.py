@@ -225,6 +225,45 @@ FILES = {
         {"trial/tokenizer/loss": {"discriminator": {"kind": "patchgan", "num_layers": 0}}},
         ["trial.tokenizer.loss.discriminator", "`num_layers`", "at least 1, but got 0"],
     ),
+    "an unknown kind of regulariser": (
+        {"trial/tokenizer/regularizers": [{"kind": "eqv"}]},
+        ["trial.tokenizer.regularizers.0.kind", "'eq', 'denoise'", "did you mean 'eq'"],
+    ),
+    "a regulariser without a kind": (
+        {"trial/tokenizer/regularizers": [{"min_scale": 0.5}]},
+        ["trial.tokenizer.regularizers.0.kind", "'eq', 'denoise'"],
+    ),
+    "a misspelt field of a regulariser": (
+        {"trial/tokenizer/regularizers": [{"kind": "denoise", "gama": 2.0}]},
+        ["trial.tokenizer.regularizers.0.gama", "did you mean 'gamma'"],
+    ),
+    "a wrong value of a regulariser": (
+        {"trial/tokenizer/regularizers": [{"kind": "eq"}, {"kind": "denoise", "gamma": 0.0}]},
+        ["trial.tokenizer.regularizers.1", "`gamma` must be positive, but got 0.0"],
+    ),
+    "a share of batches above 1": (
+        {"trial/tokenizer/regularizers": [{"kind": "eq", "plain_share": 1.5}]},
+        ["trial.tokenizer.regularizers.0", "`plain_share` must lie in [0, 1]", "got 1.5"],
+    ),
+    "a regulariser twice": (
+        {"trial/tokenizer/regularizers": [{"kind": "eq"}, {"kind": "eq", "min_scale": 0.5}]},
+        ["trial.tokenizer", "`regularizers` must hold every kind once", "got eq, eq"],
+    ),
+    "images too small for the discriminator once they are scaled": (
+        {
+            "trial/tokenizer/regularizers": [{"kind": "denoise"}, {"kind": "eq"}],
+            "trial/tokenizer/loss": {"discriminator": {"kind": "patchgan", "num_layers": 1}},
+        },
+        ["trial.tokenizer.regularizers.1", "images of 6 pixels", "0.25 leaves 4", "use 0.375"],
+    ),
+    "latents too small to be scaled": (
+        {
+            "trial/tokenizer/regularizers": [{"kind": "eq"}],
+            "trial/tokenizer/architecture/width_multipliers": [1, 1, 1, 1, 2],
+            "trial/generator/patch_size": 1,
+        },
+        ["trial.tokenizer.regularizers.0", "0.25 of 1 latent cells leaves none", "resolution"],
+    ),
     "an unknown size": (
         {"trial/generator/size": "nanno"},
         ["trial.generator", "'nanno'", "pico, nano"],

@@ -12,6 +12,9 @@ from harness.stages.stage import Stage
 from harness.storage.artifacts import Store
 from harness.storage.checkpoints import load_checkpoint
 
+from .. import own_regularizer
+
+assert own_regularizer.REGULARIZERS  # The import has registered the kind `centre`.
 ADVERSARY = "{discriminator: {kind: patchgan, num_layers: 1, base_width: 4, start_step: 3}}"
 SETTINGS = (
     "grid.alignment=[vf]",
@@ -35,9 +38,13 @@ REPA = (
     "{kind: timm, name: vit_tiny_patch16_224, weights: random, "
     "model_args: {img_size: 16, patch_size: 8, embed_dim: 16, depth: 1, num_heads: 2}}}"
 )
+REGULARIZERS = (
+    "tokenizer.regularizers=[{kind: centre}, {kind: eq, min_scale: 0.5}, {kind: denoise}]"
+)
 CASES = {
     "encoder": ("encoder",),
     "tokenizer": ("tokenizer",),
+    "tokenizer with regularisers": ("tokenizer", REGULARIZERS),
     "tokenizer in phases": ("tokenizer", PHASES),
     "generator": ("generator",),
     "generator with initial weights": ("generator", "generator.initial_weights=GIVEN"),

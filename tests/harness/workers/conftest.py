@@ -19,7 +19,10 @@ from harness.stages.latents import SHARD_IMAGES
 from harness.stages.stage import Stage
 from harness.storage.artifacts import Artifact, Store
 
+from .. import own_regularizer
 from ..conftest import SMALL_SWEEP
+
+assert own_regularizer.REGULARIZERS  # The import has registered the kind `centre`.
 
 WORKER = Path(__file__).with_name("worker.py")
 ROOT = Path(__file__).resolve().parents[3]
@@ -37,6 +40,8 @@ SETTINGS = (
     "grid.alignment=[vf]",
     f"tokenizer.loss={{discriminator: {ADVERSARY}}}",
     "tokenizer.architecture.dropout=0.1",
+    "tokenizer.regularizers=[{kind: centre}, {kind: eq, min_scale: 0.5, plain_share: 0.3}, "
+    "{kind: denoise, unit: latent}]",
     "tokenizer.training.steps=6",
     "tokenizer.training.batch_size=9",
     "tokenizer.training.max_grad_norm=1.0",

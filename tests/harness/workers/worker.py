@@ -25,6 +25,9 @@ from harness.plan.plan import make_plan
 from harness.stages import latents
 from harness.stages.running.context import StageContext
 from models.objectives import flow
+from tests.harness import own_regularizer
+
+assert own_regularizer.REGULARIZERS  # The import has registered the kind `centre`.
 
 
 def main(job_path: Path, rank: int) -> None:
