@@ -103,7 +103,8 @@ class Regularizer(nn.Module):
         """Return what the decoder is given and the images that it must reconstruct from that.
 
         Args:
-            latent: Sample of the posterior, or what an earlier regulariser made of it.
+            latent: Sample of the posterior, or what an earlier regulariser made of it, whose grid
+                may be smaller than that of the layout.
             images: Images in [-1, 1] to reconstruct.
             drawn: What `draw` has drawn, cut to these images.
         """

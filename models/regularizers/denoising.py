@@ -70,8 +70,10 @@ class Denoising(Regularizer):
     ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b 3 h_in w_in"]]:
         """Mix the latents with noise; the images stay."""
         deviation = self.config.gamma * self._unit(latent.detach())
-        share = drawn["share"]
-        return (1 - share) * latent + share * deviation * drawn["noise"], images
+        # An earlier regulariser may have left a smaller grid.
+        height, width = latent.shape[2:]
+        share, noise = drawn["share"], drawn["noise"][..., :height, :width]
+        return (1 - share) * latent + share * deviation * noise, images
 
     def _unit(self, latent: Float[Tensor, "b c h w"]) -> Tensor | float:
         if self.config.unit == "one":

@@ -7,7 +7,7 @@ from harness.config.regularizers import REGULARIZERS, AnyRegularizer
 from harness.schema.reading import validate
 from models.latent import LatentLayout
 from models.regularizers.contract import Regularizer, rows_of
-from tests.harness import own_regularizer
+from tests.harness.workers import own_regularizer
 
 assert own_regularizer.REGULARIZERS  # The import has registered the kind `centre`.
 LAYOUT = LatentLayout.single(channels=4, height=8, width=8)
@@ -43,6 +43,12 @@ def test_latents_and_images_stay_a_batch_on_one_grid(regularizer, batch, step):
     assert images.shape[:2] == (COUNT, 3)
     assert [PIXELS * side for side in latent.shape[2:]] == list(images.shape[2:])
     assert torch.isfinite(latent).all()
+
+
+def test_a_grid_that_another_one_has_made_smaller_will_do(regularizer, batch):
+    smaller = (batch[0][..., :5, :4], batch[1][..., :10, :8])
+    latent, images = regularizer.perturb(*smaller, draw(regularizer, 0))
+    assert [PIXELS * side for side in latent.shape[2:]] == list(images.shape[2:])
 
 
 def test_a_step_draws_the_same_again_and_needs_no_other_random_number(regularizer, batch):

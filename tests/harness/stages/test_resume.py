@@ -12,7 +12,7 @@ from harness.stages.stage import Stage
 from harness.storage.artifacts import Store
 from harness.storage.checkpoints import load_checkpoint
 
-from .. import own_regularizer
+from ..workers import own_regularizer
 
 assert own_regularizer.REGULARIZERS  # The import has registered the kind `centre`.
 ADVERSARY = "{discriminator: {kind: patchgan, num_layers: 1, base_width: 4, start_step: 3}}"

@@ -19,8 +19,8 @@ from harness.stages.latents import SHARD_IMAGES
 from harness.stages.stage import Stage
 from harness.storage.artifacts import Artifact, Store
 
-from .. import own_regularizer
 from ..conftest import SMALL_SWEEP
+from . import own_regularizer
 
 assert own_regularizer.REGULARIZERS  # The import has registered the kind `centre`.
 

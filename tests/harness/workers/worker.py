@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import own_regularizer
 import pytest
 import torch
 
@@ -25,7 +26,6 @@ from harness.plan.plan import make_plan
 from harness.stages import latents
 from harness.stages.running.context import StageContext
 from models.objectives import flow
-from tests.harness import own_regularizer
 
 assert own_regularizer.REGULARIZERS  # The import has registered the kind `centre`.
 

@@ -13,7 +13,7 @@ from harness.results.rows import make_row
 from harness.stages.stage import Stage
 from harness.storage.artifacts import Artifact, Store
 
-from ... import own_regularizer
+from ...workers import own_regularizer
 
 assert own_regularizer.REGULARIZERS  # The import has registered the kind `centre`.
 KINDS = "tokenizer.regularizers=[{}]"
@@ -44,8 +44,9 @@ def test_a_row_says_how_its_tokenizer_was_regularised(load, tmp_path):
         ("{kind: denoise}", "denoise", "reconstruction"),
         ("{kind: eq}, {kind: denoise, gamma: 1.5}", "eq + denoise gamma 1.5", "reconstruction"),
     ):
-        (row,) = make_plan(load(KINDS.format(block))).rows
-        values = make_row(row, "small", Store(tmp_path / "empty"), {})
+        sweep = load(KINDS.format(block))
+        (row,) = make_plan(sweep).rows
+        values = make_row(row, sweep, Store(tmp_path / "empty"), {})
         assert (values["regularizers"], values["provenance"]) == (column, provenance)
         assert column in f"{row.tokenizer.label} none"
 
