@@ -10,7 +10,7 @@ module that this builds. `harness.config.regularizers` registers kinds. A regula
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -164,9 +164,17 @@ class RegularizerConfig(ABC):
     @property
     def label(self) -> str:
         """Its kind, and the fields that differ from their defaults."""
-        named = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        others = [f for f in dataclasses.fields(self) if named[f.name] != f.default]
-        return " ".join([self.kind, *(f"{f.name} {named[f.name]}" for f in others)])
+        defaults = {f.name: f.default for f in dataclasses.fields(self)}
+        return " ".join([self.kind, *_differences(self, defaults)])
+
+
+def _differences(config: Any, defaults: Mapping[str, Any]) -> Iterator[str]:
+    for name, default in defaults.items():
+        value = getattr(config, name)
+        if dataclasses.is_dataclass(value) and type(value) is type(default):
+            yield from _differences(value, vars(default))
+        elif value != default:
+            yield f"{name} {value}"
 
 
 def rows_of(drawn: Drawn, count: int, rows: slice) -> Drawn:

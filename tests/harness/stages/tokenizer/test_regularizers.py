@@ -16,6 +16,7 @@ from harness.storage.artifacts import Artifact, Store
 from ...workers import own_regularizer
 
 assert own_regularizer.REGULARIZERS  # The import has registered the kind `centre`.
+GUESSED = "reconstruction"
 KINDS = "tokenizer.regularizers=[{}]"
 GAN = (
     "tokenizer.loss={discriminator: {kind: patchgan, num_layers: 1, base_width: 4, start_step: 0}}"
@@ -41,8 +42,9 @@ def test_a_row_says_how_its_tokenizer_was_regularised(load, tmp_path):
     for block, column, provenance in (
         ("", "none", "reproduced"),
         ("{kind: eq}", "eq", "reproduced"),
-        ("{kind: denoise}", "denoise", "reconstruction"),
-        ("{kind: eq}, {kind: denoise, gamma: 1.5}", "eq + denoise gamma 1.5", "reconstruction"),
+        ("{kind: denoise}", "denoise", GUESSED),
+        ("{kind: centre, optimizer: {learning_rate: 0.5}}", "centre learning_rate 0.5", GUESSED),
+        ("{kind: eq}, {kind: denoise, gamma: 1.5}", "eq + denoise gamma 1.5", GUESSED),
     ):
         sweep = load(KINDS.format(block))
         (row,) = make_plan(sweep).rows
