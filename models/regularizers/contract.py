@@ -30,8 +30,6 @@ batch is cut to the images that a worker computes; every other value is the same
 class AdamWConfig:
     """AdamW for parameters that learn beside the autoencoder; the defaults are PyTorch's."""
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-
     learning_rate: float = 1e-3
     """Learning rate after the warm-up; it stays constant."""
     betas: tuple[float, float] = (0.9, 0.999)
@@ -135,8 +133,6 @@ class Regularizer(nn.Module):
 @dataclass(frozen=True, kw_only=True)
 class RegularizerConfig(ABC):
     """The block of a regulariser in a sweep file; a kind adds `kind: Literal[...]` and its own."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     provenance: ClassVar[Literal["reproduced", "reconstruction"]] = "reconstruction"
     """Whether a tokenizer trained with it follows a fully specified recipe or a guessed one."""

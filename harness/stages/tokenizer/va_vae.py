@@ -8,7 +8,6 @@ import torch
 from torch import nn
 from torch.optim import Adam
 from torch.profiler import record_function
-from torch.utils.flop_counter import FlopCounterMode
 
 from harness.config.phases import phase_at
 from harness.config.tokenizer import AnyTokenizerConfig, TokenizerConfig
@@ -344,6 +343,9 @@ def _vgg16_forward(side: int) -> tuple[nn.Module, tuple[Any, ...]]:
 
 def _flops_of(config: RegularizerConfig, layout: LatentLayout, side: int) -> float:
     """FLOPs of a regulariser's forward pass for one image."""
+    # The counter's import takes a second, which a sweep without regularisers need not wait.
+    from torch.utils.flop_counter import FlopCounterMode
+
     # The weights are built, not only their shapes: what it draws must lie where they do.
     with torch.random.fork_rng(devices=[]):
         regularizer = config.build(layout).eval()
