@@ -30,6 +30,7 @@ CASES: Mapping[str, tuple[str, ...]] = {
     "imagenet256.yaml": (),
     "imagenet64_subset.yaml": (),
     "imagenet64_subset_cpu.yaml": (),
+    "regularizers.yaml": (),
     "sdvae_baseline.yaml": (),
     "tune_alignment.yaml": (),
     "vavae_released.yaml": (),
