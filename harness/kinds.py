@@ -9,6 +9,7 @@ its kinds when it is imported, and a sweep file names that module under `plugins
 what does not hold. Code that is trained already needs no kind: `kind: python` takes it as it is.
 """
 
+from harness.config.regularizers import REGULARIZERS
 from harness.config.tokenizer import TOKENIZERS, TokenizerSettings
 from harness.config.training import TrainingConfig
 from harness.config.trial import Trial
@@ -25,13 +26,16 @@ from harness.stages.tokenizer.kind import TokenizerKind, TokenizerStage
 from harness.storage.artifacts import Artifact, write_tensors
 from models.latent import LatentLayout
 from models.posterior import PointPosterior, Posterior
+from models.regularizers.contract import AdamWConfig, Regularizer, RegularizerConfig
 from models.tokenizer import TokenizerNetwork
 
 __all__ = [
     "DATASETS",
     "KEY_UNLESS_DEFAULT",
     "NO_KEY",
+    "REGULARIZERS",
     "TOKENIZERS",
+    "AdamWConfig",
     "Artifact",
     "BatchStream",
     "DataConfig",
@@ -42,6 +46,8 @@ __all__ = [
     "MissingItem",
     "PointPosterior",
     "Posterior",
+    "Regularizer",
+    "RegularizerConfig",
     "StageContext",
     "TokenizerKind",
     "TokenizerNetwork",

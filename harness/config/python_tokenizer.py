@@ -72,8 +72,8 @@ class PythonTokenizerConfig(Target):
 
     @property
     def columns(self) -> Mapping[str, Any]:
-        """No alignment that this program has added."""
-        return {"alignment": "none", "vf_weight": 0.0}
+        """No alignment or regulariser that this program has added."""
+        return {"alignment": "none", "vf_weight": 0.0, "regularizers": "none"}
 
     def layout(self, resolution: int) -> LatentLayout:
         """One group of channels."""
@@ -83,6 +83,9 @@ class PythonTokenizerConfig(Target):
     def describe(self) -> str:
         """Empty: code and weights of one's own enter keys by themselves."""
         return ""
+
+    def check(self, resolution: int) -> None:
+        """Any size will do here; its code is tried before a run."""
 
     @property
     def identity(self) -> "PythonTokenizerConfig":

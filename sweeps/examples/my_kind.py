@@ -62,6 +62,9 @@ class LinearConfig:
     def describe(self) -> str:
         return ""
 
+    def check(self, resolution: int) -> None:
+        """Nothing else must hold."""
+
 
 class Linear(TokenizerNetwork):
     """One convolution each way, a patch at a time."""

@@ -1,5 +1,6 @@
 """One suite for every kind of regulariser, with its defaults; somebody else's kind among them."""
 
+import my_regularizer
 import pytest
 import torch
 
@@ -7,9 +8,8 @@ from harness.config.regularizers import REGULARIZERS, AnyRegularizer
 from harness.schema.reading import validate
 from models.latent import LatentLayout
 from models.regularizers.contract import Regularizer, rows_of
-from tests.harness.workers import own_regularizer
 
-assert own_regularizer.REGULARIZERS  # The import has registered the kind `centre`.
+assert my_regularizer.REGULARIZERS  # The import has registered the kind `centre`.
 LAYOUT = LatentLayout.single(channels=4, height=8, width=8)
 COUNT, PIXELS = 3, 2
 

@@ -1,5 +1,6 @@
 """Training that was interrupted and resumed gives the bits of the undisturbed one."""
 
+import my_regularizer
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -12,9 +13,7 @@ from harness.stages.stage import Stage
 from harness.storage.artifacts import Store
 from harness.storage.checkpoints import load_checkpoint
 
-from ..workers import own_regularizer
-
-assert own_regularizer.REGULARIZERS  # The import has registered the kind `centre`.
+assert my_regularizer.REGULARIZERS  # The import has registered the kind `centre`.
 ADVERSARY = "{discriminator: {kind: patchgan, num_layers: 1, base_width: 4, start_step: 3}}"
 SETTINGS = (
     "grid.alignment=[vf]",

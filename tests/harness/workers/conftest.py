@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import my_regularizer
 import pytest
 import yaml
 
@@ -20,12 +21,12 @@ from harness.stages.stage import Stage
 from harness.storage.artifacts import Artifact, Store
 
 from ..conftest import SMALL_SWEEP
-from . import own_regularizer
 
-assert own_regularizer.REGULARIZERS  # The import has registered the kind `centre`.
+assert my_regularizer.REGULARIZERS  # The import has registered the kind `centre`.
 
 WORKER = Path(__file__).with_name("worker.py")
 ROOT = Path(__file__).resolve().parents[3]
+PATHS = (str(ROOT), str(ROOT / "sweeps" / "examples"))
 LONGEST_S = 150.0
 """Workers that take longer hang."""
 PATIENCE_S = 100.0
@@ -126,7 +127,7 @@ def run_workers(folder: Path, small: Small, runs: list[Run], size: int = 2) -> E
         ],
     }
     (folder / "job.json").write_text(json.dumps(job))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(PATHS), "OMP_NUM_THREADS": "1"}
     started = time.monotonic()
     processes = []
     for rank in range(size):

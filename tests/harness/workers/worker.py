@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import own_regularizer
+import my_regularizer
 import pytest
 import torch
 
@@ -27,7 +27,7 @@ from harness.stages import latents
 from harness.stages.running.context import StageContext
 from models.objectives import flow
 
-assert own_regularizer.REGULARIZERS  # The import has registered the kind `centre`.
+assert my_regularizer.REGULARIZERS  # The import has registered the kind `centre`.
 
 
 def main(job_path: Path, rank: int) -> None:

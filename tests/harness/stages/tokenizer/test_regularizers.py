@@ -2,6 +2,7 @@
 
 import json
 
+import my_regularizer
 import pytest
 import torch
 
@@ -13,9 +14,7 @@ from harness.results.rows import make_row
 from harness.stages.stage import Stage
 from harness.storage.artifacts import Artifact, Store
 
-from ...workers import own_regularizer
-
-assert own_regularizer.REGULARIZERS  # The import has registered the kind `centre`.
+assert my_regularizer.REGULARIZERS  # The import has registered the kind `centre`.
 GUESSED = "reconstruction"
 KINDS = "tokenizer.regularizers=[{}]"
 GAN = (
@@ -88,9 +87,9 @@ def test_terms_and_their_weights_are_in_the_curve(load, tmp_path):
 def test_what_a_regulariser_owns_is_trained_by_its_own_optimiser(load, tmp_path, monkeypatch):
     """By the autoencoder's learning rate, one for both runs, the centres would be the same."""
     built = []
-    build = own_regularizer.CentreConfig.build
+    build = my_regularizer.CentreConfig.build
     monkeypatch.setattr(
-        own_regularizer.CentreConfig,
+        my_regularizer.CentreConfig,
         "build",
         lambda self, layout: built.append(build(self, layout)) or built[-1],
     )
@@ -133,12 +132,12 @@ def test_the_cost_of_a_regularisers_network_is_counted(load, monkeypatch):
     )
     assert plain == with_centre  # Pointwise work does not count.
 
-    class Multiplied(own_regularizer.Centre):
+    class Multiplied(my_regularizer.Centre):
         def loss(self, mean, latent, drawn, step):
             tokens = mean.flatten(2)
             return {"l2": (tokens @ tokens.transpose(1, 2)).mean()}
 
-    monkeypatch.setattr(own_regularizer, "Centre", Multiplied)
+    monkeypatch.setattr(my_regularizer, "Centre", Multiplied)
     block = "{kind: centre, optimizer: {learning_rate: 0.1}}"
     # 3 forwards of 2 x 2 products over 16 tokens, for 3 steps of 8 images; two operations each.
     extra = estimated_flops(tokenizer_of(load(KINDS.format(block)))) - plain
