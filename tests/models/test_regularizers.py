@@ -1,5 +1,6 @@
 import dataclasses
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -192,7 +193,11 @@ class Halved(Regularizer):
         return {"power": 0.25 * step}
 
 
-def setting(regularizers, discriminator=NO_GAN, alignment=NO_ALIGNMENT):
+def setting(
+    regularizers: dict[str, Regularizer],
+    discriminator: NoDiscriminator | DiscriminatorConfig = NO_GAN,
+    alignment: NoAlignment | VFAlignment = NO_ALIGNMENT,
+) -> tuple[Autoencoder, TokenizerLoss, dict[str, Any]]:
     torch.manual_seed(0)
     autoencoder = Autoencoder(SHAPE, latent_dim=4, resolution=16)
     criterion = TokenizerLoss(
@@ -238,7 +243,7 @@ def test_the_total_and_all_gradients_are_those_of_the_plain_computation(discrimi
         torch.testing.assert_close(outcome.terms[name], term.detach(), rtol=1e-4, atol=1e-5)
     assert float(outcome.weights["halved.power"]) == 0.75
     assert float(outcome.weights["halved.offset"]) == 1.0
-    total = sum(outcome.weights[name] * term for name, term in terms.items())
+    total = torch.stack([outcome.weights[name] * term for name, term in terms.items()]).sum()
     parameters = [*autoencoder.parameters(), *criterion.autoencoder_parameters()]
     assert own.scale in set(parameters)
     for parameter, gradient in zip(parameters, torch.autograd.grad(total, parameters), strict=True):

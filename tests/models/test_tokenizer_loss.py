@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 
@@ -33,7 +35,8 @@ def setting(discriminator, alignment):
         latent_dim=4,
         feature_dim=6,
     )
-    return autoencoder, loss, {name: torch.randn(shape) for name, shape in BATCH.items()}
+    batch: dict[str, Any] = {name: torch.randn(shape) for name, shape in BATCH.items()}
+    return autoencoder, loss, batch
 
 
 def naive_total(autoencoder, loss, batch):
