@@ -75,7 +75,7 @@ def test_terms_are_named_scalars_with_weights_and_train_every_parameter(regulari
     assert set(regularizer.weights_at(step)) <= set(terms)
     assert all(term.shape == () and torch.isfinite(term) for term in terms.values())
     perturbed, _ = regularizer.perturb(*batch, draw(regularizer, step))
-    sum(terms.values(), perturbed.square().sum()).backward()
+    torch.stack([*terms.values(), perturbed.square().sum()]).sum().backward()
     for weight in (latent, *regularizer.parameters()):
         assert weight.grad is not None
         assert float(weight.grad.abs().sum()) > 0

@@ -147,21 +147,16 @@ def test_relative_noise_follows_each_channel_so_that_growing_does_not_help():
 
 
 def test_relative_noise_of_a_part_is_that_of_the_batch():
-    whole = DenoisingConfig(unit="latent").build(LAYOUT)
+    denoise = DenoisingConfig(unit="latent").build(LAYOUT)
     torch.manual_seed(0)
     latent, images = torch.randn(5, 4, 8, 8), torch.randn(5, 3, 16, 16)
-    drawn = whole.draw(5, LAYOUT, **streams())
-    expected, _ = whole.perturb(latent, images, drawn)
-    halves = (latent[:3], latent[3:])
+    drawn = denoise.draw(5, LAYOUT, **streams())
+    expected, _ = denoise.perturb(latent, images, drawn)
+    # What a sum over the workers of two parts gives: first of values, then of squares.
     mean = latent.mean(dim=(0, 2, 3), keepdim=True)
-    sums = iter(
-        [
-            sum(half.sum(dim=(0, 2, 3), keepdim=True) for half in halves),
-            sum((half - mean).square().sum(dim=(0, 2, 3), keepdim=True) for half in halves),
-        ]
-    )
-    whole.part = BatchPart(first=0, total=5, sum=lambda _: next(sums))
-    got, _ = whole.perturb(latent[:3], images[:3], rows_of(drawn, 5, slice(0, 3)))
+    sums = [each.sum(dim=(0, 2, 3), keepdim=True) for each in (latent, (latent - mean).square())]
+    denoise.part = BatchPart(first=0, total=5, sum=lambda _: sums.pop(0))
+    got, _ = denoise.perturb(latent[:3], images[:3], rows_of(drawn, 5, slice(0, 3)))
     torch.testing.assert_close(got, expected[:3])
 
 
