@@ -9,6 +9,7 @@ its kinds when it is imported, and a sweep file names that module under `plugins
 what does not hold. Code that is trained already needs no kind: `kind: python` takes it as it is.
 """
 
+from harness.config.generator import GENERATORS, GeneratorSettings
 from harness.config.regularizers import REGULARIZERS
 from harness.config.tokenizer import TOKENIZERS, TokenizerSettings
 from harness.config.training import TrainingConfig
@@ -21,6 +22,7 @@ from harness.data.stream import BatchStream
 from harness.machine.random_streams import derive_seed, generator_for
 from harness.schema.keys import KEY_UNLESS_DEFAULT, NO_KEY
 from harness.schema.kinds import Kinds
+from harness.stages.generator.kind import GeneratorKind, GeneratorStage
 from harness.stages.running.context import StageContext
 from harness.stages.tokenizer.kind import TokenizerKind, TokenizerStage
 from harness.storage.artifacts import Artifact, write_tensors
@@ -31,6 +33,7 @@ from models.tokenizer import TokenizerNetwork
 
 __all__ = [
     "DATASETS",
+    "GENERATORS",
     "KEY_UNLESS_DEFAULT",
     "NO_KEY",
     "REGULARIZERS",
@@ -40,6 +43,9 @@ __all__ = [
     "BatchStream",
     "DataConfig",
     "DatasetConfig",
+    "GeneratorKind",
+    "GeneratorSettings",
+    "GeneratorStage",
     "ImageDataset",
     "Kinds",
     "LatentLayout",
