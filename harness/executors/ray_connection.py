@@ -10,10 +10,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
+from ray.job_config import JobConfig
 
 from harness.executors.ray_environment import (
     free_shared_memory,
@@ -33,6 +35,9 @@ REFUSED_TOKEN = ("Unauthenticated", "InvalidAuthToken", "AuthenticationError")
 
 UNWRITABLE = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EROFS)
 """Errors of a temporary folder that cannot be used."""
+
+ROOT = Path(__file__).resolve().parents[2]
+"""The folder that holds this program's packages: a checkout, or that of installed packages."""
 
 PROBE = """
 import sys, ray
@@ -66,6 +71,7 @@ def connected(address: str | None, say: Say) -> Iterator[None]:
 def _connect(address: str | None, say: Say) -> None:
     prepare(address)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    quiet["job_config"] = _job()
     try:
         if address:
             # Tried in a process that can be ended: in ours Ray would wait for minutes.
@@ -75,6 +81,21 @@ def _connect(address: str | None, say: Say) -> None:
             _start(say, quiet)
     except (OSError, RuntimeError, ValueError, RayError) as error:
         raise ConfigError(_message(address, error), path="--address") from error
+
+
+def _job() -> JobConfig:
+    """Have workers not look for modules in this process's working directory first, as is usual.
+
+    There may be a `models` or `harness` of the user's own.
+    """
+    job = JobConfig()
+    # Private names of Ray. The first means that the working directory is the concern of a client,
+    # and is left out. The second are folders that workers look into before all others: a checkout
+    # is found by them too. Installed packages are found by themselves, after the standard library.
+    job._client_job = True
+    if ROOT.name not in ("site-packages", "dist-packages"):
+        job._py_driver_sys_path = [str(ROOT)]
+    return job
 
 
 def _start(say: Say, quiet: dict[str, Any]) -> None:

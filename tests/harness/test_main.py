@@ -1,0 +1,110 @@
+"""The commands under one name, from a folder that has packages of our names too."""
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from harness.__main__ import COMMANDS, main
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SCRIPT = "import sys\nfrom harness.__main__ import main\nsys.exit(main())\n"
+"""What an installation writes as `frontier`."""
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def foreign(tmp_path: Path) -> Path:
+    """A folder with packages of the user's own under our names, which must not be imported."""
+    folder = tmp_path / "theirs"
+    for name in ("harness", "models", "analysis"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "__init__.py").write_text(f"raise RuntimeError('their {name}')\n")
+    return folder
+
+
+@pytest.fixture
+def python(foreign: Path) -> Run:
+    """Runs Python in that folder, as where this program is installed."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+        command = [sys.executable, *arguments]
+        return subprocess.run(
+            command, cwd=foreign, env=environment, capture_output=True, text=True, timeout=300
+        )
+
+    return run
+
+
+@pytest.fixture
+def frontier(tmp_path: Path, python: Run) -> Run:
+    """Runs `frontier` in that folder."""
+    (tmp_path / "bin").mkdir()
+    script = tmp_path / "bin" / "frontier"
+    script.write_text(SCRIPT)
+    return lambda *arguments: python(str(script), *arguments)
+
+
+def test_every_command_is_there_and_listed_with_what_it_does(frontier, capsys):
+    assert main([]) == 0
+    listed = capsys.readouterr().out
+    for name, (module, about) in COMMANDS.items():
+        assert any(line.split() == [name, *about.split()] for line in listed.splitlines())
+        assert find_spec(module) is not None
+    assert frontier().stdout == listed
+    told = frontier("compare", "--help")
+    assert (told.returncode, "usage" in told.stdout) == (0, True)
+
+
+def test_an_unknown_command_is_refused_with_the_nearest(capsys):
+    assert main(["stauts"]) == 2
+    assert "unknown command 'stauts' (did you mean 'status'?)" in capsys.readouterr().err
+
+
+def test_the_package_and_its_commands_cost_no_heavy_import():
+    code = "import sys, harness, harness.__main__ as m; m.main([])\n"
+    code += "assert not {'torch', 'pandas', 'numpy', 'ray', 'yaml'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("executor", ["inline", "ray"])
+def test_frontier_runs_in_a_folder_with_packages_of_our_names(frontier, write, tree, executor):
+    path = write(tree)
+    done = frontier("run", str(path), "--only", "tokenizer", "--executor", executor)
+    assert done.returncode == 0, done.stderr
+    assert "executed 1 stages" in done.stdout
+
+
+def test_python_m_says_what_is_in_the_way_and_what_it_suggests_works(foreign, python, write, tree):
+    # Where `harness` is theirs too, Python finds no `harness.run` and says so itself.
+    (foreign / "harness" / "__init__.py").unlink()
+    (foreign / "harness").rmdir()
+    command = ["harness.run", str(write(tree)), "--dry-run", "--set", "grid.seed=[0, 1]"]
+    refused = python("-m", *command)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    (line,) = refused.stderr.splitlines()
+    assert line.startswith(f"error: {foreign / 'models'} is found in place of")
+    suggested = line.rpartition("type `")[2].rstrip("`")
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(shlex.split(suggested), cwd=foreign, env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert b"2 rows" in done.stdout
+
+
+def test_a_program_that_finds_another_models_first_is_told_so(foreign, python):
+    done = python("-c", "import sys; sys.path.remove(''); sys.path.append(''); import harness")
+    assert done.returncode == 0, done.stderr
+    (foreign / "harness" / "__init__.py").unlink()
+    (foreign / "harness").rmdir()
+    done = python("-c", "import harness")
+    assert "ImportError" in done.stderr
+    assert f"{foreign / 'models'} is found in place of" in done.stderr
