@@ -84,17 +84,18 @@ def _connect(address: str | None, say: Say) -> None:
 
 
 def _job() -> JobConfig:
-    """Have workers not look for modules in this process's working directory first, as is usual.
+    """Have workers look into the working directory first only where this process does.
 
-    There may be a `models` or `harness` of the user's own.
+    Ray's always do, and there may be a `models` or `harness` of the user's own.
     """
     job = JobConfig()
-    # Private names of Ray. The first means that the working directory is the concern of a client,
-    # and is left out. The second are folders that workers look into before all others: a checkout
-    # is found by them too. Installed packages are found by themselves, after the standard library.
-    job._client_job = True
-    if ROOT.name not in ("site-packages", "dist-packages"):
-        job._py_driver_sys_path = [str(ROOT)]
+    if Path(sys.path[0] or ".").resolve() != Path.cwd():
+        # Private names of Ray: the working directory is left out, as if it were a client's, and
+        # these folders come before all others. So a checkout is found that is not installed.
+        # Installed packages are found anyway, after the standard library.
+        job._client_job = True
+        if ROOT.name not in ("site-packages", "dist-packages"):
+            job._py_driver_sys_path = [str(ROOT)]
     return job
 
 
