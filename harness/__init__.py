@@ -1,10 +1,28 @@
-"""From a sweep file to a results table: plan, stages, artifacts, executors and commands."""
+"""From a sweep file to a results table: plan, stages, artifacts, executors and commands.
+
+`from harness import open_results` opens in Python what a sweep has left.
+"""
 
 import importlib
 import shlex
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from harness.opened_results import open_results
+
+__all__ = ["open_results"]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when it is asked for: PyTorch takes seconds, and `--help` and others need none of it.
+    if name == "open_results":
+        from harness.opened_results import open_results
+
+        return open_results
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _import_own_packages() -> None:

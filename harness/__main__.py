@@ -18,7 +18,7 @@ COMMANDS = {
     "compare": ("analysis.compare", "say what has changed between two tables"),
     "bench": ("harness.bench", "measure speed and memory of this machine"),
     "export_latents": ("harness.export_latents", "write latents in the published layout"),
-    "check": ("harness.check", "try a kind of your own before a sweep uses it"),
+    "check": ("harness.check", "try the parts of a sweep, kinds of your own among them"),
 }
 """Name of a command -> its module, imported when it is asked for, and what it does."""
 

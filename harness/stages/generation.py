@@ -9,6 +9,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor, nn
 
 from harness.config.evaluation import AutoGuidanceWith, Guidance
+from harness.config.resources import Resources
 from harness.config.training import Precision
 from harness.config.trial import Trial
 from harness.data.dataset import CONTENT
@@ -177,7 +178,7 @@ def run(config: GenerationStage, context: StageContext) -> Mapping[str, Any]:
     """Sample, extract features and compare with the reference."""
     device = context.device
     self_test(device)
-    sampling = _load_sampling(config, context)
+    sampling = load_sampling(config, context.inputs, device, context.resources, context.slices)
     extractor = load_extractor(context.inputs["extractor"], device, config.extraction)
     reference = load_reference(context.inputs["reference"])
     generator = context.inputs["generator"]
@@ -261,12 +262,29 @@ def _kept(config: GenerationStage, context: StageContext, done: int) -> KeptSamp
     return KeptSamples(context.work, tokenizer["data"]["resolution"], done)
 
 
-def _load_sampling(config: GenerationStage, context: StageContext) -> Sampling:
-    device, inputs = context.device, context.inputs
+def load_sampling(
+    config: GenerationStage,
+    inputs: Mapping[str, Artifact],
+    device: torch.device,
+    resources: Resources,
+    slices: int = 1,
+) -> Sampling:
+    """Load all that draws samples.
+
+    Args:
+        config: How they are drawn.
+        inputs: Artifacts: `generator`, `tokenizer` and, under AutoGuidance, `weak`.
+        device: Where to compute.
+        resources: Ways of computing.
+        slices: Parts in which networks see a batch.
+
+    Raises:
+        ValueError: The generator has learnt from another tokenizer.
+    """
     generator, tokenizer = inputs["generator"], inputs["tokenizer"]
     _check_same_latents(generator, tokenizer)
     shape = (1, -1, 1, 1)
-    settings = {"rounded": config.precision == "bf16", "compiled": context.resources.compile}
+    settings = {"rounded": config.precision == "bf16", "compiled": resources.compile}
     weak = None
     if isinstance(config.guidance, AutoGuidanceWith):
         assert config.weak_step is not None
@@ -278,14 +296,14 @@ def _load_sampling(config: GenerationStage, context: StageContext) -> Sampling:
         tokenizer=load_tokenizer(
             tokenizer,
             device,
-            compiled=context.resources.compile,
-            channels_last=context.resources.channels_last,
+            compiled=resources.compile,
+            channels_last=resources.channels_last,
         ),
         mean=torch.tensor(generator.result["mean"], device=device).view(shape),
         std=torch.tensor(generator.result["std"], device=device).view(shape),
         config=config,
         device=device,
-        slices=context.slices,
+        slices=slices,
     )
 
 
