@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.cells.cells import average_rows, require_distinct_repetitions
+from analysis.cells.cells import average_rows
 from analysis.cells.lines import name_lines
 from analysis.statistics.welch import LEVEL, count_by_chance, reach_by_chance
 from analysis.table.columns import Column, measures_of
@@ -22,11 +22,8 @@ from analysis.table.protocols import list_some
 from analysis.table.reading import concat_tables, load_table
 
 EXIT_OK, EXIT_WRONG_REQUEST = 0, 2
-CONFIGURATION = (
-    *("alignment", "generator_size", "latent_dim", "dataset", "resolution"),
-    *("guidance", "generator_images"),
-)
-"""Columns that match rows, after `name_lines` has put every other setting into the names."""
+CONFIGURATION = ("cell", "dataset", "resolution", "guidance", "generator_images")
+"""Columns that match rows, after `name_lines` has put every axis into the name of the cell."""
 MAX_LISTED = 40
 """Lines listed under one heading at most; the CSV has them all."""
 
@@ -66,13 +63,11 @@ def compare_tables(first: pd.DataFrame, second: pd.DataFrame) -> Comparison:
     Returns:
         The comparison; without changes where no configuration is in both.
 
-    Raises:
-        ValueError: If one table has a configuration's repetition twice.
     """
     tables = {"first": first, "second": second}
     both = concat_tables([table.assign(side=side) for side, table in tables.items()])
     measures = measures_of(both)
-    named = name_lines(both)
+    named = name_lines(both, apart=("side", "guidance", "protocol_hash"))
     named["name"] = _name_configurations(named)
     done = named[named["status"] == "done"]
     averages = {side: _average(done[done["side"] == side]) for side in tables}
@@ -169,12 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _name_configurations(rows: pd.DataFrame) -> pd.Series:
     """Names as brief as both tables allow: what is the same everywhere goes without saying."""
-    identity = zip(rows["alignment"], rows["generator_size"], rows["latent_dim"], strict=True)
-    texts = [
-        f"{alignment}, {size}" + (f", d={dim:g}" if np.isfinite(dim) else "")
-        for alignment, size, dim in identity
-    ]
-    names = pd.Series(texts, index=rows.index, dtype=object)
+    names = rows["cell"].astype(object)
     for column, pattern in (
         ("dataset", ", {}"),
         ("resolution", ", {:g} px"),
@@ -189,7 +179,6 @@ def _name_configurations(rows: pd.DataFrame) -> pd.Series:
 
 
 def _average(rows: pd.DataFrame) -> pd.DataFrame:
-    require_distinct_repetitions(rows, CONFIGURATION)
     first = ("protocol_hash", "reconstruction_protocol_hash", "sampling_se")
     known = rows.assign(sampling_se=rows["gfid_se"])
     return average_rows(known, [*CONFIGURATION, "name"], first=first)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from analysis.cells.cells import GIVEN_ELSEWHERE, Cells, average_group, compute_cells
 from analysis.cells.pairs import find_unlike_pairs
@@ -23,6 +22,7 @@ from analysis.figures.diagnostics import (
 from analysis.figures.dilemma import draw_dilemma
 from analysis.figures.frontier import compute_frontier, draw_frontier
 from analysis.figures.guidance import compute_guidance, draw_guidance
+from analysis.figures.panels import split_panels
 from analysis.figures.scaling import COSTS, draw_scaling
 from analysis.statistics.dilemma_slope import compute_dilemma_slopes
 from analysis.statistics.gain import compute_gains
@@ -33,9 +33,8 @@ from analysis.words.findings import say_correlations, say_gains, say_slopes, say
 
 MAX_LINES = 24
 """Lines that figures and findings hold; the page's plot and the tables have all of them."""
-MAX_SIZES = 6
-"""Generator sizes that have a panel of their own in a figure."""
-LINE = ["alignment", "generator_size"]
+MAX_LEVELS, MAX_PANELS = 8, 12
+"""Colours, or markers, that can be told apart in one figure, and panels that one holds."""
 NO_GENERATION = "no row has a generation distance"
 
 
@@ -97,9 +96,6 @@ def analyse_group(name: str, rows: pd.DataFrame, *, every_figure: bool = True) -
 
     Returns:
         The analysis; without figures where no row has a generation distance.
-
-    Raises:
-        ValueError: If a cell holds one repetition twice.
     """
     cells, frontier = average_group(rows), compute_frontier(rows)
     focus, selection = select_lines(rows, cells)
@@ -107,7 +103,7 @@ def analyse_group(name: str, rows: pd.DataFrame, *, every_figure: bool = True) -
     planned = [
         _plan(
             "frontier",
-            "The frontier: reconstruction against generation, lines through the latent dims.",
+            f"The frontier: reconstruction against generation{_name_lines(cells)}.",
             lambda: draw_frontier(focused, select_published(focused.rows)),
             "" if len(focused.points) else "no row has both distances",
         )
@@ -115,7 +111,9 @@ def analyse_group(name: str, rows: pd.DataFrame, *, every_figure: bool = True) -
     findings: list[str] = []
     if len(focused.points):
         findings += say_gains(compute_gains(focused))
-        findings += say_slopes(compute_dilemma_slopes(focused))
+        slopes = compute_dilemma_slopes(focused)
+        along = focused.axes.along
+        findings += say_slopes(slopes, f"{along.heading}s") if along else []
     if every_figure:
         generated = _tell(compute_cells(focus, needs=("gfid",)), selection)
         convergence = _tell(compute_convergence(focus), selection)
@@ -157,9 +155,6 @@ def plan_shared_plots(table: pd.DataFrame, curves: pd.DataFrame) -> list[Plot | 
 
     Returns:
         Figures, and what is left out.
-
-    Raises:
-        ValueError: If a cell holds one repetition twice.
     """
     guidance = [
         Plot(
@@ -189,10 +184,10 @@ def plan_shared_plots(table: pd.DataFrame, curves: pd.DataFrame) -> list[Plot | 
 
 
 def select_lines(rows: pd.DataFrame, cells: Cells) -> tuple[pd.DataFrame, str]:
-    """Selects the rows of at most `MAX_LINES` lines, so that figures stay legible.
+    """Selects the rows that figures can hold: `MAX_LEVELS`, `MAX_PANELS` and `MAX_LINES`.
 
-    Lines on the Pareto front come first, then those of the lowest generation distance, each with
-    its unaligned counterpart.
+    Values on the Pareto front come first, then those of the lowest generation distance; baselines
+    of what is kept always stay.
 
     Args:
         rows: Rows of one protocol.
@@ -202,46 +197,48 @@ def select_lines(rows: pd.DataFrame, cells: Cells) -> tuple[pd.DataFrame, str]:
         The rows of these lines and all that are not done; and the selection in words, empty where
         every line is in it.
     """
-    points = cells.points
-    front = pareto_mask(points[["rfid", "gfid"]].fillna(np.inf).to_numpy(dtype=float))
-    kept = _largest_lines(points, points["gfid"].where(~front, -np.inf))
-    num_lines = len(points[LINE].drop_duplicates())
-    if len(kept) == num_lines:
+    points, axes = cells.points, cells.axes
+    if points.empty:
         return rows, ""
-    used = cells.rows[_of_lines(cells.rows, kept)]
+    front = pareto_mask(points[["rfid", "gfid"]].fillna(np.inf).to_numpy(dtype=float))
+    merit = points["gfid"].where(~front, -np.inf)
+    first = {axis.column: axis.baseline for axis in axes.compared}
+    rules = (
+        ("colour", MAX_LEVELS, axes.colours, "colours"),
+        ("marker", MAX_LEVELS, axes.markers, "markers"),
+        ("panel", MAX_PANELS, axes.panels, "panels"),
+        ("line", MAX_LINES, (), "lines"),
+    )
+    kept, told = points, []
+    for column, most, shown, what in rules:
+        is_first = pd.Series(bool(shown), index=kept.index)
+        for axis in shown:
+            is_first &= kept[axis.column].isin([first.get(axis.column)])
+        # The baseline before all: without it nothing is compared.
+        order = merit[kept.index].where(~is_first, -np.inf)
+        by_level = pd.DataFrame({"level": kept[column], "late": ~is_first, "merit": order})
+        best = by_level.groupby("level", sort=False).min().sort_values(["late", "merit"])
+        if len(best) > most:
+            names = " and ".join(axis.label for axis in shown)
+            told.append(f"{most} of {len(best)} {what}{f' ({names})' if names else ''}")
+            kept = kept[kept[column].isin(best.index[:most])]
+    if not told:
+        return rows, ""
+    used = cells.rows[cells.rows["cell"].isin(kept["cell"])]
     trials = [each["trial_id"].fillna(each["row_id"]) for each in (rows, used)]
     return rows[trials[0].isin(trials[1]) | (rows["status"] != "done")], (
-        f"{len(kept)} of {num_lines} lines: the Pareto front's, then those of lowest generation"
-        " distance, with their counterparts"
+        f"{', '.join(told)}: the Pareto front's, then those of lowest generation distance,"
+        " with their baselines"
     )
-
-
-def _largest_lines(points: pd.DataFrame, merit: pd.Series) -> list[tuple[str, str]]:
-    """At most `MAX_LINES` lines: those of lowest merit with their baselines, each once."""
-    best = points.assign(merit=merit).groupby(LINE, sort=False)[["merit", "baseline"]]
-    lines = best.agg({"merit": "min", "baseline": "first"}).sort_values("merit", kind="stable")
-    known = set(lines.index)
-    pairs = (
-        line
-        for alignment, size, baseline in lines.reset_index()[[*LINE, "baseline"]].to_numpy()
-        for line in ((alignment, size), (baseline, size))
-        if line in known
-    )
-    return list(dict.fromkeys(pairs))[:MAX_LINES]
-
-
-def _of_lines(rows: pd.DataFrame, lines: list[tuple[str, str]]) -> NDArray[np.bool_]:
-    return pd.MultiIndex.from_frame(rows[LINE]).isin(lines)
 
 
 def _limit_lines(data: Cells) -> Cells:
     """Cells of at most `MAX_LINES` lines, those of lowest generation distance."""
-    points = data.points
-    kept, num_lines = _largest_lines(points, points["gfid"]), len(points[LINE].drop_duplicates())
-    if len(kept) == num_lines:
+    best = data.points.groupby("line", sort=False)["gfid"].min().sort_values(kind="stable")
+    if len(best) <= MAX_LINES:
         return data
-    note = f"{len(kept)} of {num_lines} lines shown"
-    return _tell(replace(data, points=points[_of_lines(points, kept)]), note)
+    kept = data.points[data.points["line"].isin(best.index[:MAX_LINES])]
+    return _tell(replace(data, points=kept), f"{MAX_LINES} of {len(best)} lines shown")
 
 
 def _tell(data: Any, selection: str) -> Any:
@@ -249,15 +246,21 @@ def _tell(data: Any, selection: str) -> Any:
     return replace(data, setting=replace(data.setting, selection=selection))
 
 
-def _limit_sizes(data: Any) -> Any:
-    """The data of at most `MAX_SIZES` generator sizes, those of lowest generation distance."""
-    best = data.points.groupby("generator_size", sort=False)["gfid"].min().sort_values()
-    if len(best) <= MAX_SIZES:
+def _limit_panels(data: Any) -> Any:
+    """The data of at most `MAX_PANELS` panels, those of lowest generation distance."""
+    facets = split_panels(data.points, data.axes)["facet"]
+    best = data.points.groupby(facets, sort=False)["gfid"].min().sort_values(kind="stable")
+    if len(best) <= MAX_PANELS:
         return data
-    points = data.points[data.points["generator_size"].isin(best.index[:MAX_SIZES])]
-    note = f"{MAX_SIZES} of {len(best)} generator sizes shown"
+    points = data.points[facets.isin(best.index[:MAX_PANELS])]
+    note = f"{MAX_PANELS} of {len(best)} panels shown"
     told = "; ".join(filter(None, [data.setting.selection, note]))
     return _tell(replace(data, points=points), told)
+
+
+def _name_lines(cells: Cells) -> str:
+    along = cells.axes.along
+    return f", lines through the {along.heading}s" if along else ""
 
 
 def _plan(kind: str, caption: str, draw: Callable[[], Figure], missing: str) -> Plot | Omission:
@@ -271,20 +274,20 @@ def _plan_generation(
     cells: Cells, convergence: ConvergenceData, correlations: list[RankCorrelation]
 ) -> list[Plot | Omission]:
     """The figures of rows with a generation distance."""
-    nothing = "" if len(cells.points) else NO_GENERATION
-    snapshots = convergence.points.groupby([*LINE, "latent_dim"]).size()
+    nothing, along = "" if len(cells.points) else NO_GENERATION, cells.axes.along
+    snapshots = convergence.points.groupby("cell").size()
     has_costs = any(cells.points[cost].nunique() > 1 for cost in cells.known(COSTS))
     return [
         _plan(
             "dilemma",
-            "The dilemma: generation and PSNR against the latent dim.",
-            lambda: draw_dilemma(_limit_sizes(cells)),
-            nothing,
+            f"The dilemma: generation and PSNR against the {along.heading if along else 'line'}.",
+            lambda: draw_dilemma(_limit_panels(cells)),
+            nothing or ("" if along else "no axis of numbers has tokenizers of its own"),
         ),
         _plan(
             "convergence",
             "Convergence: generation against training images.",
-            lambda: draw_convergence(_limit_sizes(convergence)),
+            lambda: draw_convergence(_limit_panels(convergence)),
             "" if (snapshots > 1).any() else "no generator has two snapshots with a distance",
         ),
         _plan(
@@ -304,12 +307,12 @@ def _plan_generation(
 
 def _list_unlike(cells: Cells) -> list[Omission]:
     """Ratios, gains and changes of slope that are not given, by the difference in training."""
-    by_reason: dict[str, list[str]] = {}
-    for pair in find_unlike_pairs(cells.points):
-        by_reason.setdefault(pair.reason, []).append(pair.cell)
+    by_reason: dict[tuple[str, str], list[str]] = {}
+    for pair in find_unlike_pairs(cells.points, cells.axes):
+        by_reason.setdefault((pair.base, pair.reason), []).append(pair.cell)
     return [
-        Omission(what=f"{name_some(names, '; ')} against none", reason=reason)
-        for reason, names in by_reason.items()
+        Omission(what=f"{name_some(names, '; ')} against {base}", reason=reason)
+        for (base, reason), names in by_reason.items()
     ]
 
 

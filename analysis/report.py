@@ -28,7 +28,7 @@ from analysis.words.summary import describe_group, say_results
 from analysis.words.tables import compute_result_table, format_csv, format_latex, format_markdown
 
 EXIT_OK, EXIT_WRONG_REQUEST = 0, 2
-REPORT_VERSION = 3
+REPORT_VERSION = 4
 """Counts up whenever a report has other files or another look, so that old ones are made anew."""
 MAX_GROUPS = 6
 """Protocols that have figures; all have words, tables and a place in the page's plot."""
@@ -46,7 +46,11 @@ class Report:
     """Summary and findings, then what was left out, plain text."""
 
 
-def write_report(results: Sequence[Path | str], out_dir: Path | str | None = None) -> Report:
+def write_report(
+    results: Sequence[Path | str],
+    out_dir: Path | str | None = None,
+    columns: Sequence[str] | None = None,
+) -> Report:
     """Writes the report of one results folder or several.
 
     Each protocol has figures and tables of its own: the one with the most rows done gets the plain
@@ -58,14 +62,15 @@ def write_report(results: Sequence[Path | str], out_dir: Path | str | None = Non
         results: Results folders, or tables, of any schema version; at least one.
         out_dir: Where all files go; if None, `figures/` of the folder with the page beside it, and
             for several folders one named after all of them beside the first.
+        columns: Metrics of the Markdown and LaTeX tables; the usual ones if None.
 
     Returns:
         The files written and the words. A table without a single measured row gives a page, which
         says so, and no figure.
 
     Raises:
-        ValueError: If a table is missing, wrong or empty, or a file would be overwritten that no
-            report wrote.
+        ValueError: If a table is missing, wrong or empty, a column is no metric, or a file would be
+            overwritten that no report wrote.
         OSError: If a file cannot be written.
     """
     table = load_tables(results)
@@ -80,15 +85,19 @@ def write_report(results: Sequence[Path | str], out_dir: Path | str | None = Non
     curves = pd.concat([load_curves(folder) for folder in folders], ignore_index=True)
     shared = plan_shared_plots(table, curves)
     words = [say_results(group.cells) for group in groups]
-    omissions = _collect_omissions(groups, shared)
-    text = _write_words(groups, words, omissions)
     plots = [plot for group in groups[:MAX_GROUPS] for plot in group.plots]
     plots += [plot for plot in shared if isinstance(plot, Plot)]
     stems = _name_groups(groups)
     named = {_name_figure(plot, stems): plot for plot in plots}
-    texts = _format_tables(groups, stems) | {"summary.txt": f"{text}\n"}
-    outputs.make_room([*(f"{stem}.{end}" for stem in named for end in SUFFIXES), *texts])
-    figures = [_save_plot(plot, outputs.figures_dir, stem) for stem, plot in named.items()]
+    tables = _format_tables(groups, stems, columns)
+    names = [f"{stem}.{end}" for stem in named for end in SUFFIXES]
+    outputs.make_room([*names, *tables, "summary.txt"])
+    saved = [_save_plot(plot, outputs.figures_dir, stem) for stem, plot in named.items()]
+    figures = [figure for figure in saved if isinstance(figure, ShownFigure)]
+    failed = [figure for figure in saved if isinstance(figure, Omission)]
+    omissions = [*_collect_omissions(groups, shared), *failed]
+    text = _write_words(groups, words, omissions)
+    texts = tables | {"summary.txt": f"{text}\n"}
     files = [file for figure in figures for file in figure.files]
     for name, words_or_table in texts.items():
         write_text(outputs.figures_dir / name, words_or_table)
@@ -128,9 +137,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m analysis.report", description=__doc__)
     parser.add_argument("results", type=Path, nargs="+", help="results folders of sweeps")
     parser.add_argument("--out", type=Path, help="one folder for all files of the report")
+    parser.add_argument(
+        "--columns",
+        nargs="+",
+        metavar="METRIC",
+        help="metrics of the Markdown and LaTeX tables, as gfid, rfid and lpips; default: five",
+    )
     request = parser.parse_args(arguments)
     try:
-        report = write_report(request.results, request.out)
+        report = write_report(request.results, request.out, request.columns)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_WRONG_REQUEST
@@ -195,8 +210,13 @@ def _name_groups(groups: list[GroupAnalysis]) -> dict[str, str]:
     } | {"": ""}
 
 
-def _save_plot(plot: Plot, out_dir: Path, stem: str) -> ShownFigure:
-    files = save_figure(plot.draw(), out_dir, stem)
+def _save_plot(plot: Plot, out_dir: Path, stem: str) -> ShownFigure | Omission:
+    """Draws and saves a figure; one that fails is told, and the rest of the report is written."""
+    try:
+        files = save_figure(plot.draw, out_dir, stem)
+    # Drawing calls a plotting library with any sweep's numbers; no sweep may lose its report by it.
+    except Exception as error:
+        return Omission(what=stem, reason=f"drawing failed: {type(error).__name__}: {error}")
     group = f" {plot.group}." if plot.group else ""
     return ShownFigure(caption=f"{plot.caption}{group}", files=files)
 
@@ -206,11 +226,13 @@ def _name_figure(plot: Plot, stems: dict[str, str]) -> str:
     return f"{plot.kind}{detail}{stems[plot.group]}"
 
 
-def _format_tables(groups: list[GroupAnalysis], stems: dict[str, str]) -> dict[str, str]:
+def _format_tables(
+    groups: list[GroupAnalysis], stems: dict[str, str], columns: Sequence[str] | None
+) -> dict[str, str]:
     """The result tables of each group, and the points of all frontiers, by file name."""
     texts = {}
     for group in groups:
-        table = compute_result_table(group.cells)
+        table = compute_result_table(group.cells, columns)
         if table.rows.empty:
             continue
         for suffix, write in (("md", format_markdown), ("tex", format_latex), ("csv", format_csv)):
@@ -226,7 +248,7 @@ def _fill_album(grids: pd.DataFrame, groups: list[GroupAnalysis], table: pd.Data
     """One trial of each cell first, so that a full page lacks repetitions rather than cells."""
     first, rest = [], []
     for group in groups:
-        keys = group.cells.rows[["alignment", "generator_size", "latent_dim"]]
+        keys = group.cells.rows[["cell"]]
         for trial, repeats in zip(group.cells.rows["trial_id"], keys.duplicated(), strict=True):
             (rest if repeats else first).append(str(trial))
     others = table["trial_id"].dropna().astype(str)

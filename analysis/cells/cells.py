@@ -1,7 +1,7 @@
 """Cells: trials that differ in their seeds alone, as mean, deviation and standard error.
 
-A cell is one alignment × generator size × latent dim at the last snapshot of its trials. Figures
-and words are made from cells; what could not become part of one is kept with its reason.
+A cell is one combination of the sweep's axes at the last snapshot of its trials. Figures and words
+are made from cells; what could not become part of one is kept with its reason.
 
 A repetition, "one seed" in figures and words, is one triple of `SEED_COLUMNS`. Repetitions may
 share a tokenizer; what is measured on the tokenizer alone is then averaged per tokenizer first,
@@ -14,11 +14,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from analysis.cells.lines import name_given, name_lines
+from analysis.cells.lines import SIZE, Axes, describe_lines, name_given
 from analysis.table.columns import GIVEN, SEED_COLUMNS, Columns, measures_of
 from analysis.table.protocols import join_unique, require_one_protocol
 
-CELL_COLUMNS = ("alignment", "generator_size", "latent_dim")
+CELL_COLUMNS = ("cell", "line", "colour", "marker", "panel", "along")
+"""Columns of rows and points that say which cell they are; the first one says it all."""
 UNKNOWN = "unknown"
 """Words for a count that no row has."""
 
@@ -82,9 +83,11 @@ class Cells:
     """One table of like protocol, averaged over seeds."""
 
     rows: pd.DataFrame
-    """The rows used: the table's columns, with the names and `baseline` of `name_lines`."""
+    """The rows used: the table's columns, with those of `describe_lines`."""
+    axes: Axes
+    """What the rows differ in."""
     points: pd.DataFrame
-    """One line a cell: `CELL_COLUMNS`, `baseline`, `counterpart`, `tokenizer_images`,
+    """One line a cell: `CELL_COLUMNS`, the columns of the axes, `tokenizer_images`, `sweep`,
     `generator_images`, `generator_params`, `train_flops`, `num_seeds`,
     `num_tokenizers`, and for each metric its mean, `<metric>_sd` and `<metric>_se` (NaN
     with one seed; of reconstruction metrics over tokenizers, NaN with one)."""
@@ -119,7 +122,7 @@ def compute_cells(table: pd.DataFrame, *, needs: tuple[str, ...]) -> Cells:
         The cells; without points where no row has what is needed.
 
     Raises:
-        ValueError: If protocols are mixed, or a cell holds one repetition twice.
+        ValueError: If protocols are mixed.
     """
     require_one_protocol(table)
     last = _last_snapshots(table)
@@ -129,18 +132,16 @@ def compute_cells(table: pd.DataFrame, *, needs: tuple[str, ...]) -> Cells:
     reasons = pd.Series(omitted, index=bad.index, dtype=object).reindex(last.index, fill_value="")
     unplaced = _find_unplaced(last, needs)
     reasons[unplaced] = GIVEN_ELSEWHERE
-    done = name_lines(last[(last["status"] == "done") & ~unplaced])
+    done, axes = describe_lines(last[(last["status"] == "done") & ~unplaced])
     used = done[reasons[done.index] == ""]
-    late = used.groupby(list(CELL_COLUMNS))["generator_images"].transform("max")
+    late = used.groupby("cell")["generator_images"].transform("max")
     early = used["generator_images"] < late
     reasons.loc[early[early].index] = "an earlier snapshot than the rest of its cell"
     used = used[~early]
-    require_distinct_repetitions(used)
-    first = ("baseline", "counterpart", "tokenizer_images", "generator_images")
-    means = ("generator_params", "train_flops")
-    points = order_points(average_rows(used, CELL_COLUMNS, first=first, means=means))
+    points = order_points(average_cells(used, axes), axes)
     return Cells(
         rows=used.reset_index(drop=True),
+        axes=axes,
         points=points,
         given=_describe_given(last[unplaced]),
         gaps=list_gaps(last, reasons),
@@ -166,7 +167,7 @@ def average_group(rows: pd.DataFrame) -> Cells:
         reconstruction distance, and why their generators have none among the gaps.
 
     Raises:
-        ValueError: As `compute_cells`.
+        ValueError: If protocols are mixed.
     """
     cells = compute_cells(rows, needs=("gfid",))
     if len(cells.points):
@@ -187,10 +188,9 @@ def describe_seeds(row: pd.Series) -> str:
     return ", ".join(words) or "seed unknown"
 
 
-def split_lines(points: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
-    """Splits points into lines: (alignment, generator size, its points by latent dim)."""
-    groups = points.groupby(["alignment", "generator_size"], sort=False)
-    return [(str(key[0]), str(key[1]), line) for key, line in groups]
+def split_lines(points: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Splits points into lines: (name, its points in order)."""
+    return [(str(name), line) for name, line in points.groupby("line", sort=False)]
 
 
 def _last_snapshots(table: pd.DataFrame) -> pd.DataFrame:
@@ -227,34 +227,27 @@ def _describe_given(rows: pd.DataFrame) -> pd.DataFrame:
     names = name_given(rows)
     names = names.where(~names.duplicated(keep=False), names + " (" + rows["row_id"] + ")")
     known = rows.assign(
+        cell=names,
         alignment=names,
         generator_size=rows["generator_size"].astype(object).fillna("-"),
     )
-    return average_rows(known, [*CELL_COLUMNS, "row_id"])
+    return average_rows(known, ["cell", "alignment", "generator_size", "latent_dim", "row_id"])
 
 
-def require_distinct_repetitions(rows: pd.DataFrame, by: tuple[str, ...] = CELL_COLUMNS) -> None:
-    """Refuses two rows of one group and one triple of seeds.
+def average_cells(rows: pd.DataFrame, axes: Axes, by: Sequence[str] = ("cell",)) -> pd.DataFrame:
+    """Averages rows of `describe_lines` over their seeds.
 
     Args:
-        rows: Done rows, named by `name_lines`.
-        by: Columns that make a group, `CELL_COLUMNS` among them.
+        rows: The rows.
+        axes: Their axes.
+        by: Columns to agree in: the cell, and what else tells points apart.
 
-    Raises:
-        ValueError: If there are such rows; the message names them.
+    Returns:
+        As `average_rows`, with `CELL_COLUMNS` and the columns of the axes; not ordered.
     """
-    columns = [*by, *SEED_COLUMNS]
-    repeated = rows[rows.duplicated(columns, keep=False)]
-    if repeated.empty:
-        return
-    first = repeated.iloc[0]
-    second = repeated[(repeated[columns] == first[columns]).all(axis=1)].iloc[1]
-    raise ValueError(
-        f"a point must be a mean over seeds, but rows {first['row_id']} and {second['row_id']}"
-        f" are both {first['alignment']}, {first['generator_size']}, d={first['latent_dim']:g}"
-        f" with {describe_seeds(first)}; they are one repetition, or differ in a setting that no"
-        " column read here shows, so give the analysis one setting at a time"
-    )
+    about = [*CELL_COLUMNS[1:], *axes.columns, "tokenizer_images", "generator_images", "sweep"]
+    first = [name for name in dict.fromkeys([*about, SIZE]) if name not in by]
+    return average_rows(rows, by, first=first, means=("generator_params", "train_flops"))
 
 
 def average_rows(
@@ -295,18 +288,22 @@ def average_rows(
     return pd.DataFrame(columns).rename_axis(index=by).reset_index()
 
 
-def order_points(points: pd.DataFrame, *, last: str = "latent_dim") -> pd.DataFrame:
-    """Orders points: unaligned first, then by label; smallest size first; then by latent dim.
+def order_points(points: pd.DataFrame, axes: Axes, last: str = "along") -> pd.DataFrame:
+    """Orders points as legends do: baselines first, sizes and numbers from the smallest up.
 
     Args:
-        points: With `CELL_COLUMNS`, `baseline` and `generator_params`.
-        last: A column that orders points of one latent dim.
+        points: With the columns of the axes.
+        axes: Their axes.
+        last: A column that orders points of one cell.
     """
-    params = points.groupby("generator_size")["generator_params"].transform("mean")
-    aligned = points["alignment"] != points["baseline"]
-    keys = points.assign(aligned=aligned, params=params)
-    by = ["aligned", "alignment", "params", "generator_size", "latent_dim", last]
-    return points.loc[keys.sort_values(by, kind="stable").index].reset_index(drop=True)
+    ordered = [*axes.panels, *axes.colours, *axes.markers, *([axes.along] if axes.along else [])]
+    keys = {
+        f"rank {place}": points[axis.column].map({v: rank for rank, v in enumerate(axis.order)})
+        for place, axis in enumerate(ordered)
+    }
+    by = [*keys, "cell", last]
+    ranked = points.assign(**keys).sort_values(by, kind="stable")
+    return points.loc[ranked.index].reset_index(drop=True)
 
 
 def describe_rows(rows: pd.DataFrame, points: pd.DataFrame) -> Setting:

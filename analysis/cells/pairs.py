@@ -1,78 +1,122 @@
-"""Aligned cells and the unaligned ones that they are compared with.
+"""Cells and those that they are compared with, for every axis that is compared.
 
-Everything that is said of alignment against none (effects, gains, changes of slope) is said of
-these pairs: of one generator size and latent dim, and trained alike.
+Everything that is said of one value of an axis against another (effects, gains, changes of slope,
+speed-ups) is said of these pairs: one cell has the axis's baseline, all other axes are held, and
+both were trained alike.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
+from analysis.cells.lines import TRAINED, Axes, Axis
+
 TRAINING = {"tokenizer_images": "tokenizer", "generator_images": "generator"}
 """Columns of training images, and what was trained on them."""
-PLACE = ["generator_size", "latent_dim"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class UnlikePair:
-    """An aligned cell whose unaligned counterpart was trained on more or fewer images."""
+    """A cell whose counterpart was trained on more or fewer images."""
 
     cell: str
-    """The aligned cell in words."""
+    """The cell in words."""
+    base: str
+    """The value that it would be compared with, in words."""
     reason: str
     """How the training differs, in words."""
 
 
-def find_pairs(points: pd.DataFrame) -> pd.DataFrame:
-    """Finds the aligned cells that have an unaligned one to be compared with.
+def find_pairs(points: pd.DataFrame, axes: Axes) -> pd.DataFrame:
+    """Finds the cells that have one to be compared with.
 
     Args:
         points: Lines of `Cells.points`.
+        axes: Axes of the cells.
 
     Returns:
-        One line a pair, in the order of the points: `cell` and `base`, their labels in the index
-        of the points, and what the cell has there.
+        One line a pair, axis by axis in the order of the points: `axis` (its column), `cell` and
+        `base`, their labels in the index of the points, and `difference`, what an axis changes
+        in the training, in words.
     """
-    rivals = _find_rivals(points)
-    is_baseline = rivals["alignment_base"] == rivals["baseline"]
-    return rivals[is_baseline & (rivals["difference"] == "")]
+    rivals = _find_rivals(points, axes)
+    return rivals[rivals["is_alike"]].drop_duplicates(["axis", "cell"]).reset_index(drop=True)
 
 
-def find_unlike_pairs(points: pd.DataFrame) -> list[UnlikePair]:
-    """Finds aligned cells that have an unaligned counterpart, but none that was trained alike.
+def find_unlike_pairs(points: pd.DataFrame, axes: Axes) -> list[UnlikePair]:
+    """Finds cells that have a counterpart, but none that was trained alike.
 
     Args:
         points: Lines of `Cells.points`.
+        axes: Axes of the cells.
 
     Returns:
-        One a cell, in the order of the points.
+        One a cell and axis, in the order of the points.
     """
-    rivals = _find_rivals(points)
-    alike = rivals.loc[rivals["difference"] == "", "cell"]
-    unlike = rivals[~rivals["cell"].isin(alike)].drop_duplicates("cell")
+    rivals = _find_rivals(points, axes)
+    compared = rivals.groupby(["axis", "cell"])["is_alike"].transform("any").astype(bool)
+    unlike = rivals[~compared].drop_duplicates(["axis", "cell"])
+    base = {axis.column: axis.text(axis.baseline) for axis in axes.compared}
     return [
         UnlikePair(
-            cell=f"{pair['alignment']}, {pair['generator_size']}, d={pair['latent_dim']:g}",
+            cell=str(points.loc[pair["cell"], "cell"]),
+            base=base[pair["axis"]],
             reason=f"unlike training: {pair['difference']}",
         )
         for pair in unlike.to_dict("records")
     ]
 
 
-def _find_rivals(points: pd.DataFrame) -> pd.DataFrame:
-    """Aligned cells, each with every unaligned counterpart of its place and how they differ."""
-    is_aligned = points["alignment"] != points["baseline"]
-    aligned = points.assign(cell=points.index)[is_aligned]
-    unaligned = points.assign(base=points.index)[~is_aligned]
-    rivals = aligned.merge(unaligned, on=["counterpart", *PLACE], suffixes=("", "_base"))
-    return rivals.assign(difference=[_say_difference(row) for row in rivals.to_dict("records")])
+def _find_rivals(points: pd.DataFrame, axes: Axes) -> pd.DataFrame:
+    """Cells, each with every counterpart and how their training differs."""
+    pairs = [pair for axis in axes.compared for pair in _pair_axis(points, axes, axis)]
+    records = []
+    for axis, cell, base in pairs:
+        one, other = points.loc[cell], points.loc[base]
+        difference = _say_difference(one, other)
+        # Trials of one sweep differ in its axes alone, so this one moved the training.
+        is_own = axis.is_declared and one["sweep"] == other["sweep"]
+        records.append((axis.column, cell, base, difference, is_own or not difference))
+    columns = ["axis", "cell", "base", "difference", "is_alike"]
+    return pd.DataFrame(records, columns=columns).astype({"is_alike": bool})
 
 
-def _say_difference(pair: dict[Any, Any]) -> str:
+def _pair_axis(points: pd.DataFrame, axes: Axes, axis: Axis) -> Iterator[tuple[Axis, Any, Any]]:
+    """Pairs of one axis, in the order of the points; closest counterparts first."""
+    held = [
+        column for column in axes.columns if column not in (axis.column, TRAINED, *axis.moves_with)
+    ]
+    values = points[axis.column]
+    bases = points[values == axis.baseline]
+    others = points[values.notna() & (values != axis.baseline)]
+    # An axis that is not in force at the baseline, as a weight without its loss, holds nothing.
+    patterns = (
+        bases[held].isna().groupby(held, sort=False).indices if held else {(): range(len(bases))}
+    )
+    found: list[tuple[Any, Any]] = []
+    for missing, places in sorted(patterns.items(), key=lambda each: sum(_as_tuple(each[0]))):
+        known = [
+            c for c, is_missing in zip(held, _as_tuple(missing), strict=True) if not is_missing
+        ]
+        mine = bases.iloc[list(places)]
+        left = others[known].assign(cell=others.index)
+        right = mine[known].assign(base=mine.index)
+        both = left.merge(right, on=known) if known else left.merge(right, how="cross")
+        found += both[["cell", "base"]].itertuples(index=False, name=None)
+    order = {label: place for place, label in enumerate(points.index)}
+    yield from ((axis, *pair) for pair in sorted(found, key=lambda pair: order[pair[0]]))
+
+
+def _as_tuple(key: Any) -> tuple[Any, ...]:
+    return key if isinstance(key, tuple) else (key,)
+
+
+def _say_difference(cell: pd.Series, base: pd.Series) -> str:
     """How the training of two cells differs; an unknown number of images differs from none."""
     return "; ".join(
-        f"{pair[column]:,.0f} against {pair[f'{column}_base']:,.0f} images of the {name}"
+        f"{cell[column]:,.0f} against {base[column]:,.0f} images of the {name}"
         for column, name in TRAINING.items()
-        if abs(pair[column] - pair[f"{column}_base"]) > 0
+        if abs(cell[column] - base[column]) > 0
     )

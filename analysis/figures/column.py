@@ -48,6 +48,7 @@ def finish_column_figure(
     shapes = [
         make_key(name, color="0.35", marker=marker, linestyle=style, markersize=4, linewidth=1.0)
         for name, (marker, style) in marks.shapes.items()
+        if name
     ]
     columns = [colours, [*shapes, *extra_keys]]
     num_entries = min(max(map(len, columns)), MAX_KEYS)

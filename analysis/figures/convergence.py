@@ -1,12 +1,12 @@
-"""Convergence: generation distance over training images, and how much sooner alignment gets there.
+"""Convergence: generation distance over training images, and how much sooner a choice gets there.
 
-The speed-up is the number of training images behind the unaligned generator's last snapshot over
-the number after which the aligned one reaches the same generation distance; between snapshots the
+The speed-up is the number of training images behind the baseline generator's last snapshot over
+the number after which the compared one reaches the same generation distance; between snapshots the
 logarithm of the distance is taken to be linear in the images (arXiv 2501.01423, Figure 4).
 """
 
-from collections.abc import Hashable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,39 +14,38 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from analysis.cells.cells import (
-    CELL_COLUMNS,
     Setting,
-    average_rows,
+    average_cells,
     describe_rows,
     list_gaps,
     order_points,
 )
-from analysis.cells.lines import name_lines
+from analysis.cells.lines import Axes, Axis, describe_lines
+from analysis.cells.pairs import find_pairs
 from analysis.figures.column import count_axis, describe_setting, finish_column_figure
-from analysis.figures.panels import Panel, draw_panels, require_points
+from analysis.figures.panels import Panel, draw_panels, require_points, split_panels
 from analysis.statistics.bootstrap import BootstrapConfig, Interval, percentile_interval
 from analysis.table.protocols import require_one_protocol
 from analysis.table.reading import SEED_COLUMNS
 
-LINE = list(CELL_COLUMNS)
+LINE = "cell"
+"""A curve is one configuration; its points are snapshots."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Speedup:
-    """How much sooner one aligned generator reaches its unaligned counterpart's last distance."""
+    """How much sooner one generator reaches its counterpart's last distance."""
 
-    alignment: str
-    """Alignment label."""
-    generator_size: str
-    """Generator size of both."""
-    latent_dim: float
-    """Latent dim of both, channels."""
+    axis: Axis
+    """Axis of which the counterpart has the baseline."""
+    cell: str
+    """Configuration in words."""
     target: float
-    """Mean generation distance of the unaligned line at its last snapshot."""
+    """Mean generation distance of the counterpart at its last snapshot."""
     baseline_images: float
     """Training images of that snapshot, count."""
     images: float
-    """Training images after which the aligned line reaches the target, count; NaN if it does not
+    """Training images after which the line reaches the target, count; NaN if it does not
     within its snapshots."""
     is_bound: bool
     """Whether the first snapshot is below the target already: the speed-up is then at least so."""
@@ -54,17 +53,17 @@ class Speedup:
     """Bootstrap interval of the speed-up, its lower end 0 where some resamples don't reach the
     target; None with fewer than two seeds on either side, or where it is not reached."""
     is_last: bool
-    """Whether the target is the unaligned line's last snapshot; else not all its seeds have that
+    """Whether the target is the counterpart's last snapshot; else not all its seeds have that
     and the target is the last one which all have."""
 
     @property
     def reached(self) -> bool:
-        """Whether the aligned line reaches the target."""
+        """Whether the line reaches the target."""
         return bool(np.isfinite(self.images))
 
     @property
     def speedup(self) -> float:
-        """Images without alignment over images with; NaN where the target is not reached."""
+        """The counterpart's images over these; NaN where the target is not reached."""
         return self.baseline_images / self.images
 
 
@@ -73,11 +72,11 @@ class ConvergenceData:
     """Data of the convergence figure."""
 
     points: pd.DataFrame
-    """One line a snapshot: `CELL_COLUMNS`, `generator_images`, `baseline`, `generator_params` and
-    what `average_rows` gives."""
+    """One line a snapshot: what `average_cells` gives of the cell and `generator_images`."""
+    axes: Axes
+    """Axes of the points."""
     speedups: list[Speedup]
-    """One an aligned line of two snapshots or more that has an unaligned counterpart of its size
-    and latent dim."""
+    """One a line of two snapshots or more and an axis of which a counterpart has the baseline."""
     gaps: pd.DataFrame
     """Rows left out: `row_id`, `trial_id`, `reason`."""
     setting: Setting
@@ -109,24 +108,24 @@ def compute_convergence(
     reasons[(reasons == "").to_numpy() & unknown] = (
         "gfid or the number of training images is missing or not finite"
     )
-    rows = name_lines(table[reasons == ""])
-    snapshots = [*LINE, "generator_images"]
+    rows, axes = describe_lines(table[reasons == ""])
+    snapshots = [LINE, "generator_images"]
     repeated = rows.duplicated([*snapshots, *SEED_COLUMNS])
     reasons[repeated[repeated].index] = "a repetition of another row"
     rows = rows[~repeated]
-    latest = dict(rows.groupby(LINE)["generator_images"].max().items())
+    latest = rows.groupby(LINE)["generator_images"].max().to_dict()
     torn = _find_torn_seeds(rows)
     reasons[torn[torn].index] = "a seed that lacks a snapshot of its line"
     rows = rows[~torn]
     seeds = rows.groupby(snapshots)["gfid"].transform("size")
-    partial = seeds < seeds.groupby([rows[column] for column in LINE]).transform("max")
+    partial = seeds < seeds.groupby(rows[LINE]).transform("max")
     reasons[partial[partial].index] = "a snapshot that not all seeds of its line have"
     rows = rows[~partial]
-    averages = average_rows(rows, snapshots, first=("baseline",), means=("generator_params",))
-    points = order_points(averages, last="generator_images")
+    points = order_points(average_cells(rows, axes, snapshots), axes, last="generator_images")
     return ConvergenceData(
         points=points,
-        speedups=_compute_speedups(rows, points, latest, config or BootstrapConfig()),
+        axes=axes,
+        speedups=_compute_speedups(rows, points, axes, latest, config or BootstrapConfig()),
         gaps=list_gaps(table, reasons),
         setting=describe_rows(rows if len(rows) else table, points),
     )
@@ -158,7 +157,7 @@ def find_crossing(
 
 
 def draw_convergence(data: ConvergenceData) -> Figure:
-    """Draws generation distance over training images, a panel per generator size.
+    """Draws generation distance over training images, a panel for each but the compared axis.
 
     Args:
         data: From `compute_convergence`, with at least one point.
@@ -171,23 +170,23 @@ def draw_convergence(data: ConvergenceData) -> Figure:
     """
     need = "snapshot with a generation distance"
     require_points(data.points, "convergence", need, data.gaps)
-    points = data.points.assign(shape=[f"d={dim:g}" for dim in data.points["latent_dim"]])
-    sizes = [str(size) for size in points["generator_size"].unique()]
+    points = split_panels(data.points, data.axes)
+    facets = [str(facet) for facet in points["facet"].unique()]
     figure, grid, marks = draw_panels(
         points,
         [
             Panel(
                 x="generator_images",
                 y="gfid",
-                only=size,
-                x_label="training images" if size == sizes[-1] else "",
+                only=facet,
+                x_label="training images" if facet == facets[-1] else "",
                 y_label=data.setting.distance_name,
-                title=f"generator {size}",
+                title=facet,
             )
-            for size in sizes
+            for facet in facets
         ],
-        lines=("alignment", "shape"),
-        panel_by="generator_size",
+        lines=("colour", "place"),
+        panel_by="facet",
         share_x=True,
     )
     count_axis(grid[-1, 0])
@@ -198,44 +197,47 @@ def draw_convergence(data: ConvergenceData) -> Figure:
 
 def _find_torn_seeds(rows: pd.DataFrame) -> pd.Series:
     """Seeds that lack a snapshot of their line, where enough others have them all."""
-    lines = [rows[column] for column in LINE]
     num_snapshots = rows.groupby(LINE)["generator_images"].transform("nunique")
-    mine = rows.groupby([*LINE, *SEED_COLUMNS])["generator_images"].transform("size")
+    mine = rows.groupby([LINE, *SEED_COLUMNS])["generator_images"].transform("size")
     is_whole = mine == num_snapshots
-    repetition = rows[[*LINE, *SEED_COLUMNS]].duplicated()
-    num_seeds = (~repetition).groupby(lines).transform("sum")
-    num_whole = (~repetition & is_whole).groupby(lines).transform("sum")
+    repetition = rows[[LINE, *SEED_COLUMNS]].duplicated()
+    num_seeds = (~repetition).groupby(rows[LINE]).transform("sum")
+    num_whole = (~repetition & is_whole).groupby(rows[LINE]).transform("sum")
     return ~is_whole & (num_whole >= 2) & (2 * num_whole >= num_seeds)
 
 
 def _compute_speedups(
-    rows: pd.DataFrame, points: pd.DataFrame, latest: dict[Hashable, float], config: BootstrapConfig
+    rows: pd.DataFrame,
+    points: pd.DataFrame,
+    axes: Axes,
+    latest: dict[Any, float],
+    config: BootstrapConfig,
 ) -> list[Speedup]:
-    lines = dict(list(points.groupby(LINE, sort=False)))
-    curves = {key: _curves_of(mine) for key, mine in rows.groupby(LINE, sort=False)}
+    lines = {str(cell): line for cell, line in points.groupby(LINE, sort=False)}
+    curves = {str(cell): _curves_of(mine) for cell, mine in rows.groupby(LINE, sort=False)}
+    # The target is another training's end, so unlike numbers of images are what is compared.
+    ends = points.groupby(LINE, sort=False).tail(1).assign(generator_images=np.nan)
+    by_name = {axis.column: axis for axis in axes.compared}
     speedups = []
-    for key, line in lines.items():
-        base_key = (line["baseline"].iloc[0], *key[1:])
-        if base_key == key or base_key not in lines or len(line) < 2:
-            continue
-        base = lines[base_key].iloc[-1]
-        if (line["gfid"] <= 0).any() or base["gfid"] <= 0:
+    for pair in find_pairs(ends, axes).itertuples(index=False):
+        name, base_name = (str(points.loc[label, LINE]) for label in (pair.cell, pair.base))
+        line, base = lines[name], lines[base_name].iloc[-1]
+        if len(line) < 2 or (line["gfid"] <= 0).any() or base["gfid"] <= 0:
             continue
         images, distance = (line[c].to_numpy(dtype=float) for c in ("generator_images", "gfid"))
         reach = float(find_crossing(images, distance, np.array(base["gfid"], dtype=float)))
-        sides = (curves[key], curves[base_key])
+        sides = (curves[name], curves[base_name])
         has_interval = np.isfinite(reach) and min(map(len, sides)) > 1
         speedups.append(
             Speedup(
-                alignment=str(line["alignment"].iloc[0]),
-                generator_size=str(line["generator_size"].iloc[0]),
-                latent_dim=float(line["latent_dim"].iloc[0]),
+                axis=by_name[pair.axis],
+                cell=name,
                 target=float(base["gfid"]),
                 baseline_images=float(base["generator_images"]),
                 images=reach,
                 is_bound=bool(distance[0] <= base["gfid"]),
                 interval=_resample(sides, images, base, reach, config) if has_interval else None,
-                is_last=bool(base["generator_images"] == latest[base_key]),
+                is_last=bool(base["generator_images"] == latest[base_name]),
             )
         )
     return speedups

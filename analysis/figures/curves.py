@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.cells.lines import name_lines
+from analysis.cells.lines import Axes, describe_lines, join_texts
 from analysis.figures.column import count_axis, finish_column_figure
 from analysis.figures.panels import Panel, draw_panels
 from analysis.table.reading import find_stored, read_stored
@@ -39,7 +39,7 @@ class CurvesData:
     stage_kind: str
     """Kind of the stages."""
     points: pd.DataFrame
-    """One line a term and step of stages that differ in their seeds alone: `term`, `alignment`,
+    """One line a term and step of stages that differ in their seeds alone: `term`, `colour`,
     `shape` (what else tells lines apart), `images`, `value` (mean over stages), `value_low`,
     `value_high` (least and largest) and `num_stages`."""
     num_nonfinite: int
@@ -86,15 +86,16 @@ def compute_curves(curves: pd.DataFrame, table: pd.DataFrame) -> list[CurvesData
     Returns:
         One figure's data for each kind of stage that has finite values.
     """
-    named = name_lines(table[table["latent_dim"].notna()])
+    rows = table[table["latent_dim"].notna()]
+    named, axes = describe_lines(rows, ("protocol_hash", "reconstruction_protocol_hash"))
     figures = []
     for kind, mine in curves.groupby("stage_kind", sort=False):
         finite = np.isfinite(mine["value"].to_numpy(dtype=float))
         known = mine[finite]
         if known.empty:
             continue
-        lines = _name_stages(known, named, str(kind))
-        by = ["term", "alignment", "shape", "images"]
+        lines = _name_stages(known, named, axes, str(kind))
+        by = ["term", "colour", "shape", "images"]
         groups = lines.groupby(by, sort=False)["value"]
         summary: dict[str, pd.Series] = {
             "value": groups.mean(),
@@ -133,7 +134,7 @@ def draw_curves(data: CurvesData) -> Figure:
             )
             for number, term in enumerate(terms)
         ],
-        lines=("alignment", "shape"),
+        lines=("colour", "shape"),
         panel_by="term",
         num_columns=num_columns,
         share_x=True,
@@ -151,18 +152,20 @@ def draw_curves(data: CurvesData) -> Figure:
     return figure
 
 
-def _name_stages(curves: pd.DataFrame, named: pd.DataFrame, kind: str) -> pd.DataFrame:
-    """The curves with `alignment` and `shape`; a stage that no row shows goes by its label."""
+def _name_stages(curves: pd.DataFrame, named: pd.DataFrame, axes: Axes, kind: str) -> pd.DataFrame:
+    """The curves with `colour` and `shape`; a stage that no row shows goes by its label."""
     labels = curves["label"].astype(object)
-    unknown = curves.assign(alignment=labels, shape=kind)
+    unknown = curves.assign(colour=labels, shape=kind)
     column = KEY_COLUMNS.get(kind)
     if column is None or named.empty:
         return unknown
     rows = named.dropna(subset=[column]).drop_duplicates(column).set_index(column)
-    shape = pd.Series([f"d={dim:g}" for dim in rows["latent_dim"]], index=rows.index, dtype=object)
-    if kind == "generator":
-        shape = rows["generator_size"].astype(object) + ", " + shape
+    # What the generator alone has tells no tokenizers apart.
+    own = [axis for axis in axes.listed if kind == "generator" or axis.moves_tokenizer]
+    colours = [axis for axis in own if axis in axes.colours] or own[:1]
+    colour = join_texts(rows, colours).replace("", "all")
+    shape = join_texts(rows, [axis for axis in own if axis not in colours])
     return unknown.assign(
-        alignment=curves["key"].map(rows["alignment"]).astype(object).fillna(labels),
+        colour=curves["key"].map(colour).astype(object).fillna(labels),
         shape=curves["key"].map(shape).astype(object).fillna(kind),
     )

@@ -1,8 +1,9 @@
 """Latent diagnostics: does what is measured on the latents order the generators as gfid does?
 
-Each diagnostic is held against the generation distance over the cells of one generator size, with
-Spearman's rank correlation. Cells differ in latent dim and alignment, which move both: a
-correlation says that the diagnostic orders them, not that it is the cause.
+Each diagnostic is held against the generation distance over the cells of one generator size, or of
+what else the generator alone has, with Spearman's rank correlation. Cells differ in latent dim and
+alignment, which move both: a correlation says that the diagnostic orders them, not that it is the
+cause.
 """
 
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from analysis.cells.cells import Cells
+from analysis.cells.lines import join_texts
 from analysis.figures.column import describe_setting, finish_column_figure
 from analysis.figures.marks import FONT_SIZE
 from analysis.figures.panels import Panel, draw_panels, require_points
@@ -35,8 +37,8 @@ class RankCorrelation:
     """Column of the diagnostic."""
     label: str
     """Its name."""
-    generator_size: str
-    """Generator size."""
+    generator: str
+    """Generator size, and what else the generator alone has, in words."""
     num_points: int
     """Cells with both numbers, count."""
     correlation: float
@@ -60,10 +62,12 @@ def compute_correlations(cells: Cells) -> list[RankCorrelation]:
     Returns:
         One a diagnostic and generator size, in their order; empty where the table has none.
     """
+    alone = [axis for axis in cells.axes.listed if not axis.moves_tokenizer]
+    generators = join_texts(cells.points, alone)
     return [
-        _correlate(line, name, cells.measures[name], str(size))
+        _correlate(line, name, cells.measures[name], str(generator))
         for name in diagnostics_of(cells.measures)
-        for size, line in cells.points.groupby("generator_size", sort=False)
+        for generator, line in cells.points.groupby(generators, sort=False)
         if np.isfinite(line[name]).any()
     ]
 
@@ -115,8 +119,8 @@ def draw_diagnostics(cells: Cells, correlations: Sequence[RankCorrelation]) -> F
     figure, grid, marks = draw_panels(
         cells.points,
         panels,
-        lines=("alignment", "generator_size"),
-        along="latent_dim",
+        lines=("colour", "marker"),
+        along="along",
         num_columns=min(2, len(names)),
         share_y=True,
         panel_inch=PANEL_INCH,
@@ -130,7 +134,7 @@ def draw_diagnostics(cells: Cells, correlations: Sequence[RankCorrelation]) -> F
     return figure
 
 
-def _correlate(line: pd.DataFrame, name: str, column: Column, size: str) -> RankCorrelation:
+def _correlate(line: pd.DataFrame, name: str, column: Column, generator: str) -> RankCorrelation:
     known = line[np.isfinite(line[name]) & np.isfinite(line["gfid"])]
     correlation, p_value = float("nan"), float("nan")
     if len(known) >= MIN_POINTS:
@@ -138,7 +142,7 @@ def _correlate(line: pd.DataFrame, name: str, column: Column, size: str) -> Rank
     return RankCorrelation(
         diagnostic=name,
         label=column.label,
-        generator_size=size,
+        generator=generator,
         num_points=len(known),
         correlation=correlation,
         p_value=p_value,

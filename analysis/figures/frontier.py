@@ -5,19 +5,20 @@ from dataclasses import replace
 from typing import Any
 
 import pandas as pd
-from matplotlib.axes import Axes
+from matplotlib.axes import Axes as MatplotlibAxes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.cells.cells import Cells, compute_cells
-from analysis.figures.column import describe_training, finish_column_figure, make_key
+from analysis.cells.lines import Axes
+from analysis.figures.column import MAX_COLUMNS, describe_training, finish_column_figure, make_key
 from analysis.figures.labels import place_labels, point_to_better
-from analysis.figures.marks import label_distance, scale_axis
+from analysis.figures.marks import Marks, label_distance, scale_axis
 from analysis.figures.panels import Panel, draw_panels, require_points
 from analysis.statistics.pareto import pareto_mask
 from analysis.table.published import PublishedOverlay
 
-PANEL_INCH = 2.5
+PANEL_INCH, SMALL_PANEL_INCH = 2.5, 1.6
 MAX_LABELS = 60
 """Points from which on they carry no labels, which would hide them, count."""
 PUBLISHED_MARKERS = "os^DvPX<>*ph"
@@ -35,7 +36,7 @@ def compute_frontier(table: pd.DataFrame) -> Cells:
         where no row has both.
 
     Raises:
-        ValueError: If protocols are mixed, or a cell holds one repetition twice.
+        ValueError: If protocols are mixed.
     """
     cells = compute_cells(table, needs=("rfid", "gfid"))
     front = pareto_mask(cells.points[["rfid", "gfid"]].to_numpy(dtype=float))
@@ -43,7 +44,8 @@ def compute_frontier(table: pd.DataFrame) -> Cells:
 
 
 def draw_frontier(cells: Cells, published: PublishedOverlay) -> Figure:
-    """Draws reconstruction (x) against generation (y), one line per alignment and size.
+    """Draws reconstruction (x) against generation (y), one line per compared value and
+    marker, a panel for each combination of the rest.
 
     Args:
         cells: From `compute_frontier`, with at least one point.
@@ -57,46 +59,69 @@ def draw_frontier(cells: Cells, published: PublishedOverlay) -> Figure:
     """
     points, name = cells.points, cells.setting.distance_name
     require_points(points, "frontier", "point with both distances", cells.gaps)
+    names = [str(name) for name in points["panel"].unique()]
+    num_columns = min(len(names), MAX_COLUMNS)
+    last_row = len(names) - num_columns
     figure, grid, marks = draw_panels(
         points,
         [
             Panel(
                 x="rfid",
                 y="gfid",
-                x_label=label_distance("reconstruction", name, "eval split"),
-                y_label=label_distance("generation", name, "samples"),
+                only=panel,
+                x_label=label_distance("reconstruction", name, "eval split")
+                if number >= last_row
+                else "",
+                y_label=label_distance("generation", name, "samples")
+                if number % num_columns == 0
+                else "",
+                title=panel,
             )
+            for number, panel in enumerate(names)
         ],
-        lines=("alignment", "generator_size"),
-        along="latent_dim",
-        panel_inch=PANEL_INCH,
+        lines=("colour", "marker"),
+        along="along",
+        panel_by="panel",
+        num_columns=num_columns,
+        share_x=len(names) > 1,
+        share_y=len(names) > 1,
+        panel_inch=PANEL_INCH if len(names) == 1 else SMALL_PANEL_INCH,
         x_errors=True,
     )
-    axes = grid[0, 0]
-    scale_axis(axes, "x", points["rfid"])
-    _draw_front(axes, points[points["on_front"]].sort_values(["rfid", "gfid"]))
+    drawn = grid.flat[: len(names)]
+    front = points[points["on_front"]].sort_values(["rfid", "gfid"])
     keys = [make_key("Pareto front", marker="o", markersize=8, **FRONT_LOOK)]
-    keys += _draw_published(axes, published)
+    for number, axes in enumerate(drawn):
+        scale_axis(axes, "x", points["rfid"])
+        # The front is that of all panels, so that each shows how far it is from it.
+        _draw_front(axes, front)
+        published_keys = list(_draw_published(axes, published))
+        keys += published_keys if number == 0 else []
     finish_column_figure(figure, marks, _write_footnote(cells, published.points), keys)
-    values = points[["rfid", "gfid"]].to_numpy(dtype=float)
-    point_to_better(axes, values)
-    if len(values) <= MAX_LABELS:
-        place_labels(
-            axes,
-            values,
-            [f"d={dim:g}" for dim in points["latent_dim"]],
-            [marks.colours[alignment] for alignment in points["alignment"]],
-        )
+    for panel, axes in zip(names, drawn, strict=True):
+        _label_points(axes, points[points["panel"] == panel], cells.axes, marks, len(points))
     return figure
 
 
-def _draw_front(axes: Axes, front: pd.DataFrame) -> None:
+def _label_points(
+    axes: MatplotlibAxes, points: pd.DataFrame, cell_axes: Axes, marks: Marks, num_points: int
+) -> None:
+    """Says where on its line each point is, if there is room."""
+    values = points[["rfid", "gfid"]].to_numpy(dtype=float)
+    point_to_better(axes, values)
+    if cell_axes.along is None or num_points > MAX_LABELS:
+        return
+    texts = [cell_axes.along.text(value) for value in points["along"]]
+    place_labels(axes, values, texts, [marks.colours[colour] for colour in points["colour"]])
+
+
+def _draw_front(axes: MatplotlibAxes, front: pd.DataFrame) -> None:
     x, y = front["rfid"].to_numpy(), front["gfid"].to_numpy()
     axes.plot(x, y, drawstyle="steps-post", zorder=0, **FRONT_LOOK)
     axes.plot(x, y, linestyle="", marker="o", markersize=9, color="0.85", zorder=0)
 
 
-def _draw_published(axes: Axes, published: PublishedOverlay) -> Iterator[Line2D]:
+def _draw_published(axes: MatplotlibAxes, published: PublishedOverlay) -> Iterator[Line2D]:
     """Draws published lines grey and hollow, so that nobody takes them for measured ones."""
     for index, (name, line) in enumerate(published.lines()):
         look: dict[str, Any] = {

@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.cells.cells import Cells, compute_cells, describe_rows
+from analysis.cells.lines import join_texts
 from analysis.figures.column import describe_setting, finish_column_figure
 from analysis.figures.panels import Panel, draw_panels, require_points
 from analysis.table.protocols import split_by_protocol
@@ -31,8 +32,6 @@ def compute_guidance(table: pd.DataFrame) -> list[Cells]:
         it has two scales or more. Their points have the new columns `guidance`, `guidance_scale`
         (1 without guidance) and `family`: the setting but for its scale.
 
-    Raises:
-        ValueError: If a cell holds one repetition twice.
     """
     done = table[(table["status"] == "done") & np.isfinite(table["gfid"])]
     # A setting with a scale for each channel group has no place on an axis of one scale.
@@ -67,7 +66,8 @@ def draw_guidance(cells: Cells) -> Figure:
     """
     metrics, points = cells.known(METRIC_PANELS), cells.points
     require_points(metrics, "guidance", "point with a scale", cells.gaps)
-    shape = points["generator_size"] + [f", d={dim:g}" for dim in points["latent_dim"]]
+    rest = [axis for axis in cells.axes.listed if axis not in cells.axes.colours]
+    shape = join_texts(points, rest)
     if points.loc[points["family"] != "", "family"].nunique() > 1:
         shape = shape + points["family"].map(lambda family: f", {family}" if family else "")
     labels = {
@@ -84,7 +84,7 @@ def draw_guidance(cells: Cells) -> Figure:
             )
             for metric in metrics
         ],
-        lines=("alignment", "shape"),
+        lines=("colour", "shape"),
         share_x=True,
     )
     finish_column_figure(figure, marks, describe_setting(cells.setting, len(cells.gaps)))
@@ -107,11 +107,13 @@ def _compute_one(rows: pd.DataFrame) -> Cells:
         about = {"guidance": str(first["guidance"]), "guidance_scale": first["guidance_scale"]}
         points = cells.points.assign(**about, family=_name_family(first))
         parts.append(replace(cells, points=points))
+    axes = max((part.axes for part in parts), key=lambda each: len(each.listed))
     points = _start_at_none(pd.concat([part.points for part in parts], ignore_index=True))
     used = pd.concat([part.rows for part in parts])
     return replace(
         parts[0],
         rows=used,
+        axes=axes,
         points=points,
         given=pd.concat([part.given for part in parts], ignore_index=True),
         gaps=pd.concat([part.gaps for part in parts], ignore_index=True),

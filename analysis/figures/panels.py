@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
+from matplotlib.axes import Axes as MatplotlibAxes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from analysis.cells.lines import SIZE, Axes, join_texts
 from analysis.figures.column import AXIS_INCH, COLUMN_INCH, MAX_COLUMNS, TWO_COLUMNS_INCH
 from analysis.figures.marks import (
     FONT_SIZE,
@@ -107,6 +108,30 @@ def draw_panels(
     return figure, grid, marks
 
 
+def split_panels(points: pd.DataFrame, axes: Axes, *, along_too: bool = False) -> pd.DataFrame:
+    """Adds what parts panels and what a line stands at, where lines run through something else.
+
+    Args:
+        points: With `CELL_COLUMNS`.
+        axes: Axes of the points.
+        along_too: Whether the lines run through the axis of the frontier's lines after all.
+
+    Returns:
+        The points with `facet` (marker and panel in words: "generator S") and `place` (where on
+        the line: "d=16"; empty with `along_too`).
+    """
+    parts = [
+        text.where((text == "") | (axis.column != SIZE), "generator " + text)
+        for axis in (*axes.markers, *axes.panels)
+        for text in [join_texts(points, [axis])]
+    ]
+    facet = pd.Series("", index=points.index, dtype=object)
+    for part in parts:
+        facet = facet + ", " + part
+    place = join_texts(points, [axes.along] if axes.along and not along_too else [])
+    return points.assign(facet=facet.str.strip(", "), place=place)
+
+
 def require_points(points: Sized, figure: str, need: str, gaps: pd.DataFrame) -> None:
     """Refuses to draw a figure of nothing.
 
@@ -127,7 +152,7 @@ def require_points(points: Sized, figure: str, need: str, gaps: pd.DataFrame) ->
 
 
 def _draw_line(
-    axes: Axes, line: pd.DataFrame, panel: Panel, look: dict[str, Any], *, x_errors: bool
+    axes: MatplotlibAxes, line: pd.DataFrame, panel: Panel, look: dict[str, Any], *, x_errors: bool
 ) -> None:
     """Draws a line with its standard errors and its range, where there are any."""
     known = line[np.isfinite(line[panel.x]) & np.isfinite(line[panel.y])]

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, NullFormatter, NullLocator
 
 from analysis.cells.cells import Cells
+from analysis.cells.lines import SIZE, join_texts
 from analysis.figures.column import describe_setting, finish_column_figure
 from analysis.figures.panels import Panel, draw_panels, require_points
 
@@ -17,7 +18,7 @@ WIDE_FROM = 100.0
 
 
 def draw_scaling(cells: Cells) -> Figure:
-    """Draws generation distance against each cost that is known, a line per latent dim.
+    """Draws generation distance against each cost that is known, a line through the sizes.
 
     Args:
         cells: From `compute_cells(rows, needs=("gfid",))`, with at least one point that has a cost.
@@ -30,12 +31,13 @@ def draw_scaling(cells: Cells) -> Figure:
     """
     costs, setting = cells.known(COSTS), cells.setting
     require_points(costs, "scaling", "point with parameters or training FLOPs", cells.gaps)
-    points = cells.points.assign(shape=[f"d={dim:g}" for dim in cells.points["latent_dim"]])
+    shape = [a for a in cells.axes.listed if a.column != SIZE and a not in cells.axes.colours]
+    points = cells.points.assign(shape=join_texts(cells.points, shape))
     names = dict.fromkeys(costs, "") | {costs[0]: setting.distance_name}
     figure, grid, marks = draw_panels(
         points,
         [Panel(x=cost, y="gfid", x_label=COSTS[cost], y_label=names[cost]) for cost in costs],
-        lines=("alignment", "shape"),
+        lines=("colour", "shape"),
         num_columns=len(costs),
         share_y=True,
     )

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.cells.cells import CELL_COLUMNS, describe_seeds
+from analysis.cells.cells import describe_seeds
 from analysis.cells.lines import name_lines
 from analysis.group import GroupAnalysis
 from analysis.table.columns import SEED_COLUMNS, columns_of
@@ -63,7 +63,8 @@ def _build_protocol(group: GroupAnalysis) -> dict[str, Any]:
     rows = rows[measured].reset_index(drop=True)
     rows = name_lines(rows).assign(kind=rows["alignment"], size=rows["generator_size"])
     setting = group.cells.setting
-    axes = _list_axes(rows, CONFIGURATION_AXES)
+    declared = [n for n, c in columns_of(rows).items() if c.axis in ("numeric", "categorical")]
+    axes = _list_axes(rows, [*CONFIGURATION_AXES, *declared])
     row_axes = _list_axes(rows, ROW_AXES)
     names = [name for name in measures if np.isfinite(rows[name]).any()]
     return {
@@ -74,8 +75,8 @@ def _build_protocol(group: GroupAnalysis) -> dict[str, Any]:
         "rowAxes": row_axes,
         "metrics": [_describe_metric(name, rows, group) for name in names],
         "lines": {
-            "alignments": [str(name) for name in rows["alignment"].unique()],
-            "sizes": [str(name) for name in rows["generator_size"].unique()],
+            "alignments": [str(name) for name in rows["colour"].unique()],
+            "sizes": [str(name) for name in rows["marker"].unique()],
         },
         "means": _build_means(group, rows, axes, names),
         "rows": _build_rows(rows, [*axes, *row_axes], names),
@@ -140,9 +141,8 @@ def _build_means(
     points, used = group.cells.points, group.cells.rows
     position = pd.Series(rows.index, index=rows["row_id"])
     used = used.assign(position=used["row_id"].map(position))
-    members = used.groupby(list(CELL_COLUMNS), sort=False)["position"].agg(list)
-    keys = list(points[list(CELL_COLUMNS)].itertuples(index=False, name=None))
-    listed = [[int(each) for each in members[key]] for key in keys]
+    members = used.groupby("cell", sort=False)["position"].agg(list)
+    listed = [[int(each) for each in members[cell]] for cell in points["cell"]]
     first = rows.loc[[each[0] for each in listed]].reset_index(drop=True)
     return {
         **_build_columns(first, axes),
@@ -176,9 +176,9 @@ def _describe_seeds(seeds: tuple[float, ...]) -> str:
 
 def _build_columns(rows: pd.DataFrame, axes: list[dict[str, Any]]) -> dict[str, Any]:
     return {
-        "alignment": [str(name) for name in rows["alignment"]],
-        "size": [str(name) for name in rows["generator_size"]],
-        "dim": _numbers(rows["latent_dim"]),
+        "alignment": [str(name) for name in rows["colour"]],
+        "size": [str(name) for name in rows["marker"]],
+        "dim": _numbers(rows["along"]),
         "axes": {
             axis["name"]: _axis_values(rows, axis["name"])
             .map({value: index for index, value in enumerate(axis["values"])})

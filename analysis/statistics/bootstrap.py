@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import norm, t
 
-from analysis.cells.cells import CELL_COLUMNS, Cells
+from analysis.cells.cells import Cells
 
 Interval = tuple[float, float]
 
@@ -167,11 +167,9 @@ def explain_no_interval(points: pd.DataFrame) -> str:
 
 def _find_owners(cells: Cells, points: pd.DataFrame) -> list[Hashable]:
     """Owners of each cell's draws: its tokenizers if several, else the cell alone."""
-    by = list(CELL_COLUMNS)
     known = cells.rows.assign(tokenizer_key=cells.rows["tokenizer_key"].fillna(""))
-    sets = known.groupby(by, sort=False)["tokenizer_key"].agg(frozenset).to_dict()
-    keys = points[by].itertuples(index=False, name=None)
-    return [sets[key] if len(sets[key]) > 1 else key for key in keys]
+    sets = known.groupby("cell", sort=False)["tokenizer_key"].agg(frozenset).to_dict()
+    return [sets[cell] if len(sets[cell]) > 1 else cell for cell in points["cell"]]
 
 
 def _sum_units(
@@ -182,17 +180,15 @@ def _sum_units(
     A tokenizer's own measures count once, however many rows share it. Tokenizers are in the order
     of their keys, so that cells of the same ones can share draws.
     """
-    by = list(CELL_COLUMNS)
     rows = cells.rows
-    several = rows.groupby(by)["tokenizer_key"].transform("nunique", dropna=False) > 1
+    several = rows.groupby("cell")["tokenizer_key"].transform("nunique", dropna=False) > 1
     unit = rows["tokenizer_key"].fillna("").where(several, rows["row_id"])
     rows = rows.assign(unit=unit).sort_values("unit", kind="stable")
-    units = rows.groupby([*by, "unit"], sort=False)[list(metrics)]
+    units = rows.groupby(["cell", "unit"], sort=False)[list(metrics)]
     sums, counts, averages = units.sum(min_count=1), units.count(), units.mean()
     for metric in metrics:
         if cells.measures[metric].of_tokenizer:
             sums[metric], counts[metric] = averages[metric], 1
-    positions = sums.reset_index().groupby(by, sort=False).indices
-    keys = cells.points[by].itertuples(index=False, name=None)
-    of_cell = [np.asarray(positions[key], dtype=np.intp) for key in keys]
+    positions = sums.reset_index().groupby("cell", sort=False).indices
+    of_cell = [np.asarray(positions[cell], dtype=np.intp) for cell in cells.points["cell"]]
     return sums.to_numpy(dtype=float), counts.to_numpy(dtype=float), of_cell

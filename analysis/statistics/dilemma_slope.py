@@ -1,7 +1,7 @@
 """The dilemma as a number: the slope of log generation against log reconstruction distance.
 
-Along a line of latent dims the reconstruction distance falls. A slope of -1 says that halving it
-doubles the generation distance; a slope of 0 or more is no dilemma (arXiv 2501.01423, section 1).
+Along a line, of latent dims as a rule, the reconstruction distance falls. A slope of -1 says that
+halving it doubles the generation distance; a slope of 0 or more is no dilemma (arXiv 2501.01423, section 1).
 """
 
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.cells.cells import Cells, split_lines
+from analysis.cells.lines import Axis
 from analysis.cells.pairs import find_pairs
 from analysis.statistics.bootstrap import (
     BootstrapConfig,
@@ -24,26 +25,34 @@ AXES = ["rfid", "gfid"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DilemmaSlope:
-    """The slope of one line, and how alignment changes it."""
+class SlopeChange:
+    """How one value of an axis changes the slope."""
 
-    alignment: str
-    """Alignment label of the line."""
-    generator_size: str
-    """Generator size of the line."""
+    axis: Axis
+    """The axis; the line that is compared with has its baseline."""
+    dims: tuple[float, ...]
+    """Places on the line that both have, such as latent dims."""
+    change: float
+    """Slope less the baseline's, over these; above 0 the value eases the dilemma."""
+    interval: Interval | None
+    """Bootstrap interval of the change; None where a cell has fewer than two seeds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DilemmaSlope:
+    """The slope of one line, and how it differs from those it is compared with."""
+
+    line: str
+    """Name of the line."""
     slope: float
     """Decades of generation distance per decade of reconstruction distance; negative: dilemma."""
     interval: Interval | None
     """Bootstrap interval of the slope; None where a cell has fewer than two seeds."""
     no_interval: str
     """Why there is no interval; empty where there is one."""
-    shared_dims: tuple[float, ...]
-    """Latent dims that the unaligned line has too; empty for an unaligned line, or under two."""
-    change: float
-    """Slope less the unaligned line's, over the shared dims; above 0 alignment eases the dilemma;
-    NaN without shared dims."""
-    change_interval: Interval | None
-    """Bootstrap interval of the change; None likewise."""
+    changes: tuple[SlopeChange, ...]
+    """One an axis of which the line has another value than the baseline, where both lines have
+    two places or more in common."""
 
     @property
     def shows_dilemma(self) -> bool | None:
@@ -54,7 +63,7 @@ class DilemmaSlope:
 def compute_dilemma_slopes(
     cells: Cells, *, config: BootstrapConfig | None = None
 ) -> list[DilemmaSlope]:
-    """Computes the slope of each line with two latent dims or more.
+    """Computes the slope of each line with two places or more.
 
     Args:
         cells: From `compute_cells(table, needs=("rfid", "gfid"))`.
@@ -70,34 +79,49 @@ def compute_dilemma_slopes(
     config = config or BootstrapConfig()
     with np.errstate(invalid="ignore", divide="ignore"):
         logs = np.log(draw_means(cells, AXES, config))
-    pairs = find_pairs(positive).groupby(["alignment", "generator_size"])
-    shared = dict(list(pairs))
+    pairs = find_pairs(positive, cells.axes)
+    line_of = positive["line"].loc[pairs["cell"]].to_numpy()
     slopes = []
-    for alignment, size, line in split_lines(positive):
-        if line["latent_dim"].nunique() < 2 or np.ptp(line["rfid"].to_numpy()) == 0:
+    for name, line in split_lines(positive):
+        if line["along"].nunique() < 2 or np.ptp(line["rfid"].to_numpy()) == 0:
             continue
         fitted = _fit_line(logs, line)
-        dims, change, change_interval = (), float("nan"), None
-        both = shared.get((alignment, size))
-        if both is not None and len(both) > 1:
-            sides = [positive.loc[both[side]] for side in ("cell", "base")]
-            changes = _fit_line(logs, sides[0]) - _fit_line(logs, sides[1])
-            if np.isfinite(changes[0]):
-                dims, change = tuple(sorted(both["latent_dim"].tolist())), float(changes[0])
-                change_interval = estimate_interval(cells, pd.concat(sides), changes, config)
+        shared = pairs[line_of == name]
+        changes = (
+            _compute_change(cells, logs, axis, shared[shared["axis"] == axis.column], config)
+            for axis in cells.axes.compared
+        )
         slopes.append(
             DilemmaSlope(
-                alignment=alignment,
-                generator_size=size,
+                line=name,
                 slope=float(fitted[0]),
                 interval=estimate_interval(cells, line, fitted, config),
                 no_interval=explain_no_interval(line),
-                shared_dims=dims,
-                change=change,
-                change_interval=change_interval,
+                changes=tuple(change for change in changes if change is not None),
             )
         )
     return slopes
+
+
+def _compute_change(
+    cells: Cells,
+    logs: NDArray[np.float64],
+    axis: Axis,
+    pairs: pd.DataFrame,
+    config: BootstrapConfig,
+) -> SlopeChange | None:
+    if len(pairs) < 2:
+        return None
+    sides = [cells.points.loc[pairs[side]] for side in ("cell", "base")]
+    changes = _fit_line(logs, sides[0]) - _fit_line(logs, sides[1])
+    if not np.isfinite(changes[0]):
+        return None
+    return SlopeChange(
+        axis=axis,
+        dims=tuple(sorted(sides[0]["along"].tolist())),
+        change=float(changes[0]),
+        interval=estimate_interval(cells, pd.concat(sides), changes, config),
+    )
 
 
 def fit_slope(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:

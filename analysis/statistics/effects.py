@@ -1,17 +1,17 @@
-"""Effects in the numbers: the dilemma along a line, and alignment against none in a cell.
+"""Effects in the numbers: the dilemma along a line, and an axis's value against its baseline.
 
 A difference is called one only where it is beyond Welch's 95 % interval; over seeds for generation,
 over tokenizers for reconstruction. One of these has no interval and the verdict says so.
 """
 
-from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from analysis.cells.cells import CELL_COLUMNS, Cells, split_lines
+from analysis.cells.cells import Cells, split_lines
+from analysis.cells.lines import Axis
 from analysis.cells.pairs import find_pairs
 from analysis.statistics.welch import reach_by_chance
 from analysis.table.columns import SEED_COLUMNS, Columns
@@ -21,18 +21,18 @@ Verdict = Literal["higher", "lower", "within noise", "no interval", "not measure
 
 @dataclass(frozen=True, kw_only=True)
 class DilemmaEffect:
-    """One line's ends: the smallest latent dim against the largest."""
+    """One line's ends: the smallest number along it, a latent dim as a rule, and the largest."""
 
     small: pd.Series
-    """The cell of the smallest latent dim."""
+    """The cell of the smallest number."""
     large: pd.Series
-    """The cell of the largest latent dim."""
+    """The cell of the largest number."""
     gfid: Verdict
-    """Generation distance of the largest dim compared with the smallest."""
+    """Generation distance at the largest compared with the smallest."""
     psnr: Verdict
-    """PSNR of the largest dim compared with the smallest."""
+    """PSNR at the largest compared with the smallest."""
     rfid: Verdict
-    """Reconstruction distance of the largest dim compared with the smallest."""
+    """Reconstruction distance at the largest compared with the smallest."""
     is_monotone: bool
     """Whether the mean generation distance rises, or falls, at every step between."""
 
@@ -44,29 +44,33 @@ class DilemmaEffect:
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """How one metric of an aligned cell compares with that of the unaligned one."""
+    """How one metric of a cell compares with that of its baseline."""
 
     ratio: float
-    """Mean with alignment over without; NaN if not measured. Below 1 a distance is better."""
+    """Mean over the baseline's; NaN if not measured. Below 1 a distance is better."""
     ratio_range: tuple[float, float] | None
     """Least and largest ratio over the seeds that both cells have, of reconstruction over their
     tokenizer seeds; None with fewer than two."""
     verdict: Verdict
-    """Mean with alignment compared with without."""
+    """Mean compared with the baseline's."""
     counts: tuple[int, int]
-    """Seeds, of reconstruction tokenizers, with alignment and without; count."""
+    """Seeds, of reconstruction tokenizers, of the cell and of its baseline; count."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlignmentEffect:
-    """One aligned cell against the unaligned cell of the same size and latent dim."""
+class Effect:
+    """One cell against the one with the baseline of an axis, all other axes held."""
 
+    axis: Axis
+    """The axis."""
     cell: pd.Series
-    """The aligned cell."""
+    """The cell."""
+    difference: str
+    """What the axis changes in the number of training images, in words; empty where nothing."""
     gfid: Change
-    """Generation distance with alignment compared with none."""
+    """Generation distance compared with the baseline's."""
     rfid: Change
-    """Reconstruction distance with alignment compared with none."""
+    """Reconstruction distance compared with the baseline's."""
 
 
 def compare_cells(first: pd.Series, second: pd.Series, metric: str, measures: Columns) -> Verdict:
@@ -96,10 +100,10 @@ def compare_cells(first: pd.Series, second: pd.Series, metric: str, measures: Co
 
 
 def compute_dilemma_effects(cells: Cells) -> list[DilemmaEffect]:
-    """Compares the ends of each line that has two latent dims or more."""
+    """Compares the ends of each line that has two points or more."""
     effects: list[DilemmaEffect] = []
-    for _, _, line in split_lines(cells.points):
-        if len(line) < 2:
+    for _, line in split_lines(cells.points):
+        if line["along"].nunique() < 2:
             continue
         small, large = line.iloc[0], line.iloc[-1]
         steps = np.sign(np.diff(line["gfid"].to_numpy(dtype=float)))
@@ -112,27 +116,29 @@ def compute_dilemma_effects(cells: Cells) -> list[DilemmaEffect]:
     return effects
 
 
-def compute_alignment_effects(cells: Cells) -> list[AlignmentEffect]:
-    """Compares each aligned cell with the unaligned one of its size and latent dim, if any.
+def compute_effects(cells: Cells) -> list[Effect]:
+    """Compares each cell with the baseline of each axis, all other axes held.
 
     Pairs that were not trained alike are left out; `find_unlike_pairs` names them.
     """
     points = cells.points
+    axes = {axis.column: axis for axis in cells.axes.compared}
     by_seed = {metric: _group_by_seed(cells, metric) for metric in ("gfid", "rfid")}
-    keys = list(points[list(CELL_COLUMNS)].itertuples(index=False, name=None))
     effects = []
-    for place, base_place in find_pairs(points)[["cell", "base"]].to_numpy(dtype=int):
-        cell, base = points.iloc[place], points.iloc[base_place]
+    for pair in find_pairs(points, cells.axes).itertuples(index=False):
+        cell, base = points.loc[pair.cell], points.loc[pair.base]
         changes = {}
         for metric, values in by_seed.items():
             count = _count_column(metric, cells.measures)
             changes[metric] = Change(
                 ratio=divide(cell[metric], base[metric]),
-                ratio_range=_range_over_seeds(values[keys[place]], values[keys[base_place]]),
+                ratio_range=_range_over_seeds(values[cell["cell"]], values[base["cell"]]),
                 verdict=compare_cells(cell, base, metric, cells.measures),
                 counts=(int(cell[count]), int(base[count])),
             )
-        effects.append(AlignmentEffect(cell=cell, **changes))
+        effects.append(
+            Effect(axis=axes[pair.axis], cell=cell, difference=pair.difference, **changes)
+        )
     return effects
 
 
@@ -154,9 +160,8 @@ def _range_over_seeds(values: pd.Series, base: pd.Series) -> tuple[float, float]
 
 def _group_by_seed(cells: Cells, metric: str) -> dict[Any, pd.Series]:
     """Each cell's values by its seeds; a tokenizer's own metric by the tokenizer's seed."""
-    cell: list[Hashable] = list(CELL_COLUMNS)
     seeds = ["tokenizer_seed"] if cells.measures[metric].of_tokenizer else list(SEED_COLUMNS)
     # Rows that share a tokenizer have its value once.
-    once = cells.rows.groupby([*cell, *seeds, "tokenizer_key"], dropna=False)[metric].mean()
-    values = once.groupby(level=[*cell, *seeds]).mean()
-    return {key: mine.droplevel(cell) for key, mine in values.groupby(level=cell)}
+    once = cells.rows.groupby(["cell", *seeds, "tokenizer_key"], dropna=False)[metric].mean()
+    values = once.groupby(level=["cell", *seeds]).mean()
+    return {key: mine.droplevel("cell") for key, mine in values.groupby(level="cell")}

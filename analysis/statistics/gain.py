@@ -1,19 +1,20 @@
-"""Frontier gain: how much area alignment adds to the frontier of reconstruction and generation.
+"""Frontier gain: how much area a choice adds to the frontier of reconstruction and generation.
 
-The area (hypervolume) that the cells with alignment dominate is set against that of the cells
-without, over the latent dims that both have; for each generator size, and for all sizes at once.
+The area (hypervolume) that the cells with one value of an axis dominate is set against that of the
+cells with its baseline, over the cells that both have; for each line, and for all lines at once.
 It is taken in decades of what the frontier figure draws logarithmically.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.cells.cells import Cells
+from analysis.cells.lines import SIZE, Axes, Axis
 from analysis.cells.pairs import find_pairs
 from analysis.statistics.bootstrap import (
     BootstrapConfig,
@@ -25,7 +26,7 @@ from analysis.statistics.bootstrap import (
 from analysis.statistics.hypervolume import REFERENCE_MARGIN, choose_reference, compute_hypervolume
 from analysis.table.scales import Scale, choose_scale
 
-ALL_SIZES = "all sizes"
+ALL_SIZES, ALL_LINES = "all sizes", "all lines"
 AXES = ["rfid", "gfid"]
 REFERENCE_RULE = (
     "the reference point is the worst single measurement of the sizes compared on either axis,"
@@ -37,20 +38,24 @@ GainVerdict = Literal["larger", "smaller", "not told apart", "no interval"]
 
 @dataclass(frozen=True, kw_only=True)
 class FrontierGain:
-    """The frontier with one alignment against the one without."""
+    """The frontier with one value of an axis against the one with its baseline."""
 
-    alignment: str
-    """Alignment label."""
-    generator_size: str
-    """Generator size, or `ALL_SIZES`."""
-    latent_dims: tuple[float, ...]
-    """Latent dims that enter, channels: those which both have."""
-    omitted_dims: tuple[float, ...]
-    """Latent dims that only one of both has, channels."""
-    aligned: float
-    """Hypervolume with alignment, in products of the axes' units (decades where logarithmic)."""
-    unaligned: float
-    """Hypervolume without."""
+    axis: Axis
+    """The axis."""
+    along: Axis | None
+    """The axis that lines run through, if any."""
+    value: str
+    """The value in words."""
+    place: str
+    """What both sides share in words, such as the generator size; `ALL_SIZES` or `ALL_LINES`."""
+    dims: tuple[str, ...]
+    """Places on the line that enter, such as latent dims: those which both have."""
+    omitted_dims: tuple[str, ...]
+    """Places that only one of both has."""
+    with_value: float
+    """Hypervolume with the value, in products of the axes' units (decades where logarithmic)."""
+    with_baseline: float
+    """Hypervolume with the baseline."""
     difference_interval: Interval | None
     """Bootstrap interval of the difference; None where a cell has fewer than two seeds."""
     ratio_interval: Interval | None
@@ -64,17 +69,17 @@ class FrontierGain:
 
     @property
     def difference(self) -> float:
-        """Hypervolume with alignment minus without; above 0 alignment is better."""
-        return self.aligned - self.unaligned
+        """Hypervolume less the baseline's; above 0 the value is better."""
+        return self.with_value - self.with_baseline
 
     @property
     def ratio(self) -> float:
-        """Hypervolume with alignment over without; above 1 alignment is better, NaN over 0."""
-        return self.aligned / self.unaligned if self.unaligned > 0 else float("nan")
+        """Hypervolume over the baseline's; above 1 the value is better, NaN over 0."""
+        return self.with_value / self.with_baseline if self.with_baseline > 0 else float("nan")
 
     @property
     def verdict(self) -> GainVerdict:
-        """Whether the frontier with alignment is larger, where the interval of the difference
+        """Whether the frontier with the value is larger, where the interval of the difference
         leaves out 0."""
         if self.difference_interval is None:
             return "no interval"
@@ -85,7 +90,7 @@ class FrontierGain:
 def compute_gains(
     cells: Cells, *, reference: Interval | None = None, config: BootstrapConfig | None = None
 ) -> list[FrontierGain]:
-    """Computes the frontier gain of each alignment, per generator size and over all sizes.
+    """Computes the frontier gain of each compared value, per line and over all lines.
 
     Args:
         cells: From `compute_cells(table, needs=("rfid", "gfid"))`.
@@ -93,8 +98,8 @@ def compute_gains(
         config: How seeds are resampled; 2000 resamples for a 95 % interval if None.
 
     Returns:
-        Gains in the order of the cells, `ALL_SIZES` last where there are several sizes; empty
-        where no alignment has a latent dim in common with its baseline.
+        Gains in the order of the cells, that of all lines last where there are several; empty
+        where no value has a cell in common with its baseline.
     """
     if cells.points.empty:
         return []
@@ -102,29 +107,31 @@ def compute_gains(
     scales = (_choose_scale(cells, "rfid"), _choose_scale(cells, "gfid"))
     means = _to_scale(draw_means(cells, AXES, config), scales)
     gains = []
-    for aligned, unaligned, omitted, size in _pair_frontiers(cells.points):
-        rows = cells.rows if size == ALL_SIZES else cells.rows[cells.rows["generator_size"] == size]
+    for axis, value, place, pairs in _pair_frontiers(cells.points, cells.axes):
+        sides = [cells.points.loc[pairs[side]] for side in ("cell", "base")]
+        known = _of_place(cells.points, axis, (value, axis.baseline), place, cells.axes)
         corner = (
-            choose_reference(_to_scale(rows[AXES].to_numpy(dtype=float), scales))
+            choose_reference(_to_scale(_rows_of(cells, known, place), scales))
             if reference is None
             else _to_scale(np.array(reference), scales)
         )
-        both = pd.concat([aligned, unaligned])
+        both = pd.concat(sides)
         with_it, without = (
-            compute_hypervolume(means[:, side.index.to_numpy()], corner)
-            for side in (aligned, unaligned)
+            compute_hypervolume(means[:, side.index.to_numpy()], corner) for side in sides
         )
         # A ratio has no interval where a resample divides by nothing.
         has_ratio = (without > 0).all()
         ratio = estimate_interval(cells, both, with_it / without, config) if has_ratio else None
         gains.append(
             FrontierGain(
-                alignment=str(aligned["alignment"].iloc[0]),
-                generator_size=size,
-                latent_dims=_list_dims(aligned),
-                omitted_dims=omitted,
-                aligned=float(with_it[0]),
-                unaligned=float(without[0]),
+                axis=axis,
+                along=cells.axes.along,
+                value=axis.text(value),
+                place=place,
+                dims=_list_dims(sides[0], cells.axes),
+                omitted_dims=_list_dims(_alone(known, axis, cells.axes), cells.axes),
+                with_value=float(with_it[0]),
+                with_baseline=float(without[0]),
                 difference_interval=estimate_interval(cells, both, with_it - without, config),
                 ratio_interval=ratio,
                 no_interval=explain_no_interval(both),
@@ -141,25 +148,64 @@ def _choose_scale(cells: Cells, metric: str) -> Scale:
 
 
 def _pair_frontiers(
-    points: pd.DataFrame,
-) -> Iterator[tuple[pd.DataFrame, pd.DataFrame, tuple[float, ...], str]]:
-    """Cells with and without each alignment that agree in size, latent dim and training."""
-    pairs = find_pairs(points)
-    sizes = [str(size) for size in points["generator_size"].unique()]
-    for alignment, mine in pairs.groupby("alignment", sort=False):
-        baseline = points.loc[mine["base"].iloc[0], "alignment"]
-        either = points[points["alignment"].isin([alignment, baseline])]
-        for size in [*sizes, ALL_SIZES] if len(sizes) > 1 else sizes:
-            both = mine if size == ALL_SIZES else mine[mine["generator_size"] == size]
-            known = either if size == ALL_SIZES else either[either["generator_size"] == size]
-            if both.empty:
-                continue
-            alone = known[~known.duplicated(["generator_size", "latent_dim"], keep=False)]
-            yield points.loc[both["cell"]], points.loc[both["base"]], _list_dims(alone), size
+    points: pd.DataFrame, axes: Axes
+) -> Iterator[tuple[Axis, Any, str, pd.DataFrame]]:
+    """Pairs of each compared value, by what both sides share but for the place on the line."""
+    found = find_pairs(points, axes)
+    for axis in axes.compared:
+        mine = found[found["axis"] == axis.column]
+        values = points[axis.column].loc[mine["cell"]].to_numpy()
+        places = _place_of(points, axis, axes)
+        everywhere = _name_everywhere(axis, axes)
+        for value in dict.fromkeys(values):
+            pairs = mine[values == value]
+            place = places.loc[pairs["cell"]].to_numpy()
+            names = list(dict.fromkeys([*places[points[axis.column] == value], *place]))
+            for name in names:
+                if (place == name).any():
+                    yield axis, value, name, pairs[place == name]
+            if places.nunique() > 1:
+                yield axis, value, everywhere, pairs
 
 
-def _list_dims(points: pd.DataFrame) -> tuple[float, ...]:
-    return tuple(sorted(points["latent_dim"].unique().tolist()))
+def _place_of(points: pd.DataFrame, axis: Axis, axes: Axes) -> pd.Series:
+    """What else a line is: all of its axes but the compared one."""
+    return axes.name(points, without=[axis, axes.along])
+
+
+def _name_everywhere(axis: Axis, axes: Axes) -> str:
+    others = [each for each in axes.listed if each not in (axis, axes.along)]
+    return ALL_SIZES if [each.column for each in others] == [SIZE] else ALL_LINES
+
+
+def _of_place(
+    points: pd.DataFrame, axis: Axis, values: tuple[Any, Any], place: str, axes: Axes
+) -> pd.DataFrame:
+    """All cells of two values of an axis, paired or not, that are in a place."""
+    either = points[points[axis.column].isin(values)]
+    if place in (ALL_SIZES, ALL_LINES):
+        return either
+    return either[_place_of(either, axis, axes) == place]
+
+
+def _rows_of(cells: Cells, known: pd.DataFrame, place: str) -> NDArray[np.float64]:
+    """Single measurements that the reference point is chosen from: those of the place's sizes."""
+    rows = cells.rows
+    if place not in (ALL_SIZES, ALL_LINES):
+        rows = rows[rows[SIZE].isin(known[SIZE])]
+    return rows[AXES].to_numpy(dtype=float)
+
+
+def _alone(known: pd.DataFrame, axis: Axis, axes: Axes) -> pd.DataFrame:
+    """Cells whose counterpart is not there."""
+    return known[~axes.name(known, without=[axis]).duplicated(keep=False)]
+
+
+def _list_dims(points: pd.DataFrame, axes: Axes) -> tuple[str, ...]:
+    along = axes.along
+    if along is None:
+        return ()
+    return tuple(along.value_text(value) for value in sorted(points["along"].unique().tolist()))
 
 
 def _to_scale(values: NDArray[np.float64], scales: tuple[Scale, Scale]) -> NDArray[np.float64]:

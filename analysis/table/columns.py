@@ -62,6 +62,14 @@ class Column:
     """Object that it is a property of, such as `tokenizer`, `latents` or `samples`."""
     label: str = ""
     """Name in figures and tables; the table's `distance_name` joins where it ends in a colon."""
+    axis: str = ""
+    """`seed`, `numeric` or `categorical` of an axis of the sweep; else empty."""
+    values: str = "[]"
+    """Values of an axis in the order of the sweep file, JSON."""
+    baseline: str = "null"
+    """Value of an axis that the others are compared with, JSON."""
+    moves_with: str = "[]"
+    """Columns of axes that move together with this one, JSON."""
 
     @property
     def is_number(self) -> bool:

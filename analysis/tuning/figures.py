@@ -1,5 +1,7 @@
 """Figures of a search: front, hypervolume, importance, and proxy against full budget."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -58,20 +60,20 @@ def write_tuning_figures(results: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("tuning_*"):
         old.unlink()
-    figures: dict[str, Figure] = {}
+    figures: dict[str, Callable[[], Figure]] = {}
     if not trials.measured.empty:
         chosen = recommend(trials)
         if len(trials.objectives) > 1:
-            figures["tuning_front"] = draw_front(trials, compute_front(trials), chosen)
-        figures["tuning_hypervolume"] = draw_hypervolumes(trials)
+            figures["tuning_front"] = partial(draw_front, trials, compute_front(trials), chosen)
+        figures["tuning_hypervolume"] = partial(draw_hypervolumes, trials)
     importance = results / "importance.csv"
     if importance.is_file() and len(table := pd.read_csv(importance)):
-        figures["tuning_importance"] = draw_importance(trials, table)
+        figures["tuning_importance"] = partial(draw_importance, trials, table)
     if promoted := load_repetitions(results, trials).get("promoted"):
         orders = [o for o in compute_orders(trials, promoted) if not o.points.empty]
         if orders:
-            figures["tuning_promotion"] = draw_orders(trials, orders)
-    return [path for name, figure in figures.items() for path in save_figure(figure, folder, name)]
+            figures["tuning_promotion"] = partial(draw_orders, trials, orders)
+    return [path for name, draw in figures.items() for path in save_figure(draw, folder, name)]
 
 
 def draw_front(trials: Trials, front: pd.DataFrame, chosen: Recommendation | None) -> Figure:

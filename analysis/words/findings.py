@@ -2,18 +2,20 @@
 
 import numpy as np
 
+from analysis.cells.lines import ALIGNMENT, Axis
 from analysis.figures.convergence import Speedup
 from analysis.figures.diagnostics import MIN_POINTS, RankCorrelation
 from analysis.statistics.bootstrap import Interval
-from analysis.statistics.dilemma_slope import DilemmaSlope
+from analysis.statistics.dilemma_slope import DilemmaSlope, SlopeChange
 from analysis.statistics.gain import REFERENCE_RULE, FrontierGain
+from analysis.statistics.welch import count_by_chance
 
 SIGNIFICANT = 0.05
 """p-value below which a rank correlation is called one."""
 
 
 def say_gains(gains: list[FrontierGain]) -> list[str]:
-    """Says how alignment changes the frontier.
+    """Says how each compared value changes the frontier.
 
     Args:
         gains: From `compute_gains`.
@@ -22,34 +24,41 @@ def say_gains(gains: list[FrontierGain]) -> list[str]:
         Sentences, one a gain after one that says what is compared.
     """
     if not gains:
-        return ["Frontier gain: no alignment has a latent dim in common with its baseline."]
+        return ["Frontier gain: nothing has a cell in common with what it is compared with."]
     axes = dict(zip(("reconstruction", "generation"), gains[0].scales, strict=True))
     logs = [name for name, scale in axes.items() if scale == "log"]
     scale = f", in decades of {' and '.join(logs)}" if logs else ""
-    head = f"Frontier gain (hypervolume with alignment over without{scale}; {REFERENCE_RULE}):"
-    return [head, *map(_say_gain, gains)]
+    lines = []
+    for axis in dict.fromkeys(gain.axis for gain in gains):
+        mine = [gain for gain in gains if gain.axis == axis]
+        sides = f"{_name_sides(axis)}{scale}; {REFERENCE_RULE}"
+        lines += [f"Frontier gain (hypervolume {sides}):", *map(_say_gain, mine)]
+    judged = sum(gain.verdict != "no interval" for gain in gains)
+    return [*lines, *_say_number("frontier gains", judged)]
 
 
-def say_slopes(slopes: list[DilemmaSlope]) -> list[str]:
+def say_slopes(slopes: list[DilemmaSlope], along: str = "latent dims") -> list[str]:
     """Says how steep the dilemma is.
 
     Args:
         slopes: From `compute_dilemma_slopes`.
+        along: What the lines run through.
 
     Returns:
         Sentences, one a line after one that says what a slope is.
     """
     if not slopes:
-        return ["Slope of the dilemma: no line has two latent dims with both distances."]
+        return ["Slope of the dilemma: no line has two points with both distances."]
     head = (
-        "Slope of the dilemma (log generation against log reconstruction over latent dims; -1:"
+        f"Slope of the dilemma (log generation against log reconstruction over {along}; -1:"
         " half the reconstruction distance costs twice the generation distance):"
     )
-    return [head, *map(_say_slope, slopes)]
+    judged = sum(change.interval is not None for slope in slopes for change in slope.changes)
+    return [head, *map(_say_slope, slopes), *_say_number("changes of slope", judged)]
 
 
 def say_speedups(speedups: list[Speedup]) -> list[str]:
-    """Says how much sooner alignment reaches the unaligned generator's last distance.
+    """Says how much sooner a generator reaches its counterpart's last distance.
 
     Args:
         speedups: From `compute_convergence`.
@@ -58,9 +67,14 @@ def say_speedups(speedups: list[Speedup]) -> list[str]:
         Sentences, one a speed-up; one that there is none where nothing is to be compared.
     """
     if not speedups:
-        return ["Convergence: no aligned line of two snapshots has an unaligned counterpart."]
-    head = "Convergence (images to reach the unaligned generator's last generation distance):"
-    return [head, *map(_say_speedup, speedups)]
+        return ["Convergence: no line of two snapshots has a counterpart to be compared with."]
+    lines = []
+    for axis in dict.fromkeys(speedup.axis for speedup in speedups):
+        mine = [_say_speedup(speedup) for speedup in speedups if speedup.axis == axis]
+        whose = "unaligned generator" if axis.column == ALIGNMENT else _name_value(axis)
+        lines += [f"Convergence (images to reach the {whose}'s last generation distance):", *mine]
+    judged = sum(speedup.interval is not None for speedup in speedups)
+    return [*lines, *_say_number("speed-ups", judged)]
 
 
 def say_correlations(correlations: list[RankCorrelation]) -> list[str]:
@@ -82,11 +96,30 @@ def say_correlations(correlations: list[RankCorrelation]) -> list[str]:
     return [head, *map(_say_correlation, correlations)]
 
 
+def _name_sides(axis: Axis) -> str:
+    if axis.column == ALIGNMENT:
+        return "with alignment over without"
+    return f"over that of {axis.text(axis.baseline)}"
+
+
+def _name_value(axis: Axis) -> str:
+    """The baseline in words: "none", "kl_weight 1e-06"."""
+    return axis.text(axis.baseline)
+
+
+def _say_number(what: str, judged: int) -> list[str]:
+    """How many comparisons were made, and how many of them chance alone would call differences."""
+    if judged < 2:
+        return []
+    chance = f"by chance alone about {count_by_chance(judged):.1f} would be told apart"
+    return [f"These are {judged} {what} with intervals; {chance}."]
+
+
 def _say_gain(gain: FrontierGain) -> str:
-    dims = ", ".join(f"{dim:g}" for dim in gain.latent_dims)
     ratio = f"x{gain.ratio:.3g}" if np.isfinite(gain.ratio) else "from nothing"
+    about = ", ".join(filter(None, (gain.value, gain.place, _say_places(gain.along, gain.dims))))
     text = (
-        f"- {gain.alignment}, {gain.generator_size}, d={dims}: {ratio}"
+        f"- {about}: {ratio}"
         f"{_say_interval(gain.ratio_interval)}, difference {gain.difference:+.3g}"
         f"{_say_interval(gain.difference_interval)}"
     )
@@ -96,38 +129,40 @@ def _say_gain(gain: FrontierGain) -> str:
         "not told apart": "not told apart: the interval holds 0",
         "no interval": f"{gain.no_interval}: an observation, not a finding",
     }[gain.verdict]
-    omitted = ", ".join(f"{dim:g}" for dim in gain.omitted_dims)
-    return f"{text}: {verdict}" + (f" (d={omitted} only on one side)." if omitted else ".")
+    omitted = _say_places(gain.along, gain.omitted_dims)
+    return f"{text}: {verdict}" + (f" ({omitted} only on one side)." if omitted else ".")
+
+
+def _say_places(along: Axis | None, places: tuple[str, ...]) -> str:
+    """Places on a line: "d=4, 8, 16"."""
+    return "" if along is None or not places else along.text(", ".join(places))
 
 
 def _say_slope(slope: DilemmaSlope) -> str:
-    text = (
-        f"- {slope.alignment}, {slope.generator_size}: {slope.slope:.2f}"
-        f"{_say_interval(slope.interval)}"
-    )
+    text = f"- {slope.line}: {slope.slope:.2f}{_say_interval(slope.interval)}"
     if slope.shows_dilemma is None:
         text += f", {slope.no_interval}"
     elif not slope.shows_dilemma:
         text += ", no dilemma is established"
-    if np.isfinite(slope.change):
+    for each in slope.changes:
         text += (
-            f"; {slope.change:+.2f}{_say_interval(slope.change_interval)} against none,"
-            f" {_judge_change(slope)}"
+            f"; {each.change:+.2f}{_say_interval(each.interval)} against"
+            f" {_name_value(each.axis)}, {_judge_change(each)}"
         )
     return f"{text}."
 
 
-def _judge_change(slope: DilemmaSlope) -> str:
-    if slope.change_interval is None:
+def _judge_change(change: SlopeChange) -> str:
+    if change.interval is None:
         return "no interval"
-    low, high = slope.change_interval
+    low, high = change.interval
     if low > 0:
-        return "alignment eases it"
-    return "alignment worsens it" if high < 0 else "not told apart"
+        return f"{change.axis.label} eases it"
+    return f"{change.axis.label} worsens it" if high < 0 else "not told apart"
 
 
 def _say_speedup(speedup: Speedup) -> str:
-    head = f"- {speedup.alignment}, {speedup.generator_size}, d={speedup.latent_dim:g}:"
+    head = f"- {speedup.cell}:"
     if not speedup.reached:
         return f"{head} {speedup.target:.4g} is not reached."
     bound = "at least " if speedup.is_bound else ""
@@ -146,7 +181,7 @@ def _say_speedup(speedup: Speedup) -> str:
 
 
 def _say_correlation(each: RankCorrelation) -> str:
-    name = f"- {each.label}, {each.generator_size}:"
+    name = f"- {', '.join(filter(None, (each.label, each.generator)))}:"
     if each.num_points < MIN_POINTS:
         return f"{name} {each.num_points} cells, too few for a correlation."
     if not np.isfinite(each.correlation):

@@ -6,15 +6,15 @@ import numpy as np
 import pandas as pd
 
 from analysis.cells.cells import Cells, average_group
-from analysis.cells.lines import NO_GENERATOR
+from analysis.cells.lines import ALIGNMENT, NO_GENERATOR, Axis
 from analysis.cells.pairs import find_unlike_pairs
 from analysis.statistics.effects import (
-    AlignmentEffect,
     Change,
     DilemmaEffect,
+    Effect,
     compare_cells,
-    compute_alignment_effects,
     compute_dilemma_effects,
+    compute_effects,
     divide,
 )
 from analysis.statistics.welch import LEVEL, count_by_chance
@@ -22,6 +22,8 @@ from analysis.table.protocols import list_some, name_some, split_by_protocol
 from analysis.table.reading import check_table
 
 MAX_REASONS = 8
+JUDGED = ("lower", "higher", "within noise")
+"""Verdicts that an interval gave."""
 MAX_LINES = 60
 """Comparisons listed under one heading at most; totals count them all."""
 
@@ -33,10 +35,10 @@ def summarize(table: pd.DataFrame) -> str:
         table: Any table that `check_table` accepts, also an empty or an all-failed one.
 
     Returns:
-        Plain text: the best cell, the dilemma, what alignment changes, and what was left out.
+        Plain text: the best cell, the dilemma, what each axis changes, and what was left out.
 
     Raises:
-        ValueError: If the table is wrong, or a cell holds one repetition twice.
+        ValueError: If the table is wrong.
     """
     table = check_table(table)
     if table.empty:
@@ -77,7 +79,7 @@ def describe_group(name: str, cells: Cells, rows: pd.DataFrame) -> list[str]:
 
 
 def say_results(cells: Cells) -> list[str]:
-    """Says the best cell, the dilemma, what alignment changes, and what was left out.
+    """Says the best cell, the dilemma, what each axis changes, and what was left out.
 
     Args:
         cells: From `average_group(rows)`.
@@ -93,7 +95,7 @@ def say_results(cells: Cells) -> list[str]:
         return [head, *given, *_say_gaps(cells)]
     if not cells.has_generation:
         return [*_say_tokenizers(cells), *given, *_say_gaps(cells)]
-    findings = [*_say_best(cells), *_say_dilemma(cells), *_say_alignment(cells)]
+    findings = [*_say_best(cells), *_say_dilemma(cells), *_say_effects(cells)]
     return [*findings, *given, *_say_gaps(cells)]
 
 
@@ -165,12 +167,17 @@ def _say_best(cells: Cells) -> list[str]:
 def _say_dilemma(cells: Cells) -> list[str]:
     effects = compute_dilemma_effects(cells)
     if not effects:
-        return ["The dilemma: no line has two latent dims, so nothing is said about it."]
-    head = "The dilemma, from the smallest to the largest latent dim:"
-    return [head, *list_some(map(_say_line, effects), MAX_LINES, "lines")]
+        along = cells.axes.along.heading if cells.axes.along else "latent dim"
+        return [f"The dilemma: no line has two {along}s, so nothing is said about it."]
+    assert cells.axes.along is not None, "a line with two ends runs through something"
+    head = f"The dilemma, from the smallest to the largest {cells.axes.along.heading}:"
+    return [
+        head,
+        *list_some((_say_line(cells.axes.along, effect) for effect in effects), MAX_LINES, "lines"),
+    ]
 
 
-def _say_line(effect: DilemmaEffect) -> str:
+def _say_line(along: Axis, effect: DilemmaEffect) -> str:
     small, large = effect.small, effect.large
     changes = [
         f"generation {small['gfid']:.3g} -> {large['gfid']:.3g}"
@@ -182,8 +189,8 @@ def _say_line(effect: DilemmaEffect) -> str:
         if np.isfinite([small[metric], large[metric]]).all():
             changes.append(f"{label} {small[metric]:#.4g} -> {large[metric]:#.4g}{unit}")
     return (
-        f"{small['alignment']}, {small['generator_size']}, d={small['latent_dim']:g} ->"
-        f" {large['latent_dim']:g}: {', '.join(changes)}: {_judge_dilemma(effect)}"
+        f"{_say_cell(small)} -> {along.value_text(large['along'])}:"
+        f" {', '.join(changes)}: {_judge_dilemma(effect)}"
     )
 
 
@@ -204,38 +211,67 @@ def _judge_dilemma(effect: DilemmaEffect) -> str:
     return "the means go its way, but within noise: not established."
 
 
-def _say_alignment(cells: Cells) -> list[str]:
-    if (cells.points["alignment"] == cells.points["baseline"]).all():
-        return ["Alignment: every row is without, so nothing is said about it."]
-    effects = compute_alignment_effects(cells)
-    unlike = _say_unlike(cells)
+def _say_effects(cells: Cells) -> list[str]:
+    """What each axis changes against its baseline."""
+    effects, unlike = compute_effects(cells), _say_unlike(cells)
+    compared = cells.axes.compared
+    if not compared:
+        return ["No axis is compared with a baseline: nothing but seeds and the line differs."]
+    lines = [
+        line
+        for axis in compared
+        for line in _say_axis(cells, axis, [e for e in effects if e.axis == axis], bool(unlike))
+    ]
+    judged = sum(effect.gfid.verdict in JUDGED for effect in effects)
+    if len(compared) > 1 and judged:
+        lines.append(
+            f"In all {judged} comparisons of generation were made; by chance alone about"
+            f" {count_by_chance(judged):.1f} would be told apart."
+        )
+    return [*lines, *unlike]
+
+
+def _say_axis(cells: Cells, axis: Axis, effects: list[Effect], has_unlike: bool) -> list[str]:
+    name = axis.label[:1].upper() + axis.label[1:] if axis.column == ALIGNMENT else axis.label
+    base, is_alignment = axis.value_text(axis.baseline), axis.column == ALIGNMENT
+    if (cells.points[axis.column] == axis.baseline).all():
+        each = "without" if is_alignment else base
+        return [f"{name}: every row is {each}, so nothing is said about it."]
     if not effects:
-        reason = " of like training" if unlike else ""
-        text = f"Alignment: no aligned cell has an unaligned counterpart{reason},"
-        return [f"{text} so nothing is said.", *unlike]
-    head = "Alignment against none (ratio of means; below 1 alignment is better):"
-    names = dict.fromkeys(str(effect.cell["alignment"]) for effect in effects)
-    totals = [_say_total(name, effects) for name in names]
-    return [head, *list_some(map(_say_effect, effects), MAX_LINES, "cells"), *totals, *unlike]
+        reason = " of like training" if has_unlike else ""
+        who = "aligned cell has an unaligned" if is_alignment else "cell has a"
+        return [f"{name}: no {who} counterpart{reason}, so nothing is said."]
+    better = "alignment is" if is_alignment else "it is"
+    head = f"{name} against {base} (ratio of means; below 1 {better} better"
+    together = [column.removeprefix("axis.") for column in axis.moves_with]
+    moved = f"; it moves together with {name_some(together)}" if together else ""
+    values = dict.fromkeys(axis.text(effect.cell[axis.column]) for effect in effects)
+    return [
+        f"{head}{moved}):",
+        *list_some(map(_say_effect, effects), MAX_LINES, "cells"),
+        *(_say_total(value, effects) for value in values),
+    ]
 
 
 def _say_unlike(cells: Cells) -> list[str]:
-    pairs = find_unlike_pairs(cells.points)
+    pairs = find_unlike_pairs(cells.points, cells.axes)
     if not pairs:
         return []
+    bases = name_some(dict.fromkeys(pair.base for pair in pairs))
     texts = [f"{pair.cell}: {pair.reason}." for pair in pairs]
-    return ["Not compared with none:", *list_some(texts, MAX_LINES, "cells")]
+    return [f"Not compared with {bases}:", *list_some(texts, MAX_LINES, "cells")]
 
 
-def _say_effect(effect: AlignmentEffect) -> str:
-    cell, gfid, rfid = effect.cell, effect.gfid, effect.rfid
+def _say_effect(effect: Effect) -> str:
+    gfid, rfid = effect.gfid, effect.rfid
     shared = rfid.counts == gfid.counts
     counts = "" if shared else f"; reconstruction n={_say_counts(rfid.counts)}"
     known = rfid.verdict != "not measured"
     reconstruction = f"; reconstruction {_say_change(rfid)}" if known else ""
+    training = f"; {effect.difference}" if effect.difference else ""
     return (
-        f"{cell['alignment']}, {cell['generator_size']}, d={cell['latent_dim']:g}: generation"
-        f" {_say_change(gfid)}{reconstruction} (n={_say_counts(gfid.counts)}{counts})."
+        f"{_say_cell(effect.cell)}: generation {_say_change(gfid)}{reconstruction}"
+        f" (n={_say_counts(gfid.counts)}{counts}{training})."
     )
 
 
@@ -250,14 +286,18 @@ def _say_counts(counts: tuple[int, int]) -> str:
     return " and ".join(map(str, dict.fromkeys(counts)))
 
 
-def _say_total(name: str, effects: list[AlignmentEffect]) -> str:
-    mine = [effect.gfid for effect in effects if effect.cell["alignment"] == name]
+def _say_total(name: str, effects: list[Effect]) -> str:
+    mine = [
+        effect.gfid
+        for effect in effects
+        if effect.axis.text(effect.cell[effect.axis.column]) == name
+    ]
     verdicts = Counter(change.verdict for change in mine)
     lower = sum(change.ratio < 1 for change in mine)
     text = f"In total {name} has the lower mean generation distance in {lower} of {len(mine)} cells"
     if verdicts["no interval"] == len(mine):
         return f"{text}; with one seed none of this is established."
-    judged = verdicts["lower"] + verdicts["higher"] + verdicts["within noise"]
+    judged = sum(verdicts[verdict] for verdict in JUDGED)
     return (
         f"{text}; beyond noise it is lower in {verdicts['lower']} and higher in"
         f" {verdicts['higher']}. By chance alone about {count_by_chance(judged):.1f} of {judged}"
@@ -275,8 +315,7 @@ def _say_gaps(cells: Cells) -> list[str]:
 
 
 def _say_cell(cell: pd.Series) -> str:
-    size = f", {cell['generator_size']}" if cell["generator_size"] != NO_GENERATOR else ""
-    return f"{cell['alignment']}{size}, d={cell['latent_dim']:g}"
+    return str(cell["cell"]).replace(f", {NO_GENERATOR}", "")
 
 
 def _say_value(cell: pd.Series, metric: str) -> str:

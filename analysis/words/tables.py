@@ -1,6 +1,6 @@
 """Result tables for papers: Markdown, LaTeX (booktabs) and CSV, best and second best marked."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
@@ -8,11 +8,19 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
-from analysis.cells.cells import CELL_COLUMNS, Cells
+from analysis.cells.cells import Cells
+from analysis.cells.lines import Axis
 from analysis.statistics.effects import compare_cells
 from analysis.table.columns import Column, Columns
 
 MAX_DECIMALS = 4
+NUM_SHOWN = 5
+"""Metrics of a table by default: with the axes they fit a paper's page."""
+USUAL_METRICS = (
+    *("rfid", "gfid", "psnr", "label_accuracy", "inception_score", "lpips", "ssim"),
+    *("precision", "recall"),
+)
+"""Metrics that are shown first."""
 LATEX_ESCAPES = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -35,11 +43,15 @@ class ResultTable:
     """A table of cells, ready to be written in any format."""
 
     rows: pd.DataFrame
-    """One line a cell, then given images that are none: `CELL_COLUMNS`, `num_seeds`,
+    """One line a cell, then given images that are none: columns of the axes, `num_seeds`,
     `num_tokenizers` and for each metric its mean, `<metric>_se` (NaN with one seed) and
     `<metric>_rank`: 1 for the best and 2 for the second best mean, else 0."""
+    axes: tuple[Axis, ...]
+    """Axes of the cells, a column each."""
+    shown: list[str]
+    """Metrics of the Markdown and LaTeX tables, in order; CSV has all."""
     decimals: dict[str, int]
-    """Metrics that are shown, in order, and the decimals of each."""
+    """All metrics that are known, in order, and the decimals of each."""
     headings: dict[str, str]
     """Name of each metric."""
     measures: Columns
@@ -48,34 +60,48 @@ class ResultTable:
     """Protocol and caveats, a sentence each."""
 
 
-def compute_result_table(cells: Cells) -> ResultTable:
+def compute_result_table(cells: Cells, columns: Sequence[str] | None = None) -> ResultTable:
     """Collects the cells' means, their ranks and what must be said beside them.
 
     Args:
         cells: From `compute_cells`.
+        columns: Metrics to show; if None, the first `NUM_SHOWN` of `USUAL_METRICS` that are known.
 
     Returns:
-        The table, without diagnostics of latents and metrics that no cell has; without rows where
-        there are no cells.
+        The table, without metrics that no cell has and, unless they are asked for, without
+        diagnostics of latents; without rows where there are no cells.
+
+    Raises:
+        ValueError: If a column is no metric.
     """
+    asked = list(columns or ())
+    if wrong := [name for name in asked if name not in cells.measures]:
+        known = ", ".join(cells.measures)
+        raise ValueError(
+            f"a column must be one of {known}, but '{wrong[0]}' came; name one of them"
+        )
     points = _list_points(cells)
     shown = {
         name: measure
         for name, measure in cells.measures.items()
-        if measure.measured_on != "latents" and np.isfinite(points[name]).any()
+        if (measure.measured_on != "latents" or name in asked) and np.isfinite(points[name]).any()
     }
+    usual = [name for name in (*USUAL_METRICS, *shown) if name in shown]
+    chosen = asked or list(dict.fromkeys(usual))[:NUM_SHOWN]
     ranked = points.assign(**{f"{name}_rank": _rank(points[name], m) for name, m in shown.items()})
-    about = [*CELL_COLUMNS, "num_seeds", "num_tokenizers"]
-    columns = [f"{name}{end}" for name in shown for end in ("", "_se", "_rank")]
+    about = [*cells.axes.columns, "num_seeds", "num_tokenizers"]
+    numbers = [f"{name}{end}" for name in shown for end in ("", "_se", "_rank")]
     return ResultTable(
-        rows=ranked[[*about, *columns]].reset_index(drop=True),
+        rows=ranked.reindex(columns=[*about, *numbers]).reset_index(drop=True),
+        axes=cells.axes.listed,
+        shown=[name for name in (asked or shown) if name in chosen and name in shown],
         decimals={name: _choose_decimals(points[name], points[f"{name}_se"]) for name in shown},
         headings={
             name: _name_column(name, measure, cells.setting.distance_name)
             for name, measure in shown.items()
         },
         measures=shown,
-        footnotes=_write_footnotes(cells, points, shown),
+        footnotes=_write_footnotes(cells, points, {n: shown[n] for n in shown if n in chosen}),
     )
 
 
@@ -99,16 +125,18 @@ def format_latex(table: ResultTable) -> str:
         break at the end. Every text of the sweep is escaped.
     """
     head, *lines = _list_cells(table, LATEX)
-    # A rule parts the lines of one alignment and size from the next.
+    # A rule parts the lines through numbers from each other.
+    num_axes = len(table.axes)
+    same = max(num_axes - 1, 1)
     rows = [r"\midrule"]
     for previous, cells in pairwise([head, *lines]):
-        if cells[:2] != previous[:2] and previous is not head:
+        if num_axes > 1 and cells[:same] != previous[:same] and previous is not head:
             rows.append(r"\midrule")
         rows.append(rf"{' & '.join(cells)} \\")
     notes = r"\\ ".join(escape_latex(note) for note in table.footnotes)
     parts = [
         r"% needs \usepackage{booktabs}",
-        rf"\begin{{tabular}}{{ll{'r' * (len(head) - 2)}}}",
+        rf"\begin{{tabular}}{{{'l' * num_axes}{'r' * (len(head) - num_axes)}}}",
         r"\toprule",
         rf"{' & '.join(head)} \\",
         *rows,
@@ -203,15 +231,17 @@ def _choose_decimals(means: pd.Series, errors: pd.Series) -> int:
 def _list_cells(table: ResultTable, notation: Notation) -> list[list[str]]:
     """The table's text, headings first: names, counts, and each metric with mark and error."""
     headings = [
-        notation.escape(heading) + notation.arrows[table.measures[name].better]
-        for name, heading in table.headings.items()
+        notation.escape(table.headings[name]) + notation.arrows[table.measures[name].better]
+        for name in table.shown
     ]
-    lines = [["alignment", "size", "latent dim", "seeds", *headings]]
+    names = [notation.escape(axis.heading) for axis in table.axes]
+    lines = [[*names, "seeds", *headings]]
     for row in table.rows.to_dict("records"):
-        dim = f"{row['latent_dim']:g}" if np.isfinite(row["latent_dim"]) else notation.missing
-        names = [notation.escape(str(row[name])) for name in ("alignment", "generator_size")]
-        texts = [*names, dim, f"{row['num_seeds']:d}"]
-        for name, decimals in table.decimals.items():
+        values = [axis.value_text(row[axis.column]) for axis in table.axes]
+        texts = [notation.escape(text) if text else notation.missing for text in values]
+        texts.append(f"{row['num_seeds']:d}")
+        for name in table.shown:
+            decimals = table.decimals[name]
             mean, error = row[name], row[f"{name}_se"]
             text = f"{mean:.{decimals}f}" if np.isfinite(mean) else notation.missing
             text = notation.marks[row[f"{name}_rank"]].format(text)
@@ -225,7 +255,9 @@ def _list_points(cells: Cells) -> pd.DataFrame:
     """The cells, and given images that are none."""
     if cells.given.empty or cells.points.empty:
         return cells.points if cells.given.empty else cells.given
-    return pd.concat([cells.points, cells.given], ignore_index=True)
+    # Where alignment is no axis, the first column holds their names.
+    named = dict.fromkeys(cells.axes.columns[:1], cells.given["cell"])
+    return pd.concat([cells.points, cells.given.assign(**named)], ignore_index=True)
 
 
 def _write_footnotes(cells: Cells, points: pd.DataFrame, shown: Columns) -> list[str]:
