@@ -10,7 +10,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.cells.cells import GIVEN_ELSEWHERE, Cells, average_group, compute_cells
-from analysis.cells.pairs import find_unlike_pairs
+from analysis.cells.lines import Axes
+from analysis.cells.pairs import find_pairs, find_unlike_pairs
 from analysis.figures.convergence import ConvergenceData, compute_convergence, draw_convergence
 from analysis.figures.curves import compute_curves, draw_curves
 from analysis.figures.diagnostics import (
@@ -207,11 +208,10 @@ def select_lines(rows: pd.DataFrame, cells: Cells) -> tuple[pd.DataFrame, str]:
         ("colour", MAX_LEVELS, axes.colours, "colours"),
         ("marker", MAX_LEVELS, axes.markers, "markers"),
         ("panel", MAX_PANELS, axes.panels, "panels"),
-        ("line", MAX_LINES, (), "lines"),
     )
     kept, told = points, []
     for column, most, shown, what in rules:
-        is_first = pd.Series(bool(shown), index=kept.index)
+        is_first = pd.Series(True, index=kept.index)
         for axis in shown:
             is_first &= kept[axis.column].isin([first.get(axis.column)])
         # The baseline before all: without it nothing is compared.
@@ -222,6 +222,10 @@ def select_lines(rows: pd.DataFrame, cells: Cells) -> tuple[pd.DataFrame, str]:
             names = " and ".join(axis.label for axis in shown)
             told.append(f"{most} of {len(best)} {what}{f' ({names})' if names else ''}")
             kept = kept[kept[column].isin(best.index[:most])]
+    lines = _best_lines(kept, axes, merit)
+    if len(lines) > MAX_LINES:
+        told.append(f"{MAX_LINES} of {len(lines)} lines")
+        kept = kept[kept["line"].isin(lines[:MAX_LINES])]
     if not told:
         return rows, ""
     used = cells.rows[cells.rows["cell"].isin(kept["cell"])]
@@ -230,6 +234,18 @@ def select_lines(rows: pd.DataFrame, cells: Cells) -> tuple[pd.DataFrame, str]:
         f"{', '.join(told)}: the Pareto front's, then those of lowest generation distance,"
         " with their baselines"
     )
+
+
+def _best_lines(points: pd.DataFrame, axes: Axes, merit: pd.Series) -> list[str]:
+    """Lines of lowest merit first, each followed by those that it is compared with."""
+    pairs = find_pairs(points, axes)
+    line_of = points["line"]
+    bases: dict[str, list[str]] = {}
+    for cell, base in zip(line_of[pairs["cell"]], line_of[pairs["base"]], strict=True):
+        bases.setdefault(str(cell), []).append(str(base))
+    ordered = merit[points.index].groupby(line_of, sort=False).min().sort_values(kind="stable")
+    names = map(str, ordered.index)
+    return list(dict.fromkeys(each for name in names for each in (name, *bases.get(name, ()))))
 
 
 def _limit_lines(data: Cells) -> Cells:

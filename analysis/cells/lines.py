@@ -231,10 +231,18 @@ def _find_implied(rows: pd.DataFrame, declared: list[Axis], group: pd.Series) ->
     known = [axis.column for axis in declared]
     classic = (ALIGNMENT, SIZE, LATENT_DIM)
     always = classic if set(known) <= set(classic) else ()
+    own = rows["provenance"] != GIVEN
+    differing = [
+        column
+        for column in (ALIGNMENT, *DETAILS, SIZE, LATENT_DIM)
+        # Of given images only the origin tells: much else of them is not known.
+        for among in [own if column in DETAILS and column != ORIGIN else own | True]
+        if _differs_within(rows.loc[among, column], group[among])
+    ]
     return [
         _implied(rows, column)
         for column in (ALIGNMENT, *DETAILS, SIZE, LATENT_DIM)
-        if column not in known and (column in always or _differs_within(rows[column], group))
+        if column not in known and (column in always or column in differing)
     ]
 
 
@@ -289,7 +297,7 @@ def _tell_apart(rows: pd.DataFrame, apart: Sequence[str]) -> pd.Series:
     folder = rows["results_dir"] if "results_dir" in rows else _constant(rows, None)
     sources = {
         "sweep {}": rows["sweep"],
-        "trained on {} images": images.map("{:,.0f}".format, na_action="ignore"),
+        "trained on {} images": images.astype(object).map("{:,.0f}".format, na_action="ignore"),
         "from {}": folder,
         "trial {}": trial,
     }
@@ -302,7 +310,7 @@ def _tell_apart(rows: pd.DataFrame, apart: Sequence[str]) -> pd.Series:
             break
         is_torn = repeats.groupby(cell).transform("any")
         helps = values.groupby(cell).transform("nunique", dropna=False) > 1
-        texts = values.map(pattern.format, na_action="ignore").fillna("")
+        texts = values.map(pattern.format, na_action="ignore").astype(object).fillna("")
         told = told.where(~(is_torn & helps), told + ", " + texts)
     told = told.str.strip(", ")
     return told.where(told != "", None)

@@ -72,18 +72,24 @@ def find_unlike_pairs(points: pd.DataFrame, axes: Axes) -> list[UnlikePair]:
 def _find_rivals(points: pd.DataFrame, axes: Axes) -> pd.DataFrame:
     """Cells, each with every counterpart and how their training differs."""
     pairs = [pair for axis in axes.compared for pair in _pair_axis(points, axes, axis)]
-    records = []
-    for axis, cell, base in pairs:
-        one, other = points.loc[cell], points.loc[base]
-        difference = _say_difference(one, other)
-        # Trials of one sweep differ in its axes alone, so this one moved the training.
-        is_own = axis.is_declared and one["sweep"] == other["sweep"]
-        records.append((axis.column, cell, base, difference, is_own or not difference))
-    columns = ["axis", "cell", "base", "difference", "is_alike"]
-    return pd.DataFrame(records, columns=columns).astype({"is_alike": bool})
+    rivals = pd.DataFrame(pairs, columns=["axis", "cell", "base"])
+    sides = [
+        points.loc[rivals[side], [*TRAINING, "sweep"]].reset_index(drop=True)
+        for side in ("cell", "base")
+    ]
+    differs = pd.concat([(sides[0][c] - sides[1][c]).abs() > 0 for c in TRAINING], axis=1)
+    # Trials of one sweep differ in its axes alone, so a declared axis moved the training itself.
+    declared = [axis.column for axis in axes.compared if axis.is_declared]
+    is_own = rivals["axis"].isin(declared) & (sides[0]["sweep"] == sides[1]["sweep"])
+    unlike = differs.any(axis=1)
+    texts = [
+        _say_difference(sides[0].loc[place], sides[1].loc[place]) if unlike[place] else ""
+        for place in rivals.index
+    ]
+    return rivals.assign(difference=texts, is_alike=(is_own | ~unlike).astype(bool))
 
 
-def _pair_axis(points: pd.DataFrame, axes: Axes, axis: Axis) -> Iterator[tuple[Axis, Any, Any]]:
+def _pair_axis(points: pd.DataFrame, axes: Axes, axis: Axis) -> Iterator[tuple[str, Any, Any]]:
     """Pairs of one axis, in the order of the points; closest counterparts first."""
     held = [
         column for column in axes.columns if column not in (axis.column, TRAINED, *axis.moves_with)
@@ -106,7 +112,7 @@ def _pair_axis(points: pd.DataFrame, axes: Axes, axis: Axis) -> Iterator[tuple[A
         both = left.merge(right, on=known) if known else left.merge(right, how="cross")
         found += both[["cell", "base"]].itertuples(index=False, name=None)
     order = {label: place for place, label in enumerate(points.index)}
-    yield from ((axis, *pair) for pair in sorted(found, key=lambda pair: order[pair[0]]))
+    yield from ((axis.column, *pair) for pair in sorted(found, key=lambda pair: order[pair[0]]))
 
 
 def _as_tuple(key: Any) -> tuple[Any, ...]:

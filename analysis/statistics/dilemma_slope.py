@@ -1,7 +1,8 @@
 """The dilemma as a number: the slope of log generation against log reconstruction distance.
 
 Along a line, of latent dims as a rule, the reconstruction distance falls. A slope of -1 says that
-halving it doubles the generation distance; a slope of 0 or more is no dilemma (arXiv 2501.01423, section 1).
+halving it doubles the generation distance; a slope of 0 or more is no dilemma (arXiv 2501.01423,
+section 1).
 """
 
 from dataclasses import dataclass

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.cells.cells import Cells
-from analysis.cells.lines import SIZE, Axes, Axis
+from analysis.cells.lines import SIZE, TRAINED, Axes, Axis
 from analysis.cells.pairs import find_pairs
 from analysis.statistics.bootstrap import (
     BootstrapConfig,
@@ -170,11 +170,16 @@ def _pair_frontiers(
 
 def _place_of(points: pd.DataFrame, axis: Axis, axes: Axes) -> pd.Series:
     """What else a line is: all of its axes but the compared one."""
-    return axes.name(points, without=[axis, axes.along])
+    return axes.name(points, without=[axis, axes.along, *_trained(axes)])
+
+
+def _trained(axes: Axes) -> list[Axis]:
+    """How long a tokenizer was trained is no place: pairs are trained alike, or it is compared."""
+    return [axis for axis in axes.listed if axis.column == TRAINED]
 
 
 def _name_everywhere(axis: Axis, axes: Axes) -> str:
-    others = [each for each in axes.listed if each not in (axis, axes.along)]
+    others = [each for each in axes.listed if each not in (axis, axes.along, *_trained(axes))]
     return ALL_SIZES if [each.column for each in others] == [SIZE] else ALL_LINES
 
 
@@ -198,7 +203,7 @@ def _rows_of(cells: Cells, known: pd.DataFrame, place: str) -> NDArray[np.float6
 
 def _alone(known: pd.DataFrame, axis: Axis, axes: Axes) -> pd.DataFrame:
     """Cells whose counterpart is not there."""
-    return known[~axes.name(known, without=[axis]).duplicated(keep=False)]
+    return known[~axes.name(known, without=[axis, *_trained(axes)]).duplicated(keep=False)]
 
 
 def _list_dims(points: pd.DataFrame, axes: Axes) -> tuple[str, ...]:

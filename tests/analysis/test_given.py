@@ -59,7 +59,7 @@ def test_given_images_with_their_columns_are_points_of_their_own_line(make_row, 
     stated |= {"trial_id": "h"}
     table = check_table(pd.DataFrame([make_row(), placed, stated]))
     points = compute_cells(table, needs=("rfid", "gfid")).points
-    assert points["alignment"].tolist() == ["none", "given paper", "vf, given b"]
+    assert points["colour"].tolist() == ["none", "vf, given b", "given paper"]
     assert points["generator_size"].tolist() == ["S"] * 3
 
 

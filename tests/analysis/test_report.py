@@ -126,8 +126,9 @@ def test_dollar_signs_and_markup_in_names_are_text_everywhere(dilemma_rows, load
 def test_a_refused_table_leaves_the_figures_of_the_earlier_run(make_row, load, tmp_path):
     load([make_row()])
     written = write_figures(tmp_path)
-    load([make_row(trial_id=name, row_id=name) for name in ("a", "b")])
-    with pytest.raises(ValueError, match="one repetition"):
+    load([make_row()])
+    pd.DataFrame([make_row(status="lost")]).to_parquet(tmp_path / "table.parquet")
+    with pytest.raises(ValueError, match="'status' must be one of"):
         write_figures(tmp_path)
     assert all(path.is_file() for path in written)
 
@@ -193,7 +194,7 @@ def test_many_lines_are_thinned_to_the_best_and_the_report_says_so(make_row, loa
     rows = [make_row(generator_size=f"S{k}", gfid=1.0 + k, rfid=1.0) for k in range(40)]
     load(rows)
     report = write_report([tmp_path])
-    assert "24 of 40 lines" in report.words
+    assert "8 of 40 markers (generator_size)" in report.words
     assert len(pd.read_csv(tmp_path / "figures" / "frontier.csv")) == 40
 
 

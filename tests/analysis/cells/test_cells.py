@@ -54,13 +54,8 @@ def test_one_shared_tokenizer_has_no_reconstruction_error(make_row, load):
 
 def test_lines_run_through_latent_dims_in_order_with_unaligned_first(dilemma_rows, load):
     lines = _lines(load(dilemma_rows[::-1]))
-    assert [line[:2] for line in lines] == [
-        ("none", "S"),
-        ("none", "M"),
-        ("vf", "S"),
-        ("vf", "M"),
-    ]
-    assert all(line["latent_dim"].tolist() == [4, 16, 64] for _, _, line in lines)
+    assert [name for name, _ in lines] == ["none, S", "none, M", "vf, S", "vf, M"]
+    assert all(line["latent_dim"].tolist() == [4, 16, 64] for _, line in lines)
 
 
 def test_failed_and_unmeasured_rows_are_gaps_with_reasons(make_row, load):
@@ -115,7 +110,7 @@ def test_encoders_of_unlike_dims_share_no_line(make_row, load):
         make_row(alignment="vf", alignment_encoder=encoder, latent_dim=dim)
         for encoder, dim in (("dinov2", 16), ("mae", 32))
     ]
-    assert [line[0] for line in _lines(load(rows))] == ["vf dinov2", "vf mae"]
+    assert [name for name, _ in _lines(load(rows))] == ["vf dinov2, S", "vf mae, S"]
 
 
 def test_adaptive_weight_and_patch_size_make_lines(make_row, load):
@@ -124,13 +119,12 @@ def test_adaptive_weight_and_patch_size_make_lines(make_row, load):
         for adaptive in ("no", "yes")
         for patch in (1, 2)
     ]
-    lines = [line[:2] for line in _lines(load([make_row(), *rows]))]
-    assert lines == [
-        ("none", "S/1"),
-        ("vf, adaptive_vf no", "S/1"),
-        ("vf, adaptive_vf no", "S/2"),
-        ("vf, adaptive_vf yes", "S/1"),
-        ("vf, adaptive_vf yes", "S/2"),
+    assert [name for name, _ in _lines(load([make_row(), *rows]))] == [
+        "none, S/1",
+        "vf, adaptive_vf no, S/1",
+        "vf, adaptive_vf no, S/2",
+        "vf, adaptive_vf yes, S/1",
+        "vf, adaptive_vf yes, S/2",
     ]
 
 
@@ -140,18 +134,29 @@ def test_a_detail_that_varies_within_a_cell_makes_lines_of_its_own(make_row, loa
     assert points["alignment"].tolist() == ["none", "vf, vf_weight 0.1", "vf, vf_weight 0.5"]
 
 
-def test_two_rows_of_one_cell_and_seed_are_refused(make_row, load):
+def test_two_trainings_of_one_cell_and_seed_are_never_averaged(make_row, load):
     rows = [make_row(trial_id=name, row_id=name) for name in ("slow", "fast")]
-    with pytest.raises(ValueError, match="rows slow and fast are both none, S, d=4 with seed 0"):
-        _cells(load(rows))
+    points = _cells(load(rows)).points
+    assert points["num_seeds"].tolist() == [1, 1]
+    assert points["cell"].tolist() == ["none, trial fast, S, d=4", "none, trial slow, S, d=4"]
 
 
-def test_two_rows_of_one_cell_and_triple_are_refused_whatever_their_seed(make_row, load):
+def test_two_trainings_of_one_triple_are_told_apart_whatever_their_seed(make_row, load):
     seeds = {"tokenizer_seed": 0, "generator_seed": 1, "evaluation_seed": 0}
     rows = [make_row(seed=seed, trial_id=f"t{seed}", **seeds) for seed in (0, 1)]
-    message = "with tokenizer seed 0, generator seed 1, evaluation seed 0"
-    with pytest.raises(ValueError, match=message):
-        _cells(load(rows))
+    assert _cells(load(rows)).points["num_seeds"].tolist() == [1, 1]
+
+
+def test_trainings_of_unlike_length_are_no_snapshots_of_one(make_row, load):
+    rows = [
+        make_row(trial_id=f"b{batch}", generator_images=12 * batch, gfid=1.0 * batch)
+        for batch in (8, 16, 32)
+    ]
+    cells = _cells(load(rows))
+    assert cells.gaps.empty
+    assert cells.points["cell"].tolist() == [
+        f"none, trained on {images} images, S, d=4" for images in (192, 384, 96)
+    ]
 
 
 def test_mixed_guidance_is_refused(make_row, load):

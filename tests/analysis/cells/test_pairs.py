@@ -6,7 +6,7 @@ from analysis.cells.pairs import find_unlike_pairs
 from analysis.group import analyse_group
 from analysis.statistics.bootstrap import BootstrapConfig
 from analysis.statistics.dilemma_slope import compute_dilemma_slopes
-from analysis.statistics.effects import compute_alignment_effects
+from analysis.statistics.effects import compute_effects
 from analysis.statistics.gain import compute_gains
 from analysis.table.reading import check_table
 
@@ -30,11 +30,11 @@ def _cells(rows):
 @pytest.mark.parametrize("column", ["generator_images", "tokenizer_images"])
 def test_pairs_of_unlike_training_are_left_out_and_named(make_row, column):
     cells = _cells(_pair(make_row, column, (64_000, 640_000)))
-    assert [effect.cell["latent_dim"] for effect in compute_alignment_effects(cells)] == [8]
+    assert [effect.cell["latent_dim"] for effect in compute_effects(cells)] == [8]
     (gain,) = compute_gains(cells, config=QUICK)
-    assert gain.latent_dims == (8,)
-    assert all(slope.shared_dims == () for slope in compute_dilemma_slopes(cells, config=QUICK))
-    (pair,) = find_unlike_pairs(cells.points)
+    assert gain.dims == ("8",)
+    assert all(slope.changes == () for slope in compute_dilemma_slopes(cells, config=QUICK))
+    (pair,) = find_unlike_pairs(cells.points, cells.axes)
     images = f"640,000 against 64,000 images of the {column.removesuffix('_images')}"
     assert pair.reason == f"unlike training: {images}"
     assert "d=4" in pair.cell
@@ -50,8 +50,9 @@ def test_the_report_names_pairs_of_unlike_training(make_row):
 def test_like_or_unknown_training_is_compared(make_row):
     rows = _pair(make_row, "tokenizer_images", (None, None))
     rows = [row | {"tokenizer_images": None} for row in rows]
-    assert find_unlike_pairs(_cells(rows).points) == []
-    assert len(compute_alignment_effects(_cells(rows))) == 2
+    cells = _cells(rows)
+    assert find_unlike_pairs(cells.points, cells.axes) == []
+    assert len(compute_effects(cells)) == 2
 
 
 def test_seeds_of_unlike_tokenizer_training_are_not_averaged(make_row):

@@ -39,7 +39,7 @@ def test_stages_of_a_cell_are_averaged_over_their_seeds(table):
 
 def test_stages_that_no_row_shows_go_by_their_label(table):
     (data,) = compute_curves(pd.DataFrame(_curve("z", [1.0], kind="encoder")), table)
-    assert data.points["alignment"].tolist() == ["encoder z"]
+    assert data.points["colour"].tolist() == ["encoder z"]
 
 
 def test_values_that_are_not_finite_are_left_out_and_counted(table):

@@ -55,7 +55,7 @@ def test_four_points_give_no_correlation(make_row):
 
 def test_sizes_are_correlated_apart(make_row):
     rows = _rows(make_row, 5) + _rows(make_row, 5, generator_size="M", generator_params=9e5)
-    sizes = [each.generator_size for each in _correlate(rows)]
+    sizes = [each.generator for each in _correlate(rows)]
     assert sizes == ["S", "M"]
 
 

@@ -6,8 +6,8 @@ import pytest
 from analysis.cells.cells import compute_cells
 from analysis.statistics.effects import (
     compare_cells,
-    compute_alignment_effects,
     compute_dilemma_effects,
+    compute_effects,
 )
 from analysis.table.columns import known_columns
 
@@ -58,7 +58,7 @@ def test_alignment_is_the_ratio_of_means_with_its_range_over_common_seeds(make_r
         for name, values in pairs
         for seed, gfid in enumerate(values)
     ]
-    (effect,) = compute_alignment_effects(compute_cells(load(rows), needs=("gfid",)))
+    (effect,) = compute_effects(compute_cells(load(rows), needs=("gfid",)))
     assert effect.gfid.ratio == pytest.approx(6 / 15)
     assert effect.gfid.ratio_range == pytest.approx((0.2, 0.5))
     assert effect.gfid.counts == (3, 2)
@@ -71,7 +71,7 @@ def test_alignment_is_compared_at_the_same_patch_size_and_downsample(make_row, l
         for name, gfid in (("none", 10.0), ("vf", 5.0))
         for patch, downsample in ((1, 8), (2, 8), (4, 16))
     ]
-    effects = compute_alignment_effects(compute_cells(load(rows), needs=("gfid",)))
+    effects = compute_effects(compute_cells(load(rows), needs=("gfid",)))
     assert [effect.gfid.ratio for effect in effects] == pytest.approx([0.5] * 3)
 
 
@@ -81,7 +81,7 @@ def test_a_shared_tokenizer_gives_reconstruction_neither_interval_nor_range(make
         for name, gfid, rfid in (("none", 30.0, 2.0), ("vf", 10.0, 3.0))
         for seed in range(3)
     ]
-    (effect,) = compute_alignment_effects(compute_cells(load(rows), needs=("gfid",)))
+    (effect,) = compute_effects(compute_cells(load(rows), needs=("gfid",)))
     assert (effect.gfid.verdict, effect.rfid.verdict) == ("lower", "no interval")
     assert effect.gfid.ratio_range == pytest.approx((1 / 3, 12 / 32))
     assert effect.rfid.ratio_range is None
@@ -95,10 +95,10 @@ def test_a_reconstruction_range_is_taken_over_common_tokenizer_seeds(make_row, l
         for tokenizer, rfid in enumerate(values)
         for seed in range(2)
     ]
-    (effect,) = compute_alignment_effects(compute_cells(load(rows), needs=("gfid",)))
+    (effect,) = compute_effects(compute_cells(load(rows), needs=("gfid",)))
     assert effect.rfid.ratio_range == pytest.approx((1.25, 1.5))
 
 
 def test_an_aligned_cell_without_counterpart_has_no_effect(make_row, load):
     table = load([make_row(latent_dim=4), make_row(latent_dim=16, alignment="vf")])
-    assert compute_alignment_effects(compute_cells(table, needs=("gfid",))) == []
+    assert compute_effects(compute_cells(table, needs=("gfid",))) == []

@@ -28,7 +28,7 @@ def pair_rows(make_row):
 
 def test_the_gain_is_the_area_with_alignment_against_the_area_without(pair_rows):
     (gain,) = compute_gains(_cells(pair_rows), reference=(3.0, 4.0), config=QUICK)
-    assert (gain.unaligned, gain.aligned) == (1.0, 3.0)
+    assert (gain.with_baseline, gain.with_value) == (1.0, 3.0)
     assert (gain.difference, gain.ratio) == (2.0, 3.0)
     assert gain.difference_interval == (2.0, 2.0)
     assert gain.verdict == "larger"
@@ -47,7 +47,7 @@ def test_a_wide_axis_is_reckoned_in_decades(make_row):
     ]
     (gain,) = compute_gains(_cells(rows), reference=(2.0, 1000.0), config=QUICK)
     assert gain.scales == ("linear", "log")
-    assert (gain.unaligned, gain.aligned) == pytest.approx((1.0, 2.0))
+    assert (gain.with_baseline, gain.with_value) == pytest.approx((1.0, 2.0))
 
 
 def test_one_seed_gives_a_gain_without_an_interval_and_says_so(make_row):
@@ -61,13 +61,13 @@ def test_one_seed_gives_a_gain_without_an_interval_and_says_so(make_row):
 def test_only_latent_dims_of_both_are_compared(pair_rows, make_row):
     rows = [*pair_rows, make_row(alignment="none", latent_dim=64, rfid=1.0, gfid=1.0)]
     (gain,) = compute_gains(_cells(rows), reference=(3.0, 4.0), config=QUICK)
-    assert (gain.latent_dims, gain.omitted_dims) == ((4.0,), (64.0,))
-    assert gain.unaligned == 1.0
+    assert (gain.dims, gain.omitted_dims) == (("4",), ("64",))
+    assert gain.with_baseline == 1.0
 
 
 def test_sizes_have_their_gains_and_all_sizes_theirs(dilemma_rows):
     gains = compute_gains(_cells(dilemma_rows), config=QUICK)
-    assert [gain.generator_size for gain in gains] == ["S", "M", ALL_SIZES]
+    assert [gain.place for gain in gains] == ["S", "M", ALL_SIZES]
     assert all(gain.verdict == "larger" for gain in gains)
     low, high = gains[0].ratio_interval or (0, 0)
     assert low < gains[0].ratio < high

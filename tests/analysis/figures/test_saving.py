@@ -1,0 +1,47 @@
+import matplotlib as mpl
+import pytest
+
+from analysis.figures.frontier import compute_frontier, draw_frontier
+from analysis.figures.saving import save_figure
+from analysis.report import write_report
+from analysis.table.published import select_published
+
+
+@pytest.fixture
+def draw(dilemma_rows, load):
+    cells = compute_frontier(load(dilemma_rows))
+    return lambda: draw_frontier(cells, select_published(cells.rows))
+
+
+def test_a_foreign_matplotlibrc_changes_no_byte(draw, tmp_path):
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "foreign").mkdir()
+    own = save_figure(draw, tmp_path / "plain", "frontier")
+    foreign = {
+        "text.usetex": True,
+        "savefig.dpi": 37,
+        "figure.dpi": 37,
+        "font.family": "no such font",
+        "axes.facecolor": "black",
+        "lines.linewidth": 9,
+        "savefig.bbox": "tight",
+    }
+    with mpl.rc_context(foreign):
+        other = save_figure(draw, tmp_path / "foreign", "frontier")
+        assert mpl.rcParams["savefig.dpi"] == 37
+    assert [path.read_bytes() for path in own] == [path.read_bytes() for path in other]
+
+
+def test_a_figure_that_fails_is_told_and_the_report_is_written(
+    dilemma_rows, load, tmp_path, monkeypatch
+):
+    def fail(*_):
+        raise RuntimeError("no such marker")
+
+    load(dilemma_rows)
+    monkeypatch.setattr("analysis.group.draw_frontier", fail)
+    report = write_report([tmp_path])
+    names = {path.name for path in report.files}
+    assert "frontier.png" not in names
+    assert {"dilemma.png", "report.html", "results.md"} <= names
+    assert "- frontier: drawing failed: RuntimeError: no such marker" in report.words
