@@ -219,8 +219,8 @@ def _compute_speedups(
     ends = points.groupby(LINE, sort=False).tail(1).assign(generator_images=np.nan)
     by_name = {axis.column: axis for axis in axes.compared}
     speedups = []
-    for pair in find_pairs(ends, axes).itertuples(index=False):
-        name, base_name = (str(points.loc[label, LINE]) for label in (pair.cell, pair.base))
+    for pair in find_pairs(ends, axes).to_dict("records"):
+        name, base_name = (str(points.loc[label, LINE]) for label in (pair["cell"], pair["base"]))
         line, base = lines[name], lines[base_name].iloc[-1]
         if len(line) < 2 or (line["gfid"] <= 0).any() or base["gfid"] <= 0:
             continue
@@ -230,7 +230,7 @@ def _compute_speedups(
         has_interval = np.isfinite(reach) and min(map(len, sides)) > 1
         speedups.append(
             Speedup(
-                axis=by_name[pair.axis],
+                axis=by_name[pair["axis"]],
                 cell=name,
                 target=float(base["gfid"]),
                 baseline_images=float(base["generator_images"]),

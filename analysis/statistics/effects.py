@@ -125,8 +125,8 @@ def compute_effects(cells: Cells) -> list[Effect]:
     axes = {axis.column: axis for axis in cells.axes.compared}
     by_seed = {metric: _group_by_seed(cells, metric) for metric in ("gfid", "rfid")}
     effects = []
-    for pair in find_pairs(points, cells.axes).itertuples(index=False):
-        cell, base = points.loc[pair.cell], points.loc[pair.base]
+    for pair in find_pairs(points, cells.axes).to_dict("records"):
+        cell, base = points.loc[pair["cell"]], points.loc[pair["base"]]
         changes = {}
         for metric, values in by_seed.items():
             count = _count_column(metric, cells.measures)
@@ -137,7 +137,7 @@ def compute_effects(cells: Cells) -> list[Effect]:
                 counts=(int(cell[count]), int(base[count])),
             )
         effects.append(
-            Effect(axis=axes[pair.axis], cell=cell, difference=pair.difference, **changes)
+            Effect(axis=axes[pair["axis"]], cell=cell, difference=pair["difference"], **changes)
         )
     return effects
 

@@ -93,6 +93,12 @@ def say_correlations(correlations: list[RankCorrelation]) -> list[str]:
         " size; latent dim and alignment move both, so it shows no cause"
         f"{_say_chance(correlations)}):"
     )
+    most = max(each.num_points for each in correlations)
+    if most < MIN_POINTS:
+        cells = (
+            f"{most} cell{'' if most == 1 else 's'} of one generator, too few for a correlation."
+        )
+        return [f"{head[:-1]}: at most {cells}"]
     return [head, *map(_say_correlation, correlations)]
 
 

@@ -167,7 +167,9 @@ def _say_best(cells: Cells) -> list[str]:
 def _say_dilemma(cells: Cells) -> list[str]:
     effects = compute_dilemma_effects(cells)
     if not effects:
-        along = cells.axes.along.heading if cells.axes.along else "latent dim"
+        if cells.axes.along is None:
+            return ["The dilemma: no axis of numbers has tokenizers of its own."]
+        along = cells.axes.along.heading
         return [f"The dilemma: no line has two {along}s, so nothing is said about it."]
     assert cells.axes.along is not None, "a line with two ends runs through something"
     head = f"The dilemma, from the smallest to the largest {cells.axes.along.heading}:"

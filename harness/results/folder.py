@@ -142,8 +142,10 @@ def _analyse(results: Path) -> tuple[list[Path], str]:
 
     try:
         return _figures(results), summarize(load_table(results))
-    except ValueError as error:
-        return [], f"no figures: {error}"
+    # The analysis is given any sweep's numbers; no error of it may end a sweep that has trained.
+    except Exception as error:
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        return [], f"no figures: {kind}{error}"
 
 
 def _figures(results: Path) -> list[Path]:

@@ -1,3 +1,5 @@
+from typing import Any
+
 import matplotlib as mpl
 import pytest
 
@@ -17,7 +19,7 @@ def test_a_foreign_matplotlibrc_changes_no_byte(draw, tmp_path):
     (tmp_path / "plain").mkdir()
     (tmp_path / "foreign").mkdir()
     own = save_figure(draw, tmp_path / "plain", "frontier")
-    foreign = {
+    foreign: dict[Any, Any] = {
         "text.usetex": True,
         "savefig.dpi": 37,
         "figure.dpi": 37,

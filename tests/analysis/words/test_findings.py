@@ -68,7 +68,7 @@ def test_few_points_make_no_correlation(make_row):
     rows = [make_row(latent_dim=d, gfid=d) | {"density_cv": d} for d in range(2, 6)]
     table = check_table(pd.DataFrame(rows))
     words = say_correlations(compute_correlations(compute_cells(table, needs=("gfid",))))
-    assert "4 cells, too few for a correlation" in words[1]
+    assert "4 cells of one generator, too few for a correlation" in words[0]
     assert "shows no cause" in words[0]
 
 
