@@ -1,5 +1,6 @@
 """Frozen feature networks from timm: dense features, pooled features and logits."""
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -71,7 +72,44 @@ class EncoderOutputs:
     """Class scores; None where the network has no classification head."""
 
 
-class FeatureEncoder(nn.Module):
+class EncoderNetwork(nn.Module):
+    """A frozen network that gives features of images in [-1, 1], all of them in float32."""
+
+    @property
+    @abstractmethod
+    def feature_dim(self) -> int:
+        """Channels of `features`, and width of pooled features."""
+
+    @property
+    @abstractmethod
+    def stride(self) -> int:
+        """Input pixels per cell of the feature grid."""
+
+    @property
+    @abstractmethod
+    def input_size(self) -> tuple[int, int]:
+        """Rows and columns of the images behind pooled features and logits."""
+
+    @abstractmethod
+    def features(
+        self, images: Float[Tensor, "b c h_in w_in"], grid: tuple[int, int]
+    ) -> Float[Tensor, "b d h w"]:
+        """Dense features on a grid of (rows, columns), without gradient."""
+
+    @abstractmethod
+    def outputs(self, images: Float[Tensor, "b c h w"]) -> EncoderOutputs:
+        """Everything from one pass, in the caller's precision."""
+
+    @abstractmethod
+    def forward(self, images: Float[Tensor, "b c h w"]) -> Any:
+        """The pass of images of the network's own size; its operations are what it costs."""
+
+    def compile_features(self) -> None:
+        """Compile the pass behind `features` alone. A kind may have nothing to compile."""
+        return
+
+
+class FeatureEncoder(EncoderNetwork):
     """A frozen timm network in evaluation mode.
 
     Images come in [-1, 1]; all results are float32. The timm network itself is `model`, whose
@@ -90,6 +128,10 @@ class FeatureEncoder(nn.Module):
         if config.position_resize == "dinov2":
             _resize_positions_as_dinov2(self.model, self.input_size)
         self.eval().requires_grad_(False)
+
+    def forward(self, images: Float[Tensor, "b c h w"]) -> Tensor:
+        """The timm network's own pass."""
+        return self.model(images)
 
     def compile_features(self) -> None:
         """Compile the pass behind `features`; `pooled`, `logits` and `outputs` stay as they are."""

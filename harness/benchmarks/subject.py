@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from harness.benchmarks.generated import write_parquet
-from harness.config.encoders import InDomainEncoder
+from harness.config.encoders import EncoderSettings
 from harness.config.evaluation import NoDiagnostics
 from harness.config.generator import GeneratorSettings
 from harness.config.reference import TrainingSplit
@@ -28,11 +28,11 @@ from harness.data.pipelines import Workers
 from harness.execution.stage_run import run_stage
 from harness.plan.plan import make_plan
 from harness.schema.reading import ConfigError, parse_yaml, validate
+from harness.stages.encoder.stage import kind_of as encoder_kind_of
 from harness.stages.generator.kinds import kind_of
 from harness.stages.stage import Stage
 from harness.storage.artifacts import Artifact, Store
 from models.discriminator import DiscriminatorConfig
-from models.foundation import TimmEncoderConfig
 from models.guidance import NoGuidance
 from models.perceptual import LPIPSConfig, NoPerceptual, untrained_backbone
 from models.repa import NoREPA, REPAConfig
@@ -182,12 +182,12 @@ def make_subject(
         if kind.smallest is not None:
             generator = kind.resized(generator, kind.smallest)
         generator = _cut(generator, folder, notes)
-    if not isinstance(extractor, InDomainEncoder | TimmEncoderConfig):
-        extractor = TimmEncoderConfig(name="inception_v3", weights="random", input_size=299)
-        notes["extractor"] = "timm's inception_v3 with random weights"
+    cheapened = encoder_kind_of(extractor).cheapened(extractor)
+    if cheapened.kind != extractor.kind:
+        notes["extractor"] = f"{cheapened.kind}'s {cheapened.name} with random weights"
     evaluation = dataclasses.replace(
         trial.evaluation,
-        extractor=_cut(extractor, folder, notes),
+        extractor=_cut(cheapened, folder, notes),
         perceptual=NoPerceptual(),
         reference=TrainingSplit(),
         guidance=(NoGuidance(),),
@@ -224,11 +224,8 @@ def _cut(config: Any, folder: Path, notes: dict[str, str]) -> Any:
     """
     if isinstance(config, TrainingConfig):
         return dataclasses.replace(config, steps=1, warmup_steps=0)
-    if isinstance(config, InDomainEncoder):
-        training = dataclasses.replace(config.training, batch_size=2)
-        return dataclasses.replace(config, training=_cut(training, folder, notes))
-    if isinstance(config, TimmEncoderConfig):
-        return dataclasses.replace(config, weights="random")
+    if isinstance(config, EncoderSettings):
+        config = encoder_kind_of(config).cheapened(config)
     if isinstance(config, LPIPSConfig):
         notes["perceptual"] = "VGG16 with random weights"
         return dataclasses.replace(config, backbone_weights=str(_random_vgg16(folder)))

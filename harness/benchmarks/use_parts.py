@@ -20,8 +20,8 @@ from harness.data import DatasetConfig, open_dataset
 from harness.data.stream import BatchStream
 from harness.metrics.sample_scores import SampleScores
 from harness.schema.keys import to_plain
-from harness.stages.encoder import flops_per_image as encoder_flops_per_image
-from harness.stages.encoder import load_extractor
+from harness.stages.encoder.stage import flops_per_image as encoder_flops_per_image
+from harness.stages.encoder.stage import load_extractor
 from harness.stages.generation import GenerationStage, Sampling
 from harness.stages.generator.kind import GeneratorStage
 from harness.stages.generator.kinds import kind_of

@@ -17,11 +17,11 @@ from harness.commands.options import RunOptions
 from harness.commands.planning import check_networks
 from harness.commands.run_stages import check_start, execute
 from harness.config.data import published
+from harness.config.perceptual import describe_lpips
 from harness.config.protocol_presets import generation_name, reconstruction_name
 from harness.config.reference import ReferenceImages, ReferenceSource, StatisticsFile
 from harness.config.sweep import Sweep, check_name
 from harness.config.trial import Trial
-from harness.config.weights import describe_lpips
 from harness.data.image_sets import (
     DatasetImages,
     FolderImages,
@@ -46,8 +46,9 @@ from harness.results.rows import (
 )
 from harness.schema.keys import content_hash
 from harness.schema.reading import ConfigError, nearest, parse_yaml
-from harness.stages import encoder as encoder_stage
 from harness.stages import reference as reference_stage
+from harness.stages.encoder import stage as encoder_stage
+from harness.stages.encoder.kind import METRIC
 from harness.stages.generation import GenerationStage
 from harness.stages.given_pairs import GivenPairsStage
 from harness.stages.given_samples import GivenSamplesStage
@@ -142,7 +143,7 @@ def _request(sweep: Sweep, given: GivenImages) -> _Request:
     if given.reference is not None:
         source = _reference(given.reference, trial, given)
         trial = replace(trial, evaluation=replace(trial.evaluation, reference=source))
-    extractor = encoder_stage.stage_of(trial.evaluation.extractor, trial, "metric extractor")
+    extractor = encoder_stage.stage_of(trial.evaluation.extractor, trial, METRIC)
     reference = reference_stage.stage_of(trial, extractor)
     return _Request(
         trial=trial,

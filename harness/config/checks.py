@@ -1,8 +1,5 @@
 """Whether the parts of a trial fit each other; each part has checked itself before."""
 
-from typing import Any
-
-from harness.config.encoders import InDomainEncoder
 from harness.config.generator import GeneratorSettings
 from harness.config.trial import Trial
 from harness.data.latents.folder import LatentFolder
@@ -33,7 +30,7 @@ def check_trial(trial: Trial) -> None:
     if trial.generator is not None:
         _check_generator(trial, trial.generator)
     _check_evaluation(trial)
-    _check_shifts(trial)
+    _check_encoders(trial)
     _check_counts(trial)
 
 
@@ -111,16 +108,13 @@ def _check_guided_groups(
             )
 
 
-def _check_shifts(trial: Trial) -> None:
-    encoders: dict[str, Any] = {"evaluation.extractor": trial.evaluation.extractor}
-    encoders |= trial.encoders
-    for path, encoder in encoders.items():
-        if isinstance(encoder, InDomainEncoder) and encoder.max_shift >= trial.data.resolution:
-            raise ConfigError(
-                f"must be less than the {trial.data.resolution} pixels of an image, but got "
-                f"{encoder.max_shift}; use {trial.data.resolution // 8}",
-                path=f"{path}.max_shift",
-            )
+def _check_encoders(trial: Trial) -> None:
+    extractor = {"evaluation.extractor": trial.evaluation.extractor}
+    for path, encoder in {**extractor, **trial.encoders}.items():
+        try:
+            encoder.check(trial.data.resolution)
+        except ConfigError as error:
+            raise error.within(path=path) from error
 
 
 def _check_counts(trial: Trial) -> None:

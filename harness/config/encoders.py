@@ -1,15 +1,57 @@
 """Feature networks of a trial: what tokenizers and generators are aligned with, and what grades."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
-
-from pydantic import Field
+from typing import Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from harness.config.training import TrainingConfig
+from harness.config.weights import describe_file
 from harness.metrics.extractors import InceptionConfig
-from harness.schema.keys import KEY_UNLESS_DEFAULT, NO_KEY
-from models.foundation import TimmEncoderConfig
-from models.perceptual import LPIPSConfig, NoPerceptual
+from harness.schema.keys import KEY_UNLESS_DEFAULT
+from harness.schema.kinds import Kinds
+from harness.schema.reading import ConfigError
+from models import foundation
+
+
+@runtime_checkable
+class EncoderSettings(Protocol):
+    """What every kind of feature network says of itself: what others read of its configuration.
+
+    A kind is a frozen dataclass with these members; its other fields are its own.
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def kind(self) -> str:
+        """Name of the kind."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """Name of the network, for people."""
+        ...
+
+    @property
+    def feature_name(self) -> str:
+        """Name of its features in the table and in files of statistics."""
+        ...
+
+    @property
+    def distance_name(self) -> str:
+        """Name of a Fréchet distance in its features."""
+        ...
+
+    def describe(self) -> str:
+        """Hash or origin of weights from elsewhere, for keys."""
+        ...
+
+    def check(self, resolution: int) -> None:
+        """Refuse settings that don't fit images of `resolution` pixels.
+
+        Raises:
+            ConfigError: With the key path inside the block.
+        """
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,30 +78,70 @@ class InDomainEncoder:
                 f"`max_shift` must not be negative, but got {self.max_shift}; use 4 for CIFAR-10"
             )
 
+    @property
+    def feature_name(self) -> str:
+        """Its kind and network."""
+        return f"{self.kind} {self.name}"
 
-AlignmentEncoder = Annotated[InDomainEncoder | TimmEncoderConfig, Field(discriminator="kind")]
-"""Networks that a tokenizer can be aligned with."""
+    @property
+    def distance_name(self) -> str:
+        """Its features are those of this data set."""
+        return "in-domain Fréchet distance"
 
-MetricExtractor = Annotated[
-    InDomainEncoder | TimmEncoderConfig | InceptionConfig, Field(discriminator="kind")
-]
-"""Networks whose features a Fréchet distance can be measured in."""
+    def describe(self) -> str:
+        """It takes no weights from elsewhere."""
+        return "trained here"
+
+    def check(self, resolution: int) -> None:
+        """Refuse shifts that leave nothing of an image."""
+        if self.max_shift >= resolution:
+            raise ConfigError(
+                f"must be less than the {resolution} pixels of an image, but got "
+                f"{self.max_shift}; use {resolution // 8}",
+                path="max_shift",
+            )
 
 
+# Of the same name as the class of `models` that says how the network is run: the name stands in
+# keys, and nobody has both.
 @dataclass(frozen=True, kw_only=True)
-class LPIPSMetric:
-    """LPIPS as a metric of reconstructions: VGG16 with the published heads."""
+class TimmEncoderConfig(foundation.TimmEncoderConfig):
+    """A timm network with weights from elsewhere."""
 
-    kind: Literal["lpips"] = "lpips"
-    backbone_weights: str | None = field(default=None, metadata=NO_KEY)
-    """File with torchvision's ImageNet VGG16; absent: torchvision's cache."""
-    head_weights: str | None = field(default=None, metadata=NO_KEY)
-    """File with the published heads; absent: the copy that torchmetrics ships."""
+    @property
+    def feature_name(self) -> str:
+        """Its kind and network."""
+        return f"{self.kind} {self.name}"
 
-    def as_loss(self) -> LPIPSConfig:
-        """The configuration that `models.perceptual.build_lpips` reads."""
-        return LPIPSConfig(backbone_weights=self.backbone_weights, head_weights=self.head_weights)
+    @property
+    def distance_name(self) -> str:
+        """Named after the network."""
+        return f"Fréchet distance ({self.name})"
+
+    def describe(self) -> str:
+        """The hash of a file, or what stands for it."""
+        if self.weights in ("pretrained", "random"):
+            return self.weights
+        return describe_file(self.weights)
+
+    def check(self, resolution: int) -> None:
+        """Any image is resized to what the network takes."""
 
 
-PerceptualMetric = Annotated[NoPerceptual | LPIPSMetric, Field(discriminator="kind")]
-"""Perceptual distances of reconstructions."""
+ENCODERS: Kinds[Any] = Kinds("alignment encoder")
+"""Every kind of network that a tokenizer or generator can be aligned with: it has dense features.
+`harness.stages.encoder` says how each is made and loaded."""
+ENCODERS.add("in_domain", InDomainEncoder)
+ENCODERS.add("timm", TimmEncoderConfig)
+
+EXTRACTORS: Kinds[Any] = Kinds("metric extractor")
+"""Every kind of network whose features a Fréchet distance can be measured in, pooled ones."""
+EXTRACTORS.add("in_domain", InDomainEncoder)
+EXTRACTORS.add("timm", TimmEncoderConfig)
+EXTRACTORS.add("inception", InceptionConfig)
+
+AlignmentEncoder = Annotated[EncoderSettings, ENCODERS]
+"""A network that a tokenizer or generator is aligned with."""
+
+MetricExtractor = Annotated[EncoderSettings, EXTRACTORS]
+"""A network whose features a Fréchet distance is measured in."""

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from harness.config.data import Crop
-from harness.config.encoders import MetricExtractor, PerceptualMetric
+from harness.config.encoders import MetricExtractor
+from harness.config.perceptual import PerceptualMetric
 from harness.config.reference import ReferenceSource, TrainingSplit
 from harness.config.training import Precision
 from harness.metrics.extractors import ExtractionConfig

@@ -20,9 +20,9 @@ from typing import Any
 
 from harness.config.data import DataConfig
 from harness.config.evaluation import EvaluationConfig, Guidance
+from harness.config.perceptual import VGG16_SHA256
 from harness.config.reference import ReferenceSource, StatisticsFile
 from harness.config.trial import Trial
-from harness.config.weights import VGG16_SHA256
 from harness.metrics.extractors import INCEPTION_SHA256
 from harness.schema.keys import content_hash, to_plain
 from harness.schema.reading import ConfigError, nearest, validate

@@ -23,7 +23,6 @@ from harness.config.protocol_presets import apply_presets
 from harness.config.reference import describe_source
 from harness.config.resources import Resources, merge_default
 from harness.config.trial import Trial
-from harness.config.weights import describe_weights
 from harness.schema.imported import code_of, import_plugins
 from harness.schema.keys import content_hash, to_plain
 from harness.schema.reading import ConfigError, nearest, parse_yaml, read_yaml, validate
@@ -90,7 +89,7 @@ class Point:
         """First 12 digits of the hash of the trial and of the weights that it takes from files."""
         trial = self.trial
         encoders = [trial.evaluation.extractor, *trial.encoders.values()]
-        weights: list[Any] = [describe_weights(e) for e in encoders]
+        weights: list[Any] = [e.describe() for e in encoders]
         generator = trial.generator.describe() if trial.generator else {}
         taken: dict[str, Any] = {
             "tokenizer": trial.tokenizer.describe(),

@@ -201,6 +201,30 @@ class InceptionConfig:
             )
 
     @property
+    def name(self) -> str:
+        """Name of the network, for people."""
+        return self.kind
+
+    @property
+    def feature_name(self) -> str:
+        """The name that torch-fidelity gives its features."""
+        return INCEPTION_NAME
+
+    @property
+    def distance_name(self) -> str:
+        """Plain FID in the features of the published weights only."""
+        if self.sha256.startswith(INCEPTION_SHA256):
+            return "FID"
+        return "Fréchet distance (Inception-v3 of other weights)"
+
+    def describe(self) -> str:
+        """The digits that the weights are held to."""
+        return f"sha256 {self.sha256}"
+
+    def check(self, resolution: int) -> None:
+        """Any image is resized to what the network takes."""
+
+    @property
     def path(self) -> Path:
         """Where the weights are looked for."""
         if self.weights == "default":

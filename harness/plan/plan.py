@@ -13,7 +13,9 @@ from harness.config.trial import Trial
 from harness.plan.requests import check_resources
 from harness.schema.keys import content_hash
 from harness.schema.reading import ConfigError
-from harness.stages import diagnostics, encoder, generation, reconstruction, reference, registry
+from harness.stages import diagnostics, generation, reconstruction, reference, registry
+from harness.stages.encoder import stage as encoder
+from harness.stages.encoder.kind import METRIC
 from harness.stages.generator import stage as generator
 from harness.stages.stage import Stage
 from harness.stages.tokenizer import stage as tokenizer
@@ -163,7 +165,7 @@ def still_missing(stages: Iterable[Stage], store: Store) -> list[Stage]:
 
 def _plan_point(sweep: Sweep, point: Point) -> list[PlannedRow]:
     trial = point.trial
-    extractor = encoder.stage_of(trial.evaluation.extractor, trial, "metric extractor")
+    extractor = encoder.stage_of(trial.evaluation.extractor, trial, METRIC)
     tokenized = tokenizer.stage_of(trial)
     common: dict[str, Any] = {
         "trial_id": point.trial_id,

@@ -13,7 +13,8 @@ from typing import Any
 from harness.config.data import Crop, DataConfig
 from harness.metrics.extractors import ExtractionConfig
 from harness.schema.keys import to_plain
-from harness.stages.encoder import EncoderStage, extractor_identity
+from harness.stages.encoder.kind import EncoderStage
+from harness.stages.encoder.stage import extractor_identity
 from harness.stages.generation import GenerationStage
 from harness.stages.reconstruction import ReconstructionStage
 from harness.stages.reference import ReferenceStage

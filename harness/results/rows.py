@@ -17,7 +17,6 @@ from harness.config.sweep import Sweep
 from harness.config.trial import Trial
 from harness.config.weights import Provenance
 from harness.execution.stage_run import Outcome
-from harness.metrics.extractors import INCEPTION_SHA256
 from harness.plan.plan import PlannedRow, with_inputs
 from harness.results.columns import (
     COLUMNS,
@@ -29,7 +28,7 @@ from harness.results.columns import (
     with_axes,
 )
 from harness.results.protocol import generation_protocol, reconstruction_protocol
-from harness.stages.encoder import EncoderStage
+from harness.stages.encoder.kind import EncoderStage
 from harness.stages.generation import guidance_label
 from harness.stages.generator.stage import flops_per_image
 from harness.storage.artifacts import Artifact, Store
@@ -327,20 +326,8 @@ def _was_trained(artifact: Artifact) -> bool:
 
 def describe_extractor(network: EncoderStage, artifact: Artifact) -> dict[str, Any]:
     """The columns that say in which features distances are measured."""
-    config = network.encoder
-    name = f"{config.kind} {config.name}" if config.kind != "inception" else "inception-v3-compat"
     return {
-        "extractor": name,
-        "distance_name": distance_name(config),
+        "extractor": network.encoder.feature_name,
+        "distance_name": network.encoder.distance_name,
         "extractor_accuracy": artifact.result.get("eval_accuracy"),
     }
-
-
-def distance_name(extractor: Any) -> str:
-    """Name of a Fréchet distance: plain FID only in Inception's features."""
-    if extractor.kind == "inception":
-        published = extractor.sha256.startswith(INCEPTION_SHA256)
-        return "FID" if published else "Fréchet distance (Inception-v3 of other weights)"
-    if extractor.kind == "in_domain":
-        return "in-domain Fréchet distance"
-    return f"Fréchet distance ({extractor.name})"

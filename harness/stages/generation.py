@@ -20,8 +20,8 @@ from harness.metrics.frechet import self_test
 from harness.metrics.sample_scores import SampleScores
 from harness.metrics.statistics_files import write_statistics
 from harness.schema.keys import KEY_UNLESS_DEFAULT
-from harness.stages.encoder import feature_dim_of, load_extractor
-from harness.stages.encoder import flops_per_image as encoder_flops
+from harness.stages.encoder.stage import feature_dim_of, load_extractor
+from harness.stages.encoder.stage import flops_per_image as encoder_flops
 from harness.stages.generator import stage as generator_stage
 from harness.stages.generator.kind import GeneratorStage
 from harness.stages.generator.kinds import kind_of

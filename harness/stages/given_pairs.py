@@ -6,8 +6,7 @@ from typing import Any
 
 import torch
 
-from harness.config.encoders import PerceptualMetric
-from harness.config.weights import describe_lpips, missing_lpips
+from harness.config.perceptual import PerceptualMetric, describe_lpips, missing_lpips
 from harness.data.image_sets import ImageSet
 from harness.data.missing import MissingItem
 from harness.data.pixel_range import to_model_range
@@ -15,7 +14,7 @@ from harness.metrics.extractors import ExtractionConfig
 from harness.metrics.frechet import self_test
 from harness.metrics.reconstruction_scores import ReconstructionScores
 from harness.schema.keys import KEY_UNLESS_DEFAULT, NO_KEY
-from harness.stages.encoder import load_extractor
+from harness.stages.encoder.stage import load_extractor
 from harness.stages.given_samples import (
     AnyImages,
     estimate_given,

@@ -16,7 +16,7 @@ from harness.metrics.frechet import self_test
 from harness.metrics.sample_scores import SampleScores
 from harness.metrics.statistics_files import write_statistics
 from harness.schema.keys import KEY_UNLESS_DEFAULT, NO_KEY
-from harness.stages.encoder import feature_dim_of, load_extractor
+from harness.stages.encoder.stage import feature_dim_of, load_extractor
 from harness.stages.reference import load_reference
 from harness.stages.running.context import StageContext
 from harness.stages.running.image_grids import save_grid

@@ -7,9 +7,13 @@ from typing import Any, Literal
 import torch
 
 from harness.config.data import Crop, DataConfig, published
-from harness.config.encoders import LPIPSMetric, PerceptualMetric
+from harness.config.perceptual import (
+    LPIPSMetric,
+    PerceptualMetric,
+    describe_lpips,
+    missing_lpips,
+)
 from harness.config.trial import Trial
-from harness.config.weights import describe_lpips, missing_lpips
 from harness.data import open_dataset
 from harness.data.dataset import left_out, take
 from harness.data.missing import MissingItem
@@ -19,8 +23,8 @@ from harness.metrics.extractors import ExtractionConfig
 from harness.metrics.frechet import self_test
 from harness.metrics.reconstruction_scores import ReconstructionScores
 from harness.schema.keys import KEY_UNLESS_DEFAULT
-from harness.stages.encoder import flops_per_image as encoder_flops
-from harness.stages.encoder import load_extractor
+from harness.stages.encoder.stage import flops_per_image as encoder_flops
+from harness.stages.encoder.stage import load_extractor
 from harness.stages.running.context import StageContext
 from harness.stages.running.image_grids import save_pairs
 from harness.stages.running.rounds import Rounds

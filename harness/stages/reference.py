@@ -34,7 +34,7 @@ from harness.metrics.frechet import FeatureStatistics
 from harness.metrics.sample_scores import Reference
 from harness.metrics.statistics_files import read_statistics
 from harness.schema.keys import KEY_UNLESS_DEFAULT
-from harness.stages.encoder import feature_dim_of, flops_per_image, load_extractor
+from harness.stages.encoder.stage import feature_dim_of, flops_per_image, load_extractor
 from harness.stages.flops import BYTES
 from harness.stages.running.context import StageContext
 from harness.stages.running.rounds import Rounds

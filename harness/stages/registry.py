@@ -5,7 +5,6 @@ A further kind is a module of this package and one line here.
 
 from harness.stages import (
     diagnostics,
-    encoder,
     generation,
     given_pairs,
     given_samples,
@@ -13,6 +12,7 @@ from harness.stages import (
     reconstruction,
     reference,
 )
+from harness.stages.encoder import stage as encoder
 from harness.stages.generator import stage as generator
 from harness.stages.stage import StageKind
 from harness.stages.tokenizer import stage as tokenizer

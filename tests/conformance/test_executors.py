@@ -19,7 +19,7 @@ from harness.execution.stage_run import Outcome
 from harness.executors import Executor, StageEvent
 from harness.executors.inline import InlineExecutor
 from harness.schema.reading import ConfigError
-from harness.stages.encoder import EncoderStage
+from harness.stages.encoder.kind import EncoderStage
 from harness.stages.reference import ReferenceStage
 from harness.stages.registry import kinds_of_sweeps
 from harness.stages.stage import Stage

@@ -12,7 +12,7 @@ from harness.config.generator import REPAWith
 from harness.data import open_dataset
 from harness.data.pipelines import Pipeline, mirror
 from harness.data.pixel_range import to_model_range
-from harness.stages.encoder import load_encoder
+from harness.stages.encoder.stage import load_encoder
 from harness.storage.artifacts import Artifact
 from models.repa import REPAHead, TokenNetwork
 

@@ -20,8 +20,9 @@ from harness.data.missing import MissingItem
 from harness.data.stream import batch_indices
 from harness.machine.gradients import GradientSum
 from harness.machine.random_streams import derive_seed, generator_for
-from harness.stages import encoder
 from harness.stages import latents as latents_stage
+from harness.stages.encoder import stage as encoder
+from harness.stages.encoder.kind import EncoderStage, Place
 from harness.stages.flops import ADAM_STATE, BYTES, FORWARDS_A_STEP, training_images
 from harness.stages.generator.kind import GeneratorStage
 from harness.stages.generator.kinds import kind_of
@@ -67,8 +68,12 @@ def stage_of(trial: Trial, settings: GeneratorSettings, tokenizer: Stage) -> Sta
     if config.learns_representations:
         assert alignment is not None
         config = replace(config, data=trial.data, crop=trial.latents.crop)
-        network = encoder.stage_of(alignment.encoder, trial, "representation encoder")
-        inputs["representation"] = network
+        token_side = kind_of(settings).token_side
+        assert token_side is not None
+        place = Place(
+            role="representation encoder", path="generator.repa.encoder", grid=token_side(config)
+        )
+        inputs["representation"] = encoder.stage_of(alignment.encoder, trial, place)
     label = f"{' '.join(parts)} seed {settings.seed} on {tokenizer.label}"
     return Stage(kind="generator", config=config, inputs=inputs, label=label)
 
@@ -344,7 +349,7 @@ def flops_per_image(config: GeneratorStage) -> float:
     return kind_of(config.generator).size(config)[1]
 
 
-def training_flops(config: GeneratorStage, looks_to: encoder.EncoderStage | None) -> float:
+def training_flops(config: GeneratorStage, looks_to: EncoderStage | None) -> float:
     """FLOPs of training a generator here, the encoder that its tokens are aligned with included."""
     if config.checkpoint:
         return 0.0

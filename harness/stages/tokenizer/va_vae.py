@@ -9,22 +9,19 @@ from torch import nn
 from torch.optim import Adam
 from torch.profiler import record_function
 
+from harness.config.perceptual import describe_lpips, missing_lpips
 from harness.config.phases import phase_at
 from harness.config.tokenizer import AnyTokenizerConfig, TokenizerConfig
 from harness.config.trial import Trial
-from harness.config.weights import (
-    check_file,
-    describe_lpips,
-    missing_checkpoint,
-    missing_lpips,
-)
+from harness.config.weights import check_file, missing_checkpoint
 from harness.data import open_dataset
 from harness.data.dataset import left_out
 from harness.data.missing import MissingItem
 from harness.data.pixel_range import to_model_range
 from harness.data.stream import BatchStream
 from harness.machine.random_streams import derive_seed, generator_for
-from harness.stages import encoder
+from harness.stages.encoder import stage as encoder
+from harness.stages.encoder.kind import Place
 from harness.stages.flops import FORWARDS_A_STEP, count_forward, empty_image, training_images
 from harness.stages.running.context import StageContext
 from harness.stages.running.optimisation import (
@@ -303,7 +300,12 @@ def needs(trial: Trial) -> Mapping[str, Stage]:
     looks_to = settings.encoders.get("alignment.encoder")
     if settings.is_given or looks_to is None:
         return {}
-    return {"encoder": encoder.stage_of(looks_to, trial, "alignment encoder")}
+    place = Place(
+        role="alignment encoder",
+        path="tokenizer.alignment.encoder",
+        grid=trial.data.resolution // settings.downsample,
+    )
+    return {"encoder": encoder.stage_of(looks_to, trial, place)}
 
 
 def training_flops(config: TokenizerStage, inputs: Mapping[str, Stage], forward: float) -> float:

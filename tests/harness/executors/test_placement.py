@@ -2,12 +2,12 @@
 
 import pytest
 
+from harness.config.encoders import TimmEncoderConfig
 from harness.config.resources import Resources
 from harness.executors.placement import in_priority, place
 from harness.executors.requests import Demand, demand_of, is_possible, refusal, side_by_side
-from harness.stages.encoder import EncoderStage
+from harness.stages.encoder.kind import EncoderStage
 from harness.stages.stage import Stage
-from models.foundation import TimmEncoderConfig
 
 
 def stage(label: str, kind: str = "encoder") -> Stage:

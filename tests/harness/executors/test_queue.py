@@ -7,17 +7,17 @@ from collections.abc import Callable
 
 import pytest
 
+from harness.config.encoders import TimmEncoderConfig
 from harness.execution import failures
 from harness.execution.stage_run import Outcome
 from harness.executors import queue
 from harness.executors.interface import fixed
 from harness.executors.queue import Queue
 from harness.executors.requests import Demand
-from harness.stages.encoder import EncoderStage
+from harness.stages.encoder.kind import EncoderStage
 from harness.stages.stage import Stage
 from harness.storage.artifacts import Store
 from harness.storage.stop_requests import StopRequest
-from models.foundation import TimmEncoderConfig
 
 GPU = Demand(each={"CPU": 1.0, "GPU": 1.0})
 PAIR = Demand(workers=2, each={"CPU": 1.0, "GPU": 1.0})

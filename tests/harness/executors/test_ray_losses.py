@@ -18,7 +18,7 @@ from harness.config.training import TrainingConfig
 from harness.data.digits import DigitsConfig
 from harness.executors.inline import InlineExecutor
 from harness.executors.ray_executor import RayExecutor
-from harness.stages.encoder import EncoderStage
+from harness.stages.encoder.kind import EncoderStage
 from harness.stages.registry import kinds_of_sweeps
 from harness.stages.stage import Stage
 from harness.storage.artifacts import Store

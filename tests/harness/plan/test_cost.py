@@ -4,16 +4,15 @@ import time
 
 from torch.utils import flop_counter
 
-from harness.config.encoders import InDomainEncoder
+from harness.config.encoders import InDomainEncoder, TimmEncoderConfig
 from harness.data.digits import DigitsConfig
 from harness.plan import cost
 from harness.plan.cost import estimate, estimated_flops
 from harness.plan.graph import critical_paths
 from harness.plan.plan import in_order, make_plan
 from harness.stages import flops as flops_module
-from harness.stages.encoder import EncoderStage
+from harness.stages.encoder.kind import EncoderStage
 from harness.stages.stage import Stage
-from models.foundation import TimmEncoderConfig
 
 
 def chain_by_definition(stages: list[Stage], first: Stage) -> float:

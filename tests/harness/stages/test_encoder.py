@@ -13,7 +13,8 @@ from harness.config.resources import Resources
 from harness.execution.stage_run import run_stage
 from harness.metrics.extractors import ExtractionConfig, InceptionConfig, InceptionExtractor
 from harness.plan.plan import make_plan
-from harness.stages.encoder import EncoderStage, extractor_identity, load_extractor
+from harness.stages.encoder.kind import EncoderStage
+from harness.stages.encoder.stage import extractor_identity, load_extractor
 from harness.stages.running import context
 from harness.stages.stage import Stage
 from harness.storage.artifacts import Store, Work

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness.config.encoders import LPIPSMetric
+from harness.config.perceptual import LPIPSMetric
 from harness.config.resources import Resources
 from harness.data.image_sets import FolderImages, NpzImages, open_image_set
 from harness.execution.stage_run import Outcome, run_stage
-from harness.stages import encoder
+from harness.stages.encoder import stage as encoder
+from harness.stages.encoder.kind import METRIC
 from harness.stages.given_pairs import GivenPairsStage, check_pairs
 from harness.stages.stage import Stage
 from harness.storage.artifacts import Store
@@ -80,7 +81,7 @@ def test_weights_of_lpips_that_changed_since_planning_stop_the_stage(
         perceptual_weights="backbone sha256 ab, heads published",
         batch_size=8,
     )
-    extractor = encoder.stage_of(trial.evaluation.extractor, trial, "metric extractor")
+    extractor = encoder.stage_of(trial.evaluation.extractor, trial, METRIC)
     pairs = Stage(kind="given_pairs", config=config, inputs={"extractor": extractor}, label="pairs")
     ended = [_run(stage, tmp_path) for stage in (extractor, pairs)]
     assert [outcome.status for outcome in ended] == ["done", "failed"]

@@ -13,7 +13,7 @@ from harness.execution.stage_run import run_stage
 from harness.plan.cost import estimate
 from harness.plan.plan import make_plan
 from harness.schema.reading import ConfigError
-from harness.stages.encoder import load_encoder
+from harness.stages.encoder.stage import load_encoder
 from harness.stages.generator.lightningdit import build
 from harness.stages.generator.representation import TokenAlignment
 from harness.stages.stage import Stage

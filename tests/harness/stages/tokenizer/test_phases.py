@@ -19,7 +19,7 @@ from harness.plan.plan import make_plan
 from harness.run import main
 from harness.schema.keys import to_plain
 from harness.schema.reading import ConfigError
-from harness.stages.encoder import load_encoder
+from harness.stages.encoder.stage import load_encoder
 from harness.stages.stage import Stage
 from harness.stages.tokenizer import va_vae
 from harness.storage.artifacts import Store

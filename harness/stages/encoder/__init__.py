@@ -1,0 +1,1 @@
+"""Stage `encoder`, a module a kind of feature network."""
