@@ -9,6 +9,13 @@ its kinds when it is imported, and a sweep file names that module under `plugins
 what does not hold. Code that is trained already needs no kind: `kind: python` takes it as it is.
 """
 
+from harness.config.encoders import (
+    ENCODERS,
+    EXTRACTORS,
+    AlignmentEncoder,
+    EncoderSettings,
+    MetricExtractor,
+)
 from harness.config.generator import GENERATORS, GeneratorSettings
 from harness.config.regularizers import REGULARIZERS
 from harness.config.tokenizer import TOKENIZERS, TokenizerSettings
@@ -22,10 +29,12 @@ from harness.data.stream import BatchStream
 from harness.machine.random_streams import derive_seed, generator_for
 from harness.schema.keys import KEY_UNLESS_DEFAULT, NO_KEY
 from harness.schema.kinds import Kinds
+from harness.stages.encoder.kind import EncoderKind, EncoderStage, Place
 from harness.stages.generator.kind import GeneratorKind, GeneratorStage
 from harness.stages.running.context import StageContext
 from harness.stages.tokenizer.kind import TokenizerKind, TokenizerStage
 from harness.storage.artifacts import Artifact, write_tensors
+from models.foundation import EncoderNetwork, EncoderOutputs
 from models.latent import LatentLayout
 from models.posterior import PointPosterior, Posterior
 from models.regularizers.contract import AdamWConfig, Regularizer, RegularizerConfig
@@ -33,23 +42,33 @@ from models.tokenizer import TokenizerNetwork
 
 __all__ = [
     "DATASETS",
+    "ENCODERS",
+    "EXTRACTORS",
     "GENERATORS",
     "KEY_UNLESS_DEFAULT",
     "NO_KEY",
     "REGULARIZERS",
     "TOKENIZERS",
     "AdamWConfig",
+    "AlignmentEncoder",
     "Artifact",
     "BatchStream",
     "DataConfig",
     "DatasetConfig",
+    "EncoderKind",
+    "EncoderNetwork",
+    "EncoderOutputs",
+    "EncoderSettings",
+    "EncoderStage",
     "GeneratorKind",
     "GeneratorSettings",
     "GeneratorStage",
     "ImageDataset",
     "Kinds",
     "LatentLayout",
+    "MetricExtractor",
     "MissingItem",
+    "Place",
     "PointPosterior",
     "Posterior",
     "Regularizer",

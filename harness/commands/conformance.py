@@ -17,8 +17,11 @@ import torch
 from harness.config.resources import Resources
 from harness.config.sweep import Sweep
 from harness.data import DataConfig, open_dataset
+from harness.data.pixel_range import to_model_range
 from harness.execution.stage_run import run_stage
+from harness.metrics.extractors import ExtractionConfig
 from harness.plan.plan import make_plan
+from harness.stages.encoder.stage import load_encoder, load_extractor
 from harness.stages.stage import Stage
 from harness.stages.tokenizer.stage import load_tokenizer
 from harness.storage.artifacts import Store
@@ -78,6 +81,9 @@ def findings(sweep: Sweep) -> Iterator[Finding]:
                 return
             if stage.kind == "tokenizer":
                 yield from _of_tokenizer(stage, undisturbed, trial.data)
+            if stage.kind == "encoder":
+                grades = stage == plan.rows[0].extractor
+                yield from _of_encoder(stage, undisturbed, trial.data, grades=grades)
             yield _resumes(stage, undisturbed, resumed)
 
 
@@ -149,12 +155,44 @@ def _of_data(config: DataConfig) -> Iterator[Finding]:
     )
 
 
+def _some_pixels(data: DataConfig) -> torch.Tensor:
+    dataset = open_dataset(data)
+    return dataset.images("eval", np.arange(min(4, dataset.num_images("eval")), dtype=np.int64))
+
+
+def _of_encoder(stage: Stage, store: Store, data: DataConfig, *, grades: bool) -> Iterator[Finding]:
+    """Look at what its place asks of it: pooled features where it grades, dense ones elsewhere."""
+    artifact, pixels = store.get(stage.kind, stage.key), _some_pixels(data)
+
+    def loaded() -> Callable[[torch.Tensor], torch.Tensor]:
+        if grades:
+            return load_extractor(artifact, torch.device("cpu"), ExtractionConfig()).features
+        network = load_encoder(artifact, torch.device("cpu"))
+        rows, columns = (max(1, side // network.stride) for side in network.input_size)
+        return lambda pixels: network.features(to_model_range(pixels), (rows, columns))
+
+    what, features = f"encoder: {stage.label}", loaded()
+    found = features(pixels)
+    finite = bool(found.isfinite().all())
+    error = "some are not; check its weights and `image_range`"
+    yield Finding(what=f"{what}: features are finite numbers", error="" if finite else error)
+    yield Finding(
+        what=f"{what}: features differ between images",
+        error="" if bool(found.std(dim=0).max() > 0) else "all are equal; check `image_range`",
+    )
+    random = "it draws random numbers or stays in training mode"
+    yield _same(f"{what}: features are deterministic", found, features(pixels), random)
+    again = loaded()(pixels)
+    yield _same(f"{what}: loaded twice it is the same", found, again, "its weights differ")
+    alone = torch.cat([features(each[None]) for each in pixels])
+    beside = "batch normalisation in training mode?"
+    yield _close(f"{what}: features depend on their own image alone", found, alone, beside)
+
+
 def _of_tokenizer(stage: Stage, store: Store, data: DataConfig) -> Iterator[Finding]:
     artifact = store.get(stage.kind, stage.key)
     tokenizer = load_tokenizer(artifact, torch.device("cpu"))
-    dataset = open_dataset(data)
-    pixels = dataset.images("eval", np.arange(min(4, dataset.num_images("eval")), dtype=np.int64))
-    images = pixels.float() / 127.5 - 1.0
+    images = to_model_range(_some_pixels(data))
     with torch.no_grad():
         latent = tokenizer.encode(images).mode()
         again = tokenizer.encode(images).mode()

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
 
+from harness.config.python_encoder import PythonEncoderConfig
 from harness.config.training import TrainingConfig
 from harness.config.weights import describe_file
 from harness.metrics.extractors import InceptionConfig
@@ -133,11 +134,13 @@ ENCODERS: Kinds[Any] = Kinds("alignment encoder")
 `harness.stages.encoder` says how each is made and loaded."""
 ENCODERS.add("in_domain", InDomainEncoder)
 ENCODERS.add("timm", TimmEncoderConfig)
+ENCODERS.add("python", PythonEncoderConfig)
 
 EXTRACTORS: Kinds[Any] = Kinds("metric extractor")
 """Every kind of network whose features a Fréchet distance can be measured in, pooled ones."""
 EXTRACTORS.add("in_domain", InDomainEncoder)
 EXTRACTORS.add("timm", TimmEncoderConfig)
+EXTRACTORS.add("python", PythonEncoderConfig)
 EXTRACTORS.add("inception", InceptionConfig)
 
 AlignmentEncoder = Annotated[EncoderSettings, ENCODERS]

@@ -57,8 +57,7 @@ class PythonTokenizerConfig(Target):
     @property
     def name(self) -> str:
         """Name in the table: what builds it, and its arguments."""
-        arguments = ", ".join(f"{name}={value}" for name, value in self.args.items())
-        return f"{self.target}({arguments})"
+        return self.call
 
     @property
     def label(self) -> str:

@@ -113,6 +113,12 @@ class Target:
         """The module that is imported."""
         return self.target.partition(":")[0]
 
+    @property
+    def call(self) -> str:
+        """What builds it, and its arguments, for people."""
+        arguments = ", ".join(f"{name}={value}" for name, value in self.args.items())
+        return f"{self.target}({arguments})"
+
     def build(self, **further: Any) -> Any:
         """Import and call it.
 

@@ -13,7 +13,7 @@ from harness.config.trial import Trial
 from harness.data.missing import MissingItem
 from harness.metrics.extractors import EncoderExtractor, ExtractionConfig, FeatureExtractor
 from harness.schema.kinds import num_added
-from harness.stages.encoder import in_domain, inception, timm
+from harness.stages.encoder import in_domain, inception, python, timm
 from harness.stages.encoder.kind import EncoderKind, EncoderStage, Place
 from harness.stages.flops import (
     ADAM_STATE,
@@ -31,6 +31,7 @@ from models.foundation import EncoderNetwork
 for kinds in (ENCODERS, EXTRACTORS):
     kinds.implement("in_domain", in_domain.KIND)
     kinds.implement("timm", timm.KIND)
+    kinds.implement("python", python.KIND)
 EXTRACTORS.implement("inception", inception.KIND)
 
 
