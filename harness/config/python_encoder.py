@@ -34,8 +34,8 @@ class PythonEncoderConfig(Target):
         if any(size is not None and size < 1 for size in sizes) or not low < high:
             raise ValueError(
                 "`feature_dim`, `stride` and `input_size` must be at least 1 and `image_range` "
-                f"must rise, but got {', '.join(map(str, sizes))} and {list(self.image_range)}; use those of the network, 384, 14, 224 and [-1, 1] for "
-                "instance"
+                f"must rise, but got {', '.join(map(str, sizes))} and {list(self.image_range)}; "
+                "use those of the network, 384, 14, 224 and [-1, 1] for instance"
             )
 
     @property

@@ -1,5 +1,6 @@
 """Feature networks of the user's own: aligned with, graded by, refused at planning in words."""
 
+import itertools
 import json
 import os
 import re
@@ -15,8 +16,9 @@ import pandas as pd
 import pytest
 import torch
 
+from harness.commands.conformance import findings
 from harness.config.python_encoder import PythonEncoderConfig
-from harness.config.sweep import load_sweep
+from harness.config.sweep import Sweep, load_sweep
 from harness.plan.plan import make_plan
 from harness.plan.requirements import missing_items
 from harness.schema.reading import ConfigError
@@ -28,31 +30,98 @@ EXAMPLES = ROOT / "sweeps" / "examples"
 ALIGNED = Place(role="alignment encoder", path="tokenizer.alignment.encoder", grid=4)
 
 
-def test_an_encoder_of_ones_own_is_aligned_with_and_grades(tmp_path):
+KIND = """
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch.nn import functional
+
+from harness.kinds import EXTRACTORS, EncoderKind, EncoderNetwork, EncoderOutputs, write_tensors
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColoursConfig:
+    kind: Literal["colours"] = "colours"
+    side: int = 2
+    name, feature_name, distance_name = "colours", "colours 8", "colour distance"
+
+    def describe(self):
+        return ""
+
+    def check(self, resolution):
+        pass
+
+
+class Colours(EncoderNetwork):
+    stride, input_size = 1, (8, 8)
+
+    def __init__(self, config):
+        super().__init__()
+        self.side, self.scale = config.encoder.side, torch.nn.Parameter(torch.ones(1))
+
+    @property
+    def feature_dim(self):
+        return 3 * self.side**2
+
+    def forward(self, images):
+        return self.scale * functional.adaptive_avg_pool2d(images, self.side).flatten(1)
+
+    def outputs(self, images):
+        return EncoderOutputs(pooled=self(images), dense=None, logits=None)
+
+
+def make(config, context):
+    write_tensors(context.work.payload / "model.safetensors", Colours(config).state_dict())
+    return {}
+
+
+def load(config, artifact):
+    network = Colours(config)
+    network.load_state_dict(artifact.tensors("model.safetensors"))
+    return network
+
+
+EXTRACTORS.add("colours", ColoursConfig, EncoderKind(make=make, build=Colours, load=load))
+"""
+GRADES = "{kind: python, target: 'my_encoder:Gradients', feature_dim: 128}"
+GRID = f"{{alignment: [gradients], evaluation.extractor: [{GRADES}, {{kind: colours}}]}}"
+
+
+def test_feature_networks_of_ones_own_are_aligned_with_and_grade(tmp_path):
     folder = Path(shutil.copytree(EXAMPLES, tmp_path / "mine"))
+    (folder / "my_colours.py").write_text(KIND)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     words = [sys.executable, "-m", "harness.run", "own_encoder.yaml", "--executor", "inline"]
     words += ["--set", "tokenizer.training.steps=3", "--set", "evaluation.num_reconstructions=40"]
-    words += ["--set", "grid.alignment=[gradients]"]
+    words += ["--set", f"grid={GRID}", "--plugin", "my_colours"]
     done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     table = pd.read_parquet(folder / "results" / "own_encoder" / "table.parquet")
-    assert list(table["status"]) == ["done"]
-    assert list(table["alignment_encoder"]) == ["my_encoder:Gradients()"]
-    assert set(table["extractor"]) == {"python my_encoder:Gradients(cell=2, directions=4)"}
+    assert list(table["status"]) == ["done", "done"]
+    assert list(table["alignment_encoder"]) == ["my_encoder:Gradients()"] * 2
+    graded = ["python my_encoder:Gradients()", "colours 8"]
+    assert list(table["extractor"]) == graded
     assert table["rfid"].notna().all()
+    assert table["reconstruction_protocol_hash"].nunique() == 2
     records = [json.loads(p.read_text()) for p in folder.glob("artifacts/encoder/*/artifact.json")]
-    assert [set(record["code"]) for record in records] == [{"my_encoder"}] * 2
-    assert {record["result"]["feature_dim"] for record in records} == {8, 256}
+    code = sorted(name for record in records for name in record["code"])
+    assert code == ["my_colours", "my_encoder", "my_encoder"]
+
+
+def planned(*settings: str) -> Sweep:
+    """The example, graded by a network of one's own as well, and changed."""
+    given = (f"evaluation.extractor={GRADES}", *settings)
+    return load_sweep(EXAMPLES / "own_encoder.yaml", given)
 
 
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
         (
-            "evaluation.extractor.feature_dim=255",
+            "evaluation.extractor.feature_dim=127",
             "trial.evaluation.extractor.target: `pooled` of my_encoder:Gradients must return shape "
-            "[2, 255] for images of 16 pixels, but returned [2, 256]",
+            "[2, 127] for images of 16 pixels, but returned [2, 128]",
         ),
         (
             "presets.alignment.gradients.tokenizer.alignment.encoder.stride=2",
@@ -75,14 +144,29 @@ def test_an_encoder_of_ones_own_is_aligned_with_and_grades(tmp_path):
 )
 def test_what_does_not_fit_its_place_is_told_at_planning_with_its_path(settings, says):
     with pytest.raises(ConfigError, match=re.escape(says)):
-        make_plan(load_sweep(EXAMPLES / "own_encoder.yaml", (settings,)))
+        make_plan(planned(settings))
 
 
 def test_weights_that_are_absent_are_missing_and_no_error_of_the_code(tmp_path):
     path = f"evaluation.extractor.weights={tmp_path / 'absent.pt'}"
-    plan = make_plan(load_sweep(EXAMPLES / "own_encoder.yaml", (path,)))
+    plan = make_plan(planned(path))
     (item,) = missing_items(plan.stages)
     assert "set `evaluation.extractor.weights` to the path of a copy" in str(item)
+
+
+def test_the_check_names_features_that_depend_on_the_images_beside_one(tmp_path, monkeypatch):
+    (tmp_path / "beside.py").write_text(
+        (EXAMPLES / "my_encoder.py").read_text().replace("flatten(1)", "flatten(1) + images.mean()")
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    found = findings(
+        planned("grid.alignment=[none]", "evaluation.extractor.target=beside:Gradients")
+    )
+    of_encoder = [each for each in itertools.islice(found, 10) if "metric extractor" in each.what]
+    assert [each.what.rpartition(": ")[2] for each in of_encoder if each.error] == [
+        "features depend on their own image alone"
+    ]
+    assert len(of_encoder) == 6
 
 
 FEATURES = "return functional.avg_pool2d((dx * angles.cos() + dy * angles.sin()).abs(), self.cell)"
