@@ -36,6 +36,8 @@ MAX_LINES = 24
 """Lines that figures and findings hold; the page's plot and the tables have all of them."""
 MAX_LEVELS, MAX_PANELS = 8, 12
 """Colours, or markers, that can be told apart in one figure, and panels that one holds."""
+MAX_BESIDE = 6
+"""Panels that fit beside each other."""
 NO_GENERATION = "no row has a generation distance"
 
 
@@ -262,14 +264,14 @@ def _tell(data: Any, selection: str) -> Any:
     return replace(data, setting=replace(data.setting, selection=selection))
 
 
-def _limit_panels(data: Any) -> Any:
-    """The data of at most `MAX_PANELS` panels, those of lowest generation distance."""
+def _limit_panels(data: Any, most: int = MAX_PANELS) -> Any:
+    """The data of at most so many panels, those of lowest generation distance."""
     facets = split_panels(data.points, data.axes)["facet"]
     best = data.points.groupby(facets, sort=False)["gfid"].min().sort_values(kind="stable")
-    if len(best) <= MAX_PANELS:
+    if len(best) <= most:
         return data
-    points = data.points[facets.isin(best.index[:MAX_PANELS])]
-    note = f"{MAX_PANELS} of {len(best)} panels shown"
+    points = data.points[facets.isin(best.index[:most])]
+    note = f"{most} of {len(best)} panels shown"
     told = "; ".join(filter(None, [data.setting.selection, note]))
     return _tell(replace(data, points=points), told)
 
@@ -297,7 +299,7 @@ def _plan_generation(
         _plan(
             "dilemma",
             f"The dilemma: generation and PSNR against the {along.heading if along else 'line'}.",
-            lambda: draw_dilemma(_limit_panels(cells)),
+            lambda: draw_dilemma(_limit_panels(cells, MAX_BESIDE)),
             nothing or ("" if along else "no axis of numbers has tokenizers of its own"),
         ),
         _plan(

@@ -1,5 +1,6 @@
 """The frontier: reconstruction against generation, and which points no other point beats."""
 
+import textwrap
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -10,15 +11,16 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.cells.cells import Cells, compute_cells
-from analysis.cells.lines import Axes
+from analysis.cells.lines import SIZE, Axes
 from analysis.figures.column import MAX_COLUMNS, describe_training, finish_column_figure, make_key
 from analysis.figures.labels import place_labels, point_to_better
-from analysis.figures.marks import Marks, label_distance, scale_axis
+from analysis.figures.marks import FONT_SIZE, Marks, label_distance, scale_axis
 from analysis.figures.panels import Panel, draw_panels, require_points
 from analysis.statistics.pareto import pareto_mask
 from analysis.table.published import PublishedOverlay
 
 PANEL_INCH, SMALL_PANEL_INCH = 2.5, 1.6
+SMALL_LABEL_CHARACTERS = 22
 MAX_LABELS = 60
 """Points from which on they carry no labels, which would hide them, count."""
 PUBLISHED_MARKERS = "os^DvPX<>*ph"
@@ -61,7 +63,13 @@ def draw_frontier(cells: Cells, published: PublishedOverlay) -> Figure:
     require_points(points, "frontier", "point with both distances", cells.gaps)
     names = [str(name) for name in points["panel"].unique()]
     num_columns = min(len(names), MAX_COLUMNS)
-    last_row = len(names) - num_columns
+    last_row, is_split = len(names) - num_columns, len(names) > 1
+    x_label = label_distance("reconstruction", name, "eval split")
+    if is_split:
+        x_label = textwrap.fill(
+            f"reconstruction: {name}", SMALL_LABEL_CHARACTERS, break_on_hyphens=False
+        )
+    sizes = tuple(axis for axis in cells.axes.listed if axis.column == SIZE)
     figure, grid, marks = draw_panels(
         points,
         [
@@ -69,13 +77,9 @@ def draw_frontier(cells: Cells, published: PublishedOverlay) -> Figure:
                 x="rfid",
                 y="gfid",
                 only=panel,
-                x_label=label_distance("reconstruction", name, "eval split")
-                if number >= last_row
-                else "",
-                y_label=label_distance("generation", name, "samples")
-                if number % num_columns == 0
-                else "",
-                title=panel,
+                x_label=x_label if number >= last_row else "",
+                y_label="" if is_split else label_distance("generation", name, "samples"),
+                title=f"generator {panel}" if cells.axes.panels[:1] == sizes else panel,
             )
             for number, panel in enumerate(names)
         ],
@@ -83,12 +87,14 @@ def draw_frontier(cells: Cells, published: PublishedOverlay) -> Figure:
         along="along",
         panel_by="panel",
         num_columns=num_columns,
-        share_x=len(names) > 1,
-        share_y=len(names) > 1,
-        panel_inch=PANEL_INCH if len(names) == 1 else SMALL_PANEL_INCH,
+        share_x=is_split,
+        share_y=is_split,
+        panel_inch=SMALL_PANEL_INCH if is_split else PANEL_INCH,
         x_errors=True,
     )
     drawn = grid.flat[: len(names)]
+    if is_split:
+        figure.supylabel(f"generation: {name}", fontsize=FONT_SIZE)
     front = points[points["on_front"]].sort_values(["rfid", "gfid"])
     keys = [make_key("Pareto front", marker="o", markersize=8, **FRONT_LOOK)]
     for number, axes in enumerate(drawn):
@@ -98,6 +104,8 @@ def draw_frontier(cells: Cells, published: PublishedOverlay) -> Figure:
         published_keys = list(_draw_published(axes, published))
         keys += published_keys if number == 0 else []
     finish_column_figure(figure, marks, _write_footnote(cells, published.points), keys)
+    if not is_split:
+        point_to_better(grid[0, 0], points[["rfid", "gfid"]].to_numpy(dtype=float))
     for panel, axes in zip(names, drawn, strict=True):
         _label_points(axes, points[points["panel"] == panel], cells.axes, marks, len(points))
     return figure
@@ -108,7 +116,6 @@ def _label_points(
 ) -> None:
     """Says where on its line each point is, if there is room."""
     values = points[["rfid", "gfid"]].to_numpy(dtype=float)
-    point_to_better(axes, values)
     if cell_axes.along is None or num_points > MAX_LABELS:
         return
     texts = [cell_axes.along.text(value) for value in points["along"]]
@@ -138,7 +145,9 @@ def _draw_published(axes: MatplotlibAxes, published: PublishedOverlay) -> Iterat
 
 
 def _write_footnote(cells: Cells, published: pd.DataFrame) -> list[str]:
-    notes = describe_training(cells)
+    is_split = cells.points["panel"].nunique() > 1
+    notes = ["lower is better on both axes"] if is_split else []
+    notes += describe_training(cells)
     if len(published):
         sources = ", ".join(published["source"].unique())
         notes.append(f"published: {sources}, of like evaluation but their own training")

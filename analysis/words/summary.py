@@ -268,7 +268,8 @@ def _say_effect(effect: Effect) -> str:
     gfid, rfid = effect.gfid, effect.rfid
     shared = rfid.counts == gfid.counts
     counts = "" if shared else f"; reconstruction n={_say_counts(rfid.counts)}"
-    known = rfid.verdict != "not measured"
+    # What the generator alone has leaves the tokenizer as it is.
+    known = rfid.verdict != "not measured" and effect.axis.moves_tokenizer
     reconstruction = f"; reconstruction {_say_change(rfid)}" if known else ""
     training = f"; {effect.difference}" if effect.difference else ""
     return (

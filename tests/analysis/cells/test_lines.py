@@ -115,6 +115,14 @@ def test_three_categorical_axes_are_each_compared_with_the_others_held(three_row
     assert {gain.value for gain in gains} == {"vf", "width wide", "M"}
 
 
+def test_a_third_axis_parts_the_panels(three_rows):
+    cells = compute_frontier(_table(three_rows, THREE))
+    assert (cells.axes.colours[0].label, cells.axes.markers[0].label) == ("alignment", "width")
+    figure = draw_frontier(cells, select_published(cells.rows))
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles == ["generator S", "generator M"]
+
+
 def test_seeds_that_are_not_shared_give_no_paired_range(three_rows):
     moved = [
         row | ({"generator_seed": row["seed"] + 7} if row["alignment"] == "vf" else {})
