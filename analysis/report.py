@@ -108,6 +108,7 @@ def write_report(
         files.append(write_grids_page(table, grids, results_dir=folders[0]))
     content = PageContent(
         title=" + ".join(dict.fromkeys(folder.resolve().name for folder in folders)),
+        folder=outputs.page.parent,
         table=table,
         groups=groups,
         words=words,

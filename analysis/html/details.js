@@ -1,31 +1,55 @@
-// The panel beside the plot: configuration, metrics and samples of one point.
+// One point beside the plot, and above the table the one or two that are kept.
 
-function showDetails(root, shots, view, index) {
-  shots.replaceChildren();
+const MAX_KEPT = 2;
+
+function showDetails(root, view, index) {
   if (index === null) {
     root.replaceChildren(
       make("h3", {}, "A point"),
-      make("p", { class: "note" }, "Point at one, tap it, or press Tab and the arrow keys: its configuration, its metrics and samples of its trials appear here. A click or Enter keeps it."),
+      make("p", { class: "note" }, "Point at one, tap it, or press Tab and the arrow keys: its configuration, its metrics and samples of its trials appear here. A click or Enter keeps it, a second one is set beside it."),
     );
     return;
   }
-  const { set, protocol } = view;
-  const pinned = view.pinned === index ? make("p", { class: "note" }, "Kept; press Escape or the point to let go.") : "";
-  root.replaceChildren(
-    make("h3", {}, nameOf(set, index)),
-    drawFacts(view, index),
-    pinned,
-  );
-  shots.append(drawShots(protocol, view.mode === "means" ? set.members[index] : [index]));
+  const isKept = view.kept.includes(idOf(view, index));
+  const note = isKept ? make("p", { class: "note" }, "Kept; press it again or Escape to let go.") : "";
+  root.replaceChildren(make("h3", {}, nameOf(view, index)), drawFacts(view, [index]), note, drawShots(view, index));
 }
 
-function drawFacts(view, index) {
+function showKept(root, view, letGo) {
+  const indices = findKept(view);
+  root.hidden = !indices.length;
+  if (root.hidden) return root.replaceChildren();
+  const hint = indices.length === 1 ? "Press a second row or point to set it beside this one." : "What differs is bold.";
+  const cards = indices.map((index) => make("div", { class: "card" },
+    make("h3", {}, nameOf(view, index)),
+    drawShots(view, index),
+  ));
+  return root.replaceChildren(
+    make("div", { class: "bar" }, make("h3", {}, indices.length > 1 ? "Side by side" : "Kept"), make("span", { class: "note" }, hint),
+      make("button", { type: "button", onclick: letGo }, "Let go")),
+    make("div", { class: `cards-${indices.length}` }, ...cards),
+    drawFacts(view, indices),
+  );
+}
+
+// A point is known by its row, or by the first of its rows, in every mode and in the page's address.
+function idOf(view, index) {
+  const row = view.mode === "means" ? view.set.members[index][0] : index;
+  return view.protocol.rows.rowId[row];
+}
+
+function findKept(view) {
+  const { protocol, set, mode } = view;
+  return view.kept.map((id) => {
+    const row = protocol.rows.rowId.indexOf(id);
+    if (row < 0 || mode === "rows") return row;
+    return set.members.findIndex((members) => members.includes(row));
+  }).filter((index, place, all) => index >= 0 && all.indexOf(index) === place);
+}
+
+function listFacts(view, index) {
   const { set, protocol } = view;
-  const facts = [];
-  for (const axis of listAxes(view)) {
-    const value = axis.values[set.axes[axis.name][index]];
-    if (!axis.follows || value !== "none") facts.push([axis.label, value]);
-  }
+  const facts = listAxes(view).map((axis) => [axis.label, valueOf(view, axis, index)]);
   if (view.mode === "means") {
     const [seeds, tokenizers] = [set.seeds[index], set.tokenizers[index]];
     facts.push(["seeds", seeds === tokenizers ? `${seeds}` : `${seeds} (tokenizers: ${tokenizers})`]);
@@ -33,36 +57,50 @@ function drawFacts(view, index) {
     facts.push(["row", set.rowId[index]], ["repetition", set.repetition[index]]);
   }
   for (const metric of protocol.metrics) {
-    const value = set.metrics[metric.name][index];
-    if (value !== null) facts.push([metric.short, formatWithError(value, set.errors[metric.name]?.[index])]);
+    facts.push([metric.short, formatWithError(set.metrics[metric.name][index], set.errors[metric.name]?.[index])]);
   }
-  const lines = facts.map(([name, value]) => make("tr", {}, make("th", { scope: "row" }, name), make("td", {}, value)));
-  return make("table", {}, make("tbody", {}, ...lines));
+  return facts;
+}
+
+function drawFacts(view, indices) {
+  const columns = indices.map((index) => listFacts(view, index));
+  const lines = columns[0].map(([name], place) => {
+    const values = columns.map((facts) => facts[place][1]);
+    if (values.every((value) => value === "-" || value === "none")) return "";
+    const look = new Set(values).size > 1 ? { class: "differs" } : {};
+    return make("tr", look, make("th", { scope: "row" }, name), ...values.map((value) => make("td", {}, value)));
+  });
+  return make("table", { class: "facts-table" }, make("tbody", {}, ...lines));
 }
 
 // Pictures of the point's trials, one trial at a time, copied from the section of pictures.
-function drawShots(protocol, members) {
-  const trials = [...new Set(members)].filter((row) => picturesOf(protocol.rows.trial[row]).length);
+function drawShots(view, index) {
+  const { rows } = view.protocol;
+  const members = view.mode === "means" ? view.set.members[index] : [index];
+  const trials = members.filter((row, place) => picturesOf(rows.trial[row]).length && members.findIndex((each) => rows.trial[each] === rows.trial[row]) === place);
   if (!trials.length) return make("p", { class: "note" }, "No pictures of its trials are in this page.");
   const shots = make("div", { class: "pair" });
   const tabs = make("div", { class: "tabs" });
   const show = (chosen) => {
-    shots.replaceChildren(...picturesOf(protocol.rows.trial[chosen]).map((image) =>
-      make("figure", {},
-        make("img", { src: image.src, alt: image.alt, width: image.getAttribute("width"), height: image.getAttribute("height") }),
-        make("figcaption", {}, image.dataset.kind)),
-    ));
+    shots.replaceChildren(...picturesOf(rows.trial[chosen]).map((figure) => figure.cloneNode(true)));
     [...tabs.children].forEach((tab, i) => tab.setAttribute("aria-pressed", String(trials[i] === chosen)));
   };
   if (trials.length > 1) {
     tabs.append(...trials.slice(0, 8).map((row) =>
-      make("button", { type: "button", onclick: () => show(row) }, protocol.rows.repetition[row])));
+      make("button", { type: "button", onclick: () => show(row) }, rows.repetition[row])));
   }
   show(trials[0]);
-  return make("div", {}, tabs, shots);
+  return make("div", { class: "shots" }, tabs, shots);
 }
 
 function picturesOf(trial) {
-  const found = document.querySelectorAll(`#pictures img[data-trial="${CSS.escape(trial)}"]`);
-  return trial === "" ? [] : [...found];
+  return trial === "" ? [] : [...document.querySelectorAll(`#pictures figure[data-trial="${CSS.escape(trial)}"]`)];
+}
+
+// Any picture of a trial, as large as the window.
+function enlarge(dialog, figure) {
+  const image = figure.querySelector("img");
+  dialog.querySelector("img").replaceWith(make("img", { src: image.src, alt: image.alt }));
+  dialog.querySelector("p").textContent = `${image.alt}; ${figure.querySelector("figcaption").textContent}`;
+  dialog.showModal();
 }

@@ -6,18 +6,16 @@ function listAxes(view) {
   return view.mode === "rows" ? [...view.protocol.axes, ...view.protocol.rowAxes] : view.protocol.axes;
 }
 
-function passes(view, index) {
-  for (const axis of listAxes(view)) {
-    const hidden = view.hidden.get(axis.name);
-    if (hidden && hidden.has(view.set.axes[axis.name][index])) return false;
-  }
-  return true;
+function valueOf(view, axis, index) {
+  return axis.values[view.set.axes[axis.name][index]];
 }
 
+// What is hidden is kept by value, so that it means the same in every protocol.
 function listPassing(view) {
+  const axes = listAxes(view).filter((axis) => view.hidden.get(axis.name)?.size);
   const passing = [];
-  for (let index = 0; index < view.set.alignment.length; index += 1) {
-    if (passes(view, index)) passing.push(index);
+  for (let index = 0; index < view.set.colour.length; index += 1) {
+    if (axes.every((axis) => !view.hidden.get(axis.name).has(valueOf(view, axis, index)))) passing.push(index);
   }
   return passing;
 }
@@ -38,22 +36,21 @@ function drawFilters(root, view, onChange) {
 }
 
 function drawAxis(axis, view, onChange) {
-  const hidden = view.hidden.get(axis.name) ?? new Set();
-  view.hidden.set(axis.name, hidden);
-  const chips = axis.values.slice(0, MAX_CHIPS).map((value, index) => {
-    const box = make("input", {
-      type: "checkbox", "data-axis": axis.name, "data-value": value,
-      onchange: (event) => {
-        if (event.target.checked) hidden.delete(index);
-        else hidden.add(index);
-        onChange();
-      },
-    });
-    box.checked = !hidden.has(index);
-    return make("label", { class: "chip" }, box, make("span", {}, value));
-  });
+  if (!view.hidden.has(axis.name)) view.hidden.set(axis.name, new Set());
+  const hidden = view.hidden.get(axis.name);
+  const chips = axis.values.slice(0, MAX_CHIPS).map((value) => makeChip(value, !hidden.has(value), (isOn) => {
+    if (isOn) hidden.delete(value);
+    else hidden.add(value);
+    onChange();
+  }, { "data-axis": axis.name, "data-value": value }));
   const rest = axis.values.length - chips.length;
   if (rest > 0) chips.push(make("span", { class: "note" }, `and ${rest} more values, always shown`));
   const many = axis.values.length > 24 ? "chips-long" : "";
   return make("fieldset", { class: many }, make("legend", {}, axis.label), ...chips);
+}
+
+function makeChip(text, isOn, onChange, attributes) {
+  const box = make("input", { type: "checkbox", ...attributes, onchange: (event) => onChange(event.target.checked) });
+  box.checked = isOn;
+  return make("label", { class: "chip" }, box, make("span", {}, text));
 }

@@ -2,35 +2,63 @@
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
-const protocols = data.protocols.filter((protocol) => protocol.rows.alignment.length);
-const view = { sort: { key: "", direction: 1 }, numShown: ROWS_A_PAGE, hidden: new Map(), pinned: null, active: null };
+const protocols = data.protocols.filter((protocol) => protocol.rows.colour.length);
+const view = { sort: {}, numShown: ROWS_A_PAGE, hidden: new Map(), kept: [], columns: null, active: null };
 
 function choose(select, entries, value) {
   select.replaceChildren(...entries.map(([key, label]) => make("option", { value: key }, label)));
   select.value = value;
 }
 
-function chooseProtocol(position) {
-  const protocol = protocols[position];
+function usualMetrics(protocol) {
   const names = protocol.metrics.map((metric) => metric.name);
   const prefer = (wanted) => wanted.find((name) => names.includes(name)) ?? names[0];
-  const hasMeans = protocol.means.alignment.length > 0;
-  Object.assign(view, { protocol, hidden: new Map() });
+  return { x: prefer(["rfid", "psnr"]), y: prefer(["gfid", "psnr"]) };
+}
+
+function usualMode(protocol) {
+  return protocol.means.colour.length ? "means" : "rows";
+}
+
+// Takes everything from the address, so that a view that somebody sent looks as it did there.
+function restore() {
+  const { params, hidden, kept } = readAddress();
+  const protocol = protocols[Number(params.get("protocol") ?? 0)] ?? protocols[0];
+  const named = (name) => protocol.metrics.some((metric) => metric.name === name);
+  Object.assign(view, { hidden, kept, columns: params.get("columns")?.split(",").filter(Boolean) ?? null });
+  byId("protocol").value = protocols.indexOf(protocol);
+  const usual = usualMetrics(protocol);
+  chooseProtocol({
+    mode: params.get("points") === "rows" ? "rows" : usualMode(protocol),
+    x: named(params.get("x")) ? params.get("x") : usual.x,
+    y: named(params.get("y")) ? params.get("y") : usual.y,
+  });
+  if (params.has("logx")) byId("log-x").checked = params.get("logx") === "true";
+  if (params.has("logy")) byId("log-y").checked = params.get("logy") === "true";
+  if (params.has("sort")) view.sort = { key: params.get("sort"), isTurned: params.get("turned") === "true" };
+  redraw();
+}
+
+function chooseProtocol({ mode, x, y } = {}) {
+  const protocol = protocols[Number(byId("protocol").value)];
+  view.protocol = protocol;
+  const usual = usualMetrics(protocol);
   const entries = protocol.metrics.map((metric) => [metric.name, metric.label]);
-  choose(byId("metric-x"), entries, prefer(["rfid", "psnr"]));
-  choose(byId("metric-y"), entries, prefer(["gfid"]));
-  byId("mode").querySelector("[value=means]").disabled = !hasMeans;
-  byId("mode").value = hasMeans ? "means" : "rows";
+  choose(byId("metric-x"), entries, x ?? usual.x);
+  choose(byId("metric-y"), entries, y ?? usual.y);
+  byId("mode").querySelector("[value=means]").disabled = usualMode(protocol) !== "means";
+  byId("mode").value = mode ?? usualMode(protocol);
+  view.sort = { key: usual.y, isTurned: false };
   chooseMode();
+  chooseMetrics();
 }
 
 function chooseMode() {
   view.mode = byId("mode").value;
   view.set = view.protocol[view.mode];
-  view.sort = { key: view.protocol.metrics.some((m) => m.name === "gfid") ? "gfid" : "", direction: 1 };
-  Object.assign(view, { pinned: null, active: null, numShown: ROWS_A_PAGE });
+  Object.assign(view, { active: null, numShown: ROWS_A_PAGE });
   drawFilters(byId("filters"), view, filter);
-  chooseMetrics();
+  drawColumnChoice(byId("columns"), view, redraw);
 }
 
 function chooseMetrics() {
@@ -39,11 +67,10 @@ function chooseMetrics() {
   view.y = find(byId("metric-y").value);
   byId("log-x").checked = view.x.log;
   byId("log-y").checked = view.y.log;
-  redraw();
 }
 
 function filter() {
-  Object.assign(view, { pinned: null, active: null, numShown: ROWS_A_PAGE });
+  view.numShown = ROWS_A_PAGE;
   redraw();
 }
 
@@ -59,15 +86,13 @@ function redraw() {
     if (x === null || y === null || (view.logX && x <= 0) || (view.logY && y <= 0)) continue;
     points.push({ index, x, y });
   }
-  const shown = drawPlot(byId("plot"), view, points, { hover: activate, leave: release, focus: activate, pin });
+  const shown = drawPlot(byId("plot"), view, points, { hover: activate, leave: release, focus: activate, keep });
   drawLegend(byId("legend"), view);
   view.order = [...shown].sort((a, b) => a.x - b.x || a.y - b.y).map((point) => point.index);
-  const first = byId("plot").querySelector(`[data-index="${view.order[0]}"]`);
-  if (first) first.setAttribute("tabindex", 0);
-  byId("filter-count").textContent = `(${passing.length.toLocaleString("en")} of ${view.set.alignment.length.toLocaleString("en")} points)`;
+  byId("plot").querySelector(`[data-index="${view.order[0]}"]`)?.setAttribute("tabindex", 0);
+  byId("filter-count").textContent = `(${passing.length.toLocaleString("en")} of ${view.set.colour.length.toLocaleString("en")} points)`;
   byId("explore-note").textContent = describe(passing.length, points.length, shown.length);
-  drawResults(passing);
-  activate(view.pinned);
+  drawKept();
 }
 
 function describe(numPassing, numPlaced, numShown) {
@@ -79,15 +104,27 @@ function describe(numPassing, numPlaced, numShown) {
   return notes.join(" ");
 }
 
-function drawResults(passing) {
-  drawTable(byId("table"), byId("more"), view, passing, { sort: sortBy, pin: pinAndShow });
+// All that depends on the sorting and on what is kept.
+function drawKept() {
+  const { protocol, x, y, logX, logY, sort, columns } = view;
+  const kept = new Set(findKept(view));
+  byId("plot").querySelectorAll(".point").forEach((each) => each.classList.toggle("kept", kept.has(Number(each.dataset.index))));
+  showKept(byId("kept"), view, letGo);
+  drawTable(byId("table"), byId("more"), view, sortIndices(view, listPassing(view)), { sort: sortBy, keep });
+  activate(view.active ?? [...kept].at(-1) ?? null);
+  const usual = usualMetrics(protocol);
+  writeAddress(view, {
+    protocol: [protocols.indexOf(protocol), 0], points: [view.mode, usualMode(protocol)],
+    x: [x.name, usual.x], y: [y.name, usual.y], logx: [logX, x.log], logy: [logY, y.log],
+    sort: [sort.key, usual.y], turned: [sort.isTurned, false],
+    columns: [columns ?? chooseColumns(protocol), chooseColumns(protocol)],
+  });
 }
 
 function sortBy(key) {
-  const isSame = view.sort.key === key;
-  view.sort = { key, direction: isSame ? -view.sort.direction : 1 };
-  drawResults(listPassing(view));
-  byId("table").querySelector(`[data-key="${key}"]`).focus();
+  view.sort = { key, isTurned: view.sort.key === key && !view.sort.isTurned };
+  drawKept();
+  byId("table").querySelector(`[data-key="${CSS.escape(key)}"]`).focus();
 }
 
 function activate(index) {
@@ -98,25 +135,31 @@ function activate(index) {
     byId("plot").querySelectorAll('[tabindex="0"]').forEach((each) => each.setAttribute("tabindex", -1));
     mark.setAttribute("tabindex", 0);
   }
-  if (view.active !== index || index === view.pinned) showDetails(byId("details"), byId("shots"), view, index);
+  showDetails(byId("details"), view, index);
   view.active = index;
 }
 
 // A point stays shown until another one is, so that the way to its samples does not end it.
 function release() {
-  if (view.pinned !== null) activate(view.pinned);
+  const kept = findKept(view);
+  if (kept.length) activate(kept.at(-1));
 }
 
-function pin(index) {
-  view.pinned = view.pinned === index ? null : index;
-  view.active = null;
-  activate(index);
+// Keeps a point beside the last one kept, or lets it go.
+function keep(index) {
+  const mine = findKept(view);
+  const isKept = mine.includes(index);
+  const left = mine.filter((each) => each !== index).slice(isKept ? 0 : 1 - MAX_KEPT);
+  view.kept = [...left, ...(isKept ? [] : [index])].map((each) => idOf(view, each));
+  const focused = document.activeElement?.closest("#table tr")?.dataset.index;
+  view.active = isKept ? null : index;
+  drawKept();
+  if (focused) byId("table").querySelector(`tr[data-index="${focused}"] .keep`)?.focus({ preventScroll: true });
 }
 
-function pinAndShow(index) {
-  view.pinned = index;
-  activate(index);
-  byId("explore").scrollIntoView();
+function letGo() {
+  Object.assign(view, { kept: [], active: null });
+  drawKept();
 }
 
 function move(event) {
@@ -126,22 +169,27 @@ function move(event) {
     const next = view.order[Math.min(view.order.length - 1, Math.max(0, now + step))];
     byId("plot").querySelector(`[data-index="${next}"]`)?.focus();
   } else if (event.key === "Enter" || event.key === " ") {
-    if (view.active !== null) pin(view.active);
-  } else if (event.key === "Escape") {
-    view.pinned = null;
-    activate(null);
+    if (view.active !== null) keep(view.active);
   } else {
     return;
   }
   event.preventDefault();
 }
 
+function download() {
+  const text = writeCsv(view, sortIndices(view, listPassing(view)));
+  const link = make("a", { href: URL.createObjectURL(new Blob([text], { type: "text/csv" })), download: `${data.title}.csv` });
+  link.click();
+  URL.revokeObjectURL(link.href);
+}
+
 function start() {
   const label = (protocol) => protocol.name || `${protocol.setting.dataset}, guidance ${protocol.setting.guidance}`;
   choose(byId("protocol"), protocols.map((protocol, i) => [i, label(protocol)]), 0);
-  byId("protocol").addEventListener("change", (event) => chooseProtocol(Number(event.target.value)));
-  byId("mode").addEventListener("change", chooseMode);
-  for (const id of ["metric-x", "metric-y"]) byId(id).addEventListener("change", chooseMetrics);
+  const then = (...steps) => () => { steps.forEach((step) => step()); redraw(); };
+  byId("protocol").addEventListener("change", then(() => chooseProtocol()));
+  byId("mode").addEventListener("change", then(chooseMode));
+  for (const id of ["metric-x", "metric-y"]) byId(id).addEventListener("change", then(chooseMetrics));
   for (const id of ["log-x", "log-y"]) byId(id).addEventListener("change", redraw);
   byId("reset").addEventListener("click", () => {
     view.hidden = new Map();
@@ -150,22 +198,40 @@ function start() {
   });
   byId("more").addEventListener("click", () => {
     view.numShown += ROWS_A_PAGE * 4;
-    drawResults(listPassing(view));
+    drawKept();
   });
+  byId("csv").addEventListener("click", download);
   byId("plot").addEventListener("keydown", move);
+  addEventListener("keydown", (event) => {
+    if (event.key === "Escape" && !byId("enlarged").open) letGo();
+  });
+  addEventListener("hashchange", restore);
   byId("explore-body").hidden = false;
-  if (isNarrow) byId("filter-box").open = false;
-  let width = 0;
+  restore();
+  let width = byId("plot").clientWidth;
   new ResizeObserver(([entry]) => {
     if (Math.round(entry.contentRect.width) === width) return;
     width = Math.round(entry.contentRect.width);
     redraw();
   }).observe(byId("plot"));
-  chooseProtocol(0);
 }
 
-const isNarrow = matchMedia("(max-width: 860px)").matches;
-if (isNarrow) document.querySelectorAll(".cards details").forEach((each) => { each.open = false; });
+// The address holds the view, so that links within the page leave it alone.
+document.addEventListener("click", (event) => {
+  const target = event.target.closest('a[href^="#"]');
+  const figure = event.target.closest("figure[data-trial]");
+  if (target) {
+    event.preventDefault();
+    const section = document.querySelector(target.getAttribute("href"));
+    section.scrollIntoView();
+    section.querySelector("h2").focus({ preventScroll: true });
+  } else if (figure) {
+    enlarge(byId("enlarged"), figure);
+  } else if (event.target.closest("#enlarged")) {
+    byId("enlarged").close();
+  }
+});
+if (matchMedia("(max-width: 860px)").matches) document.querySelectorAll(".cards details").forEach((each) => { each.open = false; });
 if (protocols.length) {
   start();
 } else {

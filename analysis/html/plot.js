@@ -5,6 +5,9 @@ const NUM_COLOURS = 7;
 const MAX_POINTS = 2000;
 const MAX_SERIES = 80;
 const MAX_BARS = 400;
+const MAX_LABELS = 150;
+const MAX_ENTRIES = 16;
+const DASHES = ["", "8 4", "2 3", "9 3 2 3", "14 4", "5 2", "1 5", "12 3 2 3 2 3"];
 const MARKS = [
   "M0-5A5 5 0 1 1 0 5A5 5 0 1 1 0-5Z",
   "M-4.5-4.5H4.5V4.5H-4.5Z",
@@ -34,14 +37,18 @@ function fill(element, attributes, children) {
   return element;
 }
 
-function colourOf(protocol, name) {
-  const index = protocol.lines.alignments.indexOf(name);
-  if (protocol.lines.alignments.length <= NUM_COLOURS) return `var(--c${index})`;
-  return `hsl(${Math.round((index * 360) / protocol.lines.alignments.length)} 60% 50%)`;
+// Colour and dash tell lines apart, each without the other; the mark does where a size varies.
+function colourOf({ lines }, colour) {
+  if (lines.colours.length <= NUM_COLOURS) return `var(--c${colour})`;
+  return `hsl(${Math.round((colour * 360) / lines.colours.length)} 60% 50%)`;
 }
 
-function markOf(protocol, name) {
-  return MARKS[protocol.lines.sizes.indexOf(name) % MARKS.length];
+function dashOf({ lines }, colour, rest) {
+  return DASHES[(colour * lines.rests.length + rest) % DASHES.length];
+}
+
+function markOf({ lines }, colour, mark) {
+  return MARKS[(lines.marks.length > 1 ? mark : colour) % MARKS.length];
 }
 
 function formatNumber(value) {
@@ -139,7 +146,7 @@ function samplePoints(points, front) {
 // Draws everything; `points` are {index, x, y}, `view` says which metrics and scales.
 function drawPlot(root, view, points, on) {
   const width = Math.max(280, root.clientWidth || 600);
-  const height = Math.round(Math.min(540, Math.max(340, width * 0.68)));
+  const height = Math.round(Math.min(520, Math.max(320, width * 0.66)));
   const edge = { left: 58, right: 16, top: 14, bottom: 50 };
   root.replaceChildren();
   root.setAttribute("viewBox", `0 0 ${width} ${height}`);
@@ -165,10 +172,12 @@ function drawPlot(root, view, points, on) {
   });
   root.append(draw("path", { class: "front", d: corners.join("") || "M0 0" }));
   drawPublished(root, published, scaleX, scaleY);
-  const shown = samplePoints(points, front);
-  drawSeries(root, view, shown, scaleX, scaleY);
-  const marks = shown.map((point) => drawPoint(view, point, scaleX, scaleY, on));
-  root.append(draw("g", { class: "points" }, ...marks));
+  const shown = samplePoints(points, front).map((point) => ({ ...point, left: scaleX.place(point.x), top: scaleY.place(point.y) }));
+  const lines = groupLines(view, shown);
+  drawSeries(root, view, lines);
+  drawBars(root, view, shown, scaleX, scaleY);
+  drawLabels(root, view, lines, { left: edge.left, right: width - edge.right, top: edge.top, bottom: height - edge.bottom });
+  root.append(draw("g", { class: "points" }, ...shown.map((point) => drawPoint(view, point, on))));
   return shown;
 }
 
@@ -224,92 +233,149 @@ function drawPublished(root, published, scaleX, scaleY) {
   }
 }
 
-function drawSeries(root, view, points, scaleX, scaleY) {
-  const { protocol, set } = view;
-  if (view.mode === "means") {
-    const series = new Map();
-    for (const point of points) {
-      const key = JSON.stringify([set.alignment[point.index], set.size[point.index]]);
-      if (!series.has(key)) series.set(key, []);
-      series.get(key).push(point);
-    }
-    if (series.size <= MAX_SERIES) {
-      for (const line of series.values()) {
-        line.sort((a, b) => set.dim[a.index] - set.dim[b.index]);
-        const places = line.map((p) => `${scaleX.place(p.x)} ${scaleY.place(p.y)}`);
-        const colour = colourOf(protocol, set.alignment[line[0].index]);
-        const path = draw("path", { class: "series", d: `M${places.join("L")}` });
-        path.style.stroke = colour;
-        root.append(path);
-      }
-    }
-  }
-  if (points.length > MAX_BARS) return;
+// The points of each line in their order; without means every point stands alone.
+function groupLines(view, points) {
+  const { set, mode } = view;
+  const series = new Map();
   for (const point of points) {
-    const colour = colourOf(protocol, set.alignment[point.index]);
-    const [x, y] = [scaleX.place(point.x), scaleY.place(point.y)];
-    for (const [metric, value, along] of [[view.x, point.x, "x"], [view.y, point.y, "y"]]) {
-      const error = set.errors[metric.name]?.[point.index];
+    const i = point.index;
+    const key = mode === "means" && set.along[i] !== null ? [set.colour[i], set.mark[i], set.rest[i]].join() : `point ${i}`;
+    if (!series.has(key)) series.set(key, []);
+    series.get(key).push(point);
+  }
+  return [...series.values()].map((line) => line.sort((a, b) => set.along[a.index] - set.along[b.index]));
+}
+
+function drawSeries(root, view, lines) {
+  const { protocol, set } = view;
+  const long = lines.filter((line) => line.length > 1);
+  if (long.length > MAX_SERIES) return;
+  for (const line of long) {
+    const first = line[0].index;
+    const places = line.map((p) => `${p.left} ${p.top}`);
+    const path = draw("path", { class: "series", d: `M${places.join("L")}`, "stroke-dasharray": dashOf(protocol, set.colour[first], set.rest[first]) });
+    path.style.stroke = colourOf(protocol, set.colour[first]);
+    root.append(path);
+  }
+}
+
+function drawBars(root, view, points, scaleX, scaleY) {
+  if (points.length > MAX_BARS) return;
+  for (const { index, x, y, left, top } of points) {
+    for (const [metric, value, along] of [[view.x, x, "x"], [view.y, y, "y"]]) {
+      const error = view.set.errors[metric.name]?.[index];
       const isLog = along === "x" ? view.logX : view.logY;
       if (!error || (isLog && value - error <= 0)) continue;
       const scale = along === "x" ? scaleX : scaleY;
       const [low, high] = [scale.place(value - error), scale.place(value + error)];
-      const ends = along === "x" ? { x1: low, x2: high, y1: y, y2: y } : { x1: x, x2: x, y1: low, y2: high };
+      const ends = along === "x" ? { x1: low, x2: high, y1: top, y2: top } : { x1: left, x2: left, y1: low, y2: high };
       const bar = draw("line", { class: "bar", ...ends });
-      bar.style.stroke = colour;
+      bar.style.stroke = colourOf(view.protocol, view.set.colour[index]);
       root.append(bar);
     }
   }
 }
 
-function drawPoint(view, point, scaleX, scaleY, on) {
+// Names beside points: a line's best point has the line's name, the others their place along it.
+// A name goes where it covers no mark and no other name, and no line where that can be had; a
+// shorter name is tried where the whole one has no room, and none is drawn where that has none.
+function drawLabels(root, view, lines, frame) {
+  const sign = view.y.better === "higher" ? -1 : 1;
+  const ruler = document.createElement("canvas").getContext("2d");
+  ruler.font = LABEL_FONT;
+  const taken = lines.flat().map((p) => ({ left: p.left - 6, right: p.left + 6, top: p.top - 6, bottom: p.top + 6 }));
+  const inked = lines.flatMap(traceLine);
+  const wanted = lines.map((line) => [...line].sort((a, b) => sign * (a.y - b.y)));
+  const asked = [
+    ...wanted.map(([best]) => [best, [nameOf(view, best.index), placeOf(view, best.index)]]),
+    ...wanted.flatMap(([, ...others]) => others.map((point) => [point, [placeOf(view, point.index)]])),
+  ];
+  for (const [point, texts] of asked.slice(0, MAX_LABELS)) {
+    const found = texts.filter(Boolean).map((text) => [text, findRoom(point, ruler.measureText(text).width, frame, taken, inked)]).find(([, box]) => box);
+    if (!found) continue;
+    taken.push(found[1]);
+    root.append(draw("text", { class: "label", x: found[1].left, y: found[1].bottom - 3, "aria-hidden": "true" }, found[0]));
+  }
+}
+
+const LABEL_FONT = "11px system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif";
+
+function findRoom(point, width, frame, taken, inked) {
+  const [w, h] = [width + 2, 13];
+  const boxes = [[9, -h / 2], [-9 - w, -h / 2], [7, -h - 4], [7, 4], [-7 - w, -h - 4], [-7 - w, 4], [-w / 2, -h - 8], [-w / 2, 8]]
+    .map(([x, y]) => ({ left: point.left + x, right: point.left + x + w, top: point.top + y, bottom: point.top + y + h }))
+    .filter((box) => box.left >= frame.left && box.right <= frame.right && box.top >= frame.top && box.bottom <= frame.bottom)
+    .filter((box) => !taken.some((other) => box.left < other.right && other.left < box.right && box.top < other.bottom && other.top < box.bottom));
+  const covered = (box) => inked.filter(([x, y]) => x > box.left && x < box.right && y > box.top && y < box.bottom).length;
+  return boxes.map((box) => [covered(box), box]).sort((a, b) => a[0] - b[0])[0]?.[1];
+}
+
+// Places along a line, close enough that none lies between two under a name.
+function traceLine(line) {
+  return line.slice(1).flatMap((end, i) => {
+    const start = line[i];
+    const count = Math.ceil(Math.hypot(end.left - start.left, end.top - start.top) / 5);
+    return Array.from({ length: count }, (_, k) => [start.left + ((end.left - start.left) * k) / count, start.top + ((end.top - start.top) * k) / count]);
+  });
+}
+
+function drawPoint(view, point, on) {
   const { protocol, set } = view;
-  const colour = colourOf(protocol, set.alignment[point.index]);
-  const mark = draw("path", { class: "mark", d: markOf(protocol, set.size[point.index]) });
-  mark.style.fill = colour;
-  const label = `${nameOf(set, point.index)}: ${view.x.short} ${formatNumber(point.x)}, ${view.y.short} ${formatNumber(point.y)}`;
+  const { index, left, top } = point;
+  const mark = draw("path", { class: "mark", d: markOf(protocol, set.colour[index], set.mark[index]) });
+  mark.style.fill = colourOf(protocol, set.colour[index]);
+  const label = `${nameOf(view, index)}: ${view.x.short} ${formatNumber(point.x)}, ${view.y.short} ${formatNumber(point.y)}`;
   return draw(
     "g",
     {
-      class: "point", transform: `translate(${scaleX.place(point.x)} ${scaleY.place(point.y)})`,
-      tabindex: -1, role: "img", "aria-label": label, "data-index": point.index,
-      onpointerenter: (event) => event.pointerType === "mouse" && on.hover(point.index),
+      class: "point", transform: `translate(${left} ${top})`,
+      tabindex: -1, role: "img", "aria-label": label, "data-index": index,
+      onpointerenter: (event) => event.pointerType === "mouse" && on.hover(index),
       onpointerleave: (event) => event.pointerType === "mouse" && on.leave(),
-      onfocus: () => on.focus(point.index),
-      onclick: () => on.pin(point.index),
+      onfocus: () => on.focus(index),
+      onclick: () => on.keep(index),
     },
     draw("circle", { class: "hit", r: 12 }), draw("circle", { class: "ring", r: 10 }), mark,
   );
 }
 
-function nameOf(set, index) {
-  const dim = set.dim[index] === null ? "" : `, d=${set.dim[index]}`;
-  return `${set.alignment[index]}, ${set.size[index]}${dim}`;
+function nameOf(view, index) {
+  const { lines } = view.protocol;
+  const names = [lines.colours[view.set.colour[index]], lines.rests[view.set.rest[index]], lines.marks[view.set.mark[index]]];
+  return [...names, placeOf(view, index)].filter(Boolean).join(", ") || "all rows";
+}
+
+function placeOf(view, index) {
+  const value = view.set.along[index];
+  return value === null ? "" : `${view.protocol.lines.along.short}=${value}`;
 }
 
 function drawLegend(root, view) {
-  const { protocol } = view;
-  const entry = (content, text) => make("span", {}, content, text);
-  const symbol = (...shapes) => draw("svg", { viewBox: "-8 -8 16 16", "aria-hidden": "true" }, ...shapes);
-  const shown = (names) => names.slice(0, 12);
-  const colours = shown(protocol.lines.alignments).map((name) => {
-    const dot = draw("circle", { r: 6 });
-    dot.style.fill = colourOf(protocol, name);
-    return entry(symbol(dot), name);
+  const { protocol, set } = view;
+  const { lines } = protocol;
+  const symbol = (...shapes) => draw("svg", { viewBox: "-14 -8 28 16", "aria-hidden": "true" }, ...shapes);
+  const kinds = new Map(set.colour.map((colour, i) => [`${colour} ${set.rest[i]}`, [colour, set.rest[i]]]));
+  const entries = [...kinds.values()].map(([colour, rest]) => {
+    const stroke = draw("line", { x1: -14, x2: 14, y1: 0, y2: 0, "stroke-width": 2, "stroke-dasharray": dashOf(protocol, colour, rest) });
+    const mark = draw("path", { d: lines.marks.length > 1 ? MARKS[0] : markOf(protocol, colour, 0), transform: "scale(0.8)" });
+    stroke.style.stroke = mark.style.fill = colourOf(protocol, colour);
+    return [symbol(stroke, mark), [lines.colours[colour], lines.rests[rest]].filter(Boolean).join(", ")];
   });
-  const sizes = shown(protocol.lines.sizes).map((name) => {
-    const mark = draw("path", { d: markOf(protocol, name) });
+  for (const [index, name] of lines.marks.entries()) {
+    const mark = draw("path", { d: markOf(protocol, 0, index) });
     mark.style.fill = "var(--soft)";
-    return entry(symbol(mark), name);
-  });
-  const line = draw("line", { x1: -8, x2: 8, y1: 0, y2: 0, "stroke-width": 6 });
-  line.style.stroke = "var(--front)";
-  const rest = protocol.lines.alignments.length + protocol.lines.sizes.length - colours.length - sizes.length;
-  root.replaceChildren(...colours, ...sizes, entry(symbol(line), "Pareto front"));
+    if (lines.marks.length > 1) entries.push([symbol(mark), name]);
+  }
+  const named = entries.filter(([, name]) => name);
+  const shown = named.slice(0, MAX_ENTRIES);
+  const front = draw("line", { x1: -14, x2: 14, y1: 0, y2: 0, "stroke-width": 6 });
+  front.style.stroke = "var(--front)";
+  shown.push([symbol(front), "Pareto front"]);
   if (view.published.length) {
     const ring = draw("circle", { r: 4, fill: "none" });
     ring.style.stroke = "var(--soft)";
-    root.append(entry(symbol(ring), "published"));
+    shown.push([symbol(ring), "published"]);
   }
-  if (rest > 0) root.append(make("span", {}, `and ${rest} more`));
+  root.replaceChildren(...shown.map(([sign, name]) => make("span", {}, sign, name)));
+  if (named.length > MAX_ENTRIES) root.append(make("span", {}, `and ${named.length - MAX_ENTRIES} more`));
 }

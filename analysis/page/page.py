@@ -7,12 +7,14 @@ policy forbids any other script and every request.
 
 import base64
 import hashlib
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from itertools import groupby
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -27,7 +29,7 @@ from analysis.table.protocols import format_value
 from analysis.words.caveats import say_caveats
 from analysis.words.provenance import Provenance
 
-SCRIPTS = ("plot.js", "filters.js", "details.js", "table.js", "main.js")
+SCRIPTS = ("plot.js", "filters.js", "details.js", "table.js", "state.js", "main.js")
 SLOT = re.compile(r"<!--slot:(\w+)-->")
 MAX_FAILED = 100
 """Rows that are not done which are listed one by one, count."""
@@ -53,6 +55,8 @@ class PageContent:
 
     title: str
     """Name of the sweeps."""
+    folder: Path
+    """Folder of the page, from where its links lead to the figures' files."""
     table: pd.DataFrame
     """All rows."""
     groups: list[GroupAnalysis]
@@ -88,14 +92,15 @@ def render_page(content: PageContent) -> str:
         ),
         "style": Html(_read_part("report.css")),
         "subtitle": _write_subtitle(content),
+        "sentence": join(_choose_sentence(content.words)),
         "summary": join(map(_write_group, content.groups, content.words)),
-        "figures": _write_figures(content.figures),
+        "figures": _write_figures(content.figures, content.folder),
         "pictures": _write_pictures(content.album, content.table),
         "failed": _write_failed(content.table),
         "cost": _write_cost(content.provenance),
         "provenance": _write_facts(content.provenance.facts),
         "omitted": _write_omissions(content.omissions),
-        "data": Html(dump_data(build_data(content.groups))),
+        "data": Html(dump_data({"title": content.title, **build_data(content.groups)})),
         "script": Html(script),
     }
     return SLOT.sub(lambda match: parts[match[1]], _read_part("report.html"))
@@ -114,6 +119,11 @@ def _write_subtitle(content: PageContent) -> Html:
         known = [format_value(value) for value in table[column].dropna().unique()]
         about += [f"{', '.join(known[:3])}{unit}"] if known else []
     return join(" · ".join(about))
+
+
+def _choose_sentence(words: list[list[str]]) -> str:
+    """The finding that a reader sees first: the best cell of the protocol with the most rows."""
+    return next((line for lines in words for line in lines if not line.startswith("- ")), "")
 
 
 def _write_group(group: GroupAnalysis, lines: list[str]) -> Html:
@@ -148,21 +158,28 @@ def _write_card(heading: str, texts: list[str]) -> Html:
     return tag("details", tag("summary", name), notes, items, open=len(texts) < FOLD_FROM)
 
 
-def _write_figures(figures: Sequence[ShownFigure]) -> Html:
+def _write_figures(figures: Sequence[ShownFigure], folder: Path) -> Html:
     if not figures:
         return tag("p", "No figure can be drawn from this table.", class_="empty")
-    return tag("div", [_write_figure(figure) for figure in figures], class_="figures")
+    return tag("div", [_write_figure(figure, folder) for figure in figures], class_="figures")
 
 
-def _write_figure(figure: ShownFigure) -> Html:
+def _write_figure(figure: ShownFigure, folder: Path) -> Html:
     by_suffix = {file.suffix: file for file in figure.files}
     is_small = by_suffix[".svg"].stat().st_size <= MAX_SVG_BYTE
     file, media = (by_suffix[".svg"], "svg+xml") if is_small else (by_suffix[".png"], "png")
     encoded = base64.b64encode(file.read_bytes()).decode("ascii")
     image = void_tag("img", src=f"data:image/{media};base64,{encoded}", alt=figure.caption)
-    names = ", ".join(file.name for file in figure.files)
-    caption = tag("figcaption", figure.caption, " ", tag("small", names))
+    links = [
+        (" ", tag("a", file.suffix[1:].upper(), href=_link(file, folder))) for file in figure.files
+    ]
+    caption = tag("figcaption", figure.caption, tag("small", map(join, links)))
     return tag("figure", tag("div", image, class_="paper"), caption)
+
+
+def _link(file: Path, folder: Path) -> str:
+    """The way from the page to a file; both may move together."""
+    return quote(Path(os.path.relpath(file, folder)).as_posix())
 
 
 def _write_pictures(album: Album, table: pd.DataFrame) -> Html:
@@ -184,10 +201,18 @@ def _write_trial(trial_id: str, row: pd.Series, pictures: list[Picture]) -> Html
     shown = []
     for picture in pictures:
         look = {"width": picture.width, "height": picture.height, "decoding": "async"}
-        data = {"data_trial": trial_id, "data_kind": picture.kind}
-        image = void_tag("img", src=picture.uri, alt=f"{picture.kind}: {about}", **look, **data)
-        shown.append(tag("figure", image, tag("figcaption", picture.kind)))
+        image = void_tag("img", src=picture.uri, alt=f"{picture.kind}: {about}", **look)
+        button = tag("button", image, type="button", class_="zoom")
+        caption = tag("figcaption", _caption(picture.kind))
+        shown.append(tag("figure", button, caption, data_trial=trial_id))
     return tag("article", tag("h3", about), tag("div", shown, class_="pair"), class_="trial")
+
+
+def _caption(kind: str) -> str:
+    """What a grid shows; the harness writes originals and reconstructions in turn."""
+    if kind.startswith("reconstructions"):
+        return f"{kind}: rows of originals, each above the row of its reconstructions"
+    return kind
 
 
 def _describe_trial(row: pd.Series) -> str:

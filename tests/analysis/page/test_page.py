@@ -1,6 +1,7 @@
 import json
 import re
 from html.parser import HTMLParser
+from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
@@ -44,6 +45,7 @@ def write_page(tmp_path, rows, **extra):
     groups = [analyse_group(name, rows) for name, rows in split_by_protocol(table).items()]
     content = PageContent(
         title="sweep",
+        folder=tmp_path,
         table=table,
         groups=groups,
         words=[say_results(group.cells) for group in groups],
@@ -77,11 +79,15 @@ def test_the_page_needs_nothing_from_elsewhere(dilemma_rows, tmp_path):
     write_report([tmp_path])
     page = (tmp_path / "report.html").read_text()
     elements = parse(page)
-    assert all(attrs.get("alt") for name, attrs in elements if name == "img")
-    sources = [attrs.get("src") or attrs.get("href") or "" for _, attrs in elements]
-    assert all(source.startswith(("data:", "#")) for source in sources if source)
+    assert all(attrs.get("alt") for name, attrs in elements if "src" in attrs)
+    sources = [attrs["src"] for _, attrs in elements if "src" in attrs]
+    assert all(source.startswith("data:") for source in sources)
+    links = [attrs["href"] for _, attrs in elements if "href" in attrs]
+    files = [link for link in links if not link.startswith("#")]
+    assert len(files) == 9
+    assert all((tmp_path / unquote(link)).is_file() for link in files)
     assert not re.search(r"url\(|@import|fetch\(|XMLHttpRequest", page)
-    assert sum(name == "img" for name, _ in elements) == 3
+    assert sum("src" in attrs for _, attrs in elements) == 3
     policy = next(attrs["content"] for _, attrs in elements if "http-equiv" in attrs)
     assert policy.startswith("default-src 'none'")
 
