@@ -1,5 +1,6 @@
 """Where a report's files go, and which files there are a report's own to remove or overwrite."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ FIGURES_FOLDER = "figures"
 MANIFEST = "written.json"
 """File beside the figures that lists what the last report wrote."""
 TABLES = ("table.parquet", "table.csv")
+MAX_NAME_BYTE = 200
+"""Length of the name of a report's folder, bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +84,21 @@ class Outputs:
             )
 
 
+def name_folders(names: Sequence[str]) -> str:
+    """One name for several folders: all of theirs, or the first ones where that is too long.
+
+    A file system holds names of 255 bytes. The digits of what was left out keep the reports of
+    other folders that begin alike apart.
+    """
+    whole = "+".join(names)
+    if len(whole.encode()) <= MAX_NAME_BYTE:
+        return whole
+    digits = hashlib.sha256(whole.encode()).hexdigest()[:8]
+    kept = whole.encode()[: MAX_NAME_BYTE // 2].decode(errors="ignore").rpartition("+")[0]
+    shown = kept.count("+") + 1 if kept else 0
+    return "+".join(filter(None, [kept, f"{len(names) - shown} more {digits}"]))
+
+
 def choose_outputs(folders: Sequence[Path], out_dir: Path | str | None) -> Outputs:
     """Chooses where a report goes.
 
@@ -102,7 +120,7 @@ def choose_outputs(folders: Sequence[Path], out_dir: Path | str | None) -> Outpu
     names = list(dict.fromkeys(folder.name for folder in known))
     if len(names) == 1:
         names = list(dict.fromkeys(folder.parent.name for folder in known))
-    joined = known[0].parent / "+".join(names)
+    joined = known[0].parent / name_folders(names)
     if joined in known or any((joined / name).exists() for name in TABLES):
         raise ValueError(
             "a report of several folders must have a folder of its own, but the name chosen for"

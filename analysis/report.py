@@ -21,7 +21,7 @@ from analysis.page.grids import index_grids, write_grids_page
 from analysis.page.page import PageContent, ShownFigure, render_page
 from analysis.page.pictures import Album, collect_pictures
 from analysis.table.atomic import write_text
-from analysis.table.protocols import split_by_protocol
+from analysis.table.protocols import name_some, split_by_protocol
 from analysis.table.reading import load_tables
 from analysis.words.provenance import trace_table
 from analysis.words.summary import describe_group, say_results
@@ -104,10 +104,11 @@ def write_report(
         files.append(outputs.figures_dir / name)
     found = [index_grids(folder, table) for folder in dict.fromkeys(folders)]
     grids = pd.concat(found, ignore_index=True)
-    if len(folders) == 1 and not grids.empty:
+    # Its links lead to `grids/` beside it, so it is written where the results are, or not at all.
+    if outputs.is_own and not grids.empty:
         files.append(write_grids_page(table, grids, results_dir=folders[0]))
     content = PageContent(
-        title=" + ".join(dict.fromkeys(folder.resolve().name for folder in folders)),
+        title=name_some(list(dict.fromkeys(folder.resolve().name for folder in folders)), " + "),
         folder=outputs.page.parent,
         table=table,
         groups=groups,

@@ -82,7 +82,8 @@ function drawShots(view, index) {
   const shots = make("div", { class: "pair" });
   const tabs = make("div", { class: "tabs" });
   const show = (chosen) => {
-    shots.replaceChildren(...picturesOf(rows.trial[chosen]).map((figure) => figure.cloneNode(true)));
+    const mine = picturesOf(rows.trial[chosen]).filter((figure) => ["", rows.rowId[chosen]].includes(figure.dataset.row));
+    shots.replaceChildren(...mine.map((figure) => figure.cloneNode(true)));
     [...tabs.children].forEach((tab, i) => tab.setAttribute("aria-pressed", String(trials[i] === chosen)));
   };
   if (trials.length > 1) {
@@ -101,6 +102,6 @@ function picturesOf(trial) {
 function enlarge(dialog, figure) {
   const image = figure.querySelector("img");
   dialog.querySelector("img").replaceWith(make("img", { src: image.src, alt: image.alt }));
-  dialog.querySelector("p").textContent = `${image.alt}; ${figure.querySelector("figcaption").textContent}`;
+  dialog.querySelector("p").textContent = image.alt;
   dialog.showModal();
 }

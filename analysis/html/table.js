@@ -15,7 +15,8 @@ function listColumns(view) {
   });
   if (view.mode === "means") columns.push({ ...count("seeds", "seeds", set.seeds), isAxis: true });
   else columns.push(text("repetition", "repetition", set.repetition), count("images", "images", set.images), text("trial", "trial", set.trial), text("row", "row", set.rowId));
-  for (const metric of protocol.metrics) {
+  const first = CHOSEN_FIRST.flatMap((name) => protocol.metrics.filter((metric) => metric.name === name));
+  for (const metric of new Set([...first, ...protocol.metrics])) {
     columns.push({
       key: metric.name, label: metric.short, isNumber: true, metric, of: (i) => set.metrics[metric.name][i],
       show: (i) => formatWithError(set.metrics[metric.name][i], set.errors[metric.name]?.[i]),

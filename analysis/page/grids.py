@@ -28,19 +28,23 @@ def index_grids(results_dir: Path, table: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One line a picture: `trial_id`, `kind` (the rest of its name, such as "samples"), `path`
-        relative to the results folder and `file` with it, in the table's order of trials.
+        relative to the results folder, `row_id` where it is of one row of the trial's (else empty)
+        and `file`, the path with the folder, in the table's order of trials.
     """
     trials = [str(trial) for trial in table["trial_id"].dropna().unique()]
+    rows = set(table["row_id"])
     records = _read_index(results_dir, trials)
-    listed = {Path(file) for *_, file in records}
+    listed = {results_dir / path for _, _, path, _ in records}
     for file in sorted((results_dir / GRIDS_FOLDER).rglob("*.png")):
         inner = file.relative_to(results_dir / GRIDS_FOLDER).with_suffix("")
         trial = _find_trial(inner.parts, trials)
         if trial is not None and file not in listed:
             kind = _name_kind(inner.parts, trial)
             path = file.relative_to(results_dir).as_posix()
-            records.append((trial, kind, path, str(results_dir / path)))
-    index = pd.DataFrame(records, columns=["trial_id", "kind", "path", "file"])
+            row_id = kind.rpartition("_")[2]
+            records.append((trial, kind, path, row_id if row_id in rows else ""))
+    index = pd.DataFrame(records, columns=["trial_id", "kind", "path", "row_id"])
+    index["file"] = [str(results_dir / path) for path in index["path"]]
     order = index["trial_id"].map({trial: position for position, trial in enumerate(trials)})
     return index.iloc[order.argsort(kind="stable")].reset_index(drop=True)
 
@@ -50,11 +54,11 @@ def _read_index(results_dir: Path, trials: Sequence[str]) -> list[tuple[str, str
     file = results_dir / GRIDS_FOLDER / "index.csv"
     if not file.is_file():
         return []
-    index = pd.read_csv(file, dtype=str)
-    found = zip(index["trial_id"], index["kind"], index["path"], strict=True)
+    index = pd.read_csv(file, dtype=str, keep_default_na=False)
+    found = index.reindex(columns=["trial_id", "kind", "path", "row_id"], fill_value="")
     return [
-        (trial, kind, path, str(results_dir / path))
-        for trial, kind, path in found
+        (trial, kind, path, row_id)
+        for trial, kind, path, row_id in found.itertuples(index=False, name=None)
         if trial in trials and (results_dir / path).is_file()
     ]
 

@@ -188,24 +188,43 @@ def _write_pictures(album: Album, table: pd.DataFrame) -> Html:
         return tag("p", f"No pictures: {reasons}.", class_="empty")
     last = table.dropna(subset="trial_id").drop_duplicates("trial_id", keep="last")
     trials = {str(row["trial_id"]): row for _, row in last.iterrows()}
+    captions = _caption_rows(table)
     entries = [
-        _write_trial(trial_id, trials[trial_id], list(pictures))
+        _write_trial(trial_id, trials[trial_id], list(pictures), captions)
         for trial_id, pictures in groupby(album.pictures, key=lambda picture: picture.trial_id)
     ]
     notes = [tag("p", f"{'; '.join(album.notes)}.", class_="note")] if album.notes else []
     return join(notes, tag("div", entries, class_="trials"))
 
 
-def _write_trial(trial_id: str, row: pd.Series, pictures: list[Picture]) -> Html:
+def _write_trial(
+    trial_id: str, row: pd.Series, pictures: list[Picture], captions: dict[str, str]
+) -> Html:
     about = _describe_trial(row)
     shown = []
     for picture in pictures:
+        text = captions.get(picture.row_id, _caption(picture.kind))
         look = {"width": picture.width, "height": picture.height, "decoding": "async"}
-        image = void_tag("img", src=picture.uri, alt=f"{picture.kind}: {about}", **look)
+        image = void_tag("img", src=picture.uri, alt=f"{text}: {about}", **look)
         button = tag("button", image, type="button", class_="zoom")
-        caption = tag("figcaption", _caption(picture.kind))
-        shown.append(tag("figure", button, caption, data_trial=trial_id))
+        about_picture = {"data_trial": trial_id, "data_row": picture.row_id}
+        shown.append(tag("figure", button, tag("figcaption", text), **about_picture))
     return tag("article", tag("h3", about), tag("div", shown, class_="pair"), class_="trial")
+
+
+def _caption_rows(table: pd.DataFrame) -> dict[str, str]:
+    """What tells the samples of a trial's rows apart."""
+    rows = table[["row_id", "guidance", "generator_images"]].itertuples(index=False, name=None)
+    return {
+        str(row_id): ", ".join(
+            [
+                "samples",
+                *([f"guidance {guidance}"] if isinstance(guidance, str) else []),
+                *([f"{images:,.0f} images"] if np.isfinite(images) else []),
+            ]
+        )
+        for row_id, guidance, images in rows
+    }
 
 
 def _caption(kind: str) -> str:

@@ -16,8 +16,8 @@ MAX_SIDE = 640
 LOSSLESS_BYTE = 120_000
 """Grids that take more than this as PNG are encoded as JPEG, bytes."""
 JPEG_QUALITY = 88
-BUDGET_BYTE = 5_000_000
-"""All pictures of a page together, bytes before base64."""
+BUDGET_BYTE = 2_600_000
+"""All pictures of a page together, bytes before base64: the page then stays below 5 MB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +28,8 @@ class Picture:
     """Its trial."""
     kind: str
     """Its content: samples, reconstructions or the rest of its file's name."""
+    row_id: str
+    """Its row, where the trial's other rows have other pictures; else empty."""
     uri: str
     """The image as a data URI."""
     width: int
@@ -69,7 +71,7 @@ def collect_pictures(
     for position, trial in enumerate(wanted):
         mine = []
         for row in by_trial[trial].sort_values("kind", ascending=False).itertuples():
-            read = _read_picture(Path(str(row.file)), trial, str(row.kind))
+            read = _read_picture(Path(str(row.file)), trial, str(row.kind), str(row.row_id))
             if read is None:
                 unreadable.append(str(row.path))
             else:
@@ -88,7 +90,9 @@ def collect_pictures(
     return Album(pictures=pictures, notes=notes)
 
 
-def _read_picture(file: Path, trial: str, kind: str) -> tuple[Picture, set[str]] | None:
+def _read_picture(
+    file: Path, trial: str, kind: str, row_id: str
+) -> tuple[Picture, set[str]] | None:
     """A grid as the page has it, and what was done to it; None where it is no image."""
     try:
         with Image.open(file, formats=["PNG"]) as opened:
@@ -111,6 +115,7 @@ def _read_picture(file: Path, trial: str, kind: str) -> tuple[Picture, set[str]]
     picture = Picture(
         trial_id=trial,
         kind=kind,
+        row_id=row_id,
         uri=f"data:image/{media};base64,{base64.b64encode(data).decode('ascii')}",
         width=image.width,
         height=image.height,

@@ -235,7 +235,7 @@ def _copy_grids(plan: Plan, store: Store, results: Path) -> list[Path]:
     folder = results / "grids"
     for old in folder.glob("*.png"):
         old.unlink(missing_ok=True)
-    copied: dict[Path, tuple[str, str, str]] = {}
+    copied: dict[Path, tuple[str, str, str, str]] = {}
     names, rows_of = trial_names(plan), rows_by_trial(plan)
     for row in plan.rows:
         name, suffix = names[row.trial_id], row_suffix(row, rows_of[row.trial_id])
@@ -247,9 +247,10 @@ def _copy_grids(plan: Plan, store: Store, results: Path) -> list[Path]:
             artifact = store.find(stage.kind, stage.key)
             if artifact and _copy_grid(artifact, f"{kind}.png", target):
                 path = target.relative_to(results).as_posix()
-                copied[target] = (row.trial_id, f"{kind}{which}", path)
+                row_id = row.row_id if kind == "samples" else ""
+                copied[target] = (row.trial_id, f"{kind}{which}", path, row_id)
     if copied:
-        index = pd.DataFrame(list(copied.values()), columns=["trial_id", "kind", "path"])
+        index = pd.DataFrame(list(copied.values()), columns=["trial_id", "kind", "path", "row_id"])
         write_csv(folder / "index.csv", index)
     return list(copied)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from analysis.page.grids import index_grids, write_grids_page
 from analysis.report import main, write_figures, write_report
@@ -228,7 +229,7 @@ def test_grids_are_indexed_by_trial_and_shown_on_a_page(make_row, load, tmp_path
         (tmp_path / "grids" / name).write_bytes(b"")
     index = index_grids(tmp_path, table)
     assert [Path(file) for file in index["file"]] == [tmp_path / path for path in index["path"]]
-    found = set(index.drop(columns="file").itertuples(index=False, name=None))
+    found = set(index.drop(columns=["row_id", "file"]).itertuples(index=False, name=None))
     assert found == {
         ("t1", "samples", "grids/t1/samples.png"),
         ("t1-0", "samples", "grids/t1-0_samples.png"),
@@ -241,3 +242,51 @@ def test_grids_are_indexed_by_trial_and_shown_on_a_page(make_row, load, tmp_path
 def test_importing_the_report_leaves_pyplot_alone():
     check = "import analysis.report, sys; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
+
+
+def write_folder(folder, rows, *, curves=False):
+    """A results folder; of its training curves one term."""
+    folder.mkdir(parents=True)
+    pd.DataFrame(rows).to_parquet(folder / "table.parquet")
+    if curves:
+        lines = [("tokenizer", "k", "t", step, step * 8, "loss", 1.0 / step) for step in (1, 2, 3)]
+        columns = ["stage_kind", "key", "label", "step", "images", "term", "value"]
+        pd.DataFrame(lines, columns=columns).to_parquet(folder / "curves.parquet")
+
+
+def test_results_of_any_kind_make_one_report_and_out_holds_all_of_it(make_row, tmp_path, capsys):
+    kinds = {
+        "sweep": [make_row(), make_row(latent_dim=8)],
+        "tokenizers": [
+            make_row(generator=None, generator_size=None, gfid=None, row_id="r", trial_id="r")
+        ],
+        "diverged": [make_row(status="diverged", error="boom", gfid=None, rfid=None, seed=5)],
+        "given": [
+            make_row(provenance="given", generator_size=None, latent_dim=None, alignment=None)
+            | {"tokenizer_key": None, "row_id": "g", "trial_id": "g", "sweep": "paper"}
+        ],
+        "old": [make_row(schema_version="1", latent_dim=16)],
+    }
+    for name, rows in kinds.items():
+        write_folder(tmp_path / name, rows, curves=name in ("sweep", "old"))
+    (tmp_path / "sweep" / "grids").mkdir()
+    grid = tmp_path / "sweep" / "grids" / f"{kinds['sweep'][0]['trial_id']}_samples.png"
+    Image.fromarray(np.zeros((8, 8), dtype=np.uint8)).save(grid)
+    before = sorted(tmp_path.rglob("*"))
+    for mix in (["sweep", "tokenizers"], ["diverged"], ["sweep"], ["given", "old"], list(kinds)):
+        out = tmp_path.parent / "-".join(mix)
+        folders = [str(tmp_path / name) for name in mix]
+        assert main([*folders, "--out", str(out)]) == 0, capsys.readouterr().err
+        assert (out / "report.html").is_file()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_many_folders_make_a_report_whose_name_a_file_system_holds(make_row, tmp_path, capsys):
+    folders = [tmp_path / f"{place:02d}_{'long' * 10}" for place in range(30)]
+    for dim, folder in enumerate(folders, start=2):
+        write_folder(folder, [make_row(latent_dim=dim)])
+    for some in (folders, folders[:-1]):
+        assert main(list(map(str, some))) == 0, capsys.readouterr().err
+    pages = sorted(tmp_path.glob("*more*/report.html"))
+    assert len(pages) == 2
+    assert "30 rows: 30 done" in "".join(page.read_text() for page in pages)

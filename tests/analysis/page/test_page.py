@@ -135,8 +135,8 @@ def test_pictures_stop_at_the_limit_with_whole_trials(tmp_path):
         for kind in ("samples", "reconstructions"):
             file = tmp_path / f"{trial}_{kind}.png"
             Image.fromarray(noise).save(file)
-            records.append({"trial_id": trial, "kind": kind, "path": file.name, "file": file})
-    grids = pd.DataFrame(records)
+            records.append((trial, kind, file.name, "", file))
+    grids = pd.DataFrame(records, columns=["trial_id", "kind", "path", "row_id", "file"])
     album = collect_pictures(grids, ["b", "a"], budget_byte=30_000)
     assert [(p.trial_id, p.kind) for p in album.pictures] == [
         ("b", "samples"),
@@ -151,7 +151,8 @@ def test_large_grids_are_scaled_and_broken_ones_told(tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no image")
     grids = pd.DataFrame(
         [
-            {"trial_id": "a", "kind": name, "path": name, "file": tmp_path / f"{name}.png"}
+            {"trial_id": "a", "kind": name, "path": name, "row_id": ""}
+            | {"file": tmp_path / f"{name}.png"}
             for name in ("big", "broken")
         ]
     )
