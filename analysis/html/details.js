@@ -19,7 +19,7 @@ function showKept(root, view, letGo) {
   const indices = findKept(view);
   root.hidden = !indices.length;
   if (root.hidden) return root.replaceChildren();
-  const hint = indices.length === 1 ? "Press a second row or point to set it beside this one." : "What differs is bold.";
+  const hint = indices.length === 1 ? "Press a second row or point to set it beside this one." : "What differs comes first, in bold.";
   const cards = indices.map((index) => make("div", { class: "card" },
     make("h3", {}, nameOf(view, index)),
     drawShots(view, index),
@@ -62,14 +62,16 @@ function listFacts(view, index) {
   return facts;
 }
 
+// One column a point; of several points that in which they differ comes first.
 function drawFacts(view, indices) {
   const columns = indices.map((index) => listFacts(view, index));
-  const lines = columns[0].map(([name], place) => {
-    const values = columns.map((facts) => facts[place][1]);
-    if (values.every((value) => value === "-" || value === "none")) return "";
-    const look = new Set(values).size > 1 ? { class: "differs" } : {};
-    return make("tr", look, make("th", { scope: "row" }, name), ...values.map((value) => make("td", {}, value)));
-  });
+  const facts = columns[0].map(([name], place) => ({ name, values: columns.map((column) => column[place][1]) }))
+    .filter(({ values }) => values.some((value) => value !== "-" && value !== "none"));
+  const differ = ({ values }) => new Set(values).size > 1;
+  const lines = [...facts.filter(differ), ...facts.filter((fact) => !differ(fact))].map((fact) => make(
+    "tr", { class: differ(fact) ? "differs" : "" },
+    make("th", { scope: "row" }, fact.name), ...fact.values.map((value) => make("td", {}, value)),
+  ));
   return make("table", { class: "facts-table" }, make("tbody", {}, ...lines));
 }
 

@@ -220,7 +220,7 @@ def _caption_rows(table: pd.DataFrame) -> dict[str, str]:
             [
                 "samples",
                 *([f"guidance {guidance}"] if isinstance(guidance, str) else []),
-                *([f"{images:,.0f} images"] if np.isfinite(images) else []),
+                *([f"after {images:,.0f} training images"] if np.isfinite(images) else []),
             ]
         )
         for row_id, guidance, images in rows
