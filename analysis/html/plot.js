@@ -340,14 +340,12 @@ function drawPoint(view, point, on) {
 }
 
 function nameOf(view, index) {
-  const { lines } = view.protocol;
-  const names = [lines.colours[view.set.colour[index]], lines.rests[view.set.rest[index]], lines.marks[view.set.mark[index]]];
-  return [...names, placeOf(view, index)].filter(Boolean).join(", ") || "all rows";
+  return view.protocol.lines.names[view.set.name[index]] || "all rows";
 }
 
 function placeOf(view, index) {
   const value = view.set.along[index];
-  return value === null ? "" : `${view.protocol.lines.along.short}=${value}`;
+  return value === null ? "" : `${view.protocol.lines.prefix}${value}`;
 }
 
 function drawLegend(root, view) {

@@ -5,15 +5,15 @@ ten thousand rows stay small. What is not finite is null, since JSON knows no Na
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.cells.cells import CELL_COLUMNS, describe_seeds
-from analysis.cells.lines import name_lines
+from analysis.cells.cells import describe_seeds
+from analysis.cells.lines import Axis, describe_lines
 from analysis.group import GroupAnalysis
 from analysis.table.columns import SEED_COLUMNS, columns_of
 from analysis.table.scales import choose_scale
@@ -28,9 +28,9 @@ CONFIGURATION_AXES = (
 """Columns that a filter is made of where they differ and the axes do not say so already."""
 ROW_AXES = (*SEED_COLUMNS, "generator_images")
 """The same for single rows."""
+ROLES = {"name": "cell", "colour": "colour", "mark": "marker", "rest": "panel"}
+"""Columns of `describe_lines` by what the page's plot shows them with."""
 SIGNIFICANT_DIGITS = 6
-NEEDS_LABEL = ("none", "true", "false", "yes", "no", "on", "off")
-"""Values that say nothing without the name of their axis; nor does a number."""
 
 
 def build_data(groups: Sequence[GroupAnalysis]) -> dict[str, Any]:
@@ -67,14 +67,15 @@ def _build_protocol(group: GroupAnalysis) -> dict[str, Any]:
     rows = rows[measured].reset_index(drop=True)
     # The names of lines replace these two columns, whose values are axes nevertheless.
     plain = rows[["alignment", "generator_size"]]
-    rows = name_lines(rows).assign(kind=plain["alignment"], size=plain["generator_size"])
+    rows, shown = describe_lines(rows)
+    rows = rows.assign(kind=plain["alignment"], size=plain["generator_size"])
     setting = group.cells.setting
     varied = [name for name in rows.columns if str(name).startswith(AXIS)]
     own = [name for name in varied if not _is_seed(rows, name)]
     axes = _list_axes(rows, [*own, *_undetermined(rows, own)])
     seeds = [name for name in varied if name not in own]
     row_axes = _list_axes(rows, [*ROW_AXES, *seeds])
-    lines, roles = _place(rows, axes)
+    lines, roles = _place(rows, shown.along)
     names = [name for name in measures if np.isfinite(rows[name]).any()]
     return {
         "name": group.name,
@@ -127,68 +128,22 @@ def _list_axes(rows: pd.DataFrame, names: Sequence[str]) -> list[dict[str, Any]]
             label = about.label or name.removeprefix(AXIS)
             leader = leaders.setdefault(tuple(pd.factorize(column)[0].tolist()), name)
             follows = "" if leader == name else columns[leader].label or leader.removeprefix(AXIS)
-            is_numeric = about.is_number and about.axis != "categorical"
             axis = {"name": name, "label": label, "values": values, "follows": follows}
-            axes.append({**axis, "isNumeric": is_numeric})
+            axes.append({**axis, "isNumeric": about.is_number})
     return axes
 
 
-def _place(
-    rows: pd.DataFrame, axes: list[dict[str, Any]]
-) -> tuple[dict[str, Any], dict[str, list[Any]]]:
-    """Says how the plot tells rows apart: colour, mark, what else splits lines, place along them.
+def _place(rows: pd.DataFrame, along: Axis | None) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+    """What the plot tells rows apart by, and the place of each row among it.
 
-    A table without axes of its own has lines through the latent dims, with the names that figures
-    give them. Else a line runs along the latent dim or the first numeric axis; the first
-    categorical axis of the rest is the colour, the generator size or the next one the mark.
+    Roles are those of the figures, so that a line has one colour and one name in both.
     """
-    leaders = [axis for axis in axes if not axis["follows"]]
-    if not any(axis["name"].startswith(AXIS) for axis in axes):
-        colour, mark = rows["alignment"].astype(str), rows["generator_size"].astype(str)
-        rest, along = pd.Series("", index=rows.index), rows["latent_dim"]
-        label, short = "latent dim", "d"
-    else:
-        numeric = [axis for axis in leaders if axis["isNumeric"]]
-        through = _first(numeric, lambda axis: axis["name"].endswith("latent_dim")) or _first(
-            numeric
-        )
-        left = [axis for axis in leaders if axis is not through]
-        first = _first(left, lambda axis: not axis["isNumeric"]) or _first(left)
-        left = [axis for axis in left if axis is not first]
-        second = _first(left, lambda axis: axis["name"].endswith("size")) or _first(left)
-        left = [axis for axis in left if axis is not second]
-        colour, mark, rest = (_join_values(rows, each) for each in ([first], [second], left))
-        along = rows[through["name"]] if through else pd.Series(np.nan, index=rows.index)
-        label = short = through["label"] if through else ""
-        if through and through["name"].endswith("latent_dim"):
-            short = "d"
-    roles: dict[str, list[Any]] = {"along": _numbers(along)}
-    lines: dict[str, Any] = {"along": {"label": label, "short": short}}
-    for role, texts in (("colour", colour), ("mark", mark), ("rest", rest)):
-        places, names = pd.factorize(texts)
+    lines: dict[str, Any] = {"prefix": along.text(0.0).removesuffix("0") if along else ""}
+    roles: dict[str, list[Any]] = {"along": _numbers(rows["along"])}
+    for role, column in ROLES.items():
+        places, names = pd.factorize(rows[column])
         roles[role], lines[f"{role}s"] = places.tolist(), [str(name) for name in names]
     return lines, roles
-
-
-def _first(
-    axes: Sequence[dict[str, Any]], wanted: Callable[[dict[str, Any]], bool] = bool
-) -> dict[str, Any] | None:
-    return next(filter(wanted, axes), None)
-
-
-def _join_values(rows: pd.DataFrame, axes: Sequence[dict[str, Any] | None]) -> pd.Series:
-    """The values of some axes as one text a row, with the names of axes where they are needed."""
-    texts = pd.Series("", index=rows.index, dtype=object)
-    for axis in filter(None, axes):
-        named = {value: _name_value(axis, value) for value in axis["values"]}
-        mine = _axis_values(rows, axis["name"]).map(named)
-        texts = mine if (texts == "").all() else texts + ", " + mine
-    return texts
-
-
-def _name_value(axis: dict[str, Any], value: str) -> str:
-    is_plain = not axis["isNumeric"] and value.lower() not in NEEDS_LABEL
-    return value if is_plain else f"{axis['label']} {value}"
 
 
 def _axis_values(rows: pd.DataFrame, column: str) -> pd.Series:
@@ -231,9 +186,8 @@ def _build_means(
     points, used = group.cells.points, group.cells.rows
     position = pd.Series(rows.index, index=rows["row_id"])
     used = used.assign(position=used["row_id"].map(position))
-    members = used.groupby(list(CELL_COLUMNS), sort=False)["position"].agg(list)
-    keys = list(points[list(CELL_COLUMNS)].itertuples(index=False, name=None))
-    listed = [[int(each) for each in members[key]] for key in keys]
+    members = used.groupby("cell", sort=False)["position"].agg(list)
+    listed = [[int(each) for each in members[cell]] for cell in points["cell"]]
     first = [each[0] for each in listed]
     return {
         **{role: [values[row] for row in first] for role, values in roles.items()},

@@ -235,6 +235,12 @@ def _caption(kind: str) -> str:
 
 
 def _describe_trial(row: pd.Series) -> str:
+    """A trial in words: its values of the sweep's axes, seeds among them."""
+    varied = row[[str(name).startswith("axis.") for name in row.index]].dropna()
+    if len(varied):
+        names = [str(name).rpartition(".")[2] for name in varied.index]
+        pairs = zip(names, map(format_value, varied), strict=True)
+        return ", ".join(f"{name} {value}" for name, value in pairs)
     words = [str(value) for value in row[["alignment", "alignment_encoder"]].dropna()]
     texts = [" ".join(words)]
     if np.isfinite(row["latent_dim"]):

@@ -98,6 +98,8 @@ def test_axes_are_those_that_the_table_names(load_axes):
     kinds |= {"axis.tokenizer.decoder_width": "numeric", "axis.seed": "seed"}
     rows = [
         {"axis.tokenizer.learning_rate": rate, "axis.posterior": posterior, "axis.seed": "0"}
+        | {"tokenizer_key": f"{rate} {posterior} {width}", "row_id": f"{rate} {posterior} {width}"}
+        | {"trial_id": f"{rate} {posterior} {width}"}
         | {"axis.tokenizer.decoder_width": width, "latent_dim": index + 2}
         for index, (rate, posterior, width) in enumerate(
             product((1e-6, 1e-3), ("none", "kl"), (8, 16))
@@ -110,9 +112,11 @@ def test_axes_are_those_that_the_table_names(load_axes):
         ("axis.tokenizer.decoder_width", ["8", "16"]),
     ]
     lines = data["lines"]
-    assert lines["along"] == {"label": "learning_rate", "short": "learning_rate"}
+    assert lines["prefix"] == "learning_rate "
+    assert len(lines["names"]) == 8
+    assert "posterior kl, decoder_width 16, learning_rate 0.001" in lines["names"]
     assert set(data["rows"]["along"]) == {1e-6, 1e-3}
-    assert lines["colours"] == ["posterior none", "kl"]
+    assert lines["colours"] == ["posterior none", "posterior kl"]
     assert lines["marks"] == ["decoder_width 8", "decoder_width 16"]
     assert lines["rests"] == [""]
 
