@@ -175,8 +175,8 @@ function drawPlot(root, view, points, on) {
   const shown = samplePoints(points, front).map((point) => ({ ...point, left: scaleX.place(point.x), top: scaleY.place(point.y) }));
   const lines = groupLines(view, shown);
   drawSeries(root, view, lines);
-  drawBars(root, view, shown, scaleX, scaleY);
-  drawLabels(root, view, lines, { left: edge.left, right: width - edge.right, top: edge.top, bottom: height - edge.bottom });
+  const bars = drawBars(root, view, shown, scaleX, scaleY);
+  drawLabels(root, view, lines, bars, { left: edge.left, right: width - edge.right, top: edge.top, bottom: height - edge.bottom });
   root.append(draw("g", { class: "points" }, ...shown.map((point) => drawPoint(view, point, on))));
   return shown;
 }
@@ -259,8 +259,10 @@ function drawSeries(root, view, lines) {
   }
 }
 
+// Error bars; returns the ends of each.
 function drawBars(root, view, points, scaleX, scaleY) {
-  if (points.length > MAX_BARS) return;
+  const bars = [];
+  if (points.length > MAX_BARS) return bars;
   for (const { index, x, y, left, top } of points) {
     for (const [metric, value, along] of [[view.x, x, "x"], [view.y, y, "y"]]) {
       const error = view.set.errors[metric.name]?.[index];
@@ -268,23 +270,25 @@ function drawBars(root, view, points, scaleX, scaleY) {
       if (!error || (isLog && value - error <= 0)) continue;
       const scale = along === "x" ? scaleX : scaleY;
       const [low, high] = [scale.place(value - error), scale.place(value + error)];
-      const ends = along === "x" ? { x1: low, x2: high, y1: top, y2: top } : { x1: left, x2: left, y1: low, y2: high };
-      const bar = draw("line", { class: "bar", ...ends });
+      const [start, end] = along === "x" ? [{ left: low, top }, { left: high, top }] : [{ left, top: low }, { left, top: high }];
+      const bar = draw("line", { class: "bar", x1: start.left, x2: end.left, y1: start.top, y2: end.top });
+      bars.push([start, end]);
       bar.style.stroke = colourOf(view.protocol, view.set.colour[index]);
       root.append(bar);
     }
   }
+  return bars;
 }
 
 // Names beside points: a line's best point has the line's name, the others their place along it.
-// A name goes where it covers no mark and no other name, and no line where that can be had; a
+// A name goes where it covers no mark and no other name, and no line or bar where that can be had; a
 // shorter name is tried where the whole one has no room, and none is drawn where that has none.
-function drawLabels(root, view, lines, frame) {
+function drawLabels(root, view, lines, bars, frame) {
   const sign = view.y.better === "higher" ? -1 : 1;
   const ruler = document.createElement("canvas").getContext("2d");
   ruler.font = LABEL_FONT;
   const taken = lines.flat().map((p) => ({ left: p.left - 6, right: p.left + 6, top: p.top - 6, bottom: p.top + 6 }));
-  const inked = lines.flatMap(traceLine);
+  const inked = [...lines, ...bars].flatMap(traceLine);
   const wanted = lines.map((line) => [...line].sort((a, b) => sign * (a.y - b.y)));
   const asked = [
     ...wanted.map(([best]) => [best, [nameOf(view, best.index), placeOf(view, best.index)]]),
