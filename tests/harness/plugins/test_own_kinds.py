@@ -107,7 +107,7 @@ DECODE = "return functional.conv_transpose2d(latents, self.kernels, stride=self.
     ],
 )
 def test_what_breaks_the_contract_is_said_in_words(tmp_path, monkeypatch, old, new, says):
-    name = f"mine_{zlib.crc32(new.encode())}"
+    name = f"tokenizer_{zlib.crc32(new.encode())}"
     (tmp_path / f"{name}.py").write_text(
         (EXAMPLES / "my_tokenizer.py").read_text().replace(old, new)
     )
