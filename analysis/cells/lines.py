@@ -266,8 +266,11 @@ def _choose_roles(rows: pd.DataFrame, found: list[Axis]) -> Axes:
     A line of the frontier trades reconstruction for generation, so it runs through an axis whose
     values have tokenizers of their own; what moves the generator alone is compared.
     """
-    params = rows.groupby(SIZE)["generator_params"].mean().sort_values(kind="stable")
-    axes = [replace(a, order=tuple(params.index)) if a.column == SIZE else a for a in found]
+    params = rows.groupby(SIZE)["generator_params"].mean().fillna(float("inf"))
+    axes = [
+        replace(a, order=tuple(sorted(a.order, key=params.__getitem__))) if a.column == SIZE else a
+        for a in found
+    ]
     lines = [axis for axis in axes if axis.is_numeric and axis.moves_tokenizer]
     lines.sort(key=lambda axis: axis.column != LATENT_DIM)
     along = lines[0] if lines else None
