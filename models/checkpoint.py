@@ -123,17 +123,21 @@ def _listed(names: list[str]) -> str:
 
 
 def load_tokenizer(autoencoder: Autoencoder, path: str | Path) -> None:
-    """Load an official or Lightning-style tokenizer file; training-only entries are dropped.
+    """Load an official or Lightning-style tokenizer file.
 
     Raises:
-        ValueError: if what remains does not fit the autoencoder exactly.
+        ValueError: if its tensors do not fit the autoencoder exactly.
     """
-    kept = {
+    load_strictly(autoencoder, read_tokenizer(path), source=str(path))
+
+
+def read_tokenizer(path: str | Path) -> dict[str, Tensor]:
+    """Read an official or Lightning-style tokenizer file; training-only entries are dropped."""
+    return {
         name: value
         for name, value in read_tensors(path).items()
         if not name.startswith(TRAINING_ONLY_PREFIXES)
     }
-    load_strictly(autoencoder, kept, source=str(path))
 
 
 def export_tokenizer(autoencoder: Autoencoder, path: str | Path) -> None:

@@ -86,9 +86,9 @@ class DiffusersTokenizerConfig:
         side = resolution // self.downsample
         return LatentLayout.single(channels=self.latent_dim, height=side, width=side)
 
-    def describe(self) -> str:
+    def describe(self) -> Mapping[str, str]:
         """Hash of its files."""
-        return describe_pretrained(self)
+        return {"checkpoint": describe_pretrained(self)}
 
     def check(self, resolution: int) -> None:
         """Any size will do: nothing is trained."""

@@ -79,9 +79,9 @@ class PythonTokenizerConfig(Target):
         side = resolution // self.downsample
         return LatentLayout.single(channels=self.latent_dim, height=side, width=side)
 
-    def describe(self) -> str:
-        """Empty: code and weights of one's own enter keys by themselves."""
-        return ""
+    def describe(self) -> Mapping[str, str]:
+        """Nothing: code and weights of one's own enter keys by themselves."""
+        return {}
 
     def check(self, resolution: int) -> None:
         """Any size will do here; its code is tried before a run."""

@@ -90,9 +90,11 @@ class Point:
         trial = self.trial
         encoders = [trial.evaluation.extractor, *trial.encoders.values()]
         weights: list[Any] = [e.describe() for e in encoders]
+        tokenizer = trial.tokenizer.describe()
         generator = trial.generator.describe() if trial.generator else {}
         taken: dict[str, Any] = {
-            "tokenizer": trial.tokenizer.describe(),
+            "tokenizer": tokenizer.get("checkpoint"),
+            "tokenizer's start": tokenizer.get("initial_weights"),
             "generator": generator.get("checkpoint"),
             "generator's start": generator.get("initial_weights"),
             "reference": describe_source(trial.evaluation.reference),

@@ -92,8 +92,8 @@ class TokenizerSettings(Protocol):
         """Channel groups and grid of the latents of images of `resolution` pixels."""
         ...
 
-    def describe(self) -> str:
-        """Hash of the weights that it takes from elsewhere, for keys; empty where trained here."""
+    def describe(self) -> Mapping[str, str]:
+        """Hashes of the files that it takes from elsewhere, for keys; without those not given."""
         ...
 
     def check(self, resolution: int) -> None:
@@ -135,6 +135,10 @@ class TokenizerConfig:
     checkpoint: str | None = field(default=None, metadata=NO_KEY)
     """Official or Lightning-style file to take the weights from; nothing is trained then, and the
     other fields say how the file was. Its hash enters the key, its path does not."""
+    initial_weights: str | None = field(default=None, metadata=NO_KEY)
+    """File whose weights the training starts from, as far as names and shapes fit: an official or
+    Lightning-style file, or `model.safetensors` of a tokenizer here. Its hash enters the key, its
+    path does not."""
     seed: int | None = None
     """Seed of weights and batches; absent: the trial's."""
 
@@ -153,6 +157,12 @@ class TokenizerConfig:
             raise ValueError(
                 f"`regularizers` must hold every kind once at most, but got {', '.join(kinds)}; "
                 "remove one"
+            )
+        if self.checkpoint is not None and self.initial_weights is not None:
+            raise ValueError(
+                "`initial_weights` must be left out beside `checkpoint`, which is not trained, but "
+                "both are given; keep `checkpoint` to take weights as they are, or "
+                "`initial_weights` to train on from them"
             )
         spell_out(self.phases, self.training.steps, self.loss, self.alignment)
 
@@ -196,6 +206,8 @@ class TokenizerConfig:
             aligned += f" from {Path(self.checkpoint).name}"
         elif self.phases:
             aligned += f" in {len(self.phases)} phases"
+        if self.initial_weights is not None:
+            aligned += f" starting from {Path(self.initial_weights).name}"
         return f"f{self.downsample}d{self.latent_dim} {aligned} seed {self.seed}"
 
     @property
@@ -226,9 +238,10 @@ class TokenizerConfig:
         side = resolution // self.downsample
         return LatentLayout.single(channels=self.latent_dim, height=side, width=side)
 
-    def describe(self) -> str:
-        """Hash of `checkpoint`."""
-        return describe_file(self.checkpoint)
+    def describe(self) -> Mapping[str, str]:
+        """Hashes of `checkpoint` and `initial_weights`."""
+        files = {"checkpoint": self.checkpoint, "initial_weights": self.initial_weights}
+        return {name: describe_file(path) for name, path in files.items() if path is not None}
 
     def check(self, resolution: int) -> None:
         """Ask each regulariser."""

@@ -59,8 +59,8 @@ class LinearConfig:
         side = resolution // self.downsample
         return LatentLayout.single(channels=self.latent_dim, height=side, width=side)
 
-    def describe(self) -> str:
-        return ""
+    def describe(self) -> Mapping[str, str]:
+        return {}
 
     def check(self, resolution: int) -> None:
         """Nothing else must hold."""

@@ -28,6 +28,7 @@ from harness.stages.generator.kind import GeneratorStage
 from harness.stages.generator.kinds import kind_of
 from harness.stages.generator.representation import TokenAlignment
 from harness.stages.running.context import StageContext
+from harness.stages.running.initial_weights import start_from
 from harness.stages.running.optimisation import (
     add_terms,
     autocast,
@@ -39,7 +40,7 @@ from harness.stages.running.optimisation import (
 )
 from harness.stages.stage import Estimate, Stage, StageKind
 from harness.storage.artifacts import Artifact, write_tensors
-from models.checkpoint import load_fitting, load_strictly
+from models.checkpoint import load_strictly
 from models.ema import Ema
 from models.objectives.objective import rows_of
 from models.parameters import num_parameters
@@ -227,20 +228,13 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
 
 
 def _start(config: GeneratorStage, model: nn.Module) -> dict[str, Any]:
-    """Take what fits of a file of initial weights; says in log and result what was left and why."""
+    """Take what fits of the file of initial weights, where there is one."""
     settings = config.generator
     if settings.initial_weights is None:
         return {}
-    check_file(settings.initial_weights, config.initial_weights)
     path = Path(settings.initial_weights).expanduser()
     tensors = kind_of(settings).read_checkpoint(path)
-    left = load_fitting(model, tensors, source=str(path))
-    num_loaded = sum(name not in left for name in tensors)
-    print(f"initial weights: {num_loaded} tensors of {path} loaded, {len(left)} not")
-    for name, why in left.items():
-        print(f"  {name}: {why}")
-    source = f"{path.name}, {config.initial_weights}"
-    return {"initial_weights": {"file": source, "num_loaded": num_loaded, "left": left}}
+    return start_from(model, tensors, path, config.initial_weights)
 
 
 def _take(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:

@@ -36,7 +36,7 @@ def stage(trial: Trial) -> TokenizerStage:
         tokenizer=identity(settings),
         data=trial.data,
         perceptual_weights="",
-        checkpoint=settings.describe(),
+        **settings.describe(),
     )
 
 
@@ -58,7 +58,7 @@ def make(stage: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
         ValueError: The files are others than planned with, or not what is declared.
     """
     config, described = _settings(stage.tokenizer), stage.checkpoint
-    now = config.describe()
+    now = config.describe()["checkpoint"]
     if now != described:
         raise ValueError(
             f"the files of {config.source} must be those that were planned with ({described}), "

@@ -27,6 +27,8 @@ class TokenizerStage:
     """Hashes of the weights of LPIPS; empty without it."""
     checkpoint: str = field(default="", metadata=KEY_UNLESS_DEFAULT)
     """Hash of the weights that are given; empty where they are trained here."""
+    initial_weights: str = field(default="", metadata=KEY_UNLESS_DEFAULT)
+    """Hash of the file that a training here starts from; empty without one."""
 
 
 @dataclass(frozen=True, kw_only=True)

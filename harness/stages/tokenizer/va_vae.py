@@ -24,6 +24,7 @@ from harness.stages.encoder import stage as encoder
 from harness.stages.encoder.kind import Place
 from harness.stages.flops import FORWARDS_A_STEP, count_forward, empty_image, training_images
 from harness.stages.running.context import StageContext
+from harness.stages.running.initial_weights import start_from
 from harness.stages.running.optimisation import (
     Learners,
     Trained,
@@ -55,8 +56,8 @@ def stage(trial: Trial) -> TokenizerStage:
     return TokenizerStage(
         tokenizer=settings,
         data=trial.data,
-        perceptual_weights="" if given else describe_lpips(settings.loss.perceptual),
-        checkpoint=given,
+        perceptual_weights="" if settings.is_given else describe_lpips(settings.loss.perceptual),
+        **given,
     )
 
 
@@ -90,7 +91,9 @@ def make(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
         regularizers[regularizer.kind] = regularizer.build(latent)
     torch.manual_seed(derive_seed(seed, "tokenizer", "weights"))
     layout = memory_format(device, context.resources.channels_last)
-    model = build(config).to(device).to(memory_format=layout).train()
+    model = build(config)
+    beginning = _start(config, model)
+    model = model.to(device).to(memory_format=layout).train()
     criterion = TokenizerLoss(
         settings.loss,
         settings.alignment,
@@ -253,7 +256,17 @@ def make(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
         "parameters": sum(p.numel() for p in model.parameters()),
         "images": training.steps * training.batch_size,
         **left_out(dataset, "train"),
+        **beginning,
     }
+
+
+def _start(config: TokenizerStage, model: Autoencoder) -> dict[str, Any]:
+    """Take what fits of the file of initial weights, where there is one."""
+    given = _settings(config.tokenizer).initial_weights
+    if given is None:
+        return {}
+    path = Path(given).expanduser()
+    return start_from(model, checkpoint.read_tokenizer(path), path, config.initial_weights)
 
 
 def _take(
@@ -280,13 +293,16 @@ def load(config: TokenizerStage, artifact: Artifact) -> Autoencoder:
 
 
 def missing(config: TokenizerStage) -> list[MissingItem]:
-    """The weights of LPIPS, or the file that takes the place of a training."""
+    """The weights of LPIPS and of the start, or the file that takes the place of a training."""
     settings = _settings(config.tokenizer)
-    if settings.checkpoint is None:
-        return missing_lpips(settings.loss.perceptual, "tokenizer.loss.perceptual")
-    return missing_checkpoint(
-        "the tokenizer's weights", settings.checkpoint, "tokenizer.checkpoint"
-    )
+    if settings.checkpoint is not None:
+        what = "the tokenizer's weights"
+        return missing_checkpoint(what, settings.checkpoint, "tokenizer.checkpoint")
+    start = "the weights that the tokenizer starts from"
+    return [
+        *missing_lpips(settings.loss.perceptual, "tokenizer.loss.perceptual"),
+        *missing_checkpoint(start, settings.initial_weights, "tokenizer.initial_weights"),
+    ]
 
 
 def trained_images(config: TokenizerStage) -> int:

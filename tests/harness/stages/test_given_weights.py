@@ -194,3 +194,50 @@ def test_unusable_initial_weights_are_told(load, files, command, write, tree, tm
     outcome = run_stage(stage, tmp_path / "store", Resources(), 0.0)
     assert outcome.status == "failed"
     assert "must hold tensors that fit the LightningDiT, but none does" in outcome.error
+
+
+def tokenizer_of(sweep, store: Path):
+    """A sweep's tokenizer, trained in a store."""
+    stage = next(s for s in make_plan(sweep).stages if s.kind == "tokenizer")
+    for source in (*stage.inputs.values(), stage):
+        outcome = run_stage(source, store, Resources(), 0.0)
+        assert outcome.status in ("done", "reused"), outcome.error
+    return Store(store).get("tokenizer", stage.key)
+
+
+def test_a_tokenizer_starts_from_what_fits_of_a_file_and_says_what_does_not(
+    load, files, tmp_path, capsys
+):
+    still = ("tokenizer.training.learning_rate=1e-12", "tokenizer.training.steps=1")
+    started = f"tokenizer.initial_weights={files['tokenizer']}"
+    artifact = tokenizer_of(load(*still, started), tmp_path / "store")
+    said, made = artifact.result["initial_weights"], artifact.tensors("model.safetensors")
+    given = read_checkpoint(files["tokenizer"])["state_dict"]
+    # What training alone needs, as the projection, is not the network's.
+    assert (said["num_loaded"], said["left"]) == (len(made), {})
+    for name, tensor in made.items():
+        torch.testing.assert_close(tensor, given[name])
+    wider = (*still, started, "tokenizer.latent_dim=3", "grid={seed: [0]}")
+    other = tokenizer_of(load(*wider), tmp_path / "store").result["initial_weights"]
+    assert any(name.startswith("decoder.conv_in") or "post_quant" in name for name in other["left"])
+    assert f"initial weights: {len(made)} tensors of" in capsys.readouterr().out
+
+
+def test_the_content_of_a_tokenizers_start_enters_its_key(load, files, tmp_path):
+    start, moved = "tokenizer.initial_weights", tmp_path / "moved.pt"
+    shutil.copyfile(files["tokenizer"], moved)
+    here, anew = keys(load(f"{start}={files['tokenizer']}")), keys(load())
+    assert keys(load(f"{start}={moved}")) == here
+    assert here["tokenizer"] != anew["tokenizer"]
+    assert here["encoder"] == anew["encoder"]
+    assert len({p.trial_id for p in load(f"grid.{start}=[null, {moved}]").points}) == 2
+
+
+def test_an_unusable_start_of_a_tokenizer_is_told(load, files, command, write, tree):
+    path = files["tokenizer"]
+    with pytest.raises(ValueError, match="`initial_weights` must be left out beside `checkpoint`"):
+        load(f"tokenizer.checkpoint={path}", f"tokenizer.initial_weights={path}")
+    ended = command(write(tree), "--set=tokenizer.initial_weights=absent.pt")
+    assert ended.code == 2
+    assert "absent.pt" in ended.err
+    assert "tokenizer.initial_weights" in ended.err
