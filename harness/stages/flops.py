@@ -19,6 +19,7 @@ from torch import nn
 import harness.stages
 import models
 from harness.config.training import TrainingConfig
+from harness.schema.imported import code_of
 from harness.schema.keys import canonical_json, content_hash
 from harness.storage.user_cache import describe_files, remembered
 from models.parameters import num_parameters
@@ -77,7 +78,7 @@ def of_network(
         learn: Computes them.
         num_numbers: How many there are.
     """
-    name = content_hash([purpose, network_key(config), _code()])
+    name = content_hash([purpose, network_key(config), code_of(config), _code()])
     if name not in _known:
         found = remembered("networks", name, lambda: list(learn()))
         # The cache is the user's: whatever else lies in it is counted anew.

@@ -247,7 +247,7 @@ def size(config: EncoderStage, _cells: int | None) -> tuple[int, float]:
         return network, empty_image(*network.input_size)
 
     try:
-        return count_forward([config, code_of(settings)], forward)
+        return count_forward(config, forward)
     except Exception:
         # Whatever it is: a cost that is not known is no reason not to run.
         return 0, 0.0
