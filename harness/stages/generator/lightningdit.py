@@ -85,7 +85,7 @@ KIND = GeneratorKind(
     evaluations=evaluations,
     size=size,
     read_checkpoint=read_generator,
-    compile=LightningDiT.compile_blocks,
+    compile=lambda network: network.compile_blocks(),
     token_side=token_side,
     sizes={name: LightningDiTConfig(size=name) for name in SIZES},
     smallest=LightningDiTConfig(size=DiTShape(depth=1, width=32, num_heads=2)),

@@ -169,7 +169,7 @@ def test_a_checkpoint_that_finds_no_room_leaves_those_before(tmp_path, monkeypat
         raise SafetensorError("Error while serializing: No space left on device (os error 28)")
 
     with monkeypatch.context() as patch:
-        patch.setattr("harness.storage.artifacts.save_file", refuse)
+        patch.setattr("safetensors.torch.save_file", refuse)
         with pytest.raises(StorageError, match=r"step-000000002.* MiB free.*free space") as caught:
             save_checkpoint(tmp_path, 2, {"weight": torch.ones(4)})
     assert caught.value.errno == errno.ENOSPC
