@@ -6,18 +6,21 @@ import pytest
 
 from harness.plan.plan import make_plan
 from harness.results.protocol import generation_protocol, reconstruction_protocol
+from harness.schema.keys import to_plain
+from harness.stages.stage import Stage
 from harness.storage.artifacts import Artifact
 
 
-def extractor(weights: str = "a" * 64) -> Artifact:
+def extractor(stage: Stage, weights: str = "a" * 64) -> Artifact:
     files = {"model.safetensors": {"bytes": 1, "sha256": weights}}
-    return Artifact(path=Path("unused"), record={"files": files})
+    record = {"config": to_plain(stage.config), "files": files}
+    return Artifact(path=Path("unused"), record=record)
 
 
-def hashes(sweep, artifact: Artifact | None = None) -> tuple[str, str]:
+def hashes(sweep, weights: str = "a" * 64) -> tuple[str, str]:
     row = make_plan(sweep).rows[0]
     assert row.generator is not None
-    used = row.extractor.config, artifact or extractor()
+    used = row.extractor.config, extractor(row.extractor, weights)
     samples = row.generator.generations[0].config, row.generator.reference.config
     return (
         generation_protocol(*samples, *used).hash,
@@ -79,7 +82,7 @@ def test_image_size_and_extraction_move_both_protocols(load, setting):
 
 
 def test_the_weights_of_the_extractor_are_part_of_both_protocols(load):
-    assert all(map(str.__ne__, hashes(load()), hashes(load(), extractor("b" * 64))))
+    assert all(map(str.__ne__, hashes(load()), hashes(load(), "b" * 64)))
 
 
 def test_settings_that_a_solver_does_not_use_are_no_part_of_its_protocol(load):
@@ -95,6 +98,6 @@ def test_guidance_settings_of_one_trial_have_protocols_of_their_own(load):
     for row in make_plan(load(guidance)).rows:
         assert row.generator is not None
         samples = row.generator.generations[0].config, row.generator.reference.config
-        used = row.extractor.config, extractor()
+        used = row.extractor.config, extractor(row.extractor)
         protocols.add(generation_protocol(*samples, *used).hash)
     assert len(protocols) == 2
