@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from harness.opened_results import open_results
+    from harness.results.opened import open_results
 
 __all__ = ["open_results"]
 
@@ -19,7 +19,7 @@ __all__ = ["open_results"]
 def __getattr__(name: str) -> Any:
     # Imported when it is asked for: PyTorch takes seconds, and `--help` and others need none of it.
     if name == "open_results":
-        from harness.opened_results import open_results
+        from harness.results.opened import open_results
 
         return open_results
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,9 +13,9 @@ from harness import open_results
 from harness.data import open_dataset
 from harness.data.digits import DigitsConfig
 from harness.data.pixel_range import to_model_range, to_uint8
-from harness.opened_results import Results
+from harness.results.opened import Results
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 NOTEBOOK = REPOSITORY / "sweeps" / "examples" / "open_results.ipynb"
 
 
