@@ -14,7 +14,9 @@ from harness.data.photographs.webdataset import WebDatasetConfig
 from harness.data.python_dataset import PythonDataset, PythonDatasetConfig
 from harness.schema.kinds import Kinds
 
-DATASETS: Kinds[Callable[[Any, torch.device | None], ImageDataset]] = Kinds("data set")
+DATASETS: Kinds[Callable[[Any, torch.device | None], ImageDataset]] = Kinds(
+    "data set", DatasetConfig
+)
 """Every kind of data set, and what opens it."""
 DATASETS.add("digits", DigitsConfig, lambda config, _device: DigitsDataset(config))
 DATASETS.add("image_folder", ImageFolderConfig, PhotographDataset)

@@ -9,11 +9,13 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from harness.data.missing import MissingItem
-from harness.data.pipelines import Pipeline
+from harness.data.pipelines import Pipeline, draw_augmentation, mirror
 from harness.data.shuffle import FULL, Shuffle
 
 Split = Literal["train", "eval"]
 """`train` is for fitting and generation references, `eval` for reconstruction metrics."""
+SPLITS: tuple[Split, Split] = ("train", "eval")
+"""Every split."""
 
 
 CONTENT = ("data_fingerprint", "data_content")
@@ -138,6 +140,52 @@ class ImageDataset(ABC):
     def left_out(self, split: Split) -> tuple[str, ...]:
         """Bad images that are left out of a split, each with the reason."""
         return ()
+
+
+class CroppedDataset(ImageDataset):
+    """Images of any size, each read anew, cropped to squares and mirrored.
+
+    A kind gives `_labels`, `_config` (with `crop` and `flip`) and `_read`.
+    """
+
+    _labels: dict[Split, Int64[np.ndarray, " n"]]
+    _config: Any
+
+    def num_images(self, split: Split) -> int:
+        """Number of images in a split, those that are left out not counted."""
+        return len(self._labels[split])
+
+    def labels(self, split: Split) -> Int64[np.ndarray, " n"]:
+        """Class of every image of a split."""
+        return self._labels[split]
+
+    def images(
+        self, split: Split, indices: Int64[np.ndarray, " b"], pipeline: Pipeline | None = None
+    ) -> UInt8[Tensor, "b 3 h w"]:
+        """Read images, cropped at the centre; `pipeline` defaults to the configured crop."""
+        return self._read(split, indices, pipeline or self._config.crop, None)
+
+    def augmented(
+        self,
+        split: Split,
+        indices: Int64[np.ndarray, " b"],
+        generator: np.random.Generator,
+        part: slice = WHOLE,
+    ) -> UInt8[Tensor, "m 3 h w"]:
+        """Read images at random crop positions, mirrored at random if so configured."""
+        positions, mirrored = draw_augmentation(len(indices), generator, flip=self._config.flip)
+        images = self._read(split, indices[part], self._config.crop, positions[part])
+        return mirror(images, mirrored[part])
+
+    @abstractmethod
+    def _read(
+        self,
+        split: Split,
+        indices: Int64[np.ndarray, " b"],
+        pipeline: Pipeline,
+        positions: Sequence[tuple[float, float]] | None,
+    ) -> UInt8[Tensor, "b 3 h w"]:
+        """Read images and crop them at `positions`, or at the centre."""
 
 
 def check_declaration(config: object, counts: Sequence[str], names: Sequence[str]) -> None:

@@ -13,19 +13,18 @@ from PIL import Image
 from torch import Tensor
 
 from harness.data.dataset import (
-    WHOLE,
-    ImageDataset,
+    SPLITS,
+    CroppedDataset,
     Split,
     check_count,
     check_declaration,
     check_indices,
 )
 from harness.data.missing import MissingItem
-from harness.data.pipelines import Pipeline, draw_augmentation, mirror, read_squares
+from harness.data.pipelines import Pipeline, read_squares
 from harness.schema.imported import Target, code_of
 from harness.schema.reading import ConfigError
 
-SPLITS: tuple[Split, Split] = ("train", "eval")
 LABELS = ("labels", "targets")
 """Attributes that hold all labels, where a data set has one: no image is read for them then."""
 
@@ -94,7 +93,7 @@ class PythonDatasetConfig(Target):
 
 
 @final
-class PythonDataset(ImageDataset):
+class PythonDataset(CroppedDataset):
     """Both splits of a data set of the user's own."""
 
     def __init__(self, config: PythonDatasetConfig) -> None:
@@ -107,32 +106,6 @@ class PythonDataset(ImageDataset):
             else tuple(str(number) for number in range(config.num_classes))
         )
         self._labels = {split: self._read_labels(split) for split in SPLITS}
-
-    def num_images(self, split: Split) -> int:
-        """Number of images in a split."""
-        return len(self._labels[split])
-
-    def labels(self, split: Split) -> Int64[np.ndarray, " n"]:
-        """Class of every image of a split."""
-        return self._labels[split]
-
-    def images(
-        self, split: Split, indices: Int64[np.ndarray, " b"], pipeline: Pipeline | None = None
-    ) -> UInt8[Tensor, "b 3 h w"]:
-        """Read images, cropped at the centre."""
-        return self._read(split, indices, pipeline or self._config.crop, None)
-
-    def augmented(
-        self,
-        split: Split,
-        indices: Int64[np.ndarray, " b"],
-        generator: np.random.Generator,
-        part: slice = WHOLE,
-    ) -> UInt8[Tensor, "m 3 h w"]:
-        """Read images at random crop positions, mirrored at random if so configured."""
-        positions, mirrored = draw_augmentation(len(indices), generator, flip=self._config.flip)
-        images = self._read(split, indices[part], self._config.crop, positions[part])
-        return mirror(images, mirrored[part])
 
     def fingerprint(self) -> str:
         """sha256 of code, arguments and labels."""

@@ -10,26 +10,17 @@ from jaxtyping import Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
-from harness.data.dataset import WHOLE, ImageDataset, Split, check_indices
+from harness.data.dataset import SPLITS, CroppedDataset, Split, check_indices
 from harness.data.photographs.config import PhotographConfig
 from harness.data.photographs.encoded import EncodedImage, shorten
 from harness.data.photographs.inspection import BadImage, Inspection, check_limit, inspect
 from harness.data.photographs.kept_pixels import KeptPixels, Pixels, keep_pixels
-from harness.data.pipelines import (
-    Pipeline,
-    draw_augmentation,
-    in_threads,
-    mirror,
-    read_squares,
-)
+from harness.data.pipelines import Pipeline, in_threads, read_squares
 from harness.storage.user_cache import describe_files
-
-SPLITS: tuple[Split, Split] = ("train", "eval")
-"""Every split."""
 
 
 @final
-class PhotographDataset(ImageDataset):
+class PhotographDataset(CroppedDataset):
     """Encoded images of two splits; those that are bad are left out where that is allowed.
 
     Positions are those of the good images, in the order of the files: which are bad is known before
@@ -64,35 +55,9 @@ class PhotographDataset(ImageDataset):
             self._labels[split].setflags(write=False)
         self._pixels: dict[Split, KeptPixels] = {}
 
-    def num_images(self, split: Split) -> int:
-        """Number of images in a split, those that are left out not counted."""
-        return len(self._labels[split])
-
-    def labels(self, split: Split) -> Int64[np.ndarray, " n"]:
-        """Class of every image of a split."""
-        return self._labels[split]
-
     def left_out(self, split: Split) -> tuple[str, ...]:
         """Bad images that are left out of a split, each with the reason."""
         return tuple(str(image) for image in self._bad[split])
-
-    def images(
-        self, split: Split, indices: Int64[np.ndarray, " b"], pipeline: Pipeline | None = None
-    ) -> UInt8[Tensor, "b 3 h w"]:
-        """Read images, cropped at the centre; `pipeline` defaults to the configured crop."""
-        return self._read(split, indices, pipeline or self._config.crop, None)
-
-    def augmented(
-        self,
-        split: Split,
-        indices: Int64[np.ndarray, " b"],
-        generator: np.random.Generator,
-        part: slice = WHOLE,
-    ) -> UInt8[Tensor, "m 3 h w"]:
-        """Read images at random crop positions, mirrored at random if so configured."""
-        positions, mirrored = draw_augmentation(len(indices), generator, flip=self._config.flip)
-        images = self._read(split, indices[part], self._config.crop, positions[part])
-        return mirror(images, mirrored[part])
 
     def fingerprint(self) -> str:
         """sha256 of what is known of the files without reading images: names, sizes, footers."""
