@@ -18,7 +18,8 @@ from harness.config.encoders import (
 )
 from harness.config.generator import GENERATORS, GeneratorSettings
 from harness.config.regularizers import REGULARIZERS
-from harness.config.tokenizer import TOKENIZERS, TokenizerSettings
+from harness.config.tokenizer import TOKENIZERS
+from harness.config.tokenizer_settings import TokenizerDefaults, TokenizerSettings
 from harness.config.training import TrainingConfig
 from harness.config.trial import Trial
 from harness.data import DATASETS, DataConfig, open_dataset
@@ -74,6 +75,7 @@ __all__ = [
     "Regularizer",
     "RegularizerConfig",
     "StageContext",
+    "TokenizerDefaults",
     "TokenizerKind",
     "TokenizerNetwork",
     "TokenizerSettings",

@@ -9,17 +9,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from harness.config.tokenizer_settings import TokenizerDefaults
 from harness.config.weights import describe_file
 from harness.data.missing import MissingItem
 from harness.schema.keys import NO_KEY, content_hash
 from models.diffusers_autoencoder import CONFIG_FILE, LATENT_FIELDS, WEIGHTS, weight_files
-from models.latent import LatentLayout
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiffusersTokenizerConfig:
+class DiffusersTokenizerConfig(TokenizerDefaults):
     """A pretrained autoencoder in the layout of diffusers; it only encodes and decodes."""
 
     kind: Literal["diffusers"] = "diffusers"
@@ -71,27 +71,9 @@ class DiffusersTokenizerConfig:
         """Others have trained it."""
         return "published"
 
-    @property
-    def encoders(self) -> Mapping[str, Any]:
-        """None: nothing is trained."""
-        return {}
-
-    @property
-    def columns(self) -> Mapping[str, Any]:
-        """No alignment or regulariser that this program has added."""
-        return {"alignment": "none", "vf_weight": 0.0, "regularizers": "none"}
-
-    def layout(self, resolution: int) -> LatentLayout:
-        """One group of channels."""
-        side = resolution // self.downsample
-        return LatentLayout.single(channels=self.latent_dim, height=side, width=side)
-
     def describe(self) -> Mapping[str, str]:
         """Hash of its files."""
         return {"checkpoint": describe_pretrained(self)}
-
-    def check(self, resolution: int) -> None:
-        """Any size will do: nothing is trained."""
 
     @property
     def name(self) -> str:
@@ -99,11 +81,6 @@ class DiffusersTokenizerConfig:
         folder = Path(self.source).expanduser().name or self.source
         measured = ", measured scaling" if self.scaling == "statistics" else ""
         return f"{self.kind} {folder}{measured}"
-
-    @property
-    def label(self) -> str:
-        """A few words for people."""
-        return f"f{self.downsample}d{self.latent_dim} {self.name} seed {self.seed}"
 
 
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")

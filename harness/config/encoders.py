@@ -129,14 +129,14 @@ class TimmEncoderConfig(foundation.TimmEncoderConfig):
         """Any image is resized to what the network takes."""
 
 
-ENCODERS: Kinds[Any] = Kinds("alignment encoder")
+ENCODERS: Kinds[Any] = Kinds("alignment encoder", EncoderSettings)
 """Every kind of network that a tokenizer or generator can be aligned with: it has dense features.
 `harness.stages.encoder` says how each is made and loaded."""
 ENCODERS.add("in_domain", InDomainEncoder)
 ENCODERS.add("timm", TimmEncoderConfig)
 ENCODERS.add("python", PythonEncoderConfig)
 
-EXTRACTORS: Kinds[Any] = Kinds("metric extractor")
+EXTRACTORS: Kinds[Any] = Kinds("metric extractor", EncoderSettings)
 """Every kind of network whose features a Fréchet distance can be measured in, pooled ones."""
 EXTRACTORS.add("in_domain", InDomainEncoder)
 EXTRACTORS.add("timm", TimmEncoderConfig)

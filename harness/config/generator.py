@@ -213,7 +213,7 @@ class GeneratorConfig(LightningDiTConfig, GeneratorSettings):
             )
 
 
-GENERATORS: Kinds[Any] = Kinds("generator", default="lightningdit")
+GENERATORS: Kinds[Any] = Kinds("generator", GeneratorSettings, default="lightningdit")
 """Every kind of generator; a block that names none is a LightningDiT. `harness.stages.generator`
 says how each is trained and drawn from."""
 GENERATORS.add("lightningdit", GeneratorConfig)

@@ -1,17 +1,16 @@
 """A tokenizer of the user's own, trained already: a Python object with `encode` and `decode`."""
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
+from harness.config.tokenizer_settings import TokenizerDefaults
 from harness.config.weights import Provenance
 from harness.schema.imported import Target
-from models.latent import LatentLayout
 
 
 @dataclass(frozen=True, kw_only=True)
-class PythonTokenizerConfig(Target):
+class PythonTokenizerConfig(Target, TokenizerDefaults):
     """An object that encodes images into latents and decodes them; nothing is trained.
 
     `encode` takes images [b, 3, h, w] in `image_range` and returns latents [b, c, h / f, w / f], or
@@ -58,33 +57,6 @@ class PythonTokenizerConfig(Target):
     def name(self) -> str:
         """Name in the table: what builds it, and its arguments."""
         return self.call
-
-    @property
-    def label(self) -> str:
-        """A few words for people."""
-        return f"f{self.downsample}d{self.latent_dim} {self.name} seed {self.seed}"
-
-    @property
-    def encoders(self) -> Mapping[str, Any]:
-        """None: nothing is trained."""
-        return {}
-
-    @property
-    def columns(self) -> Mapping[str, Any]:
-        """No alignment or regulariser that this program has added."""
-        return {"alignment": "none", "vf_weight": 0.0, "regularizers": "none"}
-
-    def layout(self, resolution: int) -> LatentLayout:
-        """One group of channels."""
-        side = resolution // self.downsample
-        return LatentLayout.single(channels=self.latent_dim, height=side, width=side)
-
-    def describe(self) -> Mapping[str, str]:
-        """Nothing: code and weights of one's own enter keys by themselves."""
-        return {}
-
-    def check(self, resolution: int) -> None:
-        """Any size will do here; its code is tried before a run."""
 
     @property
     def identity(self) -> "PythonTokenizerConfig":

@@ -7,7 +7,7 @@ from models.regularizers.contract import RegularizerConfig
 from models.regularizers.denoising import DenoisingConfig
 from models.regularizers.equivariance import EquivarianceConfig
 
-REGULARIZERS: Kinds[Any] = Kinds("regularizer")
+REGULARIZERS: Kinds[Any] = Kinds("regularizer", RegularizerConfig)
 """Every kind. A class says all of its kind: how it is built, what it needs, how it is named."""
 REGULARIZERS.add("eq", EquivarianceConfig)
 REGULARIZERS.add("denoise", DenoisingConfig)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -12,6 +12,7 @@ from harness.config.encoders import AlignmentEncoder
 from harness.config.phases import PhaseInForce, TokenizerPhase, spell_out
 from harness.config.python_tokenizer import PythonTokenizerConfig
 from harness.config.regularizers import AnyRegularizer
+from harness.config.tokenizer_settings import TokenizerDefaults, TokenizerSettings
 from harness.config.training import TrainingConfig
 from harness.config.weights import Provenance, describe_file
 from harness.schema.keys import KEY_UNLESS_DEFAULT, NO_KEY
@@ -19,90 +20,7 @@ from harness.schema.kinds import Kinds
 from harness.schema.reading import ConfigError
 from models.alignment import NoAlignment, VFAlignment
 from models.autoencoder import AutoencoderConfig
-from models.latent import LatentLayout
 from models.tokenizer_loss import TokenizerLossConfig
-
-
-@runtime_checkable
-class TokenizerSettings(Protocol):
-    """What every kind of tokenizer says of itself: the part of its configuration that others read.
-
-    A kind is a frozen dataclass with these members; its other fields are its own.
-    """
-
-    __dataclass_fields__: ClassVar[dict[str, Any]]
-
-    @property
-    def kind(self) -> str:
-        """Name of the kind."""
-        ...
-
-    @property
-    def latent_dim(self) -> int:
-        """Latent channels, over all groups."""
-        ...
-
-    @property
-    def downsample(self) -> int:
-        """Image side over latent side."""
-        ...
-
-    @property
-    def seed(self) -> int | None:
-        """Seed of its weights, of its batches and of the noise of its latents."""
-        ...
-
-    @property
-    def scaling(self) -> Literal["own", "statistics"]:
-        """How latents are normalised for the generator: by the scaling that comes with given
-        weights, or by their measured mean and deviation."""
-        ...
-
-    @property
-    def is_given(self) -> bool:
-        """Whether its weights come from elsewhere and nothing is trained."""
-        ...
-
-    @property
-    def provenance(self) -> Provenance:
-        """Where its weights and its recipe come from."""
-        ...
-
-    @property
-    def name(self) -> str:
-        """Name in the table."""
-        ...
-
-    @property
-    def label(self) -> str:
-        """A few words for people."""
-        ...
-
-    @property
-    def encoders(self) -> Mapping[str, AlignmentEncoder]:
-        """Key path below `tokenizer` -> frozen network that its training looks to."""
-        ...
-
-    @property
-    def columns(self) -> Mapping[str, Any]:
-        """Columns of the table that say how it was trained."""
-        ...
-
-    def layout(self, resolution: int) -> LatentLayout:
-        """Channel groups and grid of the latents of images of `resolution` pixels."""
-        ...
-
-    def describe(self) -> Mapping[str, str]:
-        """Hashes of the files that it takes from elsewhere, for keys; without those not given."""
-        ...
-
-    def check(self, resolution: int) -> None:
-        """Refuse images of a size that it cannot be trained with.
-
-        Raises:
-            ConfigError: With the key path below `tokenizer`.
-        """
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +32,7 @@ class AlignedWith(VFAlignment):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenizerConfig:
+class TokenizerConfig(TokenizerDefaults):
     """A VA-VAE and its training; without alignment it is the plain LDM autoencoder."""
 
     kind: Literal["va_vae"] = "va_vae"
@@ -233,11 +151,6 @@ class TokenizerConfig:
             "adaptive_vf": "yes" if aligned.adaptive else "no",
         }
 
-    def layout(self, resolution: int) -> LatentLayout:
-        """One group of channels."""
-        side = resolution // self.downsample
-        return LatentLayout.single(channels=self.latent_dim, height=side, width=side)
-
     def describe(self) -> Mapping[str, str]:
         """Hashes of `checkpoint` and `initial_weights`."""
         files = {"checkpoint": self.checkpoint, "initial_weights": self.initial_weights}
@@ -265,7 +178,7 @@ class TokenizerConfig:
         return spell_out(self.phases, self.training.steps, self.loss, self.alignment)
 
 
-TOKENIZERS: Kinds[Any] = Kinds("tokenizer", default="va_vae")
+TOKENIZERS: Kinds[Any] = Kinds("tokenizer", TokenizerSettings, default="va_vae")
 """Every kind of tokenizer; a block that names none is a VA-VAE. `harness.stages.tokenizer` says how
 each is trained and loaded."""
 TOKENIZERS.add("va_vae", TokenizerConfig)

@@ -71,7 +71,7 @@ def import_plugins(tree: Mapping[str, Any], folder: Path) -> None:
     """
     search_also([Path(), folder])
     for point in metadata.entry_points(group=ENTRY_POINTS):
-        import_plugin(point.value)
+        import_plugin(point.module)
     names = tree.get("plugins", [])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ConfigError(

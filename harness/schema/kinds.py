@@ -1,5 +1,6 @@
 """Open unions: configuration classes told apart by `kind`, to which plug-ins add their own."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
@@ -24,12 +25,13 @@ class Kinds(Generic[Implementation]):
     annotation is written, so a plug-in may add a kind at any time before a file is read.
     """
 
-    def __init__(self, part: str, *, default: str | None = None) -> None:
+    def __init__(self, part: str, settings: type, *, default: str | None = None) -> None:
         """Args:
         part: What they are kinds of, in words: `tokenizer`.
+        settings: Class whose public members every configuration must have.
         default: The kind of a block that names none; absent: `kind` must be written.
         """
-        self.part, self.default = part, default
+        self.part, self.settings, self.default = part, settings, default
         self._configs: dict[str, type] = {}
         self._implementations: dict[str, Implementation] = {}
         self._origins: dict[str, str] = {}
@@ -43,8 +45,9 @@ class Kinds(Generic[Implementation]):
             implementation: What stages know of it; absent where the class itself says all.
 
         Raises:
-            ValueError: Another class has this name already.
+            ValueError: Another class has this name already, or the class is no such configuration.
         """
+        self._require_members(kind, config)
         origin = f"{config.__module__}.{config.__qualname__}"
         if self._origins.get(kind, origin) != origin:
             raise ValueError(
@@ -62,7 +65,18 @@ class Kinds(Generic[Implementation]):
         self._implementations[kind] = implementation
 
     def of(self, config: Any) -> Implementation:
-        """The implementation of a configuration's kind."""
+        """The implementation of a configuration's kind.
+
+        Raises:
+            ConfigError: It was added without one.
+        """
+        if config.kind not in self._implementations:
+            from harness.schema.reading import ConfigError  # It makes its validators of kinds.
+
+            raise ConfigError(
+                f"the {self.part} kind {config.kind!r} must be added with what stages know of it, "
+                f"but {self._origins[config.kind]} came alone; give `add` a third argument"
+            )
         return self._implementations[config.kind]
 
     def __iter__(self) -> Iterator[str]:
@@ -71,6 +85,27 @@ class Kinds(Generic[Implementation]):
     def config_of(self, kind: str) -> type:
         """The configuration class of a kind."""
         return self._configs[kind]
+
+    def _require_members(self, kind: str, config: type) -> None:
+        """Refuse a class that others would stumble over in the middle of a plan."""
+        if not dataclasses.is_dataclass(config):
+            raise ValueError(
+                f"the {self.part} kind {kind!r} must be a frozen dataclass, but {config.__name__} "
+                "is none; decorate it with @dataclass(frozen=True, kw_only=True)"
+            )
+        fields = {field.name for field in dataclasses.fields(config)}
+        wanted = {name for base in self.settings.__mro__[:-1] for name in vars(base)}
+        wanted |= {"kind", *getattr(self.settings, "__annotations__", {})}
+        lacking = sorted(
+            name
+            for name in wanted
+            if not name.startswith("_") and name not in fields and not hasattr(config, name)
+        )
+        if lacking:
+            raise ValueError(
+                f"the {self.part} kind {kind!r} must say {', '.join(lacking)}, but "
+                f"{config.__name__} does not; see {self.settings.__module__}"
+            )
 
     def _kind_of(self, block: Any) -> str:
         named = isinstance(block, Mapping)

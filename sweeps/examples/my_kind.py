@@ -16,9 +16,9 @@ from harness.kinds import (
     TOKENIZERS,
     Artifact,
     BatchStream,
-    LatentLayout,
     PointPosterior,
     StageContext,
+    TokenizerDefaults,
     TokenizerKind,
     TokenizerNetwork,
     TokenizerStage,
@@ -32,8 +32,8 @@ from harness.kinds import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearConfig:
-    """The block of the sweep file, and what others ask of it."""
+class LinearConfig(TokenizerDefaults):
+    """The block of the sweep file, and what others ask of it beyond the defaults."""
 
     kind: Literal["linear"] = "linear"
     latent_dim: int
@@ -42,28 +42,6 @@ class LinearConfig:
     seed: int | None = None
 
     scaling, is_given, provenance, name = "statistics", False, "reconstruction", "linear"
-
-    @property
-    def label(self) -> str:
-        return f"linear f{self.downsample}d{self.latent_dim} seed {self.seed}"
-
-    @property
-    def encoders(self) -> Mapping[str, Any]:
-        return {}
-
-    @property
-    def columns(self) -> Mapping[str, Any]:
-        return {"alignment": "none", "vf_weight": 0.0}
-
-    def layout(self, resolution: int) -> LatentLayout:
-        side = resolution // self.downsample
-        return LatentLayout.single(channels=self.latent_dim, height=side, width=side)
-
-    def describe(self) -> Mapping[str, str]:
-        return {}
-
-    def check(self, resolution: int) -> None:
-        """Nothing else must hold."""
 
 
 class Linear(TokenizerNetwork):
