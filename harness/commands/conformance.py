@@ -1,13 +1,13 @@
-"""What every kind must keep to, ours and the user's own: one small trial, run and looked at.
+"""What every kind must keep to, ours and the user's own: small trials, run and looked at.
 
-The trial is a sweep's first one with its trainings cut to a few steps. Every stage runs twice, once
-undisturbed and once stopped at its first checkpoint and resumed; networks and data are looked at
-for what stages rely on.
+The trials are those of a sweep in which each kind is met first, with trainings cut to a few steps.
+Every stage runs twice, once undisturbed and once stopped at its first checkpoint and resumed;
+networks and data are looked at for what stages rely on.
 """
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +15,28 @@ import numpy as np
 import torch
 
 from harness.config.resources import Resources
-from harness.config.sweep import Sweep
+from harness.config.sweep import Point, Sweep
+from harness.config.training import TrainingConfig
 from harness.data import DataConfig, open_dataset
 from harness.data.pixel_range import to_model_range
 from harness.execution.stage_run import run_stage
 from harness.metrics.extractors import ExtractionConfig
+from harness.plan.cost import estimate
 from harness.plan.plan import make_plan
+from harness.schema.keys import content_hash
 from harness.stages.encoder.stage import load_encoder, load_extractor
 from harness.stages.stage import Stage
 from harness.stages.tokenizer.stage import load_tokenizer
 from harness.storage.artifacts import Store
 
 STOP = "stop"
-
+"""What a file of `harness.storage.stop_requests` says to stages that are to stop."""
 STEPS = 4
 """Steps of a training: the first ends at a checkpoint, and some follow."""
+TRAINED = ("encoder", "tokenizer", "generator")
+"""Kinds of stages that train a network, unless its weights are given."""
+BY_STEP = ("phases", "snapshots")
+"""Fields that name steps of a whole training."""
 TOLERANCE = 1e-4
 """How far a network's answer may depend on the images beside one, as a share of its largest."""
 EVERY_STEP = Resources(checkpoint_every_s=1e-9)
@@ -45,33 +52,46 @@ class Finding:
     """How it does not; empty where it holds."""
 
 
-def shortened(tree: Mapping[str, Any]) -> tuple[str, ...]:
-    """Settings that cut a sweep file down to one small trial; trainings have `STEPS` steps."""
-    settings = [f"grid.{axis}={_yaml([values[0]])}" for axis, values in tree["grid"].items()]
-
-    def walk(block: Any, path: str) -> Iterator[str]:
-        if not isinstance(block, Mapping):
-            return
-        for name, value in block.items():
-            if name == "training" and isinstance(value, Mapping):
-                yield from (f"{path}{name}.steps={STEPS}", f"{path}{name}.warmup_steps=0")
-            else:
-                yield from walk(value, f"{path}{name}.")
-
-    return (*settings, *walk(tree["trial"], ""))
+def small_sweep(sweep: Sweep) -> Sweep:
+    """The trials in which a class of configuration is met first, their trainings cut to `STEPS`."""
+    known: set[type] = set()
+    points: list[Point] = []
+    for point in sweep.points:
+        classes = set(_classes_in(point.trial))
+        if not classes <= known:
+            known |= classes
+            points.append(replace(point, trial=_shortened(point.trial)))
+    return replace(sweep, points=tuple(points))
 
 
-def _yaml(value: Any) -> str:
-    import json
+def _classes_in(value: Any) -> Iterator[type]:
+    if is_dataclass(value):
+        yield type(value)
+        value = {f.name: getattr(value, f.name) for f in fields(value)}
+    if isinstance(value, Mapping | list | tuple):
+        for each in value.values() if isinstance(value, Mapping) else value:
+            yield from _classes_in(each)
 
-    return json.dumps(value)
+
+def _shortened(value: Any) -> Any:
+    """A configuration whose trainings have few steps, and nothing that needs more."""
+    if isinstance(value, tuple):
+        return tuple(_shortened(each) for each in value)
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
+    if isinstance(value, TrainingConfig):
+        return replace(value, steps=STEPS, warmup_steps=0)
+    changed = {f.name: _shortened(getattr(value, f.name)) for f in fields(value) if f.init}
+    return replace(value, **changed | {name: () for name in BY_STEP if name in changed})
 
 
 def findings(sweep: Sweep) -> Iterator[Finding]:
-    """Run the first trial of a sweep and look at its parts, one by one."""
+    """Run the trials of a small sweep and look at their parts, one by one."""
     plan = make_plan(sweep)
-    trial = sweep.points[0].trial
-    yield from _of_data(trial.data)
+    data = sweep.points[0].trial.data
+    graders = {row.extractor for row in plan.rows}
+    for config in {content_hash(p.trial.data): p.trial.data for p in sweep.points}.values():
+        yield from _of_data(config)
     with tempfile.TemporaryDirectory(prefix="conformance-") as folder:
         undisturbed, resumed = (Store(Path(folder, name)) for name in ("whole", "resumed"))
         for stage in plan.stages:
@@ -80,11 +100,14 @@ def findings(sweep: Sweep) -> Iterator[Finding]:
             if finding.error:
                 return
             if stage.kind == "tokenizer":
-                yield from _of_tokenizer(stage, undisturbed, trial.data)
+                yield from _of_tokenizer(stage, undisturbed, stage.config.data)
             if stage.kind == "encoder":
-                grades = stage == plan.rows[0].extractor
-                yield from _of_encoder(stage, undisturbed, trial.data, grades=grades)
-            yield _resumes(stage, undisturbed, resumed)
+                yield from _of_encoder(stage, undisturbed, data, grades=stage in graders)
+            repeated = _repeats(stage, undisturbed, resumed)
+            yield repeated
+            # What reads a stage that came out otherwise comes out otherwise too.
+            if repeated.error:
+                return
 
 
 def _ran(stage: Stage, store: Store) -> Finding:
@@ -93,14 +116,24 @@ def _ran(stage: Stage, store: Store) -> Finding:
     return Finding(what=f"{stage.kind}: {stage.label} runs", error=error)
 
 
-def _resumes(stage: Stage, undisturbed: Store, store: Store) -> Finding:
-    """Stop a stage at its first checkpoint, go on, and compare the artifacts' files."""
-    what = f"{stage.kind}: resumed from a checkpoint it gives the same bits"
+def _repeats(stage: Stage, undisturbed: Store, store: Store) -> Finding:
+    """Stop a stage at its first step, go on, and compare the artifacts' files.
+
+    A stage that is one piece of work is not stopped, but made again.
+    """
     stop = store.root / "stop"
     stop.parent.mkdir(parents=True, exist_ok=True)
     stop.write_text(STOP, encoding="utf-8")
-    run_stage(stage, store.root, EVERY_STEP, 0.0, stop=stop)
+    first = run_stage(stage, store.root, EVERY_STEP, 0.0, stop=stop)
     stop.unlink()
+    is_resumed = first.status == "stopped"
+    what = f"{stage.kind}: {'resumed from a checkpoint' if is_resumed else 'made again'}"
+    what += " it gives the same bits"
+    if not is_resumed and stage.kind in TRAINED and estimate(stage).images > 0:
+        return Finding(
+            what=f"{stage.kind}: a training stops where it is asked to",
+            error="it went on; call `context.after_step` after every step, with the state to save",
+        )
     outcome = run_stage(stage, store.root, Resources(), 0.0)
     if outcome.status not in ("done", "reused"):
         return Finding(what=what, error=outcome.error)
@@ -110,14 +143,13 @@ def _resumes(stage: Stage, undisturbed: Store, store: Store) -> Finding:
         for name, file in ours.record["files"].items()
         if theirs.record["files"].get(name) != file
     ]
-    if differing or ours.result != theirs.result:
-        told = ", ".join(differing) or "its result"
-        return Finding(
-            what=what,
-            error=f"{told} differ: whatever the training changes must be in its checkpoint, and "
-            "every random number a function of seed and step",
-        )
-    return Finding(what=what)
+    if not differing and ours.result == theirs.result:
+        return Finding(what=what)
+    return Finding(
+        what=what,
+        error=f"{', '.join(differing) or 'its result'} differ: whatever a training changes must be "
+        "in its checkpoint, and every random number a function of seed and step",
+    )
 
 
 def _of_data(config: DataConfig) -> Iterator[Finding]:

@@ -1,5 +1,6 @@
 """The context of a running stage: inputs, a work folder, a device and a place to report."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -63,7 +64,7 @@ class StageContext:
     _spent_before_s: float = field(default=0.0, init=False)
     _attempt: int = field(default=1, init=False)
     _curve: Curve | None = field(default=None, init=False)
-    _asked: float = field(default_factory=time.monotonic, init=False)
+    _asked: float = field(default=-math.inf, init=False)
 
     def ahead(self, function: Callable[[int], Batch], steps: Iterable[int]) -> Ahead[Batch]:
         """Batches of coming steps, computed in the background and, for CUDA, page-locked.

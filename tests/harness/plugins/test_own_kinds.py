@@ -1,5 +1,6 @@
 """Kinds of the user's own, from a folder outside of the checkout, through the commands."""
 
+import dataclasses
 import json
 import os
 import re
@@ -13,7 +14,10 @@ import pandas as pd
 import pytest
 import yaml
 
+from harness.commands.conformance import small_sweep
 from harness.config.python_tokenizer import PythonTokenizerConfig
+from harness.executors.parcel import Parcel
+from harness.plan.plan import make_plan
 from harness.schema.reading import ConfigError
 from harness.stages.tokenizer.python import try_out
 
@@ -149,6 +153,46 @@ def test_a_whole_kind_of_ones_own_trains_resumes_and_gives_rows(folder):
 
 
 @pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        (
+            'optimizer.load_state_dict(saved["optimizer"])',
+            "pass",
+            "resumed from a checkpoint it gives the same bits",
+        ),
+        (
+            "        context.after_step(",
+            "        str(), (",
+            "a training stops where it is asked to",
+        ),
+    ],
+)
+def test_the_check_finds_a_training_that_does_not_resume(folder, old, new, says):
+    code = folder / "my_kind.py"
+    text = code.read_text().replace(old, new).replace(", images=len(images)\n", "\n")
+    code.write_text(text)
+    checked = run(folder, "check", "own_kind.yaml", "--set", "latents.num_images=60")
+    assert checked.returncode == 1
+    assert f"FAIL  tokenizer: {says}" in checked.stdout
+
+
+def test_the_check_takes_a_trial_for_every_class_of_any_grid(load):
+    sweep = load(
+        "presets.tokenizer={own: {tokenizer: {kind: python, target: my_tokenizer:CosineTokenizer, "
+        "args: {latent_dim: 6}, latent_dim: 6, downsample: 4}}, trained: {}}",
+        "grid=[{tokenizer: [trained], seed: [0, 1]}, {tokenizer: [trained, own], seed: [2]}]",
+        "generator.snapshots=[2]",
+    )
+    small = small_sweep(sweep)
+    assert [dict(point.axes)["seed"] for point in small.points] == [0, 2]
+    kinds = [point.trial.tokenizer.kind for point in small.points]
+    assert kinds == ["va_vae", "python"]
+    for point in small.points:
+        assert point.trial.generator is not None
+        assert (point.trial.generator.training.steps, point.trial.generator.snapshots) == (4, ())
+
+
+@pytest.mark.parametrize(
     ("plugins", "text", "says"),
     [
         ("[absent_6]", "", "plugins.0: no module 'absent_6' is installed or lies in this folder"),
@@ -157,7 +201,17 @@ def test_a_whole_kind_of_ones_own_trains_resumes_and_gives_rows(folder):
         (
             "[broken_6]",
             "from dataclasses import dataclass\nfrom harness.kinds import TOKENIZERS\n"
-            "class Mine: pass\nTOKENIZERS.add('va_vae', Mine)",
+            "@dataclass(frozen=True)\nclass Mine:\n    kind: str = 'mine'\n"
+            "TOKENIZERS.add('mine', Mine)",
+            "the tokenizer kind 'mine' must say check, columns, describe, downsample, encoders,",
+        ),
+        (
+            "[broken_6]",
+            "from dataclasses import dataclass\nfrom harness.kinds import TOKENIZERS\n"
+            "from harness.kinds import TokenizerDefaults\n@dataclass(frozen=True)\n"
+            "class Mine(TokenizerDefaults):\n    kind = name = scaling = 'x'\n    latent_dim = 4\n"
+            "    downsample, seed, is_given, provenance = 4, 0, True, 'published'\n"
+            "TOKENIZERS.add('va_vae', Mine)",
             "the tokenizer kind 'va_vae' must be registered once, but broken_6.Mine",
         ),
     ],
@@ -181,3 +235,42 @@ def test_a_kind_that_nobody_registered_names_those_that_there_are(folder):
         folder, "run", "own_kind.yaml", "--set", "plugins=[]", "--plugin", "my_kind", "--dry-run"
     )
     assert named.returncode == 0, named.stderr
+
+
+def test_an_installed_package_offers_its_kinds_by_an_entry_point(folder):
+    metadata = folder / "mine-1.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1\n")
+    (metadata / "entry_points.txt").write_text("[latent_frontier.plugins]\nlinear = my_kind:KIND\n")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(folder)])}
+    words = ["-m", "harness.run", "own_kind.yaml", "--set", "plugins=[]", "--dry-run"]
+    done = subprocess.run(
+        [sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_kind_that_was_added_without_what_stages_know_is_refused_at_planning(folder):
+    code = folder / "my_kind.py"
+    head, _, tail = code.read_text().partition("TOKENIZERS.add(")
+    code.write_text(f'{head}TOKENIZERS.add("linear", LinearConfig)\n')
+    assert tail
+    done = run(folder, "run", "own_kind.yaml", "--dry-run")
+    assert done.returncode == 2
+    assert "must be added with what stages know of it" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_machine_without_the_code_or_with_another_says_so(load, monkeypatch):
+    from harness.executors.ray_machines import _find_code
+
+    monkeypatch.syspath_prepend(EXAMPLES)
+    own = "{kind: python, target: my_tokenizer:CosineTokenizer, args: {latent_dim: 6}, "
+    plan = make_plan(load(f"tokenizer={own}latent_dim: 6, downsample: 4}}", "grid={}"))
+    stage = next(stage for stage in plan.stages if stage.kind == "tokenizer")
+    parcel = Parcel.of(stage)
+    assert _find_code(parcel) == ""
+    absent = dataclasses.replace(parcel, plugins=("absent_7",))
+    assert "no module 'absent_7' is installed" in _find_code(absent)
+    monkeypatch.setattr("harness.executors.ray_machines.code_of", lambda _: {"my_tokenizer": "x"})
+    assert "install the same version there" in _find_code(parcel)
