@@ -1,45 +1,86 @@
-"""Reading and writing checkpoints in the official layouts of VA-VAE and LightningDiT.
+"""Reading and writing checkpoints: the layouts of VA-VAE and LightningDiT, and those around them.
 
 Everything that is read is data: safetensors, or torch files with `weights_only=True`. Loading is
 strict, and a name or shape that does not fit is an error that lists it; a training may start from
 what fits of a file.
 """
 
+from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from models.autoencoder import Autoencoder
 
 TRAINING_ONLY_PREFIXES = ("loss.", "foundation_model.", "linear_proj.")
-"""Entries of a tokenizer checkpoint that inference does not need."""
+"""Tensors of a tokenizer checkpoint that inference does not need."""
+PROJECTION_PREFIXES = ("projectors.", "repa_projector.")
+"""Tensors of a generator checkpoint that only representation alignment needs."""
 WRAPPER_PREFIXES = ("module.", "_orig_mod.")
 """Prefixes that distributed training and compilation put before every name."""
+TOKENIZER_PREFIX = "first_stage_model."
+"""Prefix of the tokenizer in a file of a whole latent diffusion model, whose rest is another."""
+ENTRIES = (
+    "ema", "model_ema", "ema_state_dict", "params_ema",
+    "state_dict", "model_state_dict", "model", "params", "generator", "net",
+)  # fmt: skip
+"""Names under which files keep their weights beside other things, those that are averaged first."""
+POINTER = b"version https://git-lfs"
+"""How the text begins that Git LFS leaves in place of a file that it has not fetched."""
 MAX_LISTED = 20
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a safetensors or torch file into a (possibly nested) dictionary on the CPU.
+class Weights(dict[str, Tensor]):
+    """Name -> tensor of a file, and what the file said beside them."""
+
+    entry: str = ""
+    """The entry of the file that held them; empty where they were the whole file."""
+    left_out: tuple[str, ...] = ()
+    """Values of that entry that are no tensors, and tensors of other networks."""
+
+
+def read_checkpoint(path: str | Path, *, headers: bool = False) -> dict[str, Any]:
+    """Read a safetensors or torch file into a (possibly nested) dictionary.
+
+    Args:
+        path: The file.
+        headers: Give names, shapes and types alone, on the device `meta`.
 
     Raises:
-        ValueError: if the file is absent or holds more than tensors and plain values.
+        ValueError: if the file is absent or damaged, or holds more than tensors and plain values.
     """
-    path = Path(path)
+    path, device = Path(path), "meta" if headers else "cpu"
     if not path.is_file():
         raise ValueError(f"a checkpoint must be a file, but {path} is not; correct the path")
-    if path.suffix == ".safetensors":
-        return dict(load_file(path))
+    with path.open("rb") as file:
+        if file.read(len(POINTER)) == POINTER:
+            raise ValueError(
+                f"a checkpoint must hold weights, but {path} is a pointer that Git LFS left in "
+                "their place; run `git lfs pull` in that folder"
+            )
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
+        if path.suffix == ".safetensors":
+            return _read_safetensors(path, headers=headers)
+        # What programs of this field keep beside weights; it holds plain values.
+        with torch.serialization.safe_globals([Namespace]):
+            content = torch.load(path, map_location=device, weights_only=True)
+    # A damaged file fails in the reader of its archive, its pickle or its tensors, each in its own
+    # way; all that the caller must know is which file it was.
+    except Exception as error:
+        if "GLOBAL" in str(error) or "Unsupported class" in str(error):
+            raise ValueError(
+                f"a checkpoint must hold tensors and plain values only, but {path} holds other "
+                f"objects ({_first_line(error)}); extract its state dict and save that, as "
+                "safetensors if possible"
+            ) from error
         raise ValueError(
-            f"a checkpoint must hold tensors and plain values only, but {path} holds other "
-            f"objects ({error}); extract its state dict and save that, as safetensors if possible"
+            f"a checkpoint must be a whole safetensors or torch file, but {path} could not be read "
+            f"({type(error).__name__}: {_first_line(error)}); fetch or copy it again"
         ) from error
     if not isinstance(content, dict):
         raise ValueError(
@@ -49,20 +90,85 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """Read a bare state dict, or the one under the key `state_dict`."""
-    content = read_checkpoint(path)
-    return _only_tensors(content.get("state_dict", content), str(path))
+def _read_safetensors(path: Path, *, headers: bool) -> dict[str, Any]:
+    with safe_open(path, framework="pt") as file:
+        if not headers:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return {
+            name: torch.empty(file.get_slice(name).get_shape(), device="meta")
+            for name in file.keys()  # noqa: SIM118
+        }
 
 
-def _only_tensors(state: Mapping[str, Any], source: str) -> dict[str, Tensor]:
-    strangers = [name for name, value in state.items() if not isinstance(value, Tensor)]
-    if strangers:
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:200]
+
+
+def read_tensors(path: str | Path, *, entry: str | None = None, headers: bool = False) -> Weights:
+    """Read the weights of a file: a bare state dict, or one of its entries.
+
+    Prefixes of wrappers are taken off the names, and values beside the tensors are left out.
+
+    Args:
+        path: The file.
+        entry: Which entry is taken; None: the first of `ENTRIES` that the file has.
+        headers: Give names, shapes and types alone, on the device `meta`.
+
+    Raises:
+        ValueError: if there is no such entry, or a tensor holds a value that is not finite.
+    """
+    content = read_checkpoint(path, headers=headers)
+    entry, state = _entry(content, str(path), entry)
+    left = [f"{entry}.{name}" if entry else name for name in _others(state)]
+    named = {_without_wrappers(str(n)): v for n, v in state.items() if isinstance(v, Tensor)}
+    inside = {n for n in named if n.startswith(TOKENIZER_PREFIX)}
+    if inside:
+        left += sorted(named.keys() - inside)
+        named = {name.removeprefix(TOKENIZER_PREFIX): named[name] for name in inside}
+    weights = Weights(named)
+    weights.entry, weights.left_out = entry, tuple(left)
+    if not headers:
+        _check_finite(weights, str(path))
+    return weights
+
+
+def _entry(
+    content: Mapping[str, Any], source: str, asked: str | None
+) -> tuple[str, Mapping[str, Any]]:
+    """The entry of a file that holds the weights, and its name; empty where that is the file."""
+    held = {
+        name: value
+        for name, value in content.items()
+        if isinstance(value, Mapping) and any(isinstance(each, Tensor) for each in value.values())
+    }
+    if asked is None and not held and len(_others(content)) < len(content):
+        return "", content
+    usual = next((name for name in ENTRIES if name in held), None)
+    name = usual if asked is None else asked
+    if name not in held:
         raise ValueError(
-            f"a state dict must hold tensors only, but {source} also holds {_listed(strangers)}; "
-            "give the state dict itself"
+            f"{source} must hold {'weights' if asked is None else f'weights under `{asked}`'}, but "
+            f"its entries with tensors are {_listed(list(held))}; name one of them as "
+            "`checkpoint_entry`, or give another file"
         )
-    return dict(state)
+    return name, held[name]
+
+
+def _others(state: Mapping[str, Any]) -> list[str]:
+    return [str(name) for name, value in state.items() if not isinstance(value, Tensor)]
+
+
+def _check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
+    bad = [
+        f"{name} ({int((~value.isfinite()).sum())} of {value.numel()})"
+        for name, value in tensors.items()
+        if value.is_floating_point() and not bool(value.isfinite().all())
+    ]
+    if bad:
+        raise ValueError(
+            f"weights must be finite, but {source} has values that are not in {_listed(bad)}; its "
+            "training diverged or the file is damaged: take another one"
+        )
 
 
 def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> None:
@@ -122,22 +228,9 @@ def _listed(names: list[str]) -> str:
     return shown + (f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else "")
 
 
-def load_tokenizer(autoencoder: Autoencoder, path: str | Path) -> None:
-    """Load an official or Lightning-style tokenizer file.
-
-    Raises:
-        ValueError: if its tensors do not fit the autoencoder exactly.
-    """
-    load_strictly(autoencoder, read_tokenizer(path), source=str(path))
-
-
-def read_tokenizer(path: str | Path) -> dict[str, Tensor]:
-    """Read an official or Lightning-style tokenizer file; training-only entries are dropped."""
-    return {
-        name: value
-        for name, value in read_tensors(path).items()
-        if not name.startswith(TRAINING_ONLY_PREFIXES)
-    }
+def read_tokenizer(path: str | Path, *, entry: str | None = None, headers: bool = False) -> Weights:
+    """Read the file of a tokenizer; entries that only its training needs are left out."""
+    return _without(read_tensors(path, entry=entry, headers=headers), TRAINING_ONLY_PREFIXES)
 
 
 def export_tokenizer(autoencoder: Autoencoder, path: str | Path) -> None:
@@ -149,28 +242,16 @@ def export_tokenizer(autoencoder: Autoencoder, path: str | Path) -> None:
         torch.save({"state_dict": tensors}, path)
 
 
-def read_generator(
-    path: str | Path, *, weights: Literal["ema", "model"] = "ema"
-) -> dict[str, Tensor]:
-    """Read an official generator checkpoint, or a bare state dict.
+def read_generator(path: str | Path, *, entry: str | None = None, headers: bool = False) -> Weights:
+    """Read the file of a generator; heads that only its training needs are left out."""
+    return _without(read_tensors(path, entry=entry, headers=headers), PROJECTION_PREFIXES)
 
-    Args:
-        path: file to read.
-        weights: which entry is taken of a checkpoint that has both.
 
-    Raises:
-        ValueError: if the entry is absent.
-    """
-    content = read_checkpoint(path)
-    if any(isinstance(content.get(entry), dict) for entry in ("ema", "model")):
-        if not isinstance(content.get(weights), dict):
-            raise ValueError(
-                f"{path} must hold the entry `{weights}`, but it holds {_listed(list(content))}; "
-                "load the other entry"
-            )
-        content = content[weights]
-    tensors = _only_tensors(content, str(path))
-    return {_without_wrappers(name): value for name, value in tensors.items()}
+def _without(weights: Weights, prefixes: tuple[str, ...]) -> Weights:
+    kept = Weights({n: value for n, value in weights.items() if not n.startswith(prefixes)})
+    kept.entry = weights.entry
+    kept.left_out = (*weights.left_out, *(name for name in weights if name not in kept))
+    return kept
 
 
 def export_generator(model: nn.Module, path: str | Path, *, ema: nn.Module | None = None) -> None:

@@ -10,6 +10,7 @@ from harness.plan.plan import Plan
 from harness.plan.requirements import missing_items
 from harness.reporting.plan_text import describe_plan, plan_text
 from harness.schema.reading import ConfigError
+from harness.stages.registry import KINDS
 from harness.stages.stage import Stage
 from harness.storage.artifacts import Store
 
@@ -26,6 +27,7 @@ def check_networks(stages: Sequence[Stage], source: str) -> None:
         except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
             message = f"the networks of {stage.kind} {stage.label!r} cannot be built: {error}"
             raise ConfigError(message, path=f"trial.{stage.kind}", source=source) from error
+        KINDS[stage.kind].check_given(stage.config)
 
 
 def print_plan(

@@ -51,6 +51,9 @@ class GeneratorSettings:
     checkpoint: str | None = field(default=None, metadata=NO_KEY)
     """Official file to take the averaged weights from; nothing is trained then, and the other
     fields say how the file was. Its hash enters the key, its path does not."""
+    checkpoint_entry: str | None = field(default=None, metadata=KEY_UNLESS_DEFAULT)
+    """Entry of that file, or of `initial_weights`, that holds the weights, e.g. `ema`; absent: the
+    first that is there of the names in use (`models.checkpoint.ENTRIES`)."""
     initial_weights: str | None = field(default=None, metadata=NO_KEY)
     """File whose weights the training starts from, as far as names and shapes fit: an official
     checkpoint, or a snapshot of a training here. Its hash enters the key, its path does not."""

@@ -53,6 +53,9 @@ class TokenizerConfig(TokenizerDefaults):
     checkpoint: str | None = field(default=None, metadata=NO_KEY)
     """Official or Lightning-style file to take the weights from; nothing is trained then, and the
     other fields say how the file was. Its hash enters the key, its path does not."""
+    checkpoint_entry: str | None = field(default=None, metadata=KEY_UNLESS_DEFAULT)
+    """Entry of that file, or of `initial_weights`, that holds the weights, e.g. `ema`; absent: the
+    first that is there of the names in use (`models.checkpoint.ENTRIES`)."""
     initial_weights: str | None = field(default=None, metadata=NO_KEY)
     """File whose weights the training starts from, as far as names and shapes fit: an official or
     Lightning-style file, or `model.safetensors` of a tokenizer here. Its hash enters the key, its

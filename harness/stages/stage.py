@@ -45,6 +45,9 @@ class StageKind:
     """Writes the payload of a configuration's stage and returns its numbers."""
     estimate: "Callable[[Stage], Estimate]"
     """Says beforehand what a stage costs, from configurations alone."""
+    check_given: Callable[[Any], None] = lambda _config: None
+    """Compares the headers of files of weights that are given and at hand with the network, and
+    raises a ConfigError where they do not fit."""
     missing: Callable[[Any, str], list[MissingItem]] = nothing_missing
     """Lists data and weights that a configuration needs and this machine lacks. The second argument
     is the key path of the configuration in the trial, where a kind serves in several places."""

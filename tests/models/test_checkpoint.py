@@ -1,16 +1,20 @@
 import pickle
+from argparse import Namespace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from models.autoencoder import Autoencoder, AutoencoderConfig
 from models.checkpoint import (
+    ENTRIES,
     export_generator,
     export_tokenizer,
     load_strictly,
-    load_tokenizer,
     read_checkpoint,
     read_generator,
+    read_tensors,
+    read_tokenizer,
 )
 from models.latent import LatentLayout
 from models.lightningdit import LightningDiT, LightningDiTConfig
@@ -38,7 +42,7 @@ def assert_equal_bits(left, right):
 def test_tokenizer_survives_export_and_load(tmp_path, suffix):
     original, copy = tokenizer(0), tokenizer(1)
     export_tokenizer(original, tmp_path / f"vae.{suffix}")
-    load_tokenizer(copy, tmp_path / f"vae.{suffix}")
+    load_strictly(copy, read_tokenizer(tmp_path / f"vae.{suffix}"), source="the file")
     assert_equal_bits(original, copy)
 
 
@@ -56,7 +60,7 @@ def test_exported_generator_has_the_official_layout(tmp_path):
     content = read_checkpoint(tmp_path / "dit.pt")
     assert all(name.startswith("module.") for name in content["model"])
     assert set(content["ema"]) == set(original.state_dict())
-    load_strictly(copy, read_generator(tmp_path / "dit.pt", weights="model"), source="the file")
+    load_strictly(copy, read_generator(tmp_path / "dit.pt", entry="model"), source="the file")
     assert_equal_bits(original, copy)
 
 
@@ -65,7 +69,7 @@ def test_training_entries_of_a_tokenizer_are_dropped(tmp_path):
     extras = {"loss.logvar": torch.zeros(()), "linear_proj.weight": torch.zeros(2, 4, 1, 1)}
     state = original.state_dict() | extras | {"foundation_model.model.x": torch.zeros(1)}
     torch.save({"state_dict": state, "epoch": 3}, tmp_path / "official.ckpt")
-    load_tokenizer(copy, tmp_path / "official.ckpt")
+    load_strictly(copy, read_tokenizer(tmp_path / "official.ckpt"), source="the file")
     assert_equal_bits(original, copy)
 
 
@@ -74,7 +78,7 @@ def test_every_misfit_is_listed(tmp_path):
     del state["encoder.conv_in.bias"]
     torch.save(state | {"encoder.extra": torch.zeros(1)}, tmp_path / "vae.pt")
     with pytest.raises(ValueError, match=r"missing: encoder\.conv_in\.bias") as failure:
-        load_tokenizer(tokenizer(0), tmp_path / "vae.pt")
+        load_strictly(tokenizer(0), read_tokenizer(tmp_path / "vae.pt"), source="the file")
     assert "foreign: encoder.extra" in str(failure.value)
     assert "quant_conv.weight (16, 16, 1, 1) for (8, 8, 1, 1)" in str(failure.value)
 
@@ -86,3 +90,80 @@ def test_files_with_foreign_objects_are_refused(tmp_path):
         read_checkpoint(path)
     with pytest.raises(ValueError, match="must be a file"):
         read_checkpoint(tmp_path / "absent.pt")
+
+
+PREFIXES = ["", "module.", "_orig_mod.", "module._orig_mod.", "first_stage_model."]
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_prefixes_of_wrappers_are_taken_off(tmp_path, prefix, suffix):
+    original, copy, path = tokenizer(0), tokenizer(1), tmp_path / f"vae.{suffix}"
+    state = {f"{prefix}{name}": value for name, value in original.state_dict().items()}
+    if prefix == "first_stage_model.":
+        state["model.diffusion_model.out.weight"] = torch.zeros(1)
+    save_file(state, path) if suffix == "safetensors" else torch.save(state, path)
+    weights = read_tokenizer(path)
+    load_strictly(copy, weights, source="the file")
+    assert_equal_bits(original, copy)
+    others = prefix == "first_stage_model."
+    assert weights.left_out == (("model.diffusion_model.out.weight",) if others else ())
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_weights_are_found_under_the_names_of_the_field(tmp_path, entry):
+    original, copy, path = generator(0), generator(1), tmp_path / "dit.pt"
+    beside = {"args": Namespace(lr=1e-4), "step": 3, "opt": {"state": {0: torch.zeros(1)}}}
+    torch.save({entry: original.state_dict() | {"epoch": 7}, **beside}, path)
+    weights = read_generator(path)
+    load_strictly(copy, weights, source="the file")
+    assert_equal_bits(original, copy)
+    assert (weights.entry, weights.left_out) == (entry, (f"{entry}.epoch",))
+    headers = read_generator(path, headers=True)
+    assert {n: v.shape for n, v in headers.items()} == {n: v.shape for n, v in weights.items()}
+    assert all(value.is_meta for value in headers.values())
+
+
+def test_another_entry_is_taken_where_it_is_named(tmp_path):
+    averaged, current, path = generator(0), generator(1), tmp_path / "dit.pt"
+    torch.save({"ema": averaged.state_dict(), "mine": current.state_dict()}, path)
+    assert read_generator(path).entry == "ema"
+    copy = generator(2)
+    load_strictly(copy, read_generator(path, entry="mine"), source="the file")
+    assert_equal_bits(current, copy)
+    with pytest.raises(ValueError, match="under `model`, but its entries with tensors are ema, mi"):
+        read_generator(path, entry="model")
+
+
+def test_heads_of_representation_alignment_are_left_out(tmp_path):
+    original, path = generator(0), tmp_path / "dit.pt"
+    torch.save({"ema": original.state_dict() | {"projectors.0.weight": torch.zeros(1)}}, path)
+    weights = read_generator(path)
+    load_strictly(generator(1), weights, source="the file")
+    assert weights.left_out == ("projectors.0.weight",)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, value, suffix):
+    model, path = generator(0), tmp_path / f"dit.{suffix}"
+    with torch.no_grad():
+        model.y_embedder.embedding_table.weight[3, 5] = value
+    export_generator(model, path)
+    with pytest.raises(ValueError, match=r"y_embedder\.embedding_table\.weight \(1 of 704\)"):
+        read_generator(path)
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_damaged_files_are_named_with_a_remedy(tmp_path, suffix):
+    path = tmp_path / f"dit.{suffix}"
+    export_generator(generator(0), path)
+    whole = path.read_bytes()
+    for content in (b"", whole[:100], whole[: len(whole) // 2], b"\0" * 64, whole[7:]):
+        path.write_bytes(content)
+        for headers in (False, True):
+            with pytest.raises(ValueError, match=r"dit\..* could not be read .*copy it again"):
+                read_tensors(path, headers=headers)
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 9\n")
+    with pytest.raises(ValueError, match="git lfs pull"):
+        read_tensors(path)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -14,7 +13,7 @@ from harness.config.evaluation import Guidance
 from harness.config.generator import AnyGeneratorConfig
 from harness.data.latents.training_set import Precision
 from harness.schema.keys import KEY_UNLESS_DEFAULT
-from models.checkpoint import read_tensors
+from models.checkpoint import Weights, read_tensors
 from models.compilation import compile_in_place
 from models.latent import LatentLayout
 from models.objectives.objective import Objective
@@ -94,8 +93,9 @@ class GeneratorKind:
     not, in units of the network at its full size; None where a solver chooses its steps."""
     size: Callable[[GeneratorStage], tuple[int, float]]
     """Counts parameters, and FLOPs of one evaluation of one image at full size, on meta."""
-    read_checkpoint: Callable[[Path], Mapping[str, Tensor]] = read_tensors
-    """Reads the (averaged) weights of an official file, under the network's own names."""
+    read_checkpoint: Callable[..., Weights] = read_tensors
+    """Reads the (averaged) weights of an official file, under the network's own names; takes a
+    path, `entry` and `headers` as `models.checkpoint.read_tensors` does."""
     compile: Callable[[Any], None] = compile_in_place
     """Compiles the network in place."""
     token_side: Callable[[GeneratorStage], int] | None = None

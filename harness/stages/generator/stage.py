@@ -28,7 +28,7 @@ from harness.stages.generator.kind import GeneratorStage
 from harness.stages.generator.kinds import kind_of
 from harness.stages.generator.representation import TokenAlignment
 from harness.stages.running.context import StageContext
-from harness.stages.running.initial_weights import start_from
+from harness.stages.running.initial_weights import compare_headers, described, start_from
 from harness.stages.running.optimisation import (
     add_terms,
     autocast,
@@ -233,8 +233,8 @@ def _start(config: GeneratorStage, model: nn.Module) -> dict[str, Any]:
     if settings.initial_weights is None:
         return {}
     path = Path(settings.initial_weights).expanduser()
-    tensors = kind_of(settings).read_checkpoint(path)
-    return start_from(model, tensors, path, config.initial_weights)
+    weights = kind_of(settings).read_checkpoint(path, entry=settings.checkpoint_entry)
+    return start_from(model, weights, path, config.initial_weights)
 
 
 def _take(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
@@ -243,7 +243,9 @@ def _take(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
     assert settings.checkpoint is not None
     check_file(settings.checkpoint, config.checkpoint)
     model, path = kind.build(config), Path(settings.checkpoint).expanduser()
-    load_strictly(model, kind.read_checkpoint(path), source=str(path))
+    weights = kind.read_checkpoint(path, entry=settings.checkpoint_entry)
+    load_strictly(model, weights, source=str(path))
+    print(described(weights, path))
     write_tensors(context.work.payload / snapshot_name(settings.training.steps), model.state_dict())
     source = f"{path.name}, {config.checkpoint}"
     return {**_result(config, context, num_parameters(model)), "checkpoint": source}
@@ -367,4 +369,10 @@ def missing(config: GeneratorStage, _path: str) -> list[MissingItem]:
     ]
 
 
-KIND = StageKind(version=2, run=run, estimate=estimate, missing=missing)
+def check_given(config: GeneratorStage) -> None:
+    """Refuse files of weights that the network does not fit, by their headers alone."""
+    settings, kind = config.generator, kind_of(config.generator)
+    compare_headers(settings, "generator", lambda: kind.build(config), kind.read_checkpoint)
+
+
+KIND = StageKind(version=2, run=run, estimate=estimate, missing=missing, check_given=check_given)

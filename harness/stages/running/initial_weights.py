@@ -1,19 +1,59 @@
-"""A training that starts from the weights of a file, as far as they fit."""
+"""Networks whose weights come from a file, and trainings that start from one."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from harness.config.weights import check_file
-from models.checkpoint import load_fitting
+from harness.schema.reading import ConfigError
+from models.checkpoint import Weights, load_fitting, load_strictly
+
+
+def compare_headers(
+    settings: Any,
+    part: str,
+    build: Callable[[], nn.Module],
+    read: Callable[..., Weights],
+) -> None:
+    """Compare names and shapes of given files that are at hand with the network's.
+
+    Args:
+        settings: The part's configuration, with `checkpoint`, `initial_weights` and
+            `checkpoint_entry`.
+        part: `tokenizer` or `generator`, for the message.
+        build: Builds the network.
+        read: Reads a file as `models.checkpoint.read_tensors` does.
+
+    Raises:
+        ConfigError: A file cannot be read or does not fit.
+    """
+    for field, load in (("checkpoint", load_strictly), ("initial_weights", load_fitting)):
+        path = Path(getattr(settings, field) or "").expanduser()
+        # A file that is absent is named among what is missing.
+        if not path.is_file():
+            continue
+        try:
+            headers = read(path, entry=settings.checkpoint_entry, headers=True)
+            with torch.device("meta"):
+                load(build(), headers, source=str(path))
+        except ValueError as error:
+            raise ConfigError(str(error), path=f"trial.{part}.{field}") from error
+
+
+def described(weights: Weights, path: Path) -> str:
+    """A line for the log: what was read of a file and what was left out."""
+    entry = f"entry `{weights.entry}` of " if weights.entry else ""
+    left = f", without {', '.join(weights.left_out)}" if weights.left_out else ""
+    return f"weights: {len(weights)} tensors, {entry}{path}{left}"
 
 
 def start_from(
     model: nn.Module, tensors: Mapping[str, Tensor], path: Path, described: str
 ) -> dict[str, Any]:
-    """Take what fits of a file's tensors; tells in the log what was left and why.
+    """Take what fits of a file's tensors; tells in the log what was left out and why.
 
     Args:
         model: The network to be trained.

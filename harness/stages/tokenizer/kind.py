@@ -44,6 +44,8 @@ class TokenizerKind:
     `parameters`, and `images`, those that it was trained with, None where nobody knows."""
     load: Callable[[TokenizerStage, Artifact], TokenizerNetwork]
     """Builds the network with the weights that `make` has left."""
+    check_given: Callable[[TokenizerStage], None] = lambda _config: None
+    """Refuses files of weights, by their headers, that the network does not fit."""
     missing: Callable[[TokenizerStage], list[MissingItem]] = lambda _config: []
     """Lists weights that this machine lacks."""
     needs: Callable[[Trial], Mapping[str, Stage]] = lambda _trial: {}

@@ -143,4 +143,9 @@ def missing(config: TokenizerStage, _path: str) -> list[MissingItem]:
     return [*config.data.missing(), *kind_of(config.tokenizer).missing(config)]
 
 
-KIND = StageKind(version=1, run=run, estimate=estimate, missing=missing)
+def check_given(config: TokenizerStage) -> None:
+    """Refuse files of weights that the network does not fit, by their headers alone."""
+    kind_of(config.tokenizer).check_given(config)
+
+
+KIND = StageKind(version=1, run=run, estimate=estimate, missing=missing, check_given=check_given)

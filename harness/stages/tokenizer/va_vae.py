@@ -24,7 +24,7 @@ from harness.stages.encoder import stage as encoder
 from harness.stages.encoder.kind import Place
 from harness.stages.flops import FORWARDS_A_STEP, count_forward, empty_image, training_images
 from harness.stages.running.context import StageContext
-from harness.stages.running.initial_weights import start_from
+from harness.stages.running.initial_weights import compare_headers, described, start_from
 from harness.stages.running.optimisation import (
     Learners,
     Trained,
@@ -265,8 +265,9 @@ def _start(config: TokenizerStage, model: Autoencoder) -> dict[str, Any]:
     given = _settings(config.tokenizer).initial_weights
     if given is None:
         return {}
-    path = Path(given).expanduser()
-    return start_from(model, checkpoint.read_tokenizer(path), path, config.initial_weights)
+    path, entry = Path(given).expanduser(), _settings(config.tokenizer).checkpoint_entry
+    weights = checkpoint.read_tokenizer(path, entry=entry)
+    return start_from(model, weights, path, config.initial_weights)
 
 
 def _take(
@@ -276,7 +277,10 @@ def _take(
     assert settings.checkpoint is not None
     check_file(settings.checkpoint, config.checkpoint)
     model = build(config)
-    checkpoint.load_tokenizer(model, Path(settings.checkpoint).expanduser())
+    path = Path(settings.checkpoint).expanduser()
+    weights = checkpoint.read_tokenizer(path, entry=settings.checkpoint_entry)
+    checkpoint.load_strictly(model, weights, source=str(path))
+    print(described(weights, path))
     write_tensors(context.work.payload / "model.safetensors", model.state_dict())
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -303,6 +307,12 @@ def missing(config: TokenizerStage) -> list[MissingItem]:
         *missing_lpips(settings.loss.perceptual, "tokenizer.loss.perceptual"),
         *missing_checkpoint(start, settings.initial_weights, "tokenizer.initial_weights"),
     ]
+
+
+def check_given(config: TokenizerStage) -> None:
+    """Refuse files of weights that the network does not fit, by their headers alone."""
+    settings = _settings(config.tokenizer)
+    compare_headers(settings, "tokenizer", lambda: build(config), checkpoint.read_tokenizer)
 
 
 def trained_images(config: TokenizerStage) -> int:
@@ -386,6 +396,7 @@ KIND = TokenizerKind(
     build=build,
     make=make,
     load=load,
+    check_given=check_given,
     missing=missing,
     needs=needs,
     trained_images=trained_images,

@@ -103,6 +103,24 @@ def test_a_file_of_another_network_fails_with_what_does_not_fit(load, files, tmp
     assert "quant_conv.weight (4, 4, 1, 1) for (6, 6, 1, 1)" in outcome.error
 
 
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_files_that_do_not_fit_are_refused_before_anything_starts(
+    command, write, tree, files, more
+):
+    content = torch.load(files["generator"], weights_only=True)
+    torch.save({"mine": content["ema"]}, files["generator"])
+    tree["trial"]["generator"] |= {"checkpoint": str(files["generator"])}
+    ended = command(write(tree), *more)
+    assert ended.code == 2
+    assert "trial.generator.checkpoint" in ended.err
+    assert "its entries with tensors are mine; name one of them as `checkpoint_entry`" in ended.err
+    assert not Path("artifacts").exists()
+    tree["trial"]["generator"] |= {"checkpoint_entry": "mine", "size": "nano"}
+    ended = command(write(tree), *more)
+    assert ended.code == 2
+    assert "must match the LightningDiT, but missing: blocks" in ended.err
+
+
 def test_a_file_that_changed_since_the_plan_is_refused(load, files, tmp_path):
     sweep = load(f"tokenizer.checkpoint={files['tokenizer']}")
     stage = next(s for s in make_plan(sweep).stages if s.kind == "tokenizer")
