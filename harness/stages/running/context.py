@@ -11,6 +11,7 @@ from torch import Tensor
 
 from harness.config.resources import Resources
 from harness.data.prefetch import Ahead, pinned
+from harness.machine.finite import Diverged
 from harness.machine.metering import Spent
 from harness.machine.world import World
 from harness.stages.running.curves import Curve
@@ -24,10 +25,6 @@ Batch = TypeVar("Batch")
 
 REPORT_EVERY_S = 0.5
 """Seconds between two progress reports."""
-
-
-class Diverged(RuntimeError):
-    """A loss became non-finite: running the stage again would end the same way."""
 
 
 @dataclass

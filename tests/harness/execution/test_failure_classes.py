@@ -11,7 +11,8 @@ from harness.execution.failures import Failures, classify, most_telling, retries
 from harness.machine.gradients import GradientSum
 from harness.machine.world import WorkerLost, World
 from harness.schema.reading import ConfigError
-from harness.stages.running.context import Diverged, StageContext
+from harness.machine.finite import Diverged
+from harness.stages.running.context import StageContext
 from harness.stages.running.optimisation import backward, end_step, start_step
 from harness.storage.artifacts import Store
 

@@ -259,3 +259,22 @@ def test_an_unusable_start_of_a_tokenizer_is_told(load, files, command, write, t
     assert ended.code == 2
     assert "absent.pt" in ended.err
     assert "tokenizer.initial_weights" in ended.err
+
+
+@pytest.mark.parametrize(("kind", "name"), [
+    ("tokenizer", "decoder.conv_out.weight"), ("generator", "final_layer.linear.weight"),
+])  # fmt: skip
+def test_weights_that_overflow_end_as_diverged_and_not_as_black_images(
+    command, write, tree, files, kind, name
+):
+    """Finite weights, but so large that every image is infinite."""
+    content = torch.load(files[kind], weights_only=True)
+    state = content["state_dict" if kind == "tokenizer" else "ema"]
+    state[name] = torch.full_like(state[name], 3e38)
+    torch.save(content, files[kind])
+    tree["grid"] = {"alignment": ["vf"]}
+    ended = command(write(tree), *(f"--set={setting}" for setting in settings(files)))
+    assert ended.code == 1
+    (row,) = csv.DictReader(Path("results/small/table.csv").read_text().splitlines())
+    assert row["status"] == "diverged"
+    assert (row["gfid"], row["rfid"] == "") == ("", kind == "tokenizer")
