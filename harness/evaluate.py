@@ -83,7 +83,8 @@ def _add_images_options(parser: argparse.ArgumentParser) -> None:
         "--on-unreadable",
         choices=("stop", "skip"),
         default="stop",
-        help="what an unreadable image file does: stop, or be left out, counted and listed",
+        help="what an unreadable image file does, or one that is no image: stop, or be left out, "
+        "counted and listed",
     )
 
 

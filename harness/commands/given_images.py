@@ -225,7 +225,8 @@ def _images(place: str, option: str, trial: Trial, given: GivenImages) -> ImageS
         return DatasetImages(data=trial.data, split=place, pipeline=published(crop))
     path = Path(place).expanduser()
     if path.is_dir():
-        return FolderImages(path=place, on_unreadable=given.on_unreadable)
+        skips = given.on_unreadable
+        return FolderImages(path=place, on_unreadable=skips, others=skips)
     if path.is_file() and path.suffix == ".npz":
         return NpzImages(path=place)
     raise ConfigError(

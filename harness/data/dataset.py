@@ -137,6 +137,10 @@ class ImageDataset(ABC):
     def content_fingerprint(self) -> str:
         """sha256 over every image and label, 64 hexadecimal digits; it may read all files once."""
 
+    def names(self, split: Split) -> tuple[str, ...] | None:
+        """Names of a split's images in their order; None where only positions tell them apart."""
+        return None
+
     def left_out(self, split: Split) -> tuple[str, ...]:
         """Bad images that are left out of a split, each with the reason."""
         return ()

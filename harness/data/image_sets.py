@@ -2,10 +2,11 @@
 
 import hashlib
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal, final
 
 import numpy as np
@@ -16,11 +17,12 @@ from torch import Tensor
 from harness.data import DataConfig, open_dataset
 from harness.data.dataset import Split, check_indices
 from harness.data.missing import MissingItem
-from harness.data.photographs.image_folder import IMAGE_SUFFIXES, sorted_images
+from harness.data.photographs.image_folder import IMAGE_SUFFIXES, image_files, named
 from harness.data.pipelines import (
     Pipeline,
     T,
     UnreadableImage,
+    decodable,
     in_threads,
     read_rgb,
     read_squares,
@@ -81,15 +83,16 @@ class _ImagesAt:
 @final
 @dataclass(frozen=True, kw_only=True)
 class FolderImages(_ImagesAt):
-    """All image files below a folder, in the order of their paths.
+    """All image files below a folder, in the order of their paths, numbers in them as numbers.
 
-    Files whose names are all plain numbers (`0.png`, `1.png`, `10.png`) come in the order of those
-    numbers within each folder, which is the order of the archive they were written from.
+    `img_2.png` comes before `img_10.png`, which is the order that they were written in.
     """
 
     kind: Literal["folder"] = "folder"
     on_unreadable: Literal["stop", "skip"] = field(default="stop", metadata=NO_KEY)
     """Effect of an unreadable file. `skip` reads every file once at opening, counts and lists."""
+    others: Literal["stop", "skip"] = field(default="stop", metadata=NO_KEY)
+    """Effect of files that are neither images nor documents, which would not count."""
     max_unreadable: float = field(default=0.01, metadata=NO_KEY)
     """Share of the files, 0..1, that may be skipped; one file always may."""
 
@@ -196,7 +199,15 @@ def open_image_set(config: ImageSetConfig) -> ImageSet:
 class _FolderSet(ImageSet):
     def __init__(self, config: FolderImages) -> None:
         self._config, self.name = config, config.location.resolve().name
-        paths = _in_numeric_order(sorted_images(config.location))
+        paths, others = image_files(config.location)
+        paths = sorted(paths, key=_with_numbers)
+        if others and config.others == "stop":
+            raise ValueError(
+                f"all files below {str(config.location)!r} must be images ("
+                f"{', '.join(sorted(IMAGE_SUFFIXES))}) or documents, but {len(others):,} are not "
+                f"and would not count: {named(others)}; convert or remove them, or leave them out "
+                "by --on-unreadable skip"
+            )
         if not paths:
             raise ValueError(
                 f"{str(config.location)!r} must hold images, but no file below it ends in "
@@ -227,12 +238,11 @@ class _FolderSet(ImageSet):
         return digest.hexdigest()
 
 
-def _in_numeric_order(paths: list[Path]) -> list[Path]:
-    """Files by the numbers in their names, folder by folder, if all names are plain numbers."""
+def _with_numbers(path: Path) -> list[tuple[list[str | int], str]]:
+    """A path's parts, each cut into texts and numbers in turn, to sort by."""
     # As texts, "10" comes before "2", and pairs of images would be mismatched.
-    if not all(path.stem.isascii() and path.stem.isdecimal() for path in paths):
-        return paths
-    return sorted(paths, key=lambda path: (path.parent, int(path.stem)))
+    cut = [(re.split(r"([0-9]+)", part), part) for part in path.parts]
+    return [([int(t) if n % 2 else t for n, t in enumerate(ts)], part) for ts, part in cut]
 
 
 def _leave_out_unreadable(
@@ -262,10 +272,12 @@ def _reason_not_to_read(path: Path) -> str | None:
 def _stored_size(path: Path) -> tuple[int, int]:
     """Width and height as the file's header says."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=decodable()) as image:
             return image.size
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        # Decoding words what is wrong.
+    except MemoryError:
+        raise
+    # Each format's library raises errors of its own; decoding then words what is wrong.
+    except Exception:
         return read_rgb(path).size
 
 
@@ -327,6 +339,8 @@ class _DatasetSet(ImageSet):
         data, self._dataset = config.data, open_dataset(config.data)
         self.name = f"{data.name} {data.eval_split if config.split == 'eval' else 'train'}"
         self.num_images = self._dataset.num_images(config.split)
+        names = self._dataset.names(config.split)
+        self.names = names and tuple(str(PurePath(name).with_suffix("")) for name in names)
 
     def images(self, indices: Int64[np.ndarray, " b"]) -> UInt8[Tensor, "b 3 h w"]:
         return self._dataset.images(self._config.split, indices, self._config.pipeline)

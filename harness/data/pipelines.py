@@ -15,17 +15,17 @@ level on average. An image that has the resolution already comes out of each of 
 
 import io
 import os
-import struct
-import zlib
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Bool, UInt8
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional
 
@@ -35,17 +35,14 @@ R = TypeVar("R")
 Pipeline = Literal["opencv_crop", "adm_center", "resize_center"]
 """Name of a published crop and resize."""
 
-# What PIL's decoders raise on broken files, found by feeding them such.
-_DECODING_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
-
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF", "AVIF")
+"""Formats that are decoded, by PIL's names: others are not looked into, whatever a file is called.
+PIL would start Ghostscript for an EPS."""
+MOST_ASPECT = 100
+"""Longer side over the shorter one above which an image is bad: it is resized before it is cropped,
+and one of 1 x 30,000 pixels would take gigabytes."""
+_ORIENTATION = 0x0112
+"""EXIF's tag of the orientation; 1 is upright."""
 
 Workers = int | Literal["auto"]
 """Threads that decode images; `auto`: one for each core, at most `MOST_WORKERS`."""
@@ -67,33 +64,65 @@ class UnreadableImage(ValueError):
         self.name, self.reason = name, reason
 
 
-def read_rgb(source: Path | bytes, name: str | None = None) -> Image.Image:
+def read_rgb(
+    source: Path | bytes, name: str | None = None, *, upright: bool = False
+) -> Image.Image:
     """Decode one image to RGB as the published loaders do, by PIL's `convert("RGB")`.
 
-    Grey is repeated, palettes are looked up, CMYK is converted without a profile, alpha is dropped
-    (what lies below transparent pixels shows), and the orientation that EXIF asks for is ignored.
+    Grey is repeated, palettes are looked up, CMYK is converted without a profile, and alpha is
+    dropped (what lies below transparent pixels shows).
 
     Args:
         source: An image file or its bytes.
         name: What errors call the image; absent: its path.
+        upright: Turn the image as its EXIF asks. The published loaders do not; that an image asks
+            for it is then said once.
 
     Raises:
-        UnreadableImage: It is unreadable, truncated, no image, or grey with more than 8 bits, which
-            PIL would clip to white (colour of 16 bits keeps its upper 8).
+        UnreadableImage: It is unreadable, truncated, of no format in `FORMATS`, far longer than
+            wide, or grey with more than 8 bits, which PIL would clip to white (colour of 16 bits
+            keeps its upper 8).
     """
     called = name or repr(str(source))
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        file = io.BytesIO(source) if isinstance(source, bytes) else source
+        with Image.open(file, formats=decodable()) as image:
+            short, long = sorted(image.size)
+            if long > MOST_ASPECT * short:
+                raise ValueError(
+                    f"its sides have {short:,} and {long:,} pixels, more than {MOST_ASPECT} to 1"
+                )
+            if image.format in ("JPEG", "MPO") and image.getexif().get(_ORIENTATION, 1) != 1:
+                ImageOps.exif_transpose(image, in_place=True) if upright else _say_turned()
             # Alpha is dropped by intent; PIL warns of a palette's.
             image.info.pop("transparency", None)
             mode, converted = image.mode, image.convert("RGB")
-    except _DECODING_ERRORS as error:
+    except MemoryError:
+        raise
+    # Decoders raise whatever their format's library does; each means that this image is bad.
+    except Exception as error:
         remedy = "replace it, or remove it and lower the number of images where that is declared"
-        raise UnreadableImage(called, str(error), remedy) from error
+        raise UnreadableImage(called, str(error) or type(error).__name__, remedy) from error
     if mode.startswith(("I", "F")):
         reason = f"its mode is {mode!r}, more than 8 bits a channel"
         raise UnreadableImage(called, reason, "convert it to 8 bits")
     return converted
+
+
+@lru_cache(maxsize=1)
+def decodable() -> tuple[str, ...]:
+    """Those of `FORMATS` that this build of PIL can decode."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _say_turned() -> None:
+    # Of one text Python shows one warning a process.
+    warnings.warn(
+        "images ask in their EXIF to be turned; they are used as stored, as published programs do "
+        "(`exif_orientation: true` turns them)",
+        stacklevel=2,
+    )
 
 
 def read_squares(

@@ -12,11 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
+from PIL import Image
 from pydantic import Field
 
 from harness.data.dataset import Split, check_count, check_declaration
 from harness.data.missing import MissingItem
-from harness.data.photographs.encoded import EncodedSplit
+from harness.data.photographs.encoded import EncodedImage, EncodedSplit
 from harness.data.photographs.hub import HubDataset
 from harness.data.photographs.numbered_files import absent_of_patterns
 from harness.data.pipelines import Pipeline, Workers
@@ -60,6 +61,10 @@ class PhotographConfig(ABC):
     """Order of an epoch; `blocks` reads large files in long runs."""
     small_images: Literal["enlarge", "bad"] = field(default="enlarge", metadata=KEY_UNLESS_DEFAULT)
     """Images with a side below `resolution`: enlarged as in the published runs, or bad."""
+    exif_orientation: bool = field(default=False, metadata=KEY_UNLESS_DEFAULT)
+    """Whether images are turned as their EXIF asks; the published programs do not turn them."""
+    labels: Literal["given", "none"] = field(default="given", metadata=KEY_UNLESS_DEFAULT)
+    """`none`: the images have no labels, or they are not read; all are of one class."""
     # No part of keys either: the name stands for the content, its bad images included.
     bad_images_limit: int = field(default=0, metadata=NO_KEY)
     """Images of a split that may be bad: unreadable, truncated, of more than 8 bits grey, or too
@@ -82,6 +87,11 @@ class PhotographConfig(ABC):
             raise ValueError(
                 f"`bad_images_limit` must not be negative, but got {self.bad_images_limit}; use 0"
             )
+        if self.labels == "none" and self.num_classes != 1:
+            raise ValueError(
+                f"`num_classes` must be 1 where `labels` is none, but is {self.num_classes}; set "
+                "it to 1, or remove `labels`"
+            )
         if self.decode_workers != "auto" and self.decode_workers < 1:
             raise ValueError(
                 f"`decode_workers` must be at least 1, but got {self.decode_workers}; use auto"
@@ -92,6 +102,14 @@ class PhotographConfig(ABC):
                 "name two splits"
             )
         HubDataset.parse(self.root)
+
+    def decode(self, image: EncodedImage) -> Image.Image:
+        """Pixels of an image of this data set.
+
+        Raises:
+            UnreadableImage: It is missing, damaged, not representable or too small.
+        """
+        return image.decode(self.least_side, upright=self.exif_orientation)
 
     @property
     def least_side(self) -> int:

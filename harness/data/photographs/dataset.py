@@ -55,6 +55,11 @@ class PhotographDataset(CroppedDataset):
             self._labels[split].setflags(write=False)
         self._pixels: dict[Split, KeptPixels] = {}
 
+    def names(self, split: Split) -> tuple[str, ...] | None:
+        """Paths of a split's images, where its kind of files has one for each."""
+        names = self._splits[split].names
+        return None if names is None else tuple(names[place] for place in self._good[split])
+
     def left_out(self, split: Split) -> tuple[str, ...]:
         """Bad images that are left out of a split, each with the reason."""
         return tuple(str(image) for image in self._bad[split])
@@ -131,7 +136,7 @@ class PhotographDataset(CroppedDataset):
         return kept.on(self._device, side)[torch.tensor(indices, device=self._device)]
 
     def _decode(self, image: EncodedImage) -> Image.Image:
-        return image.decode(self._config.least_side)
+        return self._config.decode(image)
 
     def _keep(self, split: Split) -> KeptPixels:
         config = self._config
@@ -146,6 +151,7 @@ class PhotographDataset(CroppedDataset):
         bad = [image.position for image in self._bad[split]]
         # All that the pixels depend on, so that stages of one process can share them.
         name = f"{split} {describe_files(self._splits[split].files)} {bad} {config.least_side}"
+        name += " upright" * config.exif_orientation
         return keep_pixels(name, self.num_images(split), decode, config.memory_limit_gib, split)
 
 

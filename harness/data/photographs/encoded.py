@@ -31,11 +31,12 @@ class EncodedImage:
         """
         return self.source.read_bytes() if isinstance(self.source, Path) else self.source or b""
 
-    def decode(self, least_side: int = 0) -> Image.Image:
+    def decode(self, least_side: int = 0, *, upright: bool = False) -> Image.Image:
         """Its pixels as RGB.
 
         Args:
             least_side: Images with a shorter side, in pixels, are refused.
+            upright: Turn it as its EXIF asks.
 
         Raises:
             UnreadableImage: It is missing, damaged, not representable or too small.
@@ -44,7 +45,7 @@ class EncodedImage:
             raise UnreadableImage(
                 self.name, "it has none", "write the images into the file, not their paths"
             )
-        image = read_rgb(self.source, self.name)
+        image = read_rgb(self.source, self.name, upright=upright)
         if min(image.size) < least_side:
             raise UnreadableImage(
                 self.name,
@@ -65,6 +66,11 @@ class EncodedSplit(ABC):
     def __init__(self, class_names: tuple[str, ...], labels: Int64[np.ndarray, " n"]) -> None:
         labels.setflags(write=False)
         self.class_names, self.labels = class_names, labels
+
+    @property
+    def names(self) -> Sequence[str] | None:
+        """Paths of the images below the split's folder, where each has one."""
+        return None
 
     @property
     @abstractmethod

@@ -1,5 +1,10 @@
-"""Photographs in class folders, `<root>/<split>/<class>/<image>`, decoded when asked for."""
+"""Photographs in class folders, `<root>/<split>/<class>/<image>`, decoded when asked for.
 
+Without labels the images lie anywhere below `<root>/<split>`.
+"""
+
+import os
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +19,16 @@ from harness.data.photographs.config import PhotographConfig
 from harness.data.photographs.encoded import EncodedImage, EncodedSplit
 from harness.schema.keys import NO_KEY
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+IMAGE_SUFFIXES = frozenset({
+    ".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm",
+    ".ppm", ".tif", ".tiff", ".webp",
+})  # fmt: skip
 """File names that count as images; case does not matter."""
+DOCUMENTS = frozenset({
+    "", ".csv", ".db", ".html", ".ini", ".ipynb", ".json", ".jsonl", ".log", ".md", ".npy", ".npz",
+    ".parquet", ".pt", ".py", ".safetensors", ".sh", ".txt", ".xml", ".yaml", ".yml",
+})  # fmt: skip
+"""File names that are no images to anybody and may lie beside them."""
 
 
 @final
@@ -46,7 +59,7 @@ class ImageFolderConfig(PhotographConfig):
             ValueError: There are not as many classes or images as declared.
         """
         folder = self.folder / self.name_of(split)
-        return FolderSplit(folder, self.declared_images(split), self.num_classes)
+        return FolderSplit(folder, self.declared_images(split), self.num_classes, self.labels)
 
 
 @final
@@ -57,19 +70,31 @@ class FolderSplit(EncodedSplit):
     order are those of the published ImageNet runs.
     """
 
-    def __init__(self, folder: Path, num_images: int, num_classes: int) -> None:
-        # Sorted names give the labels of the published ImageNet runs.
-        names = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir()))
-        images = [sorted_images(folder / name) for name in names]
-        place = repr(str(folder))
-        check_count(place, "num_classes", "class folders", num_classes, len(names))
+    def __init__(
+        self, folder: Path, num_images: int, num_classes: int, labels_are: Literal["given", "none"]
+    ) -> None:
+        place, names = repr(str(folder)), (".",)
+        if labels_are == "given":
+            names = _class_folders(folder)
+            if not names and num_images:
+                place += " (which holds no folders; images without labels need `labels: none`)"
+            check_count(place, "num_classes", "class folders", num_classes, len(names))
+        found = [image_files(folder / name) for name in names]
+        images = [paths for paths, _ in found]
         total = sum(len(paths) for paths in images)
+        if others := [path for _, paths in found for path in paths]:
+            place += f" (where {named(others)} do not count, since their names end otherwise)"
         check_count(place, "the declared number of images", "images", num_images, total)
         labels = np.repeat(np.arange(len(names), dtype=np.int64), [len(paths) for paths in images])
-        super().__init__(names, labels)
+        super().__init__(names if labels_are == "given" else ("all",), labels)
         self._folder = folder
         # Texts take a fraction of the memory of paths.
         self._names = [path.relative_to(folder).as_posix() for paths in images for path in paths]
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Path of every image below the folder."""
+        return self._names
 
     @property
     def files(self) -> Sequence[Path]:
@@ -90,6 +115,57 @@ class FolderSplit(EncodedSplit):
             yield f"/{name}\0{(self._folder / name).stat().st_size}"
 
 
-def sorted_images(folder: Path) -> list[Path]:
-    """All image files below a folder, in the order of their paths."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+def _class_folders(folder: Path) -> tuple[str, ...]:
+    # Sorted names give the labels of the published ImageNet runs.
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and _is_shown(path.name))
+    if all(name.isdecimal() for name in names) and names != sorted(names, key=int):
+        warnings.warn(
+            f"the classes of {str(folder)!r} are numbered in the order of their names as text "
+            f"({', '.join(names[:4])}, ...); a generator from elsewhere may count 0, 1, 2, ...: "
+            "give the folders names of equal length, such as 000, 001, ...",
+            stacklevel=2,
+        )
+    return tuple(names)
+
+
+def image_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Files below a folder in the order of their paths; links are followed.
+
+    Hidden files and folders (`.name`, and what notebooks and AppleDouble leave) are left out.
+
+    Returns:
+        The images, by the ends of their names, and what is neither an image nor a document.
+    """
+    images, others, visited = [], [], set()
+    waiting = [folder]
+    while waiting:
+        place = waiting.pop()
+        status = place.stat()
+        # A link to a folder above would lead round for ever.
+        if (here := (status.st_dev, status.st_ino)) in visited:
+            continue
+        visited.add(here)
+        with os.scandir(place) as entries:
+            for entry in entries:
+                suffix = Path(entry.name).suffix.lower()
+                if not _is_shown(entry.name):
+                    continue
+                if entry.is_dir():
+                    waiting.append(Path(entry.path))
+                # A link that leads nowhere is an image that is gone; what exists and is no file (a
+                # FIFO) would block whoever opens it.
+                elif suffix in IMAGE_SUFFIXES and (entry.is_file() or entry.is_symlink()):
+                    images.append(Path(entry.path))
+                elif suffix not in DOCUMENTS:
+                    others.append(Path(entry.path))
+    return sorted(images), sorted(others)
+
+
+def named(paths: Sequence[Path]) -> str:
+    """The first of some files, and how many there are."""
+    shown = ", ".join(repr(str(path)) for path in paths[:3])
+    return f"{shown} and {len(paths) - 3:,} further files" if len(paths) > 3 else shown
+
+
+def _is_shown(name: str) -> bool:
+    return not name.startswith(".") and name != "__MACOSX"

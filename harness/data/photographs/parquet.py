@@ -65,7 +65,7 @@ class ParquetSplit(EncodedSplit):
         self._opened = OpenedFiles(config.files(split))
         self._handles = [_open_file(path) for path in self.files]
         files = list(zip(self._handles, self.files, strict=True))
-        parts = [_read_labels(file, path, config) for file, path in files]
+        parts = [_labels(file, path, config) for file, path in files]
         self._columns = [_image_column(file, path, config) for file, path in files]
         names = {_class_names(file, path, config) for file, path in files}
         self._opened.check()
@@ -191,6 +191,8 @@ def _image_column(file: Any, path: Path, config: ParquetConfig) -> str:
 
 
 def _class_names(file: Any, path: Path, config: ParquetConfig) -> tuple[str, ...]:
+    if config.labels == "none":
+        return config.class_names or ("all",)
     metadata = file.schema_arrow.metadata or {}
     try:
         features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
@@ -212,6 +214,12 @@ def _class_names(file: Any, path: Path, config: ParquetConfig) -> tuple[str, ...
     return names
 
 
+def _labels(file: Any, path: Path, config: ParquetConfig) -> Int64[np.ndarray, " n"]:
+    if config.labels == "none":
+        return np.zeros(file.metadata.num_rows, dtype=np.int64)
+    return _read_labels(file, path, config)
+
+
 def _read_labels(file: Any, path: Path, config: ParquetConfig) -> Int64[np.ndarray, " n"]:
     import pyarrow as pa  # See `_open_file`.
     import pyarrow.compute as pc
@@ -221,7 +229,8 @@ def _read_labels(file: Any, path: Path, config: ParquetConfig) -> Int64[np.ndarr
         held = schema.field(name).type if name in schema.names else "nothing of that name"
         raise ValueError(
             f"{str(path)!r} must have a column {name!r} of whole numbers, but holds {held} (its "
-            f"columns: {', '.join(schema.names)}); set `label_column`"
+            f"columns: {', '.join(schema.names)}); set `label_column`, or `labels: none` "
+            "for images without"
         )
     try:
         column = file.read(columns=[name], use_threads=False).column(0)

@@ -17,8 +17,8 @@ from harness.data.dataset import Split, check_count
 from harness.data.photographs.config import ShardedConfig
 from harness.data.photographs.encoded import EncodedImage, EncodedSplit, check_labels
 from harness.data.photographs.opened_files import OpenedFiles
-from harness.data.photographs.tar_index import index_shard, member_name
-from harness.schema.keys import NO_KEY
+from harness.data.photographs.tar_index import SampleNames, index_shard, member_name
+from harness.schema.keys import KEY_UNLESS_DEFAULT, NO_KEY
 
 
 @final
@@ -32,6 +32,9 @@ class WebDatasetConfig(ShardedConfig):
     """Members that hold the label: a whole number as text, or JSON."""
     label_key: str = "label"
     """Where the label stands in a `json`."""
+    image_extension: str | None = field(default=None, metadata=KEY_UNLESS_DEFAULT)
+    """End of the names of the members that are the images, without its first dot, e.g.
+    `input.jpg`; absent: any end of an image's name that the reader knows."""
     class_names_file: str | None = field(default=None, metadata=NO_KEY)
     """Text file with the name of a class in every line, in the order of the labels; absent, and
     without `class_names`: the labels are their names."""
@@ -79,9 +82,12 @@ class TarSplit(EncodedSplit):
     def __init__(self, config: WebDatasetConfig, split: Split) -> None:
         self._opened = OpenedFiles(config.files(split))
         class_names = config.names_of_classes()
-        shards = [
-            index_shard(path, config.label_extension, config.label_key) for path in self.files
-        ]
+        names = SampleNames(
+            label_extension=config.label_extension if config.labels == "given" else None,
+            label_key=config.label_key,
+            image_extension=config.image_extension,
+        )
+        shards = [index_shard(path, names) for path in self.files]
         self._opened.check()
         for path, shard in zip(self.files, shards, strict=True):
             check_labels(shard.labels, config.num_classes, repr(str(path)), "sample")

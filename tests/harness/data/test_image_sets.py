@@ -1,6 +1,7 @@
 """Sets of images to be scored: folders, archives, splits; what is refused and what is skipped."""
 
 import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -213,10 +214,12 @@ def test_images_of_folders_are_named_by_their_paths_and_others_not_at_all(folder
     [
         (("0", "1", "2", "10", "11"), "0 1 2 10 11"),
         (("008", "009", "010", "999", "1000"), "008 009 010 999 1000"),
-        (("0", "1", "2", "10", "x"), "0 1 10 2 x"),
+        (("0", "1", "2", "10", "x"), "0 1 2 10 x"),
+        (("img_0", "img_2", "img_10", "img_9b", "imh"), "img_0 img_2 img_9b img_10 imh"),
+        (("a1", "a01", "a1_2", "a1_10", "b"), "a01 a1 a1_2 a1_10 b"),
     ],
 )
-def test_plain_numbers_are_sorted_as_numbers_and_other_names_as_text(tmp_path, names, order):
+def test_numbers_in_names_are_sorted_as_numbers(tmp_path, names, order):
     for name, pixels in zip(names, PIXELS, strict=True):
         Image.fromarray(pixels).save(tmp_path / f"{name}.png")
     read = open_image_set(FolderImages(path=str(tmp_path)))
@@ -269,3 +272,26 @@ def test_a_damaged_archive_is_named(npz, tmp_path, content):
 def test_a_configuration_that_cannot_be_right_is_refused(folder, bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         dataclasses.replace(folder, **bad)
+
+
+def test_every_image_of_a_folder_counts_and_nothing_else(folder):
+    root = Path(folder.path)
+    known = open_image_set(folder).num_images
+    for name in (".ipynb_checkpoints/0.png", "__MACOSX/0.png", "a/._0.png", ".hidden.jpg"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_bytes(b"no image")
+    assert open_image_set(folder).num_images == known
+    for name, kind in (("x.jfif", "JPEG"), ("x.gif", "GIF"), ("x.pgm", "PPM")):
+        Image.fromarray(PIXELS[0]).convert("L").save(root / name, kind)
+    elsewhere = root.parent / "elsewhere"
+    elsewhere.mkdir()
+    Image.fromarray(PIXELS[1]).save(elsewhere / "y.png")
+    (root / "linked").symlink_to(elsewhere)
+    (elsewhere / "round").symlink_to(root)
+    assert open_image_set(folder).num_images == known + 4
+    (root / "z.heic").write_bytes(b"another format")
+    os.mkfifo(root / "pipe.png")
+    with pytest.raises(ValueError, match=r"2 are not and would not count: .*pipe\.png.*z\.heic"):
+        open_image_set(folder)
+    skipping = dataclasses.replace(folder, others="skip")
+    assert open_image_set(skipping).num_images == known + 4

@@ -1,12 +1,14 @@
 """The published crops against PIL, torchvision and plain bilinear interpolation."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torchvision.transforms import functional as vision
 
-from harness.data.pipelines import square_pixels
+from harness.data.pipelines import UnreadableImage, read_rgb, square_pixels
 
 SIZES = [(64, 48), (37, 53), (16, 16), (10, 12), (161, 70)]
 
@@ -69,3 +71,54 @@ def test_every_size_becomes_a_square(pipeline, size):
     pixels = square_pixels(_photograph(*size), 16, pipeline)
     assert pixels.shape == (16, 16, 3)
     assert torch.from_numpy(pixels.copy()).dtype == torch.uint8
+
+
+def _bytes(image: Image.Image, kind: str, **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def test_only_the_formats_of_the_list_are_looked_into(monkeypatch):
+    def started(*_arguments, **_options):
+        raise AssertionError("Ghostscript was started")
+
+    from PIL import EpsImagePlugin
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", started)
+    picture = Image.new("RGB", (8, 8))
+    for kind in ("EPS", "DDS", "SPIDER", "TGA", "ICO"):
+        image = picture.convert("F") if kind == "SPIDER" else picture
+        with pytest.raises(UnreadableImage, match="cannot identify image file"):
+            read_rgb(_bytes(image, kind))
+    for kind in ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF"):
+        assert read_rgb(_bytes(picture, kind)).size == (8, 8)
+
+
+def test_whatever_a_decoder_raises_makes_a_bad_image(monkeypatch):
+    class Strange(Exception):
+        pass
+
+    def broken(*_arguments, **_options):
+        raise Strange
+
+    monkeypatch.setattr(Image.Image, "convert", broken)
+    with pytest.raises(UnreadableImage, match="Strange"):
+        read_rgb(_bytes(Image.new("RGB", (8, 8)), "PNG"))
+
+
+@pytest.mark.parametrize("size", [(1, 30_000), (30_000, 1), (8, 801)])
+def test_an_image_that_is_far_longer_than_wide_is_bad(size):
+    with pytest.raises(UnreadableImage, match="more than 100 to 1"):
+        read_rgb(_bytes(Image.new("RGB", size), "PNG"))
+
+
+def test_the_orientation_is_kept_unless_asked_for():
+    image = Image.new("RGB", (8, 4))
+    image.putpixel((0, 0), (255, 255, 255))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content = _bytes(image, "JPEG", exif=exif, quality=100)
+    with pytest.warns(UserWarning, match="`exif_orientation: true` turns them"):
+        assert read_rgb(content).size == (8, 4)
+    assert read_rgb(content, upright=True).size == (4, 8)

@@ -8,10 +8,10 @@ from safetensors import SafetensorError
 
 from harness.config.training import TrainingConfig
 from harness.execution.failures import Failures, classify, most_telling, retries
+from harness.machine.finite import Diverged
 from harness.machine.gradients import GradientSum
 from harness.machine.world import WorkerLost, World
 from harness.schema.reading import ConfigError
-from harness.machine.finite import Diverged
 from harness.stages.running.context import StageContext
 from harness.stages.running.optimisation import backward, end_step, start_step
 from harness.storage.artifacts import Store

@@ -16,7 +16,7 @@ from harness.data.stream import BatchStream
 from harness.schema.keys import content_hash
 from harness.schema.reading import ConfigError, validate
 
-from .photograph_files import KINDS, photographs, png, replace_image, write_kind
+from .photograph_files import KINDS, SPLITS, photographs, png, replace_image, write_kind
 
 
 @pytest.fixture(params=KINDS)
@@ -176,3 +176,51 @@ def test_a_sweep_file_names_every_kind(kind):
 def test_a_setting_that_cannot_be_is_refused(config, bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         dataclasses.replace(config, **bad)
+
+
+def test_images_without_labels_are_of_one_class(tmp_path, kind):
+    labelled = write_kind(kind, tmp_path / "labelled")
+    changes = {"labels": "none", "num_classes": 1, "class_names": ()}
+    if kind == "image_folder":
+        del changes["class_names"]
+        images = {name: photographs(n, 100 * n) for name, n in SPLITS.items()}
+        for split, data in images.items():
+            (tmp_path / "flat" / split).mkdir(parents=True)
+            for number, content in enumerate(data):
+                (tmp_path / "flat" / split / f"{number:04d}.png").write_bytes(content)
+        changes["root"] = str(tmp_path / "flat")
+        with pytest.raises(ValueError, match=r"which holds no folders; .*`labels: none`"):
+            open_dataset(dataclasses.replace(labelled, root=changes["root"]))
+    config = dataclasses.replace(labelled, **changes)
+    dataset, theirs = open_dataset(config), open_dataset(labelled)
+    assert dataset.labels("train").tolist() == [0] * 12
+    assert len(dataset.class_names) == 1
+    order = np.arange(12)
+    assert torch.equal(dataset.images("train", order), theirs.images("train", order))
+    with pytest.raises(ValueError, match="`num_classes` must be 1"):
+        dataclasses.replace(config, num_classes=3)
+
+
+def test_a_number_that_is_wrong_names_the_files_that_do_not_count(tmp_path):
+    config = write_kind("image_folder", tmp_path / "data")
+    image = sorted((tmp_path / "data" / "train").rglob("*.png"))[0]
+    image.rename(image.with_suffix(".heic"))
+    with pytest.raises(ValueError, match=r"where '.*\.heic' do not count.* 11 were found"):
+        open_dataset(config)
+
+
+def test_hidden_folders_are_no_classes(tmp_path):
+    config = write_kind("image_folder", tmp_path / "data")
+    (tmp_path / "data" / "train" / ".ipynb_checkpoints").mkdir()
+    assert open_dataset(config).class_names == ("ant", "bird", "cat")
+
+
+def test_numbered_class_folders_in_the_order_of_texts_are_said(tmp_path):
+    write_kind("image_folder", tmp_path / "data")
+    for split in SPLITS:
+        for name, number in (("ant", "2"), ("bird", "10"), ("cat", "11")):
+            (tmp_path / "data" / split / name).rename(tmp_path / "data" / split / number)
+    config = write_kind("image_folder", tmp_path / "other")
+    with pytest.warns(UserWarning, match=r"order of their names as text \(10, 11, 2, "):
+        dataset = open_dataset(dataclasses.replace(config, root=str(tmp_path / "data")))
+    assert dataset.class_names == ("10", "11", "2")

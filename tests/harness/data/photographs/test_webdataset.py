@@ -15,10 +15,12 @@ import torch
 
 from harness.data import WebDatasetConfig, open_dataset
 from harness.data.photographs.config import expand_braces
-from harness.data.photographs.tar_index import index_shard
+from harness.data.photographs.tar_index import SampleNames, index_shard
 from harness.storage.user_cache import CACHE_VARIABLE
 
 from .photograph_files import NAMES, labels_of, photographs, png, samples, write_kind, write_tar
+
+CLS = SampleNames(label_extension="cls", label_key="label", image_extension=None)
 
 
 @pytest.fixture
@@ -232,28 +234,28 @@ def test_an_index_read_while_the_shard_changed_is_not_remembered(config, tmp_pat
 
     with monkeypatch.context() as changing:
         changing.setattr("harness.data.photographs.tar_index._check_complete", change)
-        index_shard(path, "cls", "label")
+        index_shard(path, CLS)
     assert not list(tmp_path.rglob("*.json"))
-    index_shard(path, "cls", "label")
+    index_shard(path, CLS)
     assert len(list(tmp_path.rglob("*.json"))) == 1
 
 
 def test_the_index_is_remembered_outside_of_the_data(config, tmp_path, monkeypatch):
     path = tmp_path / "train-0000.tar"
     before = sorted(tmp_path.iterdir())
-    first = index_shard(path, "cls", "label")
+    first = index_shard(path, CLS)
     assert sorted(tmp_path.iterdir()) == before
 
     def read(*_: object, **__: object) -> None:
         raise AssertionError("the shard was read again")
 
     monkeypatch.setattr(tarfile, "open", read)
-    again = index_shard(path, "cls", "label")
+    again = index_shard(path, CLS)
     assert again.offsets.tolist() == first.offsets.tolist()
     assert again.labels.tolist() == first.labels.tolist()
     path.touch()
     with pytest.raises(AssertionError, match="read again"):
-        index_shard(path, "cls", "label")
+        index_shard(path, CLS)
 
 
 def test_a_batch_from_all_over_the_shards_comes_in_the_order_asked_for(tmp_path):
@@ -263,3 +265,44 @@ def test_a_batch_from_all_over_the_shards_comes_in_the_order_asked_for(tmp_path)
     dataset, plain = open_dataset(config), open_dataset(write_kind("webdataset", tmp_path))
     order = np.random.default_rng(0).permutation(12)
     assert torch.equal(dataset.images("train", order), plain.images("train", order))
+
+
+def _tar(path: Path, kind: str) -> list[bytes]:
+    """Six images whose names are of one kind, labels 0, 0, 1, 1, 2, 2."""
+    images = photographs(6, 300)
+    names = {
+        "dotted keys": ("img.{:06d}.png", "img.{:06d}.cls"),
+        "upper case": ("{:06d}.PNG", "{:06d}.CLS"),
+        "two images": ("{:06d}.input.png", "{:06d}.cls"),
+        "beside others": ("{:06d}.png", "{:06d}.cls"),
+    }[kind]
+    members = []
+    for number, data in enumerate(images):
+        image, label = (name.format(number) for name in names)
+        members += [(image, data), (label, str(number // 2).encode()), (f"._{image}", b"no image")]
+        if kind == "two images":
+            members.append((f"{number:06d}.target.png", png(number)))
+        if kind == "beside others":
+            members.append((f"{number:06d}.seg.png", png(number)))
+    write_tar(path, members)
+    return images
+
+
+@pytest.mark.parametrize("kind", ["dotted keys", "upper case", "two images", "beside others"])
+def test_names_of_members_as_others_write_them(config, kind):
+    images = _tar(Path(config.root) / "train-x.tar", kind)
+    extra = {"image_extension": "input.png"} if kind == "two images" else {}
+    config = dataclasses.replace(config, train_files=("train-x.tar",), num_train_images=6, **extra)
+    split = config.open_split("train")
+    assert split.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert [image.content() for image in split.read(np.arange(6))] == images
+    if extra:
+        with pytest.raises(ValueError, match=r"which has no .*`image_extension`"):
+            dataclasses.replace(config, image_extension=None).open_split("train")
+
+
+def test_a_label_of_a_terabyte_is_refused_unread(config):
+    path = Path(config.root) / "train-x.tar"
+    write_tar(path, [("a.png", png(0)), ("a.cls", b"0" * (2**20 + 1))])
+    with pytest.raises(ValueError, match=r"'a\.cls' has 1,048,577 bytes, more than 1,048,576"):
+        index_shard(path, CLS)
