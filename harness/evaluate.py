@@ -80,6 +80,12 @@ def _add_images_options(parser: argparse.ArgumentParser) -> None:
         "the sweep's rows; without it how they were made counts as unknown",
     )
     parser.add_argument(
+        "--crop",
+        choices=("adm_center", "resize_center", "opencv_crop"),
+        help="how images in folders are cropped to the sweep's size; without it originals of other "
+        "sizes are cropped as the sweep's reconstructions, and other images not at all",
+    )
+    parser.add_argument(
         "--on-unreadable",
         choices=("stop", "skip"),
         default="stop",

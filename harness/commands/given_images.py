@@ -16,7 +16,7 @@ from harness.commands.exit_codes import EXIT_DONE, EXIT_ROWS_FAILED
 from harness.commands.options import RunOptions
 from harness.commands.planning import check_networks
 from harness.commands.run_stages import check_start, execute
-from harness.config.data import published
+from harness.config.data import Crop, published
 from harness.config.perceptual import describe_lpips
 from harness.config.protocol_presets import generation_name, reconstruction_name
 from harness.config.reference import ReferenceImages, ReferenceSource, StatisticsFile
@@ -27,6 +27,7 @@ from harness.data.image_sets import (
     FolderImages,
     ImageSetConfig,
     NpzImages,
+    needs_crop,
     open_image_set,
 )
 from harness.data.sample_archive import SampleArchive
@@ -82,6 +83,9 @@ class GivenImages:
     """`NAME=VALUE` of describing columns."""
     as_declared: bool
     """The images were made as the sweep's evaluation says."""
+    crop: Crop | None
+    """How the images of folders are cropped to the size of the sweep's; absent: those that are
+    given as `originals`, where their size is another, as the sweep says, and others not at all."""
     on_unreadable: Literal["stop", "skip"]
     """Whether an unreadable file is an error or is skipped."""
 
@@ -226,7 +230,15 @@ def _images(place: str, option: str, trial: Trial, given: GivenImages) -> ImageS
     path = Path(place).expanduser()
     if path.is_dir():
         skips = given.on_unreadable
-        return FolderImages(path=place, on_unreadable=skips, others=skips)
+        images = FolderImages(path=place, on_unreadable=skips, others=skips)
+        crop = given.crop
+        # Originals as a data set has them, of many sizes; what was made has the sweep's size.
+        if crop is None and option == "--originals" and needs_crop(images, trial.data.resolution):
+            crop = trial.evaluation.reconstruction_crop
+        if crop is None:
+            return images
+        pipeline = published(crop) or "opencv_crop"
+        return replace(images, pipeline=pipeline, resolution=trial.data.resolution)
     if path.is_file() and path.suffix == ".npz":
         return NpzImages(path=place)
     raise ConfigError(

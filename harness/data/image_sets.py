@@ -155,6 +155,8 @@ class ImageSet(ABC):
     """Number of images, those that are skipped left out."""
     names: tuple[str, ...] | None = None
     """Names of the images in their order; None where only positions tell them apart."""
+    is_split: bool = False
+    """Whether it is a split of a data set, whose names others may have replaced by numbers."""
     skipped: tuple[str, ...] = ()
     """Files that were left out, with the reasons."""
 
@@ -269,6 +271,12 @@ def _reason_not_to_read(path: Path) -> str | None:
     return None
 
 
+def needs_crop(config: FolderImages, resolution: int) -> bool:
+    """Whether an image of a folder has another size than squares of `resolution`."""
+    paths, _ = image_files(config.location)
+    return any(size != (resolution, resolution) for size in in_threads(_stored_size, paths))
+
+
 def _stored_size(path: Path) -> tuple[int, int]:
     """Width and height as the file's header says."""
     try:
@@ -333,6 +341,8 @@ class _NpzSet(ImageSet):
 
 @final
 class _DatasetSet(ImageSet):
+    is_split = True
+
     def __init__(self, config: DatasetImages) -> None:
         self._config = config
         # On the host: images are scored once, so keeping them on the device gains nothing.

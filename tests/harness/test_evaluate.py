@@ -118,6 +118,21 @@ def test_declared_samples_stand_beside_the_rows_of_the_sweep(
     assert write_figures(Path("results/theirs"))
 
 
+def test_originals_of_many_sizes_are_cropped_as_the_sweeps(evaluate, sweep, digits, tmp_path):
+    np.savez(tmp_path / "made.npz", arr_0=digits[:20])
+    originals = tmp_path / "val"
+    originals.mkdir()
+    for number, pixels in enumerate(digits[:20]):
+        scale = 1 + number % 3
+        large = Image.fromarray(pixels.repeat(scale, 0).repeat(scale, 1))
+        large.save(originals / f"img_{number}.png")
+    ended = evaluate("images", sweep, "--name", "p", "--reconstructions", f"{tmp_path}/made.npz",
+                     "--originals", f"{originals}")  # fmt: skip
+    assert ended.code == 0, ended.err
+    (row,) = rows("p")
+    assert float(row["ssim"]) > 0.99
+
+
 def test_originals_of_another_split_cannot_be_declared(evaluate, sweep):
     ended = evaluate("images", sweep, "--name", "wrong", "--as-declared",
                      "--reconstructions", "train", "--originals", "train")  # fmt: skip
