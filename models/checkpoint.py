@@ -26,7 +26,7 @@ WRAPPER_PREFIXES = ("module.", "_orig_mod.")
 TOKENIZER_PREFIX = "first_stage_model."
 """Prefix of the tokenizer in a file of a whole latent diffusion model, whose rest is another."""
 ENTRIES = (
-    "ema", "model_ema", "ema_state_dict", "params_ema",
+    "ema", "model_ema", "state_dict_ema", "ema_state_dict", "params_ema",
     "state_dict", "model_state_dict", "model", "params", "generator", "net",
 )  # fmt: skip
 """Names under which files keep their weights beside other things, those that are averaged first."""

@@ -12,11 +12,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.checkpoint import read_tensors
 from models.compilation import compiled
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
 
+NOT_THE_NETWORKS = frozenset({
+    "cache_dir", "checkpoint_path", "exportable", "features_only", "no_jit", "pretrained",
+    "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict", "scriptable",
+})  # fmt: skip
+"""Arguments of `timm.create_model` that `model_args` may not hold."""
 ModelArgument = int | float | bool | str | tuple[int, ...]
 
 
@@ -57,7 +63,26 @@ class TimmEncoderConfig:
     """Side, in pixels, of the images behind pooled features and logits; absent takes `img_size`
     or the side of the pretraining."""
     model_args: Mapping[str, ModelArgument] = field(default_factory=dict)
-    """Further arguments of `timm.create_model`, e.g. `num_classes`, `img_size`."""
+    """Arguments of the network's own, e.g. `num_classes`, `img_size`, `depth`."""
+
+    def __post_init__(self) -> None:
+        if ":" in self.name:
+            raise ValueError(
+                f"`name` must be one of timm's own networks, but {self.name!r} names a hub or a "
+                "folder, where timm would look for its description; give the network's name, and "
+                "the path of its file as `weights`"
+            )
+        for name, value in self.model_args.items():
+            if name in NOT_THE_NETWORKS:
+                raise ValueError(
+                    f"`model_args` must be the network's own, but {name!r} says where timm finds "
+                    "or how it wraps it; remove it, and use `name`, `weights` and `feature_level`"
+                )
+            if isinstance(value, str) and not value.isidentifier():
+                raise ValueError(
+                    f"texts in `model_args` must be names, such as `gelu`, but {name!r} is "
+                    f"{value!r}; remove it (a file of weights is given as `weights`)"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -296,11 +321,17 @@ def _create_model(config: TimmEncoderConfig) -> nn.Module:
                 f"`weights` must be `pretrained`, `random` or a file, but {config.weights} is no "
                 "file; correct the path"
             )
-        arguments["pretrained_cfg_overlay"] = {"file": str(path)} | {
+        # Read here, and not by timm, some versions of which run the code that a file holds. The
+        # archives of arrays that JAX wrote have a reader of the network's own.
+        given = {"file": str(path)} if path.suffix == ".npz" else {"state_dict": read_tensors(path)}
+        arguments["pretrained_cfg_overlay"] = given | {
             name: value for name, value in arguments.items() if name == "num_classes"
         }
     try:
-        return _create_for_any_size(config.name, arguments)
+        network = _create_for_any_size(config.name, arguments)
+        if isinstance(described := getattr(network, "pretrained_cfg", None), dict):
+            described.pop("state_dict", None)
+        return network
     except (RuntimeError, OSError, TypeError) as error:
         raise ValueError(
             f"`name` must be a network of this timm version with weights {config.weights!r} at "

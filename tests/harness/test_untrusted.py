@@ -131,3 +131,30 @@ def test_names_in_a_sweep_reach_no_path_and_no_shell(command, write, tree, tmp_p
     assert {path.name for path in outside} <= {"sweep.yaml"}
     assert not list(tmp_path.rglob("attacked*"))
     assert not list(tmp_path.rglob("out*"))
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"name": "hf-hub:somebody/net"}, "must be one of timm's own networks"),
+    ({"name": "local-dir:/tmp/net"}, "must be one of timm's own networks"),
+    ({"model_args": {"checkpoint_path": "evil.pt"}}, "'checkpoint_path' says where timm finds"),
+    ({"model_args": {"pretrained": True}}, "'pretrained' says where timm finds"),
+    ({"model_args": {"pretrained_cfg": "x"}}, "'pretrained_cfg' says where timm finds"),
+    ({"model_args": {"weights_file": "./evil.pt"}}, "texts in `model_args` must be names"),
+])  # fmt: skip
+def test_an_encoder_opens_no_file_and_no_hub_but_its_weights(changes, message):
+    with pytest.raises(ValueError, match=message):
+        TimmEncoderConfig(**{"name": "test_vit", "weights": "random", **changes})
+
+
+def test_timm_never_reads_the_file_of_weights(tmp_path, monkeypatch):
+    """Some versions that are allowed unpickle what they read."""
+    import timm.models._builder
+
+    original = FeatureEncoder(TimmEncoderConfig(name="test_vit", weights="random"))
+    path = tmp_path / "weights.pt"
+    torch.save({"model": original.model.state_dict()}, path)
+    monkeypatch.delattr(timm.models._builder, "load_state_dict")
+    copy = FeatureEncoder(TimmEncoderConfig(name="test_vit", weights=str(path)))
+    for name, value in original.model.state_dict().items():
+        assert torch.equal(copy.model.state_dict()[name], value)
+    assert "state_dict" not in copy.model.pretrained_cfg
