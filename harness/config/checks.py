@@ -7,6 +7,9 @@ from harness.schema.reading import ConfigError
 from models.guidance import AutoGuidance, ClassifierFreeGuidance, guided_channels
 from models.latent import LatentLayout
 
+SSIM_WINDOW = 11
+"""Side of the windows of SSIM in pixels (Wang et al., 2004)."""
+
 
 def check_trial(trial: Trial) -> None:
     """Refuse a trial whose parts do not fit each other.
@@ -21,6 +24,12 @@ def check_trial(trial: Trial) -> None:
             f"{resolution}; use {resolution // downsample * downsample or downsample}, or another "
             "tokenizer (each further level of tokenizer.architecture.width_multipliers halves the "
             "grid)",
+            path="data.resolution",
+        )
+    if resolution < SSIM_WINDOW:
+        raise ConfigError(
+            f"must be at least {SSIM_WINDOW}, the pixels of a window of SSIM, but got "
+            f"{resolution}; use {-(-SSIM_WINDOW // downsample) * downsample}",
             path="data.resolution",
         )
     try:
@@ -63,6 +72,17 @@ def _check_generator(trial: Trial, generator: GeneratorSettings) -> None:
                 f"{generator.kind!r} can be sampled with, but got {kind!r}",
                 path=path,
             )
+
+    # Without dropped labels the embedding of the null class keeps its random start.
+    if getattr(generator, "class_dropout", None) == 0:
+        for number, guidance in enumerate(trial.evaluation.guidance):
+            if guidance.kind == "cfg":
+                raise ConfigError(
+                    "must not be cfg where generator.class_dropout is 0, since nothing is then "
+                    "trained without a class; use none or autoguidance, or set "
+                    "generator.class_dropout to 0.1",
+                    path=f"evaluation.guidance.{number}.kind",
+                )
 
 
 def _check_evaluation(trial: Trial) -> None:
@@ -119,6 +139,12 @@ def _check_encoders(trial: Trial) -> None:
 
 def _check_counts(trial: Trial) -> None:
     evaluation, data = trial.evaluation, trial.data
+    if data.num_train_images < data.num_classes:
+        raise ConfigError(
+            f"must be at most the {data.num_train_images} images of the training split, but is "
+            f"{data.num_classes}; correct one of the two",
+            path="data.num_classes",
+        )
     for path, asked, available in (
         ("evaluation.num_reconstructions", evaluation.num_reconstructions, data.num_eval_images),
         ("evaluation.num_reference", evaluation.num_reference, data.num_train_images),

@@ -141,7 +141,8 @@ class SampleScores(Parts):
         state["features"] = state["features"].update(found.features, positions)
         if (spatial := add_spatial(self.spatial, found)) is not None:
             state["spatial"] = spatial
-        if found.logits is None:
+        # Scores over one class would be 1 and perfect whatever the images look like.
+        if found.logits is None or found.logits.shape[1] < 2:
             return
         for name, splits in self._splits.items():
             if name not in state:

@@ -18,6 +18,7 @@ from harness.machine.random_streams import derive_seed
 from harness.machine.world import World
 from harness.metrics.classification import labels_met
 from harness.metrics.image_mean import ImageMean
+from harness.schema.reading import ConfigError
 from harness.stages.encoder import timm
 from harness.stages.encoder.kind import EncoderKind, EncoderStage, Place
 from harness.stages.flops import training_images
@@ -34,8 +35,19 @@ from models.batch_part import slices_of
 from models.foundation import FeatureEncoder, TimmEncoderConfig
 
 
-def stage(config: InDomainEncoder, trial: Trial, _place: Place) -> EncoderStage:
-    """It is trained on the trial's images."""
+def stage(config: InDomainEncoder, trial: Trial, place: Place) -> EncoderStage:
+    """It is trained on the trial's images.
+
+    Raises:
+        ConfigError: They are of one class, which teaches a classifier nothing.
+    """
+    if trial.data.num_classes < 2:
+        raise ConfigError(
+            f"must not be in_domain where data.num_classes is {trial.data.num_classes}: a "
+            "classifier of one class learns no features; use a pretrained network (kind timm, "
+            "inception or python)",
+            path=f"trial.{place.path}.kind",
+        )
     return EncoderStage(encoder=config, data=trial.data, weights=config.describe())
 
 

@@ -9,6 +9,10 @@ import yaml
 TWO_DIMS = {"grid": {"tokenizer.latent_dim": [2, 3]}}
 TWO_ALIGNMENTS = {"grid": {"alignment": ["none", "vf"]}}
 NO_VALUE = object()
+ONE_CLASS = {
+    "kind": "image_folder", "name": "faces", "root": "faces", "resolution": 16, "labels": "none",
+    "num_classes": 1, "num_train_images": 190, "num_eval_images": 90,
+}  # fmt: skip
 
 
 def changed(tree: Any, path: str, value: Any) -> Any:
@@ -29,6 +33,25 @@ FILES = {
     "unknown key of the trial": (
         {"trial/tokeniser": {}},
         ["trial.tokeniser", "unknown key 'tokeniser'", "did you mean 'tokenizer'"],
+    ),
+    "a classifier of one class": (
+        {"trial/data": ONE_CLASS},
+        ["trial.evaluation.extractor.kind", "one class learns no features", "pretrained network"],
+    ),
+    "fewer images than classes": (
+        {"trial/data": ONE_CLASS | {"num_classes": 197, "labels": "given"}},
+        ["trial.data.num_classes", "at most the 190 images of the training split, but is 197"],
+    ),
+    "images smaller than a window of SSIM": (
+        {"trial/data/resolution": 8},
+        ["trial.data.resolution", "at least 11, the pixels of a window of SSIM, but got 8"],
+    ),
+    "guidance through a class that is never trained": (
+        {
+            "trial/generator/class_dropout": 0,
+            "trial/evaluation/guidance": [{"kind": "none"}, {"kind": "cfg", "scale": 2}],
+        },
+        ["trial.evaluation.guidance.1.kind", "set generator.class_dropout to 0.1"],
     ),
     "unknown nested key": (
         {"trial/tokenizer/training/step": 3},
