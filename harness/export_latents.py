@@ -1,8 +1,9 @@
 """`python -m harness.export_latents ARTIFACT FOLDER`: latents in the published layout.
 
 The folder holds what LightningDiT's released code trains on: `latents_rank00_shardSSS.safetensors`
-of 10,000 images each, with `latents`, `latents_flip` and `labels`, and `latents_stats.pt`. A sweep
-reads it again with `latents.source: {kind: folder, path: FOLDER}`.
+of 10,000 images each, with `latents`, `latents_flip` and `labels`, and `latents_stats.pt`. Indices
+are written alike, as integers and without statistics. A sweep reads it again with
+`latents.source: {kind: folder, path: FOLDER}`.
 """
 
 import argparse
@@ -78,8 +79,9 @@ def export_latents(artifact: Artifact, folder: Path) -> int:
         }
         save_file(tensors, folder / SHARD_NAME.format(rank=0, shard=number), metadata)
         count += len(latents)
-    statistics = artifact.tensors("statistics.safetensors")
-    write_statistics(folder / STATISTICS_FILE, statistics["mean"], statistics["std"])
+    if artifact.result["mean"] is not None:
+        statistics = artifact.tensors("statistics.safetensors")
+        write_statistics(folder / STATISTICS_FILE, statistics["mean"], statistics["std"])
     return count
 
 

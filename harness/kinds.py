@@ -36,8 +36,8 @@ from harness.stages.running.context import StageContext
 from harness.stages.tokenizer.kind import TokenizerKind, TokenizerStage
 from harness.storage.artifacts import Artifact, write_tensors
 from models.foundation import EncoderNetwork, EncoderOutputs
-from models.latent import LatentLayout
-from models.posterior import PointPosterior, Posterior
+from models.latent import AnyLayout, IndexLayout, LatentLayout
+from models.posterior import IndexPosterior, PointPosterior, Posterior
 from models.regularizers.contract import AdamWConfig, Regularizer, RegularizerConfig
 from models.tokenizer import TokenizerNetwork
 
@@ -52,6 +52,7 @@ __all__ = [
     "TOKENIZERS",
     "AdamWConfig",
     "AlignmentEncoder",
+    "AnyLayout",
     "Artifact",
     "BatchStream",
     "DataConfig",
@@ -65,6 +66,8 @@ __all__ = [
     "GeneratorSettings",
     "GeneratorStage",
     "ImageDataset",
+    "IndexLayout",
+    "IndexPosterior",
     "Kinds",
     "LatentLayout",
     "MetricExtractor",

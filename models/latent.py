@@ -1,9 +1,12 @@
-"""The geometry of a latent: named channel groups on one grid.
+"""The geometry of a latent: named channel groups on one grid, or grids of codebook indices.
 
-Today's tokenizers have a single group; composite latents (texture beside semantics) have several.
-Flow time is one number per group, so everything that draws, embeds or integrates time asks here.
+Most tokenizers have a single group of channels; composite latents (texture beside semantics) have
+several. Flow time is one number per group, so everything that draws, embeds or integrates time asks
+here. Tokenizers with a codebook have indices, on one grid or on several from coarse to fine.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -36,6 +39,10 @@ class LatentLayout:
     """Shape of one latent and the names of its channel groups, in channel order."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    kind: ClassVar[str] = "channels"
+    dtype: ClassVar[torch.dtype] = torch.float32
+    """Type in which latents are stored."""
 
     groups: tuple[ChannelGroup, ...]
     """Channel groups in the order in which they are stacked."""
@@ -99,3 +106,55 @@ class LatentLayout:
         raise ValueError(
             f"a latent group must be one of {names}, but got {name!r}; use one of them"
         )
+
+
+INDEX_TYPES = (torch.uint8, torch.int16, torch.int32)
+"""Types that can hold indices, the smallest first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexLayout:
+    """Grids of indices into one codebook, each an integer in [0, codebook_size).
+
+    A latent is the list of all its indices: grid after grid, each row by row.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+    kind: ClassVar[str] = "indices"
+
+    codebook_size: int
+    """Number of codes."""
+    grids: tuple[tuple[int, int], ...]
+    """Rows and columns of each grid: one, or those of several scales from coarse to fine."""
+
+    def __post_init__(self) -> None:
+        largest = torch.iinfo(INDEX_TYPES[-1]).max + 1
+        if not 2 <= self.codebook_size <= largest:
+            raise ValueError(
+                f"a codebook must have 2 to {largest:,} codes, which {INDEX_TYPES[-1]} can number, "
+                f"but has {self.codebook_size:,}; use 1024 or 16384"
+            )
+        if not self.grids or min(map(min, self.grids)) < 1:
+            raise ValueError(
+                f"`grids` must hold at least one grid of one cell or more, but got {self.grids}; "
+                "use the tokenizer's image size divided by its downsampling"
+            )
+
+    @property
+    def shape(self) -> tuple[int]:
+        """(indices,) of one latent, those of all grids."""
+        return (sum(map(math.prod, self.grids)),)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The smallest type that holds every index, in which latents are stored."""
+        return next(t for t in INDEX_TYPES if self.codebook_size - 1 <= torch.iinfo(t).max)
+
+    def split(self, indices: Int[Tensor, "b n"]) -> Sequence[Int[Tensor, "b _ _"]]:
+        """The indices as grids, in the order of `grids`."""
+        parts = indices.split([rows * columns for rows, columns in self.grids], dim=1)
+        return [part.unflatten(1, grid) for part, grid in zip(parts, self.grids, strict=True)]
+
+
+AnyLayout = LatentLayout | IndexLayout
+"""The geometry of any latent."""

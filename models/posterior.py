@@ -1,10 +1,10 @@
-"""The posterior of an image's latent: a diagonal Gaussian, or a single latent."""
+"""The posterior of an image's latent: a diagonal Gaussian, a single latent, or indices."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
@@ -55,15 +55,43 @@ class PointPosterior:
         return self.mean
 
 
-AnyPosterior = Posterior | PointPosterior
+@dataclass(frozen=True, kw_only=True)
+class IndexPosterior:
+    """Posterior of a tokenizer with a codebook: all of it at one code a token."""
+
+    indices: Int64[Tensor, "b n"]
+    """Indices of the codes, grid after grid, each row by row."""
+
+    def mode(self) -> Int64[Tensor, "b n"]:
+        """The indices."""
+        return self.indices
+
+
+AnyPosterior = Posterior | PointPosterior | IndexPosterior
 """What encoding gives."""
+
+
+def draw(posterior: AnyPosterior, random: torch.Generator) -> Tensor:
+    """A sample of a posterior; of one that has no spread, its only latent.
+
+    Args:
+        posterior: the posterior, on the device of `random`.
+        random: source of the noise.
+    """
+    if isinstance(posterior, IndexPosterior):
+        return posterior.indices
+    mean = posterior.mean
+    return posterior.sample(torch.randn(mean.shape, generator=random, device=mean.device))
 
 
 def join(posteriors: Sequence[AnyPosterior]) -> AnyPosterior:
     """The posteriors of one encoder for several batches as that of all their images."""
     if len(posteriors) == 1:
         return posteriors[0]
-    mean = torch.cat([posterior.mean for posterior in posteriors])
+    indices = [p.indices for p in posteriors if isinstance(p, IndexPosterior)]
+    if indices:
+        return IndexPosterior(indices=torch.cat(indices))
+    mean = torch.cat([p.mean for p in posteriors if not isinstance(p, IndexPosterior)])
     spread = [p.log_variance for p in posteriors if isinstance(p, Posterior)]
     if not spread:
         return PointPosterior(mean=mean)

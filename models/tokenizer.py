@@ -16,8 +16,9 @@ class TokenizerNetwork(nn.Module):
         """The latent of images in [-1, 1], as the encoder's distribution over it, in float32."""
 
     @abstractmethod
-    def decode(self, latent: Float[Tensor, "b c h_z w_z"], /) -> Float[Tensor, "b 3 h w"]:
-        """Images of latents, in about [-1, 1]; whoever shows them cuts off the rest."""
+    def decode(self, latent: Tensor, /) -> Float[Tensor, "b 3 h w"]:
+        """Images of latents [b, c, h, w], or of indices [b, n] where its latents are indices,
+        in about [-1, 1]; whoever shows them cuts off the rest."""
 
     def compile_trunks(self) -> None:
         """Compile what takes the time; numbers move by rounding only. A kind may have nothing."""

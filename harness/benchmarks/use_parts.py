@@ -138,15 +138,14 @@ def _sampling_of_one(
 
     def images(config: GenerationStage) -> Callable[[], object]:
         model = network(config.precision == "bf16")
-        ones = torch.ones(1, generator.layout.channels, 1, 1, device=bench.device)
         labels = torch.arange(count, device=bench.device) % generator.num_classes
         drawn = Sampling(
             generator=generator,
             model=model,
             weak=None,
             tokenizer=decoder(),
-            mean=torch.zeros_like(ones),
-            std=ones,
+            mean=None,
+            std=None,
             config=config,
             device=bench.device,
         )

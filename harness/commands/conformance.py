@@ -234,7 +234,7 @@ def _of_tokenizer(stage: Stage, store: Store, data: DataConfig) -> Iterator[Find
         reloaded = load_tokenizer(artifact, torch.device("cpu")).encode(images).mode()
     yield Finding(
         what="tokenizer: latents differ between images",
-        error="" if bool(latent.std(dim=0).max() > 0) else "all are equal; it has collapsed",
+        error="" if latent.float().std(dim=0).max() > 0 else "all are equal; it has collapsed",
     )
     random = "it draws random numbers or stays in training mode"
     yield _same("tokenizer: encoding is deterministic", latent, again, random)

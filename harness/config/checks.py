@@ -5,7 +5,7 @@ from harness.config.trial import Trial
 from harness.data.latents.folder import LatentFolder
 from harness.schema.reading import ConfigError
 from models.guidance import AutoGuidance, ClassifierFreeGuidance, guided_channels
-from models.latent import LatentLayout
+from models.latent import IndexLayout, LatentLayout
 
 SSIM_WINDOW = 11
 """Side of the windows of SSIM in pixels (Wang et al., 2004)."""
@@ -34,8 +34,13 @@ def check_trial(trial: Trial) -> None:
         )
     try:
         trial.tokenizer.check(resolution)
+        layout = trial.layout
     except ConfigError as error:
         raise error.within(path="tokenizer") from error
+    except ValueError as error:
+        raise ConfigError(str(error), path="tokenizer") from error
+    if isinstance(layout, IndexLayout):
+        _check_indices(trial)
     if trial.generator is not None:
         _check_generator(trial, trial.generator)
     _check_evaluation(trial)
@@ -43,7 +48,29 @@ def check_trial(trial: Trial) -> None:
     _check_counts(trial)
 
 
+def _check_indices(trial: Trial) -> None:
+    """Refuse of indices what only numbers have."""
+    for path, value, usual in (
+        ("latents.posterior", trial.latents.posterior, "sample"),
+        ("latents.precision", trial.latents.precision, "fp32"),
+    ):
+        if value in ("moments", "bf16"):
+            raise ConfigError(
+                f"must be {usual} where latents are indices of codes, which have no variance and "
+                f"are not rounded, but got {value}; leave it out",
+                path=path,
+            )
+
+
 def _check_generator(trial: Trial, generator: GeneratorSettings) -> None:
+    given = trial.layout.kind
+    if generator.latents != given:
+        raise ConfigError(
+            f"must be a kind that generates {given}, the latents of tokenizer "
+            f"{trial.tokenizer.name}, but {generator.kind!r} generates {generator.latents}; use "
+            f"another generator, or a tokenizer with {generator.latents}",
+            path="generator.kind",
+        )
     try:
         generator.check(trial.layout)
     except ConfigError as error:
@@ -105,7 +132,7 @@ def _check_evaluation(trial: Trial) -> None:
                 path="evaluation.extractor",
             )
     for number, guidance in enumerate(evaluation.guidance):
-        if guidance.kind != "none":
+        if guidance.kind != "none" and isinstance(trial.layout, LatentLayout):
             _check_guided_groups(guidance, trial.layout, f"evaluation.guidance.{number}")
 
 

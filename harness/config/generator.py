@@ -37,6 +37,8 @@ class GeneratorSettings:
 
     samplers: ClassVar[tuple[str, ...]] = ()
     """Kinds of `evaluation.sampler` that it can be sampled with."""
+    latents: ClassVar[str] = "channels"
+    """Kind of latents that it generates: `channels`, or `indices` of a codebook."""
     guidances: ClassVar[tuple[str, ...]] = ("none",)
     """Kinds of `evaluation.guidance` that it can be sampled with."""
 
@@ -115,8 +117,11 @@ class GeneratorSettings:
         files = {"checkpoint": self.checkpoint, "initial_weights": self.initial_weights}
         return {name: describe_file(path) for name, path in files.items() if path is not None}
 
-    def check(self, layout: LatentLayout) -> None:
+    def check(self, layout: Any) -> None:
         """Refuse a latent that it cannot be built for.
+
+        Args:
+            layout: A layout of the kind `latents`.
 
         Raises:
             ConfigError: With the key path inside the generator.

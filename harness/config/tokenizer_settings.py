@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from harness.config.encoders import AlignmentEncoder
 from harness.config.weights import Provenance
-from models.latent import LatentLayout
+from models.latent import AnyLayout, LatentLayout
 
 
 @runtime_checkable
@@ -24,7 +24,7 @@ class TokenizerSettings(Protocol):
 
     @property
     def latent_dim(self) -> int:
-        """Latent channels, over all groups."""
+        """Latent channels, over all groups; of a codebook, the width of a code."""
         ...
 
     @property
@@ -73,8 +73,9 @@ class TokenizerSettings(Protocol):
         """Columns of the table that say how it was trained."""
         ...
 
-    def layout(self, resolution: int) -> LatentLayout:
-        """Channel groups and grid of the latents of images of `resolution` pixels."""
+    def layout(self, resolution: int) -> AnyLayout:
+        """Channel groups and grid, or codebook and grids of indices, of the latents of images of
+        `resolution` pixels."""
         ...
 
     def describe(self) -> Mapping[str, str]:
@@ -108,7 +109,7 @@ class TokenizerDefaults:
         """No alignment or regulariser that this program has added."""
         return {"alignment": "none", "vf_weight": 0.0, "regularizers": "none"}
 
-    def layout(self: Any, resolution: int) -> LatentLayout:
+    def layout(self: Any, resolution: int) -> Any:
         """One group of channels."""
         side = resolution // self.downsample
         return LatentLayout.single(channels=self.latent_dim, height=side, width=side)

@@ -11,7 +11,7 @@ from harness.config.generator import AnyGeneratorConfig
 from harness.config.latents import LatentsConfig
 from harness.config.tokenizer import AnyTokenizerConfig
 from harness.schema.keys import NO_KEY
-from models.latent import LatentLayout
+from models.latent import AnyLayout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +42,8 @@ class Trial:
                 raise ValueError(f"`seed` must not be negative, but got {seed}; use 0 or more")
 
     @property
-    def layout(self) -> LatentLayout:
-        """Channel groups and grid of this trial's latents."""
+    def layout(self) -> AnyLayout:
+        """Channel groups and grid, or codebook and grids, of this trial's latents."""
         return self.tokenizer.layout(self.data.resolution)
 
     @property

@@ -21,7 +21,7 @@ from typing import Any, final
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Int64, UInt8
 from PIL import Image
 from pydantic import TypeAdapter
 from torch import Tensor
@@ -217,8 +217,8 @@ class Tokenizer:
     """Where it computes, and where what it gives lies."""
 
     @torch.no_grad()
-    def encode(self, images: Tensor | np.ndarray) -> Float[Tensor, "b c h_z w_z"]:
-        """The most likely latents of images, as the decoder wants them.
+    def encode(self, images: Tensor | np.ndarray) -> Tensor:
+        """The most likely latents of images, or their indices, as the decoder wants them.
 
         Args:
             images: uint8 of shape [b, 3, h, w], a tensor on any device or an array; one batch.
@@ -235,7 +235,7 @@ class Tokenizer:
         return self.network.encode(to_model_range(pixels.to(self.device))).mode()
 
     @torch.no_grad()
-    def decode(self, latents: Float[Tensor, "b c h_z w_z"]) -> UInt8[Tensor, "b 3 h w"]:
+    def decode(self, latents: Tensor) -> UInt8[Tensor, "b 3 h w"]:
         """Images of latents, rounded as the metrics round them."""
         return to_uint8(self.network.decode(latents.to(self.device)))
 

@@ -18,15 +18,27 @@ from harness.data.dataset import ImageDataset, batches, spread
 from harness.data.latents.training_set import LatentSet
 from harness.data.missing import MissingItem
 from harness.data.pixel_range import to_model_range
-from harness.machine.random_streams import derive_seed
+from harness.machine.random_streams import derive_seed, generator_for
 from harness.metrics.latent_diagnostics import linear_probe_accuracy, spectrum_high_share
-from harness.metrics.uniformity import UniformityConfig, measure_uniformity
+from harness.metrics.uniformity import Uniformity, UniformityConfig, measure_uniformity
 from harness.stages import latents as latents_stage
 from harness.stages.running.context import StageContext
 from harness.stages.stage import Estimate, Stage, StageKind
 from harness.stages.tokenizer.stage import flops_per_image as tokenizer_flops
 from harness.stages.tokenizer.stage import load_tokenizer
+from models.latent import IndexLayout
 from models.tokenizer import TokenizerNetwork
+
+OF_CHANNELS = (
+    *(field.name for field in dataclasses.fields(Uniformity)),
+    "spectrum_high_share",
+    "channel_std_ratio",
+    "channel_mean",
+    "channel_std",
+)
+"""What is measured of channels and has no meaning for indices."""
+CODE_NUMBERS = 32
+"""Random numbers that stand for a code before the linear probe."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,13 +93,9 @@ def run(config: DiagnosticsStage, context: StageContext) -> Mapping[str, Any]:
     chosen = np.sort(random.permutation(len(latents))[: wanted.num_images])
     views = random.integers(len(latents.views), size=len(chosen))
     seen, labels = latents.batch(chosen, views)
-    # Vectors of one image are alike: with one position an image they are independent.
-    single = _one_position_each(seen, random)
     context.after_step(1, 3, dict)
-    uniformity = measure_uniformity(
-        single.cpu().numpy(),
-        UniformityConfig(num_vectors=wanted.num_vectors, seed=wanted.seed),
-    )
+    codes = isinstance(latents.layout, IndexLayout)
+    measured = dict.fromkeys(OF_CHANNELS) if codes else _of_channels(latents, seen, random, wanted)
     context.after_step(2, 3, dict)
     tokenizer = load_tokenizer(
         context.inputs["tokenizer"],
@@ -99,23 +107,43 @@ def run(config: DiagnosticsStage, context: StageContext) -> Mapping[str, Any]:
         min(wanted.num_images, dataset.num_images("eval")), dataset.num_images("eval")
     )
     encoded = _encode(dataset, held_out, tokenizer, config, context)
+    if isinstance(latents.layout, IndexLayout):
+        # One-hot codes of 16k would fill the memory; random numbers for each code stand for them.
+        random_codes = generator_for(wanted.seed, "codes")
+        table = torch.randn(latents.layout.codebook_size, CODE_NUMBERS, generator=random_codes)
+        seen, encoded = (table.to(device)[indices] for indices in (seen, encoded))
+    else:
+        encoded = (encoded - latents.mean) / latents.std
     accuracy = linear_probe_accuracy(
         seen.flatten(1),
         labels,
-        ((encoded - latents.mean) / latents.std).flatten(1),
+        encoded.flatten(1),
         torch.from_numpy(dataset.labels("eval")[held_out].copy()).to(device),
         dataset.num_classes,
     )
     context.after_step(3, 3, dict)
+    return {**measured, "linear_probe_accuracy": accuracy, "num_images": len(chosen)}
+
+
+def _of_channels(
+    latents: LatentSet,
+    seen: Float[Tensor, "n c h w"],
+    random: np.random.Generator,
+    wanted: LatentDiagnostics,
+) -> dict[str, Any]:
+    # Vectors of one image are alike: with one position an image they are independent.
+    single = _one_position_each(seen, random)
+    uniformity = measure_uniformity(
+        single.cpu().numpy(),
+        UniformityConfig(num_vectors=wanted.num_vectors, seed=wanted.seed),
+    )
     std = latents.std.flatten()
     return {
         **dataclasses.asdict(uniformity),
-        "linear_probe_accuracy": accuracy,
         "spectrum_high_share": spectrum_high_share(seen),
         "channel_std_ratio": float(std.max() / std.min()),
         "channel_mean": latents.mean.flatten().tolist(),
         "channel_std": std.tolist(),
-        "num_images": len(chosen),
     }
 
 
@@ -134,8 +162,8 @@ def _encode(
     tokenizer: TokenizerNetwork,
     config: DiagnosticsStage,
     context: StageContext,
-) -> Float[Tensor, "m c h w"]:
-    """Means of the posteriors of evaluation images."""
+) -> Tensor:
+    """Means of the posteriors of evaluation images, or their indices."""
     parts, batch_size = [], max(1, config.batch_size // context.slices)
     for local in batches(len(indices), batch_size):
         images = dataset.images("eval", indices[local], published(config.crop))

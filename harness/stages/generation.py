@@ -149,8 +149,10 @@ class Sampling:
     model: nn.Module
     weak: nn.Module | None
     tokenizer: TokenizerNetwork
-    mean: Tensor
-    std: Tensor
+    mean: Tensor | None
+    """Mean of each channel, by which latents were normalised; None of indices."""
+    std: Tensor | None
+    """Their deviation."""
     config: GenerationStage
     device: torch.device
 
@@ -168,7 +170,9 @@ class Sampling:
                 self.model, labels, random, config.sampler, config.guidance, self.weak, self.slices
             )
             # Generators live in normalised latents; decoders want them as they were encoded.
-            scaled = latents * self.std + self.mean
+            scaled = latents
+            if self.mean is not None and self.std is not None:
+                scaled = latents * self.std + self.mean
             parts = slices_of(len(scaled), self.slices)
             return torch.cat([to_uint8(self.tokenizer.decode(scaled[rows])) for rows in parts])
 
@@ -283,7 +287,11 @@ def load_sampling(
     """
     generator, tokenizer = inputs["generator"], inputs["tokenizer"]
     _check_same_latents(generator, tokenizer)
-    shape = (1, -1, 1, 1)
+
+    def statistic(name: str) -> Tensor | None:
+        values = generator.result[name]
+        return None if values is None else torch.tensor(values, device=device).view(1, -1, 1, 1)
+
     settings = {"rounded": config.precision == "bf16", "compiled": resources.compile}
     weak = None
     if isinstance(config.guidance, AutoGuidanceWith):
@@ -299,8 +307,8 @@ def load_sampling(
             compiled=resources.compile,
             channels_last=resources.channels_last,
         ),
-        mean=torch.tensor(generator.result["mean"], device=device).view(shape),
-        std=torch.tensor(generator.result["std"], device=device).view(shape),
+        mean=statistic("mean"),
+        std=statistic("std"),
         config=config,
         device=device,
         slices=slices,

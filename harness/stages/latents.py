@@ -2,15 +2,16 @@
 
 Posterior samples with fixed noise, of every image and, where asked, of its mirror image
 (arXiv 2501.01423's released pipeline): a generator sees the same latents in every epoch. Where
-whole posteriors are kept, a generator samples them afresh at every step.
+whole posteriors are kept, a generator samples them afresh at every step. Indices are stored as the
+smallest integers that hold the codebook, without noise, mean or deviation.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from harness.config.data import DataConfig, published
@@ -24,15 +25,14 @@ from harness.data.missing import MissingItem
 from harness.data.pixel_range import to_model_range
 from harness.machine.random_streams import derive_seed, generator_for
 from harness.schema.keys import KEY_UNLESS_DEFAULT, to_plain
-from harness.stages.flops import BYTES
 from harness.stages.running.context import StageContext
 from harness.stages.stage import Estimate, Stage, StageKind
 from harness.stages.tokenizer.stage import flops_per_image as tokenizer_flops
 from harness.stages.tokenizer.stage import load_tokenizer
 from harness.storage.artifacts import Artifact, write_tensors
 from models.batch_part import slices_of
-from models.latent import LatentLayout
-from models.posterior import PointPosterior, Posterior, join
+from models.latent import AnyLayout, IndexLayout
+from models.posterior import AnyPosterior, Posterior, draw, join
 from models.tokenizer import TokenizerNetwork
 
 SHARD_IMAGES = 10_000
@@ -45,8 +45,8 @@ class LatentsStage:
 
     data: DataConfig
     latents: LatentsConfig
-    layout: LatentLayout
-    """Channel groups and grid; they travel with the latents."""
+    layout: AnyLayout
+    """Channel groups and grid, or codebook and grids of indices; they travel with the latents."""
     seed: int
     """Seed of the posterior's noise."""
     scaling: Literal["own", "statistics"] = field(default="statistics", metadata=KEY_UNLESS_DEFAULT)
@@ -123,7 +123,7 @@ def run(config: LatentsStage, context: StageContext) -> Mapping[str, Any]:
     context.world.barrier()
     if not context.world.is_first:
         return {}
-    shards = LatentShards(paths, config.tensors, config.layout.shape)
+    shards = LatentShards(paths, config.tensors, config.layout)
     return {
         **_describe(config, context, shards, None),
         **describe_content(dataset, "train"),
@@ -137,7 +137,7 @@ def _take(config: LatentsStage, folder: LatentFolder, context: StageContext) -> 
             f"{folder.location} must be the folder that was planned with ({config.content}), but "
             f"is {now}; put its files back, or run the command again to plan with the new ones"
         )
-    shards = LatentShards(folder.shards, config.tensors, config.layout.shape)
+    shards = LatentShards(folder.shards, config.tensors, config.layout)
     declared, found = config.data.num_train_images, len(shards)
     if not declared <= found <= declared + folder.num_padded:
         raise ValueError(
@@ -146,10 +146,13 @@ def _take(config: LatentsStage, folder: LatentFolder, context: StageContext) -> 
             f"holds {found:,}; put back what is missing, or correct what is declared"
         )
     shards.check_labels(config.data.num_classes)
+    known = None
+    if not isinstance(config.layout, IndexLayout):
+        known = folder.statistics(config.layout.channels)
     links = link_shards(folder, context.work.payload)
     context.after_step(found, found, dict)
     return {
-        **_describe(config, context, shards, folder.statistics(config.layout.channels)),
+        **_describe(config, context, shards, known),
         "data_fingerprint": None,
         "linked_shards": {link.name: fingerprint(link) for link in links},
     }
@@ -158,20 +161,29 @@ def _take(config: LatentsStage, folder: LatentFolder, context: StageContext) -> 
 def _describe(
     config: LatentsStage, context: StageContext, shards: LatentShards, known: Statistics | None
 ) -> dict[str, Any]:
-    """Write the statistics, and say what was encoded; `known` statistics are not measured."""
-    if config.scaling == "own":
-        mean, std = _own_scaling(context.inputs["tokenizer"])
+    """Write the statistics, and say what was encoded; `known` statistics are not measured.
+
+    Statistics are mean and deviation of each channel, or how often each code stands in the images
+    as they are.
+    """
+    if isinstance(layout := config.layout, IndexLayout):
+        # Indices are not normalised. Counting them finds those that are no codes.
+        counted = [shards.count_codes(name, layout.codebook_size) for name in config.tensors]
+        statistics, found = {"counts": counted[0]}, {"mean": None, "std": None}
     else:
-        mean, std = known or _statistics(shards, config)
-    write_tensors(context.work.payload / "statistics.safetensors", {"mean": mean, "std": std})
+        own = config.scaling == "own"
+        tokenizer = context.inputs["tokenizer"]
+        mean, std = _own_scaling(tokenizer) if own else known or _statistics(shards, config)
+        statistics = {"mean": mean, "std": std}
+        found = {name: values.flatten().tolist() for name, values in statistics.items()}
+    write_tensors(context.work.payload / "statistics.safetensors", statistics)
     # A generator's `label_policy: data` draws classes as often as the training split has them.
     counts = torch.bincount(shards.labels, minlength=config.data.num_classes)
     return {
         "num_images": len(shards),
         "views": list(config.views),
         "layout": to_plain(config.layout),
-        "mean": mean.flatten().tolist(),
-        "std": std.flatten().tolist(),
+        **found,
         "label_counts": counts.tolist(),
     }
 
@@ -197,25 +209,21 @@ def _encode_shard(
             random = generator_for(config.seed, view, int(positions[0]), device=device)
             planes = _kept(config.latents.posterior, posterior, random)
             for name, plane in zip(config.tensors_of(view), planes, strict=True):
-                parts[name].append(plane.cpu())
+                parts[name].append(plane.to("cpu", config.layout.dtype))
     labels = torch.from_numpy(dataset.labels("train")[indices].copy())
     return {name: torch.cat(planes) for name, planes in parts.items()} | {"labels": labels}
 
 
-def _kept(
-    wanted: str, posterior: Posterior | PointPosterior, random: torch.Generator
-) -> tuple[Float[Tensor, "b c h w"], ...]:
+def _kept(wanted: str, posterior: AnyPosterior, random: torch.Generator) -> tuple[Tensor, ...]:
     """Choose what is stored of a posterior: a sample, its mean, or mean and log-variance."""
     if wanted == "moments":
-        if isinstance(posterior, PointPosterior):
+        if not isinstance(posterior, Posterior):
             raise ValueError(
                 "latents.posterior: moments must meet an encoder that predicts a variance, but "
                 "this tokenizer's is deterministic; set latents.posterior: mode"
             )
         return posterior.mean, posterior.log_variance
-    mean = posterior.mean
-    noise = torch.randn(mean.shape, generator=random, device=mean.device)
-    return (posterior.sample(noise) if wanted == "sample" else posterior.mode(),)
+    return (draw(posterior, random) if wanted == "sample" else posterior.mode(),)
 
 
 def _own_scaling(tokenizer: Artifact) -> Statistics:
@@ -260,13 +268,12 @@ def estimate(stage: Stage) -> Estimate:
     if config.content:
         return Estimate(flops=0.0, disk_bytes=1e4)
     images = config.latents.num_images or config.data.num_train_images
-    channels, height, width = config.layout.shape
     encoded = images * len(config.views)
-    numbers = images * len(config.tensors) * channels * height * width
+    numbers = images * len(config.tensors) * math.prod(config.layout.shape)
     return Estimate(
         # The encoder is the smaller half of the autoencoder.
         flops=encoded * tokenizer_flops(stage.inputs["tokenizer"].config) / 2,
-        disk_bytes=BYTES * numbers,
+        disk_bytes=config.layout.dtype.itemsize * numbers,
         images=encoded,
     )
 

@@ -33,7 +33,7 @@ from harness.stages.tokenizer.stage import flops_per_image as tokenizer_flops
 from harness.stages.tokenizer.stage import load_tokenizer
 from models.batch_part import slices_of
 from models.perceptual import LPIPS, NoPerceptual, build_lpips
-from models.posterior import join
+from models.posterior import draw, join
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,8 +113,7 @@ def run(config: ReconstructionStage, context: StageContext) -> Mapping[str, Any]
             posterior = join([tokenizer.encode(images[rows]) for rows in parts])
             if config.posterior == "sample":
                 random = generator_for(config.seed, "posterior", turn.number, device=device)
-                noise = torch.randn(posterior.mean.shape, generator=random, device=device)
-                latents = posterior.sample(noise)
+                latents = draw(posterior, random)
             else:
                 latents = posterior.mode()
             decoded = torch.cat([tokenizer.decode(latents[rows]) for rows in parts])

@@ -1,8 +1,8 @@
-"""An encoded data set as a generator reads it: normalised latents by position and view.
+"""An encoded data set as a generator reads it: latents by position and view.
 
 `statistics.safetensors` holds the per-channel mean and standard deviation (1, c, 1, 1) that
-normalise them. A set that fits lies on the device as a whole; another one is read from its shards,
-so that a caller does well to read ahead.
+normalise them. Indices are read as they are, as 64-bit integers. A set that fits lies on the device
+as a whole; another one is read from its shards, so that a caller does well to read ahead.
 """
 
 import math
@@ -13,30 +13,37 @@ from typing import Literal
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from harness.data.latents.folder import check_unchanged
 from harness.data.latents.shards import LatentShards, planes_of
 from harness.machine.random_streams import generator_for
 from harness.storage.artifacts import Artifact
+from models.latent import AnyLayout, IndexLayout
 
 DEVICE_SHARE = 0.4
 """Share of the free device memory that a latent set may fill; the training needs the rest."""
 
 Precision = Literal["fp32", "bf16"]
 
+Latents = Float[Tensor, "b c h w"] | Int64[Tensor, "b n"]
+"""Normalised latents, or indices of codes."""
+
+_LAYOUT: TypeAdapter[AnyLayout] = TypeAdapter(AnyLayout)
+
 Rows = tuple[Tensor, ...]
 """Result of `read`: labels, then one tensor a plane."""
 
 
 class LatentSet:
-    """Normalised latents, from the device where they fit, else from disk.
+    """Normalised latents or indices, from the device where they fit, else from disk.
 
     Args:
         artifact: Of a latents stage.
         device: Where batches are wanted.
         precision: `fp32`, or `bf16`: latents are rounded after normalisation, wherever they lie;
-            batches are fp32 either way.
+            batches are fp32 either way. Indices are never rounded.
         on_device: Whether the whole set lies on the device; `auto`: where it fits.
     """
 
@@ -52,10 +59,14 @@ class LatentSet:
         self.views: Sequence[str] = artifact.result["views"]
         self.draws_posteriors = artifact.record["config"]["latents"]["posterior"] == "moments"
         """Whether the set holds whole posteriors, of which a batch is a fresh sample."""
+        self.layout: AnyLayout = _LAYOUT.validate_python(artifact.result["layout"])
+        """Shape and type of one latent."""
         statistics = artifact.tensors("statistics.safetensors")
-        self.mean, self.std = statistics["mean"].to(device), statistics["std"].to(device)
+        if not isinstance(self.layout, IndexLayout):
+            self.mean, self.std = statistics["mean"].to(device), statistics["std"].to(device)
         self._planes = [planes_of(view, moments=self.draws_posteriors) for view in self.views]
-        self._shards = _open_shards(artifact, [name for view in self._planes for name in view])
+        names = [name for view in self._planes for name in view]
+        self._shards = _open_shards(artifact, names, self.layout)
         self.labels = self._shards.labels
         wanted = self._fits() if on_device == "auto" else on_device
         self._resident = self._load_all() if wanted else None
@@ -73,8 +84,8 @@ class LatentSet:
         indices: Int64[np.ndarray, " b"],
         views: Int64[np.ndarray, " b"],
         noise: Float[Tensor, "b c h w"] | None = None,
-    ) -> tuple[Float[Tensor, "b c h w"], Int64[Tensor, " b"]]:
-        """Normalised latents and labels.
+    ) -> tuple[Latents, Int64[Tensor, " b"]]:
+        """Normalised latents, or indices, and labels.
 
         Args:
             indices: Positions in the set.
@@ -99,11 +110,13 @@ class LatentSet:
 
     def finish(
         self, rows: Rows, noise: Float[Tensor, "b c h w"] | None = None
-    ) -> tuple[Float[Tensor, "b c h w"], Int64[Tensor, " b"]]:
+    ) -> tuple[Latents, Int64[Tensor, " b"]]:
         """Make the batch from what `read` gave: move it to the device, sample and normalise."""
         # A resident set in bf16 was rounded when it was loaded, by the same operations: batches
         # have the same bits wherever the set lies.
         labels, *planes = (part.to(self.device, non_blocking=True) for part in rows)
+        if isinstance(self.layout, IndexLayout):
+            return planes[0].long(), labels
         if self.precision == "bf16" and self._resident is None:
             planes = [self._rounded(plane, number) for number, plane in enumerate(planes)]
         if self.precision == "bf16":
@@ -126,8 +139,14 @@ class LatentSet:
         if not self.draws_posteriors:
             return None
         random = generator_for(seed, "posterior", step, device=self.device)
-        shape = (count, *self._shards.shape)
+        shape = (count, *self.layout.shape)
         return torch.randn(shape, generator=random, device=self.device)[part]
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        """Type in which the set lies on the device."""
+        rounded = self.precision == "bf16" and not isinstance(self.layout, IndexLayout)
+        return torch.bfloat16 if rounded else self.layout.dtype
 
     @property
     def _numbers(self) -> range:
@@ -152,8 +171,8 @@ class LatentSet:
 
     def _from_disk(
         self, number: int, indices: Int64[np.ndarray, " b"], views: Int64[np.ndarray, " b"]
-    ) -> Float[Tensor, "b c h w"]:
-        rows = torch.empty((len(indices), *self._shards.shape))
+    ) -> Tensor:
+        rows = torch.empty((len(indices), *self.layout.shape), dtype=self.layout.dtype)
         for view in np.unique(views):
             places = np.flatnonzero(views == view)
             gathered = self._shards.gather(self._planes[view][number], indices[places])
@@ -162,23 +181,22 @@ class LatentSet:
 
     def _load_all(self) -> Rows:
         """Load labels, and each plane of all views in turn, onto the device."""
-        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
-        size = (len(self.views) * len(self), *self._shards.shape)
+        size = (len(self.views) * len(self), *self.layout.shape)
         # Allocated first and filled shard by shard, so that memory never holds the set twice.
-        planes = [torch.empty(size, dtype=dtype, device=self.device) for _ in self._numbers]
+        planes = [torch.empty(size, dtype=self._dtype, device=self.device) for _ in self._numbers]
         for number, plane in enumerate(planes):
             start = 0
             for view in self._planes:
                 for part in self._shards.parts(view[number]):
                     moved = part.to(self.device)
-                    rounded = self._rounded(moved, number) if self.precision == "bf16" else moved
+                    rounded = moved if self._dtype == moved.dtype else self._rounded(moved, number)
                     plane[start : start + len(part)] = rounded
                     start += len(part)
         return self.labels.to(self.device), *planes
 
     def _fits(self) -> bool:
-        numbers = len(self.views) * len(self._numbers) * len(self) * math.prod(self._shards.shape)
-        needed = numbers * (2 if self.precision == "bf16" else 4)
+        numbers = len(self.views) * len(self._numbers) * len(self) * math.prod(self.layout.shape)
+        needed = numbers * self._dtype.itemsize
         if self.device.type == "cuda":
             free, _ = torch.cuda.mem_get_info(self.device)
         else:
@@ -186,9 +204,7 @@ class LatentSet:
         return needed <= DEVICE_SHARE * free
 
 
-def _open_shards(artifact: Artifact, names: Sequence[str]) -> LatentShards:
-    layout = artifact.result["layout"]
-    channels = sum(group["channels"] for group in layout["groups"])
+def _open_shards(artifact: Artifact, names: Sequence[str], layout: AnyLayout) -> LatentShards:
     paths = sorted(artifact.path.glob("latents_shard*.safetensors"))
     if "linked_shards" in artifact.result:
         # The shards are somebody else's: what has changed there cannot be made anew here.
@@ -196,7 +212,7 @@ def _open_shards(artifact: Artifact, names: Sequence[str]) -> LatentShards:
     # Asking for a file holds it to its hash.
     for name in artifact.record["files"]:
         artifact.file(name)
-    return LatentShards(paths, names, (channels, layout["height"], layout["width"]))
+    return LatentShards(paths, names, layout)
 
 
 def free_host_bytes() -> int:

@@ -15,7 +15,7 @@ from harness.data.latents.training_set import Precision
 from harness.schema.keys import KEY_UNLESS_DEFAULT
 from models.checkpoint import Weights, read_tensors
 from models.compilation import compile_in_place
-from models.latent import LatentLayout
+from models.latent import AnyLayout
 from models.objectives.objective import Objective
 from models.sampler import SamplerConfig
 
@@ -25,7 +25,7 @@ class GeneratorStage:
     """Configuration of the stage; its other input is the latents."""
 
     generator: AnyGeneratorConfig
-    layout: LatentLayout
+    layout: AnyLayout
     num_classes: int
     data: DataConfig | None = field(default=None, metadata=KEY_UNLESS_DEFAULT)
     """Images behind the latents, where tokens are aligned with their features."""

@@ -14,6 +14,7 @@ from models.checkpoint import read_generator
 from models.clock import SharedClock
 from models.drawing import draw_latents
 from models.guidance import guided_parts
+from models.latent import LatentLayout
 from models.lightningdit import SIZES, DiTShape, LightningDiT, LightningDiTConfig
 from models.objectives.flow import FlowObjective
 from models.sampler import SamplerConfig, time_grid
@@ -22,7 +23,7 @@ from models.sampler import SamplerConfig, time_grid
 def build(config: GeneratorStage) -> LightningDiT:
     """Builds the untrained network."""
     settings = _settings(config.generator)
-    return LightningDiT(settings, layout=config.layout, num_classes=config.num_classes)
+    return LightningDiT(settings, layout=_layout(config), num_classes=config.num_classes)
 
 
 def objective(config: GeneratorStage) -> FlowObjective:
@@ -30,7 +31,7 @@ def objective(config: GeneratorStage) -> FlowObjective:
     settings = _settings(config.generator)
     return FlowObjective(
         config=settings.flow,
-        layout=config.layout,
+        layout=_layout(config),
         num_classes=config.num_classes,
         class_dropout=settings.class_dropout,
     )
@@ -40,14 +41,12 @@ def evaluations(config: GeneratorStage, sampler: SamplerConfig, guidance: Guidan
     """Velocities of a grid's steps; where classifier-free guidance is on, those without a class."""
     if sampler.num_function_evaluations is None:
         return None
-    grid = time_grid(sampler).tolist()
+    layout, grid = _layout(config), time_grid(sampler).tolist()
     # Heun's method evaluates at both ends of a step.
     times = grid[:-1] if sampler.kind == "euler" else [*grid[:-1], *grid[1:]]
-    clock, guided = SharedClock(config.layout.num_groups), 0
+    clock, guided = SharedClock(layout.num_groups), 0
     if guidance.kind == "cfg":
-        guided = sum(
-            bool(guided_parts(guidance, clock.times(time), config.layout)) for time in times
-        )
+        guided = sum(bool(guided_parts(guidance, clock.times(time), layout)) for time in times)
     return len(times) + guided
 
 
@@ -57,19 +56,24 @@ def size(config: GeneratorStage) -> tuple[int, float]:
 
 
 def _forward(config: GeneratorStage) -> tuple[nn.Module, tuple[Any, ...]]:
-    layout = config.layout
+    layout = _layout(config)
     latent, time = torch.empty(1, *layout.shape), torch.empty(1, layout.num_groups)
     return build(config), (latent, time, torch.empty(1, dtype=torch.int64))
 
 
 def token_side(config: GeneratorStage) -> int:
     """Patches along a side of the latent."""
-    return config.layout.height // _settings(config.generator).patch_size
+    return _layout(config).height // _settings(config.generator).patch_size
 
 
 def resized(settings: GeneratorConfig, like: LightningDiTConfig) -> GeneratorConfig:
     """The settings with the depth and width of others."""
     return replace(settings, size=like.size)
+
+
+def _layout(config: GeneratorStage) -> LatentLayout:
+    assert isinstance(config.layout, LatentLayout)
+    return config.layout
 
 
 def _settings(config: GeneratorSettings) -> GeneratorConfig:

@@ -20,6 +20,7 @@ from harness.stages import latents as stage_of_latents
 from harness.stages.stage import Stage
 from harness.storage.artifacts import Artifact, Store, write_tensors
 from models.autoencoder import Autoencoder
+from models.latent import LatentLayout
 from models.posterior import PointPosterior, Posterior
 
 CPU = torch.device("cpu")
@@ -82,7 +83,7 @@ def test_rows_come_in_the_order_asked_for_from_whatever_shard(encode):
     paths = sorted(artifact.path.glob("latents_shard*"))
     assert len(paths) == 3
     whole = torch.cat([load_file(path)["latents_flip"] for path in paths])
-    shards = LatentShards(paths, ("latents_flip",), (2, 4, 4))
+    shards = LatentShards(paths, ("latents_flip",), LatentLayout.single(2, 4, 4))
     assert torch.equal(shards.gather("latents_flip", INDICES), whole[torch.from_numpy(INDICES)])
 
 
@@ -219,7 +220,7 @@ def test_reading_a_set_leaves_it_on_disk_and_opens_no_file_again(tmp_path):
     write_tensors(path, {"latents": rows, "labels": torch.zeros(len(rows), dtype=torch.int64)})
     del rows
     before = anonymous_kib()
-    shards = LatentShards([path], ("latents",), (4, 16, 16))
+    shards = LatentShards([path], ("latents",), LatentLayout.single(4, 16, 16))
     open_files = len(list(Path("/proc/self/fd").iterdir()))
     for step in range(50):
         gathered = shards.gather("latents", np.random.default_rng(step).integers(20_000, size=64))
