@@ -44,11 +44,12 @@ class TimmEncoderConfig:
     mean and deviation, `none` feeds [0, 1]."""
     antialias: bool = False
     """Whether the resize is antialiased (published for alignment: it is not)."""
-    interpolation: Literal["bilinear", "bicubic"] = field(
+    interpolation: Literal["bilinear", "bicubic", "bicubic_unrounded"] = field(
         default="bilinear", metadata={"key": "unless_default"}
     )
     """How images are resized. `bicubic` also cuts off what overshoots and rounds to 8 bits, so that
-    with `antialias` it is Pillow's, as published for FD-DINOv2 (arXiv 2306.04675)."""
+    with `antialias` it is Pillow's, as published for FD-DINOv2 (arXiv 2306.04675).
+    `bicubic_unrounded` does neither, as published for SemVAE's features (arXiv 2512.04926)."""
     position_resize: Literal["timm", "dinov2"] = field(
         default="timm", metadata={"key": "unless_default"}
     )
@@ -272,8 +273,9 @@ class FeatureEncoder(EncoderNetwork):
 
     def _resize(self, images: Tensor, size: tuple[int, int]) -> Tensor:
         antialias = self.config.antialias
-        if self.config.interpolation == "bilinear":
-            return functional.interpolate(images, size, mode="bilinear", antialias=antialias)
+        if self.config.interpolation != "bicubic":
+            mode = self.config.interpolation.removesuffix("_unrounded")
+            return functional.interpolate(images, size, mode=mode, antialias=antialias)
         # Pillow goes along rows first, and rounds after each of the two passes.
         for step in ((images.shape[2], size[1]), size):
             images = functional.interpolate(images, step, mode="bicubic", antialias=antialias)
