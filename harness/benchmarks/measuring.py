@@ -60,7 +60,13 @@ class Variant:
     def training(self, training: TrainingConfig) -> TrainingConfig:
         """A training without end in this arithmetic, past its warm-up."""
         return dataclasses.replace(
-            training, precision=self.precision, steps=ENDLESS, warmup_steps=0, schedule="constant"
+            training,
+            precision=self.precision,
+            steps=ENDLESS,
+            warmup_steps=0,
+            constant_steps=0,
+            schedule="constant",
+            final_share=0.0,
         )
 
 

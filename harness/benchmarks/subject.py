@@ -223,7 +223,7 @@ def _cut(config: Any, folder: Path, notes: dict[str, str]) -> Any:
     generator.
     """
     if isinstance(config, TrainingConfig):
-        return dataclasses.replace(config, steps=1, warmup_steps=0)
+        return dataclasses.replace(config, steps=1, warmup_steps=0, constant_steps=0)
     if isinstance(config, EncoderSettings):
         config = encoder_kind_of(config).cheapened(config)
     if isinstance(config, LPIPSConfig):

@@ -80,7 +80,7 @@ def _shortened(value: Any) -> Any:
     if not is_dataclass(value) or isinstance(value, type):
         return value
     if isinstance(value, TrainingConfig):
-        return replace(value, steps=STEPS, warmup_steps=0)
+        return replace(value, steps=STEPS, warmup_steps=0, constant_steps=0)
     changed = {f.name: _shortened(getattr(value, f.name)) for f in fields(value) if f.init}
     return replace(value, **changed | {name: () for name in BY_STEP if name in changed})
 

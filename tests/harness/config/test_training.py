@@ -1,6 +1,9 @@
 """Optimisers that are stored and restored."""
 
 import copy
+import json
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -70,3 +73,41 @@ def test_tf32_holds_inside_only_and_leaves_the_setting_as_it_was():
     with arithmetic("bf16", torch.device("cpu")):
         assert matmul.allow_tf32 == before
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("length", ["small", "official"])
+def test_semvae_s_schedule_is_the_published_one(length):
+    shared = Path(os.environ.get("FRONTIER_SHARED", Path(__file__).parents[3].parent / "shared"))
+    file = shared / "fixtures" / "variants" / "sfd_fixtures.json"
+    if not file.is_file():
+        pytest.skip(f"the reference is not at {file}")
+    published = json.loads(file.read_text())["sfd_semvae"]["learning_rate_schedule"][length]
+    training = TrainingConfig(
+        steps=published["total"],
+        batch_size=64,
+        learning_rate=published["base"],
+        warmup_steps=published["warmup"],
+        warmup_start=0.01,
+        constant_steps=published["constant"],
+        schedule="cosine",
+        final_share=0.1,
+    )
+    for step, rate in published["lr_at_iteration"].items():
+        assert training.learning_rate_at(int(step)) == pytest.approx(rate, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("constant_steps", 9), ("warmup_start", 1.5), ("final_share", -0.1), ("constant_steps", 2)],
+)
+def test_a_schedule_that_cannot_be_is_refused(field, value):
+    schedule = "constant" if value == 2 else "cosine"
+    with pytest.raises(ValueError, match=field):
+        TrainingConfig(
+            steps=10,
+            batch_size=1,
+            learning_rate=1.0,
+            warmup_steps=3,
+            schedule=schedule,
+            **{field: value},
+        )
