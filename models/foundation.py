@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -251,7 +251,9 @@ class FeatureEncoder(EncoderNetwork):
         level = -1 if self.config.feature_level is None else self.config.feature_level
         return self.model.feature_info[level]
 
-    def _precision(self, images: Tensor) -> torch.autocast:
+    def _precision(self, images: Tensor) -> AbstractContextManager[Any]:
+        if images.is_meta:  # Costs are counted there, and it knows no autocast.
+            return nullcontext()
         enabled = self.config.bfloat16 and images.is_cuda
         return torch.autocast(images.device.type, torch.bfloat16, enabled=enabled)
 

@@ -17,6 +17,12 @@ def check_trial(trial: Trial) -> None:
     Raises:
         ConfigError: With the key path inside the trial.
     """
+    if trial.tokenizer.decodes != "images":
+        raise ConfigError(
+            f"must be a tokenizer that decodes images, but {trial.tokenizer.kind!r} decodes "
+            "features; set it to composite and give this block as `semantic`",
+            path="tokenizer.kind",
+        )
     resolution, downsample = trial.data.resolution, trial.tokenizer.downsample
     if resolution % downsample:
         raise ConfigError(

@@ -12,15 +12,25 @@ from harness.config.encoders import AlignmentEncoder
 from harness.config.phases import PhaseInForce, TokenizerPhase, spell_out
 from harness.config.python_tokenizer import PythonTokenizerConfig
 from harness.config.regularizers import AnyRegularizer
-from harness.config.tokenizer_settings import TokenizerDefaults, TokenizerSettings
+from harness.config.semantic import (
+    CompositeTokenizerConfig,
+    PrincipalComponentsConfig,
+    SemVAEConfig,
+)
+from harness.config.tokenizer_settings import (
+    TOKENIZERS,
+    AnyTokenizerConfig,
+    TokenizerDefaults,
+)
 from harness.config.training import TrainingConfig
 from harness.config.weights import Provenance, describe_file
 from harness.schema.keys import KEY_UNLESS_DEFAULT, NO_KEY
-from harness.schema.kinds import Kinds
 from harness.schema.reading import ConfigError
 from models.alignment import NoAlignment, VFAlignment
 from models.autoencoder import AutoencoderConfig
 from models.tokenizer_loss import TokenizerLossConfig
+
+__all__ = ["TOKENIZERS", "AlignedWith", "AnyTokenizerConfig", "TokenizerConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,12 +191,9 @@ class TokenizerConfig(TokenizerDefaults):
         return spell_out(self.phases, self.training.steps, self.loss, self.alignment)
 
 
-TOKENIZERS: Kinds[Any] = Kinds("tokenizer", TokenizerSettings, default="va_vae")
-"""Every kind of tokenizer; a block that names none is a VA-VAE. `harness.stages.tokenizer` says how
-each is trained and loaded."""
 TOKENIZERS.add("va_vae", TokenizerConfig)
 TOKENIZERS.add("diffusers", DiffusersTokenizerConfig)
 TOKENIZERS.add("python", PythonTokenizerConfig)
-
-AnyTokenizerConfig = Annotated[TokenizerSettings, TOKENIZERS]
-"""A tokenizer of any kind."""
+TOKENIZERS.add("semvae", SemVAEConfig)
+TOKENIZERS.add("pca", PrincipalComponentsConfig)
+TOKENIZERS.add("composite", CompositeTokenizerConfig)

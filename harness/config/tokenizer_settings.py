@@ -1,10 +1,11 @@
 """What every kind of tokenizer says of itself, and what most kinds say alike."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from harness.config.encoders import AlignmentEncoder
 from harness.config.weights import Provenance
+from harness.schema.kinds import Kinds
 from models.latent import AnyLayout, LatentLayout
 
 
@@ -35,6 +36,11 @@ class TokenizerSettings(Protocol):
     @property
     def seed(self) -> int | None:
         """Seed of its weights, of its batches and of the noise of its latents."""
+        ...
+
+    @property
+    def decodes(self) -> Literal["images", "features"]:
+        """What `decode` gives; a tokenizer of features serves as a part of others only."""
         ...
 
     @property
@@ -91,6 +97,14 @@ class TokenizerSettings(Protocol):
         ...
 
 
+TOKENIZERS: Kinds[Any] = Kinds("tokenizer", TokenizerSettings, default="va_vae")
+"""Every kind of tokenizer; a block that names none is a VA-VAE. `harness.config.tokenizer` adds
+those of this program, and `harness.stages.tokenizer` says how each is trained and loaded."""
+
+AnyTokenizerConfig = Annotated[TokenizerSettings, TOKENIZERS]
+"""A tokenizer of any kind."""
+
+
 class TokenizerDefaults:
     """Members of a kind that needs nothing else for its training and has one group of channels."""
 
@@ -98,6 +112,11 @@ class TokenizerDefaults:
     def label(self: Any) -> str:
         """A few words for people."""
         return f"f{self.downsample}d{self.latent_dim} {self.name} seed {self.seed}"
+
+    @property
+    def decodes(self) -> Literal["images", "features"]:
+        """Images."""
+        return "images"
 
     @property
     def encoders(self) -> Mapping[str, AlignmentEncoder]:

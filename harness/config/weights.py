@@ -13,6 +13,14 @@ Provenance = Literal["published", "reproduced", "reconstruction"]
 `reconstruction`: trained here by a recipe that its paper leaves open in parts."""
 
 
+_WEAKEST_FIRST: tuple[Provenance, ...] = ("reconstruction", "reproduced", "published")
+
+
+def weaker(*parts: Provenance) -> Provenance:
+    """What a whole is whose parts are these."""
+    return min(parts, key=_WEAKEST_FIRST.index)
+
+
 def describe_file(path: str | None) -> str:
     """Hash of a file of weights for a key; empty where none is given.
 

@@ -18,7 +18,7 @@ from harness.stages.encoder import stage as encoder
 from harness.stages.encoder.kind import METRIC
 from harness.stages.generator import stage as generator
 from harness.stages.stage import Stage
-from harness.stages.tokenizer import stage as tokenizer
+from harness.stages.tokenizer import kind as tokenizer
 from harness.storage.artifacts import Store
 
 
@@ -173,7 +173,9 @@ def _plan_point(sweep: Sweep, point: Point) -> list[PlannedRow]:
         "trial": trial,
         "extractor": extractor,
         "tokenizer": tokenized,
-        "reconstruction": reconstruction.stage_of(trial, tokenized, extractor),
+        "reconstruction": reconstruction.stage_of(
+            trial, tokenizer.measured_stage(tokenized), extractor
+        ),
         "diagnostics": diagnostics.stage_of(trial, tokenized),
     }
     if trial.generator is None:

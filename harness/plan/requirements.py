@@ -12,6 +12,7 @@ from harness.storage.durable import StorageError, replacing
 
 ENCODER_PATHS = {
     "encoder": "tokenizer.alignment.encoder",
+    "features": "tokenizer.semantic.encoder",
     "representation": "generator.repa.encoder",
     "extractor": "evaluation.extractor",
 }

@@ -15,7 +15,7 @@ from harness.config.evaluation import Guidance
 from harness.config.protocol_presets import generation_name, reconstruction_name
 from harness.config.sweep import Sweep
 from harness.config.trial import Trial
-from harness.config.weights import Provenance
+from harness.config.weights import weaker
 from harness.execution.stage_run import Outcome
 from harness.plan.plan import PlannedRow, with_inputs
 from harness.results.columns import (
@@ -31,6 +31,7 @@ from harness.results.protocol import generation_protocol, reconstruction_protoco
 from harness.stages.encoder.kind import EncoderStage
 from harness.stages.generation import guidance_label
 from harness.stages.generator.stage import flops_per_image
+from harness.stages.stage import Stage
 from harness.storage.artifacts import Artifact, Store
 from harness.storage.durable import replacing, storage_errors, write_json
 
@@ -46,7 +47,7 @@ def make_row(
     A row whose stages have not all ended well has a status and an error and no metrics of what
     is missing.
     """
-    stages = (*row.stages, *row.tokenizer.inputs.values())
+    stages = (*row.stages, *row.tokenizer.inputs.values(), *_measured(row).inputs.values())
     artifacts = {stage.key: store.find(stage.kind, stage.key) for stage in stages}
     found = {key: artifact for key, artifact in artifacts.items() if artifact}
     columns = with_axes(sweep.axes)
@@ -142,19 +143,11 @@ def _sampled_configuration(row: PlannedRow) -> dict[str, Any]:
         "generator_seed": generator.seed,
         "generator_images": sampled.step * generator.training.batch_size,
         **sampling_columns(row.trial, sampled.guidance),
-        "provenance": _weaker(row.trial.tokenizer.provenance, generator.provenance),
+        "provenance": weaker(row.trial.tokenizer.provenance, generator.provenance),
         "generator_flops_per_image": flops_per_image(sampled.training.config),
         "generator_key": sampled.training.key,
         "generation_key": sampled.generations[0].key,
     }
-
-
-_WEAKEST_FIRST: tuple[Provenance, ...] = ("reconstruction", "reproduced", "published")
-
-
-def _weaker(*parts: Provenance) -> Provenance:
-    """What a row is whose parts are these."""
-    return min(parts, key=_WEAKEST_FIRST.index)
 
 
 def sampling_columns(trial: Trial, guidance: Guidance) -> dict[str, Any]:
@@ -184,7 +177,7 @@ def _status(row: PlannedRow, found: Found, outcomes: Mapping[str, Outcome]) -> d
 
 
 def _tokenizer(row: PlannedRow, found: Found) -> dict[str, Any]:
-    tokenizer, aligner = found.get(row.tokenizer.key), row.tokenizer.inputs.get("encoder")
+    tokenizer, aligner = found.get(row.tokenizer.key), _measured(row).inputs.get("encoder")
     if tokenizer is None:
         return {}
     values = {
@@ -193,14 +186,27 @@ def _tokenizer(row: PlannedRow, found: Found) -> dict[str, Any]:
     }
     if aligner and aligner.key in found:
         values["alignment_encoder_accuracy"] = found[aligner.key].result.get("eval_accuracy")
-    if _was_trained(tokenizer):
-        cost = tokenizer.record["cost"]
-        values |= {"tokenizer_s": cost["wall_s"], "train_flops": cost["estimated_flops"]}
+    if costs := _tokenizer_costs(row, found):
+        values["tokenizer_s"] = sum(cost["wall_s"] for cost in costs)
+        values["train_flops"] = sum(cost["estimated_flops"] for cost in costs)
     return values
 
 
+def _measured(row: PlannedRow) -> Stage:
+    """The tokenizer whose reconstructions the row shows: its own, or a part of it."""
+    return row.reconstruction.inputs["tokenizer"]
+
+
+def _tokenizer_costs(row: PlannedRow, found: Found) -> list[Mapping[str, Any]]:
+    """What a tokenizer and its parts have cost; nothing where one was not trained here."""
+    parts = [stage for stage in row.tokenizer.inputs.values() if stage.kind == "tokenizer"]
+    made = [found[stage.key] for stage in (row.tokenizer, *parts) if stage.key in found]
+    complete = len(made) == 1 + len(parts) and all(map(_was_trained, made))
+    return [artifact.record["cost"] for artifact in made] if complete else []
+
+
 def _generator(row: PlannedRow, found: Found) -> dict[str, Any]:
-    trained, sampled, tokenizer = row.trial.generator, row.generator, found.get(row.tokenizer.key)
+    trained, sampled = row.trial.generator, row.generator
     if trained is None or sampled is None:
         return {}
     generator = found.get(sampled.training.key)
@@ -215,9 +221,10 @@ def _generator(row: PlannedRow, found: Found) -> dict[str, Any]:
     }
     if _was_trained(generator):
         values["generator_s"] = share * generator.record["cost"]["wall_s"]
-    if tokenizer and _was_trained(tokenizer) and _was_trained(generator):
-        flops = [a.record["cost"]["estimated_flops"] for a in (tokenizer, generator)]
-        values["train_flops"] = flops[0] + share * flops[1]
+    costs = _tokenizer_costs(row, found)
+    if costs and _was_trained(generator):
+        flops = sum(cost["estimated_flops"] for cost in costs)
+        values["train_flops"] = flops + share * generator.record["cost"]["estimated_flops"]
     return values
 
 

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 import socket
 import sys
 import tempfile
@@ -351,6 +352,25 @@ def write_tensors(
     plain = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     with replacing(path) as temporary:
         save_file(plain, temporary, None if metadata is None else dict(metadata))
+
+
+KEPT = ("kind", "key", "config", "inputs", "result", "files")
+"""Entries of a record that are the same whenever a stage is run."""
+
+
+def embed(artifact: Artifact, folder: Path) -> None:
+    """Copy an artifact into the payload of another, whose readers then need not find it."""
+    for name in artifact.record["files"]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        with replacing(folder / name) as temporary:
+            shutil.copyfile(artifact.file(name), temporary)
+    write_json(folder / RECORD, {name: artifact.record[name] for name in KEPT})
+
+
+def embedded(artifact: Artifact, name: str) -> Artifact:
+    """The artifact that was copied into a folder of another."""
+    record = json.loads(artifact.file(f"{name}/{RECORD}").read_text(encoding="utf-8"))
+    return Artifact(path=artifact.path / name, record=record)
 
 
 def _describe_files(payload: Path) -> dict[str, dict[str, Any]]:

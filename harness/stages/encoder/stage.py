@@ -147,9 +147,19 @@ def feature_dim_of(config: EncoderStage) -> int:
 
     def learn() -> tuple[float, ...]:
         with torch.device("meta"):
-            return (_build(config).feature_dim,)
+            return (build_encoder(config).feature_dim,)
 
     return int(of_network("feature dim", config, learn, num_numbers=1)[0])
+
+
+def stride_of(config: EncoderStage) -> int:
+    """Pixels of its images a cell of its dense features."""
+
+    def learn() -> tuple[float, ...]:
+        with torch.device("meta"):
+            return (build_encoder(config).stride,)
+
+    return int(of_network("feature stride", config, learn, num_numbers=1)[0])
 
 
 def _size(config: EncoderStage, cells: int | None = None) -> tuple[int, float]:
@@ -159,14 +169,15 @@ def _size(config: EncoderStage, cells: int | None = None) -> tuple[int, float]:
         return size(config, cells)
 
     def forward() -> tuple[nn.Module, tuple[Any, ...]]:
-        network = _build(config)
+        network = build_encoder(config)
         side = network.input_size if cells is None else (cells * network.stride,) * 2
         return network, empty_image(*side)
 
     return count_forward(config if cells is None else [config, cells], forward)
 
 
-def _build(config: EncoderStage) -> EncoderNetwork:
+def build_encoder(config: EncoderStage) -> EncoderNetwork:
+    """The network with untrained weights."""
     build = kind_of(config.encoder).build
     assert build is not None
     return build(config)

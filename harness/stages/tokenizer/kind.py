@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
+from pydantic import TypeAdapter
 
 from harness.config.data import DataConfig
-from harness.config.tokenizer import AnyTokenizerConfig
+from harness.config.tokenizer import TOKENIZERS, AnyTokenizerConfig
 from harness.config.trial import Trial
 from harness.data.missing import MissingItem
 from harness.schema.keys import KEY_UNLESS_DEFAULT
@@ -56,8 +57,39 @@ class TokenizerKind:
         lambda _config, _inputs, _forward: 0.0
     )
     """Estimates its training here; the last argument is the FLOPs of an image's way through it."""
+    measured: str = ""
+    """Name of the input that decodes its latents, and whose reconstructions stand for its own;
+    empty: it decodes them itself."""
     built_from_files: bool = False
     """Whether the network cannot be built where the files of its weights are absent."""
+
+
+def kind_of(config: AnyTokenizerConfig) -> TokenizerKind:
+    """Look up the kind of a configuration."""
+    return TOKENIZERS.of(config)
+
+
+def stage_of(trial: Trial) -> Stage:
+    """The stage of a trial's tokenizer."""
+    kind = kind_of(trial.tokenizer)
+    return Stage(
+        kind="tokenizer",
+        config=kind.stage(trial),
+        inputs=kind.needs(trial),
+        label=trial.tokenizer.label,
+    )
+
+
+def measured_stage(tokenizer: Stage) -> Stage:
+    """The stage whose reconstructions are those of a tokenizer: mostly its own."""
+    name = kind_of(tokenizer.config.tokenizer).measured
+    return tokenizer.inputs[name] if name else tokenizer
+
+
+def network_of(artifact: Artifact) -> TokenizerNetwork:
+    """The network of an artifact."""
+    config: TokenizerStage = TypeAdapter(TokenizerStage).validate_python(artifact.record["config"])
+    return kind_of(config.tokenizer).load(config, artifact)
 
 
 def memory_format(

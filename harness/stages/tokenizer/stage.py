@@ -4,20 +4,19 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
-from pydantic import TypeAdapter
 from torch import nn
 
-from harness.config.tokenizer import TOKENIZERS, AnyTokenizerConfig
-from harness.config.trial import Trial
+from harness.config.tokenizer import TOKENIZERS
 from harness.data.missing import MissingItem
 from harness.stages.flops import ADAM_STATE, BYTES, count_forward, empty_image
 from harness.stages.running.context import StageContext
 from harness.stages.stage import Estimate, Stage, StageKind
-from harness.stages.tokenizer import diffusers, python, va_vae
+from harness.stages.tokenizer import composite, diffusers, python, semantic, va_vae
 from harness.stages.tokenizer.kind import (
-    TokenizerKind,
     TokenizerStage,
+    kind_of,
     memory_format,
+    network_of,
 )
 from harness.storage.artifacts import Artifact
 from models.tokenizer import TokenizerNetwork
@@ -25,22 +24,9 @@ from models.tokenizer import TokenizerNetwork
 TOKENIZERS.implement("va_vae", va_vae.KIND)
 TOKENIZERS.implement("diffusers", diffusers.KIND)
 TOKENIZERS.implement("python", python.KIND)
-
-
-def kind_of(config: AnyTokenizerConfig) -> TokenizerKind:
-    """Look up the kind of a configuration."""
-    return TOKENIZERS.of(config)
-
-
-def stage_of(trial: Trial) -> Stage:
-    """The stage of a trial's tokenizer."""
-    kind = kind_of(trial.tokenizer)
-    return Stage(
-        kind="tokenizer",
-        config=kind.stage(trial),
-        inputs=kind.needs(trial),
-        label=trial.tokenizer.label,
-    )
+TOKENIZERS.implement("semvae", semantic.SEMVAE)
+TOKENIZERS.implement("pca", semantic.PCA)
+TOKENIZERS.implement("composite", composite.KIND)
 
 
 def run(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
@@ -61,8 +47,7 @@ def load_tokenizer(
     channels_last: bool | Literal["auto"] = "auto",
 ) -> TokenizerNetwork:
     """The network of an artifact, frozen and in evaluation mode, compiled if asked."""
-    config: TokenizerStage = TypeAdapter(TokenizerStage).validate_python(artifact.record["config"])
-    model = kind_of(config.tokenizer).load(config, artifact)
+    model = network_of(artifact)
     model.requires_grad_(False).eval().to(device)
     if compiled:
         model.compile_trunks()

@@ -203,7 +203,7 @@ def test_the_check_takes_a_trial_for_every_class_of_any_grid(load):
             "from dataclasses import dataclass\nfrom harness.kinds import TOKENIZERS\n"
             "@dataclass(frozen=True)\nclass Mine:\n    kind: str = 'mine'\n"
             "TOKENIZERS.add('mine', Mine)",
-            "the tokenizer kind 'mine' must say check, columns, describe, downsample, encoders,",
+            "the tokenizer kind 'mine' must say check, columns, decodes, describe, downsample,",
         ),
         (
             "[broken_6]",
@@ -230,7 +230,8 @@ def test_plugins_that_cannot_be_had_are_refused_with_their_path(folder, plugins,
 def test_a_kind_that_nobody_registered_names_those_that_there_are(folder):
     done = run(folder, "run", "own_kind.yaml", "--set", "plugins=[]", "--dry-run")
     assert done.returncode == 2
-    assert "`kind` must be one of 'va_vae', 'diffusers', 'python', but got 'linear'" in done.stderr
+    kinds = "'va_vae', 'diffusers', 'python', 'semvae', 'pca', 'composite'"
+    assert f"`kind` must be one of {kinds}, but got 'linear'" in done.stderr
     named = run(
         folder, "run", "own_kind.yaml", "--set", "plugins=[]", "--plugin", "my_kind", "--dry-run"
     )
