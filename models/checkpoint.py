@@ -233,12 +233,6 @@ def read_tokenizer(path: str | Path, *, entry: str | None = None, headers: bool 
     return _without(read_tensors(path, entry=entry, headers=headers), TRAINING_ONLY_PREFIXES)
 
 
-def read_semvae(path: str | Path) -> dict[str, Tensor]:
-    """Read the weights of a SemVAE: an official file's `model_state_dict`, or a bare state dict."""
-    content = read_checkpoint(path)
-    return _only_tensors(content.get("model_state_dict", content), str(path))
-
-
 def export_tokenizer(autoencoder: Autoencoder, path: str | Path) -> None:
     """Write a tokenizer: safetensors by that suffix, else a torch file with `state_dict`."""
     tensors = _owned(autoencoder.state_dict())

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from models.checkpoint import load_strictly, read_semvae
+from models.checkpoint import load_strictly, read_tensors
 from models.foundation import FeatureEncoder, TimmEncoderConfig
 from models.posterior import Posterior
 from models.semantic import (
@@ -45,7 +45,7 @@ def network(tensors, tmp_path):
     made = SemVAE(
         feature_dim=24, latent_dim=4, shape=SemVAEShape(width=32, num_heads=2, num_blocks=2)
     )
-    load_strictly(made, read_semvae(tmp_path / "official.pt"), source="the fixture")
+    load_strictly(made, read_tensors(tmp_path / "official.pt"), source="the fixture")
     return made
 
 

@@ -58,7 +58,9 @@ class PhotographDataset(CroppedDataset):
     def names(self, split: Split) -> tuple[str, ...] | None:
         """Paths of a split's images, where its kind of files has one for each."""
         names = self._splits[split].names
-        return None if names is None else tuple(names[place] for place in self._good[split].tolist())
+        return (
+            None if names is None else tuple(names[place] for place in self._good[split].tolist())
+        )
 
     def left_out(self, split: Split) -> tuple[str, ...]:
         """Bad images that are left out of a split, each with the reason."""

@@ -21,7 +21,7 @@ def compare_headers(
     """Compare names and shapes of given files that are at hand with the network's.
 
     Args:
-        settings: The part's configuration, with `checkpoint`, `initial_weights` and
+        settings: The part's configuration, which may have `checkpoint`, `initial_weights` and
             `checkpoint_entry`.
         part: `tokenizer` or `generator`, for the message.
         build: Builds the network.
@@ -31,12 +31,12 @@ def compare_headers(
         ConfigError: A file cannot be read or does not fit.
     """
     for field, load in (("checkpoint", load_strictly), ("initial_weights", load_fitting)):
-        path = Path(getattr(settings, field) or "").expanduser()
+        path = Path(getattr(settings, field, None) or "").expanduser()
         # A file that is absent is named among what is missing.
         if not path.is_file():
             continue
         try:
-            headers = read(path, entry=settings.checkpoint_entry, headers=True)
+            headers = read(path, entry=getattr(settings, "checkpoint_entry", None), headers=True)
             with torch.device("meta"):
                 load(build(), headers, source=str(path))
         except ValueError as error:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from harness.stages.encoder import stage as encoder
 from harness.stages.encoder.kind import EncoderStage, Place
 from harness.stages.flops import FORWARDS_A_STEP, training_images
 from harness.stages.running.context import StageContext
+from harness.stages.running.initial_weights import compare_headers
 from harness.stages.running.optimisation import (
     add_terms,
     autocast,
@@ -49,7 +49,6 @@ from models.semantic import (
     FeatureCodec,
     PrincipalComponents,
     SemVAE,
-    SemVAEShape,
     as_tokens,
     semvae_loss,
 )
@@ -126,25 +125,8 @@ def _check(settings: SemVAEConfig, looks_to: EncoderStage, config: TokenizerStag
                 path="trial.tokenizer.fit",
             )
         return
-    path = Path(settings.checkpoint).expanduser()
     width = encoder.feature_dim_of(looks_to)
-    if path.is_file() and (
-        error := _misfit(path, config.checkpoint, width, settings.latent_dim, settings.shape)
-    ):
-        raise ConfigError(error, path="trial.tokenizer.checkpoint")
-
-
-@lru_cache(maxsize=16)
-def _misfit(
-    path: Path, _described: str, feature_dim: int, latent_dim: int, shape: SemVAEShape
-) -> str:
-    """Why the weights of a file do not fit; empty where they do."""
-    codec = SemVAE(feature_dim=feature_dim, latent_dim=latent_dim, shape=shape)
-    try:
-        checkpoint.load_strictly(codec, checkpoint.read_semvae(path), source=str(path))
-    except ValueError as error:
-        return str(error)
-    return ""
+    compare_headers(settings, "tokenizer", lambda: _codec(settings, width), checkpoint.read_tensors)
 
 
 def build(config: TokenizerStage) -> SemanticTokenizer:
@@ -266,7 +248,7 @@ def _take(
     check_file(settings.checkpoint, config.checkpoint)
     frozen = encoder.load_encoder(context.inputs[ENCODER], torch.device("cpu"))
     codec, path = _codec(settings, frozen.feature_dim), Path(settings.checkpoint).expanduser()
-    checkpoint.load_strictly(codec, checkpoint.read_semvae(path), source=str(path))
+    checkpoint.load_strictly(codec, checkpoint.read_tensors(path), source=str(path))
     return {
         **_published(codec, context),
         "images": training_images(settings.training),
