@@ -16,10 +16,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from models.autoencoder import Autoencoder
+from models.repa import HEAD
 
 TRAINING_ONLY_PREFIXES = ("loss.", "foundation_model.", "linear_proj.")
 """Tensors of a tokenizer checkpoint that inference does not need."""
-PROJECTION_PREFIXES = ("projectors.", "repa_projector.")
+PROJECTION_PREFIXES = ("projectors.", f"{HEAD}.")
 """Tensors of a generator checkpoint that only representation alignment needs."""
 WRAPPER_PREFIXES = ("module.", "_orig_mod.")
 """Prefixes that distributed training and compilation put before every name."""
@@ -32,6 +33,12 @@ ENTRIES = (
 """Names under which files keep their weights beside other things, those that are averaged first."""
 POINTER = b"version https://git-lfs"
 """How the text begins that Git LFS leaves in place of a file that it has not fetched."""
+OFFICIAL_NAMES = {
+    "t_embedder_sem.": "t_embedder.groups.0_semantic.",
+    "t_embedder_tex.": "t_embedder.groups.1_texture.",
+}
+"""Semantic-First Diffusion's names of a generator's time embedders, in the order in which its
+network concatenates them -> ours."""
 MAX_LISTED = 20
 
 
@@ -244,7 +251,16 @@ def export_tokenizer(autoencoder: Autoencoder, path: str | Path) -> None:
 
 def read_generator(path: str | Path, *, entry: str | None = None, headers: bool = False) -> Weights:
     """Read the file of a generator; heads that only its training needs are left out."""
-    return _without(read_tensors(path, entry=entry, headers=headers), PROJECTION_PREFIXES)
+    read = _without(read_tensors(path, entry=entry, headers=headers), PROJECTION_PREFIXES)
+    renamed = Weights(_renamed(read, OFFICIAL_NAMES))
+    renamed.entry, renamed.left_out = read.entry, read.left_out
+    return renamed
+
+
+def read_head(path: str | Path, *, entry: str | None = None) -> dict[str, Tensor]:
+    """Read the projection of representation alignment that the file of a generator holds."""
+    tensors = read_tensors(path, entry=entry)
+    return {name: value for name, value in tensors.items() if name.startswith(f"{HEAD}.")}
 
 
 def _without(weights: Weights, prefixes: tuple[str, ...]) -> Weights:
@@ -260,8 +276,9 @@ def export_generator(model: nn.Module, path: str | Path, *, ema: nn.Module | Non
     A torch file holds `model`, whose names carry the prefix `module.`, and `ema` (the model itself
     where no average is given). A safetensors file holds the bare names of the average.
     """
-    current = _owned(model.state_dict())
-    averaged = current if ema is None else _owned(ema.state_dict())
+    official = {own: name for name, own in OFFICIAL_NAMES.items()}
+    current = _renamed(_owned(model.state_dict()), official)
+    averaged = current if ema is None else _renamed(_owned(ema.state_dict()), official)
     if Path(path).suffix == ".safetensors":
         save_file(averaged, path)
     else:
@@ -271,6 +288,14 @@ def export_generator(model: nn.Module, path: str | Path, *, ema: nn.Module | Non
 
 def _owned(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().cpu().contiguous() for name, value in state.items()}
+
+
+def _renamed(tensors: Mapping[str, Tensor], prefixes: Mapping[str, str]) -> dict[str, Tensor]:
+    renamed = {}
+    for name, value in tensors.items():
+        old = next((prefix for prefix in prefixes if name.startswith(prefix)), "")
+        renamed[prefixes[old] + name.removeprefix(old) if old else name] = value
+    return renamed
 
 
 def _without_wrappers(name: str) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -107,6 +107,17 @@ class LatentLayout:
             f"a latent group must be one of {names}, but got {name!r}; use one of them"
         )
 
+    def scale(
+        self, latents: Float[Tensor, "b c h w"], factors: Sequence[float]
+    ) -> Float[Tensor, "b c h w"]:
+        """Multiply each channel group by a number of its own."""
+        if all(factor == 1.0 for factor in factors):
+            return latents
+        parts = [
+            latents[:, self.slice(group.name)] * factor
+            for group, factor in zip(self.groups, factors, strict=True)
+        ]
+        return torch.cat(parts, dim=1)
 
 INDEX_TYPES = (torch.uint8, torch.int16, torch.int32)
 """Types that can hold indices, the smallest first."""

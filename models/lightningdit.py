@@ -82,12 +82,14 @@ class LightningDiTConfig:
     """Whether norms are RMSNorm with a weight; otherwise LayerNorm without parameters."""
     adaln_shift: bool = True
     """Whether the condition shifts as well as scales the blocks (`wo_shift` turned round)."""
-    time_groups: Literal["each", "shared"] | tuple[str, ...] = field(
+    time_groups: Literal["each", "shared", "by_offset"] | tuple[str, ...] = field(
         default="each", metadata={"key": "unless_default"}
     )
     """Time embedders of a latent of several channel groups. `each`: one for each group, of an equal
     share of the width, concatenated in the latent's order; names of all groups: in that order;
-    `shared`: one of full width, for groups that are always at one time."""
+    `shared`: one of full width, for groups that are always at one time; `by_offset`, as
+    Semantic-First Diffusion has them: one for each with the leading group's first where
+    `flow.offset` is above 0, and `shared` where it is 0."""
 
     def __post_init__(self) -> None:
         if isinstance(self.size, str) and self.size not in SIZES:
@@ -116,7 +118,7 @@ class LightningDiTConfig:
             ValueError: if `time_groups` does not name every group once.
         """
         names = [group.name for group in layout.groups]
-        if self.time_groups == "shared":
+        if self.time_groups in ("shared", "by_offset"):
             return (0,)
         if self.time_groups == "each":
             return tuple(range(len(names)))
@@ -160,7 +162,9 @@ class LightningDiT(nn.Module):
         self.t_embedder = (
             TimestepEmbedder(shape.width)
             if len(embedded) == 1
-            else GroupedTimestepEmbedder(shape.width, embedded)
+            else GroupedTimestepEmbedder(
+                shape.width, embedded, [layout.groups[index].name for index in embedded]
+            )
         )
         self.y_embedder = LabelEmbedder(num_classes, shape.width)
         self.pos_embed = fixed_position_parameter(*self.grid, shape.width)

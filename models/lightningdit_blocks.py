@@ -71,9 +71,11 @@ class GroupedTimestepEmbedder(nn.Module):
     Args:
         width: width of the whole embedding.
         order: groups of the latent in the order in which their embeddings are concatenated.
+        names: names of these groups. With their place they are part of the tensors' names, so that
+            weights are never loaded in another order.
     """
 
-    def __init__(self, width: int, order: Sequence[int]) -> None:
+    def __init__(self, width: int, order: Sequence[int], names: Sequence[str]) -> None:
         super().__init__()
         if width % len(order):
             raise ValueError(
@@ -81,11 +83,13 @@ class GroupedTimestepEmbedder(nn.Module):
                 f"got {width} and {len(order)}; use another size"
             )
         self.order = tuple(order)
-        self.groups = nn.ModuleList(TimestepEmbedder(width // len(order)) for _ in order)
+        self.groups = nn.ModuleDict(
+            {f"{i}_{name}": TimestepEmbedder(width // len(order)) for i, name in enumerate(names)}
+        )
 
     def forward(self, t: Float[Tensor, "b g"]) -> Float[Tensor, "b d"]:
         """Embed one time per group."""
-        pairs = zip(self.groups, self.order, strict=True)
+        pairs = zip(self.groups.values(), self.order, strict=True)
         return torch.cat([embed(t[:, group : group + 1]) for embed, group in pairs], dim=1)
 
 

@@ -100,7 +100,7 @@ def sample(
 
     def field(state: Float[Tensor, "b c h w"], now: float) -> Float[Tensor, "b c h w"]:
         # By the chain rule: a group moves with its velocity times its clock's rate.
-        return _paced(velocity_fn(state, clock.times(now)), clock.rates(now), layout)
+        return layout.scale(velocity_fn(state, clock.times(now)), clock.rates(now))
 
     with torch.no_grad():
         if config.kind == "dopri5":
@@ -111,15 +111,6 @@ def sample(
         for start, end in pairwise(times):
             state = step(field, state, start, end)
         return state
-
-
-def _paced(
-    velocity: Float[Tensor, "b c h w"], rates: GroupTimes, layout: LatentLayout
-) -> Float[Tensor, "b c h w"]:
-    if all(rate == 1.0 for rate in rates):
-        return velocity
-    groups = zip(layout.groups, rates, strict=True)
-    return torch.cat([velocity[:, layout.slice(each.name)] * rate for each, rate in groups], dim=1)
 
 
 def _euler_step(

@@ -151,6 +151,18 @@ class GeneratorConfig(LightningDiTConfig, GeneratorSettings):
                 f"{self.repa.block}; tap an earlier block"
             )
 
+    def embedded_groups(self, layout: LatentLayout) -> tuple[int, ...]:
+        """The groups that have a time embedder, in the order of the embedders.
+
+        Raises:
+            ValueError: if `time_groups` does not name every group once.
+        """
+        names = [group.name for group in layout.groups]
+        if self.time_groups == "by_offset" and self.flow.offset and self.flow.leading in names:
+            lead = names.index(self.flow.leading)
+            return lead, *(index for index in range(len(names)) if index != lead)
+        return super().embedded_groups(layout)
+
     @property
     def size_name(self) -> str:
         """Name of the size, or depth x width x heads of a shape of one's own."""
@@ -191,8 +203,12 @@ class GeneratorConfig(LightningDiTConfig, GeneratorSettings):
                 f"downsampling), but got {patch}; use {max(fitting)}",
                 path="patch_size",
             )
-        own_times = self.flow.group_times == "independent"
-        asked = {"flow.group_times": own_times, "time_groups": self.time_groups != "each"}
+        flow, names = self.flow, [group.name for group in layout.groups]
+        asked = {
+            "flow.group_times": flow.group_times == "independent",
+            "flow.offset": flow.offset != 0,
+            "time_groups": self.time_groups not in ("each", "by_offset"),
+        }
         for path, changed in asked.items():
             if changed and layout.num_groups == 1:
                 raise ConfigError(
@@ -201,17 +217,27 @@ class GeneratorConfig(LightningDiTConfig, GeneratorSettings):
                     "tokenizers with several",
                     path=path,
                 )
-        if own_times and self.time_groups == "shared":
-            raise ConfigError(
-                "must be `shared` where one embedder sees the time of all groups "
-                "(generator.time_groups: shared), but is `independent`; leave that out, so "
-                "that each group has one",
-                path="flow.group_times",
-            )
+        named = {"flow.group_weights": flow.group_weights or {}}
+        named |= {"flow.leading": [flow.leading]} if flow.offset else {}
+        for path, asked_names in named.items():
+            if strangers := [name for name in asked_names if name not in names]:
+                raise ConfigError(
+                    f"must name channel groups of the latent ({', '.join(names)}), but got "
+                    f"{', '.join(strangers)}; use one of them, or a tokenizer that has it",
+                    path=path,
+                )
         try:
             embedders = len(self.embedded_groups(layout))
         except ValueError as error:
             raise ConfigError(str(error), path="time_groups") from error
+        if flow.own_times and embedders == 1:
+            value = getattr(flow, flow.own_times)
+            raise ConfigError(
+                "must be left out where one embedder sees the time of all groups "
+                f"(generator.time_groups: {self.time_groups}), but is {value}; leave that out, so "
+                "that each group has one",
+                path=f"flow.{flow.own_times}",
+            )
         if self.shape.width % embedders:
             raise ConfigError(
                 f"must have a width that is a multiple of its {embedders} time embedders, one for "

@@ -32,6 +32,12 @@ CHOICES = {
     "no direction term": {"flow": {"velocity_direction_weight": 0.0}},
     "two groups, shared time": {"groups": TWO_GROUPS},
     "two groups, own times": {"groups": TWO_GROUPS, "flow": {"group_times": "independent"}},
+    "two groups, one ahead": {
+        "groups": TWO_GROUPS,
+        "flow": {"offset": 0.3, "group_weights": {"semantic": 2.0}},
+        "time_groups": "by_offset",
+    },
+    "two groups, one after the other": {"groups": TWO_GROUPS, "flow": {"offset": 1.0}},
 }
 
 

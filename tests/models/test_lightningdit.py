@@ -105,7 +105,7 @@ def test_a_fresh_network_predicts_zero(groups):
     generator = torch.Generator().manual_seed(0)
     target = torch.randn(64, 4, 4, 4, generator=generator) * math.sqrt(2.0)
     velocity = model(target, torch.full((64, groups), 0.5), torch.zeros(64, dtype=torch.long))
-    terms = flow_loss(velocity.detach(), target)
+    terms = flow_loss(velocity.detach(), target, model.layout, groups * (1.0,))
     assert float(terms["velocity_mse"]) == pytest.approx(2.0, rel=0.1)
     assert float(terms["velocity_direction"]) == 1.0
 

@@ -1,22 +1,24 @@
 """Times, samplers and guidance per channel group, held to tensors of Semantic-First Diffusion.
 
 SFD (arXiv 2512.04926) has texture channels and, after them, semantic ones that run ahead by an
-offset. Its clock stands here; everything else is this package's own.
+offset.
 """
 
 import json
-from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
-import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from models.checkpoint import load_strictly
+from models.checkpoint import load_strictly, read_generator
+from models.clock import OffsetClock
 from models.drawing import draw_latents
 from models.guidance import AutoGuidance, ClassifierFreeGuidance, NoGuidance, guided_velocity
 from models.latent import ChannelGroup, LatentLayout
 from models.lightningdit import DiTShape, LightningDiT, LightningDiTConfig
+from models.repa import without_head
 from models.sampler import SamplerConfig, sample, time_grid
 
 from .conftest import SHARED
@@ -27,24 +29,7 @@ LAYOUT = LatentLayout(
     height=4,
     width=4,
 )
-
-
-@dataclass(frozen=True)
-class SemanticFirst:
-    """Semantics at the global time up to 1, texture behind by `delta`; compared in float32."""
-
-    delta: float
-
-    @property
-    def horizon(self) -> float:
-        return 1.0 + self.delta
-
-    def times(self, now: float) -> tuple[float, ...]:
-        return max(0.0, now - self.delta), min(1.0, now)
-
-    def rates(self, now: float) -> tuple[float, ...]:
-        here, start = np.float32(now), np.float32(self.delta)
-        return float(here >= start), float(here <= np.float32(1.0))
+LEADS = (False, True)
 
 
 @pytest.fixture(scope="module")
@@ -70,13 +55,11 @@ def build(tensors, prefix, settings, time_groups=("semantic", "texture")) -> Lig
     )
     config = LightningDiTConfig(size=shape, qk_norm=True, time_groups=time_groups)
     model = LightningDiT(config, layout=LAYOUT, num_classes=settings["num_classes"])
-    own = {"t_embedder_sem": "t_embedder.groups.0", "t_embedder_tex": "t_embedder.groups.1"}
-    state = {}
-    for name, value in tensors.items():
-        if name.startswith(prefix) and "repa_projector" not in name:
-            head, _, rest = name.removeprefix(prefix).partition(".")
-            state[f"{own.get(head, head)}.{rest}" if rest else head] = value
-    load_strictly(model, state, source="the fixture")
+    state = {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
+    with TemporaryDirectory() as folder:
+        save_file(state, Path(folder, "official.safetensors"))
+        own = read_generator(Path(folder, "official.safetensors"))
+    load_strictly(model, without_head(own), source="the fixture")
     return model.eval()
 
 
@@ -156,7 +139,7 @@ def test_guided_velocities_equal_the_published_ones(name, known, network, strong
 
 @pytest.mark.parametrize(("points", "shift"), [(10, 0.0), (14, 0.0), (250, 0.0), (10, 0.3)])
 def test_grid_and_times_equal_the_published_ones(points, shift, sampling):
-    clock = SemanticFirst(0.3)
+    clock = OffsetClock(0.3, LEADS)
     grid = time_grid(SamplerConfig(num_steps=points, timestep_shift=shift), clock.horizon)
     prefix = f"out.grid_{points}_shift{shift:g}"
     assert largest(grid, sampling[f"{prefix}.tau"]) < 1e-6
@@ -186,7 +169,7 @@ def test_paths_of_a_linear_field_equal_the_published_ones(name, sampling):
         bias = sampling["in.field_bias"][:, None, None]
         return (1 - t) * torch.einsum("ij,bjhw->bihw", sampling["in.field_matrix"], x) + t * bias
 
-    result = sample(field, sampling["in.noise"], config, LAYOUT, SemanticFirst(delta))
+    result = sample(field, sampling["in.noise"], config, LAYOUT, OffsetClock(delta, LEADS))
     assert largest(result, sampling[f"out.field_{name}"]) < tolerance
 
 
@@ -212,6 +195,6 @@ def test_samples_equal_the_published_ones(name, known, sampling, strong, weak, m
     random = torch.Generator()
     guidance = guidance_of(name, case)
     latents = draw_latents(
-        strong, sampling["in.labels"], random, config, guidance, weak, clock=SemanticFirst(0.3)
+        strong, sampling["in.labels"], random, config, guidance, weak, clock=OffsetClock(0.3, LEADS)
     )
     assert largest(latents, sampling[f"out.{name}"]) < 1e-5

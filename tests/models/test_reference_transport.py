@@ -30,7 +30,8 @@ def test_path_and_target_equal_the_published_ones(transport, error):
 def test_loss_terms_equal_the_published_ones_for_every_sample(transport):
     prediction, target = transport["in.prediction"], transport["out.velocity_target"]
     for index in range(6):
-        terms = flow_loss(prediction[index : index + 1], target[index : index + 1])
+        rows = slice(index, index + 1)
+        terms = flow_loss(prediction[rows], target[rows], LAYOUT, (1.0,))
         mse, cosine = transport["out.mse_per_sample"], transport["out.cosine_loss_per_sample"]
         assert float(terms["velocity_mse"]) == pytest.approx(float(mse[index]), rel=1e-4)
         assert float(terms["velocity_direction"]) == pytest.approx(float(cosine[index]), rel=1e-4)

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from models.clock import OffsetClock
 from models.ema import Ema, EmaConfig
 from models.guidance import (
     AutoGuidance,
@@ -198,18 +199,6 @@ def test_bad_numbers_of_a_group_are_told_with_its_name():
         AutoGuidance(scale=2.0, interval_start={"texture": 0.5}, interval_end=0.4)
 
 
-class LateTexture:
-    """Semantics go ahead; texture stands still until they are half-way."""
-
-    horizon = 1.5
-
-    def times(self, now: float) -> tuple[float, ...]:
-        return max(0.0, now - 0.5), min(1.0, now)
-
-    def rates(self, now: float) -> tuple[float, ...]:
-        return float(now >= 0.5), float(now < 1.0)
-
-
 @pytest.mark.parametrize("kind", ["euler", "heun"])
 def test_each_group_moves_over_its_own_time_only(kind):
     seen = []
@@ -219,7 +208,8 @@ def test_each_group_moves_over_its_own_time_only(kind):
         return torch.ones_like(x)
 
     config = SamplerConfig(kind=kind, num_steps=151, timestep_shift=0.0)
-    result = sample(velocity, torch.zeros(1, 4, 2, 2), config, TWO_GROUPS, LateTexture())
+    clock = OffsetClock(0.5, (False, True))
+    result = sample(velocity, torch.zeros(1, 4, 2, 2), config, TWO_GROUPS, clock)
     assert result[0, :, 0, 0].tolist() == pytest.approx([1.0] * 4, abs=0.02)
     assert seen[0] == (0.0, 0.0)
     assert seen[75] == pytest.approx((0.25, 0.75) if kind == "euler" else (0.0, 0.38), abs=0.02)

@@ -4,16 +4,15 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from jaxtyping import Int64
+from torch import Tensor, nn
 
-from harness.config.evaluation import Guidance
 from harness.config.generator import GeneratorConfig, GeneratorSettings
 from harness.stages.flops import count_forward
 from harness.stages.generator.kind import GeneratorKind, GeneratorStage
 from models.checkpoint import read_generator
-from models.clock import SharedClock
 from models.drawing import draw_latents
-from models.guidance import guided_parts
+from models.guidance import Guidance, guided_parts
 from models.latent import LatentLayout
 from models.lightningdit import SIZES, DiTShape, LightningDiT, LightningDiTConfig
 from models.objectives.flow import FlowObjective
@@ -37,14 +36,29 @@ def objective(config: GeneratorStage) -> FlowObjective:
     )
 
 
+def draw(
+    model: LightningDiT,
+    labels: Int64[Tensor, " b"],
+    random: torch.Generator,
+    sampler: SamplerConfig,
+    guidance: Guidance,
+    weak: LightningDiT | None = None,
+    slices: int = 1,
+) -> Tensor:
+    """Draws latents by the clock that it was trained with."""
+    clock = _settings(model.config).flow.clock(model.layout)
+    return draw_latents(model, labels, random, sampler, guidance, weak, slices, clock)
+
+
 def evaluations(config: GeneratorStage, sampler: SamplerConfig, guidance: Guidance) -> int | None:
     """Velocities of a grid's steps; where classifier-free guidance is on, those without a class."""
     if sampler.num_function_evaluations is None:
         return None
-    layout, grid = _layout(config), time_grid(sampler).tolist()
+    layout = _layout(config)
+    clock, guided = _settings(config.generator).flow.clock(layout), 0
+    grid = time_grid(sampler, clock.horizon).tolist()
     # Heun's method evaluates at both ends of a step.
     times = grid[:-1] if sampler.kind == "euler" else [*grid[:-1], *grid[1:]]
-    clock, guided = SharedClock(layout.num_groups), 0
     if guidance.kind == "cfg":
         guided = sum(bool(guided_parts(guidance, clock.times(time), layout)) for time in times)
     return len(times) + guided
@@ -76,7 +90,7 @@ def _layout(config: GeneratorStage) -> LatentLayout:
     return config.layout
 
 
-def _settings(config: GeneratorSettings) -> GeneratorConfig:
+def _settings(config: GeneratorSettings | LightningDiTConfig) -> GeneratorConfig:
     assert isinstance(config, GeneratorConfig)
     return config
 
@@ -85,7 +99,7 @@ KIND = GeneratorKind(
     name="LightningDiT",
     build=build,
     objective=objective,
-    draw=draw_latents,
+    draw=draw,
     evaluations=evaluations,
     size=size,
     read_checkpoint=read_generator,

@@ -40,10 +40,11 @@ from harness.stages.running.optimisation import (
 )
 from harness.stages.stage import Estimate, Stage, StageKind
 from harness.storage.artifacts import Artifact, write_tensors
-from models.checkpoint import load_strictly
+from models.checkpoint import load_strictly, read_head
 from models.ema import Ema
 from models.objectives.objective import rows_of
 from models.parameters import num_parameters
+from models.repa import HEAD, REPAHead, without_head
 from models.rounding import round_weights
 
 
@@ -96,13 +97,16 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
     )
     torch.manual_seed(derive_seed(seed, "generator", "weights"))
     model: Any = kind.build(config).to(device).train()
-    objective = kind.objective(config)
+    parameters, objective = num_parameters(model), kind.objective(config)
+    alignment = _token_alignment(config, context, model, latents)
+    head_within = alignment is not None and alignment.config.head == "within"
+    if alignment and head_within:
+        model.add_module(HEAD, alignment.head.project)
     beginning = _start(config, model)
     # Samples are drawn from the moving average (published decay: 0.9999), never from `model`.
     ema = Ema(model, settings.ema)
     trained = [p for p in model.parameters() if p.requires_grad]
-    alignment = _token_alignment(config, context, model, latents)
-    trained += alignment.head.parameters() if alignment else ()
+    trained += alignment.head.parameters() if alignment and not head_within else ()
 
     # ---- optimiser
     optimizer = torch.optim.AdamW(
@@ -224,7 +228,7 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
             images=training.batch_size,
         )
     curve.publish()
-    return {**_result(config, context, num_parameters(model)), **beginning}
+    return {**_result(config, context, parameters), **beginning}
 
 
 def _start(config: GeneratorStage, model: nn.Module) -> dict[str, Any]:
@@ -234,6 +238,7 @@ def _start(config: GeneratorStage, model: nn.Module) -> dict[str, Any]:
         return {}
     path = Path(settings.initial_weights).expanduser()
     weights = kind_of(settings).read_checkpoint(path, entry=settings.checkpoint_entry)
+    weights |= _given_head(settings, path)
     return start_from(model, weights, path, config.initial_weights)
 
 
@@ -242,13 +247,28 @@ def _take(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
     settings, kind = config.generator, kind_of(config.generator)
     assert settings.checkpoint is not None
     check_file(settings.checkpoint, config.checkpoint)
-    model, path = kind.build(config), Path(settings.checkpoint).expanduser()
+    model: Any = kind.build(config)
+    parameters, path = num_parameters(model), Path(settings.checkpoint).expanduser()
     weights = kind.read_checkpoint(path, entry=settings.checkpoint_entry)
+    if head := _given_head(settings, path):
+        assert settings.token_alignment is not None
+        size = {"width": model.token_width, "feature_dim": len(head[f"{HEAD}.4.weight"])}
+        model.add_module(HEAD, REPAHead(settings.token_alignment, **size).project)
+        weights |= head
+        weights.left_out = tuple(name for name in weights.left_out if name not in head)
     load_strictly(model, weights, source=str(path))
     print(described(weights, path))
     write_tensors(context.work.payload / snapshot_name(settings.training.steps), model.state_dict())
     source = f"{path.name}, {config.checkpoint}"
-    return {**_result(config, context, num_parameters(model)), "checkpoint": source}
+    return {**_result(config, context, parameters), "checkpoint": source}
+
+
+def _given_head(settings: GeneratorSettings, path: Path) -> dict[str, Tensor]:
+    """A file's projection, where the settings have it within the generator."""
+    alignment = settings.token_alignment
+    if alignment is None or alignment.head == "apart":
+        return {}
+    return read_head(path, entry=settings.checkpoint_entry)
 
 
 def _result(config: GeneratorStage, context: StageContext, parameters: int) -> dict[str, Any]:
@@ -317,7 +337,7 @@ def load_generator(
     config = config_of(artifact)
     kind = kind_of(config.generator)
     model = kind.build(config)
-    model.load_state_dict(artifact.tensors(snapshot_name(step)))
+    model.load_state_dict(without_head(artifact.tensors(snapshot_name(step))))
     if rounded:
         round_weights(model)
     if compiled:

@@ -107,7 +107,65 @@ def test_embedders_are_the_generators_own(load, tmp_path, asked, widths):
     assert [len(model.get_parameter(name)) for name in names] == widths
 
 
+@pytest.mark.usefixtures("two_groups")
+def test_the_offset_is_an_axis_from_none_to_one_group_after_the_other(command, write, tree):
+    trial = tree["trial"]
+    trial["generator"] |= {
+        "flow": {"group_weights": {"semantic": 2.0}},
+        "time_groups": "by_offset",
+        "training": {"steps": 4, "batch_size": 8, "learning_rate": 0.05},
+        "ema": {"decay": 0.0},
+    }
+    tree["grid"] = {"generator.flow.offset": [0, 0.3, 1]}
+    ended = command(write(tree))
+    assert ended.code == 0, ended.err
+    rows = list(csv.DictReader(Path("results/small/table.csv").read_text().splitlines()))
+    assert [row["status"] for row in rows] == 3 * ["done"]
+    assert len({row["gfid"] for row in rows}) == 3
+    assert len({row["tokenizer_key"] for row in rows}) == 1
+    # All walk the same number of steps, to horizons of their own.
+    assert len({row["protocol_hash"] for row in rows}) == 1
+    parameters = [int(row["generator_params"]) for row in rows]
+    # Two embedders of half the width have fewer weights than one.
+    assert parameters[0] > parameters[1] == parameters[2]
+
+
 REFUSED = {
+    "an offset beyond 1": (
+        ("generator.flow.offset=1.1",),
+        "generator.flow",
+        "`offset` must lie in [0, 1], but got 1.1",
+    ),
+    "a negative offset": (
+        ("generator.flow.offset=-0.3",),
+        "generator.flow",
+        "`offset` must lie in [0, 1], but got -0.3",
+    ),
+    "an offset of independent times": (
+        (INDEPENDENT, "generator.flow.offset=0.3"),
+        "generator.flow",
+        "`group_times` must be `shared` where an `offset` ties the groups",
+    ),
+    "an offset of one embedder": (
+        ("generator.flow.offset=0.3", "generator.time_groups=shared"),
+        "generator.flow.offset",
+        "one embedder sees the time of all groups",
+    ),
+    "another group ahead": (
+        ("generator.flow.offset=0.3", "generator.flow.leading=colour"),
+        "generator.flow.leading",
+        "channel groups of the latent (texture, semantic), but got colour",
+    ),
+    "a weight of another group": (
+        ("generator.flow.group_weights={colour: 2.0}",),
+        "generator.flow.group_weights",
+        "channel groups of the latent (texture, semantic), but got colour",
+    ),
+    "a negative weight of a group": (
+        ("generator.flow.group_weights={semantic: -2.0}",),
+        "generator.flow",
+        "`group_weights` must not be negative",
+    ),
     "names of other groups": (
         ("generator.time_groups=[semantic, colour]",),
         "generator.time_groups",
@@ -158,6 +216,7 @@ def test_what_does_not_fit_the_groups_is_refused(load, case):
     ("setting", "path"),
     [
         (INDEPENDENT, "generator.flow.group_times"),
+        ("generator.flow.offset=0.3", "generator.flow.offset"),
         ("generator.time_groups=shared", "generator.time_groups"),
         ("generator.time_groups=[image]", "generator.time_groups"),
     ],

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from harness.config.resources import Resources
 from harness.data import DigitsDataset, open_dataset
@@ -16,6 +17,7 @@ from harness.schema.reading import ConfigError
 from harness.stages.encoder.stage import load_encoder
 from harness.stages.generator.lightningdit import build
 from harness.stages.generator.representation import TokenAlignment
+from harness.stages.generator.stage import load_generator
 from harness.stages.stage import Stage
 from harness.storage.artifacts import Artifact, Store
 from models.latent import LatentLayout
@@ -66,6 +68,29 @@ def test_the_term_is_in_the_loss_and_the_head_stays_out_of_the_average(load, sto
     assert curve[0].keys() == {"step", "velocity_mse", "velocity_direction", "repa"}
     assert weights_of(aligned).keys() == weights_of(plain).keys()
     assert not equal(weights_of(aligned), weights_of(plain))
+
+
+def test_a_head_within_the_generator_is_averaged_kept_and_started_from(load, store, tmp_path):
+    within = (repa().replace("weight:", "head: within, mode: cos_mse, weight:"),)
+    still = ("generator.training.learning_rate=1e-12", *within)
+    made = weights_of(artifact := bring(generator(load, *within), store))
+    head = {name for name in made if name.startswith("repa_projector.")}
+    assert head == {f"repa_projector.{i}.{part}" for i in (0, 2, 4) for part in ("weight", "bias")}
+    model = load_generator(artifact, 3, torch.device("cpu"))
+    assert model.state_dict().keys() == made.keys() - head
+    apart = bring(generator(load, repa()), store)
+    assert artifact.result["parameters"] == apart.result["parameters"]
+    save_file(made, tmp_path / "whole.safetensors")
+    start = f"generator.initial_weights={tmp_path / 'whole.safetensors'}"
+    again = bring(generator(load, *still, start), store)
+    assert again.result["initial_weights"]["left"] == {}
+    for name, tensor in weights_of(again).items():
+        torch.testing.assert_close(tensor, made[name])
+    # As weights of others, with the head where the settings have one, and without it.
+    given = f"generator.checkpoint={tmp_path / 'whole.safetensors'}"
+    assert equal(weights_of(bring(generator(load, *within, given), store)), made)
+    without = weights_of(bring(generator(load, given), store))
+    assert equal(without, {name: made[name] for name in made.keys() - head})
 
 
 def test_a_weight_of_zero_gives_the_bits_of_training_without(load, store):
