@@ -19,15 +19,26 @@ def check_networks(stages: Sequence[Stage], source: str) -> None:
     """Build every network once without memory, so that a wrong one is told before anything starts.
 
     Raises:
-        ConfigError: A network cannot be built from its configuration.
+        ConfigError: A network cannot be built from its configuration, or given weights are of
+            another one.
     """
+    guiding, sampled = (
+        {stage.inputs[name].key for stage in stages if name in stage.inputs}
+        for name in ("weak", "generator")
+    )
     for stage in stages:
         try:
             estimate(stage)
         except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
             message = f"the networks of {stage.kind} {stage.label!r} cannot be built: {error}"
             raise ConfigError(message, path=f"trial.{stage.kind}", source=source) from error
-        KINDS[stage.kind].check_given(stage.config)
+        try:
+            KINDS[stage.kind].check_given(stage.config)
+        except ConfigError as error:
+            weak = stage.key in guiding - sampled
+            place = "trial.evaluation.guidance.weak." if weak else "trial."
+            path = place + error.path.removeprefix("trial.")
+            raise ConfigError(error.message, path=path, source=source) from error
 
 
 def print_plan(

@@ -23,7 +23,9 @@ class AutoGuidanceWith(AutoGuidance):
 
     weak: dict[str, Any]
     """Dotted paths of this trial and the weak model's values, `generator.size: pico` for instance;
-    the weak generator becomes a stage of its own."""
+    the weak generator becomes a stage of its own, or is another row's where all values are."""
+    step: int | None = field(default=None, metadata=KEY_UNLESS_DEFAULT)
+    """Training step of the weak generator's snapshot; absent: its last."""
 
 
 Guidance = Annotated[

@@ -127,6 +127,13 @@ class GeneratorSettings:
             ConfigError: With the key path inside the generator.
         """
 
+    def check_weak(self, weak: Any, layout: LatentLayout) -> None:
+        """Refuse a generator of the same kind that cannot guide this one as the weaker model.
+
+        Raises:
+            ConfigError: With the key path inside the generator.
+        """
+
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorConfig(LightningDiTConfig, GeneratorSettings):
@@ -162,6 +169,19 @@ class GeneratorConfig(LightningDiTConfig, GeneratorSettings):
             lead = names.index(self.flow.leading)
             return lead, *(index for index in range(len(names)) if index != lead)
         return super().embedded_groups(layout)
+
+    def check_weak(self, weak: "GeneratorConfig", layout: LatentLayout) -> None:
+        """Refuse a weak model that was trained by another clock: both see the same times.
+
+        Raises:
+            ConfigError: With the key path of the offset.
+        """
+        if weak.flow.clock(layout) != self.flow.clock(layout):
+            raise ConfigError(
+                f"must be the guided generator's, {self.flow.offset} of {self.flow.leading}, but "
+                f"is {weak.flow.offset} of {weak.flow.leading}; leave it out of `weak`",
+                path="generator.flow.offset",
+            )
 
     @property
     def size_name(self) -> str:

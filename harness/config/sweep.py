@@ -486,4 +486,17 @@ def weak_trial(file: SweepFile, point: Point, guidance: AutoGuidanceWith) -> Tri
             "change its size or training only",
             path="trial.evaluation.guidance.weak",
         )
+    assert trial.generator is not None
+    assert point.trial.generator is not None
+    try:
+        point.trial.generator.check_weak(trial.generator, trial.layout)
+    except ConfigError as error:
+        raise error.within(path="trial.evaluation.guidance.weak") from error
+    steps = trial.generator.snapshot_steps
+    if guidance.step not in (None, *steps):
+        raise ConfigError(
+            f"must be a step at which the weak model is kept ({', '.join(map(str, steps))}), but "
+            f"got {guidance.step}; name it under generator.snapshots, for the weak model too",
+            path="trial.evaluation.guidance.step",
+        )
     return trial

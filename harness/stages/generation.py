@@ -123,7 +123,8 @@ def stage_of(
         parts.append(f"samples {number + 1}")
     if weak is not None:
         assert weak.generator is not None
-        weak_step = weak.generator.training.steps
+        assert isinstance(guidance, AutoGuidanceWith)
+        weak_step = guidance.step or weak.generator.training.steps
         weak_stage = generator_stage.stage_of(weak, weak.generator, inputs["tokenizer"])
         inputs = {**inputs, "weak": weak_stage}
     config = GenerationStage.of(

@@ -108,6 +108,31 @@ def test_the_weak_model_of_autoguidance_is_a_stage_of_its_own(load):
     assert guided.config.weak_step == 2
 
 
+def test_the_weak_model_is_another_rows_at_any_of_its_snapshots(load):
+    size = "{depth: 1, width: 8, num_heads: 2}"
+    guided = (
+        "evaluation.guidance=[{kind: autoguidance, scale: 2.0, step: 2, "
+        f"weak: {{generator.size: {size}}}}}]"
+    )
+    sizes = f"grid.generator.size=[{{depth: 1, width: 16, num_heads: 2}}, {size}]"
+    plan = make_plan(load("generator.snapshots=[2, 3]", sizes, guided))
+    strong, weak = ([r for r in plan.rows if r.trial_id == t] for t in trials_of(plan))
+    trained = weak[0].generator.training
+    for row in strong:
+        (sampled,) = row.generator.generations
+        assert sampled.inputs["weak"].key == trained.key
+        assert (sampled.config.weak_step, sampled.config.step) == (2, row.generator.step)
+    with pytest.raises(
+        ConfigError, match=r"a step at which the weak model is kept \(2, 3, 4\)"
+    ) as e:
+        make_plan(load("generator.snapshots=[2, 3]", guided.replace("step: 2", "step: 1")))
+    assert e.value.path == "trial.evaluation.guidance.step"
+
+
+def trials_of(plan):
+    return dict.fromkeys(row.trial_id for row in plan.rows)
+
+
 def test_a_weak_model_in_other_latents_is_refused(load):
     weak = "{kind: autoguidance, scale: 2.0, weak: {data.max_shift: 0}}"
     sweep = load(f"evaluation.guidance=[{weak}]")

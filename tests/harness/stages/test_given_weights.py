@@ -103,6 +103,23 @@ def test_a_file_of_another_network_fails_with_what_does_not_fit(load, files, tmp
     assert "quant_conv.weight (4, 4, 1, 1) for (6, 6, 1, 1)" in outcome.error
 
 
+@pytest.mark.parametrize("place", ["generator", "evaluation.guidance.weak.generator"])
+def test_a_generators_file_of_another_latent_is_refused_with_its_key_path(
+    command, write, tree, files, place
+):
+    trial, given = tree["trial"], str(files["generator"])
+    trial["tokenizer"]["latent_dim"] = 3  # As 48 channels where the file is of 32.
+    if place == "generator":
+        trial["generator"]["checkpoint"] = given
+    else:
+        weak = {"generator.checkpoint": given}
+        trial["evaluation"]["guidance"] = [{"kind": "autoguidance", "scale": 2.0, "weak": weak}]
+    ended = command(write(tree), "--dry-run")
+    assert ended.code == 2
+    assert f"trial.{place}.checkpoint" in ended.err
+    assert "x_embedder.proj.weight (16, 2, 2, 2) for (16, 3, 2, 2)" in ended.err
+
+
 @pytest.mark.parametrize("more", [[], ["--dry-run"]])
 def test_files_that_do_not_fit_are_refused_before_anything_starts(
     command, write, tree, files, more

@@ -212,6 +212,15 @@ def test_what_does_not_fit_the_groups_is_refused(load, case):
     assert words in refused.value.message
 
 
+@pytest.mark.usefixtures("two_groups")
+def test_a_weak_model_by_another_clock_is_refused(load):
+    weak = "{kind: autoguidance, scale: 2.0, weak: {generator.flow.offset: 0}}"
+    asked = ("generator.flow.offset=0.3", f"evaluation.guidance=[{weak}]")
+    with pytest.raises(ConfigError, match=r"0\.3 of semantic, but is 0") as refused:
+        make_plan(load(*asked))
+    assert refused.value.path == "trial.evaluation.guidance.weak.generator.flow.offset"
+
+
 @pytest.mark.parametrize(
     ("setting", "path"),
     [
