@@ -6,7 +6,8 @@ steps: only the current state is kept.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from typing import ClassVar, Literal
 
@@ -38,6 +39,13 @@ class SamplerConfig:
     """Absolute tolerance of dopri5."""
     rtol: float = 1e-3
     """Relative tolerance of dopri5."""
+    group_ends: Literal["masked", "exact"] = field(
+        default="masked", metadata={"key": "unless_default"}
+    )
+    """How groups move that start and stop at times of their own. `masked`, as Semantic-First
+    Diffusion is released: over a whole step or not at all, by the time at its start, so that a
+    group passes more or less than its whole time by up to a step; `exact`: in each step by what
+    passes of its own time, and dopri5 piece by piece between the starts and stops."""
 
     def __post_init__(self) -> None:
         if self.num_steps < 2:
@@ -98,19 +106,35 @@ def sample(
         )
     clock = clock or SharedClock(layout.num_groups)
 
-    def field(state: Float[Tensor, "b c h w"], now: float) -> Float[Tensor, "b c h w"]:
+    def masked(state: Float[Tensor, "b c h w"], now: float) -> Float[Tensor, "b c h w"]:
         # By the chain rule: a group moves with its velocity times its clock's rate.
         return layout.scale(velocity_fn(state, clock.times(now)), clock.rates(now))
 
-    with torch.no_grad():
-        if config.kind == "dopri5":
-            return _integrate_adaptively(field, noise, config, clock.horizon)
+    def exact(start: float, end: float) -> _Field:
+        """The field over a step or piece, in which all of a group's own time passes."""
+        begun, ended = clock.times(start), clock.times(end)
+        rates = [(b - a) / (end - start) for a, b in zip(begun, ended, strict=True)]
+
+        def field(state: Float[Tensor, "b c h w"], now: float) -> Float[Tensor, "b c h w"]:
+            # dopri5 may look beyond the end, where a group that stands here would have started.
+            each = zip(clock.times(now), begun, rates, strict=True)
+            times = tuple(own if rate else still for own, still, rate in each)
+            return layout.scale(velocity_fn(state, times), rates)
+
+        return field
+
+    is_exact = config.group_ends == "exact"
+    if config.kind == "dopri5":
+        step = partial(_adaptive_piece, config=config)
+        ends = clock.corners if is_exact else (0.0, clock.horizon)
+    else:
         step = _euler_step if config.kind == "euler" else _heun_step
-        times = time_grid(config, clock.horizon).tolist()
-        state = noise
-        for start, end in pairwise(times):
-            state = step(field, state, start, end)
-        return state
+        ends = time_grid(config, clock.horizon).tolist()
+    state = noise
+    with torch.no_grad():
+        for start, end in pairwise(ends):
+            state = step(exact(start, end) if is_exact else masked, state, start, end)
+    return state
 
 
 def _euler_step(
@@ -127,16 +151,19 @@ def _heun_step(
     return state + 0.5 * (end - start) * (first + second)
 
 
-def _integrate_adaptively(
-    field: _Field, noise: Float[Tensor, "b c h w"], config: SamplerConfig, horizon: float
+def _adaptive_piece(
+    field: _Field,
+    state: Float[Tensor, "b c h w"],
+    start: float,
+    end: float,
+    config: SamplerConfig,
 ) -> Float[Tensor, "b c h w"]:
     from torchdiffeq import odeint  # It brings SciPy, which takes half a second.
 
-    ends = torch.tensor([0.0, horizon], device=noise.device)
     path = odeint(
         lambda time, state: field(state, time.item()),
-        noise,
-        ends,
+        state,
+        torch.tensor([start, end], device=state.device),
         method="dopri5",
         atol=config.atol,
         rtol=config.rtol,

@@ -70,7 +70,7 @@ def generation_protocol(
     """How gfid and the other metrics of samples were measured, in the features of a network."""
     adaptive = config.sampler.kind == "dopri5"
     unused = {"num_steps", "timestep_shift"} if adaptive else {"atol", "rtol"}
-    sampler = {k: v for k, v in to_plain(config.sampler).items() if k not in unused}
+    sampler = {k: v for k, v in to_plain(config.sampler, for_key=True).items() if k not in unused}
     if adaptive:
         # The step sizes follow the error over the whole batch.
         sampler["batch_size"] = config.batch_size
@@ -84,7 +84,7 @@ def generation_protocol(
             "label_policy": config.label_policy,
             "sampler": sampler,
             "num_function_evaluations": config.sampler.num_function_evaluations,
-            "guidance": to_plain(config.guidance),
+            "guidance": to_plain(config.guidance, for_key=True),
             "weights": "moving average",
         }
     )
