@@ -257,9 +257,11 @@ def read_generator(path: str | Path, *, entry: str | None = None, headers: bool 
     return renamed
 
 
-def read_head(path: str | Path, *, entry: str | None = None) -> dict[str, Tensor]:
+def read_head(
+    path: str | Path, *, entry: str | None = None, headers: bool = False
+) -> dict[str, Tensor]:
     """Read the projection of representation alignment that the file of a generator holds."""
-    tensors = read_tensors(path, entry=entry)
+    tensors = read_tensors(path, entry=entry, headers=headers)
     return {name: value for name, value in tensors.items() if name.startswith(f"{HEAD}.")}
 
 

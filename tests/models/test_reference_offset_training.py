@@ -120,8 +120,8 @@ def steps(known):
     )
     tapped = []
 
-    def network(*arguments):
-        velocity, tokens = model.forward_with_tap(*arguments, settings.block)
+    def network(x, times, labels):
+        velocity, tokens = model.forward_with_tap(x, times, labels, settings.block)
         tapped[:] = [tokens]
         return velocity
 

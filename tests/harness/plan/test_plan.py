@@ -117,11 +117,14 @@ def test_the_weak_model_is_another_rows_at_any_of_its_snapshots(load):
     sizes = f"grid.generator.size=[{{depth: 1, width: 16, num_heads: 2}}, {size}]"
     plan = make_plan(load("generator.snapshots=[2, 3]", sizes, guided))
     strong, weak = ([r for r in plan.rows if r.trial_id == t] for t in trials_of(plan))
-    trained = weak[0].generator.training
-    for row in strong:
-        (sampled,) = row.generator.generations
-        assert sampled.inputs["weak"].key == trained.key
-        assert (sampled.config.weak_step, sampled.config.step) == (2, row.generator.step)
+    (trained,) = {row.generator.training.key for row in weak if row.generator}
+    sampled = [row.generator.generations[0] for row in strong if row.generator]
+    assert {stage.inputs["weak"].key for stage in sampled} == {trained}
+    assert [(stage.config.weak_step, stage.config.step) for stage in sampled] == [
+        (2, 2),
+        (2, 3),
+        (2, 4),
+    ]
     with pytest.raises(
         ConfigError, match=r"a step at which the weak model is kept \(2, 3, 4\)"
     ) as e:
