@@ -119,6 +119,7 @@ class LatentLayout:
         ]
         return torch.cat(parts, dim=1)
 
+
 INDEX_TYPES = (torch.uint8, torch.int16, torch.int32)
 """Types that can hold indices, the smallest first."""
 

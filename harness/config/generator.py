@@ -13,7 +13,7 @@ from harness.schema.keys import KEY_UNLESS_DEFAULT, NO_KEY
 from harness.schema.kinds import Kinds
 from harness.schema.reading import ConfigError
 from models.ema import EmaConfig
-from models.latent import LatentLayout
+from models.latent import AnyLayout, LatentLayout
 from models.lightningdit import LightningDiTConfig
 from models.objectives.flow import FlowConfig
 from models.repa import NoREPA, REPAConfig
@@ -127,7 +127,7 @@ class GeneratorSettings:
             ConfigError: With the key path inside the generator.
         """
 
-    def check_weak(self, weak: Any, layout: LatentLayout) -> None:
+    def check_weak(self, weak: Any, layout: AnyLayout) -> None:
         """Refuse a generator of the same kind that cannot guide this one as the weaker model.
 
         Raises:
@@ -170,12 +170,13 @@ class GeneratorConfig(LightningDiTConfig, GeneratorSettings):
             return lead, *(index for index in range(len(names)) if index != lead)
         return super().embedded_groups(layout)
 
-    def check_weak(self, weak: "GeneratorConfig", layout: LatentLayout) -> None:
+    def check_weak(self, weak: "GeneratorConfig", layout: AnyLayout) -> None:
         """Refuse a weak model that was trained by another clock: both see the same times.
 
         Raises:
             ConfigError: With the key path of the offset.
         """
+        assert isinstance(layout, LatentLayout)
         if weak.flow.clock(layout) != self.flow.clock(layout):
             raise ConfigError(
                 f"must be the guided generator's, {self.flow.offset} of {self.flow.leading}, but "

@@ -17,7 +17,7 @@ from harness.config.training import TrainingConfig
 from harness.config.weights import Provenance, describe_file, weaker
 from harness.schema.keys import NO_KEY
 from harness.schema.reading import ConfigError
-from models.latent import ChannelGroup, LatentLayout
+from models.latent import ChannelGroup, IndexLayout, LatentLayout
 from models.semantic import SemVAELossConfig, SemVAEShape
 
 
@@ -241,6 +241,12 @@ class CompositeTokenizerConfig(TokenizerDefaults):
                 "must be statistics in a composite, whose channels are all normalised as they are "
                 f"measured, but got {texture.scaling!r}; set it",
                 path="texture.scaling",
+            )
+        if isinstance(texture.layout(resolution), IndexLayout):
+            raise ConfigError(
+                "must be a tokenizer whose latents are channels, va_vae for instance, since the "
+                f"semantic ones are stacked upon them, but {texture.kind!r} gives indices",
+                path="texture.kind",
             )
         if semantic.downsample != texture.downsample:
             raise ConfigError(

@@ -58,9 +58,8 @@ class PhotographDataset(CroppedDataset):
     def names(self, split: Split) -> tuple[str, ...] | None:
         """Paths of a split's images, where its kind of files has one for each."""
         names = self._splits[split].names
-        return (
-            None if names is None else tuple(names[place] for place in self._good[split].tolist())
-        )
+        good = self._good[split]
+        return None if names is None else tuple(names[int(place)] for place in good)
 
     def left_out(self, split: Split) -> tuple[str, ...]:
         """Bad images that are left out of a split, each with the reason."""

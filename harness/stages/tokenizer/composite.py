@@ -22,7 +22,7 @@ from harness.stages.tokenizer.kind import (
     stage_of,
 )
 from harness.storage.artifacts import Artifact, embed, embedded
-from models.posterior import AnyPosterior, PointPosterior, Posterior
+from models.posterior import AnyPosterior, IndexPosterior, PointPosterior, Posterior
 from models.tokenizer import TokenizerNetwork
 
 TEXTURE, SEMANTIC = "texture", "semantic"
@@ -46,7 +46,10 @@ class CompositeTokenizer(TokenizerNetwork):
 
     def encode(self, images: Float[Tensor, "b 3 h w"], /) -> AnyPosterior:
         """Both latents, texture first."""
-        return _stacked(self.texture.encode(images), self.semantic.encode(images))
+        texture, semantic = self.texture.encode(images), self.semantic.encode(images)
+        assert not isinstance(texture, IndexPosterior)
+        assert not isinstance(semantic, IndexPosterior)
+        return _stacked(texture, semantic)
 
     def decode(self, latent: Float[Tensor, "b c h_z w_z"], /) -> Float[Tensor, "b 3 h w"]:
         """Images of the texture's channels; the semantic ones are dropped."""
@@ -58,7 +61,9 @@ class CompositeTokenizer(TokenizerNetwork):
         self.semantic.compile_trunks()
 
 
-def _stacked(texture: AnyPosterior, semantic: AnyPosterior) -> AnyPosterior:
+def _stacked(
+    texture: Posterior | PointPosterior, semantic: Posterior | PointPosterior
+) -> AnyPosterior:
     parts = (texture, semantic)
     mean = torch.cat([part.mean for part in parts], dim=1)
     if all(isinstance(part, PointPosterior) for part in parts):

@@ -19,6 +19,8 @@ from harness.schema.reading import ConfigError
 from harness.stages.encoder.stage import load_encoder
 from harness.stages.tokenizer.stage import flops_per_image, load_tokenizer
 from harness.storage.artifacts import Store
+from models.latent import LatentLayout
+from models.posterior import IndexPosterior, Posterior
 from models.semantic import SemVAE, SemVAEShape, as_tokens
 
 CPU = torch.device("cpu")
@@ -113,6 +115,7 @@ def test_the_parts_of_a_composite_are_stages_of_their_own_and_its_rfid_is_the_te
     assert row.generator.training != plain.generator.training
     assert {s.kind for s in row.tokenizer.inputs.values()} == {"tokenizer"}
     layout = row.trial.layout
+    assert isinstance(layout, LatentLayout)
     assert [(g.name, g.channels) for g in layout.groups] == [("texture", 2), ("semantic", 3)]
 
 
@@ -136,6 +139,9 @@ def test_a_composite_stacks_the_latents_of_its_parts_and_decodes_the_texture(
     images = to_model_range(data.images("train", np.arange(5)))
     found = whole.encode(images)
     texture, own = (parts[name].encode(images) for name in ("texture", "semantic"))
+    assert isinstance(found, Posterior)
+    assert isinstance(texture, Posterior)
+    assert not isinstance(own, IndexPosterior)
     assert torch.equal(found.mean, torch.cat([texture.mean, own.mean], 1))
     noise = torch.randn(found.mean.shape)
     sample = found.sample(noise)
