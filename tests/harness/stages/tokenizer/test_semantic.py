@@ -14,6 +14,7 @@ from harness.data import open_dataset
 from harness.data.pixel_range import to_model_range
 from harness.execution import attempts
 from harness.execution.stage_run import run_stage
+from harness.plan.cost import estimate
 from harness.plan.plan import make_plan
 from harness.schema.reading import ConfigError
 from harness.stages.encoder.stage import load_encoder
@@ -262,6 +263,12 @@ def test_the_cost_of_a_composite_is_that_of_its_parts(compose):
     )
     # It decodes by the texture alone.
     assert texture < whole < texture + semantic
+    sizes = [estimate(stage).parameters for stage in row.tokenizer.inputs.values()]
+    assert estimate(row.tokenizer).parameters == sum(sizes)
+    # The frozen network is no part of it.
+    shape = SemVAEShape(width=16, num_heads=2, num_blocks=1)
+    codec = SemVAE(feature_dim=16, latent_dim=3, shape=shape)
+    assert sizes[1] == sum(p.numel() for p in codec.parameters())
 
 
 def test_a_composite_runs_to_a_row(compose, write, tree, command):
