@@ -1,8 +1,10 @@
 """`python -m harness.export_latents ARTIFACT FOLDER`: latents in the published layout.
 
 The folder holds what LightningDiT's released code trains on: `latents_rank00_shardSSS.safetensors`
-of 10,000 images each, with `latents`, `latents_flip` and `labels`, and `latents_stats.pt`. Indices
-are written alike, as integers and without statistics. A sweep reads it again with
+of 10,000 images each, with `latents`, `latents_flip` and `labels`, and `latents_stats.pt`. Of
+composite latents it also holds what Semantic-First Diffusion's code trains on, but for features:
+`latents_sv`, `latents_sv_flip` and `latents_sv_stats.pt`. Indices are written alike, as integers
+and without statistics. A sweep reads it again with
 `latents.source: {kind: folder, path: FOLDER}`.
 """
 
@@ -16,11 +18,11 @@ from safetensors.torch import save_file
 from harness.commands.exit_codes import EXIT_DONE, exit_code
 from harness.data.latents.folder import (
     SHARD_NAME,
-    STATISTICS_FILE,
+    STATISTICS_FILES,
     check_unchanged,
     write_statistics,
 )
-from harness.data.latents.shards import VIEWS
+from harness.data.latents.shards import VIEWS, tensors_of_groups
 from harness.schema.reading import ConfigError
 from harness.storage.artifacts import Artifact, Store
 
@@ -67,10 +69,17 @@ def export_latents(artifact: Artifact, folder: Path) -> int:
     paths = sorted(artifact.path.glob("latents_shard*.safetensors"))
     check_unchanged(artifact, paths)
     folder.mkdir(parents=True, exist_ok=True)
-    count = 0
+    # Indices have no groups of channels.
+    groups = artifact.result["layout"].get("groups", [])
+    channels, count = [group["channels"] for group in groups], 0
     for number, path in enumerate(paths):
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in (*VIEWS, "labels")}
+            tensors = {"labels": file.get_tensor("labels")}
+            for view in VIEWS:
+                plane = file.get_tensor(view)
+                parts = plane.split(channels, dim=1) if channels else [plane]
+                for name, part in zip(tensors_of_groups(view, len(parts)), parts, strict=True):
+                    tensors[name] = part.contiguous()
         latents = tensors[VIEWS[0]]
         metadata = {
             "total_size": str(len(latents)),
@@ -81,7 +90,10 @@ def export_latents(artifact: Artifact, folder: Path) -> int:
         count += len(latents)
     if artifact.result["mean"] is not None:
         statistics = artifact.tensors("statistics.safetensors")
-        write_statistics(folder / STATISTICS_FILE, statistics["mean"], statistics["std"])
+        pairs = (statistics[name].split(channels, dim=1) for name in ("mean", "std"))
+        # Both are as long as the list of groups, which may be shorter than that of names.
+        for name, mean, std in zip(STATISTICS_FILES, *pairs, strict=False):
+            write_statistics(folder / name, mean, std)
     return count
 
 

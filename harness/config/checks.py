@@ -81,11 +81,12 @@ def _check_generator(trial: Trial, generator: GeneratorSettings) -> None:
         generator.check(trial.layout)
     except ConfigError as error:
         raise error.within(path="generator") from error
-    aligned = generator.token_alignment is not None
-    if aligned and isinstance(trial.latents.source, LatentFolder):
+    aligned, source = generator.token_alignment is not None, trial.latents.source
+    if aligned and isinstance(source, LatentFolder) and not source.features:
         raise ConfigError(
             "must be `none` with latents from a folder, whose order of images is not known here, "
-            "but is repa; leave it out, or encode the latents here (latents.source)",
+            "but is repa; leave it out, encode the latents here (latents.source), or set "
+            "latents.source.features where the folder holds them too",
             path="generator.repa",
         )
     if aligned and trial.latents.num_images is not None:

@@ -20,7 +20,7 @@ from harness.config.trial import Trial
 from harness.data import open_dataset
 from harness.data.dataset import ImageDataset, batches, describe_content, take
 from harness.data.latents.folder import LatentFolder, Statistics, fingerprint, link_shards
-from harness.data.latents.shards import VIEWS, LatentShards, planes_of
+from harness.data.latents.shards import FEATURES, VIEWS, LatentShards, planes_of
 from harness.data.missing import MissingItem
 from harness.data.pixel_range import to_model_range
 from harness.machine.random_streams import derive_seed, generator_for
@@ -137,7 +137,13 @@ def _take(config: LatentsStage, folder: LatentFolder, context: StageContext) -> 
             f"{folder.location} must be the folder that was planned with ({config.content}), but "
             f"is {now}; put its files back, or run the command again to plan with the new ones"
         )
-    shards = LatentShards(folder.shards, config.tensors, config.layout)
+    shards = LatentShards(
+        folder.shards,
+        config.tensors,
+        config.layout,
+        apart=True,
+        features=[FEATURES[view] for view in config.views] if folder.features else (),
+    )
     declared, found = config.data.num_train_images, len(shards)
     if not declared <= found <= declared + folder.num_padded:
         raise ValueError(
@@ -148,7 +154,7 @@ def _take(config: LatentsStage, folder: LatentFolder, context: StageContext) -> 
     shards.check_labels(config.data.num_classes)
     known = None
     if not isinstance(config.layout, IndexLayout):
-        known = folder.statistics(config.layout.channels)
+        known = folder.statistics(*(group.channels for group in config.layout.groups))
     links = link_shards(folder, context.work.payload)
     context.after_step(found, found, dict)
     return {

@@ -2,8 +2,10 @@
 
 Safetensors shards with `latents`, `latents_flip` and `labels` (published names:
 `latents_rankRR_shardSSS.safetensors`), and `latents_stats.pt` with the mean and standard deviation
-of every channel. It is read in place: an artifact holds links to its shards, and whoever opens them
-is told where they have changed since.
+of every channel. Composite latents (arXiv 2512.04926) have `latents_sv`, `latents_sv_flip` and
+`latents_sv_stats.pt` beside them, and may have features, `feats_dino` and `feats_dino_flip`. It is
+read in place: an artifact holds links to its shards, and whoever opens them is told where they have
+changed since.
 """
 
 import hashlib
@@ -21,11 +23,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from harness.data.missing import MissingItem
-from harness.schema.keys import NO_KEY
+from harness.schema.keys import KEY_UNLESS_DEFAULT, NO_KEY
 from harness.storage.artifacts import Artifact
 
 STATISTICS_FILE = "latents_stats.pt"
 """Published name of the channels' mean and deviation."""
+SEMANTIC_STATISTICS_FILE = "latents_sv_stats.pt"
+"""Published name of those of a second group of channels."""
+STATISTICS_FILES = (STATISTICS_FILE, SEMANTIC_STATISTICS_FILE)
 SHARD_NAME = "latents_rank{rank:02d}_shard{shard:03d}.safetensors"
 """Published name of a shard."""
 BLOCKS, BLOCK_BYTES = 16, 65_536
@@ -49,6 +54,9 @@ class LatentFolder:
     kind: Literal["folder"] = "folder"
     path: str = field(metadata=NO_KEY)
     """The folder; `~` is the home folder. What it holds enters the key, its place does not."""
+    features: bool = field(default=False, metadata=KEY_UNLESS_DEFAULT)
+    """Whether it also holds features of the images (`feats_dino`), which the tokens of a generator
+    are aligned with (`generator.repa`); they must be those of `generator.repa.encoder`."""
 
     @property
     def location(self) -> Path:
@@ -66,7 +74,7 @@ class LatentFolder:
         if not self.shards:
             return "absent"
         digest = hashlib.sha256()
-        for path in [*self.shards, self.location / STATISTICS_FILE]:
+        for path in [*self.shards, *(self.location / name for name in STATISTICS_FILES)]:
             if path.is_file():
                 digest.update(f"{path.name} {fingerprint(path)}\n".encode())
         return f"sha256 {digest.hexdigest()}"
@@ -85,14 +93,21 @@ class LatentFolder:
         item = MissingItem(what=what, location=str(self.location), remedy=remedy)
         return [] if self.shards else [item]
 
-    def statistics(self, num_channels: int) -> Statistics | None:
-        """Mean and deviation that come with it; None where it has no `latents_stats.pt`.
+    def statistics(self, *channels: int) -> Statistics | None:
+        """Mean and deviation that come with it; None where a file of them is not there.
+
+        Args:
+            channels: How many each group has.
 
         Raises:
-            ValueError: The file is no such thing.
+            ValueError: A file is no such thing.
         """
-        path = self.location / STATISTICS_FILE
-        return _read_statistics(path, num_channels) if path.is_file() else None
+        paths = [self.location / name for name in STATISTICS_FILES[: len(channels)]]
+        if not all(path.is_file() for path in paths):
+            return None
+        pairs = [_read_statistics(path, n) for path, n in zip(paths, channels, strict=True)]
+        mean, std = (torch.cat(each, dim=1) for each in zip(*pairs, strict=True))
+        return mean, std
 
 
 def fingerprint(path: Path) -> str:

@@ -4,21 +4,31 @@ The layout is the published one: `latents` and, where images are also encoded mi
 `latents_flip`, both (n, c, h, w) in fp32, and `labels` (n,). Where whole posteriors are kept these
 two are their means, and `latents_logvar` and `latents_flip_logvar` lie beside them. Indices are
 (n, tokens) in the smallest integer type that holds the codebook.
+Published folders of composite latents (arXiv 2512.04926) have the second group of channels in
+`latents_sv` and `latents_sv_flip`, and features of the images in `feats_dino` and `feats_dino_flip`
+(n, d, h, w) in fp16.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from models.latent import AnyLayout
+from models.latent import AnyLayout, LatentLayout
 
 VIEWS = ("latents", "latents_flip")
 """Names of the tensors of images as they are, and mirrored."""
+FEATURES = {"latents": "feats_dino", "latents_flip": "feats_dino_flip"}
+"""View -> published name of the features of its images."""
+
+
+def tensors_of_groups(name: str, count: int) -> tuple[str, ...]:
+    """Published names of the tensors that hold the groups of channels of a plane."""
+    return (name, name.replace("latents", "latents_sv", 1))[:count]
 
 
 def planes_of(view: str, *, moments: bool) -> tuple[str, ...]:
@@ -35,17 +45,36 @@ class LatentShards:
         paths: The shards in the order of their rows.
         names: Tensors beside `labels` that every shard must hold.
         layout: Shape and type of one latent.
+        apart: Each group of channels has tensors of its own (published).
+        features: Tensors of features beside them.
 
     Raises:
         ValueError: A shard cannot be read, lacks a tensor, or holds another shape or type.
     """
 
-    def __init__(self, paths: Sequence[Path], names: Sequence[str], layout: AnyLayout) -> None:
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        names: Sequence[str],
+        layout: AnyLayout,
+        *,
+        apart: bool = False,
+        features: Sequence[str] = (),
+    ) -> None:
         self.layout = layout
         self._paths = tuple(paths)
-        self._tensors = [_map(path, (*names, "labels")) for path in self._paths]
+        shape, channels = layout.shape, layout.shape[:1]
+        if apart and isinstance(layout, LatentLayout):
+            channels = tuple(group.channels for group in layout.groups)
+        self._held = {name: tensors_of_groups(name, len(channels)) for name in names}
+        shapes = {
+            tensor: (number, *shape[1:])
+            for held in self._held.values()
+            for tensor, number in zip(held, channels, strict=True)
+        }
+        self._tensors = [_map(path, (*shapes, *features, "labels")) for path in self._paths]
         for path, tensors in zip(self._paths, self._tensors, strict=True):
-            _check_shard(path, tensors, layout)
+            _check_shard(path, tensors, shapes, layout.dtype)
         self.labels: Int64[Tensor, " n"] = torch.cat([t["labels"] for t in self._tensors])
         sizes = [len(tensors["labels"]) for tensors in self._tensors]
         self._starts = np.cumsum([0, *sizes], dtype=np.int64)
@@ -55,20 +84,39 @@ class LatentShards:
 
     def gather(self, name: str, indices: Int64[np.ndarray, " b"]) -> Tensor:
         """Rows of one tensor in the order asked for; each shard is read from front to back."""
+        return self._gather(
+            torch.empty((len(indices), *self.layout.shape), dtype=self.layout.dtype), name, indices
+        )
+
+    def gather_features(
+        self, name: str, indices: Int64[np.ndarray, " b"]
+    ) -> Float[Tensor, "b d h w"]:
+        """As `gather`, of a tensor of features, in the type in which it is stored."""
+        stored = self._tensors[0][name]
+        rows = torch.empty((len(indices), *stored.shape[1:]), dtype=stored.dtype)
+        return self._gather(rows, name, indices)
+
+    def _gather(self, rows: Tensor, name: str, indices: Int64[np.ndarray, " b"]) -> Tensor:
         # Handles stay open: opening a file for every row took four times as long (results/LOG.md,
         # 2026-11-25). Sorting is for cold disks; in a warm cache it changes nothing.
-        rows = torch.empty((len(indices), *self.layout.shape), dtype=self.layout.dtype)
         order = np.argsort(indices, kind="stable")
         shards = np.searchsorted(self._starts, indices[order], side="right") - 1
         for shard in np.unique(shards):
             places = order[shards == shard]
             local = torch.from_numpy(indices[places] - self._starts[shard])
-            rows[torch.from_numpy(places)] = self._tensors[shard][name][local]
+            first = 0
+            for held in self._held.get(name, (name,)):
+                part = self._tensors[shard][held]
+                last = first + part.shape[1]
+                rows[torch.from_numpy(places), first:last] = part[local]
+                first = last
         return rows
 
-    def parts(self, name: str) -> Sequence[Tensor]:
-        """One tensor of every shard in turn, still on disk."""
-        return [tensors[name] for tensors in self._tensors]
+    def parts(self, name: str) -> Iterator[Tensor]:
+        """One tensor of every shard in turn; on disk until it is used where it is in one piece."""
+        for tensors in self._tensors:
+            held = [tensors[each] for each in self._held[name]]
+            yield held[0] if len(held) == 1 else torch.cat(held, dim=1)
 
     def count_codes(self, name: str, codebook_size: int) -> Int64[Tensor, " k"]:
         """How often each code stands in a tensor of indices.
@@ -123,25 +171,39 @@ def _map(path: Path, names: Sequence[str]) -> dict[str, Tensor]:
 
 
 def _remedy(missing: Sequence[str]) -> str:
-    if all(name.startswith("latents_flip") for name in missing):
+    if all("flip" in name for name in missing):
         return "set latents.flip: false, or encode the mirrored images too"
+    if all(name.startswith("feats") for name in missing):
+        return "set latents.source.features: false"
     return "write the shard again in the published layout"
 
 
-def _check_shard(path: Path, tensors: dict[str, Tensor], layout: AnyLayout) -> None:
+def _check_shard(
+    path: Path,
+    tensors: dict[str, Tensor],
+    shapes: Mapping[str, tuple[int, ...]],
+    dtype: torch.dtype,
+) -> None:
     labels = tensors["labels"]
     if labels.dtype != torch.int64 or labels.ndim != 1:
         raise ValueError(
             f"`labels` of {path} must be int64 of shape (n,), but are {_describe(labels)}; write "
             "one class number an image"
         )
-    wanted = _say(layout.dtype, (len(labels), *layout.shape))
-    for name, tensor in tensors.items():
-        if name != "labels" and _describe(tensor) != wanted:
+    for name, shape in shapes.items():
+        tensor, wanted = tensors[name], _say(dtype, (len(labels), *shape))
+        if _describe(tensor) != wanted:
             raise ValueError(
                 f"`{name}` of {path} must be {wanted} (labels, and latents of "
                 f"the tokenizer), but is {_describe(tensor)}; take the shards of this tokenizer, "
                 "or correct tokenizer.latent_dim, tokenizer.downsample or data.resolution"
+            )
+    for name in tensors.keys() - shapes.keys() - {"labels"}:
+        tensor = tensors[name]
+        if not tensor.is_floating_point() or tensor.ndim != 4 or len(tensor) != len(labels):
+            raise ValueError(
+                f"`{name}` of {path} must be features of shape ({len(labels)}, d, h, w), but is "
+                f"{_describe(tensor)}; extract them again, or set latents.source.features: false"
             )
 
 

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from harness.data.latents.folder import check_unchanged
-from harness.data.latents.shards import LatentShards, planes_of
+from harness.data.latents.shards import FEATURES, LatentShards, planes_of
 from harness.machine.random_streams import generator_for
 from harness.storage.artifacts import Artifact
 from models.latent import AnyLayout, IndexLayout
@@ -107,6 +107,17 @@ class LatentSet:
         places = np.stack([indices, views * len(self) + indices])
         images, chosen = torch.from_numpy(places).to(self.device, non_blocking=True)
         return labels[images], *(plane[chosen] for plane in planes)
+
+    def features(
+        self, indices: Int64[np.ndarray, " b"], views: Int64[np.ndarray, " b"]
+    ) -> Float[Tensor, "b d h w"]:
+        """Features of the images behind latents, from a folder that holds them; on the host."""
+        rows = self._shards.gather_features(FEATURES[self.views[views[0]]], indices)
+        for view in np.unique(views[views != views[0]]):
+            places = np.flatnonzero(views == view)
+            gathered = self._shards.gather_features(FEATURES[self.views[view]], indices[places])
+            rows[torch.from_numpy(places)] = gathered
+        return rows
 
     def finish(
         self, rows: Rows, noise: Float[Tensor, "b c h w"] | None = None
@@ -205,6 +216,7 @@ class LatentSet:
 
 
 def _open_shards(artifact: Artifact, names: Sequence[str], layout: AnyLayout) -> LatentShards:
+    source = artifact.record["config"]["latents"]["source"]
     paths = sorted(artifact.path.glob("latents_shard*.safetensors"))
     if "linked_shards" in artifact.result:
         # The shards are somebody else's: what has changed there cannot be made anew here.
@@ -212,7 +224,13 @@ def _open_shards(artifact: Artifact, names: Sequence[str], layout: AnyLayout) ->
     # Asking for a file holds it to its hash.
     for name in artifact.record["files"]:
         artifact.file(name)
-    return LatentShards(paths, names, layout)
+    return LatentShards(
+        paths,
+        names,
+        layout,
+        apart="linked_shards" in artifact.result,
+        features=[FEATURES[v] for v in artifact.result["views"]] if source.get("features") else (),
+    )
 
 
 def free_host_bytes() -> int:

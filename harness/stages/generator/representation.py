@@ -10,6 +10,7 @@ from torch import Tensor
 from harness.config.data import Crop, DataConfig, published
 from harness.config.generator import REPAWith
 from harness.data import open_dataset
+from harness.data.latents.training_set import LatentSet
 from harness.data.pipelines import Pipeline, mirror
 from harness.data.pixel_range import to_model_range
 from harness.stages.encoder.stage import load_encoder
@@ -78,3 +79,41 @@ class TokenAlignment:
         """Features of `images` on the grid of tokens."""
         seen = to_model_range(images.to(self._device, non_blocking=True))
         return self._encoder.features(seen, grid=self._grid)
+
+
+class StoredAlignment:
+    """As `TokenAlignment`, with features that lie beside the latents in a folder.
+
+    Args:
+        config: tap, weight and width of the head.
+        model: the generator.
+        latents: the set, from such a folder.
+        device: where the generator is.
+
+    Raises:
+        ValueError: They lie on another grid than the generator's tokens.
+    """
+
+    def __init__(
+        self, config: REPAWith, model: TokenNetwork, latents: LatentSet, device: torch.device
+    ) -> None:
+        self.config, self._latents, self._device = config, latents, device
+        first = np.zeros(1, dtype=np.int64)
+        _, feature_dim, *grid = self.images(first, first).shape
+        if tuple(grid) != model.grid:
+            raise ValueError(
+                f"features of a folder must lie on the grid of tokens {model.grid}, but lie on "
+                f"{tuple(grid)}; correct generator.patch_size, or set latents.source.features: "
+                "false and encode the latents here"
+            )
+        self.head = REPAHead(config, width=model.token_width, feature_dim=feature_dim).to(device)
+
+    def images(
+        self, indices: Int64[np.ndarray, " b"], views: Int64[np.ndarray, " b"]
+    ) -> Float[Tensor, "b f g g"]:
+        """The stored features of the views that are drawn; nothing is computed on the device."""
+        return self._latents.features(indices, views)
+
+    def features(self, images: Float[Tensor, "b f g g"]) -> Float[Tensor, "b f g g"]:
+        """These features on the device, in float32."""
+        return images.to(self._device, non_blocking=True).float()

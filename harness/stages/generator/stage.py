@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
@@ -15,6 +15,7 @@ from harness.config.generator import GeneratorSettings
 from harness.config.trial import Trial
 from harness.config.weights import check_file, missing_checkpoint
 from harness.data.dataset import CONTENT
+from harness.data.latents.folder import LatentFolder
 from harness.data.latents.training_set import LatentSet, Rows
 from harness.data.missing import MissingItem
 from harness.data.stream import batch_indices
@@ -26,7 +27,7 @@ from harness.stages.encoder.kind import EncoderStage, Place
 from harness.stages.flops import ADAM_STATE, BYTES, FORWARDS_A_STEP, training_images
 from harness.stages.generator.kind import GeneratorStage
 from harness.stages.generator.kinds import kind_of
-from harness.stages.generator.representation import TokenAlignment
+from harness.stages.generator.representation import StoredAlignment, TokenAlignment
 from harness.stages.running.context import StageContext
 from harness.stages.running.initial_weights import compare_headers, described, start_from
 from harness.stages.running.optimisation import (
@@ -67,7 +68,9 @@ def stage_of(trial: Trial, settings: GeneratorSettings, tokenizer: Stage) -> Sta
         parts.append(f"starting from {Path(settings.initial_weights).name}")
     if (alignment := settings.token_alignment) is not None:
         parts.append(f"repa {alignment.weight:g} {alignment.encoder.name}")
-    if config.learns_representations:
+    source = trial.latents.source
+    stored = isinstance(source, LatentFolder) and source.features
+    if config.learns_representations and not stored:
         assert alignment is not None
         config = replace(config, data=trial.data, crop=trial.latents.crop)
         token_side = kind_of(settings).token_side
@@ -157,8 +160,8 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
         views = np.random.default_rng([seed, step]).integers(len(latents.views), size=len(indices))
         return indices, views
 
-    def read_images(step: int) -> UInt8[Tensor, "b 3 h w"]:
-        """Those behind this worker's part of a step's latents."""
+    def read_images(step: int) -> Tensor:
+        """Those, or their stored features, behind this worker's part of a step's latents."""
         assert alignment is not None
         indices, views = drawn(step)
         return alignment.images(indices[own], views[own])
@@ -287,13 +290,14 @@ def _result(config: GeneratorStage, context: StageContext, parameters: int) -> d
 
 def _token_alignment(
     config: GeneratorStage, context: StageContext, model: Any, latents: LatentSet
-) -> TokenAlignment | None:
+) -> TokenAlignment | StoredAlignment | None:
     alignment, seed = config.generator.token_alignment, config.generator.seed
     if alignment is None:
         return None
-    assert config.data is not None
     assert seed is not None
     torch.manual_seed(derive_seed(seed, "generator", "representation"))
+    if config.data is None:
+        return StoredAlignment(alignment, model, latents, context.device)
     encoded = context.inputs["latents"]
     return TokenAlignment(
         alignment,
