@@ -102,14 +102,16 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
     model: Any = kind.build(config).to(device).train()
     parameters, objective = num_parameters(model), kind.objective(config)
     alignment = _token_alignment(config, context, model, latents)
-    head_within = alignment is not None and alignment.config.head == "within"
-    if alignment and head_within:
+    # A head that learns beside the generator; one within it is a part of its weights.
+    beside = alignment.head if alignment else None
+    if alignment and alignment.config.head == "within":
         model.add_module(HEAD, alignment.head.project)
+        beside = None
     beginning = _start(config, model)
     # Samples are drawn from the moving average (published decay: 0.9999), never from `model`.
     ema = Ema(model, settings.ema)
     trained = [p for p in model.parameters() if p.requires_grad]
-    trained += alignment.head.parameters() if alignment and not head_within else ()
+    trained += beside.parameters() if beside else ()
 
     # ---- optimiser
     optimizer = torch.optim.AdamW(
@@ -139,8 +141,8 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
         model.load_state_dict(saved["model"])
         ema.load_state_dict(saved["ema"])
         restore_optimizer(optimizer, saved["optimizer"])
-        if alignment:
-            alignment.head.load_state_dict(saved["head"])
+        if beside:
+            beside.load_state_dict(saved["head"])
     curve.rewind(first)
 
     def state() -> Mapping[str, Any]:
@@ -149,7 +151,7 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
             "model": model.state_dict(),
             "ema": ema.state_dict(),
             "optimizer": optimizer.state_dict(),
-            "head": alignment.head.state_dict() if alignment else {},
+            "head": beside.state_dict() if beside else {},
         }
 
     # ---- data, read ahead of its step where it does not lie on the device

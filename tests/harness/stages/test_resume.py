@@ -48,6 +48,7 @@ CASES = {
     "generator": ("generator",),
     "generator with initial weights": ("generator", "generator.initial_weights=GIVEN"),
     "generator with aligned tokens": ("generator", REPA),
+    "generator with the head within": ("generator", REPA.replace("block", "head: within, block")),
 }
 EVERY_STEP = Resources(checkpoint_every_s=1e-9)
 
