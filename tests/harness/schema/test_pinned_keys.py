@@ -31,6 +31,8 @@ CASES: Mapping[str, tuple[str, ...]] = {
     "imagenet64_subset.yaml": (),
     "imagenet64_subset_cpu.yaml": (),
     "regularizers.yaml": (),
+    "sfd.yaml": (),
+    "sfd_imagenet256.yaml": (),
     "sdvae_baseline.yaml": (),
     "tune_alignment.yaml": (),
     "vavae_released.yaml": (),
