@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,18 +11,9 @@ import torch
 from harness.config.resources import Resources
 from harness.execution.failures import Failures
 from harness.execution.stage_run import Outcome, run_stage
-from harness.executors.interface import (
-    Capacity,
-    Feed,
-    Listener,
-    StageEvent,
-    block_descendants,
-    fixed,
-    grow,
-)
+from harness.executors.interface import Capacity, Executor, Graph, Listener, StageEvent
 from harness.executors.requests import Demand, demand_of
 from harness.schema.reading import ConfigError
-from harness.stages.stage import Stage
 from harness.storage.artifacts import Store
 from harness.storage.checkpoints import newest_step
 from harness.storage.stop_requests import StopRequest
@@ -31,47 +22,33 @@ BUSY_POLL_S = 1.0
 """Seconds between two looks at a stage that another process works on."""
 
 
-class InlineExecutor:
+class InlineExecutor(Executor):
     """One stage at a time, in the order of the plan."""
 
-    def run(
-        self,
-        stages: Sequence[Stage],
-        store_root: Path,
-        resources: Mapping[str, Resources],
-        listen: Listener,
-        feed: Feed = fixed,
-        stop: StopRequest | None = None,
-    ) -> dict[str, Outcome]:
+    def run_graph(
+        self, graph: Graph, root: Path, resources: Mapping[str, Resources], stop: StopRequest
+    ) -> None:
         """Run all stages; see `Executor`."""
         available = torch.cuda.device_count()
-        # What a feed will ask for is not known yet: every kind must be possible.
-        kinds = {stage.kind for stage in stages} if feed is fixed else set(resources)
         total = Capacity(cpus=float(os.cpu_count() or 1), gpus=float(available))
-        demands = {kind: demand_of(resources[kind], available) for kind in kinds}
+        demands = {kind: demand_of(resources[kind], available) for kind in graph.kinds(resources)}
         for kind, demand in demands.items():
             _refuse_impossible(kind, demand, available)
-        outcomes: dict[str, Outcome] = {}
-        stages, stop = list(stages), stop or StopRequest(store_root)
         with stop.open():
-            grow(feed, 1, stages, outcomes, listen)
+            graph.grow(1)
             # The list grows while it is walked.
-            for stage in stages:
+            for stage in graph.stages:
                 if stop.is_requested:
                     break
-                if stage.key in outcomes:
+                if stage.key in graph.outcomes:
                     continue
                 demand = demands[stage.kind]
                 start = StageEvent(stage=stage, what="started", held=demand.held, total=total)
-                outcome = _run(start, store_root, resources[stage.kind], demand, listen, stop)
+                outcome = _run(start, root, resources[stage.kind], demand, graph.listen, stop)
                 if outcome is None:
                     break
-                outcomes[stage.key] = outcome
-                listen(StageEvent(stage=stage, what="ended", outcome=outcome))
-                if outcome.status in ("failed", "diverged"):
-                    block_descendants(stage, stages, outcomes, listen)
-                grow(feed, 1, stages, outcomes, listen)
-        return outcomes
+                graph.end(stage, outcome)
+                graph.grow(1)
 
 
 def _run(

@@ -1,13 +1,13 @@
 """The interface of every executor, and what all of them share."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal
 
 from harness.config.resources import Capacity, Resources
 from harness.execution.stage_run import Outcome
-from harness.plan.plan import descendants
 from harness.stages.stage import Stage
 from harness.storage.stop_requests import StopRequest
 
@@ -41,8 +41,64 @@ def fixed(outcomes: Mapping[str, Outcome], capacity: int) -> Sequence[Stage]:
     return ()
 
 
-@runtime_checkable
-class Executor(Protocol):
+@dataclass(frozen=True, kw_only=True)
+class Graph:
+    """The stages of a run, which may become more while it lasts, and how they have ended."""
+
+    stages: list[Stage]
+    """Inputs first."""
+    listen: Listener
+    """Called in this process when a stage begins and ends."""
+    feed: Feed
+    """Gives further stages; those that are known already are left out."""
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    """Key -> outcome of the stages that have ended."""
+
+    def kinds(self, resources: Mapping[str, Resources]) -> set[str]:
+        """The kinds that must be possible: all, where it is not known what a feed will ask for."""
+        return {s.kind for s in self.stages} if self.feed is fixed else set(resources)
+
+    def end(self, stage: Stage, outcome: Outcome) -> None:
+        """Record how a stage ended; what needs one that failed ends as blocked."""
+        self.outcomes[stage.key] = outcome
+        self.listen(StageEvent(stage=stage, what="ended", outcome=outcome))
+        self._block_descendants(stage)
+
+    def grow(self, capacity: int) -> bool:
+        """Append the stages that the feed gives; those that need a failed one end as blocked.
+
+        Returns:
+            Whether a stage was appended.
+        """
+        grown = False
+        while True:
+            # A search proposes trials whose stages the graph may have already.
+            known = {stage.key for stage in self.stages}
+            fed = {s.key: s for s in self.feed(self.outcomes, capacity) if s.key not in known}
+            self.stages.extend(fed.values())
+            grown = grown or bool(fed)
+            for stage in self.stages:
+                self._block_descendants(stage)
+            # What was blocked at once has ended too, and the feed is to know.
+            if not any(key in self.outcomes for key in fed):
+                return grown
+
+    def _block_descendants(self, failed: Stage) -> None:
+        cause, reached = self.outcomes.get(failed.key), {failed.key}
+        if cause is None or cause.status not in ("failed", "diverged"):
+            return
+        # Recorded and not just skipped: each of their rows names the failure that it waits for.
+        error = f"needs {failed.kind} {failed.label!r}, which failed: {cause.error}"
+        for stage in self.stages:
+            if reached.isdisjoint(stage.input_keys):
+                continue
+            reached.add(stage.key)
+            if stage.key not in self.outcomes:
+                key, failure = stage.key, cause.failure
+                self.end(stage, Outcome(key=key, status="blocked", error=error, failure=failure))
+
+
+class Executor(ABC):
     """Runs a graph of stages.
 
     Every stage is started after its inputs are in the store, each at most once; a stage whose
@@ -75,51 +131,12 @@ class Executor(Protocol):
         Raises:
             ValueError: The machine or cluster can never meet a request.
         """
-        ...
+        graph = Graph(stages=list(stages), listen=listen, feed=feed)
+        self.run_graph(graph, store_root.resolve(), resources, stop or StopRequest(store_root))
+        return graph.outcomes
 
-
-def block_descendants(
-    failed: Stage, stages: Sequence[Stage], outcomes: dict[str, Outcome], listen: Listener
-) -> None:
-    """Record every stage that needs `failed` as blocked."""
-    # Recorded and not just skipped: each of their rows names the failure that it waits for.
-    keys = descendants(stages, failed.key)
-    for stage in stages:
-        if stage.key in keys and stage.key not in outcomes:
-            error = f"needs {failed.kind} {failed.label!r}, which failed: "
-            cause = outcomes[failed.key]
-            outcome = Outcome(
-                key=stage.key, status="blocked", error=error + cause.error, failure=cause.failure
-            )
-            outcomes[stage.key] = outcome
-            listen(StageEvent(stage=stage, what="ended", outcome=outcome))
-
-
-def grow(
-    feed: Feed,
-    capacity: int,
-    stages: list[Stage],
-    outcomes: dict[str, Outcome],
-    listen: Listener,
-) -> bool:
-    """Append the stages that the feed gives; those that need a failed one end as blocked.
-
-    Returns:
-        Whether a stage was appended.
-    """
-    grown = False
-    while True:
-        # A search proposes trials whose stages the graph may have already.
-        known = {stage.key for stage in stages}
-        fed = {stage.key: stage for stage in feed(outcomes, capacity) if stage.key not in known}
-        stages += fed.values()
-        grown = grown or bool(fed)
-        for failed in [s for s in stages if _ended_badly(outcomes.get(s.key))]:
-            block_descendants(failed, stages, outcomes, listen)
-        # What was blocked at once has ended too, and the feed is to know.
-        if not any(key in outcomes for key in fed):
-            return grown
-
-
-def _ended_badly(outcome: Outcome | None) -> bool:
-    return outcome is not None and outcome.status in ("failed", "diverged")
+    @abstractmethod
+    def run_graph(
+        self, graph: Graph, root: Path, resources: Mapping[str, Resources], stop: StopRequest
+    ) -> None:
+        """Run until all stages of a graph have ended or, after a stop request, none runs."""

@@ -9,14 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from harness.execution.failures import Failures, classify, one_line
 from harness.execution.stage_run import Outcome
-from harness.executors.interface import (
-    Capacity,
-    Feed,
-    Listener,
-    StageEvent,
-    block_descendants,
-    grow,
-)
+from harness.executors.interface import Capacity, Graph, StageEvent
 from harness.executors.placement import Placement, in_priority, place
 from harness.executors.requests import Amounts, Demand, as_packed, is_possible, side_by_side
 from harness.plan.cost import estimated_flops
@@ -67,17 +60,14 @@ class Queue:
 
     def __init__(
         self,
-        stages: Sequence[Stage],
-        store_root: Path,
+        graph: Graph,
+        root: Path,
         demands: Mapping[str, Demand],
         machines: Machines,
-        listen: Listener,
-        feed: Feed,
         stop: StopRequest,
     ) -> None:
-        self.stages, self.store, self.listen = list(stages), Store(store_root), listen
-        self.demands, self.machines, self.feed, self.stop = demands, machines, feed, stop
-        self.outcomes: dict[str, Outcome] = {}
+        self.graph, self.store, self.demands = graph, Store(root), demands
+        self.machines, self.stop = machines, stop
         self.running: dict[Any, Placement] = {}
         self.failures: defaultdict[str, Failures] = defaultdict(Failures)
         self.held_elsewhere: dict[str, float] = {}
@@ -86,17 +76,16 @@ class Queue:
         """Stage that failed -> when its next attempt starts."""
         self._look_at_graph()
 
-    def run(self) -> dict[str, Outcome]:
+    def run(self) -> None:
         """Run until every stage has ended or, after a stop request, until none runs any more."""
         # A loop that looks, not callbacks: every decision is made in one thread, in one place.
         self._grow()
-        while len(self.outcomes) < len(self.stages):
+        while len(self.graph.outcomes) < len(self.graph.stages):
             if not self.stop.is_requested:
                 self._start_ready()
             elif not self.running:
                 break
             self._wait()
-        return self.outcomes
 
     def _wait(self) -> None:
         if not self.running:
@@ -111,13 +100,13 @@ class Queue:
     def _grow(self) -> None:
         machines = list(self.machines.totals().values())
         capacity = min(side_by_side(demand, machines) for demand in self.demands.values())
-        if grow(self.feed, capacity, self.stages, self.outcomes, self.listen):
+        if self.graph.grow(capacity):
             self._look_at_graph()
 
     def _look_at_graph(self) -> None:
-        self.paths = critical_paths(self.stages, estimated_flops)
-        self.dependents = {stage.key: 0 for stage in self.stages}
-        for stage in self.stages:
+        self.paths = critical_paths(self.graph.stages, estimated_flops)
+        self.dependents = {stage.key: 0 for stage in self.graph.stages}
+        for stage in self.graph.stages:
             for needed in stage.inputs.values():
                 if needed.key in self.dependents:
                     self.dependents[needed.key] += 1
@@ -141,19 +130,20 @@ class Queue:
         demand = self.demands[stage.kind]
         self.running[self.machines.launch(placement, demand)] = placement
         event = StageEvent(stage=stage, what="started", held=demand.held, total=_sum(totals))
-        self.listen(event)
+        self.graph.listen(event)
 
     def _busy(self) -> set[str]:
         return {placement.stage.key for placement in self.running.values()}
 
     def _ready(self) -> list[Stage]:
-        busy, known = self._busy(), {stage.key for stage in self.stages}
+        busy, ended = self._busy(), self.graph.outcomes
+        known = {stage.key for stage in self.graph.stages}
         return [
             stage
-            for stage in self.stages
-            if stage.key not in self.outcomes
+            for stage in self.graph.stages
+            if stage.key not in ended
             and stage.key not in busy
-            and all(i.key in self.outcomes for i in stage.inputs.values() if i.key in known)
+            and all(key in ended for key in stage.input_keys if key in known)
             and not self._is_held_elsewhere(stage)
         ]
 
@@ -188,20 +178,17 @@ class Queue:
         outcome = self._outcome(stage, handle)
         if outcome.status == "busy":
             self.held_elsewhere[stage.key] = time.monotonic() + BUSY_POLL_S
-            self.listen(StageEvent(stage=stage, what="waiting"))
+            self.graph.listen(StageEvent(stage=stage, what="waiting"))
             return
         if outcome.status == "failed" and self._may_run_again(stage, outcome):
             if not self.stop.is_requested:
-                self.listen(StageEvent(stage=stage, what="again", outcome=outcome))
+                self.graph.listen(StageEvent(stage=stage, what="again", outcome=outcome))
                 return
             # The next command runs it again.
             outcome = Outcome(key=stage.key, status="stopped", wall_s=outcome.wall_s)
         elif outcome.status == "failed":
             outcome = replace(outcome, error=self.failures[stage.key].told(outcome.error))
-        self.outcomes[stage.key] = outcome
-        self.listen(StageEvent(stage=stage, what="ended", outcome=outcome))
-        if outcome.status in ("failed", "diverged"):
-            block_descendants(stage, self.stages, self.outcomes, self.listen)
+        self.graph.end(stage, outcome)
 
     def _outcome(self, stage: Stage, handle: Any) -> Outcome:
         # A stage counts as done only where this machine sees its artifact.

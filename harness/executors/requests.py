@@ -3,7 +3,7 @@
 Imports no Ray.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import floor
 
@@ -92,13 +92,39 @@ def is_possible(demand: Demand, machines: Sequence[Amounts]) -> bool:
     return sum(slots(machine, as_packed(demand.each)) for machine in machines) >= demand.workers
 
 
-def refusal(kind: str, demand: Demand, machines: Sequence[Amounts], *, hint: str) -> ConfigError:
-    """The error of a request that these machines can never meet."""
+def refuse_impossible(
+    kinds: Collection[str],
+    demands: Mapping[str, Demand],
+    machines: Sequence[Amounts],
+    *,
+    shared: bool,
+) -> None:
+    """Refuse requests that no machine of the cluster can meet; Ray would wait for ever.
+
+    Args:
+        kinds: Stage kinds that will run.
+        demands: Stage kind -> what it needs.
+        machines: What each machine has.
+        shared: Whether they are a cluster's, which others may join.
+
+    Raises:
+        ConfigError: A request is impossible.
+    """
+    hint = ", or run on a cluster with larger machines (`--address HOST:PORT`)"
+    if shared:
+        hint = (
+            ", join larger machines, or give --wait-for-nodes where machines join later "
+            "(autoscaling)"
+        )
     sizes = ", ".join(f"{m.get('CPU', 0):g}/{m.get('GPU', 0):g}" for m in machines) or "none"
-    one = "" if demand.workers > 1 else " on one machine"
-    fewer = "gpus=auto" if demand.gpus else "workers=1" if demand.workers > 1 else "cpus=1"
-    return ConfigError(
-        f"asks for {demand}{one}, but the machines have {sizes} (CPUs/GPUs); lower the request "
-        f"(`--set resources.{kind}.{fewer}`){hint}",
-        path=f"resources.{kind}",
-    )
+    for kind in sorted(kinds):
+        demand = demands[kind]
+        if is_possible(demand, machines):
+            continue
+        one = "" if demand.workers > 1 else " on one machine"
+        fewer = "gpus=auto" if demand.gpus else "workers=1" if demand.workers > 1 else "cpus=1"
+        raise ConfigError(
+            f"asks for {demand}{one}, but the machines have {sizes} (CPUs/GPUs); lower the request "
+            f"(`--set resources.{kind}.{fewer}`){hint}",
+            path=f"resources.{kind}",
+        )

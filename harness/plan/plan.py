@@ -2,8 +2,9 @@
 
 import dataclasses
 import heapq
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from typing import Any
 
 from harness.config.evaluation import AutoGuidanceWith, Guidance
@@ -119,33 +120,18 @@ def in_order(stages: Iterable[Stage]) -> list[Stage]:
     by_key = {s.key: s for s in stages}
     # Among those that could come next, the order is fixed, so that plans read alike every time.
     rank = {key: (kinds.index(s.kind), s.label, key) for key, s in by_key.items()}
-    open_inputs = {
-        k: {i.key for i in s.inputs.values() if i.key in by_key} for k, s in by_key.items()
-    }
-    readers: dict[str, list[str]] = {}
-    for key, inputs in open_inputs.items():
-        for source in inputs:
-            readers.setdefault(source, []).append(key)
-    ready = [(rank[key], key) for key, inputs in open_inputs.items() if not inputs]
-    heapq.heapify(ready)
+    known = {key: [i for i in s.input_keys if i in by_key] for key, s in by_key.items()}
+    sorter = TopologicalSorter(known)
+    sorter.prepare()
+    ready: list[tuple[int, str, str]] = []
     ordered: list[Stage] = []
-    while ready:
-        _, key = heapq.heappop(ready)
+    while sorter.is_active():
+        for key in sorter.get_ready():
+            heapq.heappush(ready, rank[key])
+        *_, key = heapq.heappop(ready)
         ordered.append(by_key[key])
-        for other in readers.get(key, ()):
-            open_inputs[other].discard(key)
-            if not open_inputs[other]:
-                heapq.heappush(ready, (rank[other], other))
+        sorter.done(key)
     return ordered
-
-
-def descendants(stages: Sequence[Stage], key: str) -> set[str]:
-    """Keys of all stages that depend on `key`, directly or not."""
-    found: set[str] = set()
-    for stage in stages:
-        if any(i.key == key or i.key in found for i in stage.inputs.values()):
-            found.add(stage.key)
-    return found
 
 
 def still_missing(stages: Iterable[Stage], store: Store) -> list[Stage]:

@@ -5,7 +5,14 @@ import pytest
 from harness.config.encoders import TimmEncoderConfig
 from harness.config.resources import Resources
 from harness.executors.placement import in_priority, place
-from harness.executors.requests import Demand, demand_of, is_possible, refusal, side_by_side
+from harness.executors.requests import (
+    Demand,
+    demand_of,
+    is_possible,
+    refuse_impossible,
+    side_by_side,
+)
+from harness.schema.reading import ConfigError
 from harness.stages.encoder.kind import EncoderStage
 from harness.stages.stage import Stage
 
@@ -145,11 +152,10 @@ def test_workers_beside_gpus_are_refused():
     ("demand", "setting"),
     [
         (gpus(1, workers=8), "gpus=auto"),
-        (Demand(workers=9, each={"CPU": 1.0}), "workers=1"),
+        (Demand(workers=99, each={"CPU": 1.0}), "workers=1"),
         (Demand(each={"CPU": 64.0}), "cpus=1"),
     ],
 )
 def test_a_refusal_lowers_what_was_too_much(demand, setting):
-    assert f"--set resources.generator.{setting}`" in str(
-        refusal("generator", demand, [machine()], hint="")
-    )
+    with pytest.raises(ConfigError, match=f"--set resources.generator.{setting}`"):
+        refuse_impossible(["generator"], {"generator": demand}, [machine()], shared=False)

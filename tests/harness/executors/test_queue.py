@@ -11,7 +11,7 @@ from harness.config.encoders import TimmEncoderConfig
 from harness.execution import failures
 from harness.execution.stage_run import Outcome
 from harness.executors import queue
-from harness.executors.interface import fixed
+from harness.executors.interface import Graph, fixed
 from harness.executors.queue import Queue
 from harness.executors.requests import Demand
 from harness.stages.encoder.kind import EncoderStage
@@ -76,7 +76,9 @@ def run(tmp_path, monkeypatch):
 
     def run_queue(stages, demands, machines, listen=lambda event: None, stop=None):
         stop = stop or StopRequest(tmp_path)
-        return Queue(stages, tmp_path, demands, machines, listen, fixed, stop).run()
+        graph = Graph(stages=list(stages), listen=listen, feed=fixed)
+        Queue(graph, tmp_path, demands, machines, stop).run()
+        return graph.outcomes
 
     return run_queue
 

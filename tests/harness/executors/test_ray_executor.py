@@ -6,8 +6,7 @@ import pytest
 
 from harness.commands.options import RunOptions, add_run_options
 from harness.config.resources import Resources
-from harness.executors.ray_executor import refuse_impossible
-from harness.executors.requests import demand_of
+from harness.executors.requests import demand_of, refuse_impossible
 from harness.schema.reading import ConfigError
 
 
