@@ -20,6 +20,7 @@ from harness.reporting.status import SweepStatus, events_of, look
 from harness.reporting.words import duration
 from harness.schema.reading import ConfigError
 from harness.storage.artifacts import Store
+from harness.storage.durable import read_object
 
 WATCH_EVERY_S = 2.0
 """Seconds between two looks with `--watch`."""
@@ -170,11 +171,7 @@ def _store_of(results: Path) -> Path:
     started = [event for event in events_of(results) if event["event"] == "sweep_started"]
     if started and Path(started[-1]["store"]).is_dir():
         return Path(started[-1]["store"])
-    try:
-        manifest = json.loads((results / "manifest.json").read_text(encoding="utf-8"))
-        return Path(manifest["store"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return Path("artifacts")
+    return Path(read_object(results / "manifest.json").get("store", "artifacts"))
 
 
 def status_text(status: SweepStatus) -> str:

@@ -5,13 +5,12 @@ reason down. A stage that ran out of device memory writes down that the next att
 batches in slices; that holds, across kills, until the stage is done or fails for good.
 """
 
-import json
 import time
 from typing import Any
 
 from harness.machine.world import WorkerLost, World
 from harness.storage.artifacts import Work
-from harness.storage.durable import write_json
+from harness.storage.durable import read_object, write_json
 
 SLICES = 2
 """Slices of every batch in the attempt after one that ran out of device memory."""
@@ -23,7 +22,7 @@ _FAILURE = "failure-worker{rank}.json"
 
 def slices(work: Work) -> int:
     """Slices of every batch in the coming attempt."""
-    return int(_read(work, _MEMORY).get("slices", 1))
+    return int(read_object(work.shared / _MEMORY).get("slices", 1))
 
 
 def ask_for_slices(work: Work, error: str) -> None:
@@ -60,14 +59,7 @@ def failure_behind(error: Exception, work: Work, world: World) -> dict[str, Any]
     others = [rank for rank in range(world.size) if rank != world.rank]
     while isinstance(error, WorkerLost) and time.monotonic() < deadline:
         for rank in others:
-            if failure := _read(work, _FAILURE.format(rank=rank)):
+            if failure := read_object(work.shared / _FAILURE.format(rank=rank)):
                 return failure
         time.sleep(0.1)
     return {}
-
-
-def _read(work: Work, name: str) -> dict[str, Any]:
-    try:
-        return json.loads((work.shared / name).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}

@@ -1,20 +1,18 @@
 """How long stages will take: from stages that were measured on like hardware, else from FLOPs."""
 
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, final
+from typing import Any, Literal, final
 
 from harness.config.resources import Capacity
 from harness.machine.devices import peak_flops
-from harness.plan.graph import Node, critical_paths
+from harness.plan.graph import N, critical_paths
 from harness.reporting.plan_record import Machine, StageRecord, Work
 from harness.reporting.stage_states import OPEN, StageState
 from harness.storage.artifacts import Store
-
-N = TypeVar("N", bound=Node)
+from harness.storage.durable import read_object
 
 Source = Literal["measured", "device", "assumed", "unknown"]
 """Where a forecast comes from: `measured`: the nearest stage of its kind on this kind of device;
@@ -102,11 +100,7 @@ class History:
 
     def add(self, path: Path) -> None:
         """Take note of one more artifact."""
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return
-        measured = Measured.of(record) if isinstance(record, dict) else None
+        measured = Measured.of(read_object(path))
         if measured and measured.useful_s > 0:
             self.measured.append(measured)
 

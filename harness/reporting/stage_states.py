@@ -5,7 +5,6 @@ witness: the command knows what its executor has told, a look from outside reads
 finished and killed processes have left in the store.
 """
 
-import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, final
 
 from harness.plan.graph import Node
-from harness.storage.artifacts import Store
+from harness.storage.artifacts import Store, read_history
 from harness.storage.lease import describe_holder, is_held
 
 State = Literal[
@@ -114,12 +113,7 @@ def witness_of(store: Store) -> Witness:
 
 def _last_start(partial: Path) -> float | None:
     """When the last attempt began, in seconds since 1970; None where that is not known."""
-    try:
-        lines = (partial / "history.jsonl").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    entries = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
-    started = [entry["at"] for entry in entries if entry.get("what") == "started"]
+    started = [entry["at"] for entry in read_history(partial) if entry.get("what") == "started"]
     return started[-1] if started else None
 
 

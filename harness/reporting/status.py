@@ -1,6 +1,5 @@
 """How a sweep stands, found in its results and its store: no driver and no Ray is asked."""
 
-import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,6 +14,7 @@ from harness.reporting.plan_record import PlanRecord, StageRecord
 from harness.reporting.stage_states import BAD, OPEN, stage_states, witness_of
 from harness.results.event_file import FILE, read_events
 from harness.storage.artifacts import Store
+from harness.storage.durable import read_object
 
 
 @final
@@ -122,7 +122,7 @@ def look(
             capped or diverged is finished without its generator.
         trials: Of a search.
     """
-    wanted = set(stages_to_run(plan, store))
+    wanted = set(stages_to_run(plan.stages, plan.read_keys, store))
     stages = [s for s in plan.stages if s in wanted or store.find(s.kind, s.key)]
     states = stage_states(stages, witness_of(store))
     if left is not None:
@@ -163,11 +163,8 @@ def _rows(plan: PlanRecord, results: Path) -> dict[str, int]:
     """Status -> number of the plan's rows."""
     counts: Counter[str] = Counter()
     for row_id in plan.rows:
-        try:
-            text = (results / "rows" / f"{row_id}.json").read_text(encoding="utf-8")
-            counts[str(json.loads(text)["status"])] += 1
-        except (OSError, ValueError, KeyError, TypeError):
-            counts["pending"] += 1
+        row = read_object(results / "rows" / f"{row_id}.json")
+        counts[str(row.get("status", "pending"))] += 1
     return dict(counts)
 
 

@@ -12,7 +12,6 @@ Images are RGB, uint8 in 0..255 and of shape [b, 3, h, w] everywhere. Whoever ne
 [-1, 1] that networks take and give, for gradients, finds the network in `Tokenizer.network`.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +35,7 @@ from harness.schema.reading import nearest, read_yaml
 from harness.stages.generation import GenerationStage, Sampling, load_sampling
 from harness.stages.tokenizer.stage import load_tokenizer
 from harness.storage.artifacts import Artifact, Store
+from harness.storage.durable import read_object
 from models.tokenizer import TokenizerNetwork
 
 Device = str | torch.device | None
@@ -323,10 +323,7 @@ def _store_of(folder: Path, given: Path | str | None) -> Path:
     """The store that was named, or that of the last run."""
     if given is not None:
         return Path(given)
-    try:
-        recorded = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["store"]
-    except (OSError, ValueError, KeyError):
-        recorded = "artifacts"
+    recorded = read_object(folder / "manifest.json").get("store", "artifacts")
     # A run without --results was started two folders above its own.
     beside = folder.resolve().parent.parent / recorded
     return beside if beside.is_dir() else Path(recorded)

@@ -26,11 +26,12 @@ from typing import TYPE_CHECKING, Any
 
 from harness.schema.reading import ConfigError
 from harness.storage.durable import (
+    difference,
     file_sha256,
     flush_file,
     flush_folder,
     is_temporary,
-    known_sha256,
+    read_object,
     replacing,
     storage_errors,
     write_json,
@@ -73,15 +74,9 @@ class Artifact:
         """
         # A payload is hashed when it is used and not when it is found: files nobody reads cost
         # nothing, and nothing is trained on bytes that a disk has altered.
-        path, recorded = self.path / name, self.sha256(name)
-        try:
-            found = known_sha256(path)
-        except FileNotFoundError:
-            found = "absent"
-        if found != recorded:
-            raise DamagedArtifact(
-                self.path, f"its file {name} must have sha256 {recorded}, but is {found}"
-            )
+        path = self.path / name
+        if wrong := difference(path, self.sha256(name)):
+            raise DamagedArtifact(self.path, f"its file {name} {wrong}")
         return path
 
     def tensors(self, name: str) -> "dict[str, Tensor]":
@@ -199,7 +194,7 @@ class Store:
 
     def progress(self, kind: str, key: str) -> dict[str, Any]:
         """The last progress report of a running stage; empty where there is none."""
-        return _read_report(self.folder(kind, key).with_name(f"{key}.partial"))
+        return read_object(self.folder(kind, key).with_name(f"{key}.partial") / "progress.json")
 
     def lease(self, kind: str, key: str) -> Path:
         """The lease of a stage, which is there while a process works on it."""
@@ -278,7 +273,7 @@ class Work:
 
     def last_report(self) -> dict[str, Any]:
         """The last report, also of an attempt before this one; empty where there is none."""
-        return _read_report(self.partial)
+        return read_object(self.partial / "progress.json")
 
     def require_lease(self) -> None:
         """Refuse to write what matters unless this process still holds the stage.
@@ -306,14 +301,6 @@ class Work:
         print(f"warning: {text}", file=sys.stderr, flush=True)
         self.note("warning", text=text)
 
-    def history(self) -> list[dict[str, Any]]:
-        """All lines that `note` wrote in all attempts; torn ones are left out."""
-        try:
-            lines = (self.partial / "history.jsonl").read_text(encoding="utf-8").splitlines()
-        except OSError:
-            return []
-        return [json.loads(line) for line in lines if line.endswith("}") and line.startswith("{")]
-
     def clear_temporary(self) -> None:
         """Remove files that an earlier attempt had not finished writing when it was killed."""
         for path in self.partial.rglob("*"):
@@ -330,7 +317,7 @@ class Work:
         payload = self.payload
         with storage_errors(self.folder):
             files = _describe_files(payload)
-            whole = _json_round({**record, "history": self.history(), "files": files})
+            whole = _json_round({**record, "history": read_history(self.partial), "files": files})
             write_json(payload / RECORD, {**whole, "record_sha256": _record_hash(whole)})
             # Asked as late as possible: a holder that was suspended must not publish over another.
             self.require_lease()
@@ -373,6 +360,15 @@ def embedded(artifact: Artifact, name: str) -> Artifact:
     return Artifact(path=artifact.path / name, record=record)
 
 
+def read_history(partial: Path) -> list[dict[str, Any]]:
+    """All lines that `Work.note` wrote in all attempts; torn ones are left out."""
+    try:
+        lines = (partial / "history.jsonl").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    return [json.loads(line) for line in lines if line.endswith("}") and line.startswith("{")]
+
+
 def _describe_files(payload: Path) -> dict[str, dict[str, Any]]:
     """Size and hash of every payload file, each brought to the disk with its folder."""
     files = {}
@@ -407,14 +403,6 @@ def _made(folder: Path) -> Path:
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def _read_report(partial: Path) -> dict[str, Any]:
-    try:
-        report = json.loads((partial / "progress.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return report if isinstance(report, dict) else {}
 
 
 def _move_into_place(payload: Path, folder: Path) -> Artifact:

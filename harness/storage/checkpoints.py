@@ -19,6 +19,7 @@ from torch import Tensor
 
 from harness.storage.artifacts import content_files, write_tensors
 from harness.storage.durable import (
+    difference,
     file_sha256,
     flush_file,
     flush_folder,
@@ -147,14 +148,8 @@ def _cover(folder: Path | None) -> dict[str, str]:
 
 def _check_covered(covered: Mapping[str, str], folder: Path) -> None:
     for name, recorded in covered.items():
-        try:
-            found = known_sha256(folder / name)
-        except FileNotFoundError:
-            found = "absent"
-        if found != recorded:
-            raise _Unusable(
-                f"the {folder.name} file {name} must have sha256 {recorded}, but is {found}"
-            )
+        if wrong := difference(folder / name, recorded):
+            raise _Unusable(f"the {folder.name} file {name} {wrong}")
 
 
 def _remove(seal: Path) -> None:

@@ -80,6 +80,15 @@ def write_text(path: Path, text: str, *, durable: bool = True) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object that a file holds; empty where it is absent, damaged or something else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
     """Write a JSON file that is whole or absent.
 
@@ -109,6 +118,18 @@ def flush_folder(path: Path) -> None:
         os.close(handle)
 
 
+def disk_time(probe: Path, *, otherwise: float) -> float:
+    """Now, by the clock of the disk that `probe` lies on; `otherwise` where it cannot be asked."""
+    try:
+        probe.touch()
+        return probe.stat().st_mtime
+    except OSError:
+        return otherwise
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
+
+
 def file_sha256(path: Path) -> str:
     """sha256 of a file's bytes, 64 hexadecimal digits."""
     with path.open("rb") as file:
@@ -119,6 +140,15 @@ def known_sha256(path: Path) -> str:
     """sha256 of a file's bytes; a process reads it once while size, time and inode stay."""
     status = path.stat()
     return _known_sha256(path, status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+def difference(path: Path, recorded: str) -> str:
+    """How a file differs from its recorded sha256, in words; empty where it does not."""
+    try:
+        found = known_sha256(path)
+    except FileNotFoundError:
+        found = "absent"
+    return "" if found == recorded else f"must have sha256 {recorded}, but is {found}"
 
 
 # Without a limit: a folder is hashed in order, and a cache that is smaller than the folder would

@@ -24,7 +24,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from harness.storage.durable import storage_errors
+from harness.storage.durable import disk_time, storage_errors
 
 HEARTBEAT_S = 10.0
 """Seconds between two touches of a lease by its holder."""
@@ -213,7 +213,8 @@ def _lives(path: Path, seen: _Seen) -> bool | None:
             # The number may belong to a later process, which started at another time.
             return started == holder.get("started")
     # Both times are the disk's: clocks of machines disagree and jump.
-    age_s = _now_on_file_system_of(path) - seen.modified_ns / 1e9
+    probe = path.with_name(f"{path.name}.{secrets.token_hex(8)}.now")
+    age_s = disk_time(probe, otherwise=time.time()) - seen.modified_ns / 1e9
     return True if abs(age_s) <= EXPIRES_S else None
 
 
@@ -301,15 +302,3 @@ def _start_without_proc(pid: int) -> str | None:
     except PermissionError:
         return ALIVE
     return ALIVE
-
-
-def _now_on_file_system_of(path: Path) -> float:
-    probe = path.with_name(f"{path.name}.{secrets.token_hex(8)}.now")
-    try:
-        probe.touch()
-        return probe.stat().st_mtime
-    except OSError:
-        return time.time()
-    finally:
-        with contextlib.suppress(OSError):
-            probe.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness.storage.durable import storage_errors
+from harness.storage.durable import disk_time, storage_errors
 from harness.storage.lease import StageBusy, has_process, hold, is_held
 from harness.storage.stop_requests import FOLDER as DRIVERS
 
@@ -31,23 +31,19 @@ KEY_DIGITS = 16
 def discard(folder: Path) -> None:
     """Remove a folder; a kill halfway leaves nothing that looks like work in progress."""
     gone = folder.with_name(f".{folder.name}.{secrets.token_hex(6)}.gone")
-    with contextlib.suppress(FileNotFoundError), storage_errors(folder):
+    with storage_errors(folder), contextlib.suppress(FileNotFoundError):
         # One rename takes it away whole; deleting file by file takes time.
-        try:
-            folder.rename(gone)
-        except FileNotFoundError:
-            return
+        folder.rename(gone)
     shutil.rmtree(gone, ignore_errors=True)
 
 
-def clear_leftovers(root: Path, old_s: float = OLD_S) -> int:
-    """Remove what killed processes left in a store; returns how many files and folders.
+def clear_leftovers(root: Path, old_s: float = OLD_S) -> None:
+    """Remove what killed processes left in a store.
 
     Args:
         root: Root of a store; an absent one has no leftovers.
         old_s: Age of files that normally live for moments.
     """
-    removed = 0
     now = _disk_time(root)
     for path in _entries(root):
         if GONE.match(path.name):
@@ -56,10 +52,10 @@ def clear_leftovers(root: Path, old_s: float = OLD_S) -> int:
         elif MOMENTARY.search(path.name) and now - _modified(path) > old_s:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
-        elif path.suffix not in (".partial", ".lease") or not _clear_finished(path):
-            continue
-        removed += 1
-    return removed + _clear_drivers(root / DRIVERS) + _clear_gangs(root, now - old_s)
+        elif path.suffix in (".partial", ".lease"):
+            _clear_finished(path)
+    _clear_drivers(root / DRIVERS)
+    _clear_gangs(root, now - old_s)
 
 
 def remove_temporary(folder: Path, old_s: float = OLD_S) -> None:
@@ -70,44 +66,35 @@ def remove_temporary(folder: Path, old_s: float = OLD_S) -> None:
             path.unlink(missing_ok=True)
 
 
-def _clear_finished(path: Path) -> bool:
+def _clear_finished(path: Path) -> None:
     """Remove work folder or dead lease of a finished stage: its process died while it tidied up."""
     finished = path.with_suffix("")
     if not (finished / "artifact.json").is_file():
-        return False
-    try:
-        # A living process holds it until its own work folder is removed.
-        with hold(finished.with_name(f"{finished.name}.lease")):
-            if path.suffix == ".partial":
-                discard(path)
-    except (StageBusy, OSError):
-        return False
-    return True
+        return
+    # A living process holds it until its own work folder is removed.
+    lease = finished.with_name(f"{finished.name}.lease")
+    with contextlib.suppress(StageBusy, OSError), hold(lease):
+        if path.suffix == ".partial":
+            discard(path)
 
 
-def _clear_drivers(folder: Path) -> int:
+def _clear_drivers(folder: Path) -> None:
     """Remove the stop requests of this machine's drivers that were killed."""
-    removed = 0
     for path in folder.glob("*-*-*"):
         # Of other machines' drivers nothing can be known from here.
         host, pid, _ = path.name.rsplit("-", 2)
         if host == socket.gethostname() and pid.isdigit() and not has_process(int(pid)):
             path.unlink(missing_ok=True)
-            removed += 1
     _remove_empty(folder)
-    return removed
 
 
-def _clear_gangs(root: Path, before: float) -> int:
+def _clear_gangs(root: Path, before: float) -> None:
     """Remove the notes of gangs that began before this time and don't hold their stage any more."""
-    removed = 0
     for path in (root / GANGS).glob("*-*"):
         leases = root.glob(f"*/{path.name[:KEY_DIGITS]}*.lease")
         if _modified(path) < before and not any(is_held(lease) for lease in leases):
             shutil.rmtree(path, ignore_errors=True)
-            removed += 1
     _remove_empty(root / GANGS)
-    return removed
 
 
 def _remove_empty(folder: Path) -> None:
@@ -131,12 +118,4 @@ def _modified(path: Path) -> float:
 
 def _disk_time(root: Path) -> float:
     """Now, by the clock of the disk; 0, before every file, where the disk cannot be asked."""
-    probe = root / f".{secrets.token_hex(6)}.now"
-    try:
-        probe.touch()
-        return probe.stat().st_mtime
-    except OSError:
-        return 0.0
-    finally:
-        with contextlib.suppress(OSError):
-            probe.unlink(missing_ok=True)
+    return disk_time(root / f".{secrets.token_hex(6)}.now", otherwise=0.0)
