@@ -37,7 +37,12 @@ from harness.plan.requests import check_resources
 from harness.reporting.closing_text import rows_text
 from harness.results.columns import COLUMNS, SCHEMA_VERSION
 from harness.results.folder import write_given_row
-from harness.results.protocol import generation_protocol, made_elsewhere, reconstruction_protocol
+from harness.results.protocol import (
+    generation_protocol,
+    made_elsewhere,
+    protocol_columns,
+    reconstruction_protocol,
+)
 from harness.results.rows import (
     describe_extractor,
     generation_columns,
@@ -367,7 +372,7 @@ def _pairs_columns(
         )
     else:
         protocol = made_elsewhere(protocol, content_hash(request.pairs.config.content))
-    return columns | protocol.columns("reconstruction_protocol", name)
+    return columns | protocol_columns(protocol, "reconstruction_protocol", name)
 
 
 def _samples_columns(
@@ -390,4 +395,4 @@ def _samples_columns(
     else:
         protocol = made_elsewhere(protocol, request.samples.config.content)
         values["guidance"] = "unknown"
-    return values | protocol.columns("protocol", name)
+    return values | protocol_columns(protocol, "protocol", name)

@@ -7,7 +7,6 @@ part of a protocol: rows that differ in them are repetitions of one measurement.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from harness.config.data import Crop, DataConfig
@@ -24,49 +23,39 @@ UINT8_ROUNDING = "floor(clamp(127.5 x + 128, 0, 255))"
 """How images leave the range [-1, 1] before any metric sees them, as published."""
 
 
-@dataclass(frozen=True)
-class Protocol:
-    """The fields of one protocol."""
+def protocol_columns(fields: Mapping[str, Any], column: str, name: str) -> dict[str, str]:
+    """The table's three columns of a protocol, which begin with `column`.
 
-    fields: Mapping[str, Any]
-
-    @property
-    def text(self) -> str:
-        """JSON with sorted keys."""
-        return json.dumps(self.fields, sort_keys=True)
-
-    @property
-    def hash(self) -> str:
-        """First 12 hexadecimal digits of the text's sha256."""
-        return hashlib.sha256(self.text.encode()).hexdigest()[:12]
-
-    def columns(self, column: str, name: str) -> dict[str, str]:
-        """The table's three columns that begin with `column`; `name` is the preset's or empty."""
-        return {column: self.text, f"{column}_hash": self.hash, f"{column}_name": name}
+    Args:
+        fields: Of the protocol.
+        column: `protocol` or `reconstruction_protocol`.
+        name: The preset's, or empty.
+    """
+    text = json.dumps(fields, sort_keys=True)
+    digits = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return {column: text, f"{column}_hash": digits, f"{column}_name": name}
 
 
 def reconstruction_protocol(
     config: ReconstructionStage, network: EncoderStage, weights: Artifact
-) -> Protocol:
+) -> dict[str, Any]:
     """How rfid, psnr, ssim and lpips were measured, in the features of a network."""
-    return Protocol(
-        {
-            **_data(config.data),
-            **_extractor(network, weights, config.extraction),
-            "uint8": UINT8_ROUNDING,
-            "split": config.split,
-            "crop": _crop(config.data, config.crop),
-            "num_images": config.num_images,
-            "posterior": config.posterior,
-            "perceptual": config.perceptual.kind,
-            "perceptual_weights": config.perceptual_weights,
-        }
-    )
+    return {
+        **_data(config.data),
+        **_extractor(network, weights, config.extraction),
+        "uint8": UINT8_ROUNDING,
+        "split": config.split,
+        "crop": _crop(config.data, config.crop),
+        "num_images": config.num_images,
+        "posterior": config.posterior,
+        "perceptual": config.perceptual.kind,
+        "perceptual_weights": config.perceptual_weights,
+    }
 
 
 def generation_protocol(
     config: GenerationStage, reference: ReferenceStage, network: EncoderStage, weights: Artifact
-) -> Protocol:
+) -> dict[str, Any]:
     """How gfid and the other metrics of samples were measured, in the features of a network."""
     adaptive = config.sampler.kind == "dopri5"
     unused = {"num_steps", "timestep_shift"} if adaptive else {"atol", "rtol"}
@@ -75,22 +64,20 @@ def generation_protocol(
         # The step sizes follow the error over the whole batch.
         sampler["batch_size"] = config.batch_size
     precision = {} if config.precision == "fp32" else {"precision": config.precision}
-    return Protocol(
-        {
-            **reference_fields(reference, network, weights),
-            **precision,
-            "uint8": UINT8_ROUNDING,
-            "num_images": config.num_images,
-            "label_policy": config.label_policy,
-            "sampler": sampler,
-            "num_function_evaluations": config.sampler.num_function_evaluations,
-            "guidance": to_plain(config.guidance, for_key=True),
-            "weights": "moving average",
-        }
-    )
+    return {
+        **reference_fields(reference, network, weights),
+        **precision,
+        "uint8": UINT8_ROUNDING,
+        "num_images": config.num_images,
+        "label_policy": config.label_policy,
+        "sampler": sampler,
+        "num_function_evaluations": config.sampler.num_function_evaluations,
+        "guidance": to_plain(config.guidance, for_key=True),
+        "weights": "moving average",
+    }
 
 
-def made_elsewhere(protocol: Protocol, content: str) -> Protocol:
+def made_elsewhere(protocol: Mapping[str, Any], content: str) -> dict[str, Any]:
     """The protocol of images of which nobody says how they were made, only how they are scored.
 
     Args:
@@ -101,8 +88,8 @@ def made_elsewhere(protocol: Protocol, content: str) -> Protocol:
         "split", "crop", "posterior", "label_policy", "sampler", "num_function_evaluations",
         "guidance", "precision", "weights", "uint8",
     }  # fmt: skip
-    known = {name: v for name, v in protocol.fields.items() if name not in unknown}
-    return Protocol({**known, "made": f"unknown, images {content[:12]}"})
+    known = {name: v for name, v in protocol.items() if name not in unknown}
+    return {**known, "made": f"unknown, images {content[:12]}"}
 
 
 def reference_fields(

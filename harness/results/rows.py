@@ -27,7 +27,7 @@ from harness.results.columns import (
     axis_column,
     with_axes,
 )
-from harness.results.protocol import generation_protocol, reconstruction_protocol
+from harness.results.protocol import generation_protocol, protocol_columns, reconstruction_protocol
 from harness.stages.encoder.kind import EncoderStage
 from harness.stages.generation import guidance_label
 from harness.stages.generator.stage import flops_per_image
@@ -138,6 +138,7 @@ def _sampled_configuration(row: PlannedRow) -> dict[str, Any]:
     generator, sampled = row.trial.generator, row.generator
     if generator is None or sampled is None:
         return {}
+    provenances = row.trial.tokenizer.provenance, generator.provenance
     return {
         **generator.columns,
         "generator_seed": generator.seed,
@@ -241,7 +242,7 @@ def _reconstruction(row: PlannedRow, found: Found) -> dict[str, Any]:
         row.trial, num_images=config.num_images, perceptual_weights=config.perceptual_weights
     )
     columns = reconstruction_columns(reconstruction.result)
-    return values | columns | protocol.columns("reconstruction_protocol", name)
+    return values | columns | protocol_columns(protocol, "reconstruction_protocol", name)
 
 
 def reconstruction_columns(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -266,7 +267,8 @@ def _generation(row: PlannedRow, found: Found) -> dict[str, Any]:
     reconstruction = found.get(row.reconstruction.key)
     if reconstruction and reconstruction.result["rank_deficient"]:
         values["rank_deficient"] = "yes"
-    return values | protocol.columns("protocol", generation_name(row.trial, sampled.guidance))
+    name = generation_name(row.trial, sampled.guidance)
+    return values | protocol_columns(protocol, "protocol", name)
 
 
 def making_columns(made: Sequence[Artifact]) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """Protocols: what moves a metric but no weight, and nothing else, makes them differ."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from harness.plan.plan import make_plan
-from harness.results.protocol import generation_protocol, reconstruction_protocol
+from harness.results.protocol import generation_protocol, protocol_columns, reconstruction_protocol
 from harness.schema.keys import to_plain
 from harness.stages.stage import Stage
 from harness.storage.artifacts import Artifact
@@ -17,14 +19,18 @@ def extractor(stage: Stage, weights: str = "a" * 64) -> Artifact:
     return Artifact(path=Path("unused"), record=record)
 
 
+def hash_of(protocol: Mapping[str, Any]) -> str:
+    return protocol_columns(protocol, "protocol", "")["protocol_hash"]
+
+
 def hashes(sweep, weights: str = "a" * 64) -> tuple[str, str]:
     row = make_plan(sweep).rows[0]
     assert row.generator is not None
     used = row.extractor.config, extractor(row.extractor, weights)
     samples = row.generator.generations[0].config, row.generator.reference.config
     return (
-        generation_protocol(*samples, *used).hash,
-        reconstruction_protocol(row.reconstruction.config, *used).hash,
+        hash_of(generation_protocol(*samples, *used)),
+        hash_of(reconstruction_protocol(row.reconstruction.config, *used)),
     )
 
 
@@ -99,5 +105,5 @@ def test_guidance_settings_of_one_trial_have_protocols_of_their_own(load):
         assert row.generator is not None
         samples = row.generator.generations[0].config, row.generator.reference.config
         used = row.extractor.config, extractor(row.extractor)
-        protocols.add(generation_protocol(*samples, *used).hash)
+        protocols.add(hash_of(generation_protocol(*samples, *used)))
     assert len(protocols) == 2
