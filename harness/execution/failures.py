@@ -17,19 +17,20 @@ import errno
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal, final
+from typing import Literal, final, get_args
 
 FailureKind = Literal[
     "",
-    "infrastructure",
-    "host_memory",
-    "device_memory",
     "divergence",
+    "device_memory",
+    "host_memory",
     "storage",
     "configuration",
     "error",
+    "infrastructure",
 ]
-"""Class of a failure; empty where nothing failed."""
+"""Class of a failure, what explains the others first; empty where nothing failed. A lost connection
+comes last: it is what the failure of another worker looks like from here."""
 
 # Bounded, and ours: Ray would repeat what ran out of host memory for ever.
 RETRIES: dict[FailureKind, int] = {"infrastructure": 3, "host_memory": 1}
@@ -76,17 +77,6 @@ _HOST_MEMORY = "DefaultCPUAllocator: can't allocate memory"
 _DEVICE_MEMORY = ("CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 _LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "gloo/transport", "NCCL ")
 
-# A lost connection comes last: it is what the failure of another worker looks like from here.
-_PRECEDENCE: tuple[FailureKind, ...] = (
-    "divergence",
-    "device_memory",
-    "host_memory",
-    "storage",
-    "configuration",
-    "error",
-    "infrastructure",
-)
-
 
 def classify(error: BaseException) -> FailureKind:
     """The class of a failure, from the error or from what caused it."""
@@ -95,11 +85,6 @@ def classify(error: BaseException) -> FailureKind:
         if (kind := _classify_one(each)) != "error":
             return kind
     return "error"
-
-
-def retries(kind: FailureKind) -> int:
-    """How often a stage that failed in this way is run again."""
-    return RETRIES.get(kind, 0)
 
 
 @final
@@ -127,7 +112,7 @@ class Failures:
             self._counts[kind] = 0
         self._step, self._last = max(step, self._step), kind
         self._counts[kind] += 1
-        return self._counts[kind] <= retries(kind)
+        return self._counts[kind] <= RETRIES.get(kind, 0)
 
     @property
     def wait_s(self) -> float:
@@ -145,7 +130,7 @@ def most_telling(kinds: list[FailureKind]) -> int:
 
     Where one rank of a gang fails, the others lose their connection to it.
     """
-    return min(range(len(kinds)), key=lambda i: _PRECEDENCE.index(kinds[i] or "error"))
+    return min(range(len(kinds)), key=lambda i: get_args(FailureKind).index(kinds[i] or "error"))
 
 
 def one_line(error: BaseException) -> str:
