@@ -21,12 +21,12 @@ from harness.benchmarks import training_parts, use_parts
 from harness.benchmarks.measuring import Bench
 from harness.benchmarks.rows import Row, as_json, as_text, write_rows
 from harness.benchmarks.subject import default_sizes, default_trial, make_subject, named, size_names
-from harness.benchmarks.turns import in_words
 from harness.commands.exit_codes import EXIT_DONE, exit_code
 from harness.commands.options import add_settings, count, seconds
 from harness.config.generator import GeneratorSettings
 from harness.config.sweep import load_sweep
 from harness.config.trial import Trial
+from harness.execution.failures import one_line
 from harness.machine.environment import command_line, environment
 
 PARTS = ("tokenizer", "parts", "encoding", "generator", "sampling", "metrics", "data")
@@ -206,7 +206,7 @@ def _measure(
         try:
             rows = parts[name]()
         except (RuntimeError, ValueError, OSError) as error:
-            why = in_words(error)
+            why = one_line(error)[:300]
             rows = [Row(part=name, what="whole part", status="failed", reason=why)]
         print(f" {time.monotonic() - started:.0f} s", file=sys.stderr)
         yield rows

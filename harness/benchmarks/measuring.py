@@ -18,6 +18,7 @@ from harness.config.training import Precision, TrainingConfig
 from harness.data.pipelines import Workers
 from harness.execution.failures import classify
 from harness.machine.devices import peak_flops
+from harness.machine.metering import free_device_memory
 from harness.stages import registry
 from harness.stages.running.context import StageContext
 from harness.stages.running.optimisation import arithmetic
@@ -323,7 +324,7 @@ class Bench:
                         raise
                 case.slices *= 2
                 case.waits.clear()
-                turns.free_memory(self.device)
+                free_device_memory()
 
         def train(pause: Pause) -> None:
             def after_each() -> None:

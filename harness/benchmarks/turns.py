@@ -6,7 +6,6 @@ that ratios of their times are fair. Where a loop needs all the memory, as on a 
 after the other instead.
 """
 
-import gc
 import math
 import threading
 import time
@@ -16,7 +15,8 @@ from typing import final
 
 import torch
 
-from harness.machine.metering import Meter
+from harness.execution.failures import one_line
+from harness.machine.metering import Meter, free_device_memory
 
 Pause = Callable[[], None]
 """Function that a loop calls after each of its steps."""
@@ -178,7 +178,7 @@ def take_turns(
                 try:
                     taken = running[name].turn()
                 except Exception as error:
-                    times[name].error = in_words(error)
+                    times[name].error = one_line(error)[:300]
                     running.pop(name).close()
                     continue
                 if number == 0:
@@ -189,7 +189,7 @@ def take_turns(
             loop.close()
         running.clear()
         if device.type == "cuda" or any(times[name].error for name in group):
-            free_memory(device)
+            free_device_memory()
     return times
 
 
@@ -197,16 +197,3 @@ def wait_for(device: torch.device) -> None:
     """Waits until a GPU has done what was begun."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def free_memory(device: torch.device) -> None:
-    """Frees memory of loops that have ended; a failed one's is held by its traceback."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-
-
-def in_words(error: Exception) -> str:
-    """Gives an error as one line."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}"[:300]

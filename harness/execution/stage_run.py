@@ -1,7 +1,6 @@
 """Runs one stage: the only place where a failure becomes a recorded status."""
 
 import contextlib
-import gc
 import os
 import time
 import traceback
@@ -16,8 +15,9 @@ from threadpoolctl import threadpool_limits
 from harness.config.resources import Resources
 from harness.execution import attempts
 from harness.execution.failures import FailureKind, classify, one_line
+from harness.machine.devices import mfu
 from harness.machine.environment import environment
-from harness.machine.metering import Meter, cost_record, precision_of
+from harness.machine.metering import Meter, free_device_memory, precision_of
 from harness.machine.world import WorkerLost, World
 from harness.plan.cost import estimate
 from harness.plan.plan import with_inputs
@@ -140,7 +140,7 @@ def _lead(given: _Assignment) -> Outcome:
                 outcome = _attempt(given, work, world.broadcast(attempts.slices(work)))
                 # A gang starts its next attempt in new processes; see `Outcome.again`.
                 if outcome.again and world.is_alone:
-                    _free_device_memory()
+                    free_device_memory()
                     outcome = _attempt(given, work, attempts.slices(work))
                 if outcome.status in ("failed", "diverged", "stopped"):
                     # The group is gone: there is nobody to tell.
@@ -176,13 +176,6 @@ def _attempt(given: _Assignment, work: Work, slices: int) -> Outcome:
             work.require_lease()
         return _failed(given, work, error, time.monotonic() - started, slices)
     return Outcome(key=given.stage.key, status="done", wall_s=time.monotonic() - started)
-
-
-def _free_device_memory() -> None:
-    """Give back what an attempt held; its tensors hung on the frames of its error."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def _run(given: _Assignment, work: Work, slices: int) -> None:
@@ -232,7 +225,7 @@ def _run(given: _Assignment, work: Work, slices: int) -> None:
             **({"code": dict(stage.code)} if stage.code else {}),
             "made_of": _made_of(stage, inputs),
             "result": dict(result),
-            "cost": _cost(given, context, meter, seen["device"]),
+            "cost": cost_record(stage, context, given.gpus, seen["device"], meter.peaks()),
             "environment": seen,
             "created": created,
         }
@@ -294,23 +287,44 @@ def _threads(count: int) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _cost(
-    given: _Assignment, context: StageContext, meter: Meter, device_name: str
+def cost_record(
+    stage: Stage, context: StageContext, gpus: float, device_name: str, peaks: Mapping[str, float]
 ) -> dict[str, Any]:
-    expected = estimate(given.stage)
-    return cost_record(
-        spent=context.spent(),
-        cpus=given.resources.cpus,
-        gpus=given.gpus * given.world.size,
-        workers=given.world.size,
-        flops=expected.flops,
-        images=expected.images,
-        device_name=device_name,
-        precision=precision_of(given.stage.config),
-        peaks=meter.peaks(),
-        data_wait_s=context.data_wait_s,
-        slices=context.slices,
-    )
+    """Put together the `cost` of an artifact.
+
+    Args:
+        stage: The stage that has run.
+        context: What it ran in.
+        gpus: GPUs of each worker; a fraction for a shared one.
+        device_name: As its environment has it.
+        peaks: Peak memory in GiB, as `Meter.peaks` gives it.
+    """
+    # A cost counts all attempts: they were paid for. A rate leaves out what kills lost, or an
+    # unlucky stage would look like a slow machine.
+    spent, expected, workers = context.spent(), estimate(stage), context.world.size
+    cpus, gpus = context.resources.cpus, gpus * workers
+    record: dict[str, Any] = {
+        "wall_s": spent.wall_s,
+        "lost_s": spent.lost_s,
+        "attempts": spent.attempts,
+        "device_s": spent.wall_s * (gpus if gpus > 0 else cpus * workers),
+        "cpus": cpus,
+        "gpus": gpus,
+        "workers": workers,
+        "estimated_flops": expected.flops,
+        "images": expected.images,
+        "images_per_s": expected.images / spent.useful_s if spent.useful_s > 0 else None,
+        **peaks,
+        "slices": context.slices,
+    }
+    if context.data_wait_s is not None:
+        record["data_wait_s"] = context.data_wait_s
+    # MFU stays absent rather than guessed where the peak is unknown, and on a CPU.
+    precision = precision_of(stage.config)
+    share = mfu(expected.flops, spent.useful_s, gpus, device_name, precision)
+    if share is not None:
+        record |= {"mfu": share, "mfu_precision": precision}
+    return record
 
 
 def _failed(

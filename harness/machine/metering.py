@@ -1,17 +1,17 @@
 """Measures time and memory of a stage while it runs, for the `cost` of its artifact."""
 
 import dataclasses
+import gc
 import resource
 import sys
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
 import torch
 
-from harness.machine.devices import Precision, mfu, precision_in_force
+from harness.machine.devices import Precision, precision_in_force
 
 GIB = 2**30
 RESET_PEAK = "5"
@@ -42,7 +42,6 @@ class Meter:
     """Peaks of memory since it was made, also in a process that has run other stages before."""
 
     device: torch.device
-    _started: float = field(default_factory=time.monotonic, init=False)
     _high_water_gib: float = field(default=0.0, init=False)
     _was_reset: bool = field(default=False, init=False)
 
@@ -52,11 +51,6 @@ class Meter:
         self._high_water_gib = high_water_gib()
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
-
-    @property
-    def elapsed_s(self) -> float:
-        """Seconds since it was made."""
-        return time.monotonic() - self._started
 
     def peaks(self) -> dict[str, float]:
         """Peak memory in GiB: `peak_host_gib` of this process, `peak_device_gib` of tensors.
@@ -71,6 +65,13 @@ class Meter:
         if self.device.type == "cuda":
             peaks["peak_device_gib"] = torch.cuda.max_memory_allocated(self.device) / GIB
         return peaks
+
+
+def free_device_memory() -> None:
+    """Give back what ended work has held; the frames of an error hold a failed one's tensors."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def high_water_gib() -> float:
@@ -91,60 +92,6 @@ def _reset_high_water() -> bool:
     except OSError:
         return False
     return True
-
-
-def cost_record(
-    *,
-    spent: Spent,
-    cpus: int,
-    gpus: float,
-    workers: int,
-    flops: float,
-    images: int,
-    device_name: str,
-    precision: Precision,
-    peaks: Mapping[str, float],
-    data_wait_s: float | None,
-    slices: int,
-) -> dict[str, Any]:
-    """Put together the `cost` of an artifact.
-
-    Args:
-        spent: Seconds and attempts.
-        cpus: CPU cores of each worker.
-        gpus: GPUs of all workers together; a fraction for a shared one.
-        workers: Processes that computed together.
-        flops: Analytic estimate of the stage's floating-point operations.
-        images: Images that it works through, counted every time.
-        device_name: As its environment has it.
-        precision: Arithmetic that its MFU is held to.
-        peaks: Peak memory in GiB, as `Meter.peaks` gives it.
-        data_wait_s: Seconds spent waiting for batches; None where none were asked for.
-        slices: Parts in which each batch was computed.
-    """
-    # A cost counts all attempts: they were paid for. A rate leaves out what kills lost, or an
-    # unlucky stage would look like a slow machine.
-    record: dict[str, Any] = {
-        "wall_s": spent.wall_s,
-        "lost_s": spent.lost_s,
-        "attempts": spent.attempts,
-        "device_s": spent.wall_s * (gpus if gpus > 0 else cpus * workers),
-        "cpus": cpus,
-        "gpus": gpus,
-        "workers": workers,
-        "estimated_flops": flops,
-        "images": images,
-        "images_per_s": images / spent.useful_s if spent.useful_s > 0 else None,
-        **peaks,
-        "slices": slices,
-    }
-    if data_wait_s is not None:
-        record["data_wait_s"] = data_wait_s
-    # MFU stays absent rather than guessed where the peak is unknown, and on a CPU.
-    share = mfu(flops, spent.useful_s, gpus, device_name, precision) if gpus > 0 else None
-    if share is not None:
-        record |= {"mfu": share, "mfu_precision": precision}
-    return record
 
 
 def precision_of(config: Any) -> Precision:

@@ -1,5 +1,6 @@
 """What a stage has cost, from constructed numbers with closed-form answers and from a real run."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -7,31 +8,49 @@ import pytest
 import torch
 
 from harness.config.resources import Resources
+from harness.execution import stage_run
 from harness.execution.stage_run import run_stage
-from harness.machine.metering import Meter, Spent, cost_record, high_water_gib, precision_of
+from harness.machine.metering import Meter, Spent, high_water_gib, precision_of
+from harness.machine.world import World
 from harness.plan.plan import make_plan
 from harness.stages.running.context import StageContext
-from harness.storage.artifacts import Store
+from harness.stages.stage import Estimate
+from harness.storage.artifacts import Store, Work
+
+A_HUNDRED_S = Spent(wall_s=100.0)
 
 
-def record(**changed: Any) -> dict[str, Any]:
-    settings: dict[str, Any] = {
-        "spent": Spent(wall_s=100.0),
-        "cpus": 2,
-        "gpus": 0.0,
-        "workers": 1,
-        "flops": 989.4e12 * 40,
-        "images": 5000,
-        "device_name": "NVIDIA H200",
-        "precision": "bf16",
-        "peaks": {},
-        "data_wait_s": None,
-        "slices": 1,
-    }
-    return cost_record(**settings | changed)
+@pytest.fixture
+def record(load, tmp_path, monkeypatch) -> Callable[..., dict[str, Any]]:
+    """The cost of a stage of known work that took a hundred seconds, unless told otherwise."""
+    work = Work(folder=tmp_path / "key", lease=None, scratch=tmp_path)
+    expected = Estimate(flops=989.4e12 * 40, disk_bytes=0.0, images=5000)
+    monkeypatch.setattr(stage_run, "estimate", lambda _: expected)
+    monkeypatch.setattr(stage_run, "precision_of", lambda _: "bf16")
+
+    def record(
+        spent: Spent = A_HUNDRED_S,
+        gpus: float = 0.0,
+        workers: int = 1,
+        device_name: str = "NVIDIA H200",
+        data_wait_s: float | None = None,
+    ) -> dict[str, Any]:
+        monkeypatch.setattr(StageContext, "spent", lambda _: spent)
+        monkeypatch.setattr(StageContext, "data_wait_s", data_wait_s)
+        context = StageContext(
+            inputs={},
+            work=work,
+            device=torch.device("cpu"),
+            resources=Resources(cpus=2),
+            world=World(size=workers),
+        )
+        stage = make_plan(load()).stages[0]
+        return stage_run.cost_record(stage, context, gpus / workers, device_name, {})
+
+    return record
 
 
-def test_four_devices_for_a_hundred_seconds_are_four_hundred_device_seconds() -> None:
+def test_four_devices_for_a_hundred_seconds_are_four_hundred_device_seconds(record) -> None:
     cost = record(gpus=4.0, workers=4)
     assert (cost["device_s"], cost["images_per_s"]) == (400.0, 50.0)
     # 40 s of one device's peak in 400 device seconds.
@@ -39,24 +58,24 @@ def test_four_devices_for_a_hundred_seconds_are_four_hundred_device_seconds() ->
     assert cost["mfu_precision"] == "bf16"
 
 
-def test_a_shared_device_counts_by_its_share() -> None:
+def test_a_shared_device_counts_by_its_share(record) -> None:
     assert record(gpus=0.25)["device_s"] == 25.0
     assert record(gpus=0.25)["mfu"] == pytest.approx(1.6)
 
 
-def test_a_stage_without_a_gpu_counts_the_cores_of_its_workers() -> None:
+def test_a_stage_without_a_gpu_counts_the_cores_of_its_workers(record) -> None:
     cost = record(workers=3)
     assert cost["device_s"] == 600.0
     assert "mfu" not in cost
 
 
-def test_lost_work_is_paid_for_but_does_not_slow_the_rate() -> None:
+def test_lost_work_is_paid_for_but_does_not_slow_the_rate(record) -> None:
     cost = record(spent=Spent(wall_s=100.0, lost_s=50.0, attempts=2), gpus=1.0)
     assert (cost["device_s"], cost["images_per_s"], cost["attempts"]) == (100.0, 100.0, 2)
     assert cost["mfu"] == pytest.approx(0.8)
 
 
-def test_an_unknown_device_has_no_mfu_and_a_stage_without_batches_no_wait() -> None:
+def test_an_unknown_device_has_no_mfu_and_a_stage_without_batches_no_wait(record) -> None:
     cost = record(gpus=1.0, device_name="some device")
     assert "mfu" not in cost
     assert "data_wait_s" not in cost
