@@ -16,9 +16,9 @@ Precision = Literal["bf16", "tf32", "fp32"]
 TERA = 1e12
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Peak:
-    """Dense peak of one device in FLOP/s; a multiply and an add are two operations."""
+    """Dense peak of one device in TFLOP/s; a multiply and an add are two operations."""
 
     bf16: float | None
     """Tensor cores on bf16 with fp32 sums; None where the device has no such arithmetic."""
@@ -30,56 +30,46 @@ class Peak:
     """Data sheet or white paper that the numbers stand in."""
 
 
-def _peak(bf16: float | None, tf32: float | None, fp32: float, source: str) -> Peak:
-    """A peak from numbers in TFLOP/s."""
-    return Peak(
-        bf16=None if bf16 is None else bf16 * TERA,
-        tf32=None if tf32 is None else tf32 * TERA,
-        fp32=fp32 * TERA,
-        source=source,
-    )
-
-
-_HOPPER_SXM = _peak(989.4, 494.7, 66.9, "NVIDIA H100 Tensor Core GPU Architecture white paper")
-_HOPPER_NVL = _peak(835.5, 417.7, 60.0, "NVIDIA H100 and H200 NVL data sheets, halved")
-_AMPERE_100 = _peak(312.0, 156.0, 19.5, "NVIDIA A100 Tensor Core GPU data sheet")
+_HOPPER_SXM = Peak(989.4, 494.7, 66.9, "NVIDIA H100 Tensor Core GPU Architecture white paper")
+_HOPPER_NVL = Peak(835.5, 417.7, 60.0, "NVIDIA H100 and H200 NVL data sheets, halved")
+_AMPERE_100 = Peak(312.0, 156.0, 19.5, "NVIDIA A100 Tensor Core GPU data sheet")
 
 PEAKS: Mapping[str, Peak] = {
-    "NVIDIA GB200": _peak(2500.0, 1250.0, 80.0, "NVIDIA GB200 NVL72 data sheet, halved"),
-    "NVIDIA B200": _peak(2250.0, 1125.0, 75.0, "NVIDIA HGX data sheet (B200), an eighth, halved"),
+    "NVIDIA GB200": Peak(2500.0, 1250.0, 80.0, "NVIDIA GB200 NVL72 data sheet, halved"),
+    "NVIDIA B200": Peak(2250.0, 1125.0, 75.0, "NVIDIA HGX data sheet (B200), an eighth, halved"),
     "NVIDIA H200": _HOPPER_SXM,
     "NVIDIA H200 NVL": _HOPPER_NVL,
     "NVIDIA H100 80GB HBM3": _HOPPER_SXM,
     "NVIDIA H800": _HOPPER_SXM,
     "NVIDIA H100 NVL": _HOPPER_NVL,
-    "NVIDIA H100 PCIe": _peak(756.5, 378.0, 51.2, "NVIDIA H100 PCIe product brief, halved"),
+    "NVIDIA H100 PCIe": Peak(756.5, 378.0, 51.2, "NVIDIA H100 PCIe product brief, halved"),
     "NVIDIA A100-SXM4-40GB": _AMPERE_100,
     "NVIDIA A100-SXM4-80GB": _AMPERE_100,
     "NVIDIA A100-PCIE-40GB": _AMPERE_100,
     "NVIDIA A100 80GB PCIe": _AMPERE_100,
     "NVIDIA A800-SXM4-80GB": _AMPERE_100,
     "NVIDIA A800 80GB PCIe": _AMPERE_100,
-    "NVIDIA A40": _peak(149.7, 74.8, 37.4, "NVIDIA A40 data sheet"),
-    "NVIDIA A30": _peak(165.0, 82.0, 10.3, "NVIDIA A30 data sheet"),
-    "NVIDIA A10": _peak(125.0, 62.5, 31.2, "NVIDIA A10 data sheet"),
-    "NVIDIA L40S": _peak(362.05, 183.0, 91.6, "NVIDIA L40S data sheet"),
-    "NVIDIA L40": _peak(181.05, 90.5, 90.5, "NVIDIA L40 data sheet"),
-    "NVIDIA L4": _peak(121.0, 60.0, 30.3, "NVIDIA L4 data sheet, halved"),
-    "NVIDIA RTX A6000": _peak(154.8, 77.4, 38.7, "NVIDIA RTX A6000 data sheet, halved"),
-    "NVIDIA RTX 6000 Ada Generation": _peak(
+    "NVIDIA A40": Peak(149.7, 74.8, 37.4, "NVIDIA A40 data sheet"),
+    "NVIDIA A30": Peak(165.0, 82.0, 10.3, "NVIDIA A30 data sheet"),
+    "NVIDIA A10": Peak(125.0, 62.5, 31.2, "NVIDIA A10 data sheet"),
+    "NVIDIA L40S": Peak(362.05, 183.0, 91.6, "NVIDIA L40S data sheet"),
+    "NVIDIA L40": Peak(181.05, 90.5, 90.5, "NVIDIA L40 data sheet"),
+    "NVIDIA L4": Peak(121.0, 60.0, 30.3, "NVIDIA L4 data sheet, halved"),
+    "NVIDIA RTX A6000": Peak(154.8, 77.4, 38.7, "NVIDIA RTX A6000 data sheet, halved"),
+    "NVIDIA RTX 6000 Ada Generation": Peak(
         364.2, 182.1, 91.1, "NVIDIA Ada GPU Architecture (professional), appendix"
     ),
-    "NVIDIA GeForce RTX 5090": _peak(
+    "NVIDIA GeForce RTX 5090": Peak(
         209.5, 104.8, 104.8, "NVIDIA RTX Blackwell GPU Architecture, appendix A"
     ),
-    "NVIDIA GeForce RTX 4090": _peak(165.2, 82.6, 82.6, "NVIDIA Ada GPU Architecture, appendix A"),
-    "NVIDIA GeForce RTX 3090": _peak(
+    "NVIDIA GeForce RTX 4090": Peak(165.2, 82.6, 82.6, "NVIDIA Ada GPU Architecture, appendix A"),
+    "NVIDIA GeForce RTX 3090": Peak(
         71.0, 35.6, 35.6, "NVIDIA Ampere GA102 Architecture, appendix A"
     ),
-    "Tesla V100-SXM2-16GB": _peak(None, None, 15.7, "NVIDIA V100 data sheet"),
-    "Tesla V100-SXM2-32GB": _peak(None, None, 15.7, "NVIDIA V100 data sheet"),
-    "Tesla V100-PCIE-16GB": _peak(None, None, 14.0, "NVIDIA V100 data sheet"),
-    "Tesla T4": _peak(None, None, 8.1, "NVIDIA T4 data sheet"),
+    "Tesla V100-SXM2-16GB": Peak(None, None, 15.7, "NVIDIA V100 data sheet"),
+    "Tesla V100-SXM2-32GB": Peak(None, None, 15.7, "NVIDIA V100 data sheet"),
+    "Tesla V100-PCIE-16GB": Peak(None, None, 14.0, "NVIDIA V100 data sheet"),
+    "Tesla T4": Peak(None, None, 8.1, "NVIDIA T4 data sheet"),
 }
 """Name as `torch.cuda.get_device_name` gives it -> peak."""
 
@@ -87,8 +77,8 @@ PEAKS: Mapping[str, Peak] = {
 def peak_flops(device_name: str, precision: Precision) -> float | None:
     """Dense peak in FLOP/s of one device, or None where it is not known."""
     # Exact names only: an "H100" may be SXM, NVL or PCIe, whose peaks differ by up to a third.
-    peak = PEAKS.get(device_name)
-    return None if peak is None else getattr(peak, precision)
+    peak: float | None = getattr(PEAKS.get(device_name), precision, None)
+    return None if peak is None else peak * TERA
 
 
 def mfu(

@@ -10,7 +10,7 @@ def test_wider_arithmetic_is_never_faster(name: str) -> None:
     peak = PEAKS[name]
     known = [value for value in (peak.bf16, peak.tf32, peak.fp32) if value is not None]
     assert known == sorted(known, reverse=True)
-    assert all(1e12 < value < 1e16 for value in known)
+    assert all(1 < value < 1e4 for value in known)
     assert peak.source
 
 
