@@ -29,7 +29,7 @@ def run_sweep(options: RunOptions, sweep: Sweep) -> int:
     started = time.monotonic()
     plan, store = make_plan(sweep), Store(options.store)
     wanted = plan.restricted_to(options.only) if options.only else plan
-    to_run = stages_to_run(wanted, store)
+    to_run = stages_to_run(wanted.stages, wanted.read_keys, store)
     check_networks(to_run, sweep.source)
     results = options.results / sweep.file.name
     for name in _changed_code(plan, results):

@@ -32,40 +32,29 @@ class Node(Protocol):
 
 
 N = TypeVar("N", bound=Node)
-N_co = TypeVar("N_co", bound=Node, covariant=True)
 
 
-@runtime_checkable
-class Graph(Protocol[N_co]):
-    """Stages and what is wanted of them."""
-
-    @property
-    def stages(self) -> Sequence[N_co]:
-        """Inputs first."""
-        ...
-
-    @property
-    def read_keys(self) -> Set[str]:
-        """Keys of the stages whose artifacts rows are made of."""
-        ...
-
-
-def stages_to_run(graph: Graph[N], store: Store) -> list[N]:
-    """Stages that lead to something the graph wants and whose artifacts are not in the store.
+def stages_to_run(stages: Sequence[N], read_keys: Set[str], store: Store) -> list[N]:
+    """Stages that lead to something that is wanted and whose artifacts are not in the store.
 
     An intermediate artifact that was removed is not made again where nothing needs it any more.
+
+    Args:
+        stages: Inputs first.
+        read_keys: Keys of the stages whose artifacts rows are made of.
+        store: Where the artifacts lie.
     """
     # From the ends backwards: a generator that is done needs no latents, even where these are gone.
-    missing = {stage.key: stage for stage in graph.stages if not store.find(stage.kind, stage.key)}
-    inner = {key for stage in graph.stages for key in stage.input_keys}
-    needed, read = set[str](), graph.read_keys
-    waiting = [key for key in missing if key not in inner or key in read]
+    missing = {stage.key: stage for stage in stages if not store.find(stage.kind, stage.key)}
+    inner = {key for stage in stages for key in stage.input_keys}
+    needed = set[str]()
+    waiting = [key for key in missing if key not in inner or key in read_keys]
     while waiting:
         key = waiting.pop()
         if key not in needed:
             needed.add(key)
             waiting += [source for source in missing[key].input_keys if source in missing]
-    return [stage for stage in graph.stages if stage.key in needed]
+    return [stage for stage in stages if stage.key in needed]
 
 
 def critical_paths(stages: Sequence[N], length: Callable[[N], float]) -> dict[str, float]:

@@ -20,7 +20,7 @@ from harness.storage.artifacts import Store
 
 def record_of(plan: Plan, store: Store) -> PlanRecord:
     """The record of a plan; what its stages do is told of those that the store lacks."""
-    to_run = set(stages_to_run(plan, store))
+    to_run = set(stages_to_run(plan.stages, plan.read_keys, store))
     kinds = dict.fromkeys(stage.kind for stage in plan.stages)
     resources = {kind: request_of(kind, plan.sweep.file.resources) for kind in kinds}
     return PlanRecord(

@@ -108,7 +108,8 @@ def _possible_stages(tuning: Tuning, store: Store, *, promote: bool) -> list[Sta
         # First trials and corners of the space together need all that the search may need.
         extremes = itertools.chain(budget.file.first.values(), budget.space.corners())
         points = [budget.point(dict(axes)) for axes in itertools.islice(extremes, MAX_CORNERS)]
-        stages |= {stage.key: stage for stage in stages_to_run(budget.plan(points), store)}
+        plan = budget.plan(points)
+        stages |= {s.key: s for s in stages_to_run(plan.stages, plan.read_keys, store)}
     return list(stages.values())
 
 
@@ -166,7 +167,7 @@ def _print_plan(
     print_plan(
         options,
         plan,
-        stages_to_run(plan, Store(options.store)),
+        stages_to_run(plan.stages, plan.read_keys, Store(options.store)),
         needed,
         {"num_trials": tuning.file.num_trials, "num_finished": finished},
         f"\n\nsearch of {tuning.file.num_trials} trials, {finished} of them finished; the plan is "

@@ -81,7 +81,7 @@ class TrialFeed:
     def _start(self, flight: _Flight, new: list[Stage]) -> None:
         gated = flight.step == "reconstruction"
         plan = flight.plan.restricted_to("reconstruction") if gated else flight.plan
-        flight.running = stages_to_run(plan, self.store)
+        flight.running = stages_to_run(plan.stages, plan.read_keys, self.store)
         new += flight.running
 
     def _advance(self, flight: _Flight, new: list[Stage]) -> None:
