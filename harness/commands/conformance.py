@@ -166,15 +166,10 @@ def _of_data(config: DataConfig) -> Iterator[Finding]:
     shape = (len(chosen), 3, side, side)
     found = f"{tuple(images.shape)} {images.dtype}"
     fits = tuple(images.shape) == shape and images.dtype == torch.uint8
-    yield Finding(
-        what=f"data set: images are 8-bit [3, {side}, {side}]",
-        error="" if fits else f"they are {found}",
-    )
-    flat = bool((images == images[:, :, :1, :1]).all())
-    yield Finding(
-        what="data set: images show something",
-        error="each of the first is of one colour; check how pixels are scaled" if flat else "",
-    )
+    yield _holds(f"data set: images are 8-bit [3, {side}, {side}]", fits, f"they are {found}")
+    flat = (images == images[:, :, :1, :1]).all()
+    error = "each of the first is of one colour; check how pixels are scaled"
+    yield _holds("data set: images show something", not flat, error)
     whole, part = (
         dataset.augmented("train", chosen, np.random.default_rng(0), rows)
         for rows in (slice(None), slice(1, 3))
@@ -205,13 +200,10 @@ def _of_encoder(stage: Stage, store: Store, data: DataConfig, *, grades: bool) -
 
     what, features = f"encoder: {stage.label}", loaded()
     found = features(pixels)
-    finite = bool(found.isfinite().all())
     error = "some are not; check its weights and `image_range`"
-    yield Finding(what=f"{what}: features are finite numbers", error="" if finite else error)
-    yield Finding(
-        what=f"{what}: features differ between images",
-        error="" if bool(found.std(dim=0).max() > 0) else "all are equal; check `image_range`",
-    )
+    yield _holds(f"{what}: features are finite numbers", found.isfinite().all(), error)
+    differs, error = found.std(dim=0).max() > 0, "all are equal; check `image_range`"
+    yield _holds(f"{what}: features differ between images", differs, error)
     random = "it draws random numbers or stays in training mode"
     yield _same(f"{what}: features are deterministic", found, features(pixels), random)
     again = loaded()(pixels)
@@ -232,10 +224,8 @@ def _of_tokenizer(stage: Stage, store: Store, data: DataConfig) -> Iterator[Find
         decoded = tokenizer.decode(latent)
         decoded_alone = torch.cat([tokenizer.decode(each[None]) for each in latent])
         reloaded = load_tokenizer(artifact, torch.device("cpu")).encode(images).mode()
-    yield Finding(
-        what="tokenizer: latents differ between images",
-        error="" if latent.float().std(dim=0).max() > 0 else "all are equal; it has collapsed",
-    )
+    differs, error = latent.float().std(dim=0).max() > 0, "all are equal; it has collapsed"
+    yield _holds("tokenizer: latents differ between images", differs, error)
     random = "it draws random numbers or stays in training mode"
     yield _same("tokenizer: encoding is deterministic", latent, again, random)
     yield _same("tokenizer: loaded twice it is the same", latent, reloaded, "its weights differ")
@@ -244,14 +234,18 @@ def _of_tokenizer(stage: Stage, store: Store, data: DataConfig) -> Iterator[Find
     yield _close("tokenizer: an image depends on its latent alone", decoded, decoded_alone, beside)
 
 
+def _holds(what: str, holds: bool | torch.Tensor, error: str) -> Finding:
+    return Finding(what=what, error="" if holds else error)
+
+
 def _same(what: str, left: torch.Tensor, right: torch.Tensor, error: str) -> Finding:
-    return Finding(what=what, error="" if torch.equal(left, right) else error)
+    return _holds(what, torch.equal(left, right), error)
 
 
 def _close(what: str, left: torch.Tensor, right: torch.Tensor, hint: str) -> Finding:
     apart = float((left - right).abs().max() / left.abs().max().clamp(min=1e-12))
     error = f"it moves by {apart:.1e} of the largest value with what lies beside it; {hint}"
-    return Finding(what=what, error=error if apart > TOLERANCE else "")
+    return _holds(what, not apart > TOLERANCE, error)
 
 
 Tell = Callable[[str], None]
