@@ -196,8 +196,8 @@ def _declared(rows: pd.DataFrame, name: str, about: Column) -> Axis:
     order += sorted(value for value in found if value not in order)
     if is_numeric:
         order = sorted(order)
-    elif baseline in order:
-        order = [baseline, *(value for value in order if value != baseline)]
+    else:
+        order.sort(key=lambda value: value != baseline)
     return Axis(
         column=column,
         label=about.label or name.removeprefix("axis."),
@@ -248,8 +248,8 @@ def _find_implied(rows: pd.DataFrame, declared: list[Axis], group: pd.Series) ->
 
 def _implied(rows: pd.DataFrame, column: str) -> Axis:
     order = sorted(rows[column].dropna().unique())
-    if column == ALIGNMENT and UNALIGNED in order:
-        order = [UNALIGNED, *(value for value in order if value != UNALIGNED)]
+    if column == ALIGNMENT:
+        order.sort(key=lambda value: value != UNALIGNED)
     return Axis(
         column=column,
         label=column,

@@ -71,7 +71,7 @@ def say_speedups(speedups: list[Speedup]) -> list[str]:
     lines = []
     for axis in dict.fromkeys(speedup.axis for speedup in speedups):
         mine = [_say_speedup(speedup) for speedup in speedups if speedup.axis == axis]
-        whose = "unaligned generator" if axis.column == ALIGNMENT else _name_value(axis)
+        whose = "unaligned generator" if axis.column == ALIGNMENT else axis.text(axis.baseline)
         lines += [f"Convergence (images to reach the {whose}'s last generation distance):", *mine]
     judged = sum(speedup.interval is not None for speedup in speedups)
     return [*lines, *_say_number("speed-ups", judged)]
@@ -106,11 +106,6 @@ def _name_sides(axis: Axis) -> str:
     if axis.column == ALIGNMENT:
         return "with alignment over without"
     return f"over that of {axis.text(axis.baseline)}"
-
-
-def _name_value(axis: Axis) -> str:
-    """The baseline in words: "none", "kl_weight 1e-06"."""
-    return axis.text(axis.baseline)
 
 
 def _say_number(what: str, judged: int) -> list[str]:
@@ -153,7 +148,7 @@ def _say_slope(slope: DilemmaSlope) -> str:
     for each in slope.changes:
         text += (
             f"; {each.change:+.2f}{_say_interval(each.interval)} against"
-            f" {_name_value(each.axis)}, {_judge_change(each)}"
+            f" {each.axis.text(each.axis.baseline)}, {_judge_change(each)}"
         )
     return f"{text}."
 

@@ -116,7 +116,7 @@ def _table(rows: Sequence[Mapping[str, Any]], axes: Sequence[Axis], most: int) -
     """The rows by what varies; the best ones where there is no room for all."""
     named = {axis_column(axis.name): axis.short for axis in axes} or _GIVEN
     varied = {**named, **_OTHERS}
-    varied = {name: words for name, words in varied.items() if _num_values(rows, name) > 1}
+    varied = {name: words for name, words in varied.items() if len({row[name] for row in rows}) > 1}
     measured = {
         name: words
         for name, words in _METRICS.items()
@@ -141,7 +141,3 @@ def _table(rows: Sequence[Mapping[str, Any]], axes: Sequence[Axis], most: int) -
         return [title]
     cells = [[number(row[name]) for name in shown] for row in best[:most]]
     return [title, *columns([list(shown.values()), *cells])]
-
-
-def _num_values(rows: Sequence[Mapping[str, Any]], name: str) -> int:
-    return len({row[name] for row in rows})
