@@ -184,25 +184,9 @@ def frechet_distance(first: FeatureStatistics, second: FeatureStatistics) -> flo
         RuntimeError: The distance comes out negative by more than round-off.
     """
     check_width(first.dim, second.dim)
-    (mean_a, covariance_a), (mean_b, covariance_b) = first.compute(), second.compute()
-    return gaussian_distance(
-        mean_a, covariance_a, mean_b.to(mean_a.device), covariance_b.to(mean_a.device)
-    )
-
-
-def gaussian_distance(
-    mean_a: Float64[Tensor, " d"],
-    covariance_a: Float64[Tensor, "d d"],
-    mean_b: Float64[Tensor, " d"],
-    covariance_b: Float64[Tensor, "d d"],
-) -> float:
-    """Fréchet distance between two Gaussians given by their moments (module docstring).
-
-    Raises:
-        ValueError: A moment is not finite.
-        RuntimeError: The distance comes out negative by more than round-off.
-    """
-    return FactoredGaussian.of(mean_a, covariance_a).distance(mean_b, covariance_b)
+    (mean, covariance), other = first.compute(), second.compute()
+    gaussian = FactoredGaussian.of(mean, covariance)
+    return gaussian.distance(*(moment.to(mean.device) for moment in other))
 
 
 @final
@@ -296,9 +280,8 @@ def self_test(device: torch.device | str = "cpu", num_blocks: int = 64) -> None:
         expected = float(shift.square().sum() + covariance_traces - 2.0 * roots.sum())
         rotated = [basis @ torch.block_diag(*part) @ basis.T for part in (blocks, blocks_b)]
         mean = torch.zeros_like(shift, device=device)
-        found = gaussian_distance(
-            mean, rotated[0].to(device), (basis @ shift).to(device), rotated[1].to(device)
-        )
+        gaussian = FactoredGaussian.of(mean, rotated[0].to(device))
+        found = gaussian.distance((basis @ shift).to(device), rotated[1].to(device))
         if abs(found - expected) > tolerance * expected:
             raise RuntimeError(
                 f"the Fréchet distance of a known pair of Gaussians must be {expected:.12g}, but "

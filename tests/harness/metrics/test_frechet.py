@@ -6,11 +6,10 @@ import pytest
 import torch
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
-from harness.metrics import frechet
 from harness.metrics.frechet import (
+    FactoredGaussian,
     FeatureStatistics,
     frechet_distance,
-    gaussian_distance,
     self_test,
 )
 
@@ -56,7 +55,8 @@ def test_one_dimensional_gaussians_have_a_closed_form():
     def scalar(value: float) -> torch.Tensor:
         return torch.tensor([value], dtype=torch.float64)
 
-    distance = gaussian_distance(scalar(1.0), scalar(4.0)[None], scalar(3.0), scalar(9.0)[None])
+    gaussian = FactoredGaussian.of(scalar(1.0), scalar(4.0)[None])
+    distance = gaussian.distance(scalar(3.0), scalar(9.0)[None])
     assert distance == pytest.approx((1 - 3) ** 2 + (2 - 3) ** 2)
 
 
@@ -147,11 +147,11 @@ def test_a_distance_that_is_negative_beyond_round_off_stops(monkeypatch):
     eigenvalues = torch.linalg.eigvalsh
     monkeypatch.setattr(torch.linalg, "eigvalsh", lambda matrix: 4.0 * eigenvalues(matrix))
     with pytest.raises(RuntimeError, match="must be at least 0 but for round-off"):
-        gaussian_distance(mean, first, mean, second)
+        FactoredGaussian.of(mean, first).distance(mean, second)
 
 
 def test_the_self_test_passes_here_and_stops_where_linear_algebra_is_broken(monkeypatch):
     self_test()
-    monkeypatch.setattr(frechet, "gaussian_distance", lambda *_: 42.0)
+    monkeypatch.setattr(FactoredGaussian, "distance", lambda *_: 42.0)
     with pytest.raises(RuntimeError, match="linear algebra library is broken"):
         self_test()

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from harness.data.image_sets import open_image_set
 from harness.metrics.extractors import INCEPTION_NAME, INCEPTION_SHA256
-from harness.metrics.frechet import FeatureStatistics, frechet_distance, gaussian_distance
+from harness.metrics.frechet import FactoredGaussian, FeatureStatistics, frechet_distance
 from harness.metrics.statistics_files import read_statistics, write_statistics
 
 FEATURES = np.random.default_rng(0).normal(size=(50, 4)) + 3.0
@@ -100,7 +100,7 @@ def test_distances_to_a_file_equal_those_to_the_set_behind_it(path):
     other = _statistics(np.random.default_rng(2).normal(size=(60, 4)))
     np.savez(path, mu=MU, sigma=SIGMA)
     read = read_statistics(path)
-    found = gaussian_distance(*other.compute(), read.mean, read.covariance)
+    found = FactoredGaussian.of(*other.compute()).distance(read.mean, read.covariance)
     assert found == pytest.approx(frechet_distance(other, _statistics()), rel=1e-10)
 
 
