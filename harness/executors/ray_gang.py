@@ -26,9 +26,9 @@ from ray.util import get_node_ip_address
 
 from harness.config.resources import Resources
 from harness.execution.failures import FailureKind, classify, most_telling, one_line
-from harness.execution.stage_run import Outcome, run_stage
+from harness.execution.stage_run import ALONE, Outcome, run_stage
 from harness.executors.parcel import Parcel
-from harness.machine.world import join
+from harness.machine.world import World, join
 from harness.storage.leftovers import GANGS, KEY_DIGITS
 
 SETTINGS = {
@@ -49,8 +49,8 @@ MEETING = "meeting"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gang:
-    """A stage and its workers."""
+class Job:
+    """A stage on its way to its workers, one or several."""
 
     parcel: Parcel
     """The stage."""
@@ -72,8 +72,13 @@ class Gang:
         """GPUs of one worker."""
         return self.each.get("GPU", 0.0)
 
+    def run(self, world: World = ALONE) -> Outcome:
+        """Run the stage in this process, which is one of these workers."""
+        stage, stop = self.parcel.open(), self.stop
+        return run_stage(stage, self.store_root, self.resources, self.gpus, world=world, stop=stop)
 
-def run_gang(gang: Gang) -> Outcome:
+
+def run_gang(gang: Job) -> Outcome:
     """Run a stage on its workers; called in a task that holds no resources itself."""
     os.environ.update({name: os.environ.get(name, value) for name, value in SETTINGS.items()})
     # Reading these takes seconds and a driver that starts no gang needs neither.
@@ -137,7 +142,7 @@ def _work(config: Mapping[str, Any]) -> Outcome:
     """One worker's part, in a process of its own; the first one's outcome is the stage's."""
     from ray.train import get_context
 
-    gang: Gang = config["gang"]
+    gang: Job = config["gang"]
     _choose_device(gang)
     if gang.shared:
         rendezvous = _meeting_port()
@@ -151,17 +156,10 @@ def _work(config: Mapping[str, Any]) -> Outcome:
         rendezvous,
         backend="nccl" if gang.gpus else "gloo",
     ) as world:
-        return run_stage(
-            gang.parcel.open(),
-            gang.store_root,
-            gang.resources,
-            gang.gpus,
-            world=world,
-            stop=gang.stop,
-        )
+        return gang.run(world)
 
 
-def _choose_device(gang: Gang) -> None:
+def _choose_device(gang: Job) -> None:
     """Let this worker use the device that it was given, and no other."""
     if not gang.gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""

@@ -17,11 +17,11 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from harness.config.resources import Resources
-from harness.execution.stage_run import Outcome, run_stage
+from harness.execution.stage_run import Outcome
 from harness.executors.parcel import Parcel
 from harness.executors.placement import Placement
 from harness.executors.ray_connection import Say
-from harness.executors.ray_gang import Gang, run_gang
+from harness.executors.ray_gang import Job, run_gang
 from harness.executors.ray_head import Head
 from harness.executors.requests import Amounts, Demand
 from harness.schema.imported import code_of
@@ -35,10 +35,10 @@ SIGNALS_S = 0.1
 """Longest wait within Ray, in seconds: signals that come during one count as one."""
 
 
-def _run(parcel: Parcel, store_root: str, resources: Resources, gpus: float, stop: str) -> Outcome:
-    if not gpus:
+def _run(job: Job) -> Outcome:
+    if not job.gpus:
         hide_gpus()
-    return run_stage(parcel.open(), Path(store_root), resources, gpus, stop=Path(stop))
+    return job.run()
 
 
 def _find_code(parcel: Parcel) -> str:
@@ -129,37 +129,8 @@ class RayMachines:
 
     def launch(self, placement: Placement, demand: Demand) -> Any:
         """Start a stage on the chosen machine."""
-        start = self._launch_gang if demand.workers > 1 else self._launch_alone
-        handle = start(placement, demand)
-        self._placed[handle] = (placement, demand)
-        self._changed = time.monotonic()
-        return handle
-
-    def _launch_alone(self, placement: Placement, demand: Demand) -> Any:
-        stage, each = placement.stage, dict(demand.each)
-        cpus, gpus = each.pop("CPU"), each.pop("GPU", 0.0)
-        task = self.gpu_task if gpus else self.cpu_task
-        memory = each.pop("memory", None)
-        # Not soft: a stage must start on the machine that was chosen for it, or not at all.
-        return task.options(
-            num_cpus=cpus,
-            num_gpus=gpus,
-            memory=memory,
-            resources=each or None,
-            name=f"{stage.kind} {stage.label}",
-            scheduling_strategy=NodeAffinitySchedulingStrategy(placement.nodes[0], soft=False),
-        ).remote(
-            Parcel.of(stage),
-            str(self.store_root),
-            self.resources[stage.kind],
-            gpus,
-            str(self.stop.path),
-        )
-
-    def _launch_gang(self, placement: Placement, demand: Demand) -> Any:
-        """Start the task that starts the workers; it holds nothing itself."""
         stage = placement.stage
-        gang = Gang(
+        job = Job(
             parcel=Parcel.of(stage),
             key=stage.key,
             store_root=self.store_root,
@@ -169,7 +140,31 @@ class RayMachines:
             stop=self.stop.path,
             shared=self.shared,
         )
-        return self.gang_task.options(name=f"workers of {stage.kind} {stage.label}").remote(gang)
+        name = f"{stage.kind} {stage.label}"
+        if demand.workers > 1:
+            # Starts the workers and holds nothing itself.
+            task = self.gang_task.options(name=f"workers of {name}")
+        else:
+            task = self._task_on(placement.nodes[0], demand.each, name)
+        handle = task.remote(job)
+        self._placed[handle] = (placement, demand)
+        self._changed = time.monotonic()
+        return handle
+
+    def _task_on(self, node: str, amounts: Amounts, name: str) -> Any:
+        each = dict(amounts)
+        cpus, gpus = each.pop("CPU"), each.pop("GPU", 0.0)
+        task = self.gpu_task if gpus else self.cpu_task
+        memory = each.pop("memory", None)
+        # Not soft: a stage must start on the machine that was chosen for it, or not at all.
+        return task.options(
+            num_cpus=cpus,
+            num_gpus=gpus,
+            memory=memory,
+            resources=each or None,
+            name=name,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
+        )
 
     def wait(self, handles: Sequence[Any], timeout_s: float) -> Sequence[Any]:
         """Those that have ended, after at most `timeout_s` seconds.
