@@ -39,10 +39,13 @@ class BootstrapConfig:
             )
 
 
-def resample_means(
+def draw_means(
     cells: Cells, metrics: Sequence[str], config: BootstrapConfig
 ) -> NDArray[np.float64]:
-    """Draws what the cells' means would be with other seeds.
+    """The cells' own means, and behind them what these would be with other seeds.
+
+    What is computed of the first axis is the estimate in its first place and its resamples in the
+    others, as `estimate_interval` takes them.
 
     Args:
         cells: Cells whose rows have all of the metrics.
@@ -50,12 +53,13 @@ def resample_means(
         config: How to resample.
 
     Returns:
-        Array of shape (resamples, lines of `cells.points`, metrics). A cell with one unit stays
+        Array of shape (1 + resamples, lines of `cells.points`, metrics). A cell with one unit stays
         as it is in every resample: see `explain_no_interval`.
     """
     generator = np.random.default_rng(config.seed)
     sums, counts, of_cell = _sum_units(cells, metrics)
-    means = np.empty((config.num_resamples, len(cells.points), len(metrics)))
+    means = np.empty((1 + config.num_resamples, len(cells.points), len(metrics)))
+    means[0] = cells.points[list(metrics)].to_numpy(dtype=float)
     draws: dict[Hashable, NDArray[np.intp]] = {}
     owners = _find_owners(cells, cells.points)
     for position, (units, owner) in enumerate(zip(of_cell, owners, strict=True)):
@@ -63,28 +67,8 @@ def resample_means(
             shape = (config.num_resamples, max(len(units) - 1, 1))
             draws[owner] = generator.integers(0, len(units), shape)
         drawn = units[draws[owner]]
-        means[:, position] = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
+        means[1:, position] = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
     return means
-
-
-def draw_means(
-    cells: Cells, metrics: Sequence[str], config: BootstrapConfig
-) -> NDArray[np.float64]:
-    """The cells' own means and behind them the resampled ones.
-
-    What is computed of the first axis is the estimate in its first place and its resamples in the
-    others, as `estimate_interval` takes them.
-
-    Args:
-        cells: As `resample_means`, with `metrics` and `config`.
-        metrics: Names in `cells.measures`.
-        config: How to resample.
-
-    Returns:
-        Array of shape (1 + resamples, lines of `cells.points`, metrics).
-    """
-    own = cells.points[list(metrics)].to_numpy(dtype=float)
-    return np.concatenate([own[None], resample_means(cells, metrics, config)])
 
 
 def percentile_interval(

@@ -8,10 +8,14 @@ from analysis.cells.cells import compute_cells
 from analysis.statistics.bootstrap import (
     BootstrapConfig,
     count_freedoms,
+    draw_means,
     percentile_interval,
-    resample_means,
 )
 from analysis.table.reading import check_table
+
+
+def resample_means(cells, metrics, config):
+    return draw_means(cells, metrics, config)[1:]
 
 
 def _cells(rows):
