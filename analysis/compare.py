@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.cells.cells import average_rows
-from analysis.cells.lines import name_lines
+from analysis.cells.lines import describe_lines
 from analysis.statistics.welch import LEVEL, count_by_chance, reach_by_chance
 from analysis.table.columns import Column, measures_of
 from analysis.table.protocols import list_some
@@ -23,7 +23,7 @@ from analysis.table.reading import concat_tables, load_table
 
 EXIT_OK, EXIT_WRONG_REQUEST = 0, 2
 CONFIGURATION = ("cell", "dataset", "resolution", "guidance", "generator_images")
-"""Columns that match rows, after `name_lines` has put every axis into the name of the cell."""
+"""Columns that match rows, after `describe_lines` has put every axis into the name of the cell."""
 MAX_LISTED = 40
 """Lines listed under one heading at most; the CSV has them all."""
 
@@ -67,7 +67,7 @@ def compare_tables(first: pd.DataFrame, second: pd.DataFrame) -> Comparison:
     tables = {"first": first, "second": second}
     both = concat_tables([table.assign(side=side) for side, table in tables.items()])
     measures = measures_of(both)
-    named = name_lines(both, apart=("side", "guidance", "protocol_hash"))
+    named, _ = describe_lines(both, apart=("side", "guidance", "protocol_hash"))
     named["name"] = _name_configurations(named)
     done = named[named["status"] == "done"]
     averages = {side: _average(done[done["side"] == side]) for side in tables}

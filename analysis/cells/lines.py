@@ -117,11 +117,6 @@ def join_texts(rows: pd.DataFrame, axes: Sequence[Axis]) -> pd.Series:
     return pd.Series(joined if axes else "", index=rows.index, dtype=object)
 
 
-def name_lines(rows: pd.DataFrame, apart: Sequence[str] = ()) -> pd.DataFrame:
-    """Names the cell and the line of each row; see `describe_lines`."""
-    return describe_lines(rows, apart)[0]
-
-
 def describe_lines(rows: pd.DataFrame, apart: Sequence[str] = ()) -> tuple[pd.DataFrame, Axes]:
     """Finds the axes of rows, and names the cell and the line of each as briefly as it can be.
 

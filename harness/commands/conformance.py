@@ -95,9 +95,11 @@ def findings(sweep: Sweep) -> Iterator[Finding]:
     with tempfile.TemporaryDirectory(prefix="conformance-") as folder:
         undisturbed, resumed = (Store(Path(folder, name)) for name in ("whole", "resumed"))
         for stage in plan.stages:
-            finding = _ran(stage, undisturbed)
-            yield finding
-            if finding.error:
+            outcome = run_stage(stage, undisturbed.root, Resources(), 0.0)
+            good = outcome.status in ("done", "reused")
+            ran = _holds(f"{stage.kind}: {stage.label} runs", good, outcome.error)
+            yield ran
+            if ran.error:
                 return
             if stage.kind == "tokenizer":
                 yield from _of_tokenizer(stage, undisturbed, stage.config.data)
@@ -108,12 +110,6 @@ def findings(sweep: Sweep) -> Iterator[Finding]:
             # What reads a stage that came out otherwise comes out otherwise too.
             if repeated.error:
                 return
-
-
-def _ran(stage: Stage, store: Store) -> Finding:
-    outcome = run_stage(stage, store.root, Resources(), 0.0)
-    error = "" if outcome.status in ("done", "reused") else outcome.error
-    return Finding(what=f"{stage.kind}: {stage.label} runs", error=error)
 
 
 def _repeats(stage: Stage, undisturbed: Store, store: Store) -> Finding:
@@ -143,13 +139,11 @@ def _repeats(stage: Stage, undisturbed: Store, store: Store) -> Finding:
         for name, file in ours.record["files"].items()
         if theirs.record["files"].get(name) != file
     ]
-    if not differing and ours.result == theirs.result:
-        return Finding(what=what)
-    return Finding(
-        what=what,
-        error=f"{', '.join(differing) or 'its result'} differ: whatever a training changes must be "
-        "in its checkpoint, and every random number a function of seed and step",
+    error = (
+        f"{', '.join(differing) or 'its result'} differ: whatever a training changes must be "
+        "in its checkpoint, and every random number a function of seed and step"
     )
+    return _holds(what, not differing and ours.result == theirs.result, error)
 
 
 def _of_data(config: DataConfig) -> Iterator[Finding]:

@@ -121,16 +121,12 @@ class Queue:
         # Until its next attempt a stage keeps what it held.
         soon = {key for key, when in self.again_at.items() if when > now}
         for placement in place(ready, self.demands, totals, self._free(totals), soon):
-            self._start(placement, totals)
+            stage, demand = placement.stage, self.demands[placement.stage.kind]
+            self.running[self.machines.launch(placement, demand)] = placement
+            held, total = demand.held, _sum(totals)
+            self.graph.listen(StageEvent(stage=stage, what="started", held=held, total=total))
         demands = [self.demands[s.kind] for s in ready if s.key not in self._busy()]
         self.machines.want([d for d in demands if not is_possible(d, list(totals.values()))])
-
-    def _start(self, placement: Placement, totals: Mapping[str, Amounts]) -> None:
-        stage = placement.stage
-        demand = self.demands[stage.kind]
-        self.running[self.machines.launch(placement, demand)] = placement
-        event = StageEvent(stage=stage, what="started", held=demand.held, total=_sum(totals))
-        self.graph.listen(event)
 
     def _busy(self) -> set[str]:
         return {placement.stage.key for placement in self.running.values()}

@@ -267,7 +267,8 @@ class Generator:
             ValueError: There is no label, or a label is no class.
         """
         classes = _tensor(labels)
-        if classes.ndim != 1 or not len(classes) or not self._are_known(classes):
+        known = torch.arange(self.num_classes, device=classes.device)
+        if classes.ndim != 1 or not len(classes) or not torch.isin(classes, known).all():
             raise ValueError(
                 f"labels must be classes from 0 to {self.num_classes - 1}, one or more, but got "
                 f"{classes.tolist()}"
@@ -280,10 +281,6 @@ class Generator:
             for number, batch in enumerate(classes.long().to(device).split(size))
         ]
         return torch.cat(drawn)
-
-    def _are_known(self, labels: Tensor) -> bool:
-        known = torch.arange(self.num_classes, device=labels.device)
-        return bool(torch.isin(labels, known).all())
 
 
 @final
