@@ -5,7 +5,7 @@ import gc
 import resource
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
@@ -37,15 +37,11 @@ class Spent:
 
 
 @final
-@dataclass
 class Meter:
     """Peaks of memory since it was made, also in a process that has run other stages before."""
 
-    device: torch.device
-    _high_water_gib: float = field(default=0.0, init=False)
-    _was_reset: bool = field(default=False, init=False)
-
-    def __post_init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
         # The system's peak is that of the whole process, which may have run larger stages before.
         self._was_reset = _reset_high_water()
         self._high_water_gib = high_water_gib()

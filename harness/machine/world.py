@@ -54,17 +54,6 @@ class World:
                 "workers from 0"
             )
 
-    @classmethod
-    def joined(cls, patience_s: float = PATIENCE_S) -> "World":
-        """The workers of this process's default process group; all must call this together."""
-        if not dist.is_initialized():
-            return cls()
-        # NCCL carries tensors on devices only.
-        speaks_host = "gloo" in dist.get_backend()
-        timeout = timedelta(seconds=patience_s)
-        group = None if speaks_host else dist.new_group(backend="gloo", timeout=timeout)
-        return cls(rank=dist.get_rank(), size=dist.get_world_size(), host_group=group)
-
     @property
     def is_first(self) -> bool:
         """Whether this worker holds the lease and writes into the store."""
@@ -208,15 +197,18 @@ def join(
     # parts of PyTorch do, it would hold the group for ever, and `leave` would close no connection.
     importlib.import_module("torch.distributed.nn.functional")
     is_file = isinstance(rendezvous, Path)
+    timeout = timedelta(seconds=patience_s)
     dist.init_process_group(
         backend,
         init_method=f"file://{rendezvous.resolve()}" if is_file else rendezvous,
         rank=rank,
         world_size=size,
-        timeout=timedelta(seconds=patience_s),
+        timeout=timeout,
     )
     try:
-        yield World.joined(patience_s)
+        # NCCL carries tensors on devices only.
+        group = None if "gloo" in backend else dist.new_group(backend="gloo", timeout=timeout)
+        yield World(rank=rank, size=size, host_group=group)
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
