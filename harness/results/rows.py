@@ -138,7 +138,6 @@ def _sampled_configuration(row: PlannedRow) -> dict[str, Any]:
     generator, sampled = row.trial.generator, row.generator
     if generator is None or sampled is None:
         return {}
-    provenances = row.trial.tokenizer.provenance, generator.provenance
     return {
         **generator.columns,
         "generator_seed": generator.seed,
