@@ -20,7 +20,7 @@ from analysis.figures.diagnostics import (
     draw_diagnostics,
     known_diagnostics,
 )
-from analysis.figures.dilemma import draw_dilemma
+from analysis.figures.dilemma import MAX_BESIDE, draw_dilemma
 from analysis.figures.frontier import compute_frontier, draw_frontier
 from analysis.figures.guidance import compute_guidance, draw_guidance
 from analysis.figures.panels import split_panels
@@ -36,8 +36,6 @@ MAX_LINES = 24
 """Lines that figures and findings hold; the page's plot and the tables have all of them."""
 MAX_LEVELS, MAX_PANELS = 8, 12
 """Colours, or markers, that can be told apart in one figure, and panels that one holds."""
-MAX_BESIDE = 6
-"""Panels that fit beside each other."""
 NO_GENERATION = "no row has a generation distance"
 
 
@@ -53,8 +51,8 @@ class Plot:
     """Detail that tells it from others of its kind: the stage of training curves, for instance."""
     caption: str
     """Caption of the figure."""
-    draw: Callable[[], Figure]
-    """Draws it."""
+    draw: Callable[[float], Figure]
+    """Draws it so many inches wide."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,10 +105,21 @@ def analyse_group(name: str, rows: pd.DataFrame, *, every_figure: bool = True) -
         _plan(
             "frontier",
             f"The frontier: reconstruction against generation{_name_lines(cells)}.",
-            lambda: draw_frontier(focused, select_published(focused.rows)),
+            lambda width: draw_frontier(focused, select_published(focused.rows), width),
             "" if len(focused.points) else "no row has both distances",
         )
     ]
+    if np.isfinite(focused.points["psnr"]).any():
+        planned.append(
+            Plot(
+                kind="frontier",
+                detail="psnr",
+                caption="The frontier by PSNR: pixels against generation.",
+                draw=lambda width: draw_frontier(
+                    focused, select_published(focused.rows), width, across="psnr"
+                ),
+            )
+        )
     findings: list[str] = []
     if len(focused.points):
         findings += say_gains(compute_gains(focused))
@@ -281,7 +290,9 @@ def _name_lines(cells: Cells) -> str:
     return f", lines through the {along.heading}s" if along else ""
 
 
-def _plan(kind: str, caption: str, draw: Callable[[], Figure], missing: str) -> Plot | Omission:
+def _plan(
+    kind: str, caption: str, draw: Callable[[float], Figure], missing: str
+) -> Plot | Omission:
     """A figure, or why it is left out where something is missing."""
     if missing:
         return Omission(what={"diagnostics": "latent diagnostics"}.get(kind, kind), reason=missing)
@@ -299,25 +310,25 @@ def _plan_generation(
         _plan(
             "dilemma",
             f"The dilemma: generation and PSNR against the {along.heading if along else 'line'}.",
-            lambda: draw_dilemma(_limit_panels(cells, MAX_BESIDE)),
+            lambda width: draw_dilemma(_limit_panels(cells, MAX_BESIDE), width),
             nothing or ("" if along else "no axis of numbers has tokenizers of its own"),
         ),
         _plan(
             "convergence",
             "Convergence: generation against training images.",
-            lambda: draw_convergence(_limit_panels(convergence)),
+            lambda width: draw_convergence(_limit_panels(convergence), width),
             "" if (snapshots > 1).any() else "no generator has two snapshots with a distance",
         ),
         _plan(
             "scaling",
             "Scaling: generation against the generator's parameters and the training FLOPs.",
-            lambda: draw_scaling(cells),
+            lambda width: draw_scaling(cells, width),
             nothing or ("" if has_costs else "all generators are of one size and one cost"),
         ),
         _plan(
             "diagnostics",
             "Latent diagnostics against generation, with rank correlations.",
-            lambda: draw_diagnostics(cells, correlations),
+            lambda width: draw_diagnostics(cells, correlations, width),
             nothing or ("" if known_diagnostics(cells) else "the table has none of their columns"),
         ),
     ]

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.figures.curves import load_curves
-from analysis.figures.saving import SUFFIXES, save_figure
+from analysis.figures.saving import ENDS, save_figure
 from analysis.group import GroupAnalysis, Omission, Plot, analyse_group, plan_shared_plots
 from analysis.outputs import choose_outputs
 from analysis.page.grids import index_grids, write_grids_page
@@ -90,7 +90,7 @@ def write_report(
     stems = _name_groups(groups)
     named = {_name_figure(plot, stems): plot for plot in plots}
     tables = _format_tables(groups, stems, columns)
-    names = [f"{stem}.{end}" for stem in named for end in SUFFIXES]
+    names = [f"{stem}{end}" for stem in named for end in ENDS]
     outputs.make_room([*names, *tables, "summary.txt"])
     saved = [_save_plot(plot, outputs.figures_dir, stem) for stem, plot in named.items()]
     figures = [figure for figure in saved if isinstance(figure, ShownFigure)]

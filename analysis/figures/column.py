@@ -1,9 +1,8 @@
-"""Figures one column of a two-column paper wide: 3.3 inches, legend above, footnote below."""
+"""Figures one column or two of a paper wide: legend above, footnote below."""
 
 import re
 import textwrap
 from collections.abc import Sequence
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -11,18 +10,16 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from analysis.cells.cells import Cells, Setting
-from analysis.figures.marks import FONT_SIZE, Marks, freeze_layout
+from analysis.figures.marks import Marks, freeze_layout, make_key
 
-COLUMN_INCH, TWO_COLUMNS_INCH = 3.3, 6.9
-MAX_COLUMNS = 3
-"""Panels beside each other that one column holds; more take two."""
+COLUMN_INCH, TWO_COLUMNS_INCH = 3.25, 6.75
 LEGEND_LINE_INCH = 0.14
 FOOTNOTE_LINE_INCH = 0.09
 AXIS_INCH = 0.45
 """Height that the labels of the lowest axes need."""
-LEGEND_CHARACTERS = 22
+LEGEND_CHARACTERS, FOOTNOTE_CHARACTERS = 7, 23
+"""Characters of a line, per inch of the figure's width."""
 FOOTNOTE_SIZE = 5.5
-FOOTNOTE_CHARACTERS = 76
 MAX_KEYS = 12
 """Entries of a legend's column at most; more are told by their number."""
 
@@ -44,24 +41,21 @@ def finish_column_figure(
         footnote: Sentences under the figure; empty ones are left out.
         extra_keys: Entries of the legend for what the marks don't cover.
     """
-    colours = [make_key(name, color=c, linewidth=2.5) for name, c in marks.colours.items()]
-    shapes = [
-        make_key(name, color="0.35", marker=marker, linestyle=style, markersize=4, linewidth=1.0)
-        for name, (marker, style) in marks.shapes.items()
-        if name
-    ]
+    colours, shapes = marks.keys()
     columns = [colours, [*shapes, *extra_keys]]
     num_entries = min(max(map(len, columns)), MAX_KEYS)
     columns = [_fill(keys, num_entries) for keys in columns]
+    width_inch = figure.get_figwidth()
+    for key in (*columns[0], *columns[1]):
+        key.set_label(_wrap(str(key.get_label()), int(LEGEND_CHARACTERS * width_inch)))
     num_lines = max(sum(str(k.get_label()).count("\n") + 1 for k in keys) for keys in columns)
-    notes = textwrap.wrap("; ".join(filter(None, footnote)), FOOTNOTE_CHARACTERS)
+    words = "; ".join(filter(None, footnote))
+    notes = textwrap.wrap(words, int(FOOTNOTE_CHARACTERS * width_inch))
     room = LEGEND_LINE_INCH * num_lines + FOOTNOTE_LINE_INCH * len(notes)
     figure.set_figheight(figure.get_figheight() + room)
     figure.legend(
         handles=[*columns[0], *columns[1]],
         loc="outside upper center",
-        fontsize=FONT_SIZE - 0.5,
-        frameon=False,
         ncols=2,
         handlelength=2.4,
         columnspacing=1.2,
@@ -70,11 +64,6 @@ def finish_column_figure(
     )
     figure.supxlabel("\n".join(notes), fontsize=FOOTNOTE_SIZE, color="0.35", x=0.01, ha="left")
     freeze_layout(figure)
-
-
-def make_key(label: str, **look: Any) -> Line2D:
-    """An entry of the legend; a long name is broken."""
-    return Line2D([], [], label=_wrap(label), **look)
 
 
 def describe_setting(setting: Setting, num_gaps: int) -> list[str]:
@@ -114,11 +103,11 @@ def _fill(keys: list[Line2D], num_lines: int) -> list[Line2D]:
     return [*keys, *(make_key("", linestyle="None") for _ in range(num_lines - len(keys)))]
 
 
-def _wrap(name: str) -> str:
+def _wrap(name: str, width: int) -> str:
     """Breaks a long name after spaces and underscores, so that a legend leaves the axes room."""
     lines = [""]
     for piece in re.findall(r"[^ _]*[ _]?", name):
-        if lines[-1] and len(lines[-1] + piece) > LEGEND_CHARACTERS:
+        if lines[-1] and len(lines[-1] + piece) > width:
             lines.append("")
         lines[-1] += piece
     return "\n".join(line.rstrip() for line in lines)

@@ -22,7 +22,12 @@ from analysis.cells.cells import (
 )
 from analysis.cells.lines import Axes, Axis, describe_lines
 from analysis.cells.pairs import find_pairs
-from analysis.figures.column import count_axis, describe_setting, finish_column_figure
+from analysis.figures.column import (
+    COLUMN_INCH,
+    count_axis,
+    describe_setting,
+    finish_column_figure,
+)
 from analysis.figures.panels import Panel, draw_panels, require_points, split_panels
 from analysis.statistics.bootstrap import BootstrapConfig, Interval, percentile_interval
 from analysis.table.protocols import require_one_protocol
@@ -156,14 +161,12 @@ def find_crossing(
     return np.where(reached.any(axis=-1), crossing, np.nan)
 
 
-def draw_convergence(data: ConvergenceData) -> Figure:
+def draw_convergence(data: ConvergenceData, width_inch: float = COLUMN_INCH) -> Figure:
     """Draws generation distance over training images, a panel for each but the compared axis.
 
     Args:
         data: From `compute_convergence`, with at least one point.
-
-    Returns:
-        A figure one column wide.
+        width_inch: Width of the figure, inches.
 
     Raises:
         ValueError: If there are no points.
@@ -172,6 +175,7 @@ def draw_convergence(data: ConvergenceData) -> Figure:
     require_points(data.points, "convergence", need, data.gaps)
     points = split_panels(data.points, data.axes)
     facets = [str(facet) for facet in points["facet"].unique()]
+    num_columns = min(1 if width_inch == COLUMN_INCH else 2, len(facets))
     figure, grid, marks = draw_panels(
         points,
         [
@@ -179,17 +183,20 @@ def draw_convergence(data: ConvergenceData) -> Figure:
                 x="generator_images",
                 y="gfid",
                 only=facet,
-                x_label="training images" if facet == facets[-1] else "",
-                y_label=data.setting.distance_name,
+                x_label="training images" if number >= len(facets) - num_columns else "",
+                y_label="" if number % num_columns else data.setting.distance_name,
                 title=facet,
             )
-            for facet in facets
+            for number, facet in enumerate(facets)
         ],
+        width_inch,
         lines=("colour", "place"),
         panel_by="facet",
+        num_columns=num_columns,
         share_x=True,
     )
-    count_axis(grid[-1, 0])
+    for axes in grid.flat[: len(facets)]:
+        count_axis(axes)
     notes = [*describe_setting(data.setting, len(data.gaps)), f"guidance {data.setting.guidance}"]
     finish_column_figure(figure, marks, notes)
     return figure

@@ -1,4 +1,4 @@
-"""Training curves: loss terms over training images, averaged over seeds.
+"""Training curves: loss terms over training images, smoothed and averaged over seeds.
 
 The harness leaves them in `curves.parquet` (or `.csv`) of the results folder, one line a stage,
 step and term, with the columns of `CURVE_COLUMNS`.
@@ -12,8 +12,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.cells.lines import Axes, describe_lines, join_texts
-from analysis.figures.column import count_axis, finish_column_figure
-from analysis.figures.panels import Panel, draw_panels
+from analysis.figures.column import COLUMN_INCH, count_axis, finish_column_figure
+from analysis.figures.panels import Panel, draw_lines, draw_panels
 from analysis.table.reading import find_stored, read_stored
 
 CURVE_COLUMNS: dict[str, str] = {
@@ -30,6 +30,26 @@ NUMBERS = {"step": "int64", "images": "int64", "value": "float64"}
 KEY_COLUMNS = {"tokenizer": "tokenizer_key", "generator": "generator_key"}
 """Column of the results table that holds the key of a stage, by the stage's kind."""
 PANEL_INCH = 1.2
+SMOOTHED = 0.05
+"""Share of a curve's steps over which a value is averaged, half of them after it: no lag."""
+TERMS = {
+    "l1": "l1 (mean per pixel value)",
+    "perceptual": "LPIPS (mean per image)",
+    "kl": "KL divergence (nats per image)",
+    "gan": "adversarial loss",
+    "vf_cos": "VF: cosine",
+    "vf_distmat": "VF: distance matrix",
+    "velocity_mse": "velocity: squared error",
+    "velocity_direction": "velocity: 1 - cosine",
+    "repa": "REPA: 1 - cosine",
+}
+"""Loss terms as people say them, with their unit."""
+PER_VALUE = ("l1", "perceptual")
+"""Terms that the loss sums over an image's values; the live view shows their means."""
+NUM_CHANNELS = 3
+SAME_WITHIN = 0.01
+"""Relative difference up to which two terms are shown as one."""
+LINE = ["colour", "shape"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +60,10 @@ class CurvesData:
     """Kind of the stages."""
     points: pd.DataFrame
     """One line a term and step of stages that differ in their seeds alone: `term`, `colour`,
-    `shape` (what else tells lines apart), `images`, `value` (mean over stages), `value_low`,
-    `value_high` (least and largest) and `num_stages`."""
-    num_nonfinite: int
-    """Values left out because they were not finite, count."""
+    `shape` (what else tells lines apart), `images`, `value` (mean over stages), `smooth` (the
+    same of smoothed curves), `low`, `high` (their least and largest) and `num_stages`."""
+    left_out: list[str]
+    """Terms and values that are not shown, and why."""
 
     def terms(self) -> list[str]:
         """Loss terms in the order of the file."""
@@ -94,62 +114,125 @@ def compute_curves(curves: pd.DataFrame, table: pd.DataFrame) -> list[CurvesData
         known = mine[finite]
         if known.empty:
             continue
-        lines = _name_stages(known, named, axes, str(kind))
-        by = ["term", "colour", "shape", "images"]
-        groups = lines.groupby(by, sort=False)["value"]
-        summary: dict[str, pd.Series] = {
-            "value": groups.mean(),
-            "value_low": groups.min(),
-            "value_high": groups.max(),
-            "num_stages": groups.size(),
-        }
-        points = pd.DataFrame(summary).reset_index()
-        figures.append(
-            CurvesData(stage_kind=str(kind), points=points, num_nonfinite=int((~finite).sum()))
+        dull = _find_dull(known)
+        shown = _per_value(known[~known["term"].isin(list(dull))], table, str(kind))
+        lines = _name_stages(shown, named, axes, str(kind))
+        curve = lines.groupby(["key", "term"], sort=False)["value"]
+        window = max(1, int(SMOOTHED * curve.size().max()))
+        lines["smooth"] = curve.transform(
+            lambda values, window=window: values.rolling(window, 1, center=True).mean()
         )
+        groups = lines.groupby(["term", *LINE, "images"], sort=False)
+        points = groups.agg(
+            value=("value", "mean"),
+            smooth=("smooth", "mean"),
+            low=("smooth", "min"),
+            high=("smooth", "max"),
+            num_stages=("value", "size"),
+        ).reset_index()
+        lost = f"{(~finite).sum()} values not finite" if not finite.all() else ""
+        left_out = [*dull.values(), lost]
+        figures.append(CurvesData(stage_kind=str(kind), points=points, left_out=left_out))
     return figures
 
 
-def draw_curves(data: CurvesData) -> Figure:
-    """Draws a panel per loss term, means as lines and the range over seeds as a band.
+def draw_curves(data: CurvesData, width_inch: float = COLUMN_INCH) -> Figure:
+    """Draws a panel per loss term: smoothed means, their range over seeds, and faint what was
+    recorded.
 
     Args:
         data: One of `compute_curves`.
-
-    Returns:
-        A figure one column wide.
+        width_inch: Width of the figure, inches.
     """
-    terms = data.terms()
-    num_columns = min(2, len(terms))
+    terms, points = data.terms(), data.points
+    num_columns = min(2 if width_inch == COLUMN_INCH else 4, len(terms))
     first_at_the_bottom = len(terms) - num_columns
     figure, grid, marks = draw_panels(
-        data.points,
+        points,
         [
             Panel(
                 x="images",
-                y="value",
+                y="smooth",
                 only=term,
                 x_label="training images" if number >= first_at_the_bottom else "",
-                title=term,
+                title=say_term(term),
             )
             for number, term in enumerate(terms)
         ],
+        width_inch,
         lines=("colour", "shape"),
         panel_by="term",
         num_columns=num_columns,
         share_x=True,
         panel_inch=PANEL_INCH,
-        look={"markevery": 0.25},
     )
-    for axes in grid.flat[: len(terms)]:
+    is_smoothed = not np.allclose(points["value"], points["smooth"])
+    for number, (axes, term) in enumerate(zip(grid.flat, terms, strict=False)):
+        mine = points[points["term"] == term]
+        if is_smoothed:
+            limits = axes.get_ylim()
+            faint = {"alpha": 0.3, "linewidth": 0.4, "zorder": 1}
+            draw_lines(axes, mine, "images", "value", ("colour", "shape"), marks, **faint)
+            axes.set_ylim(limits)
+        for (colour, _), line in mine[mine["num_stages"] > 1].groupby(LINE, sort=False):
+            look = {"color": marks.colours[str(colour)], "alpha": 0.15, "linewidth": 0}
+            axes.fill_between(line["images"], line["low"], line["high"], **look)
         count_axis(axes)
-    for axes in grid.flat[first_at_the_bottom : len(terms)]:
-        axes.tick_params(labelbottom=True)
-    most = int(data.points["num_stages"].max())
-    seeds = f"mean and range over up to {most} stages" if most > 1 else "one stage a line"
-    left_out = f"{data.num_nonfinite} values not finite" if data.num_nonfinite else ""
-    finish_column_figure(figure, marks, [f"training of the {data.stage_kind}", seeds, left_out])
+        axes.tick_params(labelbottom=number >= first_at_the_bottom)
+    most = int(points["num_stages"].max())
+    notes = [
+        f"training of the {data.stage_kind}",
+        f"mean and range over up to {most} stages" if most > 1 else "one stage a line",
+        f"mean over {SMOOTHED:.0%} of the steps, faint: as recorded" if is_smoothed else "",
+        *data.left_out,
+    ]
+    finish_column_figure(figure, marks, notes)
     return figure
+
+
+def say_term(term: str) -> str:
+    """A loss term, or its weight, as people say it."""
+    if term.startswith("weight_"):
+        return f"weight of {say_term(term.removeprefix('weight_')).partition(' (')[0]}"
+    return TERMS.get(term, term.replace("_", " "))
+
+
+def _find_dull(curves: pd.DataFrame) -> dict[str, str]:
+    """Terms that show nothing: constant in every stage, or as another one; and that in words."""
+    values = curves.pivot_table(index=["key", "step"], columns="term", values="value", sort=False)
+    stages = values.groupby(level="key")
+    spread = stages.max() - stages.min()
+    is_constant = (spread.fillna(0.0) <= 1e-6 * stages.max().abs().fillna(0.0)).all()
+    is_constant &= stages.count().max() > 1
+    dull: dict[str, str] = {}
+    kept: list[str] = []
+    for term in values if not is_constant.all() else []:
+        mine = values[term]
+        same = [other for other in kept if _are_close(mine, values[other])]
+        if is_constant[term]:
+            low, high = mine.min(), mine.max()
+            range_text = f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
+            dull[str(term)] = f"{say_term(str(term))} is {range_text} throughout"
+        elif same:
+            dull[str(term)] = f"{say_term(str(term))}: as {say_term(same[0])}"
+        else:
+            kept.append(str(term))
+    return dull
+
+
+def _are_close(first: pd.Series, second: pd.Series) -> bool:
+    return bool(np.allclose(first, second, rtol=SAME_WITHIN, atol=0.0, equal_nan=True))
+
+
+def _per_value(curves: pd.DataFrame, table: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """The curves with means over an image's values where the loss has their sum."""
+    if kind != "tokenizer" or not (summed := curves["term"].isin(PER_VALUE)).any():
+        return curves
+    sides = table.dropna(subset="resolution").drop_duplicates("tokenizer_key")
+    by_key = sides.set_index("tokenizer_key")["resolution"]
+    side = curves["key"].map(by_key).fillna(by_key.iloc[0] if len(by_key) else np.nan)
+    mean = curves["value"] / (NUM_CHANNELS * side**2)
+    return curves.assign(value=curves["value"].where(~summed, mean))
 
 
 def _name_stages(curves: pd.DataFrame, named: pd.DataFrame, axes: Axes, kind: str) -> pd.DataFrame:

@@ -18,8 +18,7 @@ from scipy.stats import rankdata
 
 from analysis.cells.cells import Cells
 from analysis.cells.lines import join_texts
-from analysis.figures.column import describe_setting, finish_column_figure
-from analysis.figures.marks import FONT_SIZE
+from analysis.figures.column import COLUMN_INCH, describe_setting, finish_column_figure
 from analysis.figures.panels import Panel, draw_panels, require_points
 from analysis.table.columns import Column, diagnostics_of
 
@@ -96,15 +95,15 @@ def correlate_ranks(
     return correlation, (as_strong + 1) / (NUM_PERMUTATIONS + 1)
 
 
-def draw_diagnostics(cells: Cells, correlations: Sequence[RankCorrelation]) -> Figure:
+def draw_diagnostics(
+    cells: Cells, correlations: Sequence[RankCorrelation], width_inch: float = COLUMN_INCH
+) -> Figure:
     """Draws a panel per diagnostic: the diagnostic across, generation distance up.
 
     Args:
         cells: From `compute_cells(rows, needs=("gfid",))`, some with a diagnostic.
         correlations: From `compute_correlations(cells)`.
-
-    Returns:
-        A figure one column wide.
+        width_inch: Width of the figure, inches.
 
     Raises:
         ValueError: If no cell has a diagnostic.
@@ -119,16 +118,17 @@ def draw_diagnostics(cells: Cells, correlations: Sequence[RankCorrelation]) -> F
     figure, grid, marks = draw_panels(
         cells.points,
         panels,
+        width_inch,
         lines=("colour", "marker"),
         along="along",
-        num_columns=min(2, len(names)),
+        num_columns=min(2 if width_inch == COLUMN_INCH else 4, len(names)),
         share_y=True,
         panel_inch=PANEL_INCH,
-        look={"linestyle": "none"},
+        is_joined=False,
     )
     for axes in grid.flat:
         axes.xaxis.set_major_locator(MaxNLocator(3))
-    figure.supylabel(f"generation: {cells.setting.distance_name}", fontsize=FONT_SIZE)
+    figure.supylabel(f"generation: {cells.setting.distance_name}")
     rule = f"rank r: Spearman's, over n cells of a size, from n = {MIN_POINTS}"
     finish_column_figure(figure, marks, [*describe_setting(cells.setting, len(cells.gaps)), rule])
     return figure

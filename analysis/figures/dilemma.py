@@ -14,21 +14,24 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from analysis.cells.cells import Cells
 from analysis.cells.lines import LATENT_DIM
-from analysis.figures.column import describe_training, finish_column_figure
+from analysis.figures.column import COLUMN_INCH, describe_training, finish_column_figure
 from analysis.figures.panels import Panel, draw_panels, require_points, split_panels
 
 PANEL_INCH = 1.3
+METRICS = ("gfid", "psnr")
+MAX_BESIDE = 6
+"""Panels beside each other that two columns of a paper hold."""
 
 
-def draw_dilemma(cells: Cells) -> Figure:
-    """Draws generation distance (top) and PSNR (bottom), one column for each but the compared axis.
+def draw_dilemma(cells: Cells, width_inch: float = COLUMN_INCH) -> Figure:
+    """Draws generation distance and PSNR, beside each other for each but the compared axis.
+
+    Where all of these fit beside each other, PSNR stands below the distance.
 
     Args:
         cells: From `compute_cells(rows, needs=("gfid",))`, with at least one point. PSNR is NaN
             where it was not measured.
-
-    Returns:
-        A figure one column wide, two columns with more than three panels.
+        width_inch: Width of the figure, inches.
 
     Raises:
         ValueError: If there are no points.
@@ -39,12 +42,15 @@ def draw_dilemma(cells: Cells) -> Figure:
     points = split_panels(cells.points, cells.axes, along_too=True)
     by_params = points.sort_values("generator_params", kind="stable")
     facets = [str(facet) for facet in by_params["facet"].unique()]
-    middle = facets[(len(facets) - 1) // 2]
+    is_flat = len(facets) <= (2 if width_inch == COLUMN_INCH else MAX_BESIDE)
+    order = [(m, f) for m in METRICS for f in facets]
+    order = order if is_flat else [(m, f) for f in facets for m in METRICS]
     x_label = "latent dim (channels)" if along.column == LATENT_DIM else along.heading
     labels = {
         "gfid": f"{setting.distance_name}\nlower is better",
         "psnr": "PSNR (dB)\nhigher is better",
     }
+    bottom = {("psnr", facet) for facet in facets} if is_flat else {(m, facets[-1]) for m in labels}
     figure, grid, marks = draw_panels(
         points,
         [
@@ -52,30 +58,30 @@ def draw_dilemma(cells: Cells) -> Figure:
                 x="along",
                 y=metric,
                 only=facet,
-                x_label=x_label if (metric, facet) == ("psnr", middle) else "",
-                y_label=label if facet == facets[0] else "",
+                x_label=x_label if (metric, facet) in bottom else "",
+                y_label=labels[metric] if not is_flat or facet == facets[0] else "",
                 title=facet if metric == "gfid" else "",
             )
-            for metric, label in labels.items()
-            for facet in facets
+            for metric, facet in order
         ],
+        width_inch,
         lines=("colour", "marker"),
         along="along",
         panel_by="facet",
-        num_columns=len(facets),
+        num_columns=len(facets) if is_flat else len(METRICS),
         share_x=True,
-        share_y=True,
+        share_y=is_flat,
         panel_inch=PANEL_INCH,
     )
-    _tick_values(grid[0], points["along"], [along.value_text(v) for v in along.order])
+    _tick_values(grid.flat, points["along"], [along.value_text(v) for v in along.order])
     finish_column_figure(figure, marks, describe_training(cells))
     return figure
 
 
-def _tick_values(row: Iterable[Axes], values: pd.Series, texts: list[str]) -> None:
+def _tick_values(panels: Iterable[Axes], values: pd.Series, texts: list[str]) -> None:
     """Ticks the values themselves, on a scale of factors where all are above 0."""
     places = sorted(values.unique())
-    for axes in row:
+    for axes in panels:
         if places[0] > 0:
             axes.set_xscale("log", base=2)
             margin = (places[-1] / places[0]) ** 0.06 * 1.2

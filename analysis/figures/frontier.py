@@ -1,30 +1,33 @@
-"""The frontier: reconstruction against generation, and which points no other point beats."""
+"""The frontier: reconstruction against generation, and which points no other point beats.
 
-import textwrap
+Reconstruction is the distance or, as papers draw it too, PSNR.
+"""
+
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes as MatplotlibAxes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from numpy.typing import NDArray
 
 from analysis.cells.cells import Cells, compute_cells
 from analysis.cells.lines import SIZE, Axes
-from analysis.figures.column import MAX_COLUMNS, describe_training, finish_column_figure, make_key
+from analysis.figures.column import COLUMN_INCH, describe_training, finish_column_figure
 from analysis.figures.labels import place_labels, point_to_better
-from analysis.figures.marks import FONT_SIZE, Marks, label_distance, scale_axis
+from analysis.figures.marks import Marks, label_distance, make_key, scale_axis
 from analysis.figures.panels import Panel, draw_panels, require_points
 from analysis.statistics.pareto import pareto_mask
 from analysis.table.published import PublishedOverlay
 
 PANEL_INCH, SMALL_PANEL_INCH = 2.5, 1.6
-SMALL_LABEL_CHARACTERS = 22
 MAX_LABELS = 60
 """Points from which on they carry no labels, which would hide them, count."""
 PUBLISHED_MARKERS = "os^DvPX<>*ph"
-FRONT_LOOK: dict[str, Any] = {"color": "0.85", "linewidth": 3.5}
+FRONT_LOOK: dict[str, Any] = {"color": "0.85", "linewidth": 2.5}
 
 
 def compute_frontier(table: pd.DataFrame) -> Cells:
@@ -45,44 +48,49 @@ def compute_frontier(table: pd.DataFrame) -> Cells:
     return replace(cells, points=cells.points.assign(on_front=front))
 
 
-def draw_frontier(cells: Cells, published: PublishedOverlay) -> Figure:
+def draw_frontier(
+    cells: Cells,
+    published: PublishedOverlay,
+    width_inch: float = COLUMN_INCH,
+    *,
+    across: str = "rfid",
+) -> Figure:
     """Draws reconstruction (x) against generation (y), one line per compared value and
     marker, a panel for each combination of the rest.
 
     Args:
         cells: From `compute_frontier`, with at least one point.
         published: From `select_published(cells.rows)`.
-
-    Returns:
-        A figure one column wide.
+        width_inch: Width of the figure, inches.
+        across: What stands for reconstruction: "rfid" or "psnr".
 
     Raises:
         ValueError: If there are no points.
     """
-    points, name = cells.points, cells.setting.distance_name
-    require_points(points, "frontier", "point with both distances", cells.gaps)
+    points, name = cells.points[np.isfinite(cells.points[across])], cells.setting.distance_name
+    require_points(points, "frontier", "point with both measures", cells.gaps)
     names = [str(name) for name in points["panel"].unique()]
-    num_columns = min(len(names), MAX_COLUMNS)
+    num_columns = min(len(names), 2 if width_inch == COLUMN_INCH else 4)
     last_row, is_split = len(names) - num_columns, len(names) > 1
     x_label = label_distance("reconstruction", name, "eval split")
-    if is_split:
-        x_label = textwrap.fill(
-            f"reconstruction: {name}", SMALL_LABEL_CHARACTERS, break_on_hyphens=False
-        )
+    if across == "psnr":
+        x_label = "reconstruction: PSNR (dB)\nhigher is better"
+    y_label = label_distance("generation", name, "samples")
     sizes = tuple(axis for axis in cells.axes.listed if axis.column == SIZE)
     figure, grid, marks = draw_panels(
         points,
         [
             Panel(
-                x="rfid",
+                x=across,
                 y="gfid",
                 only=panel,
                 x_label=x_label if number >= last_row else "",
-                y_label="" if is_split else label_distance("generation", name, "samples"),
+                y_label=y_label if number % num_columns == 0 else "",
                 title=f"generator {panel}" if cells.axes.panels[:1] == sizes else panel,
             )
             for number, panel in enumerate(names)
         ],
+        width_inch,
         lines=("colour", "marker"),
         along="along",
         panel_by="panel",
@@ -93,42 +101,47 @@ def draw_frontier(cells: Cells, published: PublishedOverlay) -> Figure:
         x_errors=True,
     )
     drawn = grid.flat[: len(names)]
-    if is_split:
-        figure.supylabel(f"generation: {name}", fontsize=FONT_SIZE)
-    front = points[points["on_front"]].sort_values(["rfid", "gfid"])
+    sign = 1.0 if across == "rfid" else -1.0
+    front = points[pareto_mask(points[[across, "gfid"]].to_numpy(dtype=float) * [sign, 1.0])]
+    front = front.sort_values([across, "gfid"])
     keys = [make_key("Pareto front", marker="o", markersize=8, **FRONT_LOOK)]
     for number, axes in enumerate(drawn):
-        scale_axis(axes, "x", points["rfid"])
+        scale_axis(axes, "x", points[across])
         # The front is that of all panels, so that each shows how far it is from it.
-        _draw_front(axes, front)
-        published_keys = list(_draw_published(axes, published))
+        steps = "steps-post" if across == "rfid" else "steps-pre"
+        x, y = front[across].to_numpy(), front["gfid"].to_numpy()
+        axes.plot(x, y, drawstyle=steps, zorder=0, **FRONT_LOOK)
+        axes.plot(x, y, linestyle="", marker="o", markersize=9, color="0.85", zorder=0)
+        published_keys = list(_draw_published(axes, published, across))
         keys += published_keys if number == 0 else []
     finish_column_figure(figure, marks, _write_footnote(cells, published.points), keys)
-    if not is_split:
-        point_to_better(grid[0, 0], points[["rfid", "gfid"]].to_numpy(dtype=float))
     for panel, axes in zip(names, drawn, strict=True):
-        _label_points(axes, points[points["panel"] == panel], cells.axes, marks, len(points))
+        mine = points[points["panel"] == panel]
+        values = mine[[across, "gfid"]].to_numpy(dtype=float)
+        if not is_split:
+            point_to_better(axes, values, to_right=across == "psnr")
+        _label_points(axes, values, mine, cells.axes, marks, len(points))
     return figure
 
 
 def _label_points(
-    axes: MatplotlibAxes, points: pd.DataFrame, cell_axes: Axes, marks: Marks, num_points: int
+    axes: MatplotlibAxes,
+    values: NDArray[np.float64],
+    points: pd.DataFrame,
+    cell_axes: Axes,
+    marks: Marks,
+    num_points: int,
 ) -> None:
     """Says where on its line each point is, if there is room."""
-    values = points[["rfid", "gfid"]].to_numpy(dtype=float)
     if cell_axes.along is None or num_points > MAX_LABELS:
         return
     texts = [cell_axes.along.text(value) for value in points["along"]]
     place_labels(axes, values, texts, [marks.colours[colour] for colour in points["colour"]])
 
 
-def _draw_front(axes: MatplotlibAxes, front: pd.DataFrame) -> None:
-    x, y = front["rfid"].to_numpy(), front["gfid"].to_numpy()
-    axes.plot(x, y, drawstyle="steps-post", zorder=0, **FRONT_LOOK)
-    axes.plot(x, y, linestyle="", marker="o", markersize=9, color="0.85", zorder=0)
-
-
-def _draw_published(axes: MatplotlibAxes, published: PublishedOverlay) -> Iterator[Line2D]:
+def _draw_published(
+    axes: MatplotlibAxes, published: PublishedOverlay, across: str
+) -> Iterator[Line2D]:
     """Draws published lines grey and hollow, so that nobody takes them for measured ones."""
     for index, (name, line) in enumerate(published.lines()):
         look: dict[str, Any] = {
@@ -140,14 +153,12 @@ def _draw_published(axes: MatplotlibAxes, published: PublishedOverlay) -> Iterat
             "markerfacecolor": "none",
             "markeredgewidth": 0.6,
         }
-        axes.plot(line["rfid"].to_numpy(), line["gfid"].to_numpy(), zorder=1.5, **look)
+        axes.plot(line[across].to_numpy(), line["gfid"].to_numpy(), zorder=1.5, **look)
         yield make_key(name, **look)
 
 
 def _write_footnote(cells: Cells, published: pd.DataFrame) -> list[str]:
-    is_split = cells.points["panel"].nunique() > 1
-    notes = ["lower is better on both axes"] if is_split else []
-    notes += describe_training(cells)
+    notes = describe_training(cells)
     if len(published):
         sources = ", ".join(published["source"].unique())
         notes.append(f"published: {sources}, of like evaluation but their own training")

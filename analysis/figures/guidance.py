@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from analysis.cells.cells import Cells, compute_cells, describe_rows
 from analysis.cells.lines import join_texts
-from analysis.figures.column import describe_setting, finish_column_figure
+from analysis.figures.column import COLUMN_INCH, describe_setting, finish_column_figure
 from analysis.figures.panels import Panel, draw_panels, require_points
 from analysis.table.protocols import split_by_protocol
 
@@ -52,14 +52,12 @@ def compute_guidance(table: pd.DataFrame) -> list[Cells]:
     ]
 
 
-def draw_guidance(cells: Cells) -> Figure:
+def draw_guidance(cells: Cells, width_inch: float = COLUMN_INCH) -> Figure:
     """Draws each metric that is known against the guidance scale.
 
     Args:
         cells: One of `compute_guidance`.
-
-    Returns:
-        A figure one column wide.
+        width_inch: Width of the figure, inches.
 
     Raises:
         ValueError: If there are no points.
@@ -73,18 +71,21 @@ def draw_guidance(cells: Cells) -> Figure:
     labels = {
         metric: cells.measures[metric].full_label(cells.setting.distance_name) for metric in metrics
     }
+    num_columns = 1 if width_inch == COLUMN_INCH else len(metrics)
     figure, _, marks = draw_panels(
         points.assign(shape=shape),
         [
             Panel(
                 x="guidance_scale",
                 y=metric,
-                x_label="guidance scale (1: none)" if metric == metrics[-1] else "",
+                x_label="" if metric in metrics[:-num_columns] else "guidance scale (1: none)",
                 y_label=labels[metric].replace(": ", ":\n"),
             )
             for metric in metrics
         ],
+        width_inch,
         lines=("colour", "shape"),
+        num_columns=num_columns,
         share_x=True,
     )
     finish_column_figure(figure, marks, describe_setting(cells.setting, len(cells.gaps)))

@@ -1,75 +1,136 @@
-"""How figures look: colours, markers and axes shared by all of them.
+"""How figures look: style, colours and markers shared by all of them.
 
-Colours are those of Okabe and Ito, which colour-blind readers tell apart; size is carried by the
-marker and the line style, so that a figure also reads in grey.
+Colours are those of seaborn's palette for colour-blind readers; size is carried by the marker and
+the line style, so that a figure also reads in grey.
+
+Seaborn is imported where a figure is drawn: it imports pyplot, and importing the analysis shall
+change no state that a user's program shares.
 """
 
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from matplotlib.text import Text
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.typing import RcKeyType
 
 from analysis.table.scales import choose_scale
 
-DOTS_PER_INCH = 200
-OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-LINE_STYLES = ("-", "--", ":", "-.")
+DOTS_PER_INCH = 300
 FONT_SIZE = 7.0
+PAPER_FONT_SIZE = 9.6
+"""Size of the font in seaborn's context "paper", points."""
+COLOUR_ORDER = (0, 3, 2, 4, 1, 9, 7, 5)
+"""Places in seaborn's palette, so that neighbours differ most; the page has the same."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES: tuple[tuple[float, ...], ...] = ((), (4, 1.5), (1, 1), (3, 1, 1, 1))
+MAX_MARKED = 24
+"""Points of a line up to which it has markers."""
+OWN_STYLE: dict[RcKeyType, Any] = {
+    "figure.dpi": DOTS_PER_INCH,
+    "savefig.dpi": DOTS_PER_INCH,
+    # Seaborn prefers Arial, which only some machines have.
+    "font.sans-serif": ["DejaVu Sans"],
+    "figure.labelsize": FONT_SIZE,
+    "axes.grid": True,
+    "axes.formatter.useoffset": False,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": "0.92",
+    "grid.linewidth": 0.5,
+    "legend.frameon": False,
+    "lines.linewidth": 1.0,
+    "lines.markersize": 4.0,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "xtick.minor.size": 1.5,
+    "ytick.minor.size": 1.5,
+    # Names come from sweep files: a dollar sign in one begins no formula.
+    "text.parse_math": False,
+    "svg.hashsalt": "latent-frontier",
+    "pdf.fonttype": 42,
+}
+NO_STYLE = ("backend", "backend_fallback", "interactive", "toolbar", "timezone")
+
+
+def figure_style() -> dict[RcKeyType, Any]:
+    """All settings of a figure: matplotlib's own, seaborn's for papers, and ours."""
+    import seaborn as sns
+
+    defaults = {name: v for name, v in mpl.rcParamsDefault.items() if name not in NO_STYLE}
+    context = sns.plotting_context("paper", font_scale=FONT_SIZE / PAPER_FONT_SIZE)
+    return {**defaults, **sns.axes_style("ticks"), **context, **OWN_STYLE}
+
+
+def choose_colours(number: int) -> list[str]:
+    """As many colours as are asked for, told apart by colour-blind readers up to eight."""
+    import seaborn as sns
+
+    if number > len(COLOUR_ORDER):
+        return sns.color_palette("viridis", number).as_hex()
+    palette = sns.color_palette("colorblind").as_hex()
+    return [palette[place] for place in COLOUR_ORDER[:number]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Marks:
-    """Colour by one property, marker and line style by another: alignment and size, say."""
+    """Colour by one property, marker and dashes by another: alignment and size, say."""
 
     colours: dict[str, str]
     """The first property's value to hexadecimal colour."""
-    shapes: dict[str, tuple[str, str]]
-    """The other property's value to marker and line style."""
+    markers: dict[str, str]
+    """The other property's value to its marker; empty where lines are too dense for markers."""
+    dashes: dict[str, tuple[float, ...]]
+    """The other property's value to the dashes of its line; empty: a whole line."""
 
-    def of_line(self, colour: str, shape: str) -> dict[str, Any]:
-        """Keyword arguments of a line's `plot` or `errorbar`."""
-        marker, style = self.shapes[shape]
-        return {
-            "color": self.colours[colour],
-            "marker": marker,
-            "linestyle": style,
-            "linewidth": 1.0,
-            "markersize": 4.0,
-            "markeredgecolor": "white",
-            "markeredgewidth": 0.4,
-        }
+    def keys(self) -> tuple[list[Line2D], list[Line2D]]:
+        """Entries of a legend: the colours, and the markers with their dashes."""
+        colours = [make_key(name, color=c, linewidth=2.5) for name, c in self.colours.items()]
+        shapes = [
+            make_key(name, color="0.35", marker=self.markers.get(name, ""), dashes=dashes)
+            for name, dashes in self.dashes.items()
+            if name
+        ]
+        return colours, shapes
 
 
-def choose_marks(points: pd.DataFrame, colour_by: str, shape_by: str) -> Marks:
-    """Gives each value of one column a colour and of another a marker, in the points' order."""
+def make_key(label: str, *, dashes: tuple[float, ...] = (), **look: Any) -> Line2D:
+    """An entry of a legend."""
+    key = Line2D([], [], label=label, **look)
+    if dashes:
+        key.set_dashes(dashes)
+    return key
+
+
+def choose_marks(points: pd.DataFrame, colour_by: str, shape_by: str, most: int) -> Marks:
+    """Gives each value of one column a colour and of another a marker, in the points' order.
+
+    Args:
+        points: What is drawn.
+        colour_by: Column of the colours.
+        shape_by: Column of markers and dashes.
+        most: Points of the longest line; beyond `MAX_MARKED` there are no markers.
+    """
     names = [str(name) for name in points[colour_by].unique()]
     shapes = [str(name) for name in points[shape_by].unique()]
-    colours = list(OKABE_ITO)
-    if len(names) > len(colours):
-        colours = [to_hex(c) for c in colormaps["viridis"](np.linspace(0, 0.95, len(names)))]
+    markers = {shape: MARKERS[i % len(MARKERS)] for i, shape in enumerate(shapes)}
     return Marks(
-        colours=dict(zip(names, colours, strict=False)),
-        shapes={
-            shape: (MARKERS[i % len(MARKERS)], LINE_STYLES[i % len(LINE_STYLES)])
-            for i, shape in enumerate(shapes)
-        },
+        colours=dict(zip(names, choose_colours(len(names)), strict=True)),
+        markers=markers if most <= MAX_MARKED else {},
+        dashes={shape: DASHES[i % len(DASHES)] for i, shape in enumerate(shapes)},
     )
 
 
 def blank_figure(width_inch: float, height_inch: float) -> Figure:
     """An empty figure with a canvas to measure text on; width and height in inches."""
-    figure = Figure(
-        figsize=(width_inch, height_inch), dpi=DOTS_PER_INCH, layout="constrained", facecolor="w"
-    )
+    figure = Figure(figsize=(width_inch, height_inch), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
@@ -77,24 +138,11 @@ def blank_figure(width_inch: float, height_inch: float) -> Figure:
 def freeze_layout(figure: Figure) -> None:
     """Lays a finished figure out once, so that labels can be measured and every format agrees.
 
-    Names come from sweep files, so that a dollar sign in one is a dollar sign and begins no
-    formula.
-
     The layout engine is taken away and not replaced by the one that does nothing ("none"): for any
     engine matplotlib draws a figure a second time whenever it is saved.
     """
-    for text in figure.findobj(Text):
-        text.set_parse_math(False)
     figure.draw_without_rendering()
     figure.set_layout_engine(None)
-
-
-def style_axes(axes: Axes) -> None:
-    """Light grid, no frame at the top and right, small numbers."""
-    axes.grid(visible=True, color="0.92", linewidth=0.5)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=FONT_SIZE - 0.5, length=2.5)
 
 
 def label_distance(side: str, distance_name: str, images: str) -> str:

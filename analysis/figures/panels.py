@@ -1,5 +1,6 @@
 """Panels of lines: the body of every figure that holds one column of the points against another."""
 
+import textwrap
 from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
@@ -11,17 +12,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from analysis.cells.lines import SIZE, Axes, join_texts
-from analysis.figures.column import AXIS_INCH, COLUMN_INCH, MAX_COLUMNS, TWO_COLUMNS_INCH
-from analysis.figures.marks import (
-    FONT_SIZE,
-    Marks,
-    blank_figure,
-    choose_marks,
-    scale_axis,
-    style_axes,
-)
+from analysis.figures.column import AXIS_INCH
+from analysis.figures.marks import Marks, blank_figure, choose_marks, scale_axis
 
 PANEL_INCH = 1.55
+CHARACTERS, CHARACTERS_UP = 14, 16
+"""Characters of a line, per inch of a panel's width and height."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +27,7 @@ class Panel:
     x: str
     """Column across."""
     y: str
-    """Column up; its standard errors are `<y>_se`, its range `<y>_low` to `<y>_high`."""
+    """Column up; its standard errors are `<y>_se`."""
     only: str = ""
     """Value of the column `panel_by` that the panel is for; empty where it shows all points."""
     x_label: str = ""
@@ -45,6 +41,7 @@ class Panel:
 def draw_panels(
     points: pd.DataFrame,
     panels: Sequence[Panel],
+    width_inch: float,
     *,
     lines: tuple[str, str],
     along: str = "",
@@ -54,30 +51,30 @@ def draw_panels(
     share_y: bool = False,
     panel_inch: float = PANEL_INCH,
     x_errors: bool = False,
-    look: dict[str, Any] | None = None,
+    is_joined: bool = True,
 ) -> tuple[Figure, NDArray[Any], Marks]:
     """Draws lines through points; the caller adds what is special and finishes the figure.
 
     Args:
         points: One line a point, with the columns that the other arguments name.
         panels: Row by row, from the top left.
+        width_inch: Width of the figure, inches.
         lines: Columns of which each pair of values is a line: the first has a colour for each
-            value, the second a marker and line style.
+            value, the second a marker and dashes.
         along: Column by which the points of a line follow each other; empty: the one across.
         panel_by: Column that `Panel.only` is a value of.
-        num_columns: Panels beside each other. More than `MAX_COLUMNS` take two columns of a paper.
+        num_columns: Panels beside each other.
         share_x: Whether panels above each other share their x axis.
         share_y: Whether panels beside each other share their y axis.
         panel_inch: Height of a panel, inches.
         x_errors: Whether standard errors are drawn across too.
-        look: Keyword arguments of `errorbar` for all lines, in place of those of their marks.
+        is_joined: Whether a line joins the points.
 
     Returns:
         The figure, its axes of shape (rows, columns) and the marks, for `finish_column_figure`.
     """
     num_rows = -(-len(panels) // num_columns)
-    width = COLUMN_INCH if num_columns <= MAX_COLUMNS else TWO_COLUMNS_INCH
-    figure = blank_figure(width, panel_inch * num_rows + AXIS_INCH)
+    figure = blank_figure(width_inch, panel_inch * num_rows + AXIS_INCH)
     grid = figure.subplots(
         num_rows,
         num_columns,
@@ -85,27 +82,65 @@ def draw_panels(
         sharex="col" if share_x else False,
         sharey="row" if share_y else False,
     )
-    marks = choose_marks(points, *lines)
+    by = [*lines, *([panel_by] if panel_by else [])]
+    marks = choose_marks(points, *lines, most=int(points.groupby(by, sort=False).size().max()))
+    characters = int(CHARACTERS * width_inch / num_columns)
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
     for axes, panel in zip(grid.flat, panels, strict=False):
-        style_axes(axes)
         mine = points[points[panel_by] == panel.only] if panel.only else points
-        for (colour, shape), line in mine.groupby(list(lines), sort=False):
-            style = marks.of_line(str(colour), str(shape)) | (look or {})
-            ordered = line.sort_values(along or panel.x, kind="stable")
-            _draw_line(axes, ordered, panel, style, x_errors=x_errors)
+        ordered = mine.sort_values(along or panel.x, kind="stable")
+        look = {} if is_joined else {"linewidth": 0}
+        draw_lines(axes, ordered, panel.x, panel.y, lines, marks, **look)
+        _draw_errors(axes, ordered, panel, lines[0], marks, x_errors=x_errors)
         # Axes that are shared have one scale, so it is chosen for the points of all of them.
         values = (points if share_y else mine)[panel.y]
         if values.notna().sum() == 0:
-            axes.text(
-                0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", fontsize=FONT_SIZE
-            )
+            axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center")
         scale_axis(axes, "y", values)
-        axes.set_xlabel(panel.x_label, fontsize=FONT_SIZE)
-        axes.set_ylabel(panel.y_label, fontsize=FONT_SIZE)
-        axes.set_title(panel.title, fontsize=FONT_SIZE, loc="left")
+        axes.set_xlabel(_wrap(panel.x_label, characters))
+        axes.set_ylabel(_wrap(panel.y_label, int(CHARACTERS_UP * panel_inch)))
+        axes.set_title(_wrap(panel.title, characters), loc="left")
     return figure, grid, marks
+
+
+def draw_lines(
+    axes: MatplotlibAxes,
+    points: pd.DataFrame,
+    x: str,
+    y: str,
+    lines: tuple[str, str],
+    marks: Marks,
+    **look: Any,
+) -> None:
+    """Draws a line for each pair of values, through the points in their order.
+
+    Means and intervals come from the cells and not from seaborn, which knows nothing of seeds that
+    share a tokenizer.
+    """
+    import seaborn as sns
+
+    labels = {"xlabel": axes.get_xlabel(), "ylabel": axes.get_ylabel()}
+    sns.lineplot(
+        points,
+        x=x,
+        y=y,
+        hue=lines[0],
+        style=lines[1],
+        palette=marks.colours,
+        markers=marks.markers or False,
+        dashes=marks.dashes,
+        sort=False,
+        estimator=None,
+        errorbar=None,
+        legend=False,
+        ax=axes,
+        **{"markeredgewidth": 0.4, **look},
+    )
+    # Seaborn writes the columns' names where there are no labels, and hides some.
+    axes.set(**labels)
+    axes.xaxis.label.set_visible(True)
+    axes.yaxis.label.set_visible(True)
 
 
 def split_panels(points: pd.DataFrame, axes: Axes, *, along_too: bool = False) -> pd.DataFrame:
@@ -151,27 +186,28 @@ def require_points(points: Sized, figure: str, need: str, gaps: pd.DataFrame) ->
         )
 
 
-def _draw_line(
-    axes: MatplotlibAxes, line: pd.DataFrame, panel: Panel, look: dict[str, Any], *, x_errors: bool
+def _draw_errors(
+    axes: MatplotlibAxes,
+    points: pd.DataFrame,
+    panel: Panel,
+    colour: str,
+    marks: Marks,
+    *,
+    x_errors: bool,
 ) -> None:
-    """Draws a line with its standard errors and its range, where there are any."""
-    known = line[np.isfinite(line[panel.x]) & np.isfinite(line[panel.y])]
-    if known.empty:
-        return
-    x, y = known[panel.x].to_numpy(), known[panel.y].to_numpy()
-    axes.errorbar(
-        x,
-        y,
-        xerr=_errors(known, panel.x) if x_errors else None,
-        yerr=_errors(known, panel.y),
-        elinewidth=0.6,
-        **look,
-    )
-    if f"{panel.y}_low" in known:
-        low, high = known[f"{panel.y}_low"].to_numpy(), known[f"{panel.y}_high"].to_numpy()
-        axes.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0)
+    """Draws standard errors, where there are any."""
+    known = points[np.isfinite(points[panel.x]) & np.isfinite(points[panel.y])]
+    errors = {
+        side: known[f"{column}_se"].fillna(0.0).to_numpy()
+        for side, column in (("yerr", panel.y), *((("xerr", panel.x),) if x_errors else ()))
+        if f"{column}_se" in known
+    }
+    if any(each.any() for each in errors.values()):
+        look = {"fmt": "none", "elinewidth": 0.6, "ecolor": known[colour].map(marks.colours)}
+        axes.errorbar(known[panel.x].to_numpy(), known[panel.y].to_numpy(), **errors, **look)
 
 
-def _errors(line: pd.DataFrame, column: str) -> NDArray[np.float64] | None:
-    name = f"{column}_se"
-    return line[name].fillna(0.0).to_numpy() if name in line else None
+def _wrap(text: str, characters: int) -> str:
+    """Breaks the lines of a text that are longer."""
+    lines = (textwrap.fill(line, characters, break_on_hyphens=False) for line in text.splitlines())
+    return "\n".join(lines)

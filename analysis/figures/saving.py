@@ -1,4 +1,4 @@
-"""How figures become files: every format, the same bytes for the same data."""
+"""How figures become files: one column and two wide, every format, equal bytes for equal data."""
 
 import warnings
 from collections.abc import Callable
@@ -7,13 +7,18 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
-from matplotlib.typing import RcKeyType
 
+from analysis.figures.column import COLUMN_INCH, TWO_COLUMNS_INCH
+from analysis.figures.marks import figure_style
 from analysis.table.atomic import replacing
 
-SUFFIXES = ("png", "svg", "pdf")
-REPRODUCIBLE_STYLE: dict[RcKeyType, Any] = {"svg.hashsalt": "latent-frontier", "pdf.fonttype": 42}
-NO_STYLE = ("backend", "backend_fallback", "interactive", "toolbar", "timezone")
+WIDE = ".wide"
+FILES = {
+    COLUMN_INCH: (".png", ".svg", ".pdf"),
+    TWO_COLUMNS_INCH: (f"{WIDE}.png", f"{WIDE}.pdf"),
+}
+"""Width of a figure, inches: ends of the names of its files."""
+ENDS = tuple(end for ends in FILES.values() for end in ends)
 METADATA: dict[str, dict[str, Any]] = {
     "png": {"Software": None},
     "svg": {"Date": None},
@@ -21,32 +26,30 @@ METADATA: dict[str, dict[str, Any]] = {
 }
 
 
-def save_figure(draw: Callable[[], Figure], out_dir: Path, name: str) -> list[Path]:
-    """Draws a figure and saves it in every format, without dates or random names.
+def save_figure(draw: Callable[[float], Figure], out_dir: Path, name: str) -> list[Path]:
+    """Draws a figure for one column of a paper and for two, and saves both in every format.
 
-    Both are done under matplotlib's defaults and nothing else: a user's matplotlibrc (LaTeX text,
-    resolution, fonts) changes no figure and breaks none, and equal data gives equal files.
+    All is done under `figure_style` and nothing else: a user's matplotlibrc (LaTeX text,
+    resolution, fonts) changes no figure and breaks none. Files have neither dates nor random names.
 
     Args:
-        draw: Makes the figure.
+        draw: Makes the figure of a width in inches.
         out_dir: Where its files go.
-        name: Their name without the suffix.
+        name: Their name without the ends, which are `ENDS`.
 
     Returns:
         The files.
     """
-    paths = [out_dir / f"{name}.{suffix}" for suffix in SUFFIXES]
+    paths = []
     with mpl.rc_context(), warnings.catch_warnings():
         # Settings of a user's file that are deprecated would warn when they are replaced.
         warnings.simplefilter("ignore", mpl.MatplotlibDeprecationWarning)
-        mpl.rcParams.update({**defaults(), **REPRODUCIBLE_STYLE})
-        figure = draw()
-        for path, suffix in zip(paths, SUFFIXES, strict=True):
-            with replacing(path) as temporary:
-                figure.savefig(temporary, format=suffix, metadata=METADATA[suffix])
+        mpl.rcParams.update(figure_style())
+        for width_inch, ends in FILES.items():
+            figure = draw(width_inch)
+            for end in ends:
+                paths.append(out_dir / f"{name}{end}")
+                suffix = paths[-1].suffix[1:]
+                with replacing(paths[-1]) as temporary:
+                    figure.savefig(temporary, format=suffix, metadata=METADATA[suffix])
     return paths
-
-
-def defaults() -> dict[RcKeyType, Any]:
-    """Matplotlib's own settings but for the backend, which a figure with a canvas needs not."""
-    return {name: value for name, value in mpl.rcParamsDefault.items() if name not in NO_STYLE}

@@ -8,7 +8,7 @@ from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, NullFormat
 
 from analysis.cells.cells import Cells
 from analysis.cells.lines import SIZE, join_texts
-from analysis.figures.column import describe_setting, finish_column_figure
+from analysis.figures.column import COLUMN_INCH, describe_setting, finish_column_figure
 from analysis.figures.panels import Panel, draw_panels, require_points
 
 COSTS = {"generator_params": "generator parameters", "train_flops": "training FLOPs"}
@@ -17,14 +17,12 @@ WIDE_FROM = 100.0
 """Ratio of the largest to the smallest cost from which decades are ticked."""
 
 
-def draw_scaling(cells: Cells) -> Figure:
+def draw_scaling(cells: Cells, width_inch: float = COLUMN_INCH) -> Figure:
     """Draws generation distance against each cost that is known, a line through the sizes.
 
     Args:
         cells: From `compute_cells(rows, needs=("gfid",))`, with at least one point that has a cost.
-
-    Returns:
-        A figure one column wide.
+        width_inch: Width of the figure, inches.
 
     Raises:
         ValueError: If no point has a cost.
@@ -37,6 +35,7 @@ def draw_scaling(cells: Cells) -> Figure:
     figure, grid, marks = draw_panels(
         points,
         [Panel(x=cost, y="gfid", x_label=COSTS[cost], y_label=names[cost]) for cost in costs],
+        width_inch,
         lines=("colour", "shape"),
         num_columns=len(costs),
         share_y=True,

@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.cells.cells import describe_seeds
+from analysis.figures.saving import WIDE
 from analysis.group import GroupAnalysis, Omission
 from analysis.page.data import build_data, dump_data
 from analysis.page.markup import Html, join, tag, void_tag
@@ -165,16 +166,21 @@ def _write_figures(figures: Sequence[ShownFigure], folder: Path) -> Html:
 
 
 def _write_figure(figure: ShownFigure, folder: Path) -> Html:
-    by_suffix = {file.suffix: file for file in figure.files}
+    # Of two widths the first is shown.
+    by_suffix = {file.suffix: file for file in reversed(figure.files)}
     is_small = by_suffix[".svg"].stat().st_size <= MAX_SVG_BYTE
     file, media = (by_suffix[".svg"], "svg+xml") if is_small else (by_suffix[".png"], "png")
     encoded = base64.b64encode(file.read_bytes()).decode("ascii")
     image = void_tag("img", src=f"data:image/{media};base64,{encoded}", alt=figure.caption)
-    links = [
-        (" ", tag("a", file.suffix[1:].upper(), href=_link(file, folder))) for file in figure.files
-    ]
+    links = [(" ", tag("a", _name_file(file), href=_link(file, folder))) for file in figure.files]
     caption = tag("figcaption", figure.caption, tag("small", map(join, links)))
     return tag("figure", tag("div", image, class_="paper"), caption)
+
+
+def _name_file(file: Path) -> str:
+    """Format of a figure's file, and its width where it is not one column."""
+    wide = ", two columns" if file.stem.endswith(WIDE) else ""
+    return f"{file.suffix[1:].upper()}{wide}"
 
 
 def _link(file: Path, folder: Path) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 import pandas as pd
@@ -10,16 +11,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from analysis.figures.column import COLUMN_INCH, FOOTNOTE_CHARACTERS, FOOTNOTE_SIZE
 from analysis.figures.labels import place_labels, point_to_better
 from analysis.figures.marks import (
-    FONT_SIZE,
     MARKERS,
-    OKABE_ITO,
     blank_figure,
+    choose_colours,
     freeze_layout,
     label_distance,
     scale_axis,
-    style_axes,
 )
 from analysis.figures.saving import save_figure
 from analysis.tuning.trials import (
@@ -36,9 +36,9 @@ from analysis.tuning.trials import (
     reference_point,
 )
 
-WIDTH_INCH, HEIGHT_INCH = 6.5, 4.5
-"""A search's figures are as wide as a page: names of trials stand beside their points."""
-TITLE_SIZE = 9.0
+HEIGHT_INCH = 3.0
+TITLE_CHARACTERS = 16
+"""Characters of a title's line, per inch of the figure's width."""
 SEARCHED, BEYOND = "0.45", "0.75"
 DISTANCES = {"rfid": ("reconstruction", "eval split"), "gfid": ("generation", "samples")}
 
@@ -60,7 +60,7 @@ def write_tuning_figures(results: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("tuning_*"):
         old.unlink()
-    figures: dict[str, Callable[[], Figure]] = {}
+    figures: dict[str, Callable[[float], Figure]] = {}
     if not trials.measured.empty:
         chosen = recommend(trials)
         if len(trials.objectives) > 1:
@@ -76,17 +76,23 @@ def write_tuning_figures(results: Path) -> list[Path]:
     return [path for name, draw in figures.items() for path in save_figure(draw, folder, name)]
 
 
-def draw_front(trials: Trials, front: pd.DataFrame, chosen: Recommendation | None) -> Figure:
+def draw_front(
+    trials: Trials,
+    front: pd.DataFrame,
+    chosen: Recommendation | None,
+    width_inch: float = COLUMN_INCH,
+) -> Figure:
     """Draws the first two objectives of all measured trials, first trials and front marked.
 
     Args:
         trials: The search.
         front: From `compute_front`, with at least one trial.
         chosen: The recommended trial.
+        width_inch: Width of the figure, inches.
     """
     x, y = trials.objectives[:2]
     title = f"Search {trials.name}: {trials.setting}"
-    figure, axes = _new_figure(title, _axis_label(trials, x), _axis_label(trials, y))
+    figure, axes = _new_figure(title, _axis_label(trials, x), _axis_label(trials, y), width_inch)
     beyond = trials.table[~trials.table["trial_id"].isin(front["trial_id"])].dropna(subset=[x, y])
     shown = pd.concat([front, beyond])
     scale_axis(axes, "x", shown[x])
@@ -99,7 +105,8 @@ def draw_front(trials: Trials, front: pd.DataFrame, chosen: Recommendation | Non
     axes.plot(searched[x], searched[y], "o", color=SEARCHED, markersize=5, label="searched")
     if len(beyond):
         axes.plot(beyond[x], beyond[y], "x", color=BEYOND, markersize=5, label="beyond a cap")
-    for number, name in enumerate(trials.references):
+    colours = choose_colours(len(trials.references))
+    for number, (name, colour) in enumerate(zip(trials.references, colours, strict=True)):
         rows = front[front["name"] == name]
         axes.plot(
             rows[x],
@@ -107,14 +114,14 @@ def draw_front(trials: Trials, front: pd.DataFrame, chosen: Recommendation | Non
             MARKERS[1 + number % (len(MARKERS) - 1)],
             markersize=8,
             label=name,
-            color=OKABE_ITO[number % len(OKABE_ITO)],
+            color=colour,
             markeredgecolor="white",
         )
     if chosen is not None:
         where = front[front["trial"] == chosen.trial]
         ring = {"markerfacecolor": "none", "markeredgecolor": "black", "markersize": 13}
         axes.plot(where[x], where[y], linestyle="", marker="o", label="recommended", **ring)
-    figure.legend(loc="outside right upper", fontsize=FONT_SIZE, frameon=False)
+    figure.legend(loc="outside upper center", ncols=2 if width_inch == COLUMN_INCH else 4)
     _finish(figure, trials)
     values = front[[x, y]].to_numpy(dtype=float)
     if not any(trials.maximised[:2]):
@@ -129,7 +136,7 @@ def draw_front(trials: Trials, front: pd.DataFrame, chosen: Recommendation | Non
     return figure
 
 
-def draw_hypervolumes(trials: Trials) -> Figure:
+def draw_hypervolumes(trials: Trials, width_inch: float = COLUMN_INCH) -> Figure:
     """Draws what the trials so far dominate, or the best value so far of a single objective."""
     numbers = trials.table["trial"]
     if len(trials.objectives) > 1:
@@ -141,40 +148,44 @@ def draw_hypervolumes(trials: Trials) -> Figure:
         title, label, note = "Best so far", _axis_label(trials, column), ""
         kept = trials.table[column].where(trials.table["trial"].isin(trials.measured["trial"]))
         values = (kept.cummax() if trials.maximised[0] else kept.cummin()).ffill()
-    figure, axes = _new_figure(f"{title}: search {trials.name}", "trial", label)
-    axes.plot(numbers, values, drawstyle="steps-post", color=OKABE_ITO[0], marker="o", markersize=4)
+    figure, axes = _new_figure(f"{title}: search {trials.name}", "trial", label, width_inch)
+    axes.plot(numbers, values, drawstyle="steps-post", color=choose_colours(1)[0], marker="o")
     num_first = int((trials.table["name"] != "").sum())
     if num_first:
         axes.axvspan(-0.5, num_first - 0.5, color="0.93", zorder=0, label="first trials")
-        axes.legend(fontsize=FONT_SIZE, frameon=False, loc="lower right")
+        figure.legend(loc="outside upper center")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _finish(figure, trials, note)
     return figure
 
 
-def draw_importance(trials: Trials, importance: pd.DataFrame) -> Figure:
+def draw_importance(
+    trials: Trials, importance: pd.DataFrame, width_inch: float = COLUMN_INCH
+) -> Figure:
     """Draws each parameter's importance for each objective as bars.
 
     Args:
         trials: The search.
         importance: Columns `objective`, `parameter`, `among`, `importance`, `chance` and
             `num_trials`.
+        width_inch: Width of the figure, inches.
     """
     labels = list(dict.fromkeys(zip(importance["parameter"], importance["among"], strict=True)))
     figure, axes = _new_figure(
         f"What the objectives depend on: search {trials.name}",
-        "share of importance (PED-ANOVA) among these trials",
+        "share of importance (PED-ANOVA)\namong these trials",
         "",
+        width_inch,
         height_inch=max(HEIGHT_INCH / 2, 0.5 * len(labels) + 1.6),
     )
     objectives = list(dict.fromkeys(importance["objective"]))
-    width = 0.8 / len(objectives)
+    width, colours = 0.8 / len(objectives), choose_colours(len(objectives))
     for position, objective in enumerate(objectives):
         rows = importance[importance["objective"] == objective]
         lines = [labels.index(key) for key in zip(rows["parameter"], rows["among"], strict=True)]
         places = np.array(lines) + (position - (len(objectives) - 1) / 2) * width
-        colour = OKABE_ITO[position % len(OKABE_ITO)]
-        axes.barh(places, rows["importance"], height=width, color=colour, label=objective)
+        look = {"height": width, "color": colours[position], "label": objective}
+        axes.barh(places, rows["importance"], **look)
         tick = {"linestyle": "", "marker": "|", "markersize": 10, "color": "black"}
         label = "by chance" if position == len(objectives) - 1 else None
         axes.plot(rows["chance"], places, label=label, **tick)
@@ -183,30 +194,32 @@ def draw_importance(trials: Trials, importance: pd.DataFrame) -> Figure:
         f"{_short(parameter)}\n({among}, {counts[(parameter, among)]} trials)"
         for parameter, among in labels
     ]
-    axes.set_yticks(range(len(labels)), texts, fontsize=FONT_SIZE - 1)
+    axes.set_yticks(range(len(labels)), texts)
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
-    figure.legend(loc="outside lower right", ncols=3, fontsize=FONT_SIZE, frameon=False)
+    figure.legend(loc="outside upper center", ncols=3)
     note = "by chance: what 9 of 10 shuffles of the values stay below; bars below it say nothing"
     _finish(figure, trials, note)
     return figure
 
 
-def draw_orders(trials: Trials, orders: list[Order]) -> Figure:
+def draw_orders(trials: Trials, orders: list[Order], width_inch: float = COLUMN_INCH) -> Figure:
     """Draws the promoted settings' objectives in the search against those at full budget."""
-    figure = blank_figure(WIDTH_INCH, HEIGHT_INCH * 0.8)
-    for axes, order in zip(figure.subplots(1, len(orders), squeeze=False)[0], orders, strict=True):
-        style_axes(axes)
+    is_narrow = width_inch == COLUMN_INCH
+    shape = (len(orders), 1) if is_narrow else (1, len(orders))
+    figure = blank_figure(width_inch, 2.4 * shape[0] + 0.4)
+    characters = int(TITLE_CHARACTERS * width_inch / shape[1])
+    for axes, order in zip(figure.subplots(*shape, squeeze=False).flat, orders, strict=True):
         points = order.points
         scale_axis(axes, "x", points["proxy"])
         scale_axis(axes, "y", points["full"])
-        look = {"linestyle": "", "marker": "o", "markersize": 5, "color": OKABE_ITO[0]}
+        look = {"linestyle": "", "marker": "o", "color": choose_colours(1)[0]}
         errors = points["full_se"].fillna(0.0)
         axes.errorbar(points["proxy"], points["full"], yerr=errors, **look)
         tau = "too few settings" if np.isnan(order.tau) else f"Kendall's tau {order.tau:.2f}"
-        axes.set_title(f"{order.column}: {tau},\n{order.words}", fontsize=TITLE_SIZE - 1)
-        axes.set_xlabel(f"{order.column} in the search, one seed", fontsize=FONT_SIZE)
-        axes.set_ylabel(f"{order.column} at full budget", fontsize=FONT_SIZE)
+        axes.set_title(fill(f"{order.column}: {tau}, {order.words}", characters))
+        axes.set_xlabel(f"{order.column} in the search, one seed")
+        axes.set_ylabel(f"{order.column} at full budget")
     note = (
         "full budget: mean ± standard error over seeds; undecided: means closer than "
         f"{DECIDED_AT:g} standard errors"
@@ -219,14 +232,12 @@ def draw_orders(trials: Trials, orders: list[Order]) -> Figure:
 
 
 def _new_figure(
-    title: str, x: str, y: str, *, height_inch: float = HEIGHT_INCH
+    title: str, x: str, y: str, width_inch: float, *, height_inch: float = HEIGHT_INCH
 ) -> tuple[Figure, Axes]:
-    figure = blank_figure(WIDTH_INCH, height_inch)
+    figure = blank_figure(width_inch, height_inch)
     axes = figure.add_subplot()
-    style_axes(axes)
-    axes.set_title(title, fontsize=TITLE_SIZE)
-    axes.set_xlabel(x, fontsize=FONT_SIZE)
-    axes.set_ylabel(y, fontsize=FONT_SIZE)
+    axes.set_title(fill(title, int(TITLE_CHARACTERS * width_inch)))
+    axes.set(xlabel=x, ylabel=y)
     return figure, axes
 
 
@@ -249,6 +260,7 @@ def _finish(figure: Figure, trials: Trials, note: str = "") -> None:
     words = ", ".join(f"{count} {status}" for status, count in counts.items())
     caps = f"; caps: {', '.join(trials.caps)}" if trials.caps else ""
     text = f"{len(trials.table)} trials ({words}), one seed each{caps}"
-    text += f";\n{note}" if note else ""
-    figure.supxlabel(text, fontsize=FONT_SIZE - 1.5, color="0.35", x=0.01, ha="left")
+    text += f"; {note}" if note else ""
+    text = fill(text, int(FOOTNOTE_CHARACTERS * figure.get_figwidth()))
+    figure.supxlabel(text, fontsize=FOOTNOTE_SIZE, color="0.35", x=0.01, ha="left")
     freeze_layout(figure)

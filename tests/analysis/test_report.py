@@ -13,9 +13,9 @@ from analysis.report import main, write_figures, write_report
 from analysis.table.columns import REQUIRED_COLUMNS
 
 FIGURES = {
-    f"{name}.{suffix}"
-    for name in ("frontier", "dilemma", "scaling")
-    for suffix in ("png", "svg", "pdf")
+    f"{name}{end}"
+    for name in ("frontier", "frontier.psnr", "dilemma", "scaling")
+    for end in (".png", ".svg", ".pdf", ".wide.png", ".wide.pdf")
 }
 TABLES = {"results.md", "results.tex", "results.csv", "frontier.csv", "summary.txt"}
 

@@ -111,12 +111,15 @@ def test_an_earlier_target_is_called_one(make_row):
     assert "(the last snapshot that all its seeds have)" in " ".join(say_speedups([speedup]))
 
 
-def test_the_figure_is_one_column_wide_with_a_panel_a_size(make_row):
+def test_the_figure_has_a_panel_a_size_in_either_width(make_row):
     rows = _rows(make_row, {"none": (80, 40, 20), "vf": (40, 20, 10)})
     rows += _rows(make_row, {"none": (60, 30, 10)}, generator_size="M", generator_params=9e5)
-    figure = draw_convergence(_compute(rows))
-    assert figure.get_size_inches()[0] == 3.3
-    assert [axes.get_title(loc="left") for axes in figure.axes] == ["generator S", "generator M"]
+    data = _compute(rows)
+    for width in (3.25, 6.75):
+        figure = draw_convergence(data, width)
+        assert figure.get_size_inches()[0] == width
+        titles = [axes.get_title(loc="left") for axes in figure.axes]
+        assert titles == ["generator S", "generator M"]
     assert "mean ± standard error over 2 seeds" in figure.get_supxlabel().replace("\n", " ")
 
 

@@ -32,7 +32,7 @@ def test_stages_of_a_cell_are_averaged_over_their_seeds(table):
     curves = pd.DataFrame(_curve("a", [4.0, 2.0]) + _curve("b", [6.0, 3.0]))
     (data,) = compute_curves(curves, table)
     assert data.points["value"].tolist() == [5.0, 2.5]
-    assert data.points["value_low"].tolist() == [4.0, 2.0]
+    assert data.points["low"].tolist() == [4.0, 2.0]
     assert data.points["num_stages"].tolist() == [2, 2]
     assert data.points["shape"].unique().tolist() == ["d=4"]
 
@@ -45,7 +45,7 @@ def test_stages_that_no_row_shows_go_by_their_label(table):
 def test_values_that_are_not_finite_are_left_out_and_counted(table):
     (data,) = compute_curves(pd.DataFrame(_curve("a", [4.0, np.nan, np.inf])), table)
     assert len(data.points) == 1
-    assert data.num_nonfinite == 2
+    assert data.left_out == ["2 values not finite"]
     assert compute_curves(pd.DataFrame(_curve("a", [np.nan])), table) == []
 
 
@@ -58,8 +58,44 @@ def test_a_figure_has_a_panel_a_term_and_one_figure_a_kind(table):
     )
     first, second = compute_curves(curves, table)
     titles = [a.get_title(loc="left") for a in draw_curves(first).axes if a.get_visible()]
-    assert titles == ["reconstruction", "kl", "vf"]
+    assert titles == ["reconstruction", "KL divergence (nats\nper image)", "vf"]
     assert second.stage_kind == "generator"
+
+
+def test_l1_is_the_mean_per_pixel_value_that_the_live_view_shows(table):
+    summed = [0.5 * 3 * 16 * 16, 0.25 * 3 * 16 * 16]
+    (data,) = compute_curves(pd.DataFrame(_curve("a", summed, term="l1")), table)
+    assert data.points["value"].tolist() == [0.5, 0.25]
+
+
+def test_terms_that_show_nothing_are_left_out_and_said(table):
+    lines = [
+        *_curve("a", [9.0, 1.0], term="vf_cos"),
+        *_curve("a", [1.0, 1.0], term="weight_l1"),
+        *_curve("a", [7.0, 2.0], term="weight_vf_cos"),
+        *_curve("a", [7.01, 2.01], term="weight_vf_distmat"),
+        *_curve("b", [9.0, 1.0], term="kl"),
+        *_curve("b", [1e-6, 1e-6], term="weight_kl"),
+    ]
+    (data,) = compute_curves(pd.DataFrame(lines), table)
+    assert data.terms() == ["vf_cos", "weight_vf_cos", "kl"]
+    assert data.left_out[:3] == [
+        "weight of l1 is 1 throughout",
+        "weight of VF: distance matrix: as weight of VF: cosine",
+        "weight of KL divergence is 1e-06 throughout",
+    ]
+
+
+def test_long_curves_are_smoothed_without_markers_over_what_was_recorded(table):
+    recorded = 5.0 + np.random.default_rng(0).normal(size=400)
+    (data,) = compute_curves(pd.DataFrame(_curve("a", recorded)), table)
+    assert data.points["smooth"][100] == pytest.approx(recorded[90:110].mean())
+    smooth, raw = draw_curves(data).axes[0].lines
+    assert np.asarray(raw.get_ydata()) == pytest.approx(recorded)
+    assert [line.get_marker() for line in (smooth, raw)] == ["None", "None"]
+    assert (raw.get_alpha(), smooth.get_alpha()) == (0.3, None)
+    (short,) = compute_curves(pd.DataFrame(_curve("a", [3.0, 1.0])), table)
+    assert [line.get_marker() for line in draw_curves(short).axes[0].lines] == ["o"]
 
 
 @pytest.mark.parametrize("name", ["curves.parquet", "curves.csv"])

@@ -53,7 +53,7 @@ def test_the_frontier_figure_names_axes_lines_and_points(dilemma_rows, load):
     keys = [text.get_text() for text in figure.legends[0].get_texts()]
     assert {"none", "vf", "S", "M", "Pareto front"} <= set(keys)
     assert "mean ± standard error over 2 seeds" in _footnote(figure)
-    assert figure.get_size_inches()[0] == 3.3
+    assert figure.get_size_inches()[0] == 3.25
 
 
 def test_the_footnote_says_where_seeds_share_a_tokenizer(make_row, load):
@@ -111,9 +111,27 @@ def test_many_points_carry_no_labels(make_row, load):
     assert [text.get_text() for text in texts] == ["better"]
 
 
-def test_more_than_three_sizes_take_two_columns(make_row, load):
+def test_many_sizes_stand_below_each_other_in_one_column(make_row, load):
     rows = [
         make_row(generator_size=s, generator_params=p)
         for s, p in zip("SMLX", (1, 2, 3, 4), strict=True)
     ]
-    assert draw_dilemma(_generated(load(rows))).get_size_inches()[0] == 6.9
+    cells = _generated(load(rows))
+    for width, shape in ((3.25, (4, 2)), (6.75, (2, 4))):
+        figure = draw_dilemma(cells, width)
+        grid = figure.axes[0].get_gridspec()
+        assert (figure.get_size_inches()[0], grid.get_geometry()) == (width, shape)
+
+
+def test_the_frontier_by_psnr_prefers_more_of_it(make_row, load):
+    rows = [
+        make_row(latent_dim=4, psnr=20.0, gfid=1.0),
+        make_row(latent_dim=16, psnr=25.0, gfid=2.0),
+        make_row(latent_dim=64, psnr=24.0, gfid=3.0),
+        make_row(latent_dim=8, psnr=None, gfid=0.5),
+    ]
+    cells = compute_frontier(load(rows))
+    figure = draw_frontier(cells, select_published(cells.rows), across="psnr")
+    axes = figure.axes[0]
+    assert "PSNR (dB)" in axes.get_xlabel()
+    assert list(np.asarray(axes.lines[-2].get_xdata())) == [20.0, 25.0]

@@ -78,7 +78,7 @@ def test_the_inception_score_has_a_panel_where_it_was_measured(make_row):
     (with_score,) = _compute(rows)
     (without,) = _compute([row | {"inception_score": None} for row in rows])
     assert [axes.get_ylabel() for axes in draw_guidance(with_score).axes] == [
-        "generation:\nin-domain Fréchet distance",
+        "generation:\nin-domain Fréchet\ndistance",
         "inception score",
     ]
     assert len(draw_guidance(without).axes) == 1

@@ -2,6 +2,7 @@ from typing import Any
 
 import matplotlib as mpl
 import pytest
+from PIL import Image
 
 from analysis.figures.frontier import compute_frontier, draw_frontier
 from analysis.figures.saving import save_figure
@@ -12,7 +13,17 @@ from analysis.table.published import select_published
 @pytest.fixture
 def draw(dilemma_rows, load):
     cells = compute_frontier(load(dilemma_rows))
-    return lambda: draw_frontier(cells, select_published(cells.rows))
+    return lambda width: draw_frontier(cells, select_published(cells.rows), width)
+
+
+def test_files_are_one_and_two_columns_wide_at_300_dots_an_inch(draw, tmp_path):
+    paths = save_figure(draw, tmp_path, "frontier")
+    names = ["frontier.png", "frontier.svg", "frontier.pdf"]
+    assert [path.name for path in paths] == [*names, "frontier.wide.png", "frontier.wide.pdf"]
+    for path, inches in ((paths[0], 3.25), (paths[3], 6.75)):
+        with Image.open(path) as image:
+            assert image.width == int(300 * inches)
+            assert image.info["dpi"] == pytest.approx((300, 300), abs=0.1)
 
 
 def test_a_foreign_matplotlibrc_changes_no_byte(draw, tmp_path):

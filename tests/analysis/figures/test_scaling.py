@@ -30,7 +30,7 @@ def test_a_cost_that_no_row_has_gets_no_panel(make_row):
 def test_costs_are_logarithmic_and_share_the_distance(make_row):
     figure = draw_scaling(_compute([make_row(train_flops=1e12)]))
     assert [axes.get_xscale() for axes in figure.axes] == ["log", "log"]
-    assert figure.axes[0].get_ylabel() == "in-domain Fréchet distance"
+    assert figure.axes[0].get_ylabel() == "in-domain Fréchet\ndistance"
 
 
 def test_nothing_done_is_refused(make_row):

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.figures.saving import ENDS
 from analysis.tuning.figures import write_tuning_figures
 from analysis.tuning.trials import (
     Repeated,
@@ -164,7 +165,7 @@ def test_figures_of_an_earlier_search_are_removed(search, tmp_path):
     (tmp_path / "figures").mkdir()
     stale = tmp_path / "figures/tuning_promotion.png"
     stale.write_bytes(b"old")
-    names = {path.stem for path in write_tuning_figures(tmp_path)}
+    names = {path.name.partition(".")[0] for path in write_tuning_figures(tmp_path)}
     assert names == {"tuning_front", "tuning_hypervolume"}
     assert not stale.exists()
 
@@ -179,4 +180,5 @@ def test_a_missing_file_is_named(search, tmp_path, name):
 
 def test_a_single_objective_is_drawn_as_the_best_so_far(search, tmp_path):
     search(*LINES, objectives=(("gfid", False),))
-    assert {path.stem for path in write_tuning_figures(tmp_path)} == {"tuning_hypervolume"}
+    written = {path.name for path in write_tuning_figures(tmp_path)}
+    assert written == {f"tuning_hypervolume{end}" for end in ENDS}
