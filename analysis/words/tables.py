@@ -122,7 +122,8 @@ def format_latex(table: ResultTable) -> str:
 
     Returns:
         A `tabular` and its footnotes, to be put into a `table` or `table*`; text with a line
-        break at the end. Every text of the sweep is escaped.
+        break at the end. It is shrunk to the column where it is wider. Every text of the sweep is
+        escaped.
     """
     head, *lines = _list_cells(table, LATEX)
     # A rule parts the lines through numbers from each other.
@@ -135,13 +136,14 @@ def format_latex(table: ResultTable) -> str:
         rows.append(rf"{' & '.join(cells)} \\")
     notes = r"\\ ".join(escape_latex(note) for note in table.footnotes)
     parts = [
-        r"% needs \usepackage{booktabs}",
+        r"% needs \usepackage{booktabs,graphicx}",
+        r"\resizebox{\ifdim\width>\columnwidth\columnwidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{{'l' * num_axes}{'r' * (len(head) - num_axes)}}}",
         r"\toprule",
         rf"{' & '.join(head)} \\",
         *rows,
         r"\bottomrule",
-        r"\end{tabular}",
+        r"\end{tabular}}",
         rf"\par\smallskip{{\footnotesize {notes}\par}}",
     ]
     return "\n".join(parts) + "\n"

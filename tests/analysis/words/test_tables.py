@@ -1,4 +1,6 @@
 import io
+import shutil
+import subprocess
 
 import pandas as pd
 import pytest
@@ -68,7 +70,29 @@ def test_latex_keeps_to_booktabs_and_escapes_the_sweeps_texts(make_row):
     assert r"vf\_50\%" in text
     assert r"a\&b\_c" in text
     body = text.split(r"\midrule")[1].splitlines()[1]
-    assert body.count("&") == text.splitlines()[3].count("&")
+    assert body.count("&") == text.splitlines()[4].count("&")
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no LaTeX is installed")
+def test_latex_compiles_and_fits_a_column(make_row, tmp_path):
+    names = {"alignment": "a_rather_long_name & 50%^~", "alignment_encoder": "vit_large#1"}
+    rows = [
+        make_row(**names, latent_dim=dim, seed=seed, gfid=5.0 + seed, inception_score=2.0 + dim)
+        for dim in (4, 16)
+        for seed in (0, 1)
+    ]
+    table = _table([*rows, make_row(generator_size="a_long_size")])
+    assert len(table.shown) == 5
+    document = (
+        r"\documentclass[twocolumn]{article}\usepackage{booktabs,graphicx}\begin{document}"
+        r"\begin{table}" + format_latex(table) + r"\end{table}\end{document}"
+    )
+    (tmp_path / "table.tex").write_text(document, encoding="utf-8")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "table.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False, timeout=60)
+    log = done.stdout.decode(errors="replace")
+    assert done.returncode == 0, log[-2000:]
+    assert "Overfull" not in log
 
 
 def test_every_special_character_of_latex_is_escaped():
