@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from analysis.cells.lines import SIZE, Axes, describe_lines, name_given
-from analysis.table.columns import GIVEN, SEED_COLUMNS, Columns, measures_of
+from analysis.cells.lines import SIZE, Axes, describe_lines, name_given, name_trainings
+from analysis.table.columns import GIVEN, SEED_COLUMNS, Columns, columns_of, measures_of
 from analysis.table.protocols import join_unique, require_one_protocol
 
 CELL_COLUMNS = ("cell", "line", "colour", "marker", "panel", "along")
@@ -194,10 +194,16 @@ def split_lines(points: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 
 def _last_snapshots(table: pd.DataFrame) -> pd.DataFrame:
-    """One row a trial; a snapshot without a count is taken for the last, so a failure shows."""
+    """One row a training; a snapshot without a count is taken for the last, so a failure shows.
+
+    Of one training, rows that differ in their seeds or in an axis are no snapshots of each other:
+    those of the evaluation.
+    """
     ordered = table.sort_values("generator_images", kind="stable", na_position="last")
-    trial = ordered["trial_id"].fillna(ordered["row_id"])
-    return ordered[~trial.duplicated(keep="last")].sort_index()
+    axes = [name for name, column in columns_of(table).items() if column.axis]
+    known = [name for name in (*SEED_COLUMNS, *axes) if name in ordered]
+    keys = ordered[known].assign(training=name_trainings(ordered))
+    return ordered[~keys.duplicated(keep="last")].sort_index()
 
 
 def _reason_to_omit(row: pd.Series, needs: tuple[str, ...]) -> str:

@@ -158,6 +158,16 @@ def describe_lines(rows: pd.DataFrame, apart: Sequence[str] = ()) -> tuple[pd.Da
     ), axes
 
 
+def name_trainings(rows: pd.DataFrame) -> pd.Series:
+    """Names the training of each row: rows of one generator, else of one trial, are its snapshots.
+
+    A row that failed early knows its trial alone and has the generator of the trial's other rows.
+    """
+    trial = rows["trial_id"].fillna(rows["row_id"])
+    of_trial = rows.groupby(trial)["generator_key"].transform("first")
+    return rows["generator_key"].fillna(of_trial).fillna(trial)
+
+
 def name_given(rows: pd.DataFrame) -> pd.Series:
     """Names given images by their sweep, or their tokenizer where that is not known."""
     return rows["sweep"].fillna(rows["tokenizer"]).astype(object).fillna("unnamed")
@@ -290,20 +300,20 @@ def _tell_apart(rows: pd.DataFrame, apart: Sequence[str]) -> pd.Series:
     Two trainings are never snapshots or repetitions of one, so something must name them: the
     sweep, the images they were trained on, the results folder, or at last the trial.
     """
-    trial = rows["trial_id"].fillna(rows["row_id"])
-    images = rows.groupby(trial)["generator_images"].transform("max")
+    training = name_trainings(rows)
+    images = rows.groupby(training)["generator_images"].transform("max")
     folder = rows["results_dir"] if "results_dir" in rows else _constant(rows, None)
     sources = {
         "sweep {}": rows["sweep"],
         "trained on {} images": images.astype(object).map("{:,.0f}".format, na_action="ignore"),
         "from {}": folder,
-        "trial {}": trial,
+        "trial {}": rows["trial_id"].fillna(rows["row_id"]),
     }
     told = pd.Series("", index=rows.index, dtype=object)
     for pattern, values in sources.items():
         cell = rows["cell"] + told
         keys = [cell, *(rows[name] for name in (*SEED_COLUMNS, *apart))]
-        repeats = trial.groupby(keys, dropna=False).transform("nunique") > 1
+        repeats = training.groupby(keys, dropna=False).transform("nunique") > 1
         if not repeats.any():
             break
         is_torn = repeats.groupby(cell).transform("any")

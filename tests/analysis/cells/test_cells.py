@@ -167,3 +167,18 @@ def test_mixed_guidance_is_refused(make_row, load):
 
 def test_an_empty_table_has_no_points(load):
     assert _cells(load([])).points.empty
+
+
+def test_snapshots_are_those_of_one_generator_and_no_other_rows(make_row, load):
+    snapshots = [
+        make_row(generator_key="g", trial_id=name, generator_images=images, gfid=gfid)
+        for name, images, gfid in (("first", 100, 9.0), ("renamed", 200, 5.0))
+    ]
+    cells = compute_cells(load(snapshots), needs=("gfid",))
+    assert cells.points["gfid"].tolist() == [5.0]
+    trainings = [
+        make_row(generator_key=key, trial_id="t", generator_images=images, gfid=gfid)
+        for key, images, gfid in (("g", 100, 9.0), ("h", 200, 5.0))
+    ]
+    cells = compute_cells(load(trainings), needs=("gfid",))
+    assert sorted(cells.points["gfid"]) == [5.0, 9.0]

@@ -10,6 +10,7 @@ from analysis.cells.cells import compute_cells, split_lines
 from analysis.cells.pairs import find_pairs
 from analysis.figures.convergence import compute_convergence
 from analysis.figures.frontier import compute_frontier, draw_frontier
+from analysis.figures.marks import choose_colours
 from analysis.group import MAX_LEVELS, MAX_PANELS, select_lines
 from analysis.statistics.dilemma_slope import compute_dilemma_slopes
 from analysis.statistics.effects import compute_effects
@@ -92,7 +93,7 @@ def test_two_numeric_axes_are_a_colour_and_a_line(kl_rows):
     assert cells.points["cell"].tolist()[0] == "kl_weight 1e-06, d=4"
     figure = draw_frontier(cells, select_published(cells.rows))
     lines = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
-    assert {line.get_color() for line in lines} >= {"#0072B2", "#D55E00"}
+    assert {line.get_color() for line in lines} >= set(choose_colours(2))
     (slope,) = [s for s in compute_dilemma_slopes(cells) if s.line == "kl_weight 0.001"]
     assert slope.changes[0].change == pytest.approx(0.0)
 
