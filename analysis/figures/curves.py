@@ -206,10 +206,9 @@ def _find_dull(curves: pd.DataFrame) -> dict[str, str]:
     is_constant &= stages.count().max() > 1
     dull: dict[str, str] = {}
     kept: list[str] = []
-    for term in values if not is_constant.all() else []:
-        mine = values[term]
+    for term, mine in values.items() if not is_constant.all() else ():
         same = [other for other in kept if _are_close(mine, values[other])]
-        if is_constant[term]:
+        if is_constant[str(term)]:
             low, high = mine.min(), mine.max()
             range_text = f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
             dull[str(term)] = f"{say_term(str(term))} is {range_text} throughout"

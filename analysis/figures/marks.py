@@ -60,7 +60,7 @@ OWN_STYLE: dict[RcKeyType, Any] = {
 NO_STYLE = ("backend", "backend_fallback", "interactive", "toolbar", "timezone")
 
 
-def figure_style() -> dict[RcKeyType, Any]:
+def figure_style() -> dict[Any, Any]:
     """All settings of a figure: matplotlib's own, seaborn's for papers, and ours."""
     import seaborn as sns
 

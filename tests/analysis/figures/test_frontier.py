@@ -120,6 +120,7 @@ def test_many_sizes_stand_below_each_other_in_one_column(make_row, load):
     for width, shape in ((3.25, (4, 2)), (6.75, (2, 4))):
         figure = draw_dilemma(cells, width)
         grid = figure.axes[0].get_gridspec()
+        assert grid is not None
         assert (figure.get_size_inches()[0], grid.get_geometry()) == (width, shape)
 
 
