@@ -8,7 +8,7 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -18,8 +18,8 @@ from analysis.figures.saving import ENDS, save_figure
 from analysis.group import GroupAnalysis, Omission, Plot, analyse_group, plan_shared_plots
 from analysis.outputs import choose_outputs
 from analysis.page.grids import index_grids, write_grids_page
-from analysis.page.page import PageContent, ShownFigure, render_page
-from analysis.page.pictures import Album, collect_pictures
+from analysis.page.page import MAX_PAGE_BYTE, PageContent, ShownFigure, render_page
+from analysis.page.pictures import BUDGET_BYTE, Album, collect_pictures
 from analysis.table.atomic import write_text
 from analysis.table.protocols import name_some, split_by_protocol
 from analysis.table.reading import load_tables
@@ -114,11 +114,17 @@ def write_report(
         groups=groups,
         words=words,
         figures=figures,
-        album=_fill_album(grids, groups, table),
+        album=Album(pictures=[], notes=[]),
         provenance=trace_table(table, list(dict.fromkeys(folders))),
         omissions=omissions,
     )
-    write_text(outputs.page, render_page(content))
+    page = render_page(content)
+    if not grids.empty:
+        # Pictures take what the rest leaves them; a text of base64 is a third longer.
+        room = 0.7 * (MAX_PAGE_BYTE - len(page.encode()))
+        album = _fill_album(grids, groups, table, max(0, min(BUDGET_BYTE, int(room))))
+        page = render_page(replace(content, album=album))
+    write_text(outputs.page, page)
     return Report(files=[*files, outputs.page], words=text)
 
 
@@ -246,7 +252,9 @@ def _format_tables(
     return texts
 
 
-def _fill_album(grids: pd.DataFrame, groups: list[GroupAnalysis], table: pd.DataFrame) -> Album:
+def _fill_album(
+    grids: pd.DataFrame, groups: list[GroupAnalysis], table: pd.DataFrame, budget_byte: int
+) -> Album:
     """One trial of each cell first, so that a full page lacks repetitions rather than cells."""
     first, rest = [], []
     for group in groups:
@@ -254,7 +262,8 @@ def _fill_album(grids: pd.DataFrame, groups: list[GroupAnalysis], table: pd.Data
         for trial, repeats in zip(group.cells.rows["trial_id"], keys.duplicated(), strict=True):
             (rest if repeats else first).append(str(trial))
     others = table["trial_id"].dropna().astype(str)
-    return collect_pictures(grids, list(dict.fromkeys([*first, *rest, *others])))
+    trials = list(dict.fromkeys([*first, *rest, *others]))
+    return collect_pictures(grids, trials, budget_byte=budget_byte)
 
 
 def _slug(name: str) -> str:

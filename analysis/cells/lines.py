@@ -5,7 +5,7 @@ tables of earlier revisions and between the tables of several sweeps, is an axis
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -112,9 +112,16 @@ class Axes:
 
 def join_texts(rows: pd.DataFrame, axes: Sequence[Axis]) -> pd.Series:
     """The values of axes in words, those joined that are in force."""
-    texts = [[axis.text(value) for value in rows[axis.column]] for axis in axes]
+    texts = [map_values(rows[axis.column], axis.text) for axis in axes]
     joined = [", ".join(filter(None, each)) for each in zip(*texts, strict=True)]
     return pd.Series(joined if axes else "", index=rows.index, dtype=object)
+
+
+def map_values(values: pd.Series, write: Callable[[Any], str]) -> list[str]:
+    """A text of each value; each value is written once, since tables repeat few of them."""
+    places, known = pd.factorize(values, use_na_sentinel=False)
+    texts = [write(value) for value in known]
+    return [texts[place] for place in places]
 
 
 def describe_lines(rows: pd.DataFrame, apart: Sequence[str] = ()) -> tuple[pd.DataFrame, Axes]:

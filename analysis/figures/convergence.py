@@ -221,7 +221,7 @@ def _compute_speedups(
     config: BootstrapConfig,
 ) -> list[Speedup]:
     lines = {str(cell): line for cell, line in points.groupby(LINE, sort=False)}
-    curves = {str(cell): _curves_of(mine) for cell, mine in rows.groupby(LINE, sort=False)}
+    members = {str(cell): mine for cell, mine in rows.groupby(LINE, sort=False)}
     # The target is another training's end, so unlike numbers of images are what is compared.
     ends = points.groupby(LINE, sort=False).tail(1).assign(generator_images=np.nan)
     by_name = {axis.column: axis for axis in axes.compared}
@@ -233,7 +233,7 @@ def _compute_speedups(
             continue
         images, distance = (line[c].to_numpy(dtype=float) for c in ("generator_images", "gfid"))
         reach = float(find_crossing(images, distance, np.array(base["gfid"], dtype=float)))
-        sides = (curves[name], curves[base_name])
+        sides = (_curves_of(members[name]), _curves_of(members[base_name]))
         has_interval = np.isfinite(reach) and min(map(len, sides)) > 1
         speedups.append(
             Speedup(

@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from matplotlib.typing import RcKeyType
 
 from analysis.table.scales import choose_scale
@@ -160,4 +160,5 @@ def scale_axis(axes: Axes, side: Literal["x", "y"], values: pd.Series) -> None:
     few = known.max() / known.min() > 3000
     axis.set_major_locator(LogLocator(subs=(1.0,) if few else (1.0, 2.0, 5.0)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
+    # Minor ticks say little beside 1, 2 and 5, and double the time of drawing.
+    axis.set_minor_locator(NullLocator())

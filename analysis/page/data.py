@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.cells.cells import describe_seeds
-from analysis.cells.lines import Axis, describe_lines
+from analysis.cells.lines import Axis, describe_lines, map_values
 from analysis.group import GroupAnalysis
 from analysis.table.columns import SEED_COLUMNS, columns_of
 from analysis.table.scales import choose_scale
@@ -148,7 +148,7 @@ def _place(rows: pd.DataFrame, along: Axis | None) -> tuple[dict[str, Any], dict
 
 def _axis_values(rows: pd.DataFrame, column: str) -> pd.Series:
     known = {"alignment": "kind", "generator_size": "size"}.get(column, column)
-    return rows[known].map(_format_value, na_action=None).astype(object)
+    return pd.Series(map_values(rows[known], _format_value), index=rows.index, dtype=object)
 
 
 def _format_value(value: Any) -> str:

@@ -34,8 +34,10 @@ SCRIPTS = ("plot.js", "filters.js", "details.js", "table.js", "state.js", "main.
 SLOT = re.compile(r"<!--slot:(\w+)-->")
 MAX_FAILED = 100
 """Rows that are not done which are listed one by one, count."""
-MAX_SVG_BYTE = 600_000
-"""A figure that is larger as SVG is shown as PNG, bytes."""
+MEDIA = {".svg": "svg+xml", ".png": "png"}
+"""Formats in which the page holds a figure: the smaller file."""
+MAX_PAGE_BYTE = 4_900_000
+"""A page with pictures, bytes."""
 FOLD_FROM = 12
 """Items from which on a list is folded, count."""
 
@@ -166,10 +168,11 @@ def _write_figures(figures: Sequence[ShownFigure], folder: Path) -> Html:
 
 
 def _write_figure(figure: ShownFigure, folder: Path) -> Html:
-    # Of two widths the first is shown.
-    by_suffix = {file.suffix: file for file in reversed(figure.files)}
-    is_small = by_suffix[".svg"].stat().st_size <= MAX_SVG_BYTE
-    file, media = (by_suffix[".svg"], "svg+xml") if is_small else (by_suffix[".png"], "png")
+    narrow = [file for file in figure.files if not file.stem.endswith(WIDE)]
+    file = min(
+        (each for each in narrow if each.suffix in MEDIA), key=lambda each: each.stat().st_size
+    )
+    media = MEDIA[file.suffix]
     encoded = base64.b64encode(file.read_bytes()).decode("ascii")
     image = void_tag("img", src=f"data:image/{media};base64,{encoded}", alt=figure.caption)
     links = [(" ", tag("a", _name_file(file), href=_link(file, folder))) for file in figure.files]

@@ -52,6 +52,7 @@ class StageRecord:
     kind: str
     key: str
     label: str
+    """What the sweep varies in it: `latent_dim=16 alignment=vf`."""
     input_keys: tuple[str, ...]
     work: Work | None
     """None of a stage that was there when the plan was made."""

@@ -2,6 +2,7 @@
 
 import timeit
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import lru_cache
 
 import torch
@@ -14,6 +15,7 @@ from harness.plan.graph import stages_to_run
 from harness.plan.plan import Plan
 from harness.plan.requests import request_of
 from harness.reporting.plan_record import Machine, PlanRecord, StageRecord, Work
+from harness.results.names import stage_names
 from harness.stages.stage import Stage
 from harness.storage.artifacts import Store
 
@@ -23,9 +25,17 @@ def record_of(plan: Plan, store: Store) -> PlanRecord:
     to_run = set(stages_to_run(plan.stages, plan.read_keys, store))
     kinds = dict.fromkeys(stage.kind for stage in plan.stages)
     resources = {kind: request_of(kind, plan.sweep.file.resources) for kind in kinds}
+    names = stage_names(plan)
     return PlanRecord(
         sweep=plan.sweep.file.name,
-        stages=tuple(record_of_stage(stage, open=stage in to_run) for stage in plan.stages),
+        stages=tuple(
+            replace(
+                record_of_stage(stage, open=stage in to_run),
+                # What the sweep varies, which a stage's own label need not hold.
+                label=names[stage.key].removeprefix(f"{stage.kind} "),
+            )
+            for stage in plan.stages
+        ),
         rows={row.row_id: tuple(stage.key for stage in row.stages) for row in plan.rows},
         resources=resources,
         machine=this_machine(resources.values()),

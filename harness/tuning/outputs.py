@@ -17,9 +17,8 @@ from analysis.tuning.trials import (
     load_repetitions,
     load_trials,
     recommend,
-    setting_name,
 )
-from harness.config.axes import short_names
+from harness.config.axes import short_names, write_value
 from harness.execution.stage_run import Outcome
 from harness.reporting.words import columns, number
 from harness.results.folder import write_csv, write_tables, write_yaml
@@ -70,10 +69,15 @@ class TrialsWritten:
             chosen = pd.concat([chosen, measured[measured["on_front"]]])
         elif best is not None:
             chosen = pd.concat([chosen, measured[measured["trial"] == best.trial]])
-        return {
-            setting_name(row): self.axes[int(row["trial"])]
-            for _, row in chosen.drop_duplicates("trial").iterrows()
-        }
+        trials = [row for _, row in chosen.drop_duplicates("trial").iterrows()]
+        return {self.words(row): self.axes[int(row["trial"])] for row in trials}
+
+    def words(self, trial: Any) -> str:
+        """A trial's values as people write them, after its name where it has one."""
+        axes = self.axes[int(trial["trial"])]
+        short = short_names(list(axes))
+        values = " ".join(f"{short[axis]}={write_value(value)}" for axis, value in axes.items())
+        return ": ".join(filter(None, [str(trial["name"]), values]))
 
 
 def write_trials(
