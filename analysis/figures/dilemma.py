@@ -19,7 +19,7 @@ from analysis.figures.panels import Panel, draw_panels, require_points, split_pa
 
 PANEL_INCH = 1.3
 METRICS = ("gfid", "psnr")
-MAX_BESIDE = 6
+MAX_BESIDE = 4
 """Panels beside each other that two columns of a paper hold."""
 
 

@@ -151,7 +151,8 @@ def explain_no_interval(points: pd.DataFrame) -> str:
 
 def _find_owners(cells: Cells, points: pd.DataFrame) -> list[Hashable]:
     """Owners of each cell's draws: its tokenizers if several, else the cell alone."""
-    known = cells.rows.assign(tokenizer_key=cells.rows["tokenizer_key"].fillna(""))
+    mine = cells.rows[cells.rows["cell"].isin(points["cell"])]
+    known = mine.assign(tokenizer_key=mine["tokenizer_key"].fillna(""))
     sets = known.groupby("cell", sort=False)["tokenizer_key"].agg(frozenset).to_dict()
     return [sets[cell] if len(sets[cell]) > 1 else cell for cell in points["cell"]]
 

@@ -95,6 +95,8 @@ def concat_tables(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     Raises:
         ValueError: If a described column has other values in a table that says nothing of it.
     """
+    if len(tables) == 1:
+        return tables[0].reset_index(drop=True)
     columns = join_columns(columns_of(table) for table in tables)
     # Without a type pandas would take that of the values, and an all-missing column has none.
     return pd.concat([_typed(each, columns, "a table") for each in tables], ignore_index=True)
