@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-import numpy as np
 import pandas as pd
 
 from analysis.cells.cells import describe_seeds
+from analysis.cells.lines import describe_lines
 from analysis.table.atomic import write_text
 from analysis.words.tables import escape_markdown, join_markdown
 
@@ -64,7 +64,7 @@ def _read_index(results_dir: Path, trials: Sequence[str]) -> list[tuple[str, str
 
 
 def write_grids_page(table: pd.DataFrame, index: pd.DataFrame, *, results_dir: Path) -> Path:
-    """Writes `grids.md`: a line a trial with its pictures side by side.
+    """Writes `grids.md`: a line a trial, its values of the axes and its pictures side by side.
 
     Args:
         table: The results table.
@@ -75,27 +75,23 @@ def write_grids_page(table: pd.DataFrame, index: pd.DataFrame, *, results_dir: P
         The page's path.
     """
     kinds = [str(kind) for kind in index["kind"].unique()]
-    heads = ["alignment", "latent dim", "generator size", "seeds", *map(escape_markdown, kinds)]
+    last = table.drop_duplicates("trial_id", keep="last")
+    rows, axes = describe_lines(last[last["trial_id"].isin(index["trial_id"])])
+    heads = [escape_markdown(text) for text in (*(a.heading for a in axes.listed), "seeds", *kinds)]
     lines = [
         "# Sample and reconstruction grids",
         "",
         join_markdown(heads),
         "|" + "---|" * len(heads),
     ]
-    last = table.drop_duplicates("trial_id", keep="last")
-    trials = {str(row["trial_id"]): row for _, row in last.iterrows()}
+    trials = {str(row["trial_id"]): row for _, row in rows.iterrows()}
     for trial_id, pictures in index.groupby("trial_id", sort=False):
         trial = trials[str(trial_id)]
         paths = dict(zip(pictures["kind"], pictures["path"], strict=True))
         shown = [_show(kind, paths[kind]) if kind in paths else "" for kind in kinds]
-        dim, size = trial["latent_dim"], trial["generator_size"]
-        about = (
-            " ".join(trial[["alignment", "alignment_encoder"]].dropna()),
-            f"{dim:g}" if np.isfinite(dim) else "-",
-            "-" if pd.isna(size) else size,
-            describe_seeds(trial),
-        )
-        lines.append(join_markdown([*map(escape_markdown, about), *shown]))
+        values = [axis.value_text(trial[axis.column]) or "-" for axis in axes.listed]
+        about = map(escape_markdown, [*values, describe_seeds(trial)])
+        lines.append(join_markdown([*about, *shown]))
     page = results_dir / "grids.md"
     write_text(page, "\n".join(lines) + "\n")
     return page

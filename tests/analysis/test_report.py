@@ -236,7 +236,7 @@ def test_grids_are_indexed_by_trial_and_shown_on_a_page(make_row, load, tmp_path
         ("t1-0", "reconstructions", "grids/t1-0_reconstructions.png"),
     }
     page = write_grids_page(table, index, results_dir=tmp_path)
-    assert "| none | 4 | S | seed 0 | ![samples](grids/t1/samples.png)" in page.read_text()
+    assert "| none | S | 4 | seed 0 | ![samples](grids/t1/samples.png)" in page.read_text()
 
 
 def test_importing_the_report_leaves_pyplot_alone():

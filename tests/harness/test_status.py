@@ -105,6 +105,18 @@ def test_what_another_process_runs_is_shown_while_it_runs(command, write, tree, 
     assert "sweep ETA" in shown.out
 
 
+def test_stages_are_told_apart_by_what_the_sweep_varies(command, write, tree, status) -> None:
+    tree["grid"] = {"tokenizer.training.learning_rate": [1e-3, 2e-3]}
+    path = write(tree)
+    command(path, "--only", "encoder")
+    tokenizers = [s for s in make_plan(load_sweep(path)).stages if s.kind == "tokenizer"]
+    assert len({stage.label for stage in tokenizers}) == 1
+    with Store(Path("artifacts")).work("tokenizer", tokenizers[1].key) as work:
+        work.report({"step": 3, "total": 10, "l1": 0.25, "eta_s": 7.0})
+        _, shown = status()
+    assert "learning_rate=0.002: step 3/10" in shown.out
+
+
 def test_an_error_of_an_attempt_before_the_one_that_was_killed_is_no_failure(
     load, tmp_path
 ) -> None:

@@ -84,10 +84,10 @@ def test_the_page_needs_nothing_from_elsewhere(dilemma_rows, tmp_path):
     assert all(source.startswith("data:") for source in sources)
     links = [attrs["href"] for _, attrs in elements if "href" in attrs]
     files = [link for link in links if not link.startswith("#")]
-    assert len(files) == 9
+    assert len(files) == 20
     assert all((tmp_path / unquote(link)).is_file() for link in files)
     assert not re.search(r"url\(|@import|fetch\(|XMLHttpRequest", page)
-    assert sum("src" in attrs for _, attrs in elements) == 3
+    assert sum("src" in attrs for _, attrs in elements) == 4
     policy = next(attrs["content"] for _, attrs in elements if "http-equiv" in attrs)
     assert policy.startswith("default-src 'none'")
 

@@ -205,6 +205,10 @@ def test_promotion_runs_the_front_at_full_budget_and_says_whether_the_order_held
     promoted = pd.read_parquet(RESULTS / "promoted/table.parquet")
     assert set(promoted["generator_images"]) == {32}
     assert set(promoted["seed"]) == {0, 1}
+    # A setting is known by its values; the number of its trial says nothing.
+    values = promoted["axis.setting"]
+    assert values.str.contains("cos_margin=|alignment=").all(), set(values)
+    assert not values.str.contains("trial").any(), set(values)
     assert "order by gfid of the search at full budget" in ended.out
     assert "pairs kept" in ended.out
     # Settings of another search in the same folder are not this one's.
