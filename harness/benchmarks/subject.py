@@ -196,6 +196,7 @@ def make_subject(
         num_reference=2,
         num_reconstructions=2,
         sampling_seeds=1,
+        keep="none",
         keep_samples=False,
     )
     cut = dataclasses.replace(

@@ -101,9 +101,16 @@ class EvaluationConfig:
     sampling_seeds: int = field(default=1, metadata=KEY_UNLESS_DEFAULT)
     """Sets of samples a row, each of its own noise and labels; above 1 the row holds means and the
     standard error of gfid."""
+    keep: Literal["none", "features", "samples"] = field(
+        default="none", metadata=KEY_UNLESS_DEFAULT
+    )
+    """What is kept of generated images, so that another reference or a metric that comes later
+    scores them without sampling again. `features`: those of the extractor (`features.safetensors`;
+    50,000 of Inception's are 0.4 GB). `samples`: the images as an ADM archive (`samples.npz`, 8-bit
+    pixels; 50,000 of 256 pixels are 9.2 GiB), which the official evaluator and another extractor
+    read too."""
     keep_samples: bool = field(default=False, metadata=KEY_UNLESS_DEFAULT)
-    """Keep the generated images as an ADM archive (`samples.npz`, 8-bit pixels; 50,000 images of
-    256 pixels are 9.2 GiB), which the official evaluator reads."""
+    """Earlier form of `keep: samples`, in which a change of the reference samples again."""
     diagnostics: Annotated[NoDiagnostics | LatentDiagnostics, Field(discriminator="kind")] = field(
         default=NoDiagnostics(), metadata=KEY_UNLESS_DEFAULT
     )
@@ -130,6 +137,11 @@ class EvaluationConfig:
                 raise ValueError(
                     f"`{name}` must be at least 2, but got {value}; leave it out to take all"
                 )
+        if self.keep_samples and self.keep != "none":
+            raise ValueError(
+                f"`keep_samples` must be left out beside `keep`, but both are given; `keep: "
+                f"{self.keep}` says it all"
+            )
         if not self.guidance:
             raise ValueError("`guidance` must name at least one setting; use [{kind: none}]")
         if any(self.guidance.count(setting) > 1 for setting in self.guidance):

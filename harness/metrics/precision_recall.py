@@ -1,9 +1,12 @@
-"""Improved precision and recall (Kynkäänniemi et al., arXiv 1904.06991) in blocks.
+"""Improved precision and recall (Kynkäänniemi et al., arXiv 1904.06991), density and coverage.
 
 A set's manifold is the union of balls around its features, each reaching to the k-th nearest other
 feature of the set. Precision is the share of generated images that lie in the reference's manifold,
-recall the share of reference images in the generated one's (eq. 1 and 2). Distances are taken block
-by block, a symmetric pair of blocks once, and both shares from one pass over the cross distances.
+recall the share of reference images in the generated one's (eq. 1 and 2). Density counts how many
+of the reference's balls a generated image lies in, and coverage is the share of these balls that
+hold a generated image (Naeem et al., arXiv 2002.09797, eq. 3 and 4): one outlier with a large ball
+moves them less. Distances are taken block by block, a symmetric pair of blocks once, and both
+shares from one pass over the cross distances.
 """
 
 from collections.abc import Iterator
@@ -35,14 +38,7 @@ def precision_recall(
     Raises:
         ValueError: A feature is not finite.
     """
-    assert min(len(generated), len(reference)) > neighbors > 0, "a ball must reach to a neighbour"
-    if not (torch.isfinite(generated.sum()) and torch.isfinite(reference.sum())):
-        raise ValueError(
-            "features must be finite, but hold NaN or infinity; look at the images and the "
-            "extractor's precision"
-        )
-    # Distances don't depend on the origin, but their precision does.
-    centre = 0.5 * (generated.mean(dim=0) + reference.mean(dim=0)).to(torch.float32)
+    centre = _centre(generated, reference, neighbors)
     radii = _squared_radii(generated, centre, neighbors, block)
     reference_radii = _squared_radii(reference, centre, neighbors, block)
     precise = torch.zeros(len(generated), dtype=torch.bool, device=generated.device)
@@ -54,6 +50,51 @@ def precision_recall(
             precise[rows] |= (distances <= reference_radii[columns]).any(dim=1)
             recalled[columns] |= (distances <= radii[rows, None]).any(dim=0)
     return float(precise.double().mean()), float(recalled.double().mean())
+
+
+def density_coverage(
+    generated: Float[Tensor, "n d"],
+    reference: Float[Tensor, "m d"],
+    neighbors: int = 5,
+    block: int = 2048,
+) -> tuple[float, float]:
+    """Density and coverage (module docstring), on the features' device.
+
+    Args:
+        generated: Features of generated images.
+        reference: Features of real images, on the same device.
+        neighbors: Neighbours, the image itself not counted, that a ball reaches to.
+        block: Images on each side of a block of distances.
+
+    Returns:
+        Density, which may exceed 1, and coverage in [0, 1].
+
+    Raises:
+        ValueError: A feature is not finite.
+    """
+    centre = _centre(generated, reference, neighbors)
+    radii = _squared_radii(reference, centre, neighbors, block)
+    met = torch.zeros(len(reference), dtype=torch.int64, device=reference.device)
+    for rows in _ranges(len(generated), block):
+        x = _centred(generated, rows, centre)
+        for columns in _ranges(len(reference), block):
+            distances = _squared_distances(x, _centred(reference, columns, centre))
+            met[columns] += (distances <= radii[columns]).sum(dim=0)
+    density = float(met.sum()) / (neighbors * len(generated))
+    return density, float((met > 0).double().mean())
+
+
+def _centre(
+    generated: Float[Tensor, "n d"], reference: Float[Tensor, "m d"], neighbors: int
+) -> Float[Tensor, " d"]:
+    """A point amid the features: distances don't depend on the origin, but their precision does."""
+    assert min(len(generated), len(reference)) > neighbors > 0, "a ball must reach to a neighbour"
+    if not (torch.isfinite(generated.sum()) and torch.isfinite(reference.sum())):
+        raise ValueError(
+            "features must be finite, but hold NaN or infinity; look at the images and the "
+            "extractor's precision"
+        )
+    return 0.5 * (generated.mean(dim=0) + reference.mean(dim=0)).to(torch.float32)
 
 
 def _squared_radii(

@@ -6,6 +6,7 @@ distance compare one by one: 50,000 of Inception's are 0.4 GB.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, final
 
 import torch
@@ -21,10 +22,20 @@ from harness.metrics.image_mean import ImageMean
 from harness.metrics.inception_score import InceptionScore, splits_in_order, splits_shuffled
 from harness.metrics.kernel_distance import kernel_distance
 from harness.metrics.parts import Parts, joined_tensors, merged_parts, restored_parts
-from harness.metrics.precision_recall import precision_recall
+from harness.metrics.precision_recall import density_coverage, precision_recall
+from harness.metrics.statistics_files import write_statistics
 
 NEIGHBORS = 3
 """Neighbours that a ball of precision and recall reaches to, as published."""
+DENSE_NEIGHBORS = 5
+"""The same of density and coverage, as published."""
+
+METRICS = (
+    "gfid", "gfid_infinity", "sfid", "inception_score", "inception_score_shuffled", "kid", "kid_se",
+    "precision", "recall", "density", "coverage", "label_accuracy",
+)  # fmt: skip
+"""What `SampleScores.compute` measures. Samples or features that were kept are scored anew where
+their record lacks one of these."""
 
 
 @final
@@ -152,6 +163,20 @@ class SampleScores(Parts):
         if labels is not None and self._extractor.classifies_labels:
             state["recognised"] = state["recognised"].update(labels_met(found.logits, labels))
 
+    def features(self) -> dict[str, Tensor]:
+        """All that `restore` needs to compute every metric again: features, and sums over images.
+
+        The moments of the features follow from them, and at 2,048 features are nearly as large.
+        """
+        return joined_tensors({n: part for n, part in self.state.items() if n != "statistics"})
+
+    def restore(self, tensors: Mapping[str, Tensor], batch_size: int) -> None:
+        """Add the images behind `features`, in batches of the size in which they came."""
+        self.add_tensors(tensors)
+        found, places = tensors["features.features"].to(self.device), tensors["features.places"]
+        for part, positions in zip(found.split(batch_size), places.split(batch_size), strict=True):
+            self.state["statistics"] = self.state["statistics"].update(part, positions)
+
     @property
     def statistics(self) -> FeatureStatistics:
         """Moments of all features so far."""
@@ -161,6 +186,17 @@ class SampleScores(Parts):
     def spatial(self) -> FeatureStatistics | None:
         """Moments of all spatial features so far; None where the extractor has none."""
         return self.state.get("spatial")
+
+    def write_statistics(self, path: Path) -> None:
+        """Write the moments, as a file that serves again as a reference."""
+        name, identity = self._extractor.name, self._extractor.identity
+        write_statistics(
+            path,
+            self.statistics,
+            extractor=name,
+            extractor_identity=identity,
+            spatial=self.spatial,
+        )
 
     def compute(self, reference: Reference) -> dict[str, Any]:
         """Every metric by the name of its column; None where it cannot be measured."""
@@ -201,15 +237,17 @@ class SampleScores(Parts):
         return frechet_distance(ours, theirs), ""
 
     def _neighbourhoods(self, reference: Reference) -> dict[str, Any]:
-        names = ("kid", "kid_se", "precision", "recall")
+        names = ("kid", "kid_se", "precision", "recall", "density", "coverage")
+        none: dict[str, Any] = dict.fromkeys(names)
         if reference.bank is None:
-            return dict.fromkeys(names)
+            return none
         ours, theirs = self.state["features"].compute(), reference.bank.compute().to(self.device)
-        if min(len(ours), len(theirs)) <= NEIGHBORS:
-            return dict.fromkeys(names)
+        fewest = min(len(ours), len(theirs))
+        if fewest <= NEIGHBORS:
+            return none
         with exact_float32():
             kernel = kernel_distance(ours, theirs)
-            precision, recall = precision_recall(ours, theirs, NEIGHBORS)
-        return dict(
-            zip(names, (kernel.value, kernel.standard_error, precision, recall), strict=True)
-        )
+            found = kernel.value, kernel.standard_error, *precision_recall(ours, theirs, NEIGHBORS)
+            if fewest > DENSE_NEIGHBORS:
+                found += density_coverage(ours, theirs, DENSE_NEIGHBORS)
+        return none | dict(zip(names, found, strict=False))

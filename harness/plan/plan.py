@@ -14,7 +14,7 @@ from harness.config.trial import Trial
 from harness.plan.requests import check_resources
 from harness.schema.keys import content_hash
 from harness.schema.reading import ConfigError
-from harness.stages import diagnostics, generation, reconstruction, reference, registry
+from harness.stages import diagnostics, generation, reconstruction, reference, registry, scores
 from harness.stages.encoder import stage as encoder
 from harness.stages.encoder.kind import METRIC
 from harness.stages.generator import stage as generator
@@ -58,11 +58,13 @@ class SampledGenerator:
     reference: Stage
     generations: tuple[Stage, ...]
     """One for each sampling seed."""
+    scores: tuple[Stage, ...] = ()
+    """One for each of them, where samples or features are kept; else they score themselves."""
 
     @property
     def stages(self) -> tuple[Stage, ...]:
         """The stages that the row reads."""
-        return self.training, self.reference, *self.generations
+        return self.training, self.reference, *self.generations, *self.scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,15 +194,18 @@ def _sampled_generators(
             weak = None
             if isinstance(guidance, AutoGuidanceWith):
                 weak = weak_trial(sweep.file, point, guidance)
+            made = tuple(
+                generation.stage_of(
+                    trial, inputs, step=step, guidance=guidance, weak=weak, number=number
+                )
+                for number in range(evaluation.sampling_seeds)
+            )
+            is_kept = evaluation.keep_samples or evaluation.keep != "none"
             yield SampledGenerator(
                 step=step,
                 guidance=guidance,
                 training=inputs["generator"],
                 reference=inputs["reference"],
-                generations=tuple(
-                    generation.stage_of(
-                        trial, inputs, step=step, guidance=guidance, weak=weak, number=number
-                    )
-                    for number in range(evaluation.sampling_seeds)
-                ),
+                generations=made,
+                scores=tuple(scores.stage_of(trial, each, inputs) for each in made if is_kept),
             )

@@ -74,11 +74,18 @@ _number = partial(Column, type="number")
 
 
 def _metric(
-    part: MeasuredOn, name: str, better: Better, label: str, meaning: str, unit: str = ""
+    part: MeasuredOn,
+    name: str,
+    better: Better,
+    label: str,
+    meaning: str,
+    unit: str = "",
+    *,
+    promised: bool = True,
 ) -> Column:
     """A metric that a stage reports under the name of its column."""
     return _number(
-        name, meaning, unit=unit, better=better, measured_on=part, label=label, promised=True
+        name, meaning, unit=unit, better=better, measured_on=part, label=label, promised=promised
     )
 
 
@@ -167,6 +174,11 @@ _COLUMNS = (
           "share of samples among the reference images' neighbourhoods"),
     _samples("recall", "higher", "recall",
           "share of reference images among the samples' neighbourhoods"),
+    _samples("density", "higher", "",
+          "reference images' neighbourhoods around a sample, over those expected: may exceed 1",
+          promised=False),
+    _samples("coverage", "higher", "",
+          "share of reference images with a sample in their neighbourhood", promised=False),
     _samples("label_accuracy", "higher", "label accuracy",
           "share of samples in which the extractor sees the class asked for"),
     # Of the density's three, the better way is the more uniform one. That the directions of

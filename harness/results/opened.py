@@ -157,7 +157,7 @@ class Row:
         if not path.is_file():
             raise ValueError(
                 f"samples must be kept to be opened, but {made.path} has none; run the sweep with "
-                "evaluation.keep_samples=true, or draw some with `generator().sample`"
+                "evaluation.keep=samples, or draw some with `generator().sample`"
             )
         archive = SampleArchive(path)
         images = archive.array("arr_0").transpose(0, 3, 1, 2)

@@ -257,12 +257,16 @@ def _generation(row: PlannedRow, found: Found) -> dict[str, Any]:
     sampled, extractor = row.generator, found.get(row.extractor.key)
     if sampled is None or extractor is None:
         return {}
-    made = [found[stage.key] for stage in sampled.generations if stage.key in found]
-    if len(made) < len(sampled.generations):
+    read = (*sampled.generations, *sampled.scores)
+    if any(stage.key not in found for stage in read):
         return {}
+    made, scored = ([found[s.key] for s in part] for part in (sampled.generations, sampled.scores))
+    results = [artifact.result for artifact in made]
+    if scored:
+        results = [{**a, **own.result} for a, own in zip(results, scored, strict=True)]
     first = sampled.generations[0].config
     protocol = generation_protocol(first, sampled.reference.config, row.extractor.config, extractor)
-    values = generation_columns([artifact.result for artifact in made]) | making_columns(made)
+    values = generation_columns(results) | making_columns([*made, *scored])
     reconstruction = found.get(row.reconstruction.key)
     if reconstruction and reconstruction.result["rank_deficient"]:
         values["rank_deficient"] = "yes"

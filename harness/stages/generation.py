@@ -1,4 +1,7 @@
-"""Stage `generation`: samples of one generator snapshot under one guidance setting, and metrics."""
+"""Stage `generation`: samples of one generator snapshot under one guidance setting, and metrics.
+
+Where samples or their features are kept, metrics are the work of the stage `scores`.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -18,10 +21,10 @@ from harness.machine.random_streams import derive_seed, generator_for
 from harness.metrics.extractors import ExtractionConfig
 from harness.metrics.frechet import self_test
 from harness.metrics.sample_scores import SampleScores
-from harness.metrics.statistics_files import write_statistics
 from harness.schema.keys import KEY_UNLESS_DEFAULT
 from harness.stages.encoder.stage import feature_dim_of, load_extractor
 from harness.stages.encoder.stage import flops_per_image as encoder_flops
+from harness.stages.flops import BYTES
 from harness.stages.generator import stage as generator_stage
 from harness.stages.generator.kind import GeneratorStage
 from harness.stages.generator.kinds import kind_of
@@ -35,19 +38,22 @@ from harness.stages.running.rounds import Rounds
 from harness.stages.stage import Estimate, Stage, StageKind
 from harness.stages.tokenizer.stage import flops_per_image as tokenizer_flops
 from harness.stages.tokenizer.stage import load_tokenizer
-from harness.storage.artifacts import Artifact
+from harness.storage.artifacts import Artifact, write_tensors
 from models.batch_part import slices_of
 from models.guidance import ClassifierFreeGuidance, NoGuidance
 from models.sampler import SamplerConfig
 from models.tokenizer import TokenizerNetwork
 
+FEATURES = "features.safetensors"
+"""Features of the samples, where they are kept: `features.features`, and `labels` asked for."""
 GRID_ROWS, GRID_COLUMNS = 8, 10
 """Shown samples: the first classes side by side, one noise a row."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationStage:
-    """Configuration of the stage; its inputs are generator, tokenizer, extractor and reference."""
+    """Configuration of the stage; its inputs are generator and tokenizer, the extractor unless
+    samples are kept for it, and the reference where nothing is kept."""
 
     step: int
     """Training step of the snapshot."""
@@ -62,6 +68,14 @@ class GenerationStage:
     extraction: ExtractionConfig = field(default=ExtractionConfig(), metadata=KEY_UNLESS_DEFAULT)
     keep_samples: bool = field(default=False, metadata=KEY_UNLESS_DEFAULT)
     precision: Precision = field(default="fp32", metadata=KEY_UNLESS_DEFAULT)
+    keep: Literal["none", "features", "samples"] = field(
+        default="none", metadata=KEY_UNLESS_DEFAULT
+    )
+
+    @property
+    def keeps_samples(self) -> bool:
+        """Whether the images stay."""
+        return self.keep_samples or self.keep == "samples"
 
     @classmethod
     def of(
@@ -76,7 +90,7 @@ class GenerationStage:
             weak_step: Training step of the weaker model's snapshot, under AutoGuidance.
             number: Which of the sampling seeds, from 0.
         """
-        evaluation = trial.evaluation
+        evaluation, keep = trial.evaluation, trial.evaluation.keep
         seed = evaluation.seed
         assert seed is not None
         return cls(
@@ -88,9 +102,10 @@ class GenerationStage:
             label_policy=evaluation.label_policy,
             batch_size=evaluation.batch_size,
             seed=derive_seed(seed, "samples", number) if number else seed,
-            extraction=evaluation.extraction,
+            extraction=ExtractionConfig() if keep == "samples" else evaluation.extraction,
             keep_samples=evaluation.keep_samples,
             precision=evaluation.sampling_precision,
+            keep=keep,
         )
 
 
@@ -130,6 +145,9 @@ def stage_of(
     config = GenerationStage.of(
         trial, step=step, guidance=guidance, weak_step=weak_step, number=number
     )
+    # What only scores is no input of samples that are kept to be scored.
+    left_out = {"none": (), "features": ("reference",), "samples": ("reference", "extractor")}
+    inputs = {name: s for name, s in inputs.items() if name not in left_out[config.keep]}
     return Stage(kind="generation", config=config, inputs=inputs, label=", ".join(parts))
 
 
@@ -180,25 +198,27 @@ class Sampling:
 
 @torch.no_grad()
 def run(config: GenerationStage, context: StageContext) -> Mapping[str, Any]:
-    """Sample, extract features and compare with the reference."""
-    device = context.device
+    """Sample, extract features and compare with the reference, as far as these are inputs."""
+    device, inputs = context.device, context.inputs
     self_test(device)
-    sampling = load_sampling(config, context.inputs, device, context.resources, context.slices)
-    extractor = load_extractor(context.inputs["extractor"], device, config.extraction)
-    reference = load_reference(context.inputs["reference"])
-    generator = context.inputs["generator"]
-    _check_same_images(generator, context.inputs["reference"])
+    sampling = load_sampling(config, inputs, device, context.resources, context.slices)
+    generator, reference, scores = inputs["generator"], inputs.get("reference"), None
+    if reference is not None:
+        check_same_images(generator, reference)
+    if "extractor" in inputs:
+        extractor = load_extractor(inputs["extractor"], device, config.extraction)
+        scores = SampleScores(extractor, config.num_images, device)
     labels = asked_labels(config, torch.tensor(generator.result["label_counts"])).to(device)
-    scores = SampleScores(extractor, config.num_images, device)
     rounds = Rounds(context, config.num_images, config.batch_size)
     for part in rounds.take_parts():
-        scores.add_tensors(part)
+        if scores is not None:
+            scores.add_tensors(part)
     kept = _kept(config, context, rounds.done)
 
     def accumulated() -> Mapping[str, Tensor]:
         if kept is not None:
             kept.end_file()
-        return scores.to_tensors()
+        return scores.to_tensors() if scores is not None else {}
 
     for turn in rounds:
         images = None
@@ -209,30 +229,30 @@ def run(config: GenerationStage, context: StageContext) -> Mapping[str, Any]:
             # resumed stage, draws the same samples.
             random = generator_for(config.seed, "noise", turn.number, device=device)
             images = sampling.images(asked, random)
-            for rows in slices_of(len(images), context.slices):
-                scores.update(images[rows], asked[rows], positions[rows])
-        if config.keep_samples:
+            if scores is not None:
+                for rows in slices_of(len(images), context.slices):
+                    scores.update(images[rows], asked[rows], positions[rows])
+        if config.keeps_samples:
             _keep(images, kept, context)
         rounds.end(turn, accumulated)
-    states = context.world.gather(scores.state)
+    states = context.world.gather(scores.state if scores is not None else {})
     if not context.world.is_first:
         return {}
-    for state in states[1:]:
-        scores.merge(state)
+    result: dict[str, Any] = {"num_function_evaluations": _evaluations(config, sampling.generator)}
     if kept is not None:
         kept.write_archive(context.work.payload / "samples.npz", labels)
     _save_samples(sampling, context)
-    write_statistics(
-        context.work.payload / "statistics.safetensors",
-        scores.statistics,
-        extractor=extractor.name,
-        extractor_identity=extractor.identity,
-        spatial=scores.spatial,
-    )
-    return {
-        **scores.compute(reference),
-        "num_function_evaluations": _evaluations(config, sampling.generator),
-    }
+    if scores is not None:
+        for state in states[1:]:
+            scores.merge(state)
+        scores.write_statistics(context.work.payload / "statistics.safetensors")
+        if config.keep == "features":
+            features = {**scores.features(), "labels": labels.cpu()}
+            write_tensors(context.work.payload / FEATURES, features)
+    if scores is None or reference is None:
+        # What the stage that scores holds to the reference in our stead.
+        return result | {name: generator.result.get(name) for name in CONTENT}
+    return {**scores.compute(load_reference(reference)), **result}
 
 
 def asked_labels(config: GenerationStage, label_counts: Int64[Tensor, " k"]) -> Int64[Tensor, " n"]:
@@ -261,7 +281,7 @@ def _keep(images: Tensor | None, kept: KeptSamples | None, context: StageContext
 
 def _kept(config: GenerationStage, context: StageContext, done: int) -> KeptSamples | None:
     """Open the files that become the archive, where samples are to be kept."""
-    if not (config.keep_samples and context.world.is_first):
+    if not (config.keeps_samples and context.world.is_first):
         return None
     tokenizer = context.inputs["tokenizer"].record["config"]
     return KeptSamples(context.work, tokenizer["data"]["resolution"], done)
@@ -325,7 +345,12 @@ def _check_same_latents(generator: Artifact, tokenizer: Artifact) -> None:
         )
 
 
-def _check_same_images(generator: Artifact, reference: Artifact) -> None:
+def check_same_images(generator: Artifact, reference: Artifact) -> None:
+    """Refuse a reference of other images under the same name than the generator has learnt from.
+
+    Raises:
+        ValueError: It is one.
+    """
     for name in CONTENT:
         learnt, held_to = (a.result.get(name) for a in (generator, reference))
         # Nobody knows the images behind a folder of latents or a file of statistics.
@@ -356,7 +381,7 @@ ADAPTIVE_EVALUATIONS = 100
 def estimate(stage: Stage) -> Estimate:
     """Sampling, decoding, and the features of the samples."""
     config, inputs = stage.config, stage.inputs
-    tokenizer, extractor = inputs["tokenizer"].config, inputs["extractor"].config
+    tokenizer, extractor = inputs["tokenizer"].config, inputs.get("extractor")
     evaluations = _evaluations(config, inputs["generator"].config) or ADAPTIVE_EVALUATIONS
     per_evaluation = generator_stage.flops_per_image(inputs["generator"].config)
     if isinstance(config.guidance, ClassifierFreeGuidance):
@@ -364,9 +389,15 @@ def estimate(stage: Stage) -> Estimate:
     if "weak" in inputs:
         per_evaluation += generator_stage.flops_per_image(inputs["weak"].config)
     per_image = evaluations * per_evaluation + tokenizer_flops(tokenizer) / 2
-    per_image += encoder_flops(extractor)
-    samples = 3 * tokenizer.data.resolution**2 * config.num_images if config.keep_samples else 0
-    disk = 8 * feature_dim_of(extractor) ** 2 + samples + 5e5
+    disk = 5e5
+    if config.keeps_samples:
+        disk += 3 * tokenizer.data.resolution**2 * config.num_images
+    if extractor is not None:
+        per_image += encoder_flops(extractor.config)
+        dim = feature_dim_of(extractor.config)
+        # Moments; single features, and moments of spatial ones, which are about as wide.
+        disk += 8 * dim**2
+        disk += BYTES * dim * config.num_images + 8 * dim**2 if config.keep == "features" else 0
     flops = config.num_images * per_image
     return Estimate(flops=flops, disk_bytes=disk, images=config.num_images)
 

@@ -14,7 +14,6 @@ from harness.data.missing import MissingItem
 from harness.metrics.extractors import ExtractionConfig
 from harness.metrics.frechet import self_test
 from harness.metrics.sample_scores import SampleScores
-from harness.metrics.statistics_files import write_statistics
 from harness.schema.keys import KEY_UNLESS_DEFAULT, NO_KEY
 from harness.stages.encoder.stage import feature_dim_of, load_extractor
 from harness.stages.reference import load_reference
@@ -68,13 +67,7 @@ def run(config: GivenSamplesStage, context: StageContext) -> Mapping[str, Any]:
         return {}
     for state in states[1:]:
         scores.merge(state)
-    write_statistics(
-        context.work.payload / "statistics.safetensors",
-        scores.statistics,
-        extractor=extractor.name,
-        extractor_identity=extractor.identity,
-        spatial=scores.spatial,
-    )
+    scores.write_statistics(context.work.payload / "statistics.safetensors")
     return {
         **scores.compute(load_reference(context.inputs["reference"])),
         "source": samples.name,

@@ -11,6 +11,7 @@ from harness.stages import (
     latents,
     reconstruction,
     reference,
+    scores,
 )
 from harness.stages.encoder import stage as encoder
 from harness.stages.generator import stage as generator
@@ -26,6 +27,7 @@ KINDS: dict[str, StageKind] = {
     "diagnostics": diagnostics.KIND,
     "generator": generator.KIND,
     "generation": generation.KIND,
+    "scores": scores.KIND,
     "given_samples": given_samples.KIND,
     "given_pairs": given_pairs.KIND,
 }

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import TypeCheckError
 from torch_fidelity.metric_prc import calculate_precision_recall_full
 
-from harness.metrics.precision_recall import precision_recall
+from harness.metrics.precision_recall import density_coverage, precision_recall
 
 
 def _features(num_images: int, dim: int, seed: int, scale: float = 1.0) -> torch.Tensor:
@@ -43,6 +43,24 @@ def test_a_collapsed_generator_is_precise_but_recalls_little():
     precision, recall = precision_recall(_features(200, 2, 1, scale=0.1), reference)
     assert precision > 0.9
     assert recall < 0.2
+
+
+@pytest.mark.parametrize("block", [64, 97, 4096])
+def test_density_and_coverage_count_the_balls_around_reference_images(block):
+    generated, reference = _features(300, 16, 0) + 1.0, _features(200, 16, 1)
+    # Of five neighbours beside the image itself, as in the definition.
+    radii = torch.cdist(reference, reference).kthvalue(6, dim=1).values
+    inside = torch.cdist(generated, reference) <= radii
+    expected = float(inside.sum()) / (5 * 300), float(inside.any(dim=0).double().mean())
+    assert density_coverage(generated, reference, block=block) == pytest.approx(expected, rel=1e-6)
+    assert 0.0 < expected[1] < 1.0
+
+
+def test_an_outlier_among_the_references_hardly_moves_density():
+    generated, reference = _features(100, 2, 0) + 4.0, _features(100, 2, 1)
+    outlier = torch.tensor([[20.0, 20.0]])
+    assert precision_recall(generated, torch.cat([reference, outlier]))[0] == 1.0
+    assert density_coverage(generated, torch.cat([reference, outlier]))[0] < 0.3
 
 
 def test_a_large_mean_costs_no_precision():

@@ -86,7 +86,7 @@ def test_wrong_requests_are_told_what_is_right(run, tmp_path):
         results.rows(alignmnt="vf")
     with pytest.raises(ValueError, match="0 of 1 do"):
         results.row(alignment="vf")
-    with pytest.raises(ValueError, match=r"evaluation\.keep_samples=true"):
+    with pytest.raises(ValueError, match=r"evaluation\.keep=samples"):
         row.samples()
     for images in (torch.zeros(1, 3, 16, 16), torch.zeros(3, 16, 16, dtype=torch.uint8)):
         with pytest.raises(ValueError, match="must be uint8"):

@@ -47,6 +47,8 @@ def hashes(sweep, weights: str = "a" * 64) -> tuple[str, str]:
         "evaluation.batch_size=17",
         "evaluation.sampling_seeds=3",
         "evaluation.keep_samples=true",
+        "evaluation.keep=features",
+        "evaluation.keep=samples",
     ],
 )
 def test_models_and_seeds_leave_both_protocols_alone(load, setting):

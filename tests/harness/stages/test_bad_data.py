@@ -10,7 +10,7 @@ import pytest
 from harness.config.resources import Resources
 from harness.execution.stage_run import run_stage
 from harness.plan.plan import make_plan
-from harness.stages.generation import _check_same_images
+from harness.stages.generation import check_same_images
 from harness.stages.stage import Stage
 from harness.storage.artifacts import Artifact, Store
 
@@ -73,10 +73,10 @@ def _artifact(**result: Any) -> Artifact:
 
 def test_samples_are_held_to_the_content_that_was_learnt_from():
     learnt = _artifact(data_fingerprint="names", data_content="bytes")
-    _check_same_images(learnt, _artifact(data_fingerprint="names", data_content="bytes"))
+    check_same_images(learnt, _artifact(data_fingerprint="names", data_content="bytes"))
     # Made before contents were recorded.
-    _check_same_images(learnt, _artifact(data_fingerprint="names"))
-    _check_same_images(_artifact(data_fingerprint=None), learnt)
+    check_same_images(learnt, _artifact(data_fingerprint="names"))
+    check_same_images(_artifact(data_fingerprint=None), learnt)
     for other in ({"data_fingerprint": "names", "data_content": "x"}, {"data_fingerprint": "x"}):
         with pytest.raises(ValueError, match=r"needs another data\.name"):
-            _check_same_images(learnt, _artifact(**other))
+            check_same_images(learnt, _artifact(**other))

@@ -21,6 +21,9 @@ KEPT = "evaluation.keep_samples=true"
 CASES = {
     "generation": ("generation",),
     "generation that keeps its samples": ("generation", KEPT),
+    "generation that keeps features": ("generation", "evaluation.keep=features"),
+    "generation that only keeps samples": ("generation", "evaluation.keep=samples"),
+    "scores of samples": ("scores", "evaluation.keep=samples"),
     "reconstruction": ("reconstruction",),
     "reference": ("reference", "evaluation.num_reference_features=30"),
 }
