@@ -2,7 +2,7 @@
 
 from harness.config.generator import GeneratorSettings
 from harness.config.trial import Trial
-from harness.data.latents.folder import LatentFolder
+from harness.data.latents.folder import LatentFolder, LatentStatistics
 from harness.schema.reading import ConfigError
 from models.guidance import AutoGuidance, ClassifierFreeGuidance, guided_channels
 from models.latent import IndexLayout, LatentLayout
@@ -82,6 +82,8 @@ def _check_generator(trial: Trial, generator: GeneratorSettings) -> None:
     except ConfigError as error:
         raise error.within(path="generator") from error
     aligned, source = generator.token_alignment is not None, trial.latents.source
+    if isinstance(source, LatentStatistics):
+        _check_statistics_alone(trial, generator, source)
     if aligned and isinstance(source, LatentFolder) and not source.features:
         raise ConfigError(
             "must be `none` with latents from a folder, whose order of images is not known here, "
@@ -119,8 +121,37 @@ def _check_generator(trial: Trial, generator: GeneratorSettings) -> None:
                 )
 
 
+def _check_statistics_alone(
+    trial: Trial, generator: GeneratorSettings, source: LatentStatistics
+) -> None:
+    if generator.checkpoint is None:
+        raise ConfigError(
+            "must be `encoded` or `folder` where a generator is trained on the latents, but is "
+            "`statistics`, which holds none; set generator.checkpoint, or give the latents",
+            path="latents.source.kind",
+        )
+    if source.path is None and trial.tokenizer.scaling != "own":
+        raise ConfigError(
+            "must name the file of mean and deviation (a published latents_stats.pt), because the "
+            "tokenizer has no scaling of its own, but is absent; give it",
+            path="latents.source.path",
+        )
+    if trial.evaluation.label_policy == "data":
+        raise ConfigError(
+            "must be `balanced` or `random` where no training image is read (latents.source: "
+            "statistics), but is `data`; nothing says how often it has each class",
+            path="evaluation.label_policy",
+        )
+
+
 def _check_evaluation(trial: Trial) -> None:
     evaluation = trial.evaluation
+    if trial.generator is None and evaluation.num_reconstructions == 0:
+        raise ConfigError(
+            "must be at least 2 in a trial without a generator, which measures reconstructions "
+            "alone, but is 0; leave it out to take all images",
+            path="evaluation.num_reconstructions",
+        )
     classes = trial.data.num_classes
     if evaluation.label_policy == "balanced" and evaluation.num_images % classes:
         raise ConfigError(

@@ -81,7 +81,8 @@ class EvaluationConfig:
     posterior: Literal["sample", "mode"] = "sample"
     """Latents that are decoded for the reconstruction metrics; published: a posterior sample."""
     num_reconstructions: int | None = None
-    """Images of the evaluation split that are reconstructed; absent: all of them."""
+    """Images of the evaluation split that are reconstructed; absent: all of them. 0: none, where
+    no images are at hand; the row then has no reconstruction metrics."""
     num_images: int = 50_000
     """Generated images."""
     num_reference: int | None = None
@@ -133,7 +134,7 @@ class EvaluationConfig:
                 )
         for name in ("num_reconstructions", "num_reference"):
             value = getattr(self, name)
-            if value is not None and value < 2:
+            if value is not None and value < 2 and (name, value) != ("num_reconstructions", 0):
                 raise ValueError(
                     f"`{name}` must be at least 2, but got {value}; leave it out to take all"
                 )

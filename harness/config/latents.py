@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from harness.config.data import Crop
-from harness.data.latents.folder import EncodedHere, LatentFolder
+from harness.data.latents.folder import EncodedHere, LatentFolder, LatentStatistics
 from harness.schema.keys import KEY_UNLESS_DEFAULT
 
 
@@ -21,11 +21,11 @@ class LatentsConfig:
     posterior: Literal["sample", "mode", "moments"] = "sample"
     """The part of the posterior that is kept: one sample (published), the mean, or mean and
     variance, of which every step draws a fresh sample from (seed, step)."""
-    source: Annotated[EncodedHere | LatentFolder, Field(discriminator="kind")] = field(
-        default=EncodedHere(), metadata=KEY_UNLESS_DEFAULT
-    )
+    source: Annotated[
+        EncodedHere | LatentFolder | LatentStatistics, Field(discriminator="kind")
+    ] = field(default=EncodedHere(), metadata=KEY_UNLESS_DEFAULT)
     """Encoded here, or read from a folder in the published layout; the other fields then say how
-    that was made."""
+    that was made. Of a generator that is not trained their statistics suffice."""
     precision: Literal["fp32", "bf16"] = field(default="fp32", metadata=KEY_UNLESS_DEFAULT)
     """Precision of the latents that a generator reads: fp32 (published), or rounded to bf16 after
     normalisation, which halves their memory on the device. Noise, time and x_t stay fp32, and so
@@ -48,9 +48,9 @@ class LatentsConfig:
                 f"`num_images` must be at least 2, but got {self.num_images}; leave it out to "
                 "encode all"
             )
-        if isinstance(self.source, LatentFolder) and self.num_images is not None:
+        if self.content and self.num_images is not None:
             raise ValueError(
-                f"a folder of latents must be taken whole, but `num_images` is {self.num_images}; "
+                f"latents that are given must be taken whole, but `num_images` is {self.num_images}; "
                 "leave it out"
             )
         if isinstance(self.source, LatentFolder) and self.posterior == "moments":
@@ -61,5 +61,5 @@ class LatentsConfig:
 
     @property
     def content(self) -> str:
-        """Hash of a folder of latents; empty where they are encoded here."""
-        return self.source.identity if isinstance(self.source, LatentFolder) else ""
+        """Hash of latents or statistics that are given; empty where images are encoded here."""
+        return "" if isinstance(self.source, EncodedHere) else self.source.identity

@@ -33,7 +33,8 @@ class PlannedRow:
     trial: Trial
     extractor: Stage
     tokenizer: Stage
-    reconstruction: Stage
+    reconstruction: Stage | None = None
+    """Absent where no image is reconstructed."""
     generator: "SampledGenerator | None" = None
     """Absent in a trial of a tokenizer alone."""
     diagnostics: Stage | None = None
@@ -42,8 +43,8 @@ class PlannedRow:
     @property
     def stages(self) -> tuple[Stage, ...]:
         """The stages that the row reads."""
-        own = (self.extractor, self.tokenizer, self.reconstruction)
-        own += (self.diagnostics,) if self.diagnostics else ()
+        own = (self.extractor, self.tokenizer)
+        own += tuple(stage for stage in (self.reconstruction, self.diagnostics) if stage)
         return (*own, *self.generator.stages) if self.generator else own
 
 
@@ -155,15 +156,17 @@ def _plan_point(sweep: Sweep, point: Point) -> list[PlannedRow]:
     trial = point.trial
     extractor = encoder.stage_of(trial.evaluation.extractor, trial, METRIC)
     tokenized = tokenizer.stage_of(trial)
+    measured = None
+    if trial.evaluation.num_reconstructions != 0:
+        part = tokenizer.measured_stage(tokenized)
+        measured = reconstruction.stage_of(trial, part, extractor)
     common: dict[str, Any] = {
         "trial_id": point.trial_id,
         "axes": point.axes,
         "trial": trial,
         "extractor": extractor,
         "tokenizer": tokenized,
-        "reconstruction": reconstruction.stage_of(
-            trial, tokenizer.measured_stage(tokenized), extractor
-        ),
+        "reconstruction": measured,
         "diagnostics": diagnostics.stage_of(trial, tokenized),
     }
     if trial.generator is None:

@@ -239,7 +239,7 @@ def _copy_grids(plan: Plan, store: Store, results: Path) -> list[Path]:
     names, rows_of = trial_names(plan), rows_by_trial(plan)
     for row in plan.rows:
         name, suffix = names[row.trial_id], row_suffix(row, rows_of[row.trial_id])
-        grids = [(row.reconstruction, "reconstructions", "")]
+        grids = [(row.reconstruction, "reconstructions", "")] if row.reconstruction else []
         if row.generator:
             grids.append((row.generator.generations[0], "samples", suffix))
         for stage, kind, which in grids:

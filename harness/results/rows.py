@@ -229,13 +229,13 @@ def _generator(row: PlannedRow, found: Found) -> dict[str, Any]:
 
 
 def _reconstruction(row: PlannedRow, found: Found) -> dict[str, Any]:
-    network, config = row.extractor.config, row.reconstruction.config
-    extractor, reconstruction = found.get(row.extractor.key), found.get(row.reconstruction.key)
+    network, extractor = row.extractor.config, found.get(row.extractor.key)
     if extractor is None:
         return {}
     values = describe_extractor(network, extractor)
-    if reconstruction is None:
+    if row.reconstruction is None or row.reconstruction.key not in found:
         return values
+    config, reconstruction = row.reconstruction.config, found[row.reconstruction.key]
     protocol = reconstruction_protocol(config, network, extractor)
     name = reconstruction_name(
         row.trial, num_images=config.num_images, perceptual_weights=config.perceptual_weights
@@ -267,7 +267,7 @@ def _generation(row: PlannedRow, found: Found) -> dict[str, Any]:
     first = sampled.generations[0].config
     protocol = generation_protocol(first, sampled.reference.config, row.extractor.config, extractor)
     values = generation_columns(results) | making_columns([*made, *scored])
-    reconstruction = found.get(row.reconstruction.key)
+    reconstruction = found.get(row.reconstruction.key) if row.reconstruction else None
     if reconstruction and reconstruction.result["rank_deficient"]:
         values["rank_deficient"] = "yes"
     name = generation_name(row.trial, sampled.guidance)

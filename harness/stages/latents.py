@@ -19,7 +19,14 @@ from harness.config.latents import LatentsConfig
 from harness.config.trial import Trial
 from harness.data import open_dataset
 from harness.data.dataset import ImageDataset, batches, describe_content, take
-from harness.data.latents.folder import LatentFolder, Statistics, fingerprint, link_shards
+from harness.data.latents.folder import (
+    EncodedHere,
+    LatentFolder,
+    LatentStatistics,
+    Statistics,
+    fingerprint,
+    link_shards,
+)
 from harness.data.latents.shards import FEATURES, VIEWS, LatentShards, planes_of
 from harness.data.missing import MissingItem
 from harness.data.pixel_range import to_model_range
@@ -52,7 +59,7 @@ class LatentsStage:
     scaling: Literal["own", "statistics"] = field(default="statistics", metadata=KEY_UNLESS_DEFAULT)
     """How they are normalised: by the tokenizer's own scaling, or as measured here."""
     content: str = field(default="", metadata=KEY_UNLESS_DEFAULT)
-    """Hash of a folder of latents; empty where they are encoded here."""
+    """Hash of latents or statistics that are given; empty where images are encoded here."""
 
     @classmethod
     def of(cls, trial: Trial) -> "LatentsStage":
@@ -97,7 +104,7 @@ def stage_of(trial: Trial, tokenizer: Stage) -> Stage:
 def run(config: LatentsStage, context: StageContext) -> Mapping[str, Any]:
     """Encode the training split shard by shard, or take a folder of latents; measure them."""
     source = config.latents.source
-    if isinstance(source, LatentFolder):
+    if not isinstance(source, EncodedHere):
         return _take(config, source, context)
     payload = context.work.shared_payload
     dataset = open_dataset(config.data)
@@ -130,13 +137,19 @@ def run(config: LatentsStage, context: StageContext) -> Mapping[str, Any]:
     }
 
 
-def _take(config: LatentsStage, folder: LatentFolder, context: StageContext) -> Mapping[str, Any]:
+def _take(
+    config: LatentsStage, folder: LatentFolder | LatentStatistics, context: StageContext
+) -> Mapping[str, Any]:
     """Link the shards of a folder, after a look at all that a generator relies on."""
     if (now := folder.identity) != config.content:
         raise ValueError(
-            f"{folder.location} must be the folder that was planned with ({config.content}), but "
+            f"{folder.path} must be the {folder.kind} that was planned with ({config.content}), but "
             f"is {now}; put its files back, or run the command again to plan with the new ones"
         )
+    groups = () if isinstance(config.layout, IndexLayout) else config.layout.groups
+    channels = [group.channels for group in groups]
+    if isinstance(folder, LatentStatistics):
+        return _describe(config, context, None, folder.statistics(*channels))
     shards = LatentShards(
         folder.shards,
         config.tensors,
@@ -152,9 +165,7 @@ def _take(config: LatentsStage, folder: LatentFolder, context: StageContext) -> 
             f"holds {found:,}; put back what is missing, or correct what is declared"
         )
     shards.check_labels(config.data.num_classes)
-    known = None
-    if not isinstance(config.layout, IndexLayout):
-        known = folder.statistics(*(group.channels for group in config.layout.groups))
+    known = folder.statistics(*channels) if channels else None
     links = link_shards(folder, context.work.payload)
     context.after_step(found, found, dict)
     return {
@@ -165,7 +176,10 @@ def _take(config: LatentsStage, folder: LatentFolder, context: StageContext) -> 
 
 
 def _describe(
-    config: LatentsStage, context: StageContext, shards: LatentShards, known: Statistics | None
+    config: LatentsStage,
+    context: StageContext,
+    shards: LatentShards | None,
+    known: Statistics | None,
 ) -> dict[str, Any]:
     """Write the statistics, and say what was encoded; `known` statistics are not measured.
 
@@ -173,20 +187,24 @@ def _describe(
     as they are.
     """
     if isinstance(layout := config.layout, IndexLayout):
+        assert shards is not None
         # Indices are not normalised. Counting them finds those that are no codes.
         counted = [shards.count_codes(name, layout.codebook_size) for name in config.tensors]
         statistics, found = {"counts": counted[0]}, {"mean": None, "std": None}
     else:
-        own = config.scaling == "own"
-        tokenizer = context.inputs["tokenizer"]
-        mean, std = _own_scaling(tokenizer) if own else known or _statistics(shards, config)
-        statistics = {"mean": mean, "std": std}
+        if config.scaling == "own":
+            known = _own_scaling(context.inputs["tokenizer"])
+        elif known is None:
+            assert shards is not None, "a plan has statistics alone only where something gives them"
+            known = _statistics(shards, config)
+        statistics = dict(zip(("mean", "std"), known, strict=True))
         found = {name: values.flatten().tolist() for name, values in statistics.items()}
+    labels = torch.empty(0, dtype=torch.int64) if shards is None else shards.labels
     write_tensors(context.work.payload / "statistics.safetensors", statistics)
     # A generator's `label_policy: data` draws classes as often as the training split has them.
-    counts = torch.bincount(shards.labels, minlength=config.data.num_classes)
+    counts = torch.bincount(labels, minlength=config.data.num_classes)
     return {
-        "num_images": len(shards),
+        "num_images": len(labels),
         "views": list(config.views),
         "layout": to_plain(config.layout),
         **found,
@@ -287,8 +305,7 @@ def estimate(stage: Stage) -> Estimate:
 def missing(config: LatentsStage, _path: str) -> list[MissingItem]:
     """The images, or the folder that takes their place."""
     source = config.latents.source
-    folder = source.missing() if isinstance(source, LatentFolder) else []
-    return folder if config.content else [*config.data.missing(), *folder]
+    return (config.data if isinstance(source, EncodedHere) else source).missing()
 
 
 KIND = StageKind(version=1, run=run, estimate=estimate, missing=missing)

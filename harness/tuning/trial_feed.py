@@ -143,5 +143,5 @@ def _as_outcomes(rows: Sequence[PlannedRow], status: str, error: str) -> dict[st
     return {
         stage.key: Outcome(key=stage.key, status=_ROW_STATUS[status], error=error)
         for row in rows
-        for stage in (row.generator.generations if row.generator else (row.reconstruction,))
+        for stage in (row.generator.generations if row.generator else row.stages[-1:])
     }

@@ -110,6 +110,41 @@ class LatentFolder:
         return mean, std
 
 
+@dataclass(frozen=True, kw_only=True)
+class LatentStatistics:
+    """No latents, only how they were normalised: all that a generator needs that is not trained."""
+
+    kind: Literal["statistics"] = "statistics"
+    path: str | None = field(default=None, metadata=NO_KEY)
+    """A published `latents_stats.pt`. Its hash enters the key, its path does not. Absent where the
+    tokenizer comes with a scaling of its own."""
+
+    @property
+    def identity(self) -> str:
+        """Hash of the file for keys; `absent` where it is not there."""
+        if self.path is None:
+            return "the tokenizer's scaling"
+        path = Path(self.path).expanduser()
+        return f"sha256 {fingerprint(path)}" if path.is_file() else "absent"
+
+    def missing(self) -> list[MissingItem]:
+        """The file."""
+        if self.identity != "absent":
+            return []
+        what, remedy = "the statistics of the latents", "set `latents.source.path` to where it is"
+        return [MissingItem(what=what, location=str(self.path), remedy=remedy)]
+
+    def statistics(self, *channels: int) -> Statistics | None:
+        """Mean and deviation of the file, of the channels of all groups; None without one.
+
+        Raises:
+            ValueError: The file is no such thing.
+        """
+        if self.path is None:
+            return None
+        return _read_statistics(Path(self.path).expanduser(), sum(channels))
+
+
 def fingerprint(path: Path) -> str:
     """sha256 of a file's size and of blocks spread evenly over it, first and last bytes included.
 

@@ -124,8 +124,9 @@ class _RoundTrip(nn.Module):
 
 
 def missing(config: TokenizerStage, _path: str) -> list[MissingItem]:
-    """Images, and weights that are given."""
-    return [*config.data.missing(), *kind_of(config.tokenizer).missing(config)]
+    """Images that it is trained with, and weights that are given."""
+    images = [] if config.tokenizer.is_given else config.data.missing()
+    return [*images, *kind_of(config.tokenizer).missing(config)]
 
 
 def check_given(config: TokenizerStage) -> None:
