@@ -48,10 +48,10 @@ class LatentsConfig:
                 f"`num_images` must be at least 2, but got {self.num_images}; leave it out to "
                 "encode all"
             )
-        if self.content and self.num_images is not None:
+        if not isinstance(self.source, EncodedHere) and self.num_images is not None:
             raise ValueError(
-                f"latents that are given must be taken whole, but `num_images` is {self.num_images}; "
-                "leave it out"
+                f"given latents must be taken whole, but `num_images` is {self.num_images}; leave "
+                "it out"
             )
         if isinstance(self.source, LatentFolder) and self.posterior == "moments":
             raise ValueError(

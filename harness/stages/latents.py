@@ -143,8 +143,8 @@ def _take(
     """Link the shards of a folder, after a look at all that a generator relies on."""
     if (now := folder.identity) != config.content:
         raise ValueError(
-            f"{folder.path} must be the {folder.kind} that was planned with ({config.content}), but "
-            f"is {now}; put its files back, or run the command again to plan with the new ones"
+            f"{folder.path} must be the {folder.kind} that was planned with ({config.content}), "
+            f"but is {now}; put its files back, or run the command again to plan with the new ones"
         )
     groups = () if isinstance(config.layout, IndexLayout) else config.layout.groups
     channels = [group.channels for group in groups]
