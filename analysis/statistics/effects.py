@@ -170,6 +170,7 @@ def _group_by_seed(cells: Cells, metric: str) -> dict[Any, BySeed]:
     # Rows that share a tokenizer have its value once.
     once = cells.rows.groupby(["cell", *seeds, "tokenizer_key"], dropna=False)[metric].mean()
     values: dict[Any, BySeed] = {}
-    for (cell, *seed), value in once.groupby(level=["cell", *seeds]).mean().items():
-        values.setdefault(cell, {})[tuple(seed)] = value
+    for place, value in once.groupby(level=["cell", *seeds]).mean().items():
+        assert isinstance(place, tuple)
+        values.setdefault(place[0], {})[place[1:]] = value
     return values

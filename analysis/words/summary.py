@@ -12,6 +12,7 @@ from analysis.statistics.effects import (
     Change,
     DilemmaEffect,
     Effect,
+    Row,
     compare_cells,
     compute_dilemma_effects,
     compute_effects,
@@ -317,7 +318,7 @@ def _say_gaps(cells: Cells) -> list[str]:
     return [head, *list_some(texts, MAX_REASONS, "reasons")]
 
 
-def _say_cell(cell: pd.Series) -> str:
+def _say_cell(cell: Row) -> str:
     return str(cell["cell"]).replace(f", {NO_GENERATOR}", "")
 
 

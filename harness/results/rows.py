@@ -32,6 +32,7 @@ from harness.stages.encoder.kind import EncoderStage
 from harness.stages.generation import guidance_label
 from harness.stages.generator.stage import flops_per_image
 from harness.stages.stage import Stage
+from harness.stages.tokenizer.kind import measured_stage
 from harness.storage.artifacts import Artifact, Store
 from harness.storage.durable import replacing, storage_errors, write_json
 
@@ -194,7 +195,7 @@ def _tokenizer(row: PlannedRow, found: Found) -> dict[str, Any]:
 
 def _measured(row: PlannedRow) -> Stage:
     """The tokenizer whose reconstructions the row shows: its own, or a part of it."""
-    return row.reconstruction.inputs["tokenizer"]
+    return measured_stage(row.tokenizer)
 
 
 def _tokenizer_costs(row: PlannedRow, found: Found) -> list[Mapping[str, Any]]:

@@ -197,7 +197,7 @@ def _describe(
         elif known is None:
             assert shards is not None, "a plan has statistics alone only where something gives them"
             known = _statistics(shards, config)
-        statistics = dict(zip(("mean", "std"), known, strict=True))
+        statistics = {"mean": known[0], "std": known[1]}
         found = {name: values.flatten().tolist() for name, values in statistics.items()}
     labels = torch.empty(0, dtype=torch.int64) if shards is None else shards.labels
     write_tensors(context.work.payload / "statistics.safetensors", statistics)

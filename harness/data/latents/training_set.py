@@ -112,10 +112,12 @@ class LatentSet:
         self, indices: Int64[np.ndarray, " b"], views: Int64[np.ndarray, " b"]
     ) -> Float[Tensor, "b d h w"]:
         """Features of the images behind latents, from a folder that holds them; on the host."""
-        rows = self._shards.gather_features(FEATURES[self.views[views[0]]], indices)
+        rows = self._shards.gather_features(FEATURES[self.views[int(views[0])]], indices)
         for view in np.unique(views[views != views[0]]):
             places = np.flatnonzero(views == view)
-            gathered = self._shards.gather_features(FEATURES[self.views[view]], indices[places])
+            gathered = self._shards.gather_features(
+                FEATURES[self.views[int(view)]], indices[places]
+            )
             rows[torch.from_numpy(places)] = gathered
         return rows
 

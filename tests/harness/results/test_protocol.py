@@ -26,6 +26,7 @@ def hash_of(protocol: Mapping[str, Any]) -> str:
 def hashes(sweep, weights: str = "a" * 64) -> tuple[str, str]:
     row = make_plan(sweep).rows[0]
     assert row.generator is not None
+    assert row.reconstruction is not None
     used = row.extractor.config, extractor(row.extractor, weights)
     samples = row.generator.generations[0].config, row.generator.reference.config
     return (

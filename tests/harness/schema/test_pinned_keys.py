@@ -33,8 +33,6 @@ CASES: Mapping[str, tuple[str, ...]] = {
     "regularizers.yaml": (),
     "sfd.yaml": (),
     "sfd_imagenet256.yaml": (),
-
-
     "released.yaml": (),
     "sdvae_baseline.yaml": (),
     "tune_alignment.yaml": (),
