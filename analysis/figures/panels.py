@@ -121,6 +121,8 @@ def draw_lines(
     import seaborn as sns
 
     labels = {"xlabel": axes.get_xlabel(), "ylabel": axes.get_ylabel()}
+    # Seaborn labels axes without a label by their column, and makes all ticks to do so.
+    axes.set(xlabel="-", ylabel="-")
     sns.lineplot(
         points,
         x=x,
@@ -137,10 +139,7 @@ def draw_lines(
         ax=axes,
         **{"markeredgewidth": 0.4, **look},
     )
-    # Seaborn writes the columns' names where there are no labels, and hides some.
     axes.set(**labels)
-    axes.xaxis.label.set_visible(True)
-    axes.yaxis.label.set_visible(True)
 
 
 def split_panels(points: pd.DataFrame, axes: Axes, *, along_too: bool = False) -> pd.DataFrame:
