@@ -35,6 +35,7 @@ CASES: Mapping[str, tuple[str, ...]] = {
     "sfd_imagenet256.yaml": (),
     "released.yaml": (),
     "sdvae_baseline.yaml": (),
+    "sfd_released.yaml": (),
     "tune_alignment.yaml": (),
     "vavae_released.yaml": (),
     "frontier.yaml with REPA": (f"generator.repa={{kind: repa, block: 1, encoder: {ENCODER}}}",),
