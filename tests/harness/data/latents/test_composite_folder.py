@@ -9,12 +9,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from harness.config.resources import Resources
+from harness.data import open_dataset
 from harness.data.latents.training_set import LatentSet
+from harness.data.pixel_range import to_model_range
 from harness.execution.stage_run import run_stage
 from harness.export_latents import export_latents
 from harness.plan.plan import make_plan
 from harness.plan.requirements import missing_items
 from harness.schema.reading import ConfigError
+from harness.stages.encoder.stage import load_encoder
 from harness.stages.stage import Stage
 from harness.storage.artifacts import Artifact, Store
 
@@ -117,14 +120,23 @@ def bring(stage, store) -> Artifact:
 
 
 def test_latents_written_and_read_again_train_with_stored_features(composite, store, tmp_path):
-    encoded = bring(the(composite(), "latents"), store)
+    plan = composite()
+    encoded = bring(the(plan, "latents"), store)
     folder = tmp_path / "published"
-    assert export_latents(encoded, folder) == 1437
+    # The semantic part's network; the other is the metric's.
+    encoder = next(s for s in plan.stages if s.kind == "encoder" and "semantic" in s.label)
+    assert export_latents(encoded, folder, store.get("encoder", encoder.key)) == 1437
     (shard,) = folder.glob("*.safetensors")
     tensors = load_file(shard)
     channels = {"latents": 8, "latents_flip": 8, "latents_sv": 4, "latents_sv_flip": 4}
-    assert set(tensors) == {*channels, "labels"}
-    assert {name: tensors[name].shape[1] for name in channels} == channels
+    channels |= {"feats_dino": 12, "feats_dino_flip": 12}
+    assert {name: t.shape[1] for name, t in tensors.items() if name != "labels"} == channels
+    row = plan.rows[0].trial
+    images = to_model_range(open_dataset(row.data).images("train", np.array([700])))
+    network = load_encoder(store.get("encoder", encoder.key), CPU)
+    for view, seen in (("", images), ("_flip", images.flip(-1))):
+        expected = network.features(seen, (4, 4))[0].half()
+        torch.testing.assert_close(tensors[f"feats_dino{view}"][700], expected)
     semantic = torch.load(folder / "latents_sv_stats.pt", weights_only=True)
     assert semantic["std"].flatten().tolist() == encoded.result["std"][8:]
 
@@ -135,19 +147,19 @@ def test_latents_written_and_read_again_train_with_stored_features(composite, st
 
     with pytest.raises(ConfigError, match="whose order of images is not known"):
         composite(source(folder), REPA)
-    random = torch.Generator().manual_seed(0)
-    for view in ("", "_flip"):
-        features = torch.randn(1437, 12, 2, 2, generator=random).half()
-        tensors[f"feats_dino{view}"] = features
-    save_file(tensors, shard)
-    generator = the(composite(source(folder, features=True), REPA), "generator")
+    settings = (source(folder, features=True), REPA, "generator.patch_size=1")
+    generator = the(composite(*settings), "generator")
     assert "representation" not in generator.inputs
     assert missing_items([generator]) == []
-    curves = bring(generator, store)
-    assert curves.result["parameters"] > 0
-    other = composite(source(folder, features=True), REPA, "generator.patch_size=1")
-    stage = the(other, "generator")
-    bring(stage.inputs["latents"], store)
+    # The same features as of the images themselves, but for their 16 bits.
+    computed = the(composite(REPA, "generator.patch_size=1"), "generator")
+    ours, theirs = (
+        bring(stage, store).tensors("ema-step000000004.safetensors")
+        for stage in (generator, computed)
+    )
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, rtol=1e-2, atol=1e-4)
+    stage = the(composite(*settings[:2], "generator.patch_size=2"), "generator")
     outcome = run_stage(stage, store.root, Resources(), 0.0)
     assert outcome.status == "failed"
     assert "grid of tokens" in outcome.error
