@@ -139,7 +139,7 @@ class GeneratorSettings:
 class GeneratorConfig(LightningDiTConfig, GeneratorSettings):
     """A LightningDiT and its training by flow matching."""
 
-    samplers: ClassVar[tuple[str, ...]] = ("euler", "heun", "dopri5")
+    samplers: ClassVar[tuple[str, ...]] = ("euler", "heun", "dopri5", "ab2", "dpmpp_2m")
     guidances: ClassVar[tuple[str, ...]] = ("none", "cfg", "autoguidance")
 
     flow: FlowConfig = field(default_factory=FlowConfig)

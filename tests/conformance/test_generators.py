@@ -102,7 +102,7 @@ def test_draws_depend_on_the_random_stream_alone(stage):
 
 
 @pytest.mark.parametrize("guidance", ["none", "cfg", "autoguidance"])
-@pytest.mark.parametrize("sampler", ["euler", "heun", "dopri5"])
+@pytest.mark.parametrize("sampler", ["euler", "heun", "dopri5", "ab2", "dpmpp_2m"])
 def test_labels_become_finite_latents_of_the_layouts_shape(stage, sampler, guidance):
     torch.manual_seed(0)
     kind = kind_of(stage.generator)

@@ -1,6 +1,7 @@
 """Flow, samplers, guidance and averaging against closed forms."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -214,6 +215,65 @@ def test_each_group_moves_over_its_own_time_only(kind):
     assert seen[0] == (0.0, 0.0)
     assert seen[75] == pytest.approx((0.25, 0.75) if kind == "euler" else (0.0, 0.38), abs=0.02)
     assert max(texture for texture, _ in seen) <= 1.0 + 1e-6
+
+
+def gaussian(x, times):
+    """The velocity to data of deviation 2 in every channel, whose path is known: it is linear."""
+    t = torch.tensor(times, dtype=torch.float64)[TWO_GROUPS.group_of_channel][:, None, None]
+    return x * (4 * t - (1 - t)) / (4 * t**2 + (1 - t) ** 2)
+
+
+ORDERS = {"euler": 1, "heun": 2, "ab2": 2, "dpmpp_2m": 2}
+
+
+@pytest.mark.parametrize("clock", [None, OffsetClock(0.25, (False, True))], ids=["one", "offset"])
+@pytest.mark.parametrize("kind", ORDERS)
+def test_solvers_converge_with_their_order(kind, clock):
+    noise, errors = torch.ones(1, 4, 2, 2, dtype=torch.float64), []
+    for points in (41, 81, 161):  # Grids that meet the start and the stop of both groups.
+        config = SamplerConfig(kind=kind, num_steps=points, timestep_shift=0.0, group_ends="exact")
+        result = sample(gaussian, noise, config, TWO_GROUPS, clock)
+        errors.append((result - 2.0).abs().amax(dim=(0, 2, 3)))
+    for coarse, fine in pairwise(errors):
+        for own in torch.log2(coarse / fine).tolist():
+            assert own == pytest.approx(ORDERS[kind], abs=0.35)
+
+
+@pytest.mark.parametrize("kind", ["ab2", "dpmpp_2m"])
+def test_two_evaluations_a_step_are_none_and_few_steps_are_nearer_than_eulers(kind):
+    seen = []
+
+    def field(x, times):
+        seen.append(times)
+        return gaussian(x, times)
+
+    noise, errors = torch.ones(1, 4, 2, 2, dtype=torch.float64), {}
+    for each in (kind, "euler"):
+        seen.clear()
+        config = SamplerConfig(kind=each, num_steps=13, timestep_shift=0.0)
+        errors[each] = float((sample(field, noise, config, TWO_GROUPS) - 2.0).abs().max())
+        assert len(seen) == config.num_function_evaluations == 12
+    assert errors[kind] < errors["euler"] / 3
+
+
+def test_adams_bashforth_is_exact_where_velocity_is_linear_in_time():
+    config = SamplerConfig(kind="ab2", num_steps=9, timestep_shift=0.3)
+    grid = time_grid(config).double()
+    noise = torch.zeros(1, 4, 2, 2, dtype=torch.float64)
+    result = sample(lambda x, t: torch.full_like(x, 2 * t[0]), noise, config, TWO_GROUPS)
+    # All steps but the first, which is Euler's, are exact.
+    assert result.flatten().tolist() == pytest.approx([1.0 - float(grid[1]) ** 2] * 16)
+
+
+def test_the_first_step_of_dpm_solver_is_its_first_order_update():
+    noise = torch.randn(1, 4, 2, 2, dtype=torch.float64)
+    data = torch.randn(1, 4, 2, 2, dtype=torch.float64)
+
+    def towards_data(x, times):
+        return (data - x) / (1 - times[0])
+
+    config = SamplerConfig(kind="dpmpp_2m", num_steps=4, timestep_shift=0.0)
+    assert torch.allclose(sample(towards_data, noise, config, TWO_GROUPS), data)
 
 
 def test_a_shift_is_of_the_share_of_the_horizon():

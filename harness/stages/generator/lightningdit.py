@@ -58,7 +58,7 @@ def evaluations(config: GeneratorStage, sampler: SamplerConfig, guidance: Guidan
     clock, guided = _settings(config.generator).flow.clock(layout), 0
     grid = time_grid(sampler, clock.horizon).tolist()
     # Heun's method evaluates at both ends of a step.
-    times = grid[:-1] if sampler.kind == "euler" else [*grid[:-1], *grid[1:]]
+    times = [*grid[:-1], *grid[1:]] if sampler.kind == "heun" else grid[:-1]
     if guidance.kind == "cfg":
         guided = sum(bool(guided_parts(guidance, clock.times(time), layout)) for time in times)
     return len(times) + guided
