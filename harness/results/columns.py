@@ -133,6 +133,11 @@ _COLUMNS = (
     _number("generator_flops_per_image",
           "one evaluation of the generator's velocity for one image, without guidance",
           unit="FLOPs", better="lower", measured_on="generator"),
+    _number("sample_evaluations",
+          "evaluations of the generator a sample, with guidance's and a weak model's share; empty "
+          "where an adaptive solver chooses its steps", better="lower", measured_on="generator"),
+    _number("sample_flops", "one sample, decoded; empty where sample_evaluations is",
+          unit="FLOPs", better="lower", measured_on="generator"),
     _count("seed", "seed of the trial"),
     _count("tokenizer_seed", "seed of the tokenizer", label="tokenizer seed"),
     _count("generator_seed", "seed of the generator", label="generator seed"),

@@ -29,7 +29,7 @@ from harness.results.columns import (
 )
 from harness.results.protocol import generation_protocol, protocol_columns, reconstruction_protocol
 from harness.stages.encoder.kind import EncoderStage
-from harness.stages.generation import guidance_label
+from harness.stages.generation import guidance_label, price
 from harness.stages.generator.stage import flops_per_image
 from harness.stages.stage import Stage
 from harness.stages.tokenizer.kind import measured_stage
@@ -146,6 +146,7 @@ def _sampled_configuration(row: PlannedRow) -> dict[str, Any]:
         **sampling_columns(row.trial, sampled.guidance),
         "provenance": weaker(row.trial.tokenizer.provenance, generator.provenance),
         "generator_flops_per_image": flops_per_image(sampled.training.config),
+        **price(sampled.generations[0]),
         "generator_key": sampled.training.key,
         "generation_key": sampled.generations[0].key,
     }

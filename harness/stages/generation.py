@@ -407,4 +407,27 @@ def _evaluations(config: GenerationStage, generator: GeneratorStage) -> float | 
     return kind_of(generator.generator).evaluations(generator, config.sampler, NoGuidance())
 
 
+def price(stage: Stage) -> dict[str, float]:
+    """What a sample costs, by column; empty where an adaptive solver chooses its steps."""
+    config, generator = stage.config, stage.inputs["generator"].config
+    kind, flops = kind_of(generator.generator), generator_stage.flops_per_image(generator)
+    evaluations = kind.evaluations(generator, config.sampler, config.guidance)
+    if evaluations is None:
+        return {}
+    if isinstance(guidance := config.guidance, AutoGuidanceWith):
+        # The weak model is evaluated where guidance by a class would evaluate a second time.
+        twice = ClassifierFreeGuidance(
+            scale=guidance.scale,
+            interval_start=guidance.interval_start,
+            interval_end=guidance.interval_end,
+            channels=guidance.channels,
+        )
+        guided = kind.evaluations(generator, config.sampler, twice)
+        assert guided is not None
+        weak = generator_stage.flops_per_image(stage.inputs["weak"].config)
+        evaluations += (guided - evaluations) * weak / flops
+    decoder = tokenizer_flops(stage.inputs["tokenizer"].config) / 2
+    return {"sample_evaluations": evaluations, "sample_flops": evaluations * flops + decoder}
+
+
 KIND = StageKind(version=3, run=run, estimate=estimate)

@@ -2,6 +2,7 @@
 
 import time
 
+import pytest
 from torch.utils import flop_counter
 
 from harness.config.encoders import InDomainEncoder, TimmEncoderConfig
@@ -12,6 +13,8 @@ from harness.plan.graph import critical_paths
 from harness.plan.plan import in_order, make_plan
 from harness.stages import flops as flops_module
 from harness.stages.encoder.kind import EncoderStage
+from harness.stages.generation import price
+from harness.stages.generator import stage as generator_stage
 from harness.stages.stage import Stage
 
 
@@ -108,3 +111,32 @@ def test_another_size_is_another_network(load) -> None:
 
     assert flops("tokenizer.latent_dim=3") > flops()
     assert flops("tokenizer.architecture.base_width=16") > 2 * flops()
+
+
+def test_the_price_of_a_sample_counts_guidance_and_the_weak_model(load):
+    size = "{depth: 2, width: 32, num_heads: 2}"
+    weak = f"weak: {{generator.size: {size}}}"
+    settings = (
+        "{kind: none}",
+        "{kind: cfg, scale: 2.0}",
+        "{kind: cfg, scale: 2.0, interval_start: 0.3}",
+        f"{{kind: autoguidance, scale: 2.0, {weak}}}",
+        f"{{kind: autoguidance, scale: 2.0, interval_start: 0.3, {weak}}}",
+    )
+    sampler = "evaluation.sampler={kind: ab2, num_steps: 5, timestep_shift: 0}"
+    plan = make_plan(load(f"evaluation.guidance=[{', '.join(settings)}]", sampler))
+    sampled = [row.generator.generations[0] for row in plan.rows if row.generator]
+    own, weaker = (
+        generator_stage.flops_per_image(sampled[-1].inputs[name].config)
+        for name in ("generator", "weak")
+    )
+    # Four evaluations, of which two are at 0.3 or later.
+    twice = [0, 4, 2, 4 * weaker / own, 2 * weaker / own]
+    found = [price(stage) for stage in sampled]
+    assert [each["sample_evaluations"] for each in found] == pytest.approx([4 + n for n in twice])
+    difference = found[1]["sample_flops"] - found[0]["sample_flops"]
+    assert difference == pytest.approx(4 * own)
+    assert found[0]["sample_flops"] > 4 * own
+    (adaptive,) = make_plan(load("evaluation.sampler.kind=dopri5")).rows
+    assert adaptive.generator is not None
+    assert price(adaptive.generator.generations[0]) == {}
