@@ -1,19 +1,23 @@
-"""The convolutional KL autoencoder of latent diffusion, with the official tensor names.
+"""The convolutional autoencoder of latent diffusion, with the official tensor names.
 
-VA-VAE (arXiv 2501.01423) changes its training loss, not this network.
+VA-VAE (arXiv 2501.01423) changes its training loss, not this network. Between encoder and decoder
+lies a diagonal Gaussian, or a quantiser.
 """
 
-from dataclasses import dataclass
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import ClassVar
 
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
 from models.autoencoder_blocks import Downsample, Level, Middle, Upsample, normalisation
 from models.batch_part import WHOLE, BatchDropout, BatchPart, run_in_slices
 from models.compilation import compiled
-from models.posterior import Posterior
+from models.posterior import IndexPosterior, Posterior
+from models.quantizers import Quantizer, QuantizerConfig
 from models.tokenizer import TokenizerNetwork
 
 
@@ -70,12 +74,12 @@ class AutoencoderConfig:
 
 
 class Encoder(nn.Module):
-    """Image to the moments of its latent, before `quant_conv`."""
+    """Image to the moments or vectors of its latent, before `quant_conv`."""
 
     part: BatchPart = WHOLE
     slices: int = 1
 
-    def __init__(self, config: AutoencoderConfig, *, latent_dim: int, resolution: int) -> None:
+    def __init__(self, config: AutoencoderConfig, *, out_channels: int, resolution: int) -> None:
         super().__init__()
         widths, norm = config.widths, config.norm_groups
         last = config.num_levels - 1
@@ -94,11 +98,11 @@ class Encoder(nn.Module):
         )
         self.mid = Middle(widths[-1], norm_groups=norm, dropout=config.dropout)
         self.norm_out = normalisation(widths[-1], norm)
-        self.conv_out = nn.Conv2d(widths[-1], 2 * latent_dim, 3, padding=1)
+        self.conv_out = nn.Conv2d(widths[-1], out_channels, 3, padding=1)
         self.dropouts = [layer for layer in self.modules() if isinstance(layer, BatchDropout)]
 
-    def forward(self, x: Float[Tensor, "b c_in h w"]) -> Float[Tensor, "b twice_c h_out w_out"]:
-        """Go down the levels, through the middle, to twice the latent's channels."""
+    def forward(self, x: Float[Tensor, "b c_in h w"]) -> Float[Tensor, "b c_out h_out w_out"]:
+        """Go down the levels and through the middle."""
         return self.conv_out(run_in_slices(self.trunk, x, self.slices, self.part, self.dropouts))
 
     def trunk(self, x: Float[Tensor, "b c_in h w"]) -> Float[Tensor, "b width h_out w_out"]:
@@ -149,23 +153,46 @@ class Decoder(nn.Module):
         return functional.silu(self.norm_out(hidden))
 
 
-class Autoencoder(TokenizerNetwork):
-    """Encoder, diagonal Gaussian posterior and decoder.
+@dataclass(frozen=True, kw_only=True)
+class Bottleneck:
+    """What training sees between encoder and decoder."""
+
+    mean: Float[Tensor, "b c h w"]
+    """What the encoder says: the posterior's mean, or vectors before they are quantised."""
+    latent: Float[Tensor, "b c h w"]
+    """What the decoder is given."""
+    terms: Mapping[str, Float[Tensor, ""]]
+    """Unweighted terms of the loss, means over the images."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """Weights of terms, where the bottleneck has them rather than the loss."""
+
+
+class ConvolutionalAutoencoder(TokenizerNetwork):
+    """Encoder and decoder, and what all bottlenecks between them have in common.
 
     Args:
         config: shape of the network.
-        latent_dim: channels of the latent, at least 1.
+        out_channels: channels that the encoder gives.
+        latent_dim: channels that the decoder takes, at least 1.
         resolution: image side in pixels for which attention is placed; other sizes run too.
     """
 
-    def __init__(self, config: AutoencoderConfig, *, latent_dim: int, resolution: int) -> None:
+    def __init__(
+        self, config: AutoencoderConfig, *, out_channels: int, latent_dim: int, resolution: int
+    ) -> None:
         super().__init__()
         self.config = config
         self.latent_dim = latent_dim
-        self.encoder = Encoder(config, latent_dim=latent_dim, resolution=resolution)
+        self.encoder = Encoder(config, out_channels=out_channels, resolution=resolution)
         self.decoder = Decoder(config, latent_dim=latent_dim, resolution=resolution)
-        self.quant_conv = nn.Conv2d(2 * latent_dim, 2 * latent_dim, 1)
+        self.quant_conv = nn.Conv2d(out_channels, out_channels, 1)
         self.post_quant_conv = nn.Conv2d(latent_dim, latent_dim, 1)
+
+    @abstractmethod
+    def bottleneck(
+        self, x: Float[Tensor, "b c_in h_in w_in"], noise: Float[Tensor, "b c h w"]
+    ) -> Bottleneck:
+        """Encode images as training does, with standard normal noise for what it draws."""
 
     @property
     def last_encoder_weight(self) -> Tensor:
@@ -199,8 +226,8 @@ class Autoencoder(TokenizerNetwork):
         for network in (self.encoder, self.decoder):
             network.part, network.slices = part, slices
 
-    def encode(self, x: Float[Tensor, "b c_in h_in w_in"]) -> Posterior:
-        """Encode images in [-1, 1].
+    def encoded(self, x: Float[Tensor, "b c_in h_in w_in"]) -> Float[Tensor, "b c_out h w"]:
+        """Moments or vectors of images in [-1, 1].
 
         Raises:
             ValueError: if the image sides are not divisible by the downsampling factor.
@@ -210,8 +237,96 @@ class Autoencoder(TokenizerNetwork):
                 f"image sides must be divisible by the downsampling factor "
                 f"{self.config.downsample}, but got {tuple(x.shape[-2:])}; crop or resize"
             )
-        return Posterior.from_moments(self.quant_conv(self.encoder(x)))
+        return self.quant_conv(self.encoder(x))
+
+    def decode_channels(self, z: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c_out h_out w_out"]:
+        """Decode channels to images around [-1, 1], linear and unclamped."""
+        return self.decoder(self.post_quant_conv(z))
+
+
+class Autoencoder(ConvolutionalAutoencoder):
+    """Encoder, diagonal Gaussian posterior and decoder.
+
+    Args:
+        config: shape of the network.
+        latent_dim: channels of the latent, at least 1.
+        resolution: image side in pixels for which attention is placed; other sizes run too.
+    """
+
+    def __init__(self, config: AutoencoderConfig, *, latent_dim: int, resolution: int) -> None:
+        super().__init__(
+            config, out_channels=2 * latent_dim, latent_dim=latent_dim, resolution=resolution
+        )
+
+    def encode(self, x: Float[Tensor, "b c_in h_in w_in"]) -> Posterior:
+        """Encode images in [-1, 1].
+
+        Raises:
+            ValueError: if the image sides are not divisible by the downsampling factor.
+        """
+        return Posterior.from_moments(self.encoded(x))
 
     def decode(self, z: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c_out h_out w_out"]:
         """Decode latents to images around [-1, 1], linear and unclamped."""
-        return self.decoder(self.post_quant_conv(z))
+        return self.decode_channels(z)
+
+    def bottleneck(
+        self, x: Float[Tensor, "b c_in h_in w_in"], noise: Float[Tensor, "b c h w"]
+    ) -> Bottleneck:
+        """A sample of the posterior, and its KL divergence."""
+        posterior = self.encode(x)
+        kl = posterior.kl().mean()
+        return Bottleneck(mean=posterior.mean, latent=posterior.sample(noise), terms={"kl": kl})
+
+
+class QuantizedAutoencoder(ConvolutionalAutoencoder):
+    """Encoder, quantiser and decoder; its latents are indices on a square grid.
+
+    Args:
+        config: shape of the network.
+        quantizer: kind of quantiser and its codebook.
+        latent_dim: numbers of a code.
+        resolution: image side in pixels for which attention is placed.
+    """
+
+    def __init__(
+        self,
+        config: AutoencoderConfig,
+        quantizer: QuantizerConfig,
+        *,
+        latent_dim: int,
+        resolution: int,
+    ) -> None:
+        super().__init__(
+            config, out_channels=latent_dim, latent_dim=latent_dim, resolution=resolution
+        )
+        self.quantizer: Quantizer = quantizer.build(latent_dim)
+
+    def divide(self, part: BatchPart, slices: int) -> None:
+        """As for encoder and decoder; codes learn from the whole batch."""
+        super().divide(part, slices)
+        self.quantizer.part = part
+
+    def encode(self, x: Float[Tensor, "b c_in h_in w_in"]) -> IndexPosterior:
+        """Indices of the codes of images in [-1, 1], row by row.
+
+        Raises:
+            ValueError: if the image sides are not divisible by the downsampling factor.
+        """
+        return IndexPosterior(indices=self.quantizer.quantize(self.encoded(x)).indices)
+
+    def decode(self, indices: Int64[Tensor, "b n"]) -> Float[Tensor, "b c_out h_out w_out"]:
+        """Decode indices to images around [-1, 1], linear and unclamped."""
+        return self.decode_channels(self.quantizer.grid(indices))
+
+    def bottleneck(
+        self, x: Float[Tensor, "b c_in h_in w_in"], noise: Float[Tensor, "b c h w"]
+    ) -> Bottleneck:
+        """Codes with a gradient straight to the encoder's vectors, and the quantiser's terms."""
+        found = self.quantizer.quantize(self.encoded(x), noise)
+        return Bottleneck(
+            mean=found.vectors,
+            latent=found.latent,
+            terms=found.terms,
+            weights=self.quantizer.config.weights,
+        )

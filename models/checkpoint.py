@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from models.autoencoder import Autoencoder
+from models.autoencoder import ConvolutionalAutoencoder
 from models.repa import HEAD
 
 TRAINING_ONLY_PREFIXES = ("loss.", "foundation_model.", "linear_proj.")
@@ -240,7 +240,7 @@ def read_tokenizer(path: str | Path, *, entry: str | None = None, headers: bool 
     return _without(read_tensors(path, entry=entry, headers=headers), TRAINING_ONLY_PREFIXES)
 
 
-def export_tokenizer(autoencoder: Autoencoder, path: str | Path) -> None:
+def export_tokenizer(autoencoder: ConvolutionalAutoencoder, path: str | Path) -> None:
     """Write a tokenizer: safetensors by that suffix, else a torch file with `state_dict`."""
     tensors = _owned(autoencoder.state_dict())
     if Path(path).suffix == ".safetensors":

@@ -8,7 +8,7 @@ decoded and reconstructed, or add terms.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from models.alignment import AlignmentLoss, NoAlignment, VFAlignment
-from models.autoencoder import Autoencoder
+from models.autoencoder import ConvolutionalAutoencoder
 from models.batch_part import WHOLE, BatchPart, slices_of
 from models.compilation import compile_in_place
 from models.discriminator import (
@@ -48,17 +48,45 @@ _Terms = dict[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenizerLossConfig:
-    """Terms of the tokenizer loss besides the alignment."""
+class ImageLossConfig:
+    """Terms of a reconstruction, whatever lies between encoder and decoder."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
-    kl_weight: float = 1e-6
-    """Weight of the KL term, which is summed over the latent."""
     perceptual: NoPerceptual | LPIPSConfig = field(default_factory=NoPerceptual)
     """Perceptual term."""
     discriminator: NoDiscriminator | DiscriminatorConfig = field(default_factory=NoDiscriminator)
     """Adversarial term."""
+
+    @property
+    def bottleneck_weights(self) -> Mapping[str, float]:
+        """Weights of terms of the bottleneck, where it doesn't bring its own."""
+        return {}
+
+    @property
+    def pixel_term(self) -> Literal["l1", "l2"]:
+        """Absolute or squared error of pixel values."""
+        return "l1"
+
+    @property
+    def sums_pixels(self) -> bool:
+        """Whether pixel and perceptual terms are summed over an image's values, or their mean."""
+        return True
+
+    @property
+    def smallest_image(self) -> int:
+        """Side of the smallest image that the networks of the terms take."""
+        networks = (self.perceptual, self.discriminator)
+        has_one = (LPIPSConfig, DiscriminatorConfig)
+        return max((n.smallest_image for n in networks if isinstance(n, has_one)), default=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerLossConfig(ImageLossConfig):
+    """Terms of the tokenizer loss besides the alignment."""
+
+    kl_weight: float = 1e-6
+    """Weight of the KL term, which is summed over the latent."""
 
     def __post_init__(self) -> None:
         if self.kl_weight < 0:
@@ -68,11 +96,30 @@ class TokenizerLossConfig:
             )
 
     @property
-    def smallest_image(self) -> int:
-        """Side of the smallest image that the networks of the terms take."""
-        networks = (self.perceptual, self.discriminator)
-        has_one = (LPIPSConfig, DiscriminatorConfig)
-        return max((n.smallest_image for n in networks if isinstance(n, has_one)), default=1)
+    def bottleneck_weights(self) -> Mapping[str, float]:
+        """That of the KL term."""
+        return {"kl": self.kl_weight}
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizedLossConfig(ImageLossConfig):
+    """Terms of the loss of a tokenizer with a codebook, besides those of its quantiser.
+
+    As of VQGAN: means over pixel values, beside which the quantiser's weights are meant.
+    """
+
+    pixels: Literal["l1", "l2"] = "l2"
+    """Absolute or squared error of pixel values; CRT and LlamaGen have the squared one."""
+
+    @property
+    def pixel_term(self) -> Literal["l1", "l2"]:
+        """Absolute or squared error of pixel values."""
+        return self.pixels
+
+    @property
+    def sums_pixels(self) -> bool:
+        """They are means."""
+        return False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +133,7 @@ class AutoencoderLoss:
     weights: dict[str, Float[Tensor, ""]]
     """Weight of each term at this step, detached."""
     per_element: dict[str, Float[Tensor, ""]]
-    """Means per pixel value (`l1`), per image (`perceptual`) and per latent element (`kl`)."""
+    """Means per pixel value (`l1` or `l2`) and per image (`perceptual`)."""
     target: Float[Tensor, "b c h w"]
     """The images to reconstruct: those encoded, unless a regulariser changed them."""
     reconstruction: Float[Tensor, "b c h w"]
@@ -107,7 +154,7 @@ class TokenizerLoss(nn.Module):
     """Terms, weights and auxiliary networks of the tokenizer's training.
 
     Args:
-        config: KL weight, perceptual and adversarial terms.
+        config: perceptual and adversarial terms.
         alignment: alignment with foundation features, or none.
         latent_dim: channels of the latent.
         feature_dim: channels of the foundation features; needed with alignment.
@@ -120,7 +167,7 @@ class TokenizerLoss(nn.Module):
 
     def __init__(
         self,
-        config: TokenizerLossConfig,
+        config: ImageLossConfig,
         alignment: NoAlignment | VFAlignment,
         *,
         latent_dim: int,
@@ -162,7 +209,7 @@ class TokenizerLoss(nn.Module):
         for _, regularizer in self.named_regularizers():
             regularizer.part = part
 
-    def enter(self, config: TokenizerLossConfig, alignment: NoAlignment | VFAlignment) -> None:
+    def enter(self, config: ImageLossConfig, alignment: NoAlignment | VFAlignment) -> None:
         """Use other weights, margins and start steps from now on; all networks stay.
 
         Args:
@@ -216,7 +263,7 @@ class TokenizerLoss(nn.Module):
 
     def autoencoder_loss(
         self,
-        autoencoder: Autoencoder,
+        autoencoder: ConvolutionalAutoencoder,
         images: Float[Tensor, "b c h w"],
         noise: Float[Tensor, "b d h_z w_z"],
         features: Float[Tensor, "b f h_z w_z"] | None,
@@ -241,12 +288,12 @@ class TokenizerLoss(nn.Module):
             drawn: what each regulariser has drawn for these images, by kind.
         """
         with record_function(AUTOENCODER):
-            posterior = autoencoder.encode(images)
-            z = posterior.sample(noise)
+            inner = autoencoder.bottleneck(images, noise)
+            z = inner.latent
             perturbed, target = z, images
             for kind, regularizer in self.named_regularizers():
                 perturbed, target = regularizer.perturb(perturbed, target, drawn[kind])
-            reconstruction = autoencoder.decode(perturbed).float()
+            reconstruction = autoencoder.decode_channels(perturbed).float()
         with record_function(PIXEL_TERMS):
             terms, weights, per_element, nll_gradient = self._reconstruction_terms(
                 target, reconstruction.detach()
@@ -258,10 +305,11 @@ class TokenizerLoss(nn.Module):
             terms["gan"], weights["gan"], gan_gradient = self._adversarial_term(decoded)
             decoded = decoded.with_adversarial(terms["gan"], weights["gan"], gan_gradient)
 
-        terms["kl"] = self._share(images) * posterior.kl().mean()
-        per_element["kl"] = terms["kl"] / z[0].numel()
-        weights["kl"] = torch.full_like(terms["kl"], self.config.kl_weight)
-        total = weights["kl"] * terms["kl"]
+        own_weights = {**inner.weights, **self.config.bottleneck_weights}
+        inner_terms = {name: self._share(images) * term for name, term in inner.terms.items()}
+        weights |= {n: torch.full_like(term, own_weights[n]) for n, term in inner_terms.items()}
+        terms |= inner_terms
+        total = _weighted_sum(inner_terms, weights)
         if self.alignment is None:
             total = total + decoded.total()
         else:
@@ -270,10 +318,12 @@ class TokenizerLoss(nn.Module):
             total, terms, weights = total + aligned, terms | vf_terms, weights | vf_weights
         for kind, regularizer in self.named_regularizers():
             own_weights = regularizer.weights_at(step)
-            own = regularizer.loss(posterior.mean, z, drawn[kind], step)
+            own = regularizer.loss(inner.mean, z, drawn[kind], step)
             for name, term in own.items():
                 # A dot stands in no other term's name.
                 path, weight = f"{kind}.{name}", own_weights.get(name, 1.0)
+                if regularizer.weighs_pixels and self.config.sums_pixels:
+                    weight = weight * images[0].numel()
                 terms[path] = self._share(images) * term
                 weights[path] = torch.full_like(term, weight)
                 total = total + weight * terms[path]
@@ -333,15 +383,16 @@ class TokenizerLoss(nn.Module):
         reconstruction: Float[Tensor, "b c h w"],
         share: float,
     ) -> tuple[_Terms, _Terms, _Terms]:
-        """Terms summed over pixels, their weights, and their means per element."""
-        num_values = images[0].numel()
-        l1 = share * (images - reconstruction).abs().mean()
-        terms, per_element = {"l1": num_values * l1}, {"l1": l1}
-        weights = {"l1": torch.ones_like(l1)}
+        """Terms summed over pixels or not, their weights, and their means per element."""
+        num_values = images[0].numel() if self.config.sums_pixels else 1
+        name, error = self.config.pixel_term, images - reconstruction
+        pixel = share * (error.abs() if name == "l1" else error.square()).mean()
+        terms, per_element = {name: num_values * pixel}, {name: pixel}
+        weights = {name: torch.ones_like(pixel)}
         if self.perceptual is not None and isinstance(self.config.perceptual, LPIPSConfig):
             distance = share * self.perceptual(images, reconstruction).mean()
             terms["perceptual"], per_element["perceptual"] = num_values * distance, distance
-            weights["perceptual"] = torch.full_like(l1, self.config.perceptual.weight)
+            weights["perceptual"] = torch.full_like(pixel, self.config.perceptual.weight)
         return terms, weights, per_element
 
     def _adversarial_term(self, decoded: "_Decoded") -> tuple[Tensor, Tensor, Tensor]:
@@ -396,7 +447,7 @@ class TokenizerLoss(nn.Module):
 class _Decoded:
     """A reconstruction and what is known of the image terms' value and gradient there."""
 
-    autoencoder: Autoencoder
+    autoencoder: ConvolutionalAutoencoder
     behind: list[nn.Parameter]
     """Parameters that may stand between the sample and the reconstruction."""
     z: Tensor

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from models.alignment import NoAlignment, VFAlignment
 from models.discriminator import DiscriminatorConfig
-from models.tokenizer_loss import TokenizerLossConfig
+from models.tokenizer_loss import ImageLossConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class PhaseInForce:
 
     first_step: int
     """Step of the whole training at which the phase starts."""
-    loss: TokenizerLossConfig
+    loss: ImageLossConfig
     alignment: NoAlignment | VFAlignment
     resets_optimizers: bool
     """Whether the optimisers start anew with it."""
@@ -60,7 +60,7 @@ class PhaseInForce:
 def spell_out(
     phases: Sequence[TokenizerPhase],
     steps: int,
-    loss: TokenizerLossConfig,
+    loss: ImageLossConfig,
     alignment: NoAlignment | VFAlignment,
 ) -> tuple[PhaseInForce, ...]:
     """Spell the phases out; without any, the whole training is one.
@@ -95,7 +95,7 @@ def phase_at(schedule: Sequence[PhaseInForce], step: int) -> PhaseInForce:
     return [phase for phase in schedule if phase.first_step <= step][-1]
 
 
-def _loss_in(phase: TokenizerPhase, loss: TokenizerLossConfig) -> TokenizerLossConfig:
+def _loss_in(phase: TokenizerPhase, loss: ImageLossConfig) -> ImageLossConfig:
     if phase.discriminator_start is None:
         return loss
     if not isinstance(loss.discriminator, DiscriminatorConfig):

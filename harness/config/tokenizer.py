@@ -1,5 +1,6 @@
 """Every kind of tokenizer that a trial can have: its configuration and training."""
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,10 +28,23 @@ from harness.config.weights import Provenance, describe_file
 from harness.schema.keys import KEY_UNLESS_DEFAULT, NO_KEY
 from harness.schema.reading import ConfigError
 from models.alignment import NoAlignment, VFAlignment
-from models.autoencoder import AutoencoderConfig
-from models.tokenizer_loss import TokenizerLossConfig
+from models.autoencoder import (
+    Autoencoder,
+    AutoencoderConfig,
+    ConvolutionalAutoencoder,
+    QuantizedAutoencoder,
+)
+from models.latent import IndexLayout, LatentLayout
+from models.quantizers import QuantizerConfig, VectorQuantizerConfig
+from models.tokenizer_loss import ImageLossConfig, QuantizedLossConfig, TokenizerLossConfig
 
-__all__ = ["TOKENIZERS", "AlignedWith", "AnyTokenizerConfig", "TokenizerConfig"]
+__all__ = [
+    "TOKENIZERS",
+    "AlignedWith",
+    "AnyTokenizerConfig",
+    "QuantizedTokenizerConfig",
+    "TokenizerConfig",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,18 +56,21 @@ class AlignedWith(VFAlignment):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenizerConfig(TokenizerDefaults):
-    """A VA-VAE and its training; without alignment it is the plain LDM autoencoder."""
+class AutoencoderSettings(TokenizerDefaults):
+    """A convolutional autoencoder and its training, whatever lies between encoder and decoder.
 
-    kind: Literal["va_vae"] = "va_vae"
+    A kind adds its `kind`, `loss` and `network`.
+    """
+
+    kind: str
     latent_dim: int
     """Latent channels."""
     architecture: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     """Widths and depths of encoder and decoder."""
     alignment: Annotated[NoAlignment | AlignedWith, Field(discriminator="kind")] = NoAlignment()
     """Alignment with a foundation model."""
-    loss: TokenizerLossConfig = field(default_factory=TokenizerLossConfig)
-    """Reconstruction, KL and adversarial terms."""
+    loss: ImageLossConfig
+    """Terms of the loss."""
     regularizers: tuple[AnyRegularizer, ...] = field(default=(), metadata=KEY_UNLESS_DEFAULT)
     """What else shapes the latents, in the order in which it acts; a kind stands once."""
     training: TrainingConfig
@@ -97,6 +114,15 @@ class TokenizerConfig(TokenizerDefaults):
             )
         spell_out(self.phases, self.training.steps, self.loss, self.alignment)
 
+    def channels(self, resolution: int) -> LatentLayout:
+        """Channels and grid of what the encoder gives, before any quantisation."""
+        side = resolution // self.downsample
+        return LatentLayout.single(channels=self.latent_dim, height=side, width=side)
+
+    @abstractmethod
+    def network(self, resolution: int) -> ConvolutionalAutoencoder:
+        """Build the untrained network."""
+
     @property
     def downsample(self) -> int:
         """Image side over latent side."""
@@ -118,7 +144,17 @@ class TokenizerConfig(TokenizerDefaults):
         if self.is_given:
             return "published"
         guessed = any(r.provenance == "reconstruction" for r in self.regularizers)
-        return "reconstruction" if guessed else "reproduced"
+        return "reconstruction" if guessed else self.recipe
+
+    @property
+    def recipe(self) -> Provenance:
+        """Whether the training itself follows a fully specified recipe or a guessed one."""
+        return "reproduced"
+
+    @property
+    def latent_label(self) -> str:
+        """The latent in a few characters."""
+        return f"f{self.downsample}d{self.latent_dim}"
 
     @property
     def name(self) -> str:
@@ -139,7 +175,7 @@ class TokenizerConfig(TokenizerDefaults):
             aligned += f" in {len(self.phases)} phases"
         if self.initial_weights is not None:
             aligned += f" starting from {Path(self.initial_weights).name}"
-        return f"f{self.downsample}d{self.latent_dim} {aligned} seed {self.seed}"
+        return f"{self.latent_label} {aligned} seed {self.seed}"
 
     @property
     def encoders(self) -> Mapping[str, AlignmentEncoder]:
@@ -174,7 +210,7 @@ class TokenizerConfig(TokenizerDefaults):
         for number, regularizer in enumerate(self.regularizers):
             try:
                 regularizer.check(
-                    self.layout(resolution),
+                    self.channels(resolution),
                     downsample=self.downsample,
                     smallest_image=self.loss.smallest_image,
                 )
@@ -191,7 +227,83 @@ class TokenizerConfig(TokenizerDefaults):
         return spell_out(self.phases, self.training.steps, self.loss, self.alignment)
 
 
+@dataclass(frozen=True, kw_only=True)
+class TokenizerConfig(AutoencoderSettings):
+    """A VA-VAE and its training; without alignment it is the plain LDM autoencoder."""
+
+    kind: Literal["va_vae"] = "va_vae"
+    loss: TokenizerLossConfig = field(default_factory=TokenizerLossConfig)
+    """Reconstruction, KL and adversarial terms."""
+
+    def network(self, resolution: int) -> Autoencoder:
+        """Build the untrained network."""
+        return Autoencoder(self.architecture, latent_dim=self.latent_dim, resolution=resolution)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizedTokenizerConfig(AutoencoderSettings):
+    """The same autoencoder with a quantiser in place of the Gaussian: VQGAN, or FSQ.
+
+    CRT (arXiv 2412.16326) has no code and leaves open the width and scale of codes, the weights of
+    the loss and the learning rate; defaults are LlamaGen's (arXiv 2406.06525), which CRT builds on.
+    """
+
+    kind: Literal["vq"] = "vq"
+    latent_dim: int = 8
+    """Numbers of a code."""
+    quantizer: Annotated[QuantizerConfig, Field(discriminator="kind")] = VectorQuantizerConfig()
+    """The codebook and how it is learnt."""
+    loss: QuantizedLossConfig = field(default_factory=QuantizedLossConfig)
+    """Reconstruction and adversarial terms."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        width = self.quantizer.width
+        if width not in (None, self.latent_dim):
+            raise ValueError(
+                f"`latent_dim` must be the number of `quantizer.levels`, {width}, but got "
+                f"{self.latent_dim}; set it to {width}"
+            )
+
+    def layout(self, resolution: int) -> IndexLayout:
+        """A square grid of indices."""
+        grid = self.channels(resolution)
+        return IndexLayout(
+            codebook_size=self.quantizer.codebook_size, grids=((grid.height, grid.width),)
+        )
+
+    def network(self, resolution: int) -> QuantizedAutoencoder:
+        """Build the untrained network."""
+        return QuantizedAutoencoder(
+            self.architecture, self.quantizer, latent_dim=self.latent_dim, resolution=resolution
+        )
+
+    @property
+    def recipe(self) -> Provenance:
+        """Guessed in parts: no published code trains it with these terms."""
+        return "reconstruction"
+
+    @property
+    def latent_label(self) -> str:
+        """Downsampling, kind of quantiser, codes and their width."""
+        return (
+            f"f{self.downsample} {self.quantizer.kind} {self.quantizer.codebook_size}"
+            f"x{self.latent_dim}"
+        )
+
+    @property
+    def name(self) -> str:
+        """Name in the table: the kind of quantiser."""
+        return self.quantizer.kind
+
+    @property
+    def columns(self) -> Mapping[str, Any]:
+        """Its alignment and regularisers, and the size of its codebook."""
+        return {**super().columns, "codebook_size": self.quantizer.codebook_size}
+
+
 TOKENIZERS.add("va_vae", TokenizerConfig)
+TOKENIZERS.add("vq", QuantizedTokenizerConfig)
 TOKENIZERS.add("diffusers", DiffusersTokenizerConfig)
 TOKENIZERS.add("python", PythonTokenizerConfig)
 TOKENIZERS.add("semvae", SemVAEConfig)

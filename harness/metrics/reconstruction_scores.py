@@ -4,10 +4,11 @@ import math
 from typing import Any, ClassVar, final
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from harness.data.pixel_range import to_model_range
+from harness.metrics.code_counts import CodeCounts
 from harness.metrics.extractors import FeatureExtractor
 from harness.metrics.frechet import FeatureStatistics, frechet_distance
 from harness.metrics.image_mean import ImageMean
@@ -25,11 +26,13 @@ class ReconstructionScores(Parts):
         extractor: Network of the features.
         perceptual: LPIPS on `device`, or None.
         device: Where to accumulate.
+        codebook_size: Codes of a tokenizer whose latents are indices.
     """
 
     KINDS: ClassVar = {
         "reconstructed": FeatureStatistics,
         "original": FeatureStatistics,
+        "codes": CodeCounts,
         **dict.fromkeys(_MEANS, ImageMean),
     }
 
@@ -38,10 +41,13 @@ class ReconstructionScores(Parts):
         extractor: FeatureExtractor,
         perceptual: nn.Module | None,
         device: torch.device | str = "cpu",
+        codebook_size: int | None = None,
     ) -> None:
         empty = FeatureStatistics.empty(extractor.feature_dim, device)
         means = dict.fromkeys(_MEANS, ImageMean.empty(device))
         super().__init__(device, reconstructed=empty, original=empty, **means)
+        if codebook_size is not None:
+            self.state["codes"] = CodeCounts.empty(codebook_size, device)
         self._extractor, self._perceptual = extractor, perceptual
 
     def update(
@@ -70,6 +76,10 @@ class ReconstructionScores(Parts):
         for name, found in values.items():
             self.state[name] = self.state[name].update(found)
 
+    def count_codes(self, indices: Int64[Tensor, "b n"]) -> None:
+        """Add the codes of images."""
+        self.state["codes"] = self.state["codes"].update(indices)
+
     def compute(self) -> dict[str, Any]:
         """Every metric by the name of its column; None where it cannot be measured.
 
@@ -77,6 +87,7 @@ class ReconstructionScores(Parts):
         of decibels is infinite, and `psnr` is None.
         """
         original, decibels = self.state["original"], self.state["decibels"].compute()
+        codes = self.state.get("codes")
         return {
             "rfid": frechet_distance(self.state["reconstructed"], original),
             # JSON has no infinite numbers.
@@ -84,6 +95,8 @@ class ReconstructionScores(Parts):
             "num_lossless": int(self.state["lossless"].total),
             "ssim": self.state["similarity"].compute(),
             "lpips": None if self._perceptual is None else self.state["distance"].compute(),
+            "codebook_usage": codes and codes.usage,
+            "codebook_perplexity": codes and codes.perplexity,
             "num_images": original.num_samples,
             "feature_dim": original.dim,
             "rank_deficient": original.rank_deficient,

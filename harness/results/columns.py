@@ -120,6 +120,7 @@ _COLUMNS = (
           label="distance margin"),
     _text("adaptive_vf", "whether gradient norms scale the alignment's weight: yes or no",
           label="adaptive weight"),
+    _count("codebook_size", "codes of a tokenizer whose latents are indices", label="codes"),
     _text("regularizers", "what else shaped the latents in the tokenizer's training, with settings "
           "that aren't the default; `none` without", label="regularizers"),
     _count("tokenizer_params", "parameters of encoder and decoder", measured_on="tokenizer"),
@@ -157,6 +158,11 @@ _COLUMNS = (
     _pixels("ssim", "higher", "SSIM", "structural similarity of reconstructions, mean over images"),
     _pixels("lpips", "lower", "LPIPS",
           "perceptual distance of reconstructions (VGG16), mean over images"),
+    _number("codebook_usage", "share of the codes that the evaluation images use",
+            better="higher", measured_on="reconstructions", label="codebook usage"),
+    _number("codebook_perplexity", "exponential of the entropy of the codes' frequencies in the "
+            "evaluation images", unit="codes", better="higher", measured_on="reconstructions",
+            label="codebook perplexity"),
     _samples("gfid", "lower", "generation:",
           "Fréchet distance of samples to the reference, mean over sampling seeds; see "
           "distance_name"),

@@ -29,11 +29,13 @@ from harness.stages.running.context import StageContext
 from harness.stages.running.image_grids import save_pairs
 from harness.stages.running.rounds import Rounds
 from harness.stages.stage import Estimate, Stage, StageKind
+from harness.stages.tokenizer.kind import config_of
 from harness.stages.tokenizer.stage import flops_per_image as tokenizer_flops
 from harness.stages.tokenizer.stage import load_tokenizer
 from models.batch_part import slices_of
+from models.latent import IndexLayout
 from models.perceptual import LPIPS, NoPerceptual, build_lpips
-from models.posterior import draw, join
+from models.posterior import IndexPosterior, draw, join
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +96,9 @@ def run(config: ReconstructionStage, context: StageContext) -> Mapping[str, Any]
     pipeline = published(config.crop)
     extractor = load_extractor(context.inputs["extractor"], device, config.extraction)
     perceptual = load_perceptual(config.perceptual, device)
-    scores = ReconstructionScores(extractor, perceptual, device)
+    layout = config_of(context.inputs["tokenizer"]).tokenizer.layout(config.data.resolution)
+    codebook_size = layout.codebook_size if isinstance(layout, IndexLayout) else None
+    scores = ReconstructionScores(extractor, perceptual, device, codebook_size)
     tokenizer = load_tokenizer(
         context.inputs["tokenizer"],
         device,
@@ -116,6 +120,8 @@ def run(config: ReconstructionStage, context: StageContext) -> Mapping[str, Any]
                 latents = draw(posterior, random)
             else:
                 latents = posterior.mode()
+            if isinstance(posterior, IndexPosterior):
+                scores.count_codes(posterior.indices)
             decoded = torch.cat([tokenizer.decode(latents[rows]) for rows in parts])
             # Features and PSNR see 8-bit images, as files would hold them; SSIM and LPIPS see the
             # decoder's own output, as in the published script.

@@ -70,6 +70,9 @@ class Regularizer(nn.Module):
     """The worker's part of the batch, for statistics that must be those of the whole batch."""
     optimizer: AdamWConfig | None = None
     """Trains the parameters; without it they are trained as the autoencoder's are."""
+    weighs_pixels: bool = False
+    """Whether its weights are meant beside the mean error of a pixel value. Where the loss sums
+    that error over an image, they count by the number of values."""
 
     def draw(
         self,

@@ -86,9 +86,14 @@ def measured_stage(tokenizer: Stage) -> Stage:
     return tokenizer.inputs[name] if name else tokenizer
 
 
+def config_of(artifact: Artifact) -> TokenizerStage:
+    """The configuration of a tokenizer's artifact."""
+    return TypeAdapter(TokenizerStage).validate_python(artifact.record["config"])
+
+
 def network_of(artifact: Artifact) -> TokenizerNetwork:
     """The network of an artifact."""
-    config: TokenizerStage = TypeAdapter(TokenizerStage).validate_python(artifact.record["config"])
+    config = config_of(artifact)
     return kind_of(config.tokenizer).load(config, artifact)
 
 

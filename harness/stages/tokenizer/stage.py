@@ -22,6 +22,7 @@ from harness.storage.artifacts import Artifact
 from models.tokenizer import TokenizerNetwork
 
 TOKENIZERS.implement("va_vae", va_vae.KIND)
+TOKENIZERS.implement("vq", va_vae.KIND)
 TOKENIZERS.implement("diffusers", diffusers.KIND)
 TOKENIZERS.implement("python", python.KIND)
 TOKENIZERS.implement("semvae", semantic.SEMVAE)

@@ -1,4 +1,7 @@
-"""Tokenizer kind `va_vae`: trained here, aligned with a frozen encoder or not, or from a file."""
+"""Tokenizer kinds `va_vae` and `vq`: trained here, aligned or regularised or not, or from a file.
+
+They differ in what lies between encoder and decoder, which their settings build.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +14,7 @@ from torch.profiler import record_function
 
 from harness.config.perceptual import describe_lpips, missing_lpips
 from harness.config.phases import phase_at
-from harness.config.tokenizer import AnyTokenizerConfig, TokenizerConfig
+from harness.config.tokenizer import AnyTokenizerConfig, AutoencoderSettings
 from harness.config.trial import Trial
 from harness.config.weights import check_file, missing_checkpoint
 from harness.data import open_dataset
@@ -37,7 +40,7 @@ from harness.stages.stage import Stage
 from harness.stages.tokenizer.kind import TokenizerKind, TokenizerStage, memory_format
 from harness.storage.artifacts import Artifact, write_tensors
 from models import checkpoint
-from models.autoencoder import Autoencoder
+from models.autoencoder import ConvolutionalAutoencoder
 from models.batch_part import slices_of
 from models.discriminator import DiscriminatorConfig, PatchDiscriminator
 from models.latent import LatentLayout
@@ -61,12 +64,9 @@ def stage(trial: Trial) -> TokenizerStage:
     )
 
 
-def build(config: TokenizerStage) -> Autoencoder:
+def build(config: TokenizerStage) -> ConvolutionalAutoencoder:
     """Builds the untrained network."""
-    settings = _settings(config.tokenizer)
-    return Autoencoder(
-        settings.architecture, latent_dim=settings.latent_dim, resolution=config.data.resolution
-    )
+    return _settings(config.tokenizer).network(config.data.resolution)
 
 
 def make(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
@@ -78,7 +78,7 @@ def make(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
     assert seed is not None
 
     # ---- networks
-    latent = settings.layout(config.data.resolution)
+    latent = settings.channels(config.data.resolution)
     foundation = None
     if "encoder" in context.inputs:
         foundation = encoder.load_encoder(
@@ -168,6 +168,7 @@ def make(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
             **{part.name: part.optimizer.state_dict() for part in trained},
         }
 
+    pixel_term = (settings.loss.pixel_term,)
     batches = context.ahead(stream.batch, range(first, training.steps))
     for step in range(first, training.steps):
         # ---- phase: its weights and margins; the discriminator's start is counted anew in each
@@ -246,7 +247,7 @@ def make(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
         context.after_step(
             step + 1,
             training.steps,
-            lambda loss=loss: {"l1": float(loss.per_element["l1"])},
+            lambda loss=loss: {name: float(loss.per_element[name]) for name in pixel_term},
             state,
             images=training.batch_size,
         )
@@ -260,7 +261,7 @@ def make(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
     }
 
 
-def _start(config: TokenizerStage, model: Autoencoder) -> dict[str, Any]:
+def _start(config: TokenizerStage, model: ConvolutionalAutoencoder) -> dict[str, Any]:
     """Take what fits of the file of initial weights, where there is one."""
     given = _settings(config.tokenizer).initial_weights
     if given is None:
@@ -271,7 +272,7 @@ def _start(config: TokenizerStage, model: Autoencoder) -> dict[str, Any]:
 
 
 def _take(
-    config: TokenizerStage, settings: TokenizerConfig, context: StageContext
+    config: TokenizerStage, settings: AutoencoderSettings, context: StageContext
 ) -> Mapping[str, Any]:
     """The weights of a file in place of training; the settings say how they came to be."""
     assert settings.checkpoint is not None
@@ -289,7 +290,7 @@ def _take(
     }
 
 
-def load(config: TokenizerStage, artifact: Artifact) -> Autoencoder:
+def load(config: TokenizerStage, artifact: Artifact) -> ConvolutionalAutoencoder:
     """Builds the network with the weights of an artifact."""
     model = build(config)
     model.load_state_dict(artifact.tensors("model.safetensors"))
@@ -359,7 +360,7 @@ def training_flops(config: TokenizerStage, inputs: Mapping[str, Stage], forward:
             )[1]
         )
     for regularizer in settings.regularizers:
-        per_image += FORWARDS_A_STEP * _flops_of(regularizer, settings.layout(side), side)
+        per_image += FORWARDS_A_STEP * _flops_of(regularizer, settings.channels(side), side)
     return trained_images(config) * per_image
 
 
@@ -386,8 +387,8 @@ def _flops_of(config: RegularizerConfig, layout: LatentLayout, side: int) -> flo
     return float(counter.get_total_flops())
 
 
-def _settings(config: AnyTokenizerConfig) -> TokenizerConfig:
-    assert isinstance(config, TokenizerConfig)
+def _settings(config: AnyTokenizerConfig) -> AutoencoderSettings:
+    assert isinstance(config, AutoencoderSettings)
     return config
 
 

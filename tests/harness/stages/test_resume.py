@@ -40,11 +40,18 @@ REPA = (
 REGULARIZERS = (
     "tokenizer.regularizers=[{kind: centre}, {kind: eq, min_scale: 0.5}, {kind: denoise}]"
 )
+CODEBOOK = (
+    "grid.alignment=[none]",
+    "generator=null",
+    "tokenizer.kind=vq",
+    "tokenizer.quantizer={kind: vq, codebook_size: 12, codebook: {kind: ema}, restart_after: 1}",
+)
 CASES = {
     "encoder": ("encoder",),
     "tokenizer": ("tokenizer",),
     "tokenizer with regularisers": ("tokenizer", REGULARIZERS),
     "tokenizer in phases": ("tokenizer", PHASES),
+    "tokenizer with a codebook": ("tokenizer", *CODEBOOK),
     "generator": ("generator",),
     "generator with initial weights": ("generator", "generator.initial_weights=GIVEN"),
     "generator with aligned tokens": ("generator", REPA),
