@@ -15,6 +15,7 @@ from harness.benchmarks.measuring import Bench, Variant, ladder
 from harness.benchmarks.rows import Row
 from harness.benchmarks.training_parts import trained_batch
 from harness.config.generator import GeneratorSettings
+from harness.config.samplers import SamplerSettings
 from harness.config.training import Precision
 from harness.data import DatasetConfig, open_dataset
 from harness.data.stream import BatchStream
@@ -36,16 +37,18 @@ from harness.storage.artifacts import Artifact
 from models.guidance import ClassifierFreeGuidance, NoGuidance
 from models.rounding import round_weights
 from models.sampler import SamplerConfig
+from models.token_sampling import LogitGuidance
 from models.tokenizer import TokenizerNetwork
 
 DATA_IMAGES = 2_000
 """Images of a generated data set at most."""
-GUIDANCES: Mapping[str, NoGuidance | ClassifierFreeGuidance] = {
+GUIDANCES: Mapping[str, NoGuidance | ClassifierFreeGuidance | LogitGuidance] = {
     # The published model's after 800 epochs; after 64 it is 10.0 from time 0.1.
     "guidance everywhere": ClassifierFreeGuidance(scale=6.7),
     "guidance in its interval": ClassifierFreeGuidance(
         scale=6.7, interval_start=0.125, interval_end=1.0
     ),
+    "guidance of logits": LogitGuidance(scale=2.0),
     "no guidance": NoGuidance(),
 }
 """The first one in fp32 is what the speed of all is compared with."""
@@ -173,8 +176,10 @@ def _sampling_of_one(
     return bench.compare(row, cases)
 
 
-def _cut_sampler(sampler: SamplerConfig, num_points: int) -> SamplerConfig:
+def _cut_sampler(sampler: SamplerSettings, num_points: int) -> SamplerSettings:
     """A fixed number of steps; an adaptive solver would choose its own for untrained networks."""
+    if not isinstance(sampler, SamplerConfig):
+        return sampler
     if sampler.kind == "dopri5":
         return SamplerConfig(num_steps=num_points)
     return dataclasses.replace(sampler, num_steps=min(sampler.num_steps, num_points))

@@ -55,7 +55,16 @@ def check_trial(trial: Trial) -> None:
 
 
 def _check_indices(trial: Trial) -> None:
-    """Refuse of indices what only numbers have."""
+    """Refuse of indices what only numbers have, and codebooks that nothing could fill."""
+    tokenizer, layout = trial.tokenizer, trial.layout
+    assert isinstance(layout, IndexLayout)
+    images = trial.latents.num_images or trial.data.num_train_images
+    if (tokens := images * layout.shape[0]) < layout.codebook_size and not tokenizer.is_given:
+        raise ConfigError(
+            f"must have a codebook of at most {tokens:,} codes, as many as the {images:,} training "
+            f"images have tokens, but has {layout.codebook_size:,}; take a smaller one",
+            path="tokenizer",
+        )
     for path, value, usual in (
         ("latents.posterior", trial.latents.posterior, "sample"),
         ("latents.precision", trial.latents.precision, "fp32"),
@@ -170,7 +179,9 @@ def _check_evaluation(trial: Trial) -> None:
                 path="evaluation.extractor",
             )
     for number, guidance in enumerate(evaluation.guidance):
-        if guidance.kind != "none" and isinstance(trial.layout, LatentLayout):
+        if isinstance(guidance, ClassifierFreeGuidance | AutoGuidance) and isinstance(
+            trial.layout, LatentLayout
+        ):
             _check_guided_groups(guidance, trial.layout, f"evaluation.guidance.{number}")
 
 

@@ -9,12 +9,14 @@ from harness.config.data import Crop
 from harness.config.encoders import MetricExtractor
 from harness.config.perceptual import PerceptualMetric
 from harness.config.reference import ReferenceSource, TrainingSplit
+from harness.config.samplers import AnySampler
 from harness.config.training import Precision
 from harness.metrics.extractors import ExtractionConfig
 from harness.schema.keys import KEY_UNLESS_DEFAULT
 from models.guidance import AutoGuidance, ClassifierFreeGuidance, NoGuidance
 from models.perceptual import NoPerceptual
 from models.sampler import SamplerConfig
+from models.token_sampling import LogitGuidance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +31,8 @@ class AutoGuidanceWith(AutoGuidance):
 
 
 Guidance = Annotated[
-    NoGuidance | ClassifierFreeGuidance | AutoGuidanceWith, Field(discriminator="kind")
+    NoGuidance | ClassifierFreeGuidance | AutoGuidanceWith | LogitGuidance,
+    Field(discriminator="kind"),
 ]
 """Every kind of guidance."""
 
@@ -92,8 +95,8 @@ class EvaluationConfig:
     (ADM's reference has 10,000)."""
     label_policy: Literal["balanced", "random", "data"] = "random"
     """Labels asked for: equal counts a class, uniform draws (published), or as in the data."""
-    sampler: SamplerConfig = field(default_factory=SamplerConfig)
-    """ODE solver and time grid."""
+    sampler: AnySampler = field(default_factory=SamplerConfig)
+    """ODE solver and time grid, or how codes are drawn from their logits."""
     sampling_precision: Precision = field(default="fp32", metadata=KEY_UNLESS_DEFAULT)
     """Arithmetic of generator and decoder in sampling. Published: `tf32`, which is fp32 but on
     CUDA; `bf16` moves samples visibly, and rows that use it have no protocol's name."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from harness.config.evaluation import AutoGuidanceWith, Guidance
 from harness.config.resources import Resources
+from harness.config.samplers import AnySampler
 from harness.config.training import Precision
 from harness.config.trial import Trial
 from harness.data.dataset import CONTENT
@@ -40,8 +41,7 @@ from harness.stages.tokenizer.stage import flops_per_image as tokenizer_flops
 from harness.stages.tokenizer.stage import load_tokenizer
 from harness.storage.artifacts import Artifact, write_tensors
 from models.batch_part import slices_of
-from models.guidance import ClassifierFreeGuidance, NoGuidance
-from models.sampler import SamplerConfig
+from models.guidance import NoGuidance
 from models.tokenizer import TokenizerNetwork
 
 FEATURES = "features.safetensors"
@@ -60,7 +60,7 @@ class GenerationStage:
     guidance: Guidance
     weak_step: int | None
     """Training step of the weaker model's snapshot, under AutoGuidance."""
-    sampler: SamplerConfig
+    sampler: AnySampler
     num_images: int
     label_policy: Literal["balanced", "random", "data"]
     batch_size: int
@@ -384,7 +384,7 @@ def estimate(stage: Stage) -> Estimate:
     tokenizer, extractor = inputs["tokenizer"].config, inputs.get("extractor")
     evaluations = _evaluations(config, inputs["generator"].config) or ADAPTIVE_EVALUATIONS
     per_evaluation = generator_stage.flops_per_image(inputs["generator"].config)
-    if isinstance(config.guidance, ClassifierFreeGuidance):
+    if config.guidance.kind in ("cfg", "cfg_logits"):
         per_evaluation *= 2
     if "weak" in inputs:
         per_evaluation += generator_stage.flops_per_image(inputs["weak"].config)

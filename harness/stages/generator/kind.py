@@ -17,7 +17,6 @@ from models.checkpoint import Weights, read_tensors
 from models.compilation import compile_in_place
 from models.latent import AnyLayout
 from models.objectives.objective import Objective
-from models.sampler import SamplerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,14 +45,14 @@ class GeneratorStage:
 
 @runtime_checkable
 class Draw(Protocol):
-    """Draws normalised latents with a trained generator."""
+    """Draws normalised latents, or indices, with a trained generator."""
 
     def __call__(
         self,
         model: Any,
         labels: Int64[Tensor, " b"],
         random: torch.Generator,
-        sampler: SamplerConfig,
+        sampler: Any,
         guidance: Guidance,
         weak: Any | None = None,
         slices: int = 1,
@@ -88,7 +87,7 @@ class GeneratorKind:
     """What it is trained by, step by step along a gradient."""
     draw: Draw
     """Draws latents."""
-    evaluations: Callable[[GeneratorStage, SamplerConfig, Guidance], float | None]
+    evaluations: Callable[[GeneratorStage, Any, Guidance], float | None]
     """Network evaluations a sample, those that guidance adds included and those of a weaker model
     not, in units of the network at its full size; None where a solver chooses its steps."""
     size: Callable[[GeneratorStage], tuple[int, float]]

@@ -1,0 +1,197 @@
+"""A decoder-only transformer over the codes of an image, row by row (LlamaGen, arXiv 2406.06525).
+
+The class is the first token. Norms are RMSNorm, the feed-forward is SwiGLU, positions are rotary
+over rows and columns; the class token has none. CRT (arXiv 2412.16326) generates with such a one.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Int, Int64
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.compilation import compiled
+from models.latent import IndexLayout
+from models.lightningdit_blocks import RMSNorm
+from models.positions import rotary_angles, rotate
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderShape:
+    """Depth and width of a decoder."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    depth: int
+    """Number of blocks."""
+    width: int
+    """Token width; divisible by `num_heads`."""
+    num_heads: int
+    """Attention heads; the width of one must be divisible by 4 for rotary positions."""
+    hidden_multiple: int = 256
+    """The width of the feed-forward, 8/3 of the token's, is rounded up to a multiple of this."""
+
+    def __post_init__(self) -> None:
+        if min(self.depth, self.num_heads, self.hidden_multiple) < 1:
+            raise ValueError(
+                f"`depth`, `num_heads` and `hidden_multiple` must be at least 1, but got "
+                f"{self.depth}, {self.num_heads} and {self.hidden_multiple}; raise them"
+            )
+        if self.width % (4 * self.num_heads):
+            raise ValueError(
+                f"`width` must be a multiple of 4 * `num_heads`, but got width {self.width} and "
+                f"{self.num_heads} heads; change either"
+            )
+
+    @property
+    def hidden(self) -> int:
+        """Width of the feed-forward."""
+        multiple = self.hidden_multiple
+        return -(-int(8 * self.width / 3) // multiple) * multiple
+
+
+SIZES: dict[str, DecoderShape] = {
+    "pico": DecoderShape(depth=3, width=64, num_heads=4, hidden_multiple=32),
+    "nano": DecoderShape(depth=4, width=96, num_heads=4, hidden_multiple=32),
+    "micro": DecoderShape(depth=4, width=128, num_heads=4, hidden_multiple=32),
+    "mini": DecoderShape(depth=6, width=192, num_heads=6, hidden_multiple=32),
+    "S": DecoderShape(depth=12, width=384, num_heads=6),
+    "111M": DecoderShape(depth=12, width=768, num_heads=12),
+    "343M": DecoderShape(depth=24, width=1024, num_heads=16),
+    "775M": DecoderShape(depth=36, width=1280, num_heads=20),
+}
+"""Named sizes. Those with a number are published, and have so many parameters with 16,384 codes and
+1,000 classes; the others are for short runs."""
+
+
+@dataclass
+class KeyValues:
+    """Keys and values of the tokens that a block has seen."""
+
+    keys: Float[Tensor, "b k n d"]
+    values: Float[Tensor, "b k n d"]
+    length: int = 0
+
+    def extend(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Add those of further tokens; returns all there are."""
+        start, self.length = self.length, self.length + key.shape[2]
+        self.keys[:, :, start : self.length] = key
+        self.values[:, :, start : self.length] = value
+        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+
+
+class DecoderBlock(nn.Module):
+    """Causal attention and feed-forward, each behind a norm and beside a residual path."""
+
+    def __init__(self, shape: DecoderShape) -> None:
+        super().__init__()
+        width, self.num_heads = shape.width, shape.num_heads
+        self.attention_norm, self.feed_forward_norm = RMSNorm(width), RMSNorm(width)
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.proj = nn.Linear(width, width, bias=False)
+        self.gate_and_value = nn.Linear(width, 2 * shape.hidden, bias=False)
+        self.back = nn.Linear(shape.hidden, width, bias=False)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b n d"],
+        cosine: Float[Tensor, "n k"],
+        sine: Float[Tensor, "n k"],
+        seen: KeyValues | None = None,
+    ) -> Float[Tensor, "b n d"]:
+        """Go through a whole sequence, or on from what was `seen` by one token."""
+        qkv = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.num_heads, -1))
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        # Rotated in float32, whatever the arithmetic of the rest.
+        query, key = (rotate(each.float(), cosine, sine).type_as(value) for each in (query, key))
+        if seen is not None:
+            key, value = seen.extend(key, value)
+        mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=seen is None)
+        x = x + self.proj(mixed.transpose(1, 2).flatten(2))
+        gate, inner = self.gate_and_value(self.feed_forward_norm(x)).chunk(2, dim=-1)
+        return x + self.back(functional.silu(gate) * inner)
+
+
+class AutoregressiveTransformer(nn.Module):
+    """Logits of the next code, given the class and the codes before it.
+
+    Args:
+        shape: depth and width.
+        layout: codebook and grid of the latent, which is one.
+        num_classes: number of classes; label `num_classes` is the null class.
+    """
+
+    cosine: Tensor
+    sine: Tensor
+
+    def __init__(self, shape: DecoderShape, *, layout: IndexLayout, num_classes: int) -> None:
+        super().__init__()
+        ((height, width),) = layout.grids
+        self.shape, self.layout, self.num_classes = shape, layout, num_classes
+        self.classes = nn.Embedding(num_classes + 1, shape.width)
+        self.codes = nn.Embedding(layout.codebook_size, shape.width)
+        self.blocks = nn.ModuleList(DecoderBlock(shape) for _ in range(shape.depth))
+        self.norm = RMSNorm(shape.width)
+        self.head = nn.Linear(shape.width, layout.codebook_size, bias=False)
+        angles = rotary_angles(height, width, shape.width // shape.num_heads)
+        # The class token stands nowhere: it is not rotated. The last code is never an input.
+        angles = torch.cat([torch.zeros_like(angles[:1]), angles[:-1]])
+        self.register_buffer("cosine", angles.cos(), persistent=False)
+        self.register_buffer("sine", angles.sin(), persistent=False)
+        for parameter in self.parameters():
+            if parameter.ndim > 1:
+                nn.init.normal_(parameter, std=0.02)
+        nn.init.zeros_(self.head.weight)
+
+    def forward(
+        self, labels: Int[Tensor, " b"], indices: Int64[Tensor, "b m"]
+    ) -> Float[Tensor, "b m_plus_1 k"]:
+        """Logits of the first m + 1 codes, each given those before it.
+
+        Args:
+            labels: classes in [0, num_classes]; the last is the null class.
+            indices: the first m codes.
+        """
+        x = torch.cat([self.classes(labels)[:, None], self.codes(indices)], dim=1)
+        cosine, sine = self.cosine[: x.shape[1]], self.sine[: x.shape[1]]
+        for block in self.blocks:
+            x = block(x, cosine, sine)
+        return self.head(self.norm(x))
+
+    def empty_cache(self, count: int) -> list[KeyValues]:
+        """Caches of `count` sequences, in the type that the blocks compute in."""
+        weight = self.head.weight
+        kind = weight.device.type
+        low = torch.is_autocast_enabled(kind)
+        dtype = torch.get_autocast_dtype(kind) if low else weight.dtype
+        heads = self.shape.num_heads
+        size = (count, heads, *self.layout.shape, self.shape.width // heads)
+        return [
+            KeyValues(*(torch.empty(size, dtype=dtype, device=weight.device) for _ in range(2)))
+            for _ in self.blocks
+        ]
+
+    def next_logits(
+        self,
+        labels: Int[Tensor, " b"],
+        last: Int64[Tensor, " b"] | None,
+        cache: list[KeyValues],
+    ) -> Float[Tensor, "b k"]:
+        """Logits of the next code, given the last one; of the first code, given the class."""
+        place = cache[0].length
+        x = (self.classes(labels) if last is None else self.codes(last))[:, None]
+        cosine, sine = self.cosine[place : place + 1], self.sine[place : place + 1]
+        for block, seen in zip(self.blocks, cache, strict=True):
+            x = block(x, cosine, sine, seen)
+        return self.head(self.norm(x))[:, 0]
+
+    def compile_blocks(self) -> None:
+        """Compile the training's pass through each block; sampling grows its cache uncompiled."""
+        for block in self.blocks:
+            whole = compiled(block.forward)
+            plain = block.forward
+            block.forward = lambda x, cosine, sine, seen=None, whole=whole, plain=plain: (
+                whole(x, cosine, sine) if seen is None else plain(x, cosine, sine, seen)
+            )
