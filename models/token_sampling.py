@@ -55,9 +55,14 @@ class LogitGuidance:
         if self.scale < 0:
             raise ValueError(f"`scale` must not be negative, but got {self.scale}; 1 is none")
 
+    @property
+    def is_linear(self) -> bool:
+        """Whether it grows with the position."""
+        return self.schedule == "linear"
+
     def scale_at(self, position: int, num_codes: int) -> float:
         """The factor for the code at a position."""
-        if self.schedule == "constant" or num_codes == 1:
+        if not self.is_linear or num_codes == 1:
             return self.scale
         return 1.0 + (self.scale - 1.0) * position / (num_codes - 1)
 

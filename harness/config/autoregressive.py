@@ -2,10 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Literal
-
-from safetensors import SafetensorError, safe_open
 
 from harness.config.generator import GeneratorSettings
 from harness.config.weights import Provenance
@@ -73,7 +70,7 @@ class AutoregressiveConfig(GeneratorSettings):
         return "reconstruction" if self.checkpoint is None else "published"
 
     def check(self, layout: IndexLayout) -> None:
-        """Refuse several grids, and weights of another codebook.
+        """Refuse latents of several grids.
 
         Raises:
             ConfigError: With the key path inside the generator.
@@ -84,21 +81,3 @@ class AutoregressiveConfig(GeneratorSettings):
                 "'autoregressive' generates one; use a tokenizer of one scale",
                 path="kind",
             )
-        for name in ("checkpoint", "initial_weights"):
-            path = getattr(self, name)
-            codes = None if path is None else _codes_of(Path(path).expanduser())
-            if codes is not None and codes != layout.codebook_size:
-                raise ConfigError(
-                    f"must be of a generator for {layout.codebook_size:,} codes, as the tokenizer "
-                    f"has, but {path} is for {codes:,}; take the weights of this codebook",
-                    path=name,
-                )
-
-
-def _codes_of(path: Path) -> int | None:
-    """Codes that the weights in a file are for; None where it is absent or says nothing."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return file.get_slice("head.weight").get_shape()[0]
-    except (OSError, SafetensorError):
-        return None

@@ -42,6 +42,7 @@ from harness.stages.tokenizer.stage import load_tokenizer
 from harness.storage.artifacts import Artifact, write_tensors
 from models.batch_part import slices_of
 from models.guidance import NoGuidance
+from models.token_sampling import LogitGuidance
 from models.tokenizer import TokenizerNetwork
 
 FEATURES = "features.safetensors"
@@ -157,7 +158,8 @@ def guidance_label(guidance: Guidance) -> str:
         return guidance.kind
     if isinstance(scale := guidance.scale, dict):
         return f"{guidance.kind} {' '.join(f'{name} {own:g}' for name, own in scale.items())}"
-    return f"{guidance.kind} {scale:g}"
+    linear = " linear" if isinstance(guidance, LogitGuidance) and guidance.is_linear else ""
+    return f"{guidance.kind} {scale:g}{linear}"
 
 
 @dataclass(frozen=True, kw_only=True)

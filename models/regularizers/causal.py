@@ -1,13 +1,13 @@
 """CRT (arXiv 2412.16326): latents whose next vector a small causal transformer can predict.
 
-The paper has no code. Two layers, the weight of 4, its rise over 1,000 steps and an AdamW of its own
-are reported; width, heads, positions, whether the error is squared and whether the target has a
+The paper has no code. Two layers, the weight of 4, its rise over 1,000 steps and an AdamW of its
+own are reported; width, heads, positions, whether the error is squared and whether the target has a
 gradient are not, and are options here.
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, final
 
 import torch
@@ -46,7 +46,7 @@ class CausalConfig(RegularizerConfig):
     """Steps over which the weight rises from 0."""
     rise: Literal["cosine", "linear"] = "cosine"
     """How it rises; the paper's is said to be smooth."""
-    optimizer: AdamWConfig = field(default_factory=lambda: AdamWConfig(learning_rate=1e-4))
+    optimizer: AdamWConfig = AdamWConfig(learning_rate=1e-4)
     """Trains the predictor."""
 
     def __post_init__(self) -> None:

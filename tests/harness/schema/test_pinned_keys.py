@@ -26,6 +26,8 @@ ENCODER = (
 CASES: Mapping[str, tuple[str, ...]] = {
     "cifar10.yaml": (),
     "cifar10_cpu.yaml": (),
+    "crt.yaml": (),
+    "crt_imagenet256.yaml": (),
     "frontier.yaml": (),
     "imagenet256.yaml": (),
     "imagenet64_subset.yaml": (),
