@@ -35,6 +35,7 @@ from harness.schema.reading import ConfigError
 from harness.stages.encoder.stage import load_encoder
 from harness.stages.latents import LatentsStage
 from harness.storage.artifacts import Artifact, Store
+from models.latent import LatentLayout
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -159,6 +160,8 @@ class _Features:
     def of(self, first: int, count: int) -> dict[str, Tensor]:
         """Both views of the images behind some rows of the latents."""
         latents, found = self._config.latents, {name: [] for name in FEATURES.values()}
+        layout = self._config.layout
+        assert isinstance(layout, LatentLayout)
         for local in batches(count, latents.batch_size):
             pixels = self._dataset.images(
                 "train", self._chosen[first + local], published(latents.crop)
@@ -166,7 +169,7 @@ class _Features:
             images = to_model_range(pixels.to(self._device))
             for view, name in FEATURES.items():
                 seen = images.flip(-1) if view == "latents_flip" else images
-                features = self._network.features(seen, self._config.layout.shape[1:])
+                features = self._network.features(seen, (layout.height, layout.width))
                 found[name].append(features.half().cpu())
         return {name: torch.cat(parts).contiguous() for name, parts in found.items()}
 

@@ -5,6 +5,7 @@ over rows and columns; the class token has none. CRT (arXiv 2412.16326) generate
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -167,11 +168,9 @@ class AutoregressiveTransformer(nn.Module):
         low = torch.is_autocast_enabled(kind)
         dtype = torch.get_autocast_dtype(kind) if low else weight.dtype
         heads = self.shape.num_heads
-        size = (count, heads, *self.layout.shape, self.shape.width // heads)
-        return [
-            KeyValues(*(torch.empty(size, dtype=dtype, device=weight.device) for _ in range(2)))
-            for _ in self.blocks
-        ]
+        size = (count, heads, self.layout.shape[0], self.shape.width // heads)
+        empty = partial(torch.empty, size, dtype=dtype, device=weight.device)
+        return [KeyValues(empty(), empty()) for _ in self.blocks]
 
     def next_logits(
         self,

@@ -215,7 +215,8 @@ def _check_encoders(trial: Trial) -> None:
 
 def _check_counts(trial: Trial) -> None:
     evaluation, data = trial.evaluation, trial.data
-    if data.num_train_images < data.num_classes:
+    encodes = not isinstance(trial.latents.source, LatentFolder)
+    if encodes and data.num_train_images < data.num_classes:
         raise ConfigError(
             f"must be at most the {data.num_train_images} images of the training split, but is "
             f"{data.num_classes}; correct one of the two",

@@ -41,7 +41,7 @@ from harness.stages.tokenizer.stage import flops_per_image as tokenizer_flops
 from harness.stages.tokenizer.stage import load_tokenizer
 from harness.storage.artifacts import Artifact, write_tensors
 from models.batch_part import slices_of
-from models.guidance import NoGuidance
+from models.guidance import ClassifierFreeGuidance, NoGuidance
 from models.token_sampling import LogitGuidance
 from models.tokenizer import TokenizerNetwork
 

@@ -9,7 +9,6 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 
 from harness.config.data import Crop, DataConfig
-from harness.config.evaluation import Guidance
 from harness.config.generator import AnyGeneratorConfig
 from harness.data.latents.training_set import Precision
 from harness.schema.keys import KEY_UNLESS_DEFAULT
@@ -53,7 +52,7 @@ class Draw(Protocol):
         labels: Int64[Tensor, " b"],
         random: torch.Generator,
         sampler: Any,
-        guidance: Guidance,
+        guidance: Any,
         weak: Any | None = None,
         slices: int = 1,
     ) -> Tensor:
@@ -87,7 +86,7 @@ class GeneratorKind:
     """What it is trained by, step by step along a gradient."""
     draw: Draw
     """Draws latents."""
-    evaluations: Callable[[GeneratorStage, Any, Guidance], float | None]
+    evaluations: Callable[[GeneratorStage, Any, Any], float | None]
     """Network evaluations a sample, those that guidance adds included and those of a weaker model
     not, in units of the network at its full size; None where a solver chooses its steps."""
     size: Callable[[GeneratorStage], tuple[int, float]]

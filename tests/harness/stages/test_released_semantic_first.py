@@ -66,7 +66,8 @@ def write_official_files(path: Path) -> None:
         torch.manual_seed(number)
         settings: Any = getattr(stage.config, "tokenizer", None)
         if stage.kind == "tokenizer" and settings.kind == "va_vae":
-            export_tokenizer(build_tokenizer(stage.config), settings.checkpoint)
+            network: Any = build_tokenizer(stage.config)
+            export_tokenizer(network, settings.checkpoint)
         if stage.kind == "tokenizer" and settings.kind == "semvae":
             codec: Any = build_tokenizer(stage.config).codec
             state = codec.state_dict()
