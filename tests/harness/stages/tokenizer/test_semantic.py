@@ -11,6 +11,7 @@ import torch
 
 from harness.config.resources import Resources
 from harness.data import open_dataset
+from harness.data.latents.training_set import LatentSet
 from harness.data.pixel_range import to_model_range
 from harness.execution import attempts
 from harness.execution.stage_run import run_stage
@@ -153,6 +154,19 @@ def test_a_composite_stacks_the_latents_of_its_parts_and_decodes_the_texture(
     latents = bring(the(plan, "latents"), store)
     assert len(latents.result["mean"]) == 5
     assert [g["name"] for g in latents.result["layout"]["groups"]] == ["texture", "semantic"]
+
+
+def test_whole_posteriors_of_a_part_without_spread_give_its_latent(compose, store):
+    plan = make_plan(compose(PCA, "latents.posterior=moments"))
+    latents = LatentSet(bring(the(plan, "latents"), store), CPU)
+    indices, views = np.arange(3), np.zeros(3, dtype=np.int64)
+    noise = latents.noise(0, 0, 3)
+    assert noise is not None
+    found, _ = latents.batch(indices, views, noise)
+    other, _ = latents.batch(indices, views, -noise)
+    assert bool(found.isfinite().all())
+    assert torch.equal(found[:, 2:], other[:, 2:])
+    assert not torch.equal(found[:, :2], other[:, :2])
 
 
 def test_components_are_those_of_all_features_of_the_images(compose, store):
