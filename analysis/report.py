@@ -28,7 +28,7 @@ from analysis.words.summary import describe_group, say_results
 from analysis.words.tables import compute_result_table, format_csv, format_latex, format_markdown
 
 EXIT_OK, EXIT_WRONG_REQUEST = 0, 2
-REPORT_VERSION = 4
+REPORT_VERSION = 5
 """Counts up whenever a report has other files or another look, so that old ones are made anew."""
 MAX_GROUPS = 6
 """Protocols that have figures; all have words, tables and a place in the page's plot."""

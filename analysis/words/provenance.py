@@ -14,7 +14,7 @@ import pandas as pd
 
 from analysis.table.protocols import join_unique
 
-ANALYSIS_PACKAGES = ("numpy", "pandas", "scipy", "matplotlib")
+ANALYSIS_PACKAGES = ("numpy", "pandas", "scipy", "matplotlib", "seaborn")
 STAGES = (
     ("tokenizer training", "tokenizer_key", "tokenizer_s"),
     ("generator training", "generator_key", "generator_s"),
