@@ -30,6 +30,7 @@ from harness.data.latents.folder import (
 from harness.data.latents.shards import FEATURES, VIEWS, LatentShards, planes_of
 from harness.data.missing import MissingItem
 from harness.data.pixel_range import to_model_range
+from harness.machine.finite import require_finite
 from harness.machine.random_streams import derive_seed, generator_for
 from harness.schema.keys import KEY_UNLESS_DEFAULT, to_plain
 from harness.stages.running.context import StageContext
@@ -165,6 +166,8 @@ def _take(
             f"holds {found:,}; put back what is missing, or correct what is declared"
         )
     shards.check_labels(config.data.num_classes)
+    if channels:
+        shards.check_finite()
     known = folder.statistics(*channels) if channels else None
     links = link_shards(folder, context.work.payload)
     context.after_step(found, found, dict)
@@ -232,6 +235,9 @@ def _encode_shard(
             posterior = join([tokenizer.encode(seen[rows]) for rows in pieces])
             random = generator_for(config.seed, view, int(positions[0]), device=device)
             planes = _kept(config.latents.posterior, posterior, random)
+            require_finite(
+                planes[0], "latents", "encode with precision fp32, or mend the tokenizer"
+            )
             for name, plane in zip(config.tensors_of(view), planes, strict=True):
                 parts[name].append(plane.to("cpu", config.layout.dtype))
     labels = torch.from_numpy(dataset.labels("train")[indices].copy())

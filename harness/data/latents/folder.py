@@ -222,6 +222,8 @@ def _read_statistics(path: Path, num_channels: int) -> Statistics:
         ) from error
     found = content if isinstance(content, dict) else {}
     pair = [found.get(name) for name in ("mean", "std")]
+    # Some write them without the axes of batch, rows and columns.
+    pair = [t.view(shape) if isinstance(t, Tensor) and t.shape == shape[1:2] else t for t in pair]
     tensors = [t for t in pair if isinstance(t, Tensor) and tuple(t.shape) == shape]
     if len(tensors) != 2 or not all(bool(torch.isfinite(t).all()) for t in tensors):
         held = {name: tuple(getattr(value, "shape", ())) for name, value in found.items()}

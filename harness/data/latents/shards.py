@@ -115,8 +115,25 @@ class LatentShards:
     def parts(self, name: str) -> Iterator[Tensor]:
         """One tensor of every shard in turn; on disk until it is used where it is in one piece."""
         for tensors in self._tensors:
-            held = [tensors[each] for each in self._held[name]]
+            held = [tensors[each].to(self.layout.dtype) for each in self._held[name]]
             yield held[0] if len(held) == 1 else torch.cat(held, dim=1)
+
+    def check_finite(self) -> None:
+        """Refuse latents that are not finite; a log-variance may be minus infinity.
+
+        Raises:
+            ValueError: Names shard and row.
+        """
+        for name in self._held:
+            for path, part in zip(self._paths, self.parts(name), strict=True):
+                low = -torch.inf if name.endswith("_logvar") else torch.finfo(part.dtype).min
+                bad = ~((part >= low) & (part < torch.inf)).flatten(1).all(dim=1)
+                if bool(bad.any()):
+                    raise ValueError(
+                        f"`{name}` must be finite, but {int(bad.sum()):,} of {len(part):,} rows of "
+                        f"{path} are not, the first row {int(bad.nonzero()[0, 0])}; encode them "
+                        "again, in float32 or bfloat16 where half precision overflows"
+                    )
 
     def count_codes(self, name: str, codebook_size: int) -> Int64[Tensor, " k"]:
         """How often each code stands in a tensor of indices.
@@ -190,11 +207,19 @@ def _check_shard(
             f"`labels` of {path} must be int64 of shape (n,), but are {_describe(labels)}; write "
             "one class number an image"
         )
+    # Half precision is widened without loss when rows are read.
+    types = (torch.float32, torch.float16, torch.bfloat16) if dtype.is_floating_point else (dtype,)
     for name, shape in shapes.items():
-        tensor, wanted = tensors[name], _say(dtype, (len(labels), *shape))
-        if _describe(tensor) != wanted:
+        tensor, wanted = tensors[name], (len(labels), *shape)
+        if tensor.dtype not in types:
             raise ValueError(
-                f"`{name}` of {path} must be {wanted} (labels, and latents of "
+                f"`{name}` of {path} must be {_say(dtype, wanted)} in one of the types "
+                f"{', '.join(str(t).removeprefix('torch.') for t in types)}, but is "
+                f"{_describe(tensor)}; convert it"
+            )
+        if tuple(tensor.shape) != wanted:
+            raise ValueError(
+                f"`{name}` of {path} must be {_say(dtype, wanted)} (labels, and latents of "
                 f"the tokenizer), but is {_describe(tensor)}; take the shards of this tokenizer, "
                 "or correct tokenizer.latent_dim, tokenizer.downsample or data.resolution"
             )

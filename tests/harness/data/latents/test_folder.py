@@ -172,10 +172,6 @@ def _wrong_channels(tensors):
     tensors["latents"] = tensors["latents"].repeat(1, 2, 1, 1)
 
 
-def _half_precision(tensors):
-    tensors["latents"] = tensors["latents"].half()
-
-
 def _mixed_counts(tensors):
     tensors["labels"] = tensors["labels"][:-1].clone()
 
@@ -194,7 +190,6 @@ def _fewer_rows(tensors):
     [
         (_drop_flip, r"has no latents_flip .*set latents.flip: false"),
         (_wrong_channels, r"must be float32 of shape \(500, 2, 4, 4\).*latent_dim"),
-        (_half_precision, r"but is float16 of shape"),
         (_mixed_counts, r"must be float32 of shape \(499, 2, 4, 4\)"),
         (_far_label, r"labels must lie in 0..9, but 1 of .*shard001.* row 3 \(10\); correct"),
         (_fewer_rows, r"must hold the latents of 1,437 images .*holds 1,432; put back what"),
@@ -294,3 +289,58 @@ def test_the_command_exports_and_names_what_it_cannot(
         assert export([str(place), str(tmp_path / "other")]) == 2
         assert message in capsys.readouterr().err
     assert json.loads((encoded.path / "artifact.json").read_text())["kind"] == "latents"
+
+
+def rewrite(folder: Path, change) -> None:
+    """Change the latents of every shard of a folder."""
+    for name in SHARDS:
+        tensors = load_file(folder / name)
+        changed = {n: t if n == "labels" else change(t, n, name) for n, t in tensors.items()}
+        save_file(changed, folder / name)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_widened_without_loss(take, folder, dtype):
+    rewrite(folder, lambda tensor, _view, _shard: tensor.to(dtype))
+    outcome, artifact = take()
+    assert artifact is not None, outcome.error
+    latents = LatentSet(artifact, CPU)
+    found, _ = latents.batch(np.arange(4), np.zeros(4, dtype=np.int64))
+    stored = load_file(folder / SHARDS[0])["latents"][:4].float()
+    mean, std = (artifact.tensors("statistics.safetensors")[n] for n in ("mean", "std"))
+    torch.testing.assert_close(found, (stored - mean) / std)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("with_statistics", [True, False])
+def test_latents_that_are_not_finite_are_named_when_they_are_linked(
+    take, folder, value, with_statistics
+):
+    def break_one(tensor, view, shard):
+        if (view, shard) == ("latents_flip", SHARDS[1]):
+            tensor[7, 0, 1, 0] = value
+        return tensor
+
+    rewrite(folder, break_one)
+    if not with_statistics:
+        (folder / "latents_stats.pt").unlink()
+    outcome, artifact = take()
+    assert artifact is None
+    assert f"1 of 500 rows of {folder / SHARDS[1]} are not, the first row 7" in outcome.error
+
+
+def test_latents_of_another_type_or_shape_are_told_apart(take, folder):
+    rewrite(folder, lambda tensor, _view, _shard: tensor.double())
+    assert "in one of the types float32, float16, bfloat16, but is float64" in take()[0].error
+    rewrite(folder, lambda tensor, _view, _shard: tensor.float()[:, :1].contiguous())
+    assert "take the shards of this tokenizer" in take()[0].error
+
+
+def test_statistics_without_the_axes_of_batch_and_grid_are_taken(take, folder):
+    known = torch.load(folder / "latents_stats.pt", weights_only=True)
+    torch.save(
+        {name: value.flatten() for name, value in known.items()}, folder / "latents_stats.pt"
+    )
+    outcome, artifact = take()
+    assert artifact is not None, outcome.error
+    assert torch.equal(artifact.tensors("statistics.safetensors")["mean"], known["mean"])
