@@ -10,8 +10,10 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
 from torch import Tensor
 
 from models.compilation import compile_in_place
@@ -79,14 +81,20 @@ class DiffusersAutoencoder(TokenizerNetwork):
         return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
-def weight_files(folder: Path) -> tuple[Path, ...]:
+def weight_files(folder: Path, variant: str | None = None) -> tuple[Path, ...]:
     """The weights in a folder: safetensors before torch files, whole before shards with an index.
 
     Empty where there are none, where a shard that the index names is absent, or where the index
     names none.
+
+    Args:
+        folder: where they lie.
+        variant: the word that diffusers puts into their names, `fp16` for instance.
     """
+    word = "" if variant is None else f".{variant}"
     for suffix in ("safetensors", "bin"):
-        whole, index = folder / f"{WEIGHTS}.{suffix}", folder / f"{WEIGHTS}.{suffix}.index.json"
+        whole, index = folder / f"{WEIGHTS}{word}.{suffix}", folder / f"{WEIGHTS}.{suffix}"
+        index = folder / f"{index.name}.index{word}.json"
         if whole.is_file():
             return (whole,)
         if index.is_file():
@@ -153,7 +161,11 @@ def build_diffusers_autoencoder(
 
 
 def load_diffusers_autoencoder(
-    folder: Path, *, class_name: str | None = None, precision: Literal["fp32", "bf16"] = "fp32"
+    folder: Path,
+    *,
+    class_name: str | None = None,
+    precision: Literal["fp32", "bf16"] = "fp32",
+    variant: str | None = None,
 ) -> DiffusersAutoencoder:
     """Load a folder as `save_pretrained` writes it, strictly, in fp32.
 
@@ -167,13 +179,15 @@ def load_diffusers_autoencoder(
         network, report = network_class.from_pretrained(
             str(folder),
             local_files_only=True,
-            use_safetensors=any("safetensors" in file.name for file in weight_files(folder)),
+            use_safetensors=any("safetensors" in f.name for f in weight_files(folder, variant)),
+            variant=variant,
             torch_dtype=torch.float32,
             low_cpu_mem_usage=False,
             output_loading_info=True,
         )
-    except RuntimeError as error:
-        raise _misfit(folder, str(error)) from error
+    # A file that is cut, or the pointer that Git LFS leaves in its place, fails in its own reader.
+    except (RuntimeError, OSError, ValueError, SafetensorError) as error:
+        raise _misfit(folder, f"{type(error).__name__}: {error}") from error
     wrong = {name: sorted(names) for name, names in report.items() if names}
     if wrong:
         raise _misfit(folder, str(wrong))
@@ -203,7 +217,10 @@ def own_scaling(
             return None
         mean, std = [config.get("shift_factor") or 0.0] * latent_dim, [1.0] * latent_dim
     factor = 1.0 if factor is None else factor
-    if factor <= 0 or min(std) <= 0 or not len(mean) == len(std) == latent_dim:
+    # Some files hold them with the axes of the latent around them.
+    mean, std = (np.asarray(values, dtype=object).ravel().tolist() for values in (mean, std))
+    is_numbers = all(isinstance(value, int | float) for value in (factor, *mean, *std))
+    if not is_numbers or factor <= 0 or min(std) <= 0 or not len(mean) == len(std) == latent_dim:
         raise ValueError(
             f"`scaling_factor` and `latents_std` must be positive, and `latents_mean` and "
             f"`latents_std` one a channel ({latent_dim}), but got {factor}, {mean} and {std}; "

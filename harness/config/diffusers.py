@@ -30,6 +30,8 @@ class DiffusersTokenizerConfig(TokenizerDefaults):
     """Folder below `source` that holds config.json, `vae` in whole pipelines; empty: `source`."""
     revision: str = field(default="main", metadata=NO_KEY)
     """Branch, tag or commit of a hub name."""
+    variant: str | None = field(default=None, metadata=NO_KEY)
+    """Word in the names of the files of weights, `fp16` for `….fp16.safetensors`; absent: none."""
     class_name: str | None = None
     """Class of diffusers, for a config.json that names none; absent: the file's."""
     latent_dim: int
@@ -116,7 +118,7 @@ def describe_pretrained(config: DiffusersTokenizerConfig) -> str:
     A branch of the hub is resolved by its cached files, so a newer version of it is another key.
     """
     folder = find_folder(config)
-    files = () if folder is None else weight_files(folder)
+    files = () if folder is None else weight_files(folder, config.variant)
     if folder is None or not files:
         return f"absent {config.source} {config.subfolder} {config.revision}"
     hashes = {file.name: describe_file(str(file)) for file in (folder / CONFIG_FILE, *files)}
@@ -130,10 +132,13 @@ def missing_pretrained(config: DiffusersTokenizerConfig) -> list[MissingItem]:
         what, place = "the package diffusers (optional)", "this Python environment"
         items.append(MissingItem(what=what, location=place, remedy="pip install diffusers"))
     folder = find_folder(config)
-    if folder is not None and weight_files(folder):
+    if folder is not None and weight_files(folder, config.variant):
         return items
     what = f"the pretrained autoencoder {config.source} (its FLOPs are not in the estimate)"
-    return [*items, MissingItem(what=what, location=_sought(config), remedy=_remedy(config))]
+    remedy = _remedy(config)
+    if folder is not None and (others := sorted(path.name for path in folder.glob(f"{WEIGHTS}*"))):
+        remedy = f"there are only {', '.join(others)}: set `tokenizer.variant`, or {remedy}"
+    return [*items, MissingItem(what=what, location=_sought(config), remedy=remedy)]
 
 
 def require_folder(config: DiffusersTokenizerConfig) -> Path:

@@ -282,3 +282,41 @@ def test_the_wrapper_adds_no_tensor_of_its_own(save):
     model = load_diffusers_autoencoder(save())
     assert isinstance(model, DiffusersAutoencoder)
     assert set(model.state_dict()) == {f"network.{name}" for name in model.network.state_dict()}
+
+
+@pytest.mark.parametrize("shards", [False, True])
+def test_files_of_a_variant_load_by_its_name(save, shards):
+    folder = save()
+    network = load_diffusers_autoencoder(folder).network
+    whole = network.state_dict()
+    (folder / "diffusion_pytorch_model.safetensors").unlink()
+    size = {"max_shard_size": "8KB"} if shards else {}
+    network.save_pretrained(folder, variant="fp16", **size)
+    assert weight_files(folder) == ()
+    assert len(weight_files(folder, "fp16")) > shards
+    again = load_diffusers_autoencoder(folder, variant="fp16").network.state_dict()
+    assert all(torch.equal(again[name], tensor) for name, tensor in whole.items())
+
+
+def test_means_and_deviations_may_have_the_axes_of_the_latent(save):
+    folder = save()
+    nested = {"latents_mean": [[[[0.0]], [[1.0]], [[2.0]], [[3.0]]]], "latents_std": [[2.0] * 4]}
+    change_config(folder, scaling_factor=1.0, **nested)
+    assert own_scaling(load_diffusers_autoencoder(folder), 4) == ([0.0, 1.0, 2.0, 3.0], [2.0] * 4)
+    change_config(folder, scaling_factor=1.0, latents_mean="x", latents_std=[{}])
+    with pytest.raises(ValueError, match=r"one a channel \(4\)"):
+        own_scaling(load_diffusers_autoencoder(folder), 4)
+
+
+def test_a_cut_file_or_a_pointer_in_its_place_is_worded(save):
+    folder = save()
+    file = folder / "diffusion_pytorch_model.safetensors"
+    whole = file.read_bytes()
+    for content in (
+        whole[:100],
+        whole[:-9],
+        b"version https://git-lfs.github.com/spec/v1\noid x\n",
+    ):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=r"must fit its config\.json exactly, but .*from one"):
+            load_diffusers_autoencoder(folder)

@@ -66,10 +66,19 @@ def make(stage: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
         )
     folder = require_folder(config)
     model = load_diffusers_autoencoder(
-        folder, class_name=config.class_name, precision=config.precision
+        folder,
+        class_name=config.class_name,
+        precision=config.precision,
+        variant=config.variant,
     )
     check_geometry(model, latent_dim=config.latent_dim, downsample=config.downsample)
     scaling = own_scaling(model, config.latent_dim)
+    written = read_network_config(folder, config.class_name)
+    if scaling is not None and not {"scaling_factor", "latents_std"} & written.keys():
+        factor = model.network_config.get("scaling_factor")
+        print(
+            f"{folder / CONFIG_FILE} names no scaling_factor: the class's default {factor} is used"
+        )
     payload = context.work.payload
     write_json(payload / CONFIG_FILE, model.network_config)
     write_tensors(payload / "model.safetensors", model.network.state_dict())
