@@ -35,6 +35,9 @@ class AutoencoderConfig:
     """Residual blocks per encoder level; the decoder has one more."""
     attention_resolutions: tuple[int, ...] = (16,)
     """Sides of the feature map, in cells, at which attention follows each residual block."""
+    attention_placed_for: int | None = field(default=None, metadata={"key": "unless_default"})
+    """Side of the images, in pixels, for which these are the sides: of given weights that are used
+    at another size than they were trained at. Absent: that of the data."""
     in_channels: int = 3
     """Image channels, of input and reconstruction."""
     dropout: float = 0.0
@@ -183,6 +186,7 @@ class ConvolutionalAutoencoder(TokenizerNetwork):
         super().__init__()
         self.config = config
         self.latent_dim = latent_dim
+        resolution = config.attention_placed_for or resolution
         self.encoder = Encoder(config, out_channels=out_channels, resolution=resolution)
         self.decoder = Decoder(config, latent_dim=latent_dim, resolution=resolution)
         self.quant_conv = nn.Conv2d(out_channels, out_channels, 1)

@@ -39,6 +39,10 @@ OFFICIAL_NAMES = {
 }
 """Semantic-First Diffusion's names of a generator's time embedders, in the order in which its
 network concatenates them -> ours."""
+PLACED = (
+    " (attention lies elsewhere: where the file was trained at another image size, give that as "
+    "`architecture.attention_placed_for`)"
+)
 MAX_LISTED = 20
 
 
@@ -197,8 +201,13 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], *, source: s
             f"names and shapes in {source} must match the {type(module).__name__}, but "
             f"missing: {_listed(missing)}; foreign: {_listed(foreign)}; of another shape: "
             f"{_listed(misshapen)}; change the configuration to the checkpoint's"
+            + (PLACED if any(_is_placed(name) for name in (*missing, *foreign)) else "")
         )
     module.load_state_dict(dict(tensors))
+
+
+def _is_placed(name: str) -> bool:
+    return name.startswith(("encoder.", "decoder.")) and ".attn." in name
 
 
 def load_fitting(

@@ -167,3 +167,17 @@ def test_damaged_files_are_named_with_a_remedy(tmp_path, suffix):
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 9\n")
     with pytest.raises(ValueError, match="git lfs pull"):
         read_tensors(path)
+
+
+def test_weights_at_twice_their_size_load_where_attention_is_placed_as_in_training(tmp_path):
+    shape = {"base_width": 4, "width_multipliers": (1, 2), "num_blocks": 1, "norm_groups": 2}
+    config = AutoencoderConfig(**shape, attention_resolutions=(16,))
+    trained = Autoencoder(config, latent_dim=2, resolution=32)
+    export_tokenizer(trained, tmp_path / "vae.pt")
+    weights = read_tokenizer(tmp_path / "vae.pt")
+    with pytest.raises(ValueError, match=r"give that as `architecture\.attention_placed_for`"):
+        load_strictly(Autoencoder(config, latent_dim=2, resolution=64), weights, source="x")
+    placed = AutoencoderConfig(**shape, attention_resolutions=(16,), attention_placed_for=32)
+    larger = Autoencoder(placed, latent_dim=2, resolution=64)
+    load_strictly(larger, weights, source="x")
+    assert larger.decode(larger.encode(torch.zeros(1, 3, 64, 64)).mode()).shape == (1, 3, 64, 64)
