@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from harness.config.generator import GeneratorSettings
+from harness.config.generator import GENERATORS, GeneratorSettings
 from harness.config.weights import Provenance
 from harness.schema.reading import ConfigError
 from models.autoregressive import SIZES, DecoderShape
@@ -81,3 +81,6 @@ class AutoregressiveConfig(GeneratorSettings):
                 "'autoregressive' generates one; use a tokenizer of one scale",
                 path="kind",
             )
+
+
+GENERATORS.add("autoregressive", AutoregressiveConfig)

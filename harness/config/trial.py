@@ -4,18 +4,15 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from harness.config.autoregressive import AutoregressiveConfig
+import harness.config.autoregressive  # noqa: F401 - the import adds the kind of generator
 from harness.config.data import DataConfig
 from harness.config.encoders import AlignmentEncoder
 from harness.config.evaluation import EvaluationConfig
-from harness.config.generator import GENERATORS, AnyGeneratorConfig
+from harness.config.generator import AnyGeneratorConfig
 from harness.config.latents import LatentsConfig
 from harness.config.tokenizer import AnyTokenizerConfig
 from harness.schema.keys import NO_KEY
 from models.latent import AnyLayout
-
-# Not in `config/generator.py`, whose `GeneratorSettings` the kind extends.
-GENERATORS.add("autoregressive", AutoregressiveConfig)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -68,6 +68,7 @@ def test_a_target_without_gradient_is_not_pulled_to_its_prediction():
         causal.loss(given, given, {}, 0)["prediction"].backward()
         assert given.grad is not None
         # The last vector is a target only.
+        assert given.grad is not None
         assert bool(given.grad[:, :, 1, 3].abs().sum() > 0) == has_gradient
         assert given.grad[:, :, 0, 0].abs().sum() > 0
 

@@ -40,7 +40,7 @@ def size(config: GeneratorStage) -> tuple[int, float]:
 
 
 def _forward(config: GeneratorStage) -> tuple[nn.Module, tuple[Any, ...]]:
-    num_codes = config.layout.shape[0]
+    (num_codes,) = _layout(config).shape
     labels = torch.empty(1, dtype=torch.int64)
     return build(config), (labels, torch.empty(1, num_codes - 1, dtype=torch.int64))
 
