@@ -18,6 +18,7 @@ from harness.config.encoders import (
 )
 from harness.config.generator import GENERATORS, GeneratorSettings
 from harness.config.regularizers import REGULARIZERS
+from harness.config.samplers import SAMPLERS
 from harness.config.tokenizer import TOKENIZERS
 from harness.config.tokenizer_settings import TokenizerDefaults, TokenizerSettings
 from harness.config.training import TrainingConfig
@@ -49,6 +50,7 @@ __all__ = [
     "KEY_UNLESS_DEFAULT",
     "NO_KEY",
     "REGULARIZERS",
+    "SAMPLERS",
     "TOKENIZERS",
     "AdamWConfig",
     "AlignmentEncoder",

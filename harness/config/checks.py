@@ -139,7 +139,14 @@ def _check_statistics_alone(
             "`statistics`, which holds none; set generator.checkpoint, or give the latents",
             path="latents.source.kind",
         )
-    if source.path is None and trial.tokenizer.scaling != "own":
+    indices = isinstance(trial.layout, IndexLayout)
+    if indices and source.path is not None:
+        raise ConfigError(
+            f"must be left out where latents are indices, which are not normalised, but is "
+            f"{source.path}; leave it out",
+            path="latents.source.path",
+        )
+    if source.path is None and trial.tokenizer.scaling != "own" and not indices:
         raise ConfigError(
             "must name the file of mean and deviation (a published latents_stats.pt), because the "
             "tokenizer has no scaling of its own, but is absent; give it",

@@ -150,7 +150,8 @@ def _take(
     groups = () if isinstance(config.layout, IndexLayout) else config.layout.groups
     channels = [group.channels for group in groups]
     if isinstance(folder, LatentStatistics):
-        return _describe(config, context, None, folder.statistics(*channels))
+        known = folder.statistics(*channels) if channels else None
+        return _describe(config, context, None, known)
     shards = LatentShards(
         folder.shards,
         config.tensors,
@@ -190,10 +191,12 @@ def _describe(
     as they are.
     """
     if isinstance(layout := config.layout, IndexLayout):
-        assert shards is not None
         # Indices are not normalised. Counting them finds those that are no codes.
-        counted = [shards.count_codes(name, layout.codebook_size) for name in config.tensors]
-        statistics, found = {"counts": counted[0]}, {"mean": None, "std": None}
+        counted = []
+        if shards is not None:
+            counted = [shards.count_codes(name, layout.codebook_size) for name in config.tensors]
+        statistics = {"counts": counted[0]} if counted else {}
+        found = {"mean": None, "std": None}
     else:
         if config.scaling == "own":
             known = _own_scaling(context.inputs["tokenizer"])

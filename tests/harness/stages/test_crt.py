@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from harness.commands.conformance import check, small_sweep
 from harness.plan.plan import make_plan
 from harness.schema.reading import ConfigError
+from harness.stages.generator.autoregressive import build
 from harness.stages.generator.stage import check_given
 
 CAUSAL = "{kind: causal, depth: 1, width: 16, num_heads: 2, warmup_steps: 2}"
@@ -117,3 +118,19 @@ def test_a_generator_for_another_codebook_is_refused_before_anything_starts(load
     with pytest.raises(ConfigError, match=r"trial\.generator\.checkpoint") as refused:
         check_given(stage.config)
     assert "head.weight" in str(refused.value)
+
+
+def test_a_released_generator_of_codes_is_sampled_without_images(command, write, load, tmp_path):
+    plan = make_plan(load(*CODES))
+    stage = next(stage for stage in plan.stages if stage.kind == "generator")
+    torch.manual_seed(0)
+    path = tmp_path / "ar.safetensors"
+    save_file(build(stage.config).state_dict(), path)
+    given = (f"generator.checkpoint={path}", "latents.source={kind: statistics}")
+    words = [word for setting in (*CODES, *given) for word in ("--set", setting)]
+    ended = command(tmp_path / "sweep.yaml", *words)
+    assert ended.code == 0, ended.err
+    rows = list(csv.DictReader(Path("results/small/table.csv").read_text().splitlines()))
+    assert [row["status"] for row in rows] == ["done", "done"]
+    with pytest.raises(ConfigError, match="which are not normalised"):
+        load(*CODES, *given[:1], "latents.source={kind: statistics, path: latents_stats.pt}")
