@@ -23,7 +23,7 @@ from harness.benchmarks.rows import Row, as_json, as_text, write_rows
 from harness.benchmarks.subject import default_sizes, default_trial, make_subject, named, size_names
 from harness.commands.exit_codes import EXIT_DONE, exit_code
 from harness.commands.options import add_settings, count, seconds
-from harness.config.generator import GeneratorSettings
+from harness.config.generator_settings import GeneratorBase
 from harness.config.sweep import load_sweep
 from harness.config.trial import Trial
 from harness.execution.failures import one_line
@@ -142,7 +142,7 @@ def _trial(options: argparse.Namespace, device: torch.device) -> Trial:
 
 def _sizes(
     options: argparse.Namespace, trial: Trial, device: torch.device
-) -> dict[str, GeneratorSettings]:
+) -> dict[str, GeneratorBase]:
     """Generators to measure: a sweep's own, or all that there are."""
     if options.sweep is not None:
         if trial.generator is None:
@@ -187,7 +187,7 @@ def make_bench(
 def _measure(
     run: Bench,
     options: argparse.Namespace,
-    sizes: dict[str, GeneratorSettings],
+    sizes: dict[str, GeneratorBase],
     folder: Path,
 ) -> Iterator[list[Row]]:
     """The rows of each part asked for; one that fails as a whole is a row too."""

@@ -17,6 +17,7 @@ from harness.config.encoders import (
     MetricExtractor,
 )
 from harness.config.generator import GENERATORS, GeneratorSettings
+from harness.config.generator_settings import GeneratorBase
 from harness.config.regularizers import REGULARIZERS
 from harness.config.samplers import SAMPLERS
 from harness.config.tokenizer import TOKENIZERS
@@ -64,6 +65,7 @@ __all__ = [
     "EncoderOutputs",
     "EncoderSettings",
     "EncoderStage",
+    "GeneratorBase",
     "GeneratorKind",
     "GeneratorSettings",
     "GeneratorStage",

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from harness.benchmarks.generated import write_parquet
 from harness.config.encoders import EncoderSettings
 from harness.config.evaluation import NoDiagnostics
-from harness.config.generator import GeneratorSettings
+from harness.config.generator_settings import GeneratorBase
 from harness.config.reference import TrainingSplit
 from harness.config.resources import Resources
 from harness.config.sweep import Point, Sweep, SweepFile
@@ -99,7 +99,7 @@ def size_names() -> tuple[str, ...]:
 
 def default_sizes(
     device: torch.device, asked: Sequence[str] | None = None
-) -> dict[str, GeneratorSettings]:
+) -> dict[str, GeneratorBase]:
     """Names the generators to measure, small ones first; rows tell which a device cannot take."""
     names = PUBLISHED_SIZES if device.type == "cuda" else (*SMALL_SIZES, *PUBLISHED_SIZES)
     settings = default_trial(device).generator
@@ -109,7 +109,7 @@ def default_sizes(
     return {named(each): each for each in sized}
 
 
-def named(settings: GeneratorSettings) -> str:
+def named(settings: GeneratorBase) -> str:
     """What rows call a generator."""
     return f"{kind_of(settings).name} {settings.label}"
 

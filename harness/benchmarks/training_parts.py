@@ -19,6 +19,7 @@ from harness.benchmarks.measuring import Bench, Case, Variant, ladder
 from harness.benchmarks.rows import Row, quartiles
 from harness.benchmarks.turns import Pause, Work
 from harness.config.generator import GeneratorSettings
+from harness.config.generator_settings import GeneratorBase
 from harness.data.latents.training_set import free_host_bytes
 from harness.schema.keys import to_plain
 from harness.stages.generator import stage as generator_stage
@@ -147,7 +148,7 @@ def _shares(events: Iterable[Any], device: torch.device) -> dict[str, list[float
     return dict(sorted(shares.items(), key=lambda each: -statistics.median(each[1])))
 
 
-def generator_training(bench: Bench, sizes: Mapping[str, GeneratorSettings]) -> list[Row]:
+def generator_training(bench: Bench, sizes: Mapping[str, GeneratorBase]) -> list[Row]:
     """Measures each size's step, plain and fastest; every variant for the largest that fits so.
 
     What fits is a question of memory, where variants lie side by side, and of time.
@@ -157,6 +158,8 @@ def generator_training(bench: Bench, sizes: Mapping[str, GeneratorSettings]) -> 
     if config is None:
         reason = "the trial has no generator"
         return [dataclasses.replace(row, status="skipped", reason=reason)]
+    if not isinstance(config, GeneratorSettings):
+        return [_not_trained(row)]
     stage = bench.subject.stage("generator")
     row = dataclasses.replace(row, images=bench.subject.batch_of(config.training).batch_size)
     variants = ladder(bench.factors("resident latents", "fused optimizer", "bf16"))

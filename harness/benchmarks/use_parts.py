@@ -14,7 +14,7 @@ from harness.benchmarks.generated import write_folder, write_parquet
 from harness.benchmarks.measuring import Bench, Variant, ladder
 from harness.benchmarks.rows import Row
 from harness.benchmarks.training_parts import trained_batch
-from harness.config.generator import GeneratorSettings
+from harness.config.generator_settings import GeneratorBase
 from harness.config.samplers import SamplerSettings
 from harness.config.training import Precision
 from harness.data import DatasetConfig, open_dataset
@@ -93,7 +93,7 @@ def _encode(
     return encode
 
 
-def sampling(bench: Bench, sizes: Mapping[str, GeneratorSettings]) -> list[Row]:
+def sampling(bench: Bench, sizes: Mapping[str, GeneratorBase]) -> list[Row]:
     """Measures noise to pixels of each size, under every guidance and arithmetic."""
     row = Row(part="sampling", what="generator")
     if bench.subject.trial.generator is None:

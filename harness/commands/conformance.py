@@ -20,11 +20,13 @@ from harness.config.training import TrainingConfig
 from harness.data import DataConfig, open_dataset
 from harness.data.pixel_range import to_model_range
 from harness.execution.stage_run import run_stage
+from harness.machine.random_streams import generator_for
 from harness.metrics.extractors import ExtractionConfig
 from harness.plan.cost import estimate
 from harness.plan.plan import make_plan
 from harness.schema.keys import content_hash
 from harness.stages.encoder.stage import load_encoder, load_extractor
+from harness.stages.generation import load_sampling
 from harness.stages.stage import Stage
 from harness.stages.tokenizer.stage import load_tokenizer
 from harness.storage.artifacts import Store
@@ -103,6 +105,8 @@ def findings(sweep: Sweep) -> Iterator[Finding]:
                 return
             if stage.kind == "tokenizer":
                 yield from _of_tokenizer(stage, undisturbed, stage.config.data)
+            if stage.kind == "generation":
+                yield from _of_samples(stage, undisturbed)
             if stage.kind == "encoder":
                 yield from _of_encoder(stage, undisturbed, data, grades=stage in graders)
             repeated = _repeats(stage, undisturbed, resumed)
@@ -230,6 +234,23 @@ def _of_tokenizer(stage: Stage, store: Store, data: DataConfig) -> Iterator[Find
 
 def _holds(what: str, holds: bool | torch.Tensor, error: str) -> Finding:
     return Finding(what=what, error="" if holds else error)
+
+
+def _of_samples(stage: Stage, store: Store) -> Iterator[Finding]:
+    inputs = {name: store.get(source.kind, source.key) for name, source in stage.inputs.items()}
+    device, what = torch.device("cpu"), f"generator: {stage.label}"
+
+    def drawn(seed: int) -> torch.Tensor:
+        sampling = load_sampling(stage.config, inputs, device, Resources())
+        labels = torch.arange(4) % sampling.generator.num_classes
+        with torch.no_grad():
+            return sampling.images(labels, generator_for(seed, "noise", 0, device=device))
+
+    images = drawn(0)
+    random = "it draws random numbers of its own; draw all from the generator that is given"
+    yield _same(f"{what}: equal noise gives equal samples", images, drawn(0), random)
+    alike = "the noise does not reach the samples" if torch.equal(images, drawn(1)) else ""
+    yield Finding(what=f"{what}: other noise gives other samples", error=alike)
 
 
 def _same(what: str, left: torch.Tensor, right: torch.Tensor, error: str) -> Finding:

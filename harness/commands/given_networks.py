@@ -1,6 +1,7 @@
 """Sweeps whose tokenizers and generators all come from checkpoints, so that nothing is trained."""
 
 import dataclasses
+from typing import Any
 
 from harness.config.axes import same
 from harness.config.sweep import Point, Sweep
@@ -34,7 +35,7 @@ def from_checkpoints(sweep: Sweep, *, with_generator: bool) -> Sweep:
     axes = tuple(a for a in sweep.axes if any(a.name in p.axes for p in points.values()))
     evaluated = dataclasses.replace(sweep, file=file, points=tuple(points.values()), axes=axes)
     for stage in make_plan(evaluated).stages:
-        if stage.kind in ("tokenizer", "generator") and not stage.config.checkpoint:
+        if stage.kind in ("tokenizer", "generator") and not _is_given(stage.config, stage.kind):
             raise ConfigError(
                 f"must name the file of a trained {stage.kind}, but {stage.label!r} would be "
                 "trained, and nothing is trained here; set it, or use harness.run",
@@ -42,3 +43,7 @@ def from_checkpoints(sweep: Sweep, *, with_generator: bool) -> Sweep:
                 source=sweep.source,
             )
     return evaluated
+
+
+def _is_given(config: Any, kind: str) -> bool:
+    return getattr(config, kind).is_given

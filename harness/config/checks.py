@@ -1,11 +1,12 @@
 """Whether the parts of a trial fit each other; each part has checked itself before."""
 
-from harness.config.generator import GeneratorSettings
+from harness.config.generator_settings import GeneratorBase
 from harness.config.trial import Trial
 from harness.data.latents.folder import LatentFolder, LatentStatistics
 from harness.schema.reading import ConfigError
 from models.guidance import AutoGuidance, ClassifierFreeGuidance, guided_channels
 from models.latent import IndexLayout, LatentLayout
+from models.sampler import SamplerConfig
 
 SSIM_WINDOW = 11
 """Side of the windows of SSIM in pixels (Wang et al., 2004)."""
@@ -77,9 +78,9 @@ def _check_indices(trial: Trial) -> None:
             )
 
 
-def _check_generator(trial: Trial, generator: GeneratorSettings) -> None:
+def _check_generator(trial: Trial, generator: GeneratorBase) -> None:
     given = trial.layout.kind
-    if generator.latents != given:
+    if generator.draws == "latents" and generator.latents != given:
         raise ConfigError(
             f"must be a kind that generates {given}, the latents of tokenizer "
             f"{trial.tokenizer.name}, but {generator.kind!r} generates {generator.latents}; use "
@@ -92,7 +93,14 @@ def _check_generator(trial: Trial, generator: GeneratorSettings) -> None:
         raise error.within(path="generator") from error
     aligned, source = generator.token_alignment is not None, trial.latents.source
     if isinstance(source, LatentStatistics):
-        _check_statistics_alone(trial, generator, source)
+        _check_statistics_alone(generator, trial, source)
+    reads_images = generator.reads_latents and source.kind != "statistics"
+    if trial.evaluation.label_policy == "data" and not reads_images:
+        raise ConfigError(
+            "must be `balanced` or `random` where no training image is read, but is `data`; "
+            "nothing says how often it has each class",
+            path="evaluation.label_policy",
+        )
     if aligned and isinstance(source, LatentFolder) and not source.features:
         raise ConfigError(
             "must be `none` with latents from a folder, whose order of images is not known here, "
@@ -106,7 +114,15 @@ def _check_generator(trial: Trial, generator: GeneratorSettings) -> None:
             "or leave out latents.num_images",
             path="generator.repa",
         )
-    asked = [("evaluation.sampler.kind", trial.evaluation.sampler.kind, generator.samplers)]
+    sampler, asked = trial.evaluation.sampler, list[tuple[str, str, tuple[str, ...]]]()
+    if generator.samplers:
+        asked.append(("evaluation.sampler.kind", sampler.kind, generator.samplers))
+    elif sampler != SamplerConfig():
+        raise ConfigError(
+            f"must be left out, because a generator of kind {generator.kind!r} draws by itself, "
+            "but is given; its steps are its own settings",
+            path="evaluation.sampler",
+        )
     for number, guidance in enumerate(trial.evaluation.guidance):
         path = f"evaluation.guidance.{number}.kind"
         asked.append((path, guidance.kind, generator.guidances))
@@ -131,9 +147,9 @@ def _check_generator(trial: Trial, generator: GeneratorSettings) -> None:
 
 
 def _check_statistics_alone(
-    trial: Trial, generator: GeneratorSettings, source: LatentStatistics
+    generator: GeneratorBase, trial: Trial, source: LatentStatistics
 ) -> None:
-    if generator.checkpoint is None:
+    if not generator.is_given:
         raise ConfigError(
             "must be `encoded` or `folder` where a generator is trained on the latents, but is "
             "`statistics`, which holds none; set generator.checkpoint, or give the latents",
@@ -151,12 +167,6 @@ def _check_statistics_alone(
             "must name the file of mean and deviation (a published latents_stats.pt), because the "
             "tokenizer has no scaling of its own, but is absent; give it",
             path="latents.source.path",
-        )
-    if trial.evaluation.label_policy == "data":
-        raise ConfigError(
-            "must be `balanced` or `random` where no training image is read (latents.source: "
-            "statistics), but is `data`; nothing says how often it has each class",
-            path="evaluation.label_policy",
         )
 
 

@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from harness.config.encoders import AlignmentEncoder
+from harness.config.generator_settings import GeneratorBase, REPAWith
+from harness.config.python_generator import PythonGeneratorConfig
 from harness.config.training import TrainingConfig
-from harness.config.weights import Provenance, describe_file
+from harness.config.weights import Provenance, describe_file, missing_checkpoint
+from harness.data.missing import MissingItem
 from harness.schema.keys import KEY_UNLESS_DEFAULT, NO_KEY
 from harness.schema.kinds import Kinds
 from harness.schema.reading import ConfigError
@@ -16,34 +19,16 @@ from models.ema import EmaConfig
 from models.latent import AnyLayout, LatentLayout
 from models.lightningdit import LightningDiTConfig
 from models.objectives.flow import FlowConfig
-from models.repa import NoREPA, REPAConfig
+from models.repa import NoREPA
 
 
 @dataclass(frozen=True, kw_only=True)
-class REPAWith(REPAConfig):
-    """Representation alignment of a generator (arXiv 2410.06940) and the network it looks to."""
+class GeneratorSettings(GeneratorBase):
+    """What a trial says of a generator of any kind that is trained on latents.
 
-    encoder: AlignmentEncoder
-    """The frozen feature network; it sees the very images behind the latents."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class GeneratorSettings:
-    """What a trial says of a generator of any kind, and what others ask of it.
-
-    A kind is a frozen dataclass that extends this one by a field `kind` and by fields of its own;
-    `harness.stages.generator` holds what needs its network.
+    A kind is a frozen dataclass that extends this one by a field `kind` and by fields of its own.
     """
 
-    samplers: ClassVar[tuple[str, ...]] = ()
-    """Kinds of `evaluation.sampler` that it can be sampled with."""
-    latents: ClassVar[str] = "channels"
-    """Kind of latents that it generates: `channels`, or `indices` of a codebook."""
-    guidances: ClassVar[tuple[str, ...]] = ("none",)
-    """Kinds of `evaluation.guidance` that it can be sampled with."""
-
-    kind: str
-    """Tells this choice from others."""
     ema: EmaConfig = field(default_factory=EmaConfig)
     """Moving average of the weights; samples are drawn from it."""
     training: TrainingConfig
@@ -59,8 +44,6 @@ class GeneratorSettings:
     initial_weights: str | None = field(default=None, metadata=NO_KEY)
     """File whose weights the training starts from, as far as names and shapes fit: an official
     checkpoint, or a snapshot of a training here. Its hash enters the key, its path does not."""
-    seed: int | None = None
-    """Seed of weights and batches; absent: the trial's."""
 
     def __post_init__(self) -> None:
         bad = [step for step in self.snapshots if not 0 < step < self.training.steps]
@@ -87,52 +70,43 @@ class GeneratorSettings:
         return (*self.snapshots, self.training.steps)
 
     @property
-    def label(self) -> str:
-        """A word for people, in the labels of stages and the rows of benchmarks."""
-        return self.kind
+    def is_given(self) -> bool:
+        """Whether a file has its weights."""
+        return self.checkpoint is not None
 
     @property
-    def columns(self) -> Mapping[str, Any]:
-        """Columns of the table that say what it is."""
-        return {"generator": self.kind}
+    def reads_latents(self) -> bool:
+        """It is trained on them, or was on such."""
+        return True
+
+    def images_at(self, step: int) -> int:
+        """Images that it has seen after a training step."""
+        return step * self.training.batch_size
+
+    @property
+    def origin(self) -> str:
+        """The files that it takes weights from."""
+        if self.checkpoint is not None:
+            return f"from {Path(self.checkpoint).name}"
+        return f"starting from {Path(self.initial_weights).name}" if self.initial_weights else ""
 
     @property
     def provenance(self) -> Provenance:
         """Where its weights and its recipe come from."""
         return "reproduced" if self.checkpoint is None else "published"
 
-    @property
-    def token_alignment(self) -> REPAWith | None:
-        """How its tokens are aligned with a frozen network's features while it is trained."""
-        return None
-
-    @property
-    def encoders(self) -> Mapping[str, AlignmentEncoder]:
-        """Key path below `generator` -> frozen network that its training looks to."""
-        aligned = self.token_alignment
-        return {} if aligned is None else {"repa.encoder": aligned.encoder}
-
     def describe(self) -> Mapping[str, str]:
         """Hashes of the files that it takes from elsewhere, for keys; without those not given."""
         files = {"checkpoint": self.checkpoint, "initial_weights": self.initial_weights}
         return {name: describe_file(path) for name, path in files.items() if path is not None}
 
-    def check(self, layout: Any) -> None:
-        """Refuse a latent that it cannot be built for.
-
-        Args:
-            layout: A layout of the kind `latents`.
-
-        Raises:
-            ConfigError: With the key path inside the generator.
-        """
-
-    def check_weak(self, weak: Any, layout: AnyLayout) -> None:
-        """Refuse a generator of the same kind that cannot guide this one as the weaker model.
-
-        Raises:
-            ConfigError: With the key path inside the generator.
-        """
+    def missing(self) -> list[MissingItem]:
+        """The files of its weights."""
+        what, start = "the generator's weights", "the weights that the generator starts from"
+        return [
+            *missing_checkpoint(what, self.checkpoint, "generator.checkpoint"),
+            *missing_checkpoint(start, self.initial_weights, "generator.initial_weights"),
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,10 +242,11 @@ class GeneratorConfig(LightningDiTConfig, GeneratorSettings):
             )
 
 
-GENERATORS: Kinds[Any] = Kinds("generator", GeneratorSettings, default="lightningdit")
+GENERATORS: Kinds[Any] = Kinds("generator", GeneratorBase, default="lightningdit")
 """Every kind of generator; a block that names none is a LightningDiT. `harness.stages.generator`
 says how each is trained and drawn from."""
 GENERATORS.add("lightningdit", GeneratorConfig)
+GENERATORS.add("python", PythonGeneratorConfig)
 
-AnyGeneratorConfig = Annotated[GeneratorSettings, GENERATORS]
+AnyGeneratorConfig = Annotated[GeneratorBase, GENERATORS]
 """A generator of any kind."""

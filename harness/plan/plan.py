@@ -8,7 +8,7 @@ from graphlib import TopologicalSorter
 from typing import Any
 
 from harness.config.evaluation import AutoGuidanceWith, Guidance
-from harness.config.generator import GeneratorSettings
+from harness.config.generator_settings import GeneratorBase
 from harness.config.sweep import Point, Sweep, weak_trial
 from harness.config.trial import Trial
 from harness.plan.requests import check_resources
@@ -182,7 +182,7 @@ def _plan_point(sweep: Sweep, point: Point) -> list[PlannedRow]:
 
 
 def _sampled_generators(
-    sweep: Sweep, point: Point, config: GeneratorSettings, tokenized: Stage, extractor: Stage
+    sweep: Sweep, point: Point, config: GeneratorBase, tokenized: Stage, extractor: Stage
 ) -> Iterator[SampledGenerator]:
     """Every snapshot under every guidance setting."""
     trial, evaluation = point.trial, point.trial.evaluation

@@ -77,6 +77,11 @@ def generation_protocol(
     }
 
 
+def drawn_by_itself(protocol: Mapping[str, Any]) -> dict[str, Any]:
+    """The protocol of a generator whose steps and solver are its own and not the evaluation's."""
+    return {**protocol, "sampler": "the generator's own", "num_function_evaluations": None}
+
+
 def made_elsewhere(protocol: Mapping[str, Any], content: str) -> dict[str, Any]:
     """The protocol of images of which nobody says how they were made, only how they are scored.
 

@@ -27,7 +27,12 @@ from harness.results.columns import (
     axis_column,
     with_axes,
 )
-from harness.results.protocol import generation_protocol, protocol_columns, reconstruction_protocol
+from harness.results.protocol import (
+    drawn_by_itself,
+    generation_protocol,
+    protocol_columns,
+    reconstruction_protocol,
+)
 from harness.stages.encoder.kind import EncoderStage
 from harness.stages.generation import guidance_label, price
 from harness.stages.generator.stage import flops_per_image
@@ -142,10 +147,11 @@ def _sampled_configuration(row: PlannedRow) -> dict[str, Any]:
     return {
         **generator.columns,
         "generator_seed": generator.seed,
-        "generator_images": sampled.step * generator.training.batch_size,
+        "generator_images": generator.images_at(sampled.step),
         **sampling_columns(row.trial, sampled.guidance),
         "provenance": weaker(row.trial.tokenizer.provenance, generator.provenance),
-        "generator_flops_per_image": flops_per_image(sampled.training.config),
+        # 0 of what is not ours to count.
+        "generator_flops_per_image": flops_per_image(sampled.training.config) or None,
         **price(sampled.generations[0]),
         "generator_key": sampled.training.key,
         "generation_key": sampled.generations[0].key,
@@ -215,7 +221,7 @@ def _generator(row: PlannedRow, found: Found) -> dict[str, Any]:
     if generator is None:
         return {"train_flops": None}
     # A snapshot has cost its share of the whole training.
-    share = sampled.step / trained.training.steps
+    share = sampled.step / max(1, trained.snapshot_steps[-1])
     values: dict[str, Any] = {
         "generator_params": generator.result["parameters"],
         "device": generator.record["environment"]["device"],
@@ -273,6 +279,8 @@ def _generation(row: PlannedRow, found: Found) -> dict[str, Any]:
     if reconstruction and reconstruction.result["rank_deficient"]:
         values["rank_deficient"] = "yes"
     name = generation_name(row.trial, sampled.guidance)
+    if row.trial.generator is not None and not row.trial.generator.samplers:
+        protocol, name = drawn_by_itself(protocol), ""
     return values | protocol_columns(protocol, "protocol", name)
 
 

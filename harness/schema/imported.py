@@ -307,7 +307,13 @@ def _is_installed(path: Path) -> bool:
 
 def _imports(path: Path, package: str) -> Iterator[str]:
     """Every module that a source may import, wherever in it; names of objects fall out later."""
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    try:
+        tree = ast.parse(path.read_bytes())
+    except SyntaxError as error:
+        raise ConfigError(
+            f"{path} cannot be read as Python: {error.msg} (line {error.lineno}); correct it"
+        ) from error
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (each.name for each in node.names)
         elif isinstance(node, ast.ImportFrom):

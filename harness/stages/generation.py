@@ -131,7 +131,7 @@ def stage_of(
     """
     assert trial.generator is not None
     parts, weak_step = [inputs["generator"].label], None
-    if step != trial.generator.training.steps:
+    if step != trial.generator.snapshot_steps[-1]:
         parts.append(f"step {step}")
     if guidance.kind != "none":
         parts.append(guidance_label(guidance))
@@ -140,7 +140,7 @@ def stage_of(
     if weak is not None:
         assert weak.generator is not None
         assert isinstance(guidance, AutoGuidanceWith)
-        weak_step = guidance.step or weak.generator.training.steps
+        weak_step = guidance.step or weak.generator.snapshot_steps[-1]
         weak_stage = generator_stage.stage_of(weak, weak.generator, inputs["tokenizer"])
         inputs = {**inputs, "weak": weak_stage}
     config = GenerationStage.of(
@@ -184,12 +184,14 @@ class Sampling:
         self, labels: Int64[Tensor, " b"], random: torch.Generator
     ) -> UInt8[Tensor, "b 3 h w"]:
         """Draw latents, undo the normalisation, decode and round."""
-        config = self.config
-        draw = kind_of(self.generator.generator).draw
+        config, settings = self.config, self.generator.generator
+        draw = kind_of(settings).draw
         with arithmetic(config.precision, self.device):
             latents = draw(
                 self.model, labels, random, config.sampler, config.guidance, self.weak, self.slices
             )
+            if settings.draws == "images":
+                return to_uint8(latents)
             # Generators live in normalised latents; decoders want them as they were encoded.
             scaled = latents
             if self.mean is not None and self.std is not None:
@@ -340,7 +342,8 @@ def load_sampling(
 
 def _check_same_latents(generator: Artifact, tokenizer: Artifact) -> None:
     learnt, given = generator.result["tokenizer_key"], tokenizer.record["key"]
-    if learnt != given:
+    # What draws latents of any tokenizer of their layout has learnt from none that is known here.
+    if learnt is not None and learnt != given:
         raise ValueError(
             f"a generator must be decoded by the tokenizer it learnt from ({learnt}), but got "
             f"{given}; sample it with its own tokenizer"

@@ -1,6 +1,5 @@
 """Encoder kind `python`: an object of the user's own with `features`, `pooled` or both."""
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from harness.schema.keys import content_hash
 from harness.schema.reading import ConfigError
 from harness.stages.encoder.kind import EncoderKind, EncoderStage, Place, given
 from harness.stages.flops import count_forward, empty_image
+from harness.stages.running import own_code
 from harness.stages.running.context import StageContext
 from harness.storage.artifacts import Artifact
 from models.foundation import EncoderNetwork, EncoderOutputs
@@ -108,11 +108,7 @@ class PythonEncoder(EncoderNetwork):
             images = functional.interpolate(images, self.input_size, mode="bilinear")
         found = getattr(self.inner, method)(low + (images + 1.0) * ((high - low) / 2.0))
         said = f"`{method}` of {self.config.target} must return"
-        if not isinstance(found, Tensor) or not found.is_floating_point():
-            came = found.dtype if isinstance(found, Tensor) else type(found).__name__
-            raise ConfigError(
-                f"{said} a floating-point tensor, but returned {came}; convert it", path="target"
-            )
+        own_code.require_floats(found, said)
         expected = [len(images), *("k" if size is None else size for size in shape)]
         fits = [None if size == "k" else size for size in expected]
         if len(found.shape) != len(fits) or any(
@@ -218,9 +214,7 @@ def make(config: EncoderStage, context: StageContext) -> Mapping[str, Any]:
     """Copies the file of weights, where there is one: it cannot change under the results then."""
     settings = _settings(config)
     network = PythonEncoder(settings)
-    if settings.weights is not None:
-        path = Path(settings.weights).expanduser()
-        shutil.copyfile(path, context.work.payload / f"weights{path.suffix}")
+    own_code.keep_weights(settings, context.work.payload)
     return {
         "feature_dim": network.feature_dim,
         "parameters": sum(p.numel() for p in network.parameters()),
@@ -229,11 +223,7 @@ def make(config: EncoderStage, context: StageContext) -> Mapping[str, Any]:
 
 def load(config: EncoderStage, artifact: Artifact) -> PythonEncoder:
     """Builds the user's object with the weights that `make` has copied."""
-    settings = _settings(config)
-    copied = [name for name in artifact.record["files"] if name.startswith("weights")]
-    if copied:
-        settings = replace(settings, weights=str(artifact.file(copied[0])))
-    return PythonEncoder(settings)
+    return PythonEncoder(own_code.with_kept_weights(_settings(config), artifact))
 
 
 def size(config: EncoderStage, _cells: int | None) -> tuple[int, float]:

@@ -12,6 +12,8 @@ from harness.config.data import Crop, DataConfig
 from harness.config.generator import AnyGeneratorConfig
 from harness.data.latents.training_set import Precision
 from harness.schema.keys import KEY_UNLESS_DEFAULT
+from harness.stages.running.context import StageContext
+from harness.storage.artifacts import Artifact
 from models.checkpoint import Weights, read_tensors
 from models.compilation import compile_in_place
 from models.latent import AnyLayout
@@ -35,6 +37,8 @@ class GeneratorStage:
     """Hash of the file of weights that a training starts from; empty where it starts anew."""
     latent_precision: Precision = field(default="fp32", metadata=KEY_UNLESS_DEFAULT)
     """Precision to which latents are rounded before the generator reads them."""
+    resolution: int = field(default=0, metadata=KEY_UNLESS_DEFAULT)
+    """Side of the images of a generator that draws images, in pixels; 0 for latents."""
 
     @property
     def learns_representations(self) -> bool:
@@ -56,7 +60,7 @@ class Draw(Protocol):
         weak: Any | None = None,
         slices: int = 1,
     ) -> Tensor:
-        """Draw one latent for each label.
+        """Draw one latent for each label, or one image in [-1, 1] where its settings say so.
 
         Args:
             model: What `build` gives, with trained weights and in evaluation mode.
@@ -68,6 +72,11 @@ class Draw(Protocol):
             slices: Parts in which networks see the batch, where memory is short.
         """
         ...
+
+
+def not_trained(config: GeneratorStage) -> Objective:
+    """The objective of a kind that has none."""
+    raise AssertionError(f"a generator of kind {config.generator.kind!r} is not trained")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +91,6 @@ class GeneratorKind:
     """What people call it."""
     build: Callable[[GeneratorStage], nn.Module]
     """Builds the network with untrained weights, for a latent and a number of classes."""
-    objective: Callable[[GeneratorStage], Objective]
-    """What it is trained by, step by step along a gradient."""
     draw: Draw
     """Draws latents."""
     evaluations: Callable[[GeneratorStage, Any, Any], float | None]
@@ -91,6 +98,15 @@ class GeneratorKind:
     not, in units of the network at its full size; None where a solver chooses its steps."""
     size: Callable[[GeneratorStage], tuple[int, float]]
     """Counts parameters, and FLOPs of one evaluation of one image at full size, on meta."""
+    objective: Callable[[GeneratorStage], Objective] = not_trained
+    """What it is trained by, step by step along a gradient; absent where `make` does it all."""
+    make: Callable[[GeneratorStage, StageContext], Mapping[str, Any]] | None = None
+    """Makes its payload in place of that training, and the stage's result."""
+    load: Callable[[GeneratorStage, Artifact], nn.Module] | None = None
+    """Builds the network with what `make` has left."""
+    check: Callable[[GeneratorStage], Any] = lambda _config: None
+    """Refuses what its network does not keep to, at planning, with the key path below
+    `generator`."""
     read_checkpoint: Callable[..., Weights] = read_tensors
     """Reads the (averaged) weights of an official file, under the network's own names; takes a
     path, `entry` and `headers` as `models.checkpoint.read_tensors` does."""
@@ -106,3 +122,10 @@ class GeneratorKind:
     matters; None: no other than the trial's."""
     resized: Callable[[Any, Any], Any] = lambda settings, like: settings
     """Gives settings the size of others."""
+
+    def __post_init__(self) -> None:
+        if self.objective is not_trained and (self.make is None or self.load is None):
+            raise ValueError(
+                f"the generator kind of {self.name} must have an `objective`, or `make` and "
+                "`load`, but has neither; say how it is trained, or made"
+            )

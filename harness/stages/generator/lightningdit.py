@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 
-from harness.config.generator import GeneratorConfig, GeneratorSettings
+from harness.config.generator import GeneratorConfig
+from harness.config.generator_settings import GeneratorBase
 from harness.stages.flops import count_forward
 from harness.stages.generator.kind import GeneratorKind, GeneratorStage
 from models.checkpoint import read_generator
@@ -90,7 +91,7 @@ def _layout(config: GeneratorStage) -> LatentLayout:
     return config.layout
 
 
-def _settings(config: GeneratorSettings | LightningDiTConfig) -> GeneratorConfig:
+def _settings(config: GeneratorBase | LightningDiTConfig) -> GeneratorConfig:
     assert isinstance(config, GeneratorConfig)
     return config
 

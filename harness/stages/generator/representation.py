@@ -8,7 +8,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from harness.config.data import Crop, DataConfig, published
-from harness.config.generator import REPAWith
+from harness.config.generator_settings import REPAWith
 from harness.data import open_dataset
 from harness.data.latents.training_set import LatentSet
 from harness.data.pipelines import Pipeline, mirror

@@ -12,8 +12,9 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from harness.config.generator import GeneratorSettings
+from harness.config.generator_settings import GeneratorBase
 from harness.config.trial import Trial
-from harness.config.weights import check_file, missing_checkpoint
+from harness.config.weights import check_file
 from harness.data.dataset import CONTENT
 from harness.data.latents.folder import LatentFolder
 from harness.data.latents.training_set import LatentSet, Rows
@@ -21,6 +22,7 @@ from harness.data.missing import MissingItem
 from harness.data.stream import batch_indices
 from harness.machine.gradients import GradientSum
 from harness.machine.random_streams import derive_seed, generator_for
+from harness.schema.reading import ConfigError
 from harness.stages import latents as latents_stage
 from harness.stages.encoder import stage as encoder
 from harness.stages.encoder.kind import EncoderStage, Place
@@ -49,23 +51,30 @@ from models.repa import HEAD, REPAHead, without_head
 from models.rounding import round_weights
 
 
-def stage_of(trial: Trial, settings: GeneratorSettings, tokenizer: Stage) -> Stage:
-    """The stage of a trial's generator, which learns from the latents of a tokenizer."""
+def stage_of(trial: Trial, settings: GeneratorBase, tokenizer: Stage) -> Stage:
+    """The stage of a trial's generator, which learns from the latents of a tokenizer.
+
+    Raises:
+        ConfigError: What is given as a generator does not keep the contract.
+    """
     given = settings.describe()
     config = GeneratorStage(
-        generator=settings,
+        generator=settings.identity,
         layout=trial.layout,
         num_classes=trial.data.num_classes,
         checkpoint=given.get("checkpoint", ""),
         initial_weights=given.get("initial_weights", ""),
-        latent_precision=trial.latents.precision,
+        latent_precision=trial.latents.precision if settings.reads_latents else "fp32",
+        resolution=trial.data.resolution if settings.draws == "images" else 0,
     )
+    try:
+        kind_of(settings).check(config)
+    except ConfigError as error:
+        raise error.within(path="trial.generator") from error
+    if not settings.reads_latents:
+        return Stage(kind="generator", config=config, inputs={}, label=settings.label)
     inputs = {"latents": latents_stage.stage_of(trial, tokenizer)}
-    parts = [settings.label]
-    if settings.checkpoint is not None:
-        parts.append(f"from {Path(settings.checkpoint).name}")
-    if settings.initial_weights is not None:
-        parts.append(f"starting from {Path(settings.initial_weights).name}")
+    parts = [part for part in (settings.label, settings.origin) if part]
     if (alignment := settings.token_alignment) is not None:
         parts.append(f"repa {alignment.weight:g} {alignment.encoder.name}")
     source = trial.latents.source
@@ -85,9 +94,12 @@ def stage_of(trial: Trial, settings: GeneratorSettings, tokenizer: Stage) -> Sta
 
 def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
     """One flat loop for every objective on latents and labels: AdamW, EMA of the weights."""
+    device, kind = context.device, kind_of(config.generator)
+    if kind.make is not None:
+        return kind.make(config, context)
+    settings = _trained(config)
     if config.checkpoint:
         return _take(config, context)
-    device, settings, kind = context.device, config.generator, kind_of(config.generator)
     training, seed = settings.training, settings.seed
     assert seed is not None
 
@@ -238,7 +250,7 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
 
 def _start(config: GeneratorStage, model: nn.Module) -> dict[str, Any]:
     """Take what fits of the file of initial weights, where there is one."""
-    settings = config.generator
+    settings = _trained(config)
     if settings.initial_weights is None:
         return {}
     path = Path(settings.initial_weights).expanduser()
@@ -249,7 +261,7 @@ def _start(config: GeneratorStage, model: nn.Module) -> dict[str, Any]:
 
 def _take(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
     """The averaged weights of a file in place of training; the settings say how they came to be."""
-    settings, kind = config.generator, kind_of(config.generator)
+    settings, kind = _trained(config), kind_of(config.generator)
     assert settings.checkpoint is not None
     check_file(settings.checkpoint, config.checkpoint)
     model: Any = kind.build(config)
@@ -277,7 +289,7 @@ def _given_head(settings: GeneratorSettings, path: Path) -> dict[str, Tensor]:
 
 
 def _result(config: GeneratorStage, context: StageContext, parameters: int) -> dict[str, Any]:
-    training, encoded = config.generator.training, context.inputs["latents"]
+    training, encoded = _trained(config).training, context.inputs["latents"]
     return {
         "parameters": parameters,
         "images": training.steps * training.batch_size,
@@ -313,6 +325,11 @@ def _token_alignment(
     )
 
 
+def _trained(config: GeneratorStage) -> GeneratorSettings:
+    assert isinstance(config.generator, GeneratorSettings), "what is made otherwise has a `make`"
+    return config.generator
+
+
 def snapshot_name(step: int) -> str:
     """File of the averaged weights after `step` training steps."""
     return f"ema-step{step:09d}.safetensors"
@@ -342,8 +359,11 @@ def load_generator(
     """
     config = config_of(artifact)
     kind = kind_of(config.generator)
-    model = kind.build(config)
-    model.load_state_dict(without_head(artifact.tensors(snapshot_name(step))))
+    if kind.load is not None:
+        model = kind.load(config, artifact)
+    else:
+        model = kind.build(config)
+        model.load_state_dict(without_head(artifact.tensors(snapshot_name(step))))
     if rounded:
         round_weights(model)
     if compiled:
@@ -360,7 +380,7 @@ def estimate(stage: Stage) -> Estimate:
         flops=training_flops(config, looks_to),
         disk_bytes=BYTES * parameters * len(config.generator.snapshot_steps),
         parameters=parameters,
-        images=0 if config.checkpoint else training_images(config.generator.training),
+        images=0 if config.generator.is_given else training_images(_trained(config).training),
         # The moving average is one more copy of the weights.
         state_bytes=(ADAM_STATE + 1) * BYTES * parameters,
     )
@@ -373,26 +393,20 @@ def flops_per_image(config: GeneratorStage) -> float:
 
 def training_flops(config: GeneratorStage, looks_to: EncoderStage | None) -> float:
     """FLOPs of training a generator here, the encoder that its tokens are aligned with included."""
-    if config.checkpoint:
+    if config.generator.is_given:
         return 0.0
     per_image = FORWARDS_A_STEP * flops_per_image(config)
     if looks_to is not None:
         token_side = kind_of(config.generator).token_side
         assert token_side is not None
         per_image += encoder.flops_per_image(looks_to, token_side(config))
-    return training_images(config.generator.training) * per_image
+    return training_images(_trained(config).training) * per_image
 
 
 def missing(config: GeneratorStage, _path: str) -> list[MissingItem]:
     """Images behind the latents, where they are looked at, and weights that are given."""
     images = [] if config.data is None else config.data.missing()
-    settings, what = config.generator, "the generator's weights"
-    start = "the weights that the generator starts from"
-    return [
-        *images,
-        *missing_checkpoint(what, settings.checkpoint, "generator.checkpoint"),
-        *missing_checkpoint(start, settings.initial_weights, "generator.initial_weights"),
-    ]
+    return [*images, *config.generator.missing()]
 
 
 def check_given(config: GeneratorStage) -> None:

@@ -1,8 +1,6 @@
 """Tokenizer kind `python`: an object of the user's own with `encode` and `decode`."""
 
-import shutil
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +15,12 @@ from harness.config.weights import missing_checkpoint
 from harness.data.missing import MissingItem
 from harness.schema.imported import code_of
 from harness.schema.reading import ConfigError
+from harness.stages.running import own_code
 from harness.stages.running.context import StageContext
 from harness.stages.tokenizer.kind import TokenizerKind, TokenizerStage
 from harness.storage.artifacts import Artifact
 from models.posterior import LOG_VARIANCE_RANGE, AnyPosterior, PointPosterior, Posterior
 from models.tokenizer import TokenizerNetwork
-
-TOLERANCE = 0.5
-"""How far a decoded value may lie outside the declared range, as a share of it."""
 
 
 class PythonTokenizer(TokenizerNetwork):
@@ -80,16 +76,11 @@ class PythonTokenizer(TokenizerNetwork):
         return (images.float() - low) * (2.0 / (high - low)) - 1.0
 
     def _require(self, method: str, found: Any, shape: tuple[int, ...], what: str) -> None:
-        if not isinstance(found, Tensor) or not found.is_floating_point():
-            came = found.dtype if isinstance(found, Tensor) else type(found).__name__
-            raise ConfigError(
-                f"`{method}` of {self.config.target} must return {what} as a floating-point "
-                f"tensor, but returned {came}; convert it",
-                path="target",
-            )
+        said = f"`{method}` of {self.config.target} must return"
+        own_code.require_floats(found, said, f"{what} as a")
         if tuple(found.shape) != shape:
             raise ConfigError(
-                f"`{method}` of {self.config.target} must return {what} of shape {list(shape)}, "
+                f"{said} {what} of shape {list(shape)}, "
                 f"but returned {list(found.shape)}; correct latent_dim, downsample or the code",
                 path="target",
             )
@@ -123,15 +114,7 @@ def try_out(config: PythonTokenizerConfig, resolution: int) -> PythonTokenizer:
                 "its weights and `image_range`",
                 path="target",
             )
-    if float(decoded.abs().max()) > 1.0 + 2.0 * TOLERANCE:
-        low, high = config.image_range
-        scale = (high - low) / 2.0
-        lowest, highest = (float(each + 1.0) * scale + low for each in decoded.aminmax())
-        raise ConfigError(
-            f"`decode` of {config.target} must return images in [{low:g}, {high:g}], but returned "
-            f"values in [{lowest:g}, {highest:g}]; correct `image_range`",
-            path="image_range",
-        )
+    own_code.require_range(decoded, config.image_range, f"`decode` of {config.target}")
     return network
 
 
@@ -170,25 +153,18 @@ def make(stage: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
     """Copies the file of weights, where there is one: it cannot change under the results then."""
     config = _settings(stage.tokenizer)
     network = try_out(config, stage.data.resolution)
-    if config.weights is not None:
-        given = Path(config.weights).expanduser()
-        shutil.copyfile(given, context.work.payload / f"weights{given.suffix}")
-    told = ", ".join(f"{name} {described}" for name, described in code_of(config).items())
+    own_code.keep_weights(config, context.work.payload)
     return {
         "parameters": sum(p.numel() for p in network.parameters()),
         # Its training is not ours to know.
         "images": None,
-        "checkpoint": f"{config.target}, {told}",
+        "checkpoint": own_code.origin_of(config),
     }
 
 
 def load(stage: TokenizerStage, artifact: Artifact) -> PythonTokenizer:
     """Builds the user's object with the weights that `make` has copied."""
-    config = _settings(stage.tokenizer)
-    copied = [name for name in artifact.record["files"] if name.startswith("weights")]
-    if copied:
-        config = replace(config, weights=str(artifact.file(copied[0])))
-    return PythonTokenizer(config)
+    return PythonTokenizer(own_code.with_kept_weights(_settings(stage.tokenizer), artifact))
 
 
 def missing(config: TokenizerStage) -> list[MissingItem]:

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from harness.commands.conformance import small_sweep
+from harness.config.generator import GeneratorSettings
 from harness.config.python_tokenizer import PythonTokenizerConfig
 from harness.executors.parcel import Parcel
 from harness.plan.plan import make_plan
@@ -188,7 +189,7 @@ def test_the_check_takes_a_trial_for_every_class_of_any_grid(load):
     kinds = [point.trial.tokenizer.kind for point in small.points]
     assert kinds == ["va_vae", "python"]
     for point in small.points:
-        assert point.trial.generator is not None
+        assert isinstance(point.trial.generator, GeneratorSettings)
         assert (point.trial.generator.training.steps, point.trial.generator.snapshots) == (4, ())
 
 
