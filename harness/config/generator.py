@@ -1,7 +1,7 @@
 """Every kind of generator that a trial can have: its configuration and training."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -10,7 +10,14 @@ from pydantic import Field
 from harness.config.generator_settings import GeneratorBase, REPAWith
 from harness.config.python_generator import PythonGeneratorConfig
 from harness.config.training import TrainingConfig
-from harness.config.weights import Provenance, describe_file, missing_checkpoint
+from harness.config.weights import (
+    Provenance,
+    RowWeights,
+    describe_file,
+    file_of,
+    missing_checkpoint,
+    start_words,
+)
 from harness.data.missing import MissingItem
 from harness.schema.keys import KEY_UNLESS_DEFAULT, NO_KEY
 from harness.schema.kinds import Kinds
@@ -41,9 +48,10 @@ class GeneratorSettings(GeneratorBase):
     checkpoint_entry: str | None = field(default=None, metadata=KEY_UNLESS_DEFAULT)
     """Entry of that file, or of `initial_weights`, that holds the weights, e.g. `ema`; absent: the
     first that is there of the names in use (`models.checkpoint.ENTRIES`)."""
-    initial_weights: str | None = field(default=None, metadata=NO_KEY)
-    """File whose weights the training starts from, as far as names and shapes fit: an official
-    checkpoint, or a snapshot of a training here. Its hash enters the key, its path does not."""
+    initial_weights: RowWeights | str | None = field(default=None, metadata=NO_KEY)
+    """Weights that the training starts from, as far as names and shapes fit: an official file, a
+    snapshot of a training here, or a row, `{results: results/frontier, row: ...}`. Their hash
+    enters the key, their place does not."""
 
     def __post_init__(self) -> None:
         bad = [step for step in self.snapshots if not 0 < step < self.training.steps]
@@ -88,7 +96,16 @@ class GeneratorSettings(GeneratorBase):
         """The files that it takes weights from."""
         if self.checkpoint is not None:
             return f"from {Path(self.checkpoint).name}"
-        return f"starting from {Path(self.initial_weights).name}" if self.initial_weights else ""
+        return "" if self.initial_weights is None else start_words(self.initial_weights)
+
+    @property
+    def identity(self) -> "GeneratorSettings":
+        """The configuration with the file of a row that the training starts from."""
+        return replace(self, initial_weights=self._start)
+
+    @property
+    def _start(self) -> str | None:
+        return file_of(self.initial_weights, "generator")
 
     @property
     def provenance(self) -> Provenance:
@@ -97,7 +114,7 @@ class GeneratorSettings(GeneratorBase):
 
     def describe(self) -> Mapping[str, str]:
         """Hashes of the files that it takes from elsewhere, for keys; without those not given."""
-        files = {"checkpoint": self.checkpoint, "initial_weights": self.initial_weights}
+        files = {"checkpoint": self.checkpoint, "initial_weights": self._start}
         return {name: describe_file(path) for name, path in files.items() if path is not None}
 
     def missing(self) -> list[MissingItem]:
@@ -105,7 +122,7 @@ class GeneratorSettings(GeneratorBase):
         what, start = "the generator's weights", "the weights that the generator starts from"
         return [
             *missing_checkpoint(what, self.checkpoint, "generator.checkpoint"),
-            *missing_checkpoint(start, self.initial_weights, "generator.initial_weights"),
+            *missing_checkpoint(start, self._start, "generator.initial_weights"),
         ]
 
 

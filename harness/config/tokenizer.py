@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,7 +24,13 @@ from harness.config.tokenizer_settings import (
     TokenizerDefaults,
 )
 from harness.config.training import TrainingConfig
-from harness.config.weights import Provenance, describe_file
+from harness.config.weights import (
+    Provenance,
+    RowWeights,
+    describe_file,
+    file_of,
+    start_words,
+)
 from harness.schema.keys import KEY_UNLESS_DEFAULT, NO_KEY
 from harness.schema.reading import ConfigError
 from models.alignment import NoAlignment, VFAlignment
@@ -83,10 +89,10 @@ class AutoencoderSettings(TokenizerDefaults):
     checkpoint_entry: str | None = field(default=None, metadata=KEY_UNLESS_DEFAULT)
     """Entry of that file, or of `initial_weights`, that holds the weights, e.g. `ema`; absent: the
     first that is there of the names in use (`models.checkpoint.ENTRIES`)."""
-    initial_weights: str | None = field(default=None, metadata=NO_KEY)
-    """File whose weights the training starts from, as far as names and shapes fit: an official or
-    Lightning-style file, or `model.safetensors` of a tokenizer here. Its hash enters the key, its
-    path does not."""
+    initial_weights: RowWeights | str | None = field(default=None, metadata=NO_KEY)
+    """Weights that the training starts from, as far as names and shapes fit: an official or
+    Lightning-style file, `model.safetensors` of a tokenizer here, or a row, `{results:
+    results/frontier, row: ...}`. Their hash enters the key, their place does not."""
     seed: int | None = None
     """Seed of weights and batches; absent: the trial's."""
 
@@ -174,7 +180,7 @@ class AutoencoderSettings(TokenizerDefaults):
         elif self.phases:
             aligned += f" in {len(self.phases)} phases"
         if self.initial_weights is not None:
-            aligned += f" starting from {Path(self.initial_weights).name}"
+            aligned += f" {start_words(self.initial_weights)}"
         return f"{self.latent_label} {aligned} seed {self.seed}"
 
     @property
@@ -200,9 +206,15 @@ class AutoencoderSettings(TokenizerDefaults):
             "adaptive_vf": "yes" if aligned.adaptive else "no",
         }
 
+    @property
+    def identity(self) -> "TokenizerConfig":
+        """The configuration with the file of a row that the training starts from."""
+        return replace(self, initial_weights=file_of(self.initial_weights, "tokenizer"))
+
     def describe(self) -> Mapping[str, str]:
         """Hashes of `checkpoint` and `initial_weights`."""
-        files = {"checkpoint": self.checkpoint, "initial_weights": self.initial_weights}
+        start = file_of(self.initial_weights, "tokenizer")
+        files = {"checkpoint": self.checkpoint, "initial_weights": start}
         return {name: describe_file(path) for name, path in files.items() if path is not None}
 
     def check(self, resolution: int) -> None:

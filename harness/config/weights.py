@@ -1,11 +1,15 @@
 """Weights that come from elsewhere: what identifies them, and what is missing on this machine."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from harness.data.missing import MissingItem
+from harness.schema.reading import ConfigError
+from harness.storage.artifacts import Artifact, Store, store_of
 from harness.storage.durable import file_sha256
 
 Provenance = Literal["published", "reproduced", "reconstruction"]
@@ -19,6 +23,110 @@ _WEAKEST_FIRST: tuple[Provenance, ...] = ("reconstruction", "reproduced", "publi
 def weaker(*parts: Provenance) -> Provenance:
     """What a whole is whose parts are these."""
     return min(parts, key=_WEAKEST_FIRST.index)
+
+
+Part = Literal["tokenizer", "generator"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowWeights:
+    """The tokenizer or the generator of a row that was made here."""
+
+    results: str
+    """Results folder of a sweep or search, `results/frontier` for instance."""
+    row: str | int | dict[str, Any]
+    """The row: its `row_id` or the first digits of it, or columns and their values that no other
+    row has, `{latent_dim: 8, alignment: vf, seed: 0}` for instance."""
+    store: str | None = None
+    """Folder of the artifacts; needed where it was moved."""
+
+    def file(self, part: Part) -> Path:
+        """The file of its weights.
+
+        Raises:
+            ConfigError: There is no such row, or several, or its weights are not in the store.
+        """
+        path = f"trial.{part}.initial_weights"
+        values = self._values(path)
+        key = values.get(f"{part}_key")
+        if not isinstance(key, str):
+            raise ConfigError(
+                f"must name a row with a {part}, but {values['row_id']} has none; take another",
+                path=f"{path}.row",
+            )
+        store = Store(store_of(Path(self.results).expanduser(), self.store))
+        artifact = store.find(part, key)
+        if artifact is None:
+            raise ConfigError(
+                f"must be where the {part} of row {values['row_id']} lies, but {store.root} does "
+                f"not hold {key}; name the folder of the artifacts, or run that sweep again",
+                path=f"{path}.store",
+            )
+        return artifact.path.resolve() / _weights_in(artifact, values, f"{path}.row")
+
+    def _values(self, path: str) -> Mapping[str, Any]:
+        """Column -> value of the row."""
+        rows = _rows_of(Path(self.results).expanduser() / "rows")
+        if not rows:
+            raise ConfigError(
+                f"must be the results folder of a run, but {self.results} has no rows; correct it",
+                path=f"{path}.results",
+            )
+        if isinstance(self.row, dict):
+            found = [row for row in rows if self.row.items() <= row.items()]
+        else:
+            # YAML reads an id of digits alone as a number.
+            found = [row for row in rows if row["row_id"].startswith(str(self.row))]
+        if len(found) != 1:
+            ids = ", ".join(row["row_id"] for row in found[:5] or rows[:5])
+            raise ConfigError(
+                f"must name one row of {self.results}, but {self.row!r} names {len(found)} of "
+                f"{len(rows)}; give a row_id in quotes ({ids}, ...), or columns that tell it apart",
+                path=f"{path}.row",
+            )
+        return found[0]
+
+    def __str__(self) -> str:
+        told = self.row
+        if isinstance(told, dict):
+            told = " ".join(f"{name}={value}" for name, value in told.items())
+        return f"{told} of {self.results}"
+
+
+def file_of(given: str | RowWeights | None, part: Part) -> str | None:
+    """The file behind `initial_weights`, a row looked up in its results and its store."""
+    return str(given.file(part)) if isinstance(given, RowWeights) else given
+
+
+def start_words(given: str | RowWeights) -> str:
+    """The file or the row that a training starts from, in words."""
+    return f"starting from {given if isinstance(given, RowWeights) else Path(given).name}"
+
+
+def _rows_of(folder: Path) -> Sequence[Mapping[str, Any]]:
+    paths = sorted(folder.glob("*.json"))
+    return [_read_row(path, path.stat().st_mtime_ns) for path in paths]
+
+
+@lru_cache(maxsize=4096)
+def _read_row(path: Path, _modified_ns: int) -> Mapping[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _weights_in(artifact: Artifact, row: Mapping[str, Any], path: str) -> str:
+    """Name of the file of weights in an artifact; of snapshots, that of the row's training step."""
+    names = [name for name in artifact.record["files"] if name.endswith(".safetensors")]
+    if len(names) > 1 and row.get("generator_images") is not None:
+        batch_size = artifact.record["config"]["generator"]["training"]["batch_size"]
+        step = int(row["generator_images"]) // batch_size
+        names = [name for name in names if f"{step:09d}" in name]
+    if len(names) != 1:
+        raise ConfigError(
+            f"must name a row whose weights are tensors in a file, but {artifact.path} has "
+            f"{', '.join(names) or 'none'}; give the file itself",
+            path=path,
+        )
+    return names[0]
 
 
 def describe_file(path: str | None) -> str:

@@ -34,8 +34,7 @@ from harness.schema.imported import import_plugins
 from harness.schema.reading import nearest, read_yaml
 from harness.stages.generation import GenerationStage, Sampling, load_sampling
 from harness.stages.tokenizer.stage import load_tokenizer
-from harness.storage.artifacts import Artifact, Store
-from harness.storage.durable import read_object
+from harness.storage.artifacts import Artifact, Store, store_of
 from models.tokenizer import TokenizerNetwork
 
 Device = str | torch.device | None
@@ -59,7 +58,7 @@ def open_results(folder: Path | str, *, store: Path | str | None = None) -> "Res
     for file in (folder / "sweep.yaml", folder / "tune.yaml"):
         if file.is_file():
             import_plugins(read_yaml(file), folder)
-    return Results(folder=folder, table=table, store=Store(_store_of(folder, store)))
+    return Results(folder=folder, table=table, store=Store(store_of(folder, store)))
 
 
 @final
@@ -314,13 +313,3 @@ def _tensor(values: Any) -> Tensor:
 
 def _device(device: Device) -> torch.device:
     return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-
-
-def _store_of(folder: Path, given: Path | str | None) -> Path:
-    """The store that was named, or that of the last run."""
-    if given is not None:
-        return Path(given)
-    recorded = read_object(folder / "manifest.json").get("store", "artifacts")
-    # A run without --results was started two folders above its own.
-    beside = folder.resolve().parent.parent / recorded
-    return beside if beside.is_dir() else Path(recorded)

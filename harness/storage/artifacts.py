@@ -97,6 +97,16 @@ class Artifact:
         return self.record["files"][name]["sha256"]
 
 
+def store_of(results: Path, given: Path | str | None = None) -> Path:
+    """Folder of the artifacts behind a results folder: one that is named, or the last run's."""
+    if given is not None:
+        return Path(given).expanduser()
+    recorded = read_object(results / "manifest.json").get("store", "artifacts")
+    # A run without --results was started two folders above its own.
+    beside = results.resolve().parent.parent / recorded
+    return beside if beside.is_dir() else Path(recorded)
+
+
 class DamagedArtifact(ConfigError):
     """An artifact is not what was published: bytes changed, a file is gone, its inputs are others.
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from harness.config.generator import GeneratorSettings
 from harness.config.generator_settings import GeneratorBase
 from harness.config.trial import Trial
-from harness.config.weights import check_file
+from harness.config.weights import check_file, file_of
 from harness.data.dataset import CONTENT
 from harness.data.latents.folder import LatentFolder
 from harness.data.latents.training_set import LatentSet, Rows
@@ -251,9 +251,9 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
 def _start(config: GeneratorStage, model: nn.Module) -> dict[str, Any]:
     """Take what fits of the file of initial weights, where there is one."""
     settings = _trained(config)
-    if settings.initial_weights is None:
+    if (given := file_of(settings.initial_weights, "generator")) is None:
         return {}
-    path = Path(settings.initial_weights).expanduser()
+    path = Path(given).expanduser()
     weights = kind_of(settings).read_checkpoint(path, entry=settings.checkpoint_entry)
     weights |= _given_head(settings, path)
     return start_from(model, weights, path, config.initial_weights)
@@ -411,8 +411,10 @@ def missing(config: GeneratorStage, _path: str) -> list[MissingItem]:
 
 def check_given(config: GeneratorStage) -> None:
     """Refuse files of weights that the network does not fit, by their headers alone."""
-    settings, kind = config.generator, kind_of(config.generator)
-    compare_headers(settings, "generator", lambda: kind.build(config), kind.read_checkpoint)
+    kind = kind_of(config.generator)
+    if kind.make is None:
+        settings = _trained(config)
+        compare_headers(settings, "generator", lambda: kind.build(config), kind.read_checkpoint)
 
 
 KIND = StageKind(version=2, run=run, estimate=estimate, missing=missing, check_given=check_given)

@@ -16,7 +16,7 @@ from harness.config.perceptual import describe_lpips, missing_lpips
 from harness.config.phases import phase_at
 from harness.config.tokenizer import AnyTokenizerConfig, AutoencoderSettings
 from harness.config.trial import Trial
-from harness.config.weights import check_file, missing_checkpoint
+from harness.config.weights import check_file, file_of, missing_checkpoint
 from harness.data import open_dataset
 from harness.data.dataset import left_out
 from harness.data.missing import MissingItem
@@ -54,7 +54,7 @@ REGULARIZER = ("tokenizer", "regularizer")
 
 def stage(trial: Trial) -> TokenizerStage:
     """Make the configuration of the stage from a trial."""
-    settings = _settings(trial.tokenizer)
+    settings = _settings(trial.tokenizer).identity
     given = settings.describe()
     return TokenizerStage(
         tokenizer=settings,
@@ -263,7 +263,7 @@ def make(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
 
 def _start(config: TokenizerStage, model: ConvolutionalAutoencoder) -> dict[str, Any]:
     """Take what fits of the file of initial weights, where there is one."""
-    given = _settings(config.tokenizer).initial_weights
+    given = file_of(_settings(config.tokenizer).initial_weights, "tokenizer")
     if given is None:
         return {}
     path, entry = Path(given).expanduser(), _settings(config.tokenizer).checkpoint_entry
@@ -304,9 +304,10 @@ def missing(config: TokenizerStage) -> list[MissingItem]:
         what = "the tokenizer's weights"
         return missing_checkpoint(what, settings.checkpoint, "tokenizer.checkpoint")
     start = "the weights that the tokenizer starts from"
+    given = file_of(settings.initial_weights, "tokenizer")
     return [
         *missing_lpips(settings.loss.perceptual, "tokenizer.loss.perceptual"),
-        *missing_checkpoint(start, settings.initial_weights, "tokenizer.initial_weights"),
+        *missing_checkpoint(start, given, "tokenizer.initial_weights"),
     ]
 
 
