@@ -24,6 +24,7 @@ from harness.executors.ray_environment import (
     running_cluster,
     temporary_folder,
 )
+from harness.schema.imported import own_code
 from harness.schema.reading import ConfigError
 
 ACCEPT_S = 5.0
@@ -76,11 +77,21 @@ def _connect(address: str | None, say: Say) -> None:
         if address:
             # Tried in a process that can be ended: in ours Ray would wait for minutes.
             _require_answer(address)
-            ray.init(address=address, **quiet)
+            ray.init(address=address, runtime_env=environment_of_workers(), **quiet)
         else:
             _start(say, quiet)
     except (OSError, RuntimeError, ValueError, RayError) as error:
         raise ConfigError(_message(address, error), path="--address") from error
+
+
+def environment_of_workers() -> dict[str, Any]:
+    """What a cluster's machines get of the user's own code, which they may not have.
+
+    They are found before anything in the folders of those machines. What is installed is not sent;
+    `RayMachines.require_code` refuses to start where a machine lacks it.
+    """
+    modules = [str(path) for path in own_code()]
+    return {"py_modules": modules} if modules else {}
 
 
 def _job() -> JobConfig:

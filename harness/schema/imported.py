@@ -27,6 +27,9 @@ ENTRY_POINTS = "latent_frontier.plugins"
 """Group of entry points by which an installed package registers kinds: `name = package.module`."""
 
 _loaded: list[str] = []
+_met: dict[str, None] = {}
+MAX_SHIPPED_BYTES = 100 * 2**20
+"""The largest package that is sent to a cluster; a larger one holds more than code."""
 
 
 def plugins() -> tuple[str, ...]:
@@ -190,6 +193,22 @@ def describe_module(name: str) -> str:
     return _described(name, tuple(sys.path))
 
 
+def own_code() -> list[Path]:
+    """Files and package folders of the user's own code that this process has met in plans.
+
+    What is installed is left out, and so are packages that hold more than code: both must be
+    installed where they are needed.
+    """
+    found: dict[Path, None] = {}
+    for name in (*_loaded, *_met):
+        for module, path in source_files(name).items():
+            if not _is_installed(path):
+                depth = module.count(".") + (path.name == "__init__.py")
+                found[path.resolve() if depth == 0 else path.resolve().parents[depth - 1]] = None
+    sizes = {p: sum(f.stat().st_size for f in [p, *p.rglob("*")] if f.is_file()) for p in found}
+    return [path for path, size in sizes.items() if size <= MAX_SHIPPED_BYTES]
+
+
 def source_files(name: str) -> Mapping[str, Path]:
     """Module -> file, of a module and of what it imports beside it."""
     return _sources(name, tuple(sys.path))
@@ -198,6 +217,7 @@ def source_files(name: str) -> Mapping[str, Path]:
 # Kept: a module stays what it was when it was imported, whatever becomes of its file.
 @lru_cache(maxsize=64)
 def _described(name: str, search: tuple[str, ...]) -> str:
+    _met[name] = None
     sources, digest = _sources(name, search), hashlib.sha256()
     for module in sorted(sources):
         digest.update(f"{module}\0".encode() + sources[module].read_bytes() + b"\0")

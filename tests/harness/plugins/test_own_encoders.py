@@ -88,11 +88,12 @@ GRADES = "{kind: python, target: 'my_encoder:Gradients', feature_dim: 128}"
 GRID = f"{{alignment: [gradients], evaluation.extractor: [{GRADES}, {{kind: colours}}]}}"
 
 
-def test_feature_networks_of_ones_own_are_aligned_with_and_grade(tmp_path):
+@pytest.mark.parametrize("executor", ["inline", "ray"])
+def test_feature_networks_of_ones_own_are_aligned_with_and_grade(tmp_path, executor):
     folder = Path(shutil.copytree(EXAMPLES, tmp_path / "mine"))
     (folder / "my_colours.py").write_text(KIND)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, "-m", "harness.run", "own_encoder.yaml", "--executor", "inline"]
+    words = [sys.executable, "-m", "harness.run", "own_encoder.yaml", "--executor", executor]
     words += ["--set", "tokenizer.training.steps=3", "--set", "evaluation.num_reconstructions=40"]
     words += ["--set", f"grid={GRID}", "--plugin", "my_colours"]
     done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
