@@ -82,6 +82,10 @@ class Kinds(Generic[Implementation]):
     def __iter__(self) -> Iterator[str]:
         return iter(self._configs)
 
+    def added_by(self, module: str) -> list[str]:
+        """The kinds whose configurations a module or a package holds."""
+        return [kind for kind, at in self._origins.items() if at.startswith(f"{module}.")]
+
     def config_of(self, kind: str) -> type:
         """The configuration class of a kind."""
         return self._configs[kind]
