@@ -207,7 +207,7 @@ class AutoencoderSettings(TokenizerDefaults):
         }
 
     @property
-    def identity(self) -> "TokenizerConfig":
+    def identity(self) -> "AutoencoderSettings":
         """The configuration with the file of a row that the training starts from."""
         return replace(self, initial_weights=file_of(self.initial_weights, "tokenizer"))
 

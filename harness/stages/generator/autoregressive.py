@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from harness.config.autoregressive import AutoregressiveConfig
-from harness.config.generator import GeneratorSettings
+from harness.config.generator_settings import GeneratorBase
 from harness.stages.flops import count_forward
 from harness.stages.generator.kind import GeneratorKind, GeneratorStage
 from models.autoregressive import AutoregressiveTransformer
@@ -55,7 +55,7 @@ def _layout(config: GeneratorStage) -> IndexLayout:
     return config.layout
 
 
-def _settings(config: GeneratorSettings) -> AutoregressiveConfig:
+def _settings(config: GeneratorBase) -> AutoregressiveConfig:
     assert isinstance(config, AutoregressiveConfig)
     return config
 

@@ -1,5 +1,7 @@
 """The user's own code on its way to a cluster: what Ray is handed, and that workers find it."""
 
+import importlib
+import logging
 import sys
 from pathlib import Path
 
@@ -63,14 +65,12 @@ def test_workers_import_what_was_handed_to_ray(folder, monkeypatch):
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path != str(folder)])
     ray_connection.prepare(None)
     ray.init(address="local", num_cpus=1, include_dashboard=False, runtime_env=environment,
-             log_to_driver=False, logging_level="ERROR")  # fmt: skip
+             log_to_driver=False, logging_level=logging.ERROR)  # fmt: skip
     try:
 
         @ray.remote
         def width() -> int:
-            import shipped_tokenizer
-
-            return shipped_tokenizer.build()
+            return importlib.import_module("shipped_tokenizer").build()
 
         assert ray.get(width.remote(), timeout=120) == 7
     finally:
