@@ -24,7 +24,7 @@ class SamplerSettings(Protocol):
 
 SAMPLERS: Kinds[Any] = Kinds("sampler", SamplerSettings, default="euler")
 """Every kind; a block that names none is Euler's method."""
-for _solver in ("euler", "heun", "dopri5"):
+for _solver in ("euler", "heun", "dopri5", "ab2", "dpmpp_2m"):
     SAMPLERS.add(_solver, SamplerConfig)
 SAMPLERS.add("categorical", TokenSamplerConfig)
 
