@@ -26,6 +26,8 @@ CONFIGURATION = ("cell", "dataset", "resolution", "guidance", "generator_images"
 """Columns that match rows, after `describe_lines` has put every axis into the name of the cell."""
 MAX_LISTED = 40
 """Lines listed under one heading at most; the CSV has them all."""
+LEADING = ("gfid", "rfid")
+"""Metrics listed first, however large the changes of others are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +46,16 @@ class Comparison:
     """The same of the second."""
 
     def having(self, verdict: str) -> pd.DataFrame:
-        """The changes of one verdict, largest relative change first."""
+        """The changes of one verdict: `LEADING` first, then by size of the relative change."""
         mine = self.changes[self.changes["verdict"] == verdict]
-        return mine.loc[mine["relative"].abs().sort_values(ascending=False, kind="stable").index]
+        ranks = {metric: rank for rank, metric in enumerate(LEADING)}
+        order = pd.DataFrame(
+            {
+                "rank": mine["metric"].map(ranks).fillna(len(LEADING)).astype(int),
+                "size": -mine["relative"].astype(float).abs(),
+            }
+        )
+        return mine.loc[order.sort_values(["rank", "size"], kind="stable").index]
 
 
 def compare_tables(first: pd.DataFrame, second: pd.DataFrame) -> Comparison:

@@ -104,3 +104,19 @@ def test_a_missing_folder_is_exit_code_2(make_row, tmp_path, capsys, missing):
         pd.DataFrame([make_row()]).to_csv(tmp_path / name / "table.csv", index=False)
     assert main([str(tmp_path / "a"), str(tmp_path / "b")]) == 2
     assert "must hold table.parquet or table.csv" in capsys.readouterr().err
+
+
+def test_gfid_and_rfid_lead_however_much_others_change(make_row):
+    rows = [
+        _seeds(make_row, values, psnr=psnr, rfid=rfid)
+        for values, psnr, rfid in (((3.0, 3.01), 10.0, 2.0), ((3.3, 3.31), 90.0, 2.1))
+    ]
+    first, second = map(_table, rows)
+    for table, spread in ((first, 0.01), (second, 0.02)):
+        table["psnr"] += spread * table["seed"]
+        table["rfid"] += spread * table["seed"] / 10
+    changed = compare_tables(first, second).having("changed")
+    assert changed["metric"].tolist() == ["gfid", "rfid", "psnr"]
+    # Tokenizers alone: reconstruction leads.
+    alone = [table.assign(gfid=None, label_accuracy=None) for table in (first, second)]
+    assert compare_tables(*alone).having("changed")["metric"].tolist() == ["rfid", "psnr"]
