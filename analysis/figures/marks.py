@@ -141,7 +141,9 @@ def freeze_layout(figure: Figure) -> None:
     The layout engine is taken away and not replaced by the one that does nothing ("none"): for any
     engine matplotlib draws a figure a second time whenever it is saved.
     """
-    figure.draw_without_rendering()
+    engine = figure.get_layout_engine()
+    assert engine is not None, "a figure of `blank_figure`"
+    engine.execute(figure)
     figure.set_layout_engine(None)
 
 
