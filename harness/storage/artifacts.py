@@ -10,6 +10,7 @@ is read is held to the hashes that were recorded when it was published.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.schema.reading import ConfigError
 from harness.storage.durable import (
+    StorageError,
     difference,
     file_sha256,
     flush_file,
@@ -35,6 +37,7 @@ from harness.storage.durable import (
     replacing,
     storage_errors,
     write_json,
+    write_text,
 )
 from harness.storage.lease import Lease, StageBusy, hold
 from harness.storage.leftovers import discard
@@ -46,6 +49,8 @@ if TYPE_CHECKING:
 
 RECORD = "artifact.json"
 """The file of an artifact that says what it is; written last."""
+HOLDER = "holder"
+"""The file of a work folder that says which holder of the lease it belongs to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +63,8 @@ class Artifact:
 
     @property
     def result(self) -> Mapping[str, Any]:
-        """The numbers that the stage reported."""
-        return self.record["result"]
+        """The numbers that the stage reported; one that is missing is damage."""
+        return _Result(self.path, self.record["result"])
 
     @property
     def digest(self) -> str:
@@ -93,7 +98,13 @@ class Artifact:
             return file.get_tensor(key)
 
     def sha256(self, name: str) -> str:
-        """Content hash of a payload file, as recorded when it was published."""
+        """Content hash of a payload file, as recorded when it was published.
+
+        Raises:
+            DamagedArtifact: It was published without this file.
+        """
+        if name not in self.record["files"]:
+            raise DamagedArtifact(self.path, f"it has no file {name}")
         return self.record["files"][name]["sha256"]
 
 
@@ -127,6 +138,17 @@ class DamagedArtifact(ConfigError):
         return type(self), (self.folder, self.reason)
 
 
+class _Result(dict[str, Any]):
+    """What a stage reported; a number that is not there is damage of its artifact."""
+
+    def __init__(self, folder: Path, content: Mapping[str, Any]) -> None:
+        super().__init__(content)
+        self.folder = folder
+
+    def __missing__(self, name: str) -> Any:
+        raise DamagedArtifact(self.folder, f"its result has no {name!r}")
+
+
 class Store:
     """Artifacts below one folder, which may lie on a file system that several machines share."""
 
@@ -157,8 +179,17 @@ class Store:
             return None
         except ValueError as error:
             raise DamagedArtifact(path, f"its {RECORD} cannot be read ({error})") from error
+        if not isinstance(record, dict):
+            raise DamagedArtifact(path, f"its {RECORD} is no mapping")
+        for name in ("result", "files"):
+            if not isinstance(record.get(name), dict):
+                raise DamagedArtifact(path, f"its {RECORD} has no mapping {name!r}")
+        try:
+            found = _record_hash(record)
+        except ValueError as error:
+            raise DamagedArtifact(path, f"its {RECORD} holds a number that is none") from error
         # Records of earlier versions have no hash of their own.
-        if record.get("record_sha256", _record_hash(record)) != _record_hash(record):
+        if record.get("record_sha256", found) != found:
             raise DamagedArtifact(path, f"its {RECORD} was altered")
         return Artifact(path=path, record=record)
 
@@ -190,6 +221,8 @@ class Store:
         # Only the holder of the lease touches the work folder.
         with hold(self.lease(kind, key)) as lease:
             work = Work(folder=folder, lease=lease)
+            with storage_errors(folder):
+                work.begin()
             work.clear_temporary()
             yield work
 
@@ -256,8 +289,16 @@ class Work:
 
     @property
     def partial(self) -> Path:
-        """`shared` for the worker with the lease; the others have a folder of their own."""
-        return self.scratch or self.shared
+        """`shared` for the worker with the lease; the others have a folder of their own.
+
+        Raises:
+            StageBusy: The lease was taken over, and the files are another process's.
+            StorageError: The work folder was removed while the stage ran.
+        """
+        if self.scratch is not None:
+            return self.scratch
+        self.require_lease()
+        return self.shared
 
     @property
     def payload(self) -> Path:
@@ -285,14 +326,29 @@ class Work:
         """The last report, also of an attempt before this one; empty where there is none."""
         return read_object(self.partial / "progress.json")
 
+    def begin(self) -> None:
+        """Write down whose work folder this is; a folder that takes its place does not say it."""
+        assert self.lease is not None, "the first worker writes into the store"
+        _made(self.shared)
+        write_text(self.shared / HOLDER, self.lease.token, durable=False)
+
     def require_lease(self) -> None:
         """Refuse to write what matters unless this process still holds the stage.
 
         Raises:
             StageBusy: It was taken for dead, say while it was suspended, and taken over.
+            StorageError: The work folder was removed while the stage ran.
         """
         assert self.lease is not None, "the first worker writes into the store"
         self.lease.require()
+        if not (self.shared / HOLDER).exists():
+            # What lies there now was written since, and is less than the stage promises.
+            discard(self.shared)
+            raise StorageError(
+                errno.ENOENT,
+                f"{self.shared} was removed while its stage ran, and with it a part of what the "
+                "stage had made; run the same command again, which starts it anew",
+            )
 
     def note(self, what: str, **details: Any) -> None:
         """Add a line to the stage's history: an attempt, a resumption, a damaged checkpoint.
@@ -335,7 +391,7 @@ class Work:
             for log in filter(lambda path: is_log(path.name), self.shared.iterdir()):
                 log.rename(payload / log.name)
             artifact = _move_into_place(payload, self.folder)
-        discard(self.partial)
+        discard(self.shared)
         return artifact
 
 
@@ -373,10 +429,15 @@ def embedded(artifact: Artifact, name: str) -> Artifact:
 def read_history(partial: Path) -> list[dict[str, Any]]:
     """All lines that `Work.note` wrote in all attempts; torn ones are left out."""
     try:
-        lines = (partial / "history.jsonl").read_text(encoding="utf-8").splitlines()
+        content = (partial / "history.jsonl").read_text(encoding="utf-8", errors="replace")
+        lines = content.splitlines()
     except OSError:
         return []
-    return [json.loads(line) for line in lines if line.endswith("}") and line.startswith("{")]
+    entries = []
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            entries.append(json.loads(line))
+    return [entry for entry in entries if isinstance(entry, dict)]
 
 
 def _describe_files(payload: Path) -> dict[str, dict[str, Any]]:

@@ -19,6 +19,7 @@ class Curve:
     """
 
     def __init__(self, work: Work, every: int) -> None:
+        self._work = work
         self.path = work.curve
         self.final = work.payload / "curve.jsonl"
         self.every = every
@@ -45,7 +46,13 @@ class Curve:
             self._waiting.append((step, {name: t.detach() for name, t in terms.items()}))
 
     def flush(self) -> None:
-        """Write what is waiting; synchronises with the device."""
+        """Write what is waiting; synchronises with the device.
+
+        Raises:
+            StageBusy: Another process took the stage over, and the file is its own now.
+        """
+        if self._work.lease is not None:
+            self._work.require_lease()
         with storage_errors(self.path), self.path.open("a", encoding="utf-8") as file:
             for step, terms in self._waiting:
                 names = list(terms)

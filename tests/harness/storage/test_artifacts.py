@@ -1,12 +1,14 @@
 """The store: artifacts are whole or absent, and one process at a time works on a stage."""
 
 import json
+import shutil
 
 import pytest
 import torch
 
-from harness.storage.artifacts import DamagedArtifact, Store, write_tensors
-from harness.storage.durable import file_sha256, write_json
+from harness.stages.running.curves import Curve
+from harness.storage.artifacts import DamagedArtifact, Store, read_history, write_tensors
+from harness.storage.durable import StorageError, file_sha256, write_json
 from harness.storage.lease import StageBusy
 
 RECORD = {"result": {"value": 1.0}}
@@ -66,7 +68,7 @@ def test_the_loser_of_a_race_keeps_the_winners_artifact(store):
         write_json(winner / "artifact.json", {"result": {"value": 2.0}, "files": {}})
         kept = work.publish({"result": {"value": 1.0}})
     assert kept.result == store.get("tokenizer", "key").result == {"value": 2.0}
-    assert not work.partial.exists()
+    assert not work.shared.exists()
 
 
 def test_a_stage_held_by_a_living_process_is_busy(store):
@@ -190,3 +192,59 @@ def test_progress_is_read_back_and_empty_where_nothing_runs(store):
     with store.work("tokenizer", "key") as work:
         work.report({"step": 3, "total": 10})
         assert store.progress("tokenizer", "key") == {"step": 3, "total": 10}
+
+
+def test_a_work_folder_that_was_removed_meanwhile_publishes_nothing(store):
+    with store.work("tokenizer", "key") as work:
+        write_tensors(work.payload / "first.safetensors", {"weight": torch.ones(2)})
+        shutil.rmtree(work.shared)
+        (work.shared / "payload").mkdir(parents=True)
+        with pytest.raises(StorageError, match="was removed while its stage ran"):
+            work.publish(RECORD)
+        assert not work.shared.exists()
+    assert store.find("tokenizer", "key") is None
+    publish(store)
+
+
+def test_a_holder_that_was_taken_over_writes_nothing_to_its_successors_files(store):
+    with store.work("tokenizer", "key") as work:
+        curve = Curve(work, every=1)
+        (store.root / "tokenizer" / "key.lease").write_text(json.dumps({"token": "theirs"}))
+        before = {path: path.stat().st_size for path in work.shared.rglob("*") if path.is_file()}
+        curve.note(0, {"loss": torch.ones(())})
+        for write in (
+            curve.flush,
+            lambda: work.report({"step": 1}),
+            lambda: work.note("started"),
+            lambda: work.payload,
+            lambda: work.checkpoints,
+        ):
+            with pytest.raises(StageBusy, match="taken over"):
+                write()
+    after = {path: path.stat().st_size for path in work.shared.rglob("*") if path.is_file()}
+    assert after == before
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "NaN", '{"result": {}, "files": []}', "\xff"])
+def test_a_record_of_another_form_is_damage(store, text):
+    path = publish(store).path / "artifact.json"
+    path.write_text(text, encoding="latin-1")
+    assert store.find("tokenizer", "key") is None
+    with pytest.raises(DamagedArtifact, match="run the command again"):
+        store.examine("tokenizer", "key")
+
+
+def test_an_entry_that_is_missing_is_damage(store):
+    artifact = publish(store)
+    with pytest.raises(DamagedArtifact, match="its result has no 'other'"):
+        artifact.result["other"]
+    with pytest.raises(DamagedArtifact, match="it has no file other.npz"):
+        artifact.file("other.npz")
+
+
+def test_half_lines_of_a_history_are_left_out(store):
+    with store.work("tokenizer", "key") as work:
+        work.note("started")
+        with (work.partial / "history.jsonl").open("ab") as file:
+            file.write(b'{"what": {"half"}\n[1]\n{\xff}\n')
+        assert [line["what"] for line in read_history(work.partial)] == ["started"]
