@@ -95,8 +95,10 @@ def export_latents(artifact: Artifact, folder: Path, encoder: Artifact | None = 
             f"must be absent or empty, but {folder} holds files; name another one", path="folder"
         )
     _check_published(artifact)
-    paths = sorted(artifact.path.glob("latents_shard*.safetensors"))
-    check_unchanged(artifact, paths)
+    names = [name for name in artifact.record["files"] if name.startswith("latents_shard")]
+    check_unchanged(artifact, [artifact.path / name for name in sorted(names)])
+    # Asking for a file holds it to its hash.
+    paths = [artifact.file(name) for name in sorted(names)]
     features = None if encoder is None else _Features(artifact, encoder)
     folder.mkdir(parents=True, exist_ok=True)
     # Indices have no groups of channels.

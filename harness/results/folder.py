@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,8 +21,8 @@ from harness.results.columns import with_axes
 from harness.results.names import link_log, row_suffix, rows_by_trial, stage_names, trial_names
 from harness.results.rows import compile_table, make_row, write_row
 from harness.schema.keys import to_plain
-from harness.storage.artifacts import Artifact, Store
-from harness.storage.durable import file_sha256, replacing, write_json, write_text
+from harness.storage.artifacts import Artifact, DamagedArtifact, Store
+from harness.storage.durable import file_sha256, read_object, replacing, write_json, write_text
 from harness.storage.lease import wait_and_hold
 from harness.storage.leftovers import remove_temporary
 
@@ -154,12 +155,13 @@ def _figures(results: Path) -> list[Path]:
 
     note = results / "figures" / "drawn.json"
     made_of = {"table_sha256": file_sha256(results / "table.csv"), "report": REPORT_VERSION}
-    if note.is_file():
-        drawn = json.loads(note.read_text(encoding="utf-8"))
-        paths = [results / name for name in drawn["files"]]
-        if made_of.items() <= drawn.items() and all(path.is_file() for path in paths):
+    drawn = read_object(note)
+    names = drawn.get("files")
+    if isinstance(names, list) and made_of.items() <= drawn.items():
+        paths = [results / str(name) for name in names]
+        if all(path.is_file() for path in paths):
             return paths
-        note.unlink()
+    note.unlink(missing_ok=True)
     paths = write_figures(results)
     names = [path.relative_to(results).as_posix() for path in paths]
     write_json(note, {**made_of, "files": names})
@@ -208,10 +210,11 @@ def _write_curves(plan: Plan, store: Store, results: Path) -> None:
     lines: list[dict[str, Any]] = []
     for stage in plan.stages:
         artifact = store.find(stage.kind, stage.key)
-        if artifact is None or not (artifact.path / "curve.jsonl").is_file():
+        path = None if artifact is None else _whole(artifact, "curve.jsonl")
+        if path is None:
             continue
         training = getattr(stage.config, stage.kind).training
-        for text in (artifact.path / "curve.jsonl").read_text(encoding="utf-8").splitlines():
+        for text in path.read_text(encoding="utf-8").splitlines():
             terms = json.loads(text)
             step = terms.pop("step")
             shared = {
@@ -228,6 +231,21 @@ def _write_curves(plan: Plan, store: Store, results: Path) -> None:
         return
     with replacing(path) as temporary:
         pd.DataFrame(lines).to_parquet(temporary, index=False)
+
+
+def _whole(artifact: Artifact, name: str) -> Path | None:
+    """A file of an artifact; None where it has none, or where it is damaged, which is told."""
+    if name not in artifact.record["files"]:
+        return None
+    try:
+        return artifact.file(name)
+    except DamagedArtifact as error:
+        print(
+            f"warning: left out of the results: {error.reason}; remove {artifact.path} to have "
+            "its stage run again",
+            file=sys.stderr,
+        )
+        return None
 
 
 def _copy_grids(plan: Plan, store: Store, results: Path) -> list[Path]:
@@ -257,9 +275,9 @@ def _copy_grids(plan: Plan, store: Store, results: Path) -> list[Path]:
 
 def _copy_grid(artifact: Artifact, name: str, target: Path) -> bool:
     """Copy a grid of images out of an artifact; returns whether the artifact has one."""
-    source = artifact.path / name
+    source = _whole(artifact, name)
     target.parent.mkdir(parents=True, exist_ok=True)
-    if not source.is_file():
+    if source is None:
         return False
     with replacing(target, durable=False) as temporary:
         shutil.copyfile(source, temporary)
