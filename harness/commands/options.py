@@ -83,7 +83,7 @@ def add_run_options(
         ("--store", "artifacts", "folder of the artifacts, shared by sweeps and machines"),
     ):
         about = f"{holds} (default: {folder})"
-        parser.add_argument(option, type=Path, default=Path(folder), metavar="DIR", help=about)
+        parser.add_argument(option, type=folder_at, default=Path(folder), metavar="DIR", help=about)
     parser.add_argument(
         "--executor",
         choices=("ray", "inline"),
@@ -146,6 +146,18 @@ def add_settings(parser: argparse.ArgumentParser, example: str = EXAMPLE) -> Non
         dest="settings",
         help="import a module of your own that registers kinds, beside the file's `plugins`",
     )
+
+
+def folder_at(text: str) -> Path:
+    """The value of an option that is a path; `~`, which a shell leaves in `--store=~/x`, is home.
+
+    Raises:
+        argparse.ArgumentTypeError: Nobody has a home of this name.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(f"{error}; write the whole path, not {text!r}") from error
 
 
 def count(text: str) -> int:

@@ -60,6 +60,8 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
             # leave an empty file under it.
             if durable:
                 flush_file(temporary)
+            # Some libraries make their files 0600, whatever the umask says.
+            temporary.chmod(0o666 & ~_umask())
             temporary.replace(path)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -67,6 +69,19 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
             raise
         if durable:
             flush_folder(path.parent)
+
+
+@cache
+def _umask() -> int:
+    """The umask of this process."""
+    # Linux tells it; elsewhere it can only be read by setting it, for all threads.
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
 
 
 def is_temporary(path: Path) -> bool:
