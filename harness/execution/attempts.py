@@ -22,7 +22,9 @@ _FAILURE = "failure-worker{rank}.json"
 
 def slices(work: Work) -> int:
     """Slices of every batch in the coming attempt."""
-    return int(read_object(work.shared / _MEMORY).get("slices", 1))
+    found = read_object(work.shared / _MEMORY).get("slices", 1)
+    # A note of another form says nothing: the batch is tried whole.
+    return found if isinstance(found, int) and found in (1, SLICES) else 1
 
 
 def ask_for_slices(work: Work, error: str) -> None:

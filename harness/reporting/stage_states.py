@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, final
 
 from harness.plan.graph import Node
-from harness.storage.artifacts import Store, read_history
+from harness.storage.artifacts import HOLDER, Store, read_history
 from harness.storage.lease import describe_holder, is_held
 
 State = Literal[
@@ -96,7 +96,7 @@ def witness_of(store: Store) -> Witness:
             return StageState.of(
                 stage, "running", remark=holder, progress=progress, running_s=since
             )
-        if _has_failed(partial, started):
+        if _has_failed(partial):
             error = _last_line(partial / "error.txt")
             state: State = "diverged" if "Diverged:" in error else "failed"
             there = [partial / name for name in ("error.txt", "log.txt")]
@@ -117,13 +117,18 @@ def _last_start(partial: Path) -> float | None:
     return started[-1] if started else None
 
 
-def _has_failed(partial: Path, started: float | None) -> bool:
+def _has_failed(partial: Path) -> bool:
     """Whether the last attempt ended with an error; one that was killed leaves an older one's."""
     try:
-        failed_at = (partial / "error.txt").stat().st_mtime
+        failed_ns = (partial / "error.txt").stat().st_mtime_ns
     except OSError:
         return False
-    return started is None or started <= failed_at + 1.0
+    # Both times are the disk's: clocks of machines disagree.
+    try:
+        return (partial / HOLDER).stat().st_mtime_ns <= failed_ns
+    except OSError:
+        # Work folders of earlier versions do not say when they were begun.
+        return True
 
 
 def _interrupted(partial: Path) -> str:

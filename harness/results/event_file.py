@@ -10,6 +10,10 @@ SCHEMA = 1
 """Raised when a field changes its meaning or goes away; further fields don't raise it."""
 
 
+_STARTED = ("store", "command", "host", "pid")
+"""What readers need of the event that a run begins with."""
+
+
 def read_events(path: Path) -> Iterator[dict[str, Any]]:
     """Events in the order in which they were written; lines that are torn are left out.
 
@@ -21,5 +25,9 @@ def read_events(path: Path) -> Iterator[dict[str, Any]]:
             entry = json.loads(line)
         except ValueError:
             continue
-        if isinstance(entry, dict) and entry.get("schema") == SCHEMA and "event" in entry:
+        if not isinstance(entry, dict) or entry.get("schema") != SCHEMA:
+            continue
+        event = entry.get("event")
+        names = ("event", "run", "time", *(_STARTED if event == "sweep_started" else ()))
+        if all(name in entry for name in names) and isinstance(entry.get("store", ""), str):
             yield entry
