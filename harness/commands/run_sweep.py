@@ -51,24 +51,32 @@ def run_sweep(options: RunOptions, sweep: Sweep) -> int:
     check_start(options, to_run, results, sweep.source)
     if note := _replaced_note(results, sweep):
         print(note, file=sys.stderr)
-    # What is asked stands in the folder from the start, so that harness.status knows it.
-    results.mkdir(parents=True, exist_ok=True)
-    write_yaml(results / "sweep.yaml", resolved_tree(sweep))
-    write_record(record_of(plan, store), results)
     log = EventLog(results / EVENTS)
-    log.start(
-        sweep.file.name,
-        store=store.root,
-        executor=options.executor,
-        stages_to_run=len(to_run),
-        stages_in_plan=len(wanted.stages),
-        rows=len(plan.rows),
-    )
+
+    def begin() -> None:
+        """Say in the folder what is asked, so that harness.status knows it while it runs."""
+        if log.events:
+            return
+        results.mkdir(parents=True, exist_ok=True)
+        write_yaml(results / "sweep.yaml", resolved_tree(sweep))
+        write_record(record_of(plan, store), results)
+        log.start(
+            sweep.file.name,
+            store=store.root,
+            executor=options.executor,
+            stages_to_run=len(to_run),
+            stages_in_plan=len(wanted.stages),
+            rows=len(plan.rows),
+        )
+
     expected = forecast_plan(to_run, sweep.file, store)
     ended: dict[str, Outcome] = {}
     names = stage_names(plan)
 
     def listen(event: StageEvent) -> None:
+        # Not before: until the first event an executor may refuse, and what lies in the folder is
+        # then left as it is.
+        begin()
         log(event)
         if event.what == "ended" and event.outcome is not None:
             ended[event.stage.key] = event.outcome
@@ -77,7 +85,10 @@ def run_sweep(options: RunOptions, sweep: Sweep) -> int:
 
     try:
         outcomes = execute(options, to_run, store, sweep, listen)
+        begin()
     except BaseException as error:
+        if not log.events:
+            raise
         # The stages have written their checkpoints, or machines were lost and the store was not:
         # what has ended is told.
         told = ended if isinstance(error, Interrupted | ConnectionError) else None

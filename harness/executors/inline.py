@@ -32,8 +32,7 @@ class InlineExecutor(Executor):
         available = torch.cuda.device_count()
         total = Capacity(cpus=float(os.cpu_count() or 1), gpus=float(available))
         demands = {kind: demand_of(resources[kind], available) for kind in graph.kinds(resources)}
-        for kind, demand in demands.items():
-            _refuse_impossible(kind, demand, available)
+        refuse_impossible(demands, resources)
         with stop.open():
             graph.grow(1)
             # The list grows while it is walked.
@@ -82,7 +81,39 @@ def _run(
         listen(start)
 
 
-def _refuse_impossible(kind: str, demand: Demand, available: int) -> None:
+def refuse_impossible(demands: Mapping[str, Demand], resources: Mapping[str, Resources]) -> None:
+    """Refuse what one process on this machine cannot give.
+
+    Raises:
+        ConfigError: Names the stage kind, what is here and what to set.
+    """
+    for kind, demand in demands.items():
+        _refuse_kind(kind, demand, torch.cuda.device_count())
+        request, cores = resources[kind], os.cpu_count() or 1
+        if request.cpus > cores:
+            raise ConfigError(
+                f"must be at most the {cores} cores of this machine, but got {request.cpus}; set "
+                f"it to {cores}, or run on a cluster with --executor ray --address ADDRESS",
+                path=f"resources.{kind}.cpus",
+            )
+        wanted = request.accelerator_type
+        if wanted and demand.gpus:
+            here = torch.cuda.get_device_name()
+            if wanted.split("-")[0].lower() not in here.lower().replace(" ", "-").split("-"):
+                raise ConfigError(
+                    f"must name this machine's GPU, {here}, but got {wanted}; leave it out, or run "
+                    "on a cluster with --executor ray --address ADDRESS",
+                    path=f"resources.{kind}.accelerator_type",
+                )
+        elif wanted and request.gpus != 0:
+            raise ConfigError(
+                f"asks for a GPU of the kind {wanted}, but this machine has none; leave it out, or "
+                "run on a cluster with --executor ray --address ADDRESS",
+                path=f"resources.{kind}.accelerator_type",
+            )
+
+
+def _refuse_kind(kind: str, demand: Demand, available: int) -> None:
     if demand.workers > 1:
         setting = "gpus=auto" if demand.gpus else "workers=1"
         raise ConfigError(
