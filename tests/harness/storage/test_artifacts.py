@@ -238,7 +238,7 @@ def test_an_entry_that_is_missing_is_damage(store):
     artifact = publish(store)
     with pytest.raises(DamagedArtifact, match="its result has no 'other'"):
         artifact.result["other"]
-    with pytest.raises(DamagedArtifact, match="it has no file other.npz"):
+    with pytest.raises(DamagedArtifact, match=r"it has no file other\.npz"):
         artifact.file("other.npz")
 
 
