@@ -172,7 +172,7 @@ def _sampling_of_one(
         flops = velocity_flops * evaluations + decoder_flops
         variant = Variant(name=f"{words}, {precision}", precision=precision)
         make = partial(images, config)
-        cases.append(bench.calls(variant, make, flops, decoder_flops / flops))
+        cases.append(bench.calls(variant, make, flops, decoder_flops / flops if flops else 0.0))
     return bench.compare(row, cases)
 
 

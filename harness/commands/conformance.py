@@ -129,6 +129,8 @@ def _repeats(stage: Stage, undisturbed: Store, store: Store) -> Finding:
     is_resumed = first.status == "stopped"
     what = f"{stage.kind}: {'resumed from a checkpoint' if is_resumed else 'made again'}"
     what += " it gives the same bits"
+    if first.error:
+        return Finding(what=what, error=first.error)
     if not is_resumed and stage.kind in TRAINED and estimate(stage).images > 0:
         return Finding(
             what=f"{stage.kind}: a training stops where it is asked to",

@@ -184,8 +184,9 @@ class GeneratorConfig(LightningDiTConfig, GeneratorSettings):
 
     @property
     def label(self) -> str:
-        """Size and patch: `XL/1`."""
-        return f"{self.size_name}/{self.patch_size}"
+        """Size and patch, and the lead of a group where one has it: `XL/1`, `B/1 offset 0.3`."""
+        lead = f" offset {self.flow.offset:g}" if self.flow.offset else ""
+        return f"{self.size_name}/{self.patch_size}{lead}"
 
     @property
     def columns(self) -> Mapping[str, Any]:

@@ -110,6 +110,8 @@ class GeneratorKind:
     read_checkpoint: Callable[..., Weights] = read_tensors
     """Reads the (averaged) weights of an official file, under the network's own names; takes a
     path, `entry` and `headers` as `models.checkpoint.read_tensors` does."""
+    complete: Callable[[GeneratorStage, Weights], None] = lambda _config, _weights: None
+    """Adds to such weights what the network has and the file's lacks, since nothing uses it."""
     compile: Callable[[Any], None] = compile_in_place
     """Compiles the network in place."""
     token_side: Callable[[GeneratorStage], int] | None = None

@@ -11,13 +11,16 @@ from harness.config.generator import GeneratorConfig
 from harness.config.generator_settings import GeneratorBase
 from harness.stages.flops import count_forward
 from harness.stages.generator.kind import GeneratorKind, GeneratorStage
-from models.checkpoint import read_generator
+from models.checkpoint import Weights, read_generator
 from models.drawing import draw_latents
 from models.guidance import Guidance, guided_parts
 from models.latent import LatentLayout
 from models.lightningdit import SIZES, DiTShape, LightningDiT, LightningDiTConfig
 from models.objectives.flow import FlowObjective
 from models.sampler import SamplerConfig, time_grid
+
+CLASS_TABLE = "y_embedder.embedding_table.weight"
+"""Embedding of the classes, the null class last."""
 
 
 def build(config: GeneratorStage) -> LightningDiT:
@@ -65,6 +68,15 @@ def evaluations(config: GeneratorStage, sampler: SamplerConfig, guidance: Guidan
     return len(times) + guided
 
 
+def complete(config: GeneratorStage, weights: Weights) -> None:
+    """Add the null class where labels are not dropped: published networks then have none."""
+    table = weights.get(CLASS_TABLE)
+    if table is None or len(table) != config.num_classes:
+        return
+    if _settings(config.generator).class_dropout == 0:
+        weights[CLASS_TABLE] = torch.cat([table, torch.zeros_like(table[:1])])
+
+
 def size(config: GeneratorStage) -> tuple[int, float]:
     """Parameters, and FLOPs of one velocity."""
     return count_forward(config, lambda: _forward(config))
@@ -104,6 +116,7 @@ KIND = GeneratorKind(
     evaluations=evaluations,
     size=size,
     read_checkpoint=read_generator,
+    complete=complete,
     compile=lambda network: network.compile_blocks(),
     token_side=token_side,
     sizes={name: LightningDiTConfig(size=name) for name in SIZES},

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ from harness.stages.running.optimisation import (
 )
 from harness.stages.stage import Estimate, Stage, StageKind
 from harness.storage.artifacts import Artifact, write_tensors
-from models.checkpoint import load_strictly, read_head
+from models.checkpoint import Weights, load_strictly, read_head
 from models.ema import Ema
 from models.objectives.objective import rows_of
 from models.parameters import num_parameters
@@ -254,7 +255,7 @@ def _start(config: GeneratorStage, model: nn.Module) -> dict[str, Any]:
     if (given := file_of(settings.initial_weights, "generator")) is None:
         return {}
     path = Path(given).expanduser()
-    weights = kind_of(settings).read_checkpoint(path, entry=settings.checkpoint_entry)
+    weights = _read(config, path, entry=settings.checkpoint_entry)
     weights |= _given_head(settings, path)
     return start_from(model, weights, path, config.initial_weights)
 
@@ -266,7 +267,7 @@ def _take(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
     check_file(settings.checkpoint, config.checkpoint)
     model: Any = kind.build(config)
     parameters, path = num_parameters(model), Path(settings.checkpoint).expanduser()
-    weights = kind.read_checkpoint(path, entry=settings.checkpoint_entry)
+    weights = _read(config, path, entry=settings.checkpoint_entry)
     if head := _given_head(settings, path):
         assert settings.token_alignment is not None
         size = {"width": model.token_width, "feature_dim": len(head[f"{HEAD}.4.weight"])}
@@ -278,6 +279,16 @@ def _take(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
     write_tensors(context.work.payload / snapshot_name(settings.training.steps), model.state_dict())
     source = f"{path.name}, {config.checkpoint}"
     return {**_result(config, context, parameters), "checkpoint": source}
+
+
+def _read(
+    config: GeneratorStage, path: Path, *, entry: str | None, headers: bool = False
+) -> Weights:
+    """Weights of a file for the network of a configuration."""
+    kind = kind_of(config.generator)
+    weights = kind.read_checkpoint(path, entry=entry, headers=headers)
+    kind.complete(config, weights)
+    return weights
 
 
 def _given_head(settings: GeneratorSettings, path: Path) -> dict[str, Tensor]:
@@ -414,7 +425,7 @@ def check_given(config: GeneratorStage) -> None:
     kind = kind_of(config.generator)
     if kind.make is None:
         settings = _trained(config)
-        compare_headers(settings, "generator", lambda: kind.build(config), kind.read_checkpoint)
+        compare_headers(settings, "generator", lambda: kind.build(config), partial(_read, config))
 
 
 KIND = StageKind(version=2, run=run, estimate=estimate, missing=missing, check_given=check_given)

@@ -295,3 +295,26 @@ def test_weights_that_overflow_end_as_diverged_and_not_as_black_images(
     (row,) = csv.DictReader(Path("results/small/table.csv").read_text().splitlines())
     assert row["status"] == "diverged"
     assert (row["gfid"], row["rfid"] == "") == ("", kind == "tokenizer")
+
+
+def test_a_file_without_null_class_loads_where_labels_are_not_dropped(command, write, tree, files):
+    """Published networks have that row only where label dropout is above 0."""
+    content, name = torch.load(files["generator"], weights_only=True), "y_embedder.embedding_table"
+    table = content["ema"][f"{name}.weight"]
+    content["ema"][f"{name}.weight"] = table[:-1].clone()
+    torch.save(content, files["generator"])
+    tree["grid"] = {"alignment": ["vf"]}
+    given = [f"--set={setting}" for setting in settings(files)]
+    ended = command(write(tree), *given)
+    assert ended.code == 2
+    assert "y_embedder.embedding_table.weight (10, 16) for (11, 16)" in ended.err
+    ended = command(write(tree), *given, "--set=generator.class_dropout=0")
+    assert ended.code == 0, ended.err
+    (row,) = csv.DictReader(Path("results/small/table.csv").read_text().splitlines())
+    made = (
+        Store(Path("artifacts"))
+        .get("generator", row["generator_key"])
+        .tensors("ema-step000000004.safetensors")
+    )
+    assert torch.equal(made[f"{name}.weight"][:-1], table[:-1])
+    assert not made[f"{name}.weight"][-1].any()
