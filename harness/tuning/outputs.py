@@ -17,6 +17,7 @@ from analysis.tuning.trials import (
     load_repetitions,
     load_trials,
     recommend,
+    setting_name,
 )
 from harness.config.axes import short_names, write_value
 from harness.execution.stage_run import Outcome
@@ -176,7 +177,7 @@ def write_recommendation(written: TrialsWritten, study: TuningStudy, results: Pa
     if best is None:
         for name in ("recommended.yaml", "recommendation.json"):
             (results / name).unlink(missing_ok=True)
-        return _nearest_words(study)
+        return _nearest_words(written, study)
     axes, file = written.axes[best.trial], study.tuning.file
     settings = {"recommended": axes, **{n: v for n, v in file.first.items() if n != best.name}}
     sweep_file = study.tuning.sweep_file(
@@ -186,7 +187,7 @@ def write_recommendation(written: TrialsWritten, study: TuningStudy, results: Pa
     repeated = load_repetitions(results, written.trials)
     lines = _recommendation_lines(best, results)
     for kind, runs in repeated.items():
-        lines += _repeated_lines(kind, runs, best.name, written.trials)
+        lines += _repeated_lines(kind, runs, best.name, written)
     write_json(
         results / "recommendation.json",
         {
@@ -201,7 +202,7 @@ def write_recommendation(written: TrialsWritten, study: TuningStudy, results: Pa
     return "\n".join(lines)
 
 
-def _nearest_words(study: TuningStudy) -> str:
+def _nearest_words(written: TrialsWritten, study: TuningStudy) -> str:
     """Which trial was nearest to the caps that none keeps to; empty where none was measured."""
     caps = study.tuning.goals.constraints[1:]
     told = [one for one in study.told() if one.status in ("done", "capped")]
@@ -209,7 +210,8 @@ def _nearest_words(study: TuningStudy) -> str:
         return ""
     beyond = {one.number: max(one.frozen.constraints[name] for name in caps) for one in told}
     one = min(told, key=lambda one: beyond[one.number])
-    name, least = one.name or f"trial {one.number}", beyond[one.number]
+    name = written.words({"trial": one.number, "name": one.name})
+    least = beyond[one.number]
     return (
         f"no recommendation: no trial keeps to the caps ({', '.join(caps)}). Nearest was {name}, "
         f"{least:.0%} beyond; loosen the caps, or search where they can be kept"
@@ -227,7 +229,9 @@ def _recommendation_lines(best: Recommendation, results: Path) -> list[str]:
     ]
 
 
-def _repeated_lines(kind: str, runs: Repeated, own_name: str, trials: Trials) -> list[str]:
+def _repeated_lines(kind: str, runs: Repeated, own_name: str, written: TrialsWritten) -> list[str]:
+    trials = written.trials
+    names = {setting_name(row): written.words(row) for _, row in trials.table.iterrows()}
     budget = "the search's budget" if kind == "confirmed" else "full budget"
     summary = runs.summary()
     lines = [f"{kind} at {budget}, mean ± standard error over seeds:"]
@@ -237,7 +241,7 @@ def _repeated_lines(kind: str, runs: Repeated, own_name: str, trials: Trials) ->
         mark = " (recommended)" if setting == own_name else ""
         count = int(values["num_seeds"])
         seeds = f"{count} seed{'s' if count > 1 else ''}"
-        lines.append(f"  {setting}{mark}, {seeds}: {', '.join(words)}")
+        lines.append(f"  {names[str(setting)]}{mark}, {seeds}: {', '.join(words)}")
     firsts = trials.table[trials.table["name"].isin(trials.references)]
     good = (firsts["status"] == "done") & firsts["feasible"]
     for _, row in firsts[~good].iterrows():

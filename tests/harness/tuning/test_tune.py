@@ -263,6 +263,8 @@ def test_a_search_of_tokenizers_alone_has_confirmed_settings(command, write, tre
     assert ended.code == 0, ended.err
     assert "confirmed at the search's budget" in ended.out
     assert "1 seed: rfid" in ended.out
+    confirmed = ended.out.split("confirmed at the search's budget")[1]
+    assert "=" in confirmed.splitlines()[1] and "  trial " not in confirmed
     assert "nan" not in ended.out
     told = json.loads((RESULTS / "recommendation.json").read_text())
     assert told["confirmed"][told["name"]]["num_seeds"] == 1
@@ -274,6 +276,7 @@ def test_where_no_trial_keeps_to_a_cap_the_nearest_is_named(command, write, tree
     assert ended.code == 0, ended.err
     assert ended.out.count("beyond cap") == 2
     assert "no trial keeps to the caps (gfid at most 1e-06). Nearest was " in ended.out
+    assert "Nearest was trial" not in ended.out
     assert not (RESULTS / "recommended.yaml").exists()
 
 
