@@ -1,6 +1,7 @@
 """Whether the parts of a trial fit each other; each part has checked itself before."""
 
 from harness.config.generator_settings import GeneratorBase
+from harness.config.ranges import check_ranges
 from harness.config.trial import Trial
 from harness.data.latents.folder import LatentFolder, LatentStatistics
 from harness.schema.reading import ConfigError
@@ -18,6 +19,7 @@ def check_trial(trial: Trial) -> None:
     Raises:
         ConfigError: With the key path inside the trial.
     """
+    check_ranges(trial)
     if trial.tokenizer.decodes != "images":
         raise ConfigError(
             f"must be a tokenizer that decodes images, but {trial.tokenizer.kind!r} decodes "

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 
+from harness.config.ranges import check_ranges
 from harness.config.resources import Resources
 from harness.schema.reading import ConfigError, nearest
 from harness.stages.registry import KINDS, kinds_of_sweeps
@@ -32,6 +33,7 @@ def check_resources(resources: Mapping[str, Resources]) -> None:
             )
     default = resources.get("default", Resources())
     for kind, asked in resources.items():
+        check_ranges(asked, f"resources.{kind}")
         if kind == "default":
             continue
         if asked.compile and not default.compile and not KINDS[kind].compiles:

@@ -1,0 +1,101 @@
+"""The range of every numeric field of a trial and of resources.
+
+Classes refuse what contradicts their other fields. Here stands what no run can mean: beyond these
+a number overflows, is not kept by the table, or gives numbers that look fine and say nothing.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from harness.schema.reading import ConfigError
+
+Range = tuple[float, float]
+
+COUNT: Range = (0, 10**12)
+SMALL: Range = (0, 10**6)
+SIGNED: Range = (-1e6, 1e6)
+SHARE: Range = (0.0, 1.0)
+WEIGHT: Range = (0.0, 1e12)
+FACTOR: Range = (0.0, 1e4)
+# The table keeps 64 bits with a sign, and t-SNE's generator takes 32 without.
+SEED: Range = (0, 2**63 - 1)
+SEED_32: Range = (0, 2**32 - 1)
+
+_NAMES: tuple[tuple[Range, str], ...] = (
+    (
+        COUNT,
+        "steps warmup_steps constant_steps start_step discriminator_start uniform_after_step "
+        "step snapshots restart_after num_images num_train_images num_eval_images "
+        "num_reconstructions "
+        "num_reference num_reference_features num_statistics num_vectors block_images "
+        "window_images "
+        "bad_images_limit checkpoint_every_s",
+    ),
+    (
+        SMALL,
+        "resolution max_shift num_classes latent_dim downsample base_width width_multipliers "
+        "num_blocks attention_resolutions in_channels norm_groups input_size "
+        "feature_dim "
+        "stride num_layers depth width num_heads hidden_multiple hidden_width block patch_size "
+        "levels "
+        "codebook_size batch_size sampling_seeds num_steps top_k decode_workers cpus gpus workers "
+        "batches_ahead memory_limit_gib row_cache_gib memory_gib",
+    ),
+    (
+        SHARE,
+        "dropout class_dropout plain_share min_scale betas decay warmup_start final_share top_p "
+        "max_unreadable interval_start interval_end",
+    ),
+    (
+        WEIGHT,
+        "weight vf_weight cos_weight distmat_weight kl_weight mse_weight cosine_weight "
+        "l1_weight commitment_weight velocity_direction_weight group_weights weight_decay "
+        "learning_rate max_grad_norm",
+    ),
+    (FACTOR, "scale timestep_shift temperature gamma"),
+    (SIGNED, "feature_level cos_margin distmat_margin offset image_range atol rtol"),
+    (SEED, "seed"),
+    (SEED_32, "LatentDiagnostics.seed"),
+)
+RANGES: Mapping[str, Range] = {name: each for each, names in _NAMES for name in names.split()}
+"""Field, or `Class.field` -> the least and the largest number that it may hold."""
+
+
+def range_of(kind: type, name: str) -> Range | None:
+    """The range of a field of a class; None where it has none, as fields of plug-ins."""
+    return RANGES.get(f"{kind.__name__}.{name}", RANGES.get(name))
+
+
+def check_ranges(config: Any, path: str = "") -> None:
+    """Refuse numbers out of their ranges, anywhere in a configuration.
+
+    Raises:
+        ConfigError: With the key path of the first.
+    """
+    if not dataclasses.is_dataclass(config):
+        return
+    for field in dataclasses.fields(config):
+        where, value = f"{path}.{field.name}".lstrip("."), getattr(config, field.name)
+        allowed = range_of(type(config), field.name)
+        for place, each in _leaves(where, value):
+            if dataclasses.is_dataclass(each):
+                check_ranges(each, place)
+            elif isinstance(each, int | float) and not isinstance(each, bool) and allowed:
+                least, most = allowed
+                if not least <= each <= most:
+                    raise ConfigError(
+                        f"must lie in {least:g} to {most:g}, but got {each}; use a number in it",
+                        path=place,
+                    )
+
+
+def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for name, each in value.items():
+            yield from _leaves(f"{path}.{name}", each)
+    elif isinstance(value, tuple | list):
+        for number, each in enumerate(value):
+            yield from _leaves(f"{path}.{number}", each)
+    else:
+        yield path, value
