@@ -264,7 +264,8 @@ def test_a_search_of_tokenizers_alone_has_confirmed_settings(command, write, tre
     assert "confirmed at the search's budget" in ended.out
     assert "1 seed: rfid" in ended.out
     confirmed = ended.out.split("confirmed at the search's budget")[1]
-    assert "=" in confirmed.splitlines()[1] and "  trial " not in confirmed
+    assert "=" in confirmed.splitlines()[1]
+    assert "  trial " not in confirmed
     assert "nan" not in ended.out
     told = json.loads((RESULTS / "recommendation.json").read_text())
     assert told["confirmed"][told["name"]]["num_seeds"] == 1
