@@ -87,6 +87,9 @@ def draw_panels(
     characters = int(CHARACTERS * width_inch / num_columns)
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
+    # The lowest axes of each column carry its numbers, also where the last row is not full.
+    for axes in grid.flat[max(0, len(panels) - num_columns) : len(panels)]:
+        axes.xaxis.set_tick_params(which="both", labelbottom=True)
     for axes, panel in zip(grid.flat, panels, strict=False):
         mine = points[points[panel_by] == panel.only] if panel.only else points
         ordered = mine.sort_values(along or panel.x, kind="stable")

@@ -1,9 +1,11 @@
 import numpy as np
+import pandas as pd
 import pytest
 
 from analysis.cells.cells import compute_cells
 from analysis.figures.dilemma import draw_dilemma
 from analysis.figures.frontier import compute_frontier, draw_frontier
+from analysis.figures.panels import Panel, draw_panels
 from analysis.table.published import select_published
 
 
@@ -136,3 +138,14 @@ def test_the_frontier_by_psnr_prefers_more_of_it(make_row, load):
     axes = figure.axes[0]
     assert "PSNR (dB)" in axes.get_xlabel()
     assert list(np.asarray(axes.lines[-2].get_xdata())) == [20.0, 25.0]
+
+
+def test_the_lowest_panel_of_each_column_has_numbers_where_the_last_row_is_not_full():
+    points = pd.DataFrame({"x": [1.0, 2.0] * 3, "y": [1.0, 2.0] * 3, "line": "a", "mark": ""})
+    points["panel"] = [name for name in "abc" for _ in range(2)]
+    panels = [Panel(x="x", y="y", only=name) for name in "abc"]
+    _, grid, _ = draw_panels(
+        points, panels, 3.0, lines=("line", "mark"), panel_by="panel", num_columns=2, share_x=True
+    )
+    shown = [axes.xaxis.get_tick_params()["labelbottom"] for axes in grid.flat[:3]]
+    assert shown == [False, True, True]
