@@ -40,7 +40,7 @@ _NAMES: tuple[tuple[Range, str], ...] = (
         "stride num_layers depth width num_heads hidden_multiple hidden_width block patch_size "
         "levels "
         "codebook_size batch_size sampling_seeds num_steps top_k decode_workers cpus gpus workers "
-        "batches_ahead memory_limit_gib row_cache_gib memory_gib",
+        "batches_ahead memory_limit_gib row_cache_gib memory_gib attention_placed_for RowWeights.row",
     ),
     (
         SHARE,
