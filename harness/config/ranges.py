@@ -18,6 +18,8 @@ SIGNED: Range = (-1e6, 1e6)
 SHARE: Range = (0.0, 1.0)
 WEIGHT: Range = (0.0, 1e12)
 FACTOR: Range = (0.0, 1e4)
+# Digits or columns of a row, which is looked for.
+ANY: Range = (-float("inf"), float("inf"))
 # The table keeps 64 bits with a sign, and t-SNE's generator takes 32 without.
 SEED: Range = (0, 2**63 - 1)
 SEED_32: Range = (0, 2**32 - 1)
@@ -40,7 +42,8 @@ _NAMES: tuple[tuple[Range, str], ...] = (
         "stride num_layers depth width num_heads hidden_multiple hidden_width block patch_size "
         "levels "
         "codebook_size batch_size sampling_seeds num_steps top_k decode_workers cpus gpus workers "
-        "batches_ahead memory_limit_gib row_cache_gib memory_gib attention_placed_for RowWeights.row",
+        "batches_ahead memory_limit_gib row_cache_gib memory_gib "
+        "attention_placed_for",
     ),
     (
         SHARE,
@@ -56,6 +59,7 @@ _NAMES: tuple[tuple[Range, str], ...] = (
     (FACTOR, "scale timestep_shift temperature gamma"),
     (SIGNED, "feature_level cos_margin distmat_margin offset image_range atol rtol"),
     (SEED, "seed"),
+    (ANY, "RowWeights.row"),
     (SEED_32, "LatentDiagnostics.seed"),
 )
 RANGES: Mapping[str, Range] = {name: each for each, names in _NAMES for name in names.split()}
