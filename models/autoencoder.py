@@ -5,7 +5,7 @@ lies a diagonal Gaussian, or a quantiser.
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -164,8 +164,9 @@ class Bottleneck:
     """What the encoder says: the posterior's mean, or vectors before they are quantised."""
     latent: Float[Tensor, "b c h w"]
     """What the decoder is given."""
-    terms: Mapping[str, Float[Tensor, ""]]
-    """Unweighted terms of the loss, means over the images."""
+    terms: Callable[[], Mapping[str, Float[Tensor, ""]]]
+    """Gives the unweighted terms of the loss, means over the images. It is called after the decoder
+    has run: gradients are summed in the reverse order, which moves their last bits."""
     weights: Mapping[str, float] = field(default_factory=dict)
     """Weights of terms, where the bottleneck has them rather than the loss."""
 
@@ -279,8 +280,11 @@ class Autoencoder(ConvolutionalAutoencoder):
     ) -> Bottleneck:
         """A sample of the posterior, and its KL divergence."""
         posterior = self.encode(x)
-        kl = posterior.kl().mean()
-        return Bottleneck(mean=posterior.mean, latent=posterior.sample(noise), terms={"kl": kl})
+        return Bottleneck(
+            mean=posterior.mean,
+            latent=posterior.sample(noise),
+            terms=lambda: {"kl": posterior.kl().mean()},
+        )
 
 
 class QuantizedAutoencoder(ConvolutionalAutoencoder):
@@ -331,6 +335,6 @@ class QuantizedAutoencoder(ConvolutionalAutoencoder):
         return Bottleneck(
             mean=found.vectors,
             latent=found.latent,
-            terms=found.terms,
+            terms=lambda: found.terms,
             weights=self.quantizer.config.weights,
         )

@@ -306,7 +306,7 @@ class TokenizerLoss(nn.Module):
             decoded = decoded.with_adversarial(terms["gan"], weights["gan"], gan_gradient)
 
         own_weights = {**inner.weights, **self.config.bottleneck_weights}
-        inner_terms = {name: self._share(images) * term for name, term in inner.terms.items()}
+        inner_terms = {name: self._share(images) * term for name, term in inner.terms().items()}
         weights |= {n: torch.full_like(term, own_weights[n]) for n, term in inner_terms.items()}
         terms |= inner_terms
         total = _weighted_sum(inner_terms, weights)
