@@ -13,6 +13,7 @@ from models.alignment import (
 from models.autoencoder import Autoencoder, AutoencoderConfig
 from models.discriminator import DiscriminatorConfig, NoDiscriminator, PatchDiscriminator
 from models.parameters import num_parameters
+from models.posterior import Posterior
 from models.tokenizer_loss import TokenizerLoss, TokenizerLossConfig, balance_weight
 
 SHAPE = AutoencoderConfig(
@@ -154,3 +155,24 @@ def test_frozen_projection_is_not_trained():
 def test_adaptive_weights_are_clamped():
     assert balance_weight(torch.ones(4), torch.zeros(4), 1e4).item() == 1e4
     assert balance_weight(torch.ones(4), torch.ones(4), 1e4).item() == pytest.approx(2 / 2.0001)
+
+
+def test_the_kl_term_is_taken_after_decoding(monkeypatch):
+    """Gradients are summed in the reverse order: the other one moves the last bits of trainings
+    whose keys stay."""
+    autoencoder, loss, batch = setting(NoDiscriminator(), NoAlignment())
+    order: list[str] = []
+    decode, kl = autoencoder.decode_channels, Posterior.kl
+
+    def decoding(latent):
+        order.append("decode")
+        return decode(latent)
+
+    def divergence(posterior):
+        order.append("kl")
+        return kl(posterior)
+
+    monkeypatch.setattr(autoencoder, "decode_channels", decoding)
+    monkeypatch.setattr(Posterior, "kl", divergence)
+    loss.autoencoder_loss(autoencoder, batch["images"], batch["noise"], None, 0)
+    assert order == ["decode", "kl"]
