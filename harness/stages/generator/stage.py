@@ -1,5 +1,6 @@
 """Stage `generator`: a network of any kind of generator, trained on encoded images."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -275,7 +276,7 @@ def _take(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
         weights |= head
         weights.left_out = tuple(name for name in weights.left_out if name not in head)
     load_strictly(model, weights, source=str(path))
-    print(described(weights, path))
+    print(described(weights, path), file=sys.stderr)
     write_tensors(context.work.payload / snapshot_name(settings.training.steps), model.state_dict())
     source = f"{path.name}, {config.checkpoint}"
     return {**_result(config, context, parameters), "checkpoint": source}

@@ -1,5 +1,6 @@
 """Tokenizer kind `diffusers`: a pretrained autoencoder of the diffusers library, copied."""
 
+import sys
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -76,9 +77,9 @@ def make(stage: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
     written = read_network_config(folder, config.class_name)
     if scaling is not None and not {"scaling_factor", "latents_std"} & written.keys():
         factor = model.network_config.get("scaling_factor")
-        print(
-            f"{folder / CONFIG_FILE} names no scaling_factor: the class's default {factor} is used"
-        )
+        name = folder / CONFIG_FILE
+        said = f"{name} names no scaling_factor: the class's default {factor} is used"
+        print(said, file=sys.stderr)
     payload = context.work.payload
     write_json(payload / CONFIG_FILE, model.network_config)
     write_tensors(payload / "model.safetensors", model.network.state_dict())

@@ -3,6 +3,7 @@
 They differ in what lies between encoder and decoder, which their settings build.
 """
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -281,7 +282,7 @@ def _take(
     path = Path(settings.checkpoint).expanduser()
     weights = checkpoint.read_tokenizer(path, entry=settings.checkpoint_entry)
     checkpoint.load_strictly(model, weights, source=str(path))
-    print(described(weights, path))
+    print(described(weights, path), file=sys.stderr)
     write_tensors(context.work.payload / "model.safetensors", model.state_dict())
     return {
         "parameters": sum(p.numel() for p in model.parameters()),

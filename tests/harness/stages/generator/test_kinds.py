@@ -161,7 +161,9 @@ def test_what_it_cannot_do_is_refused_with_its_name(load, setting, path, words):
 def test_unknown_keys_and_kinds_are_told_with_what_is_valid(load):
     with pytest.raises(ConfigError, match=r"unknown key 'widht'; did you mean 'width'"):
         load("generator.widht=3")
-    with pytest.raises(ConfigError, match=r"'lightningdit', 'python', 'denoiser', but got 'dit'"):
+    with pytest.raises(
+        ConfigError, match=r"'lightningdit', 'python', 'autoregressive', 'denoiser', but got 'dit'"
+    ):
         load("generator.kind=dit")
 
 
