@@ -316,9 +316,10 @@ def test_latents_are_repeated_to_a_set_that_is_read_as_any_other(tmp_path):
         write_tensors(work.payload / "latents_shard00000.safetensors", tensors)
         ones = {"mean": torch.zeros(1, 2, 1, 1), "std": torch.ones(1, 2, 1, 1)}
         write_tensors(work.payload / "statistics.safetensors", ones)
-        layout = {"groups": [{"channels": 2}], "height": 4, "width": 4}
+        layout = {"groups": [{"name": "latent", "channels": 2}], "height": 4, "width": 4}
         result = {"num_images": 3, "label_counts": [1, 2], "views": ["latents"], "layout": layout}
-        few = work.publish({"config": {"latents": {"posterior": "sample"}}, "result": result})
+        latents = {"posterior": "sample", "source": {"kind": "encoded"}}
+        few = work.publish({"config": {"latents": latents}, "result": result})
     many = enlarged(store, few, 10_001)
     assert many.result["label_counts"] == [3334, 6667]
     assert size_of(many).startswith("10,001 latents, ")

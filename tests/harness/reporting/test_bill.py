@@ -26,7 +26,8 @@ def put(store: Store, stage, device_s: float) -> None:
     folder = store.folder(stage.kind, stage.key)
     folder.mkdir(parents=True)
     cost = {"wall_s": device_s / 2, "device_s": device_s, "estimated_flops": 8.0}
-    write_json(folder / "artifact.json", {"kind": stage.kind, "key": stage.key, "cost": cost})
+    made = {"kind": stage.kind, "key": stage.key, "result": {}, "files": {}, "cost": cost}
+    write_json(folder / "artifact.json", made)
 
 
 @pytest.fixture

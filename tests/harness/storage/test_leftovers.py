@@ -70,9 +70,10 @@ def test_momentary_files_are_removed_once_they_are_old(store):
 def test_a_removal_that_was_killed_halfway_is_finished_and_never_taken_for_work(store, monkeypatch):
     with store.work("tokenizer", "key") as work:
         (work.checkpoints / "step-000000001.json").touch()
+        partial = work.partial
     monkeypatch.setattr("shutil.rmtree", lambda *_, **__: None)
-    discard(work.partial)
-    assert not work.partial.exists()
+    discard(partial)
+    assert not partial.exists()
     monkeypatch.undo()
     clear_leftovers(store.root)
     assert names(store) == ["finished"]
