@@ -16,7 +16,8 @@ COUNT: Range = (0, 10**12)
 SMALL: Range = (0, 10**6)
 SIGNED: Range = (-1e6, 1e6)
 SHARE: Range = (0.0, 1.0)
-WEIGHT: Range = (0.0, 1e12)
+# Float32 ends at 3e38; a rate that lets a training diverge is a request like others.
+WEIGHT: Range = (0.0, 1e30)
 FACTOR: Range = (0.0, 1e4)
 # Digits or columns of a row, which is looked for.
 ANY: Range = (-float("inf"), float("inf"))
