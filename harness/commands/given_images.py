@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from harness.commands.exit_codes import EXIT_DONE, EXIT_ROWS_FAILED
 from harness.commands.options import RunOptions
-from harness.commands.planning import check_networks
+from harness.commands.planning import check_machine, check_networks
 from harness.commands.run_stages import check_start, execute
 from harness.config.data import Crop, published
 from harness.config.perceptual import describe_lpips
@@ -132,6 +132,7 @@ def evaluate_images(options: RunOptions, sweep: Sweep, given: GivenImages) -> in
     stages = in_order(with_inputs(request.scored))
     to_run = [stage for stage in stages if not store.find(stage.kind, stage.key)]
     check_networks(to_run, sweep.source)
+    check_machine(options, to_run, sweep.file.resources)
     check_start(options, to_run, results, sweep.source)
     outcomes = execute(options, to_run, store, sweep, lambda event: None)
     row = _row(request, given, described, store, outcomes)

@@ -75,7 +75,7 @@ def add_run_options(
         example: How one value of that file is overridden.
         dry_run: Whether the command can print its plan and start nothing.
     """
-    parser.add_argument("sweep", type=Path, help=sweep)
+    parser.add_argument("sweep", type=folder_at, help=sweep)
     add_settings(parser, example)
     parser.add_argument("--json", action="store_true", help="print plan or outcome as JSON")
     for option, folder, holds in (

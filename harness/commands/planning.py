@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.commands.options import RunOptions
+from harness.config.resources import Resources
 from harness.plan.cost import estimate
 from harness.plan.plan import Plan
+from harness.plan.requests import request_of
 from harness.plan.requirements import missing_items
 from harness.reporting.plan_text import describe_plan, plan_text
 from harness.schema.reading import ConfigError
@@ -39,6 +41,27 @@ def check_networks(stages: Sequence[Stage], source: str) -> None:
             place = "trial.evaluation.guidance.weak." if weak else "trial."
             path = place + error.path.removeprefix("trial.")
             raise ConfigError(error.message, path=path, source=source) from error
+
+
+def check_machine(
+    options: RunOptions, stages: Sequence[Stage], resources: Mapping[str, Resources]
+) -> None:
+    """Refuse what one process on this machine cannot give, where stages are to run in it.
+
+    Args:
+        options: The command's options.
+        stages: What is to run.
+        resources: What the file gives to kinds of stages.
+
+    Raises:
+        ConfigError: Names the stage kind, what is here and what to set.
+    """
+    if options.executor != "inline":
+        return
+    # After the check: an executor takes a second to import, and other plans need none.
+    from harness.executors.inline import refuse_impossible
+
+    refuse_impossible({stage.kind: request_of(stage.kind, resources) for stage in stages})
 
 
 def print_plan(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from harness.commands.exit_codes import EXIT_DONE, EXIT_ROWS_FAILED
 from harness.commands.options import RunOptions
-from harness.commands.planning import check_networks, print_plan
+from harness.commands.planning import check_machine, check_networks, print_plan
 from harness.config.sweep import Sweep, resolved_tree
 from harness.execution.stage_run import Outcome
 from harness.executors import StageEvent
@@ -31,6 +31,7 @@ def run_sweep(options: RunOptions, sweep: Sweep) -> int:
     wanted = plan.restricted_to(options.only) if options.only else plan
     to_run = stages_to_run(wanted.stages, wanted.read_keys, store)
     check_networks(to_run, sweep.source)
+    check_machine(options, to_run, sweep.file.resources)
     results = options.results / sweep.file.name
     for name in _changed_code(plan, results):
         print(

@@ -31,8 +31,8 @@ class InlineExecutor(Executor):
         """Run all stages; see `Executor`."""
         available = torch.cuda.device_count()
         total = Capacity(cpus=float(os.cpu_count() or 1), gpus=float(available))
-        demands = {kind: demand_of(resources[kind], available) for kind in graph.kinds(resources)}
-        refuse_impossible(demands, resources)
+        asked = {kind: resources[kind] for kind in graph.kinds(resources)}
+        demands = refuse_impossible(asked)
         with stop.open():
             graph.grow(1)
             # The list grows while it is walked.
@@ -81,15 +81,17 @@ def _run(
         listen(start)
 
 
-def refuse_impossible(demands: Mapping[str, Demand], resources: Mapping[str, Resources]) -> None:
-    """Refuse what one process on this machine cannot give.
+def refuse_impossible(asked: Mapping[str, Resources]) -> dict[str, Demand]:
+    """Refuse what one process on this machine cannot give; returns the demands.
 
     Raises:
         ConfigError: Names the stage kind, what is here and what to set.
     """
+    available = torch.cuda.device_count()
+    demands = {kind: demand_of(request, available) for kind, request in asked.items()}
     for kind, demand in demands.items():
-        _refuse_kind(kind, demand, torch.cuda.device_count())
-        request, cores = resources[kind], os.cpu_count() or 1
+        _refuse_kind(kind, demand, available)
+        request, cores = asked[kind], os.cpu_count() or 1
         if request.cpus > cores:
             raise ConfigError(
                 f"must be at most the {cores} cores of this machine, but got {request.cpus}; set "
@@ -111,6 +113,7 @@ def refuse_impossible(demands: Mapping[str, Demand], resources: Mapping[str, Res
                 "run on a cluster with --executor ray --address ADDRESS",
                 path=f"resources.{kind}.accelerator_type",
             )
+    return demands
 
 
 def _refuse_kind(kind: str, demand: Demand, available: int) -> None:

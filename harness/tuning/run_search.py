@@ -13,7 +13,7 @@ import optuna
 from analysis.tuning.figures import write_tuning_figures
 from harness.commands.exit_codes import EXIT_DONE, EXIT_ROWS_FAILED
 from harness.commands.options import RunOptions
-from harness.commands.planning import check_networks, print_plan
+from harness.commands.planning import check_machine, check_networks, print_plan
 from harness.commands.run_stages import check_start, repeat_while_damaged, run_graph
 from harness.execution.stage_run import Outcome
 from harness.plan.graph import stages_to_run
@@ -49,6 +49,7 @@ def run_search(options: RunOptions, *, promote: bool, allow_changed_space: bool)
     store, results = Store(options.store), options.results / tuning.file.name
     to_run = _possible_stages(tuning, store, promote=promote)
     check_networks(to_run, tuning.source)
+    check_machine(options, to_run, tuning.file.resources)
     if options.dry_run:
         _print_plan(options, tuning, to_run, results)
         return EXIT_DONE

@@ -509,3 +509,27 @@ def test_numbers_without_a_point_are_numbers(command, write, tree):
     text = yaml.safe_dump(tree).replace("learning_rate: 0.001", "learning_rate: 1e-3")
     assert "1e-3" in text
     assert command(write(text), "--dry-run").code == 0
+
+
+IMPOSSIBLE = {
+    "{cpus: 1000}": [".cpus: ", "cores of this machine"],
+    "{gpus: 1}": [".gpus: ", "this machine has 0"],
+    "{accelerator_type: H100}": [".accelerator_type: ", "this machine has none"],
+}
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+@pytest.mark.parametrize("asked", IMPOSSIBLE)
+def test_what_this_machine_lacks_is_refused_and_a_finished_sweep_stays_finished(
+    command, write, tree, monkeypatch, asked, more
+):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    results = Path("results/small")
+    results.mkdir(parents=True)
+    (results / "sweep.yaml").write_text("what a finished sweep has left")
+    ended = command(write(tree), f"--set=resources.default={asked}", *more)
+    assert ended.code == 2
+    for text in IMPOSSIBLE[asked]:
+        assert text in ended.err
+    assert [path.name for path in results.iterdir()] == ["sweep.yaml"]
+    assert (results / "sweep.yaml").read_text() == "what a finished sweep has left"
