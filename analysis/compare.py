@@ -8,7 +8,6 @@ import argparse
 import sys
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ import pandas as pd
 
 from analysis.cells.cells import average_rows
 from analysis.cells.lines import describe_lines
+from analysis.outputs import path_at
 from analysis.statistics.welch import LEVEL, count_by_chance, reach_by_chance
 from analysis.table.columns import Column, measures_of
 from analysis.table.protocols import list_some
@@ -152,9 +152,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 with the comparison printed, 2 where the request or a table is wrong.
     """
     parser = argparse.ArgumentParser(prog="python -m analysis.compare", description=__doc__)
-    parser.add_argument("first", type=Path, metavar="A", help="results folder or table")
-    parser.add_argument("second", type=Path, metavar="B", help="results folder or table")
-    parser.add_argument("--out", type=Path, metavar="FILE.csv", help="where every number goes")
+    parser.add_argument("first", type=path_at, metavar="A", help="results folder or table")
+    parser.add_argument("second", type=path_at, metavar="B", help="results folder or table")
+    parser.add_argument("--out", type=path_at, metavar="FILE.csv", help="where every number goes")
     request = parser.parse_args(arguments)
     try:
         comparison = compare_tables(load_table(request.first), load_table(request.second))

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,3 +128,15 @@ def choose_outputs(folders: Sequence[Path], out_dir: Path | str | None) -> Outpu
             f" it, {joined}, is that of a results folder; say where it goes with --out"
         )
     return Outputs(page=joined / PAGE, figures_dir=joined / FIGURES_FOLDER, is_own=False)
+
+
+def path_at(text: str) -> Path:
+    """The value of an option that is a path; `~`, which a shell leaves in `--out=~/x`, is home.
+
+    Raises:
+        ArgumentTypeError: Nobody has a home of this name.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ArgumentTypeError(f"{error}; write the whole path, not {text!r}") from error

@@ -16,7 +16,7 @@ import pandas as pd
 from analysis.figures.curves import load_curves
 from analysis.figures.saving import ENDS, save_figure
 from analysis.group import GroupAnalysis, Omission, Plot, analyse_group, plan_shared_plots
-from analysis.outputs import choose_outputs
+from analysis.outputs import choose_outputs, path_at
 from analysis.page.grids import index_grids, write_grids_page
 from analysis.page.page import MAX_PAGE_BYTE, PageContent, ShownFigure, render_page
 from analysis.page.pictures import BUDGET_BYTE, Album, collect_pictures
@@ -143,8 +143,8 @@ def main(arguments: list[str] | None = None) -> int:
         0 with the report written, 2 where the request or a table is wrong or empty.
     """
     parser = argparse.ArgumentParser(prog="python -m analysis.report", description=__doc__)
-    parser.add_argument("results", type=Path, nargs="+", help="results folders of sweeps")
-    parser.add_argument("--out", type=Path, help="one folder for all files of the report")
+    parser.add_argument("results", type=path_at, nargs="+", help="results folders of sweeps")
+    parser.add_argument("--out", type=path_at, help="one folder for all files of the report")
     parser.add_argument(
         "--columns",
         nargs="+",

@@ -22,7 +22,7 @@ from harness.benchmarks.measuring import Bench
 from harness.benchmarks.rows import Row, as_json, as_text, write_rows
 from harness.benchmarks.subject import default_sizes, default_trial, make_subject, named, size_names
 from harness.commands.exit_codes import EXIT_DONE, exit_code
-from harness.commands.options import add_settings, count, seconds
+from harness.commands.options import add_settings, count, folder_at, seconds
 from harness.config.generator_settings import GeneratorBase
 from harness.config.sweep import load_sweep
 from harness.config.trial import Trial
@@ -51,7 +51,7 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "sweep",
-        type=Path,
+        type=folder_at,
         nargs="?",
         help="bench the first trial of this sweep; default: the published system on a GPU, a "
         "small one on a CPU",
@@ -94,7 +94,7 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     parser.add_argument(
         "--out",
-        type=Path,
+        type=folder_at,
         default=Path("results/bench"),
         metavar="DIR",
         help="where the rows go; default results/bench",

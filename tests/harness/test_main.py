@@ -108,3 +108,25 @@ def test_a_program_that_finds_another_models_first_is_told_so(foreign, python):
     done = python("-c", "import harness")
     assert "ImportError" in done.stderr
     assert f"{foreign / 'models'} is found in place of" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        ("harness.run", ["sweeps/frontier.yaml", "--dry-run", "--store=~nobody-of-this-name/x"]),
+        ("harness.status", ["~nobody-of-this-name/results"]),
+        ("harness.bench", ["--out=~nobody-of-this-name/x"]),
+        ("harness.export_latents", ["~nobody-of-this-name/a", "b"]),
+        ("analysis.report", ["~nobody-of-this-name/results"]),
+        ("analysis.compare", ["~nobody-of-this-name/a", "b"]),
+    ],
+)
+def test_a_tilde_is_a_home_in_every_path(command, arguments):
+    """A shell expands it only at the beginning of a word."""
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-m", command, *arguments], cwd=root, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "write the whole path, not '~nobody-of-this-name" in done.stderr
+    assert "Traceback" not in done.stderr

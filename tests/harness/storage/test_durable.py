@@ -93,3 +93,18 @@ def test_a_real_limit_on_file_sizes_is_told_and_the_file_before_stays(tmp_path):
     assert "File too large" in ended.stderr
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o002, 0o664), (0o022, 0o644), (0o077, 0o600)])
+def test_files_have_the_mode_of_the_umask_whatever_wrote_them(tmp_path, umask, mode):
+    """safetensors makes its files 0600, which no other user of a shared store can read."""
+    code = (
+        "import os, torch; from pathlib import Path; "
+        f"os.umask({umask}); "
+        "from harness.storage.artifacts import write_tensors; "
+        "from harness.storage.durable import write_json; "
+        "write_tensors(Path('a.safetensors'), {'x': torch.zeros(1)}); write_json(Path('a.json'), 1)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {mode}
