@@ -132,7 +132,7 @@ def evaluate_images(options: RunOptions, sweep: Sweep, given: GivenImages) -> in
     stages = in_order(with_inputs(request.scored))
     to_run = [stage for stage in stages if not store.find(stage.kind, stage.key)]
     check_networks(to_run, sweep.source)
-    check_machine(options, to_run, sweep.file.resources)
+    check_machine(options, to_run, sweep.file.resources, sweep.source)
     check_start(options, to_run, results, sweep.source)
     outcomes = execute(options, to_run, store, sweep, lambda event: None)
     row = _row(request, given, described, store, outcomes)

@@ -44,7 +44,7 @@ def check_networks(stages: Sequence[Stage], source: str) -> None:
 
 
 def check_machine(
-    options: RunOptions, stages: Sequence[Stage], resources: Mapping[str, Resources]
+    options: RunOptions, stages: Sequence[Stage], resources: Mapping[str, Resources], source: str
 ) -> None:
     """Refuse what one process on this machine cannot give, where stages are to run in it.
 
@@ -52,6 +52,7 @@ def check_machine(
         options: The command's options.
         stages: What is to run.
         resources: What the file gives to kinds of stages.
+        source: The file, for messages.
 
     Raises:
         ConfigError: Names the stage kind, what is here and what to set.
@@ -61,7 +62,10 @@ def check_machine(
     # After the check: an executor takes a second to import, and other plans need none.
     from harness.executors.inline import refuse_impossible
 
-    refuse_impossible({stage.kind: request_of(stage.kind, resources) for stage in stages})
+    try:
+        refuse_impossible({stage.kind: request_of(stage.kind, resources) for stage in stages})
+    except ConfigError as error:
+        raise error.within(source=source) from error
 
 
 def print_plan(

@@ -31,7 +31,7 @@ def run_sweep(options: RunOptions, sweep: Sweep) -> int:
     wanted = plan.restricted_to(options.only) if options.only else plan
     to_run = stages_to_run(wanted.stages, wanted.read_keys, store)
     check_networks(to_run, sweep.source)
-    check_machine(options, to_run, sweep.file.resources)
+    check_machine(options, to_run, sweep.file.resources, sweep.source)
     results = options.results / sweep.file.name
     for name in _changed_code(plan, results):
         print(

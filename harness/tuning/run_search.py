@@ -49,7 +49,7 @@ def run_search(options: RunOptions, *, promote: bool, allow_changed_space: bool)
     store, results = Store(options.store), options.results / tuning.file.name
     to_run = _possible_stages(tuning, store, promote=promote)
     check_networks(to_run, tuning.source)
-    check_machine(options, to_run, tuning.file.resources)
+    check_machine(options, to_run, tuning.file.resources, tuning.source)
     if options.dry_run:
         _print_plan(options, tuning, to_run, results)
         return EXIT_DONE
