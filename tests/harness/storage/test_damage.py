@@ -84,3 +84,16 @@ def sha256(path: Path) -> str:
     from harness.storage.durable import file_sha256
 
     return file_sha256(path)
+
+
+@pytest.mark.parametrize("text", ["torn", '{"step": 1, "loss": 9'])
+def test_a_torn_curve_is_left_out_and_told_and_ends_no_run(command, folders, text):
+    before = table()
+    curve = folders["tokenizer"] / "curve.jsonl"
+    curve.write_text(text)
+    ended = command(folders["sweep"])
+    assert ended.code == 0, ended.err
+    assert "warning: left out of the results: " in ended.err
+    assert f"remove {folders['tokenizer']} to have its stage run again" in ended.err
+    pd.testing.assert_frame_equal(table(), before, check_exact=True)
+    assert set(pd.read_parquet("results/small/curves.parquet")["stage_kind"]) == {"generator"}

@@ -23,7 +23,7 @@ from harness.plan.requirements import missing_items
 from harness.schema.reading import ConfigError
 from harness.stages import latents as stage_of_latents
 from harness.stages.stage import Stage
-from harness.storage.artifacts import Artifact, Store
+from harness.storage.artifacts import Artifact, DamagedArtifact, Store
 
 CPU = torch.device("cpu")
 SHARDS = [f"latents_rank00_shard{number:03d}.safetensors" for number in range(3)]
@@ -344,3 +344,15 @@ def test_statistics_without_the_axes_of_batch_and_grid_are_taken(take, folder):
     outcome, artifact = take()
     assert artifact is not None, outcome.error
     assert torch.equal(artifact.tensors("statistics.safetensors")["mean"], known["mean"])
+
+
+def test_a_flipped_byte_is_not_exported(encoded, tmp_path):
+    copy = Artifact(path=tmp_path / "copy", record=encoded.record)
+    shutil.copytree(encoded.path, copy.path)
+    shard = copy.path / "latents_shard00001.safetensors"
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(DamagedArtifact, match="latents_shard00001"):
+        export_latents(copy, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
