@@ -15,10 +15,17 @@ PROTOCOL_COLUMNS = (
     *("dataset", "resolution", "extractor", "distance_name"),
 )
 """Columns in which rows on one axis must agree; a missing value agrees with every value."""
+DRAWING = ("sampler", "num_function_evaluations")
+"""Fields of a protocol that say how a sample is drawn from a generator. A transformer that draws
+one token after the other has no solver and a diffusion transformer no temperature, so generators
+of unlike kinds may differ in them; those of one kind may not."""
+UNMEASURED = (*DRAWING, "protocol_hash")
 
 
 def require_one_protocol(table: pd.DataFrame) -> None:
     """Refuses rows whose numbers were measured in unlike ways; rows that are not done don't count.
+
+    How samples are drawn may differ between kinds of generators, as in `split_by_protocol`.
 
     Args:
         table: Rows meant for one axis.
@@ -49,7 +56,8 @@ def split_by_protocol(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Splits a table into groups of like protocol.
 
     A row without a protocol, such as a trial that failed early, is in every group, so that each
-    group knows what it lacks.
+    group knows what it lacks. Generators of unlike kinds share a group where nothing but how they
+    are sampled (`DRAWING`) tells them apart and each kind is sampled in one way.
 
     Args:
         table: Any table that `load_table` accepted.
@@ -94,6 +102,24 @@ def parse_protocol(text: str, *, source: str) -> dict[str, str]:
             " mend the row's file and run the sweep again to compile the table anew"
         )
     return _flatten(tree)
+
+
+def say_drawing(rows: pd.DataFrame) -> str:
+    """How each kind of generator was sampled ("lightningdit euler, autoregressive categorical").
+
+    Args:
+        rows: Done rows of one group.
+
+    Returns:
+        Kinds with the names of their samplers; empty where all were sampled alike.
+    """
+    known = rows[rows["protocol"].notna()]
+    if known["protocol_hash"].nunique() < 2:
+        return ""
+    samplers = {
+        kind: of_kind["protocol"].map(_name_sampler) for kind, of_kind in known.groupby("generator")
+    }
+    return ", ".join(f"{kind} {join_unique(names)}" for kind, names in samplers.items())
 
 
 def format_value(value: object) -> str:
@@ -141,12 +167,38 @@ def _group_rows(table: pd.DataFrame) -> list[pd.DataFrame]:
         groups.append(table[fits])
     rest = table[~matched]
     groups += [rows for _, rows in rest.groupby(columns, dropna=False, sort=False)]
-    return groups or [table]
+    return _join_kinds(table, groups) or [table]
+
+
+def _join_kinds(table: pd.DataFrame, groups: list[pd.DataFrame]) -> list[pd.DataFrame]:
+    """Joins groups of unlike generators that differ in `DRAWING` alone; see `split_by_protocol`."""
+    alike: dict[tuple[tuple[str, str], ...], list[pd.DataFrame]] = {}
+    for rows in groups:
+        fields = _fields_of(rows).items()
+        measured = [each for each in fields if each[0].split(".")[0] not in UNMEASURED]
+        alike.setdefault(tuple(measured), []).append(rows)
+    joined = []
+    for same in alike.values():
+        kinds = [kind for rows in same for kind in rows.loc[_is_whole(rows), "generator"].unique()]
+        if len(set(kinds)) < len(kinds) or not kinds:
+            joined += same
+        else:
+            joined.append(table[table.index.isin([label for rows in same for label in rows.index])])
+    return joined
+
+
+def _is_whole(rows: pd.DataFrame) -> pd.Series:
+    return rows[list(PROTOCOL_COLUMNS)].notna().all(axis=1)
+
+
+def _name_sampler(protocol: str) -> str:
+    sampler = json.loads(protocol).get("sampler")
+    return str(sampler["kind"]) if isinstance(sampler, dict) else str(sampler)
 
 
 def _fields_of(rows: pd.DataFrame) -> dict[str, str]:
     """Fields of a group's protocol: those of its JSON, the label of guidance, columns."""
-    whole = rows[rows[list(PROTOCOL_COLUMNS)].notna().all(axis=1)]
+    whole = rows[_is_whole(rows)]
     known = whole if len(whole) else rows
     fields: dict[str, str] = {}
     if known["guidance"].notna().any():

@@ -1,6 +1,7 @@
 """Caveats that stand beside a table's numbers: seeds, sample sizes, extractor."""
 
 from analysis.cells.cells import Cells
+from analysis.table.protocols import say_drawing
 
 USUAL_SAMPLES = 50_000
 """Samples behind a published distance, count."""
@@ -39,6 +40,8 @@ def say_caveats(cells: Cells) -> list[str]:
     if len(cells.gaps):
         plural = "rows are" if len(cells.gaps) > 1 else "row is"
         notes.append(f"Gaps: {len(cells.gaps)} {plural} left out; see below.")
+    if drawing := say_drawing(rows):
+        notes.append(f"Sampling: each kind of generator in its own way ({drawing}).")
     names = [str(name) for name in rows["protocol_name"].dropna().unique() if name]
     if names:
         notes.append(f"Protocol preset: {', '.join(names)}.")

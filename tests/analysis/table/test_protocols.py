@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from analysis.table.protocols import require_one_protocol, split_by_protocol
+from analysis.table.protocols import require_one_protocol, say_drawing, split_by_protocol
 
 
 def _cfg(make_row, scale, **values):
@@ -93,3 +93,48 @@ def test_an_empty_table_is_one_empty_group(load):
     groups = split_by_protocol(load([]))
     assert list(groups) == [""]
     assert groups[""].empty
+
+
+def _drawn(make_row, generator, sampler, evaluations=26, **values):
+    protocol = {"sampler": sampler, "num_function_evaluations": evaluations, "num_images": 2000}
+    text = json.dumps(protocol | values.pop("fields", {}))
+    name = f"{generator} {text}"
+    return make_row(generator=generator, protocol=text, protocol_hash=text, row_id=name, **values)
+
+
+def test_each_kind_of_generator_may_be_sampled_in_its_own_way(make_row, load):
+    early = make_row(row_id="early", status="failed", gfid=None, rfid=None, protocol_hash=None)
+    rows = [
+        _drawn(make_row, "lightningdit", {"kind": "euler"}),
+        _drawn(make_row, "autoregressive", {"kind": "categorical", "top_k": 8}, 16, seed=1),
+        early,
+    ]
+    table = load(rows)
+    require_one_protocol(table)
+    groups = split_by_protocol(table)
+    assert list(groups) == [""]
+    assert groups[""]["row_id"].tolist() == table["row_id"].tolist()
+    done = groups[""][groups[""]["status"] == "done"]
+    assert say_drawing(done) == "autoregressive categorical, lightningdit euler"
+    assert say_drawing(done.iloc[:1]) == ""
+
+
+def test_a_kind_sampled_in_two_ways_keeps_them_and_all_others_apart(make_row, load):
+    rows = [
+        _drawn(make_row, "lightningdit", {"kind": "euler"}),
+        _drawn(make_row, "lightningdit", {"kind": "heun"}, seed=1),
+        _drawn(make_row, "autoregressive", {"kind": "categorical"}, seed=2),
+    ]
+    assert {len(rows) for rows in split_by_protocol(load(rows)).values()} == {1}
+    with pytest.raises(ValueError, match=r"'sampler.kind' is euler \(row lightningdit"):
+        require_one_protocol(load(rows))
+
+
+def test_kinds_measured_in_unlike_ways_stay_apart(make_row, load):
+    rows = [
+        _drawn(make_row, "lightningdit", {"kind": "euler"}),
+        _drawn(make_row, "autoregressive", {"kind": "a"}, fields={"num_images": 50}, seed=1),
+    ]
+    names = split_by_protocol(load(rows))
+    assert len(names) == 2
+    assert all("num_images=" in name for name in names)
