@@ -74,10 +74,12 @@ def draw_means(
 def percentile_interval(
     resampled: NDArray[np.float64], estimate: float, *, num_freedoms: int, config: BootstrapConfig
 ) -> Interval:
-    """The interval that holds the middle of the resampled values, widened for few seeds.
+    """The interval around an estimate as wide as the middle of the resampled values is.
 
-    The deviations from the estimate are stretched by the ratio of Student's to the normal
-    quantile, since the scatter itself is known from few seeds only.
+    The resamples' deviations from their own mean are stretched by the ratio of Student's to the
+    normal quantile, since the scatter itself is known from few seeds only. They are not taken from
+    the estimate: an area is no linear function of the means, so that all resamples of two seeds can
+    lie on one side of it, and the interval would leave out what it is an interval of.
 
     Args:
         resampled: Values of shape (resamples,); NaN, where a resample has no value, is
@@ -95,10 +97,8 @@ def percentile_interval(
     tail = (1 - config.level) / 2
     stretch = t.ppf(1 - tail, max(num_freedoms, 1)) / norm.ppf(1 - tail)
     low, high = np.quantile(known, [tail, 1 - tail], method="nearest")
-    return (
-        float(estimate + stretch * (low - estimate)),
-        float(estimate + stretch * (high - estimate)),
-    )
+    below, above = min(low - known.mean(), 0.0), max(high - known.mean(), 0.0)
+    return float(estimate + stretch * below), float(estimate + stretch * above)
 
 
 def estimate_interval(

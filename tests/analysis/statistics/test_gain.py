@@ -114,3 +114,18 @@ def test_the_bootstrap_interval_holds_the_true_gain_in_95_of_100_simulated_sweep
         low, high = gain.difference_interval or (0, 0)
         num_held += low <= expected <= high
     assert 180 <= num_held <= 198
+
+
+def test_the_interval_of_two_seeds_holds_the_gain_though_all_resamples_lie_on_one_side(make_row):
+    """Cells of the sweep sfd.yaml: the gain was -0.0019 and its interval 0.0018 to 0.0071."""
+    rows = []
+    for seed, (rfid, base, offset) in enumerate([(0.389, 1.029, 1.156), (0.3485, 1.201, 1.231)]):
+        for alignment, gfid in (("none", base), ("vf", offset)):
+            rows.append(make_row(alignment=alignment, seed=seed, rfid=rfid, gfid=gfid))
+    for row in rows:
+        row["tokenizer_key"] = f"shared {row['seed']}"
+    (gain,) = compute_gains(_cells(rows), config=QUICK)
+    assert gain.difference < 0
+    assert gain.difference_interval[0] < gain.difference < gain.difference_interval[1]
+    assert gain.ratio_interval[0] < gain.ratio < gain.ratio_interval[1]
+    assert gain.verdict != "larger"
