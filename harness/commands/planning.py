@@ -9,7 +9,7 @@ from harness.config.resources import Resources
 from harness.plan.cost import estimate
 from harness.plan.plan import Plan
 from harness.plan.requests import request_of
-from harness.plan.requirements import missing_items
+from harness.plan.requirements import key_paths, missing_items
 from harness.reporting.plan_text import describe_plan, plan_text
 from harness.schema.reading import ConfigError
 from harness.stages.registry import KINDS
@@ -28,18 +28,21 @@ def check_networks(stages: Sequence[Stage], source: str) -> None:
         {stage.inputs[name].key for stage in stages if name in stage.inputs}
         for name in ("weak", "generator")
     )
+    paths = key_paths(stages)
     for stage in stages:
         try:
             estimate(stage)
         except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
             message = f"the networks of {stage.kind} {stage.label!r} cannot be built: {error}"
-            raise ConfigError(message, path=f"trial.{stage.kind}", source=source) from error
+            raise ConfigError(message, path=f"trial.{paths[stage.key]}", source=source) from error
         try:
             KINDS[stage.kind].check_given(stage.config)
         except ConfigError as error:
             weak = stage.key in guiding - sampled
             place = "trial.evaluation.guidance.weak." if weak else "trial."
-            path = place + error.path.removeprefix("trial.")
+            path = place + error.path.removeprefix("trial.").replace(
+                stage.kind, paths[stage.key], 1
+            )
             raise ConfigError(error.message, path=path, source=source) from error
 
 

@@ -125,8 +125,8 @@ def describe_pretrained(config: DiffusersTokenizerConfig) -> str:
     return f"sha256 {content_hash(hashes)}"
 
 
-def missing_pretrained(config: DiffusersTokenizerConfig) -> list[MissingItem]:
-    """List what a pretrained autoencoder needs and this machine lacks."""
+def missing_pretrained(config: DiffusersTokenizerConfig, path: str) -> list[MissingItem]:
+    """List what a pretrained autoencoder, at a key path, needs and this machine lacks."""
     items: list[MissingItem] = []
     if find_spec("diffusers") is None:
         what, place = "the package diffusers (optional)", "this Python environment"
@@ -137,7 +137,7 @@ def missing_pretrained(config: DiffusersTokenizerConfig) -> list[MissingItem]:
     what = f"the pretrained autoencoder {config.source} (its FLOPs are not in the estimate)"
     remedy = _remedy(config)
     if folder is not None and (others := sorted(path.name for path in folder.glob(f"{WEIGHTS}*"))):
-        remedy = f"there are only {', '.join(others)}: set `tokenizer.variant`, or {remedy}"
+        remedy = f"there are only {', '.join(others)}: set `{path}.variant`, or {remedy}"
     return [*items, MissingItem(what=what, location=_sought(config), remedy=remedy)]
 
 

@@ -10,27 +10,37 @@ from harness.stages.registry import KINDS
 from harness.stages.stage import Stage
 from harness.storage.durable import StorageError, replacing
 
-ENCODER_PATHS = {
-    "encoder": "tokenizer.alignment.encoder",
-    "features": "tokenizer.semantic.encoder",
-    "representation": "generator.repa.encoder",
+PLACES = {
+    "texture": "texture",
+    "semantic": "semantic",
+    "encoder": "alignment.encoder",
+    "features": "encoder",
+    "representation": "repa.encoder",
     "extractor": "evaluation.extractor",
 }
-"""Name under which a stage reads an encoder -> key path of its configuration in the trial."""
+"""Name under which a stage reads another -> place of its configuration in that of the reader."""
+
+
+def key_paths(stages: Iterable[Stage]) -> dict[str, str]:
+    """Where in its trial the configuration of each stage stands: key of the stage -> key path."""
+    stages = list(stages)
+    paths = {stage.key: stage.kind for stage in stages}
+    # Readers come after what they read, and say where it stands.
+    for stage in reversed(stages):
+        for name, needed in stage.inputs.items():
+            if place := PLACES.get(name):
+                on_top = stage.kind not in ("tokenizer", "generator")
+                paths[needed.key] = place if on_top else f"{paths[stage.key]}.{place}"
+    return paths
 
 
 def missing_items(stages: Iterable[Stage]) -> list[MissingItem]:
     """Data and weights that the stages read and that are not there, each named once."""
     stages = list(stages)
-    roles = {
-        needed.key: ENCODER_PATHS[name]
-        for stage in stages
-        for name, needed in stage.inputs.items()
-        if name in ENCODER_PATHS
-    }
+    paths = key_paths(stages)
     found: dict[str, MissingItem] = {}
     for stage in stages:
-        for item in KINDS[stage.kind].missing(stage.config, roles.get(stage.key, "encoder")):
+        for item in KINDS[stage.kind].missing(stage.config, paths[stage.key]):
             found.setdefault(str(item), item)
     return list(found.values())
 

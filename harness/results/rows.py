@@ -144,12 +144,14 @@ def _sampled_configuration(row: PlannedRow) -> dict[str, Any]:
     generator, sampled = row.trial.generator, row.generator
     if generator is None or sampled is None:
         return {}
+    weak = sampled.generations[0].inputs.get("weak")
+    sources = (row.trial.tokenizer, generator, *([weak.config.generator] if weak else []))
     return {
         **generator.columns,
         "generator_seed": generator.seed,
         "generator_images": generator.images_at(sampled.step),
         **sampling_columns(row.trial, sampled.guidance),
-        "provenance": weaker(row.trial.tokenizer.provenance, generator.provenance),
+        "provenance": weaker(*(each.provenance for each in sources)),
         # 0 of what is not ours to count.
         "generator_flops_per_image": flops_per_image(sampled.training.config) or None,
         **price(sampled.generations[0]),

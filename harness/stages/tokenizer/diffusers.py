@@ -101,9 +101,9 @@ def load(stage: TokenizerStage, artifact: Artifact) -> DiffusersAutoencoder:
     return model
 
 
-def missing(config: TokenizerStage) -> list[MissingItem]:
+def missing(config: TokenizerStage, path: str) -> list[MissingItem]:
     """The package, or the files of the autoencoder."""
-    return missing_pretrained(_settings(config.tokenizer))
+    return missing_pretrained(_settings(config.tokenizer), path)
 
 
 def _origin(config: DiffusersTokenizerConfig, folder: Path) -> str:

@@ -47,8 +47,8 @@ class TokenizerKind:
     """Builds the network with the weights that `make` has left."""
     check_given: Callable[[TokenizerStage], None] = lambda _config: None
     """Refuses files of weights, by their headers, that the network does not fit."""
-    missing: Callable[[TokenizerStage], list[MissingItem]] = lambda _config: []
-    """Lists weights that this machine lacks."""
+    missing: Callable[[TokenizerStage, str], list[MissingItem]] = lambda _config, _path: []
+    """Lists weights that this machine lacks; the second argument is the tokenizer's key path."""
     needs: Callable[[Trial], Mapping[str, Stage]] = lambda _trial: {}
     """Names the stages whose artifacts `make` and `load` read: encoders, or other tokenizers."""
     trained_images: Callable[[TokenizerStage], int] = lambda _config: 0

@@ -167,10 +167,10 @@ def load(stage: TokenizerStage, artifact: Artifact) -> PythonTokenizer:
     return PythonTokenizer(own_code.with_kept_weights(_settings(stage.tokenizer), artifact))
 
 
-def missing(config: TokenizerStage) -> list[MissingItem]:
+def missing(config: TokenizerStage, path: str) -> list[MissingItem]:
     """The file of weights."""
     settings = _settings(config.tokenizer)
-    return missing_checkpoint("the tokenizer's weights", settings.weights, "tokenizer.weights")
+    return missing_checkpoint("the tokenizer's weights", settings.weights, f"{path}.weights")
 
 
 def _settings(config: AnyTokenizerConfig) -> PythonTokenizerConfig:

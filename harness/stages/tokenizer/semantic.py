@@ -315,11 +315,11 @@ def _codec(settings: SemVAEConfig | PrincipalComponentsConfig, feature_dim: int)
     return SemVAE(feature_dim=feature_dim, latent_dim=settings.latent_dim, shape=settings.shape)
 
 
-def missing(config: TokenizerStage) -> list[MissingItem]:
+def missing(config: TokenizerStage, path: str) -> list[MissingItem]:
     """The file that takes the place of a training."""
     settings = _settings(config.tokenizer)
     given = settings.checkpoint if isinstance(settings, SemVAEConfig) else None
-    return missing_checkpoint("SemVAE's weights", given, "tokenizer.semantic.checkpoint")
+    return missing_checkpoint("SemVAE's weights", given, f"{path}.checkpoint")
 
 
 def trained_images(config: TokenizerStage) -> int:

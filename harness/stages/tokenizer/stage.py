@@ -124,10 +124,10 @@ class _RoundTrip(nn.Module):
         return self.autoencoder.decode(latent) if self.back else latent
 
 
-def missing(config: TokenizerStage, _path: str) -> list[MissingItem]:
+def missing(config: TokenizerStage, path: str) -> list[MissingItem]:
     """Images that it is trained with, and weights that are given."""
     images = [] if config.tokenizer.is_given else config.data.missing()
-    return [*images, *kind_of(config.tokenizer).missing(config)]
+    return [*images, *kind_of(config.tokenizer).missing(config, path)]
 
 
 def check_given(config: TokenizerStage) -> None:

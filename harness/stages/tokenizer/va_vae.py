@@ -298,17 +298,17 @@ def load(config: TokenizerStage, artifact: Artifact) -> ConvolutionalAutoencoder
     return model
 
 
-def missing(config: TokenizerStage) -> list[MissingItem]:
+def missing(config: TokenizerStage, path: str) -> list[MissingItem]:
     """The weights of LPIPS and of the start, or the file that takes the place of a training."""
     settings = _settings(config.tokenizer)
     if settings.checkpoint is not None:
         what = "the tokenizer's weights"
-        return missing_checkpoint(what, settings.checkpoint, "tokenizer.checkpoint")
+        return missing_checkpoint(what, settings.checkpoint, f"{path}.checkpoint")
     start = "the weights that the tokenizer starts from"
     given = file_of(settings.initial_weights, "tokenizer")
     return [
-        *missing_lpips(settings.loss.perceptual, "tokenizer.loss.perceptual"),
-        *missing_checkpoint(start, given, "tokenizer.initial_weights"),
+        *missing_lpips(settings.loss.perceptual, f"{path}.loss.perceptual"),
+        *missing_checkpoint(start, given, f"{path}.initial_weights"),
     ]
 
 

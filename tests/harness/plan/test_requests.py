@@ -1,8 +1,18 @@
 """What a stage kind holds: its own block, over `default`."""
 
-from harness.plan.requests import request_of
-from harness.stages.registry import KINDS
+from pathlib import Path
 
+import pytest
+
+from harness.config.sweep import load_sweep
+from harness.plan.plan import make_plan
+from harness.plan.requests import request_of
+from harness.plan.requirements import missing_items
+from harness.results.rows import make_row
+from harness.stages.registry import KINDS
+from harness.storage.artifacts import Store
+
+SFD = Path(__file__).parents[3] / "sweeps/sfd_released.yaml"
 ALONE = [name for name, kind in KINDS.items() if not kind.shares_work]
 
 
@@ -20,3 +30,25 @@ def test_such_a_kind_takes_one_gpu_of_several_and_a_share_as_it_is(load, tree):
     assert request_of("generator", asked).gpus == 8
     assert request_of("encoder", asked).gpus == 1
     assert request_of("diagnostics", asked).gpus == 0.5
+
+
+def test_a_missing_file_is_named_where_the_sweep_has_it():
+    plan = make_plan(load_sweep(SFD))
+    told = "\n".join(str(item) for item in missing_items(plan.stages))
+    for path in ("texture.checkpoint", "semantic.checkpoint", "semantic.encoder.weights"):
+        assert f"`tokenizer.{path}`" in told, told
+    assert "`tokenizer.checkpoint`" not in told
+
+
+@pytest.mark.parametrize(
+    ("weak", "provenance"), [("sfd/b.pt", "published"), ("null", "reproduced")]
+)
+def test_a_row_guided_by_a_model_trained_here_is_not_published(tmp_path, weak, provenance):
+    guided = (
+        "evaluation.guidance=[{kind: autoguidance, scale: 1.5, weak: {generator.size: B,"
+        f" generator.checkpoint: {weak}}}}}]"
+    )
+    sweep = load_sweep(SFD, [f"presets.model.xl_80ep.{guided}"])
+    row = make_plan(sweep).rows[0]
+    values = make_row(row, sweep, Store(tmp_path), {})
+    assert (values["guidance"], values["provenance"]) == ("autoguidance 1.5", provenance)
