@@ -9,7 +9,7 @@ from harness.config.resources import Resources
 from harness.plan.cost import estimate
 from harness.plan.plan import Plan
 from harness.plan.requests import request_of
-from harness.plan.requirements import key_paths, missing_items
+from harness.plan.requirements import key_paths
 from harness.reporting.plan_text import describe_plan, plan_text
 from harness.schema.reading import ConfigError
 from harness.stages.registry import KINDS
@@ -24,10 +24,6 @@ def check_networks(stages: Sequence[Stage], source: str) -> None:
         ConfigError: A network cannot be built from its configuration, or given weights are of
             another one.
     """
-    guiding, sampled = (
-        {stage.inputs[name].key for stage in stages if name in stage.inputs}
-        for name in ("weak", "generator")
-    )
     paths = key_paths(stages)
     for stage in stages:
         try:
@@ -38,11 +34,7 @@ def check_networks(stages: Sequence[Stage], source: str) -> None:
         try:
             KINDS[stage.kind].check_given(stage.config)
         except ConfigError as error:
-            weak = stage.key in guiding - sampled
-            place = "trial.evaluation.guidance.weak." if weak else "trial."
-            path = place + error.path.removeprefix("trial.").replace(
-                stage.kind, paths[stage.key], 1
-            )
+            path = error.path.replace(stage.kind, paths[stage.key], 1)
             raise ConfigError(error.message, path=path, source=source) from error
 
 
@@ -75,7 +67,7 @@ def print_plan(
     options: RunOptions,
     plan: Plan,
     to_run: Sequence[Stage],
-    needed: Sequence[Stage],
+    missing: Sequence[str],
     more: Mapping[str, Any] | None = None,
     remark: str = "",
 ) -> None:
@@ -85,10 +77,9 @@ def print_plan(
         options: The command's options.
         plan: The stages and rows that are shown.
         to_run: Those of its stages that would run.
-        needed: Stages that are looked through for data and weights that are missing.
+        missing: Data and weights that are missing, in words.
         more: Further values of the JSON.
         remark: Further text for people.
     """
-    missing = [str(item) for item in missing_items(needed)]
     described = {**describe_plan(plan, Store(options.store), to_run, missing), **(more or {})}
     print(json.dumps(described, indent=1) if options.json else plan_text(described) + remark)

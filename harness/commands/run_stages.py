@@ -13,9 +13,9 @@ from harness.executors import Executor, Feed, Listener, StageEvent
 from harness.executors.interface import fixed
 from harness.executors.ray_environment import prepare
 from harness.metrics.frechet import self_test
-from harness.plan.plan import still_missing
+from harness.plan.plan import Plan, still_missing
 from harness.plan.requests import request_of
-from harness.plan.requirements import fetch_missing, missing_items, writable_error
+from harness.plan.requirements import fetch_missing, say_missing, writable_error
 from harness.reporting.live_view import ProgressView
 from harness.schema.reading import ConfigError
 from harness.stages.stage import Stage
@@ -32,8 +32,21 @@ class Interrupted(KeyboardInterrupt):
     """A run was ended by a signal, after its stages had written their checkpoints."""
 
 
-def check_start(options: RunOptions, stages: Sequence[Stage], results: Path, source: str) -> None:
+def check_start(
+    options: RunOptions,
+    stages: Sequence[Stage],
+    results: Path,
+    source: str,
+    plan: Plan | None = None,
+) -> None:
     """Refuse to start where files are missing, nothing can be written, or numbers come out wrong.
+
+    Args:
+        options: The command's options.
+        stages: What is to run.
+        results: The folder of results.
+        source: The file, for messages.
+        plan: As for `say_missing`.
 
     Raises:
         ConfigError: Lists all that is missing, each with its remedy.
@@ -42,7 +55,7 @@ def check_start(options: RunOptions, stages: Sequence[Stage], results: Path, sou
     self_test()
     if options.download:
         fetch_missing(stages)
-    if missing := missing_items(stages):
+    if missing := say_missing(stages, plan):
         items = "".join(f"\n  - {item}" for item in missing)
         raise ConfigError(f"nothing was started, because this is missing:{items}", source=source)
     for folder in (results, options.store):

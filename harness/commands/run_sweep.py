@@ -14,6 +14,7 @@ from harness.execution.stage_run import Outcome
 from harness.executors import StageEvent
 from harness.plan.graph import stages_to_run
 from harness.plan.plan import Plan, make_plan
+from harness.plan.requirements import say_missing
 from harness.reporting.plan_record import read_record, write_record
 from harness.reporting.plan_text import forecast_plan
 from harness.reporting.recording import code_behind, record_of
@@ -40,7 +41,7 @@ def run_sweep(options: RunOptions, sweep: Sweep) -> int:
             file=sys.stderr,
         )
     if options.dry_run:
-        print_plan(options, wanted, to_run, to_run)
+        print_plan(options, wanted, to_run, say_missing(to_run, plan))
         return EXIT_DONE
     # Executors, pandas and the progress view take a second to import, and a dry run needs none.
     from harness.commands.run_stages import Interrupted, check_start, execute
@@ -49,7 +50,7 @@ def run_sweep(options: RunOptions, sweep: Sweep) -> int:
     from harness.results.folder import write_results, write_yaml
     from harness.results.names import link_log, stage_names
 
-    check_start(options, to_run, results, sweep.source)
+    check_start(options, to_run, results, sweep.source, plan)
     if note := _replaced_note(results, sweep):
         print(note, file=sys.stderr)
     log = EventLog(results / EVENTS)

@@ -117,12 +117,12 @@ class GeneratorSettings(GeneratorBase):
         files = {"checkpoint": self.checkpoint, "initial_weights": self._start}
         return {name: describe_file(path) for name, path in files.items() if path is not None}
 
-    def missing(self) -> list[MissingItem]:
+    def missing(self, path: str = "generator") -> list[MissingItem]:
         """The files of its weights."""
         what, start = "the generator's weights", "the weights that the generator starts from"
         return [
-            *missing_checkpoint(what, self.checkpoint, "generator.checkpoint"),
-            *missing_checkpoint(start, self._start, "generator.initial_weights"),
+            *missing_checkpoint(what, self.checkpoint, f"{path}.checkpoint"),
+            *missing_checkpoint(start, self._start, f"{path}.initial_weights"),
         ]
 
 

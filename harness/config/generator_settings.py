@@ -104,8 +104,9 @@ class GeneratorBase:
         """Hashes of the files that it takes from elsewhere, for keys; without those not given."""
         return {}
 
-    def missing(self) -> list[MissingItem]:
-        """Files that it takes from elsewhere and this machine lacks."""
+    def missing(self, path: str = "generator") -> list[MissingItem]:
+        """Files that it takes from elsewhere and this machine lacks; `path` is its key path."""
+        del path
         return []
 
     def check(self, layout: Any) -> None:

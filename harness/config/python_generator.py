@@ -57,6 +57,6 @@ class PythonGeneratorConfig(Target, GeneratorBase):
         """The configuration without the seed: noise is the evaluation's."""
         return dataclasses.replace(self, seed=None)
 
-    def missing(self) -> list[MissingItem]:
+    def missing(self, path: str = "generator") -> list[MissingItem]:
         """The file of weights."""
-        return missing_checkpoint("the generator's weights", self.weights, "generator.weights")
+        return missing_checkpoint("the generator's weights", self.weights, f"{path}.weights")

@@ -1,10 +1,12 @@
 """Data and weights that a plan needs and this machine lacks, found before anything starts."""
 
+import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from harness.data.missing import MissingItem
+from harness.plan.plan import Plan, with_inputs
 from harness.schema.reading import ConfigError
 from harness.stages.registry import KINDS
 from harness.stages.stage import Stage
@@ -17,32 +19,60 @@ PLACES = {
     "features": "encoder",
     "representation": "repa.encoder",
     "extractor": "evaluation.extractor",
+    "weak": "evaluation.guidance.weak.generator",
 }
 """Name under which a stage reads another -> place of its configuration in that of the reader."""
 
 
 def key_paths(stages: Iterable[Stage]) -> dict[str, str]:
-    """Where in its trial the configuration of each stage stands: key of the stage -> key path."""
+    """Where in its trial the configuration of each stage stands: key of the stage -> key path.
+
+    A weak model that is the generator of another row as well is named as that.
+    """
     stages = list(stages)
     paths = {stage.key: stage.kind for stage in stages}
+    sampled = {stage.inputs["generator"].key for stage in stages if "generator" in stage.inputs}
     # Readers come after what they read, and say where it stands.
     for stage in reversed(stages):
         for name, needed in stage.inputs.items():
-            if place := PLACES.get(name):
+            if (place := PLACES.get(name)) and not (name == "weak" and needed.key in sampled):
                 on_top = stage.kind not in ("tokenizer", "generator")
                 paths[needed.key] = place if on_top else f"{paths[stage.key]}.{place}"
     return paths
 
 
+def say_missing(stages: Iterable[Stage], plan: Plan | None = None) -> list[str]:
+    """What `missing_items` finds, each in a sentence with a remedy that works when typed.
+
+    Args:
+        stages: Those that are to run.
+        plan: The plan that they are of. What a preset of its sweep sets is named by the preset,
+            because a value of the trial would be overridden there. None: all is of the trial.
+    """
+    rows, presets = (plan.rows, plan.sweep.file.presets) if plan else ((), {})
+    axes = {stage.key: row.axes for row in reversed(rows) for stage in with_inputs(row.stages)}
+    told = {}
+    for stage, item in _missing(stages):
+        text = str(item)
+        for axis, level in axes.get(stage.key, {}).items():
+            for path in presets.get(axis, {}).get(str(level), {}):
+                pattern = rf"`({re.escape(path)}(?:\.[\w.]+)?)`"
+                text = re.sub(pattern, rf"`presets.{axis}.{level}.\1`", text)
+        told[text] = None
+    return list(told)
+
+
 def missing_items(stages: Iterable[Stage]) -> list[MissingItem]:
     """Data and weights that the stages read and that are not there, each named once."""
+    return list({str(item): item for _, item in _missing(stages)}.values())
+
+
+def _missing(stages: Iterable[Stage]) -> Iterator[tuple[Stage, MissingItem]]:
     stages = list(stages)
     paths = key_paths(stages)
-    found: dict[str, MissingItem] = {}
     for stage in stages:
         for item in KINDS[stage.kind].missing(stage.config, paths[stage.key]):
-            found.setdefault(str(item), item)
-    return list(found.values())
+            yield stage, item
 
 
 def fetch_missing(stages: Iterable[Stage]) -> None:

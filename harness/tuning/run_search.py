@@ -18,6 +18,7 @@ from harness.commands.run_stages import check_start, repeat_while_damaged, run_g
 from harness.execution.stage_run import Outcome
 from harness.plan.graph import stages_to_run
 from harness.plan.requests import request_of
+from harness.plan.requirements import say_missing
 from harness.reporting.live_view import ProgressView
 from harness.results.event_file import FILE as EVENTS
 from harness.results.events import EventLog
@@ -169,7 +170,7 @@ def _print_plan(
         options,
         plan,
         stages_to_run(plan.stages, plan.read_keys, Store(options.store)),
-        needed,
+        say_missing(needed),
         {"num_trials": tuning.file.num_trials, "num_finished": finished},
         f"\n\nsearch of {tuning.file.num_trials} trials, {finished} of them finished; the plan is "
         f"that of {what}. {tuning.file.sampler.kind} searches "

@@ -415,10 +415,10 @@ def training_flops(config: GeneratorStage, looks_to: EncoderStage | None) -> flo
     return training_images(_trained(config).training) * per_image
 
 
-def missing(config: GeneratorStage, _path: str) -> list[MissingItem]:
+def missing(config: GeneratorStage, path: str) -> list[MissingItem]:
     """Images behind the latents, where they are looked at, and weights that are given."""
     images = [] if config.data is None else config.data.missing()
-    return [*images, *config.generator.missing()]
+    return [*images, *config.generator.missing(path)]
 
 
 def check_given(config: GeneratorStage) -> None:

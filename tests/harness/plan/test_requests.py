@@ -7,7 +7,7 @@ import pytest
 from harness.config.sweep import load_sweep
 from harness.plan.plan import make_plan
 from harness.plan.requests import request_of
-from harness.plan.requirements import missing_items
+from harness.plan.requirements import say_missing
 from harness.results.rows import make_row
 from harness.stages.registry import KINDS
 from harness.storage.artifacts import Store
@@ -34,10 +34,14 @@ def test_such_a_kind_takes_one_gpu_of_several_and_a_share_as_it_is(load, tree):
 
 def test_a_missing_file_is_named_where_the_sweep_has_it():
     plan = make_plan(load_sweep(SFD))
-    told = "\n".join(str(item) for item in missing_items(plan.stages))
+    told = "\n".join(say_missing(plan.stages, plan))
     for path in ("texture.checkpoint", "semantic.checkpoint", "semantic.encoder.weights"):
         assert f"`tokenizer.{path}`" in told, told
     assert "`tokenizer.checkpoint`" not in told
+    assert "`presets.model.1p0b_800ep.generator.checkpoint`" in told
+    assert "`generator.checkpoint`" not in told
+    weak = [line for line in told.splitlines() if "sfd/b_70k.pt" in line]
+    assert "`presets.model.xl_80ep.evaluation.guidance.weak.generator.checkpoint`" in weak[0]
 
 
 @pytest.mark.parametrize(
