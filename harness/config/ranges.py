@@ -69,6 +69,8 @@ RANGES: Mapping[str, Range] = {name: each for each, names in _NAMES for name in 
 
 def range_of(kind: type, name: str) -> Range | None:
     """The range of a field of a class; None where it has none, as fields of plug-ins."""
+    if kind.__module__.partition(".")[0] not in ("harness", "models"):
+        return None
     return RANGES.get(f"{kind.__name__}.{name}", RANGES.get(name))
 
 
