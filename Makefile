@@ -10,15 +10,11 @@ READY := $(VENV)/.ready
 frontier: $(READY)
 	$(BIN)/python -m harness.run sweeps/frontier.yaml
 
-# Two processes, for two cores. A shell lets what it starts in the background ignore Ctrl-C, so tests of
-# interruptions are in the other one.
-BESIDE := analysis models harness/data harness/metrics harness/plugins harness/stages harness/workers
+# Tests of one file stay together, because they share what their fixtures have made.
+WORKERS ?= 2
 
 test: check
-	@mkdir -p build
-	@$(BIN)/python -m pytest $(addprefix tests/,$(BESIDE)) > build/tests.log 2>&1 & beside=$$!; \
-	$(BIN)/python -m pytest tests $(addprefix --ignore=tests/,$(BESIDE)); here=$$?; \
-	wait $$beside; there=$$?; cat build/tests.log; exit $$((here | there))
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests
 
 # Kills, full disks, lost machines and damaged files, for long: run nightly.
 chaos: $(READY)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
+from analysis.figures.column import COLUMN_INCH
 from harness.config.sweep import Sweep, load_sweep
 from harness.run import main
 
@@ -77,6 +78,17 @@ class Ended(NamedTuple):
     @property
     def json(self) -> Any:
         return json.loads(self.out)
+
+
+@pytest.fixture(autouse=True)
+def one_file_a_figure(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Saves figures of runs in this process as one PNG each: five files take most of a small run.
+
+    The analysis' own tests, the shipped sweeps' and those marked `every_file` save all of them.
+    """
+    if not request.node.get_closest_marker("every_file"):
+        monkeypatch.setattr("analysis.figures.saving.FILES", {COLUMN_INCH: (".png",)})
+        monkeypatch.setattr("analysis.report.ENDS", (".png",))
 
 
 @pytest.fixture

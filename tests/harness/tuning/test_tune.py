@@ -28,6 +28,7 @@ def trials(results=RESULTS):
     return pd.read_csv(results / "trials.csv", keep_default_na=False, na_values=[""])
 
 
+@pytest.mark.every_file
 def test_every_trial_is_a_row_and_the_outputs_are_there(command, write, tree, monkeypatch):
     monkeypatch.setattr("harness.results.folder._figures", lambda results: [])
     tree["confirmation"] = {"seeds": [1, 2]}
