@@ -3,10 +3,13 @@
 import argparse
 import contextlib
 import dataclasses
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+
+from harness.machine.devices import PEAKS
 
 N = TypeVar("N", int, float)
 T = TypeVar("T", bound=Any)
@@ -41,6 +44,8 @@ class RunOptions:
     """Fetch missing published weights."""
     dry_run: bool = False
     """Print the plan and start nothing."""
+    assume_device: str = ""
+    """GPU that a dry run reckons with in place of this machine's."""
     only: str | None = None
     """Run stages of this kind and what they need."""
 
@@ -55,6 +60,8 @@ class RunOptions:
             parser.error("--address names a Ray cluster; it goes with --executor ray")
         if options.wait_for_nodes and not options.address:
             parser.error("--wait-for-nodes is for a cluster; it goes with --address")
+        if options.assume_device and not options.dry_run:
+            parser.error("--assume-device is for a plan; it goes with --dry-run")
         return options
 
 
@@ -126,6 +133,13 @@ def add_run_options(
         parser.add_argument(
             "--dry-run", action="store_true", help="print the plan and start nothing"
         )
+        parser.add_argument(
+            "--assume-device",
+            type=known_device,
+            default="",
+            metavar="NAME",
+            help="with --dry-run: device time on this GPU, for example H100, where it is not here",
+        )
 
 
 def add_settings(parser: argparse.ArgumentParser, example: str = EXAMPLE) -> None:
@@ -158,6 +172,20 @@ def folder_at(text: str) -> Path:
         return Path(text).expanduser()
     except RuntimeError as error:
         raise argparse.ArgumentTypeError(f"{error}; write the whole path, not {text!r}") from error
+
+
+def known_device(text: str) -> str:
+    """The first GPU of `PEAKS` whose name has these words.
+
+    Raises:
+        argparse.ArgumentTypeError: None has; lists all.
+    """
+    words = set(re.findall(r"\w+", text.lower()))
+    for name in PEAKS:
+        if words and words <= set(re.findall(r"\w+", name.lower())):
+            return name
+    listed = ", ".join(name.removeprefix("NVIDIA ") for name in PEAKS)
+    raise argparse.ArgumentTypeError(f"a GPU whose peak is known, not {text!r}: {listed}")
 
 
 def count(text: str) -> int:

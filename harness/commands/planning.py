@@ -81,5 +81,8 @@ def print_plan(
         more: Further values of the JSON.
         remark: Further text for people.
     """
-    described = {**describe_plan(plan, Store(options.store), to_run, missing), **(more or {})}
+    described = {
+        **describe_plan(plan, Store(options.store), to_run, missing, options.assume_device),
+        **(more or {}),
+    }
     print(json.dumps(described, indent=1) if options.json else plan_text(described) + remark)

@@ -1,7 +1,7 @@
 """Description of a plan, read before a run: stages to run and reuse, and cost, as JSON and text."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -35,11 +35,11 @@ SOURCES: Mapping[Source, str] = {
 
 
 def describe_plan(
-    plan: Plan, store: Store, to_run: Sequence[Stage], missing: Sequence[str]
+    plan: Plan, store: Store, to_run: Sequence[Stage], missing: Sequence[str], gpu: str = ""
 ) -> dict[str, Any]:
     """The plan as JSON-able values; `plan_text` words it."""
     running = {stage.key for stage in to_run}
-    forecasts = forecast_plan(to_run, plan.sweep.file, store)
+    forecasts = forecast_plan(to_run, plan.sweep.file, store, gpu)
     stages = []
     for stage in plan.stages:
         expected = estimate(stage)
@@ -84,15 +84,27 @@ def describe_plan(
         "estimated_flops": sum(stage["estimated_flops"] for stage in chosen),
         "estimated_disk_bytes": sum(stage["estimated_disk_bytes"] for stage in chosen),
         "device_time": device_time(to_run, forecasts),
+        "assumed_device": gpu,
         "missing": list(missing),
     }
 
 
-def forecast_plan(stages: Sequence[Stage], file: SweepFile, store: Store) -> dict[str, Forecast]:
-    """Key -> forecast, under the resources that the sweep file asks for."""
+def forecast_plan(
+    stages: Sequence[Stage], file: SweepFile, store: Store, gpu: str = ""
+) -> dict[str, Forecast]:
+    """Key -> forecast, under the resources that the sweep file asks for.
+
+    Args:
+        stages: What is to run.
+        file: Says what they hold.
+        store: Has what was measured.
+        gpu: Name of a GPU that stands in for this machine's; empty: none does.
+    """
     requests = {stage.kind: request_of(stage.kind, file.resources) for stage in stages}
-    history = History.of(store, this_machine(requests.values()))
-    gpus = torch.cuda.device_count()
+    machine, gpus = this_machine(requests.values()), torch.cuda.device_count()
+    if gpu:
+        machine, gpus = replace(machine, gpu=gpu), max(gpus, 1)
+    history = History.of(store, machine)
     held = {kind: capacity_of(request, gpus) for kind, request in requests.items()}
     return {s.key: history.forecast(record_of_stage(s), held[s.kind]) for s in stages}
 
@@ -149,14 +161,14 @@ def plan_text(described: Mapping[str, Any]) -> str:
         f"{described['estimated_flops']:.2e} FLOPs and "
         f"{byte_count(described['estimated_disk_bytes'])} on disk",
     ]
-    lines += _device_time_lines(described["device_time"])
+    lines += _device_time_lines(described["device_time"], described["assumed_device"])
     if described["missing"]:
         lines += ["", "missing, and needed before this can run:"]
         lines += [f"  - {item}" for item in described["missing"]]
     return "\n".join(lines)
 
 
-def _device_time_lines(kinds: Sequence[Mapping[str, Any]]) -> list[str]:
+def _device_time_lines(kinds: Sequence[Mapping[str, Any]], gpu: str) -> list[str]:
     """Device time of what is to run, a line a kind and one for the whole."""
     lines = []
     for kind in kinds:
@@ -175,4 +187,5 @@ def _device_time_lines(kinds: Sequence[Mapping[str, Any]]) -> list[str]:
             more = ", and what is unknown" if None in times else ""
             lines.append(f"  in total: {duration(known)} of one {device}{more}")
     sources = dict.fromkeys(source for kind in kinds for source in kind["sources"])
-    return ["", "device time:", *lines, *(f"  {name}: {SOURCES[name]}" for name in sources)]
+    head = f"device time, on {gpu} where a GPU is held:" if gpu else "device time:"
+    return ["", head, *lines, *(f"  {name}: {SOURCES[name]}" for name in sources)]

@@ -218,3 +218,24 @@ def test_a_plan_says_how_long_what_is_to_run_will_take_and_from_what(load, tmp_p
     tokenizer = next(stage for stage in plan.stages if stage.kind == "tokenizer")
     cost = store.get("tokenizer", tokenizer.key).record["cost"]
     assert by_kind["tokenizer"]["device_s"] == pytest.approx(cost["device_s"])
+
+
+def test_a_plan_is_reckoned_for_a_gpu_that_is_not_here(command, write, tree, capsys):
+    tree["resources"] = {"default": {"cpus": 1, "gpus": 1}}
+    times = {}
+    for name in ("H100", "nvidia a100-sxm4-80gb"):
+        ended = command(write(tree), "--dry-run", "--json", "--assume-device", name, executor="ray")
+        assert ended.code == 0, ended.err
+        times[ended.json["assumed_device"]] = {
+            each["kind"]: each["device_s"] for each in ended.json["device_time"]
+        }
+    hopper, ampere = times["NVIDIA H100 80GB HBM3"], times["NVIDIA A100-SXM4-80GB"]
+    # Peaks in fp32 are 66.9 and 19.5 TFLOP/s.
+    assert ampere["generator"] / hopper["generator"] == pytest.approx(66.9 / 19.5)
+    for arguments, says in (
+        (("--dry-run", "--assume-device", "Voodoo"), "not 'Voodoo': GB200, B200, H200"),
+        (("--assume-device", "H100"), "it goes with --dry-run"),
+    ):
+        ended = command(write(tree), *arguments)
+        assert ended.code == 2
+        assert says in ended.err
