@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import dataclasses
 import re
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,8 @@ class RunOptions:
     """Requests that no machine of the cluster can meet wait for machines that join."""
     max_failures: float | None = None
     """Share of failed stages above which everything stops; absent: nothing stops."""
+    deadline: float | None = None
+    """When running stages are asked to end, on the monotonic clock; absent: never."""
     download: bool = False
     """Fetch missing published weights."""
     dry_run: bool = False
@@ -124,6 +127,14 @@ def add_run_options(
         "default: rows without numbers never stop the others",
     )
     parser.add_argument(
+        "--time-limit",
+        type=lambda text: time.monotonic() + length_of_time(text),
+        metavar="TIME",
+        dest="deadline",
+        help="ask running stages to write a checkpoint and end after this time, for example 90s, "
+        "8m or 1.5h, and leave with exit code 124; the same command goes on",
+    )
+    parser.add_argument(
         "--download",
         action="store_true",
         help="fetch missing published weights (Inception-v3, VGG16, timm) from their usual places "
@@ -136,7 +147,7 @@ def add_run_options(
         parser.add_argument(
             "--assume-device",
             type=known_device,
-            default="",
+            default=argparse.SUPPRESS,
             metavar="NAME",
             help="with --dry-run: device time on this GPU, for example H100, where it is not here",
         )
@@ -196,6 +207,12 @@ def count(text: str) -> int:
 def seconds(text: str) -> float:
     """The value of an option that is a length of time, in seconds."""
     return _number(text, float, lambda value: value > 0, "a number of seconds above 0")
+
+
+def length_of_time(text: str) -> float:
+    """The value of an option that is a length of time, in seconds: 90, 90s, 8m, 1.5h or 2d."""
+    unit = {"s": 1, "m": 60, "h": 3600, "d": 86400}.get(text[-1:], 0)
+    return (unit or 1) * seconds(text[:-1] if unit else text)
 
 
 def share(text: str) -> float:

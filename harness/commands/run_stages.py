@@ -1,10 +1,14 @@
 """Run stages for a command: checks before any starts, the executor, and signals."""
 
+import contextlib
 import itertools
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from harness.commands.exit_codes import Interrupted, TimeUp
 from harness.commands.options import RunOptions
 from harness.config.resources import Resources
 from harness.config.sweep import Sweep
@@ -22,14 +26,10 @@ from harness.stages.stage import Stage
 from harness.storage.artifacts import Store
 from harness.storage.leftovers import clear_leftovers
 from harness.storage.stage_log import user_stream
-from harness.storage.stop_requests import INTERRUPTED, StopRequest, on_signals
+from harness.storage.stop_requests import INTERRUPTED, TIME_UP, StopRequest, on_signals
 
 MAX_ROUNDS = 8
 """How often damaged inputs are made anew before a command gives up on its disk."""
-
-
-class Interrupted(KeyboardInterrupt):
-    """A run was ended by a signal, after its stages had written their checkpoints."""
 
 
 def check_start(
@@ -138,7 +138,8 @@ def run_graph(
         feed: Gives further stages.
 
     Raises:
-        Interrupted: By a signal, after running stages have written their checkpoints.
+        Interrupted: By a signal or the time limit, after running stages have written their
+            checkpoints.
         KeyboardInterrupt: By a second signal.
     """
     stop, has_failed, share = StopRequest(store.root), dict[str, bool](), options.max_failures
@@ -161,14 +162,36 @@ def run_graph(
     try:
         executor = _make_executor(options, view.tell)
         root = store.root.resolve()
-        with on_signals(stop, view.tell):
+        with on_signals(stop, view.tell), _time_limit(options.deadline, stop, view.tell):
             outcomes = executor.run(stages, root, resources, show_and_count, feed, stop)
     except ConfigError as error:
         in_file = error.path.startswith("resources.")
         raise error.within(source=source if in_file else "") from error
-    if stop.reason == INTERRUPTED:
-        raise Interrupted
+    if stop.reason in (INTERRUPTED, TIME_UP):
+        raise Interrupted if stop.reason == INTERRUPTED else TimeUp
     return outcomes
+
+
+@contextlib.contextmanager
+def _time_limit(
+    deadline: float | None, stop: StopRequest, tell: Callable[[str], None]
+) -> Iterator[None]:
+    """Ask the stages to stop when the monotonic clock shows `deadline`."""
+    if deadline is None:
+        yield
+        return
+
+    def end() -> None:
+        stop.request(TIME_UP)
+        tell("stopping: the time limit has passed; running stages write a checkpoint and end")
+
+    timer = threading.Timer(max(0.0, deadline - time.monotonic()), end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _make_executor(options: RunOptions, tell: Callable[[str], None]) -> Executor:

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from harness.commands.exit_codes import EXIT_DONE, EXIT_ROWS_FAILED
+from harness.commands.exit_codes import EXIT_DONE, EXIT_ROWS_FAILED, Interrupted
 from harness.commands.options import RunOptions
 from harness.commands.planning import check_machine, check_networks, print_plan
 from harness.config.sweep import Sweep, resolved_tree
@@ -44,7 +44,7 @@ def run_sweep(options: RunOptions, sweep: Sweep) -> int:
         print_plan(options, wanted, to_run, say_missing(to_run, plan))
         return EXIT_DONE
     # Executors, pandas and the progress view take a second to import, and a dry run needs none.
-    from harness.commands.run_stages import Interrupted, check_start, execute
+    from harness.commands.run_stages import check_start, execute
     from harness.reporting.bill import settle
     from harness.reporting.closing_text import closing_text
     from harness.results.folder import write_results, write_yaml

@@ -23,6 +23,8 @@ POLL_S = 1.0
 
 INTERRUPTED = "interrupted"
 """Reason of a request by signal."""
+TIME_UP = "time limit"
+"""Reason of a request by `--time-limit`."""
 ONCE = (
     "stopping: no further stage is started; running stages write a checkpoint and end, and the few "
     "that have none start anew next time. Press Ctrl-C again to stop now, at the cost of the work "

@@ -10,7 +10,9 @@ import pandas as pd
 from harness.commands.exit_codes import (
     EXIT_DONE,
     EXIT_INTERRUPTED,
+    EXIT_TIME_LIMIT,
     EXIT_WRONG_REQUEST,
+    TimeUp,
     exit_code,
 )
 from harness.commands.options import RunOptions
@@ -43,7 +45,7 @@ def repeat_settings(
 
     Raises:
         ConfigError: A sweep was refused; standard error says why.
-        KeyboardInterrupt: A sweep was interrupted.
+        KeyboardInterrupt: A sweep was interrupted, or the time limit has passed.
     """
     repetitions = {"confirmed": tuning.file.confirmation}
     if promote:
@@ -60,8 +62,8 @@ def repeat_settings(
         # Standard output belongs to the search's own report.
         with contextlib.redirect_stdout(sys.stderr):
             code = exit_code(lambda asked=asked: run_sweep(asked, load_sweep(asked.sweep)))
-        if code == EXIT_INTERRUPTED:
-            raise KeyboardInterrupt
+        if code in (EXIT_INTERRUPTED, EXIT_TIME_LIMIT):
+            raise TimeUp if code == EXIT_TIME_LIMIT else KeyboardInterrupt
         if code == EXIT_WRONG_REQUEST:
             raise ConfigError(
                 f"the search is finished, but its {kind} settings must be a sweep that can run, "

@@ -97,3 +97,29 @@ def test_ctrl_c_twice_under_ray_ends_a_worker_that_does_not_answer(start, tmp_pa
     _, said = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, said
     wait_for(lambda: not Path(f"/proc/{worker}").exists())
+
+
+def test_a_time_limit_ends_a_run_with_a_code_of_its_own_and_the_same_command_goes_on(
+    command, write, tree
+):
+    tree["trial"]["tokenizer"]["training"]["steps"] = 100_000
+    steps = [0]
+    for limit in ("0.05m", "4s", "8", "16s", "32s"):
+        ended = command(write(tree), "--only", "tokenizer", "--time-limit", limit)
+        assert ended.code == 124
+        assert "the time limit has passed; running stages write a checkpoint and end" in ended.err
+        assert "the time limit has passed: finished stages are kept" in ended.err
+        for path in Path("artifacts").glob("tokenizer/*.partial/checkpoints/step-*.json"):
+            steps.append(json.loads(path.read_text())["step"])
+        # A busy machine may take the first limits to begin.
+        if len(set(steps)) > 2:
+            break
+    assert steps == sorted(steps)
+    assert len(set(steps)) > 2
+
+
+@pytest.mark.parametrize("text", ["soon", "-1s", "0", "8 parsecs", "nan"])
+def test_a_time_limit_that_is_none_is_refused(command, write, tree, text):
+    ended = command(write(tree), f"--time-limit={text}")
+    assert ended.code == 2
+    assert "--time-limit: must be a number of seconds above 0" in ended.err
