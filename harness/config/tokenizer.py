@@ -10,6 +10,7 @@ from pydantic import Field
 
 from harness.config.diffusers import DiffusersTokenizerConfig
 from harness.config.encoders import AlignmentEncoder
+from harness.config.identity import IdentityTokenizerConfig
 from harness.config.phases import PhaseInForce, TokenizerPhase, spell_out
 from harness.config.python_tokenizer import PythonTokenizerConfig
 from harness.config.regularizers import AnyRegularizer
@@ -317,6 +318,7 @@ class QuantizedTokenizerConfig(AutoencoderSettings):
 TOKENIZERS.add("va_vae", TokenizerConfig)
 TOKENIZERS.add("vq", QuantizedTokenizerConfig)
 TOKENIZERS.add("diffusers", DiffusersTokenizerConfig)
+TOKENIZERS.add("identity", IdentityTokenizerConfig)
 TOKENIZERS.add("python", PythonTokenizerConfig)
 TOKENIZERS.add("semvae", SemVAEConfig)
 TOKENIZERS.add("pca", PrincipalComponentsConfig)

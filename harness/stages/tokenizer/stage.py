@@ -11,7 +11,7 @@ from harness.data.missing import MissingItem
 from harness.stages.flops import ADAM_STATE, BYTES, count_forward, empty_image
 from harness.stages.running.context import StageContext
 from harness.stages.stage import Estimate, Stage, StageKind
-from harness.stages.tokenizer import composite, diffusers, python, semantic, va_vae
+from harness.stages.tokenizer import composite, diffusers, identity, python, semantic, va_vae
 from harness.stages.tokenizer.kind import (
     TokenizerStage,
     kind_of,
@@ -24,6 +24,7 @@ from models.tokenizer import TokenizerNetwork
 TOKENIZERS.implement("va_vae", va_vae.KIND)
 TOKENIZERS.implement("vq", va_vae.KIND)
 TOKENIZERS.implement("diffusers", diffusers.KIND)
+TOKENIZERS.implement("identity", identity.KIND)
 TOKENIZERS.implement("python", python.KIND)
 TOKENIZERS.implement("semvae", semantic.SEMVAE)
 TOKENIZERS.implement("pca", semantic.PCA)
