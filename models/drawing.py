@@ -9,6 +9,7 @@ from torch import Tensor
 from models.batch_part import slices_of
 from models.clock import Clock, GroupTimes
 from models.guidance import Guidance, guided_velocity
+from models.latent import LatentLayout
 from models.sampler import SamplerConfig, sample
 
 
@@ -21,6 +22,8 @@ def draw_latents(
     weak: Any | None = None,
     slices: int = 1,
     clock: Clock | None = None,
+    layout: LatentLayout | None = None,
+    condition: Float[Tensor, "b c h w"] | None = None,
 ) -> Float[Tensor, "b c h w"]:
     """Carry noise to normalised latents of the classes asked for.
 
@@ -33,12 +36,23 @@ def draw_latents(
         weak: the weaker generator of AutoGuidance.
         slices: parts in which networks see the batch; the solver sees it whole.
         clock: times of the channel groups; absent: all are at the global time.
+        layout: of a cascade, the latent at one of its resolutions; absent: the model's.
+        condition: of a cascade, what the model sees beside the latent.
     """
-    shape = (len(labels), *model.layout.shape)
+    layout = layout or model.layout
+    shape = (len(labels), *layout.shape)
     noise = torch.randn(shape, generator=random, device=random.device)
     parts = list(slices_of(len(labels), slices))
     fields = [
-        guided_velocity(model, guidance, labels[rows], model.num_classes, weak) for rows in parts
+        guided_velocity(
+            model,
+            guidance,
+            labels[rows],
+            model.num_classes,
+            weak,
+            None if condition is None else condition[rows],
+        )
+        for rows in parts
     ]
 
     def velocity(x: Float[Tensor, "b c h w"], times: GroupTimes) -> Float[Tensor, "b c h w"]:
@@ -46,4 +60,4 @@ def draw_latents(
         return torch.cat([field(x[rows], times) for field, rows in pairs])
 
     field = fields[0] if len(parts) == 1 else velocity
-    return sample(field, noise, sampler, model.layout, clock)
+    return sample(field, noise, sampler, layout, clock)

@@ -143,6 +143,7 @@ def guided_velocity(
     labels: Int[Tensor, " b"],
     num_classes: int,
     weak_model: Any | None = None,
+    condition: Float[Tensor, "b c h w"] | None = None,
 ) -> VelocityFunction:
     """Build the velocity field that a sampler integrates.
 
@@ -155,6 +156,7 @@ def guided_velocity(
         labels: classes of the samples, in [0, num_classes).
         num_classes: label of the null class.
         weak_model: the weaker generator of AutoGuidance.
+        condition: what networks of a cascade see beside the latent; absent elsewhere.
 
     Raises:
         ValueError: if AutoGuidance comes without a weak model.
@@ -170,8 +172,9 @@ def guided_velocity(
     ) -> Float[Tensor, "b c h w"]:
         # A tensor made of a list would wait for the device.
         columns = [torch.full((len(x),), time, device=x.device) for time in times]
+        seen = () if condition is None else (condition.repeat(len(x) // len(condition), 1, 1, 1),)
         # Under autocast velocities are bf16; steps and guidance take differences, in float32.
-        return network(x, torch.stack(columns, dim=1), classes).float()
+        return network(x, torch.stack(columns, dim=1), classes, *seen).float()
 
     def velocity(x: Float[Tensor, "b c h w"], times: GroupTimes) -> Float[Tensor, "b c h w"]:
         parts = guided_parts(guidance, times, model.layout)

@@ -227,7 +227,7 @@ class LightningDiT(nn.Module):
         tokens, condition = self._embed(x, t, labels)
         for block in self.blocks:
             tokens = block(tokens, condition, self.feat_rope)
-        return self._unpatchify(self.final_layer(tokens, condition))
+        return self._unpatchify(self.final_layer(tokens, condition), self.grid)
 
     def forward_with_tap(
         self,
@@ -244,7 +244,7 @@ class LightningDiT(nn.Module):
             tokens = layer(tokens, condition, self.feat_rope)
             if index == block:
                 tapped = tokens
-        return self._unpatchify(self.final_layer(tokens, condition)), tapped
+        return self._unpatchify(self.final_layer(tokens, condition), self.grid), tapped
 
     def _embed(
         self, x: Float[Tensor, "b c h w"], t: Float[Tensor, "b g"], labels: Int[Tensor, " b"]
@@ -252,8 +252,10 @@ class LightningDiT(nn.Module):
         tokens = self.x_embedder(x) + self.pos_embed
         return tokens, self.t_embedder(t) + self.y_embedder(labels)
 
-    def _unpatchify(self, tokens: Float[Tensor, "b n p"]) -> Float[Tensor, "b c h w"]:
-        rows, columns = self.grid
+    def _unpatchify(
+        self, tokens: Float[Tensor, "b n p"], grid: tuple[int, int]
+    ) -> Float[Tensor, "b c h w"]:
+        rows, columns = grid
         patch, channels = self.config.patch_size, self.layout.channels
         pieces = tokens.unflatten(1, (rows, columns)).unflatten(-1, (patch, patch, channels))
         return pieces.permute(0, 5, 1, 3, 2, 4).reshape(-1, channels, rows * patch, columns * patch)

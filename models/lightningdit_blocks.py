@@ -111,9 +111,9 @@ class RotaryEmbedding(nn.Module):
     freqs_cos: Tensor
     freqs_sin: Tensor
 
-    def __init__(self, height: int, width: int, head_dim: int) -> None:
+    def __init__(self, height: int, width: int, head_dim: int, cell: float = 1.0) -> None:
         super().__init__()
-        angles = rotary_angles(height, width, head_dim)
+        angles = rotary_angles(height, width, head_dim, cell)
         self.register_buffer("freqs_cos", angles.cos())
         self.register_buffer("freqs_sin", angles.sin())
 
@@ -239,6 +239,6 @@ class FinalLayer(nn.Module):
         return self.linear(self.norm_final(x) * (1 + scale) + shift)
 
 
-def fixed_position_parameter(height: int, width: int, dim: int) -> nn.Parameter:
+def fixed_position_parameter(height: int, width: int, dim: int, cell: float = 1.0) -> nn.Parameter:
     """The additive position code as a frozen parameter, which is how checkpoints hold it."""
-    return nn.Parameter(sincos_position_code(height, width, dim), requires_grad=False)
+    return nn.Parameter(sincos_position_code(height, width, dim, cell), requires_grad=False)

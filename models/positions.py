@@ -18,21 +18,31 @@ def _sine_cosine(positions: Float[Tensor, " n"], width: int) -> Float[Tensor, "n
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
-def grid_coordinates(height: int, width: int) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-    """Row and column of every token of a grid, in row-major order, in float64."""
+def grid_coordinates(
+    height: int, width: int, cell: float = 1.0
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """Row and column of every token of a grid, in row-major order, in float64.
+
+    They are the centres of cells of side `cell` in units of another grid's cells, so that grids of
+    one latent share a frame; with side 1 they are 0, 1, 2, ...
+    """
     rows = torch.arange(height, dtype=torch.float64).repeat_interleave(width)
     columns = torch.arange(width, dtype=torch.float64).repeat(height)
-    return rows, columns
+    return (rows + 0.5) * cell - 0.5, (columns + 0.5) * cell - 0.5
 
 
-def sincos_position_code(height: int, width: int, dim: int) -> Float[Tensor, "1 n d"]:
+def sincos_position_code(
+    height: int, width: int, dim: int, cell: float = 1.0
+) -> Float[Tensor, "1 n d"]:
     """Additive code: sines then cosines of the column, then the same of the row."""
-    rows, columns = grid_coordinates(height, width)
+    rows, columns = grid_coordinates(height, width, cell)
     code = torch.cat([_sine_cosine(columns, dim // 2), _sine_cosine(rows, dim // 2)], dim=1)
     return code.float()[None]
 
 
-def rotary_angles(height: int, width: int, head_dim: int) -> Float[Tensor, "n d"]:
+def rotary_angles(
+    height: int, width: int, head_dim: int, cell: float = 1.0
+) -> Float[Tensor, "n d"]:
     """Rotation angle of every head dimension: rows in the first half, columns in the second.
 
     Neighbouring dimensions form a pair and share an angle.
@@ -42,7 +52,7 @@ def rotary_angles(height: int, width: int, head_dim: int) -> Float[Tensor, "n d"
     frequencies = BASE**-exponents
     per_axis = [
         (positions.float()[:, None] * frequencies).repeat_interleave(2, dim=1)
-        for positions in grid_coordinates(height, width)
+        for positions in grid_coordinates(height, width, cell)
     ]
     return torch.cat(per_axis, dim=1)
 

@@ -42,6 +42,7 @@ TERMS = {
     "velocity_mse": "velocity: squared error",
     "velocity_direction": "velocity: 1 - cosine",
     "repa": "REPA: 1 - cosine",
+    "largest_loss": "largest loss since the point before",
 }
 """Loss terms as people say them, with their unit."""
 PER_VALUE = ("l1", "perceptual")

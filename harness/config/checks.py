@@ -136,6 +136,11 @@ def _check_generator(trial: Trial, generator: GeneratorBase) -> None:
                 path=path,
             )
 
+    try:
+        generator.check_sampler(sampler)
+    except ConfigError as error:
+        raise error.within(path="evaluation.sampler") from error
+
     # Without dropped labels the embedding of the null class keeps its random start.
     if getattr(generator, "class_dropout", None) == 0:
         for number, guidance in enumerate(trial.evaluation.guidance):

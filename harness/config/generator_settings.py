@@ -119,6 +119,13 @@ class GeneratorBase:
             ConfigError: With the key path inside the generator.
         """
 
+    def check_sampler(self, sampler: Any) -> None:
+        """Refuse a sampler of a kind in `samplers` that does not fit its other settings.
+
+        Raises:
+            ConfigError: With the key path inside the sampler.
+        """
+
     def check_weak(self, weak: Any, layout: AnyLayout) -> None:
         """Refuse a generator of the same kind that cannot guide this one as the weaker model.
 

@@ -41,7 +41,7 @@ _NAMES: tuple[tuple[Range, str], ...] = (
         "num_blocks attention_resolutions in_channels norm_groups input_size "
         "feature_dim "
         "stride num_layers depth width num_heads hidden_multiple hidden_width block patch_size "
-        "levels "
+        "levels space_to_depth side "
         "codebook_size batch_size sampling_seeds num_steps top_k decode_workers cpus gpus workers "
         "batches_ahead memory_limit_gib row_cache_gib memory_gib "
         "attention_placed_for",
@@ -49,15 +49,15 @@ _NAMES: tuple[tuple[Range, str], ...] = (
     (
         SHARE,
         "dropout class_dropout plain_share min_scale betas decay warmup_start final_share top_p "
-        "max_unreadable interval_start interval_end",
+        "max_unreadable interval_start interval_end condition_dropout",
     ),
     (
         WEIGHT,
-        "weight vf_weight cos_weight distmat_weight kl_weight mse_weight cosine_weight "
+        "weight probability vf_weight cos_weight distmat_weight kl_weight mse_weight cosine_weight "
         "l1_weight commitment_weight velocity_direction_weight group_weights weight_decay "
         "learning_rate max_grad_norm",
     ),
-    (FACTOR, "scale timestep_shift temperature gamma"),
+    (FACTOR, "scale guidance_scale timestep_shift shift condition_noise temperature gamma"),
     (SIGNED, "feature_level cos_margin distmat_margin offset image_range atol rtol"),
     (SEED, "seed"),
     (ANY, "RowWeights.row"),

@@ -3,6 +3,7 @@
 from typing import Annotated, Any, Protocol, runtime_checkable
 
 from harness.schema.kinds import Kinds
+from models.lowdiff import CascadeSamplerConfig
 from models.sampler import SamplerConfig
 from models.token_sampling import TokenSamplerConfig
 
@@ -26,6 +27,7 @@ SAMPLERS: Kinds[Any] = Kinds("sampler", SamplerSettings, default="euler")
 """Every kind; a block that names none is Euler's method."""
 for _solver in ("euler", "heun", "dopri5", "ab2", "dpmpp_2m"):
     SAMPLERS.add(_solver, SamplerConfig)
+SAMPLERS.add("cascade", CascadeSamplerConfig)
 SAMPLERS.add("categorical", TokenSamplerConfig)
 
 AnySampler = Annotated[SamplerSettings, SAMPLERS]

@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import harness.config.autoregressive  # noqa: F401 - the import adds the kind of generator
+import harness.config.autoregressive
+import harness.config.lowdiff  # noqa: F401 - these imports add kinds of generators
 from harness.config.data import DataConfig
 from harness.config.encoders import AlignmentEncoder
 from harness.config.evaluation import EvaluationConfig

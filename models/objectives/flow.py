@@ -169,6 +169,8 @@ class FlowObjective:
     """Number of classes; the label of this number is the null class."""
     class_dropout: float
     """Probability in [0, 1] that a label is replaced by the null class."""
+    shift: float = 1.0
+    """Shift of the drawn times, as of a sampler's grid: below 1 towards noise."""
 
     def draw(
         self,
@@ -182,6 +184,8 @@ class FlowObjective:
         dropped = drop_labels(labels, self.num_classes, self.class_dropout, random)
         noise = torch.randn((count, *shape), generator=random, device=random.device)
         share = sample_time(self.config, count, layout.num_groups, random, step)
+        if self.shift != 1.0:
+            share = self.shift * share / (1 + (self.shift - 1) * share)
         time = self.config.clock(layout).training_times(share)
         return {"labels": dropped, "noise": noise, "time": time}
 

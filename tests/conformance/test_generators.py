@@ -38,6 +38,17 @@ CHOICES = {
         "time_groups": "by_offset",
     },
     "two groups, one after the other": {"groups": TWO_GROUPS, "flow": {"offset": 1.0}},
+    "one resolution": {"kind": "lowdiff", "resolutions": [{"side": 4}]},
+    "three resolutions": {
+        "kind": "lowdiff",
+        "resolutions": [{"side": 1}, {"side": 2, "weight": 2.0}, {"side": 4, "shift": 0.5}],
+    },
+    "two groups at two resolutions": {
+        "kind": "lowdiff",
+        "groups": TWO_GROUPS,
+        "flow": {"offset": 0.3},
+        "resolutions": [{"side": 2}, {"side": 4}],
+    },
 }
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from harness.config.data import Crop, DataConfig
 from harness.config.generator import AnyGeneratorConfig
-from harness.data.latents.training_set import Precision
+from harness.data.latents.training_set import LatentSet, Precision
 from harness.schema.keys import KEY_UNLESS_DEFAULT
 from harness.stages.running.context import StageContext
 from harness.storage.artifacts import Artifact
@@ -100,6 +100,10 @@ class GeneratorKind:
     """Counts parameters, and FLOPs of one evaluation of one image at full size, on meta."""
     objective: Callable[[GeneratorStage], Objective] = not_trained
     """What it is trained by, step by step along a gradient; absent where `make` does it all."""
+    measure: Callable[[Any, LatentSet], Any] = lambda objective, _latents: objective
+    """Gives the objective what it must know of the latents before the first step."""
+    training_share: Callable[[GeneratorStage], float] = lambda _config: 1.0
+    """FLOPs of a training step's forward pass in units of one evaluation, on average."""
     make: Callable[[GeneratorStage, StageContext], Mapping[str, Any]] | None = None
     """Makes its payload in place of that training, and the stage's result."""
     load: Callable[[GeneratorStage, Artifact], nn.Module] | None = None

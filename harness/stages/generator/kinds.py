@@ -2,11 +2,12 @@
 
 from harness.config.generator import GENERATORS
 from harness.config.generator_settings import GeneratorBase
-from harness.stages.generator import autoregressive, lightningdit, python
+from harness.stages.generator import autoregressive, lightningdit, lowdiff, python
 from harness.stages.generator.kind import GeneratorKind
 
 GENERATORS.implement("lightningdit", lightningdit.KIND)
 GENERATORS.implement("autoregressive", autoregressive.KIND)
+GENERATORS.implement("lowdiff", lowdiff.KIND)
 GENERATORS.implement("python", python.KIND)
 
 

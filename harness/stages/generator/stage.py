@@ -114,7 +114,8 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
     )
     torch.manual_seed(derive_seed(seed, "generator", "weights"))
     model: Any = kind.build(config).to(device).train()
-    parameters, objective = num_parameters(model), kind.objective(config)
+    parameters = num_parameters(model)
+    objective = kind.measure(kind.objective(config), latents)
     alignment = _token_alignment(config, context, model, latents)
     # A head that learns beside the generator; one within it is a part of its weights.
     beside = alignment.head if alignment else None
@@ -157,6 +158,8 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
         restore_optimizer(optimizer, saved["optimizer"])
         if beside:
             beside.load_state_dict(saved["head"])
+        largest = saved.get("largest_loss")
+        curve.largest = None if largest is None else largest.to(device)
     curve.rewind(first)
 
     def state() -> Mapping[str, Any]:
@@ -166,6 +169,7 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
             "ema": ema.state_dict(),
             "optimizer": optimizer.state_dict(),
             "head": beside.state_dict() if beside else {},
+            "largest_loss": curve.largest,
         }
 
     # ---- data, read ahead of its step where it does not lie on the device
@@ -234,7 +238,7 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
         terms = context.world.sum_terms(summed)
         loss = terms.pop("loss")
         context.watch(step, loss)
-        curve.note(step, terms)
+        curve.note(step, terms, loss)
         # A snapshot belongs to the payload, not to the checkpoints: it is a result of its own.
         if step + 1 in settings.snapshot_steps and context.world.is_first:
             path = context.work.payload / snapshot_name(step + 1)
@@ -407,9 +411,10 @@ def training_flops(config: GeneratorStage, looks_to: EncoderStage | None) -> flo
     """FLOPs of training a generator here, the encoder that its tokens are aligned with included."""
     if config.generator.is_given:
         return 0.0
-    per_image = FORWARDS_A_STEP * flops_per_image(config)
+    kind = kind_of(config.generator)
+    per_image = FORWARDS_A_STEP * kind.training_share(config) * flops_per_image(config)
     if looks_to is not None:
-        token_side = kind_of(config.generator).token_side
+        token_side = kind.token_side
         assert token_side is not None
         per_image += encoder.flops_per_image(looks_to, token_side(config))
     return training_images(_trained(config).training) * per_image

@@ -25,6 +25,8 @@ class Curve:
         self.every = every
         self.log = ScalarLog(work.payload / FOLDER) if work.lease else None
         self._waiting: list[tuple[int, dict[str, Tensor]]] = []
+        self.largest: Tensor | None = None
+        """The largest loss since the last step that was kept; a part of a training's state."""
         if not self.path.exists():
             self.path.touch()
 
@@ -40,10 +42,19 @@ class Curve:
         if self.log:
             self.log.start(steps_done)
 
-    def note(self, step: int, terms: Mapping[str, Tensor]) -> None:
-        """Keep the terms of this step where it is a multiple of `every`."""
+    def note(self, step: int, terms: Mapping[str, Tensor], loss: Tensor | None = None) -> None:
+        """Keep the terms of this step where it is a multiple of `every`.
+
+        With the `loss` of every step, the largest since the last one kept is a term too: a jump
+        between two points of the curve shows.
+        """
+        if loss is not None:
+            now = loss.detach()
+            self.largest = now if self.largest is None else torch.maximum(self.largest, now)
+            terms = {**terms, "largest_loss": self.largest}
         if step % self.every == 0:
             self._waiting.append((step, {name: t.detach() for name, t in terms.items()}))
+            self.largest = None
 
     def flush(self) -> None:
         """Write what is waiting; synchronises with the device.

@@ -74,7 +74,7 @@ def test_it_gives_a_row_with_its_own_size_and_provenance(command, write, tree):
     assert float(row["gfid"]) > 0
     generator = Store(Path("artifacts")).get("generator", row["generator_key"])
     curve = [json.loads(line) for line in (generator.path / "curve.jsonl").read_text().splitlines()]
-    assert [line.keys() for line in curve] == 6 * [{"step", "clean_mse"}]
+    assert [line.keys() for line in curve] == 6 * [{"step", "clean_mse", "largest_loss"}]
     assert int(row["generator_params"]) == generator.result["parameters"] > 0
     assert float(row["generator_flops_per_image"]) > 0
 
