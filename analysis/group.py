@@ -24,6 +24,7 @@ from analysis.figures.dilemma import MAX_BESIDE, draw_dilemma
 from analysis.figures.frontier import compute_frontier, draw_frontier
 from analysis.figures.guidance import compute_guidance, draw_guidance
 from analysis.figures.panels import split_panels
+from analysis.figures.price import compute_price, draw_price
 from analysis.figures.scaling import COSTS, draw_scaling
 from analysis.statistics.dilemma_slope import compute_dilemma_slopes
 from analysis.statistics.gain import compute_gains
@@ -44,7 +45,8 @@ class Plot:
     """A figure that is computed and can be drawn."""
 
     kind: str
-    """Its kind: frontier, dilemma, convergence, scaling, diagnostics, guidance or curves."""
+    """Its kind: frontier, dilemma, convergence, scaling, diagnostics, guidance, price or
+    curves."""
     group: str = ""
     """Name of the protocol; empty where there is one, or where the figure spans several."""
     detail: str = ""
@@ -159,7 +161,7 @@ def analyse_group(name: str, rows: pd.DataFrame, *, every_figure: bool = True) -
 
 
 def plan_shared_plots(table: pd.DataFrame, curves: pd.DataFrame) -> list[Plot | Omission]:
-    """Computes the figures that belong to no one protocol: guidance and training curves.
+    """Computes the figures that belong to no one protocol: guidance, price, training curves.
 
     Args:
         table: Any table that `check_table` accepts.
@@ -177,6 +179,15 @@ def plan_shared_plots(table: pd.DataFrame, curves: pd.DataFrame) -> list[Plot | 
         )
         for number, data in enumerate(compute_guidance(table), start=1)
     ]
+    price = [
+        Plot(
+            kind="price",
+            detail="" if number == 1 else str(number),
+            caption="What a sample costs: generation against evaluations and measured speed.",
+            draw=partial(draw_price, _limit_lines(data)),
+        )
+        for number, data in enumerate(compute_price(table), start=1)
+    ]
     has_generation = np.isfinite(table.loc[table["status"] == "done", "gfid"]).any()
     reason = "one guidance setting only" if has_generation else NO_GENERATION
     training = [
@@ -191,6 +202,7 @@ def plan_shared_plots(table: pd.DataFrame, curves: pd.DataFrame) -> list[Plot | 
     no_curves = "the results folder holds no curves.parquet or curves.csv with finite values"
     return [
         *(guidance or [Omission(what="guidance", reason=reason)]),
+        *price,
         *(training or [Omission(what="training curves", reason=no_curves)]),
     ]
 

@@ -41,7 +41,7 @@ def draw_scaling(cells: Cells, width_inch: float = COLUMN_INCH) -> Figure:
         share_y=True,
     )
     for axes, cost in zip(grid[0], costs, strict=True):
-        _scale_cost(axes, points[cost])
+        scale_cost(axes, points[cost])
     notes = [
         *describe_setting(setting, len(cells.gaps)),
         "FLOPs are of tokenizer and generator" if "train_flops" in costs else "",
@@ -52,7 +52,7 @@ def draw_scaling(cells: Cells, width_inch: float = COLUMN_INCH) -> Figure:
     return figure
 
 
-def _scale_cost(axes: Axes, cost: pd.Series) -> None:
+def scale_cost(axes: Axes, cost: pd.Series) -> None:
     """A logarithmic axis with prefixes; of a narrow range the ends are named."""
     known = cost[np.isfinite(cost) & (cost > 0)]
     axes.set_xscale("log")

@@ -314,6 +314,7 @@ def cost_record(
         "estimated_flops": expected.flops,
         "images": expected.images,
         "images_per_s": expected.images / spent.useful_s if spent.useful_s > 0 else None,
+        **context.measured,
         **peaks,
         "slices": context.slices,
     }

@@ -34,7 +34,7 @@ from harness.results.protocol import (
     reconstruction_protocol,
 )
 from harness.stages.encoder.kind import EncoderStage
-from harness.stages.generation import guidance_label, price
+from harness.stages.generation import RATE, guidance_label, price
 from harness.stages.generator.stage import flops_per_image
 from harness.stages.stage import Stage
 from harness.stages.tokenizer.kind import measured_stage
@@ -277,6 +277,9 @@ def _generation(row: PlannedRow, found: Found) -> dict[str, Any]:
     first = sampled.generations[0].config
     protocol = generation_protocol(first, sampled.reference.config, row.extractor.config, extractor)
     values = generation_columns(results) | making_columns([*made, *scored])
+    # Earlier artifacts lack it.
+    rates = [artifact.record["cost"].get(RATE) for artifact in made]
+    values["sample_images_per_s"] = None if None in rates else statistics.fmean(rates)
     reconstruction = found.get(row.reconstruction.key) if row.reconstruction else None
     if reconstruction and reconstruction.result["rank_deficient"]:
         values["rank_deficient"] = "yes"

@@ -3,6 +3,7 @@
 Where samples or their features are kept, metrics are the work of the stage `scores`.
 """
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -47,6 +48,8 @@ from models.tokenizer import TokenizerNetwork
 
 FEATURES = "features.safetensors"
 """Features of the samples, where they are kept: `features.features`, and `labels` asked for."""
+RATE = "sampling_images_per_s"
+"""What is measured of sampling and decoding, metrics left out, in the artifact's cost."""
 GRID_ROWS, GRID_COLUMNS = 8, 10
 """Shown samples: the first classes side by side, one noise a row."""
 
@@ -224,6 +227,7 @@ def run(config: GenerationStage, context: StageContext) -> Mapping[str, Any]:
             kept.end_file()
         return scores.to_tensors() if scores is not None else {}
 
+    took: list[tuple[int, float]] = []
     for turn in rounds:
         images = None
         if len(turn.positions):
@@ -232,13 +236,21 @@ def run(config: GenerationStage, context: StageContext) -> Mapping[str, Any]:
             # Noise depends on the number of the batch alone, so that any number of workers, and a
             # resumed stage, draws the same samples.
             random = generator_for(config.seed, "noise", turn.number, device=device)
+            started = time.perf_counter()
             images = sampling.images(asked, random)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            took.append((len(images), time.perf_counter() - started))
             if scores is not None:
                 for rows in slices_of(len(images), context.slices):
                     scores.update(images[rows], asked[rows], positions[rows])
         if config.keeps_samples:
             _keep(images, kept, context)
         rounds.end(turn, accumulated)
+    if timed := took[1:] or took:
+        # The first batch compiles and warms up.
+        counts, seconds = zip(*timed, strict=True)
+        context.measured[RATE] = context.world.size * sum(counts) / sum(seconds)
     states = context.world.gather(scores.state if scores is not None else {})
     if not context.world.is_first:
         return {}

@@ -11,7 +11,15 @@ import pandas as pd
 
 from harness.results.columns import COLUMNS
 
-TIMED = {"tokenizer_s", "generator_s", "generation_s", "created", "git_revision", "device"}
+TIMED = {
+    "tokenizer_s",
+    "generator_s",
+    "generation_s",
+    "sample_images_per_s",
+    "created",
+    "git_revision",
+    "device",
+}
 """Columns that tell times and machines; no two runs have the same."""
 
 

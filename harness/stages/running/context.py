@@ -45,6 +45,8 @@ class StageContext:
     """The workers that share this stage."""
     stop_requested: Callable[[], bool] = lambda: False
     """Whether the driver wants the stage to end at its next checkpoint."""
+    measured: dict[str, float] = field(default_factory=dict)
+    """Numbers that a stage measures of its own speed; they join its artifact's cost."""
     slices: int = 1
     """Parts that every batch is computed in, at the same batch: more need less device memory."""
     earlier_s: float = field(default=0.0, init=False)

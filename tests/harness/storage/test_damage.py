@@ -7,7 +7,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-TIMED = ["tokenizer_s", "generator_s", "generation_s", "created", "git_revision"]
+TIMED = [
+    "tokenizer_s",
+    "generator_s",
+    "generation_s",
+    "sample_images_per_s",
+    "created",
+    "git_revision",
+]
 
 
 @pytest.fixture

@@ -1,0 +1,137 @@
+"""Price: generation distance against what a sample costs, a line a system or solver.
+
+The sampler is part of a protocol, so rows of unlike solvers or steps are of unlike protocol. Here,
+and only here, they are put together where their protocols differ in sampler and guidance alone.
+"""
+
+import json
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis.cells.cells import Cells, average_rows, compute_cells, describe_rows, order_points
+from analysis.cells.lines import describe_lines, join_texts, name_trainings
+from analysis.figures.column import COLUMN_INCH, describe_setting, finish_column_figure
+from analysis.figures.panels import Panel, draw_panels, require_points
+from analysis.figures.scaling import scale_cost
+from analysis.table.columns import measures_of
+from analysis.table.protocols import split_by_protocol
+
+PRICES = {
+    "sample_evaluations": "evaluations a sample\n(in full-size ones)",
+    "sample_images_per_s": "samples a second\n(measured)",
+}
+"""Horizontal axes of the panels: column of the table and its label."""
+OF_SAMPLING = ("sampler", "num_function_evaluations", "guidance")
+"""Fields of a protocol that a figure spans."""
+
+
+def compute_price(table: pd.DataFrame) -> list[Cells]:
+    """Computes generation distance by price.
+
+    Args:
+        table: Any table that `load_table` accepted, of one protocol or several.
+
+    Returns:
+        Cells of one figure for each group of rows whose protocols differ in sampler and guidance
+        alone, where some setting of guidance has two prices or more. Their points have the new
+        columns of `PRICES` and `system`, `way` (solver and guidance, as far as they differ).
+
+    """
+    done = table[(table["status"] == "done") & np.isfinite(table["gfid"])]
+    done = done[np.isfinite(done["sample_evaluations"]) & done["protocol"].notna()]
+    if done.empty:
+        return []
+    fields = [json.loads(text) for text in done["protocol"]]
+    known = done.assign(
+        rest=[
+            json.dumps({k: v for k, v in each.items() if k not in OF_SAMPLING}, sort_keys=True)
+            for each in fields
+        ],
+        solver=[_name_solver(each.get("sampler")) for each in fields],
+    )
+    shared = ["rest", "reconstruction_protocol_hash", "dataset", "extractor", "distance_name"]
+    groups = (rows for _, rows in known.groupby(shared, sort=False, dropna=False))
+    return [_compute_one(rows) for rows in groups if _varies(rows)]
+
+
+def draw_price(cells: Cells, width_inch: float = COLUMN_INCH) -> Figure:
+    """Draws generation distance against each price that is known.
+
+    Args:
+        cells: One of `compute_price`.
+        width_inch: Width of the figure, inches.
+
+    Raises:
+        ValueError: If there are no points.
+    """
+    prices, points = cells.known(PRICES), cells.points
+    require_points(points, "price", "point with a price", cells.gaps)
+    figure, grid, marks = draw_panels(
+        points,
+        [
+            Panel(
+                x=price,
+                y="gfid",
+                x_label=PRICES[price],
+                y_label="" if number else cells.setting.distance_name,
+            )
+            for number, price in enumerate(prices)
+        ],
+        width_inch,
+        lines=("system", "way"),
+        num_columns=len(prices),
+        share_y=True,
+    )
+    for axes, price in zip(grid[0], prices, strict=True):
+        scale_cost(axes, points[price])
+    notes = describe_setting(cells.setting, len(cells.gaps))
+    finish_column_figure(figure, marks, [*notes, "evaluations include guidance's"])
+    return figure
+
+
+def _name_solver(sampler: Any) -> str:
+    """A solver in words; of a cascade those of its resolutions."""
+    if not isinstance(sampler, dict):
+        return str(sampler)
+    kind = str(sampler.get("kind", "unknown"))
+    if "stages" not in sampler:
+        return kind
+    stages = dict.fromkeys(str(stage.get("kind")) for stage in sampler["stages"])
+    return f"{kind} {'+'.join(stages)}"
+
+
+def _varies(rows: pd.DataFrame) -> bool:
+    return bool((rows.groupby("guidance")["sample_evaluations"].nunique() > 1).any())
+
+
+def _compute_one(rows: pd.DataFrame) -> Cells:
+    parts = [compute_cells(group, needs=("gfid",)) for group in split_by_protocol(rows).values()]
+    used = rows[rows["row_id"].isin(pd.concat([part.rows["row_id"] for part in parts]))]
+    # Named over all protocols at once: in one of them the axes of sampling have one value each.
+    named, axes = describe_lines(used, apart=("guidance", "protocol_hash"))
+    trainings = named.groupby(name_trainings(named))
+    systems = [a for a in axes.listed if trainings[a.column].nunique(dropna=False).max() <= 1]
+    ways = [named[name] for name in ("solver", "guidance") if named[name].nunique() > 1]
+    texts = {"system": join_texts(named, systems)}
+    if not systems and ways:
+        texts["system"] = ways.pop(0)
+    way = pd.Series("", index=named.index, dtype=object)
+    for each in ways:
+        way = way + ", " + each.astype(object)
+    named = named.assign(system=texts["system"].replace("", "all"), way=way.str.strip(", "))
+    by = ["cell", "protocol_hash"]
+    first = ["system", "way", *axes.columns]
+    points = average_rows(named, by, first=list(dict.fromkeys(first)), means=tuple(PRICES))
+    points = order_points(points, axes, last="sample_evaluations")
+    return Cells(
+        rows=named.reset_index(drop=True),
+        axes=axes,
+        points=points.assign(line=points["system"] + ", " + points["way"]),
+        given=parts[0].given.iloc[:0],
+        gaps=pd.concat([part.gaps for part in parts], ignore_index=True),
+        setting=describe_rows(named, points),
+        measures=measures_of(rows),
+    )
