@@ -113,18 +113,16 @@ def _compute_one(rows: pd.DataFrame) -> Cells:
     # Named over all protocols at once: in one of them the axes of sampling have one value each.
     named, axes = describe_lines(used, apart=("guidance", "protocol_hash"))
     trainings = named.groupby(name_trainings(named))
-    systems = [a for a in axes.listed if trainings[a.column].nunique(dropna=False).max() <= 1]
+    differing = [a for a in axes.listed if named[a.column].nunique(dropna=False) > 1]
+    systems = [a for a in differing if trainings[a.column].nunique(dropna=False).max() <= 1]
     ways = [named[name] for name in ("solver", "guidance") if named[name].nunique() > 1]
-    texts = {"system": join_texts(named, systems)}
-    if not systems and ways:
-        texts["system"] = ways.pop(0)
+    system = join_texts(named, systems) if systems or not ways else ways.pop(0)
     way = pd.Series("", index=named.index, dtype=object)
     for each in ways:
-        way = way + ", " + each.astype(object)
-    named = named.assign(system=texts["system"].replace("", "all"), way=way.str.strip(", "))
-    by = ["cell", "protocol_hash"]
+        way = way + ", " + each
+    named = named.assign(system=system.replace("", "all"), way=way.str.strip(", "))
     first = ["system", "way", *axes.columns]
-    points = average_rows(named, by, first=list(dict.fromkeys(first)), means=tuple(PRICES))
+    points = average_rows(named, ["cell", "protocol_hash"], first=first, means=tuple(PRICES))
     points = order_points(points, axes, last="sample_evaluations")
     return Cells(
         rows=named.reset_index(drop=True),

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from harness.commands.conformance import findings
 from harness.config.resources import Resources
+from harness.config.sweep import load_sweep
 from harness.data.latents.training_set import LatentSet
 from harness.execution.stage_run import run_stage
 from harness.plan.plan import make_plan
@@ -22,6 +23,7 @@ from harness.storage.artifacts import Store
 from models.guidance import ClassifierFreeGuidance
 from models.objectives.cascade import reduce
 
+SWEEPS = Path(__file__).parents[4] / "sweeps"
 TWO = "generator.resolutions=[{side: 2}, {side: 4}]"
 ONE = "generator.resolutions=[{side: 4}]"
 STEPS = "evaluation.sampler={kind: cascade, stages: [{num_steps: 5}, {kind: heun, num_steps: 2}]}"
@@ -124,6 +126,19 @@ def test_training_is_priced_by_resolutions_and_their_probabilities(load):
     low = 2 * even - 1
     weighted = share("generator.resolutions=[{side: 2, probability: 3}, {side: 4}]")
     assert weighted == pytest.approx((3 * low + 1) / 4)
+
+
+@pytest.mark.parametrize("name", ["lowdiff", "lowdiff_cifar10", "lowdiff_imagenet256"])
+def test_shipped_cascades_are_trained_as_long_as_the_plain_generator_in_flops(name):
+    by_latent: dict[str, list[float]] = {}
+    for stage in make_plan(load_sweep(SWEEPS / f"{name}.yaml")).stages:
+        if stage.kind == "generator":
+            layout = str(stage.config.layout)
+            flops = generator_stage.training_flops(stage.config, None)
+            by_latent.setdefault(layout, []).append(flops)
+    for flops in by_latent.values():
+        assert len(set(flops)) == 2
+        assert max(flops) / min(flops) < 1.01
 
 
 def test_lower_resolutions_are_normalised_by_their_own_statistics(load, tmp_path):
