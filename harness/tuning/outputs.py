@@ -19,7 +19,7 @@ from analysis.tuning.trials import (
     recommend,
     setting_name,
 )
-from harness.config.axes import short_names, write_value
+from harness.config.axes import short_names
 from harness.execution.stage_run import Outcome
 from harness.reporting.words import columns, number
 from harness.results.folder import write_csv, write_tables, write_yaml
@@ -28,7 +28,7 @@ from harness.storage.artifacts import Store
 from harness.storage.durable import write_json
 from harness.tuning.importance import importances
 from harness.tuning.space import Axes
-from harness.tuning.study import Told, TuningStudy
+from harness.tuning.study import Told, TuningStudy, setting_words, trial_words
 from harness.tuning.trial_feed import judged_row, recorded_outcomes
 
 IMPORTANCE_COLUMNS = ["objective", "parameter", "among", "importance", "chance", "num_trials"]
@@ -75,10 +75,12 @@ class TrialsWritten:
 
     def words(self, trial: Any) -> str:
         """A trial's values as people write them, after its name where it has one."""
-        axes = self.axes[int(trial["trial"])]
-        short = short_names(list(axes))
-        values = " ".join(f"{short[axis]}={write_value(value)}" for axis, value in axes.items())
-        return ": ".join(filter(None, [str(trial["name"]), values]))
+        return setting_words(str(trial["name"]), self.axes[int(trial["trial"])])
+
+    def full_words(self, trial: Any) -> str:
+        """A trial's number in the table with its values."""
+        number = int(trial["trial"])
+        return trial_words(number, str(trial["name"]), self.axes[number])
 
 
 def write_trials(
@@ -297,11 +299,12 @@ def trials_text(written: TrialsWritten) -> str:
     text = columns([head, *lines])
     failed = table[table["status"].isin(["failed", "diverged", "capped", "unmeasured"])]
     text += [
-        f"{row['status']} trial {row['trial']}: {row['error']}" for _, row in failed.iterrows()
+        f"{row['status']} {written.full_words(row)}: {row['error']}" for _, row in failed.iterrows()
     ]
+    by_id = table.drop_duplicates("trial_id").set_index("trial_id")
     text += [
-        f"{row['status']} row {row['row_id']}, another snapshot or guidance of trial "
-        f"{row['trial_id']}: {row['error'] or 'not made'}"
+        f"{row['status']} row {row['row_id']}, another snapshot or guidance of "
+        f"{written.full_words(by_id.loc[row['trial_id']])}: {row['error'] or 'not made'}"
         for row in written.bad_rows
     ]
     return "\n".join(text)

@@ -131,8 +131,7 @@ def _search(
             status=verdict.status,
             words=verdict.words,
         )
-        name = f" ({asked.name})" if asked.name else ""
-        view.note(f"trial {asked.number}{name} {verdict.status}: {verdict.words}")
+        view.note(f"{asked.words} {verdict.status}: {verdict.words}")
 
     trials = TrialFeed(study, store, results, announce)
     if not trials.todo:

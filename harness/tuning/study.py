@@ -24,10 +24,12 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
+from harness.config.axes import short_names, write_value
 from harness.config.sweep import Point
 from harness.schema.keys import content_hash, to_plain
 from harness.schema.reading import ConfigError
 from harness.tuning.goals import Verdict
+from harness.tuning.space import Axes
 from harness.tuning.tune_file import SamplerChoice, Tuning
 
 JOURNAL = "study.journal"
@@ -36,6 +38,18 @@ LEASE = "study.lease"
 """Held by the process that works on the study."""
 REDRAWS = 8
 """How often a proposal that was already made is drawn again before it is accepted."""
+
+
+def setting_words(name: str, axes: Axes) -> str:
+    """Values as people write them, after the name where there is one."""
+    short = short_names(list(axes))
+    values = " ".join(f"{short[axis]}={write_value(value)}" for axis, value in axes.items())
+    return ": ".join(filter(None, [name, values]))
+
+
+def trial_words(number: int, name: str, axes: Axes) -> str:
+    """A trial by its number and what it tries: `trial 3 (width=16 alignment=vf)`."""
+    return f"trial {number} ({setting_words(name, axes)})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +65,11 @@ class Asked:
     def name(self) -> str:
         """Name of a first trial, empty otherwise."""
         return self.trial.user_attrs.get("name", "")
+
+    @property
+    def words(self) -> str:
+        """What people call it: `trial 3 (width=16 alignment=vf)`."""
+        return trial_words(self.number, self.name, dict(self.point.axes))
 
 
 @dataclass(frozen=True, kw_only=True)

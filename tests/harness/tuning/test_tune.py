@@ -159,7 +159,7 @@ def test_a_trial_that_fails_is_named_and_tried_again_by_the_next_command(
     ended = command(path)
     assert ended.code == 1
     assert list(trials()["status"]) == ["failed", "done"]
-    assert "failed trial 0: ValueError" in ended.out
+    assert "failed trial 0 (bad: num_reconstructions=4 seed=1): ValueError" in ended.out
     again = command(path)
     assert again.code == 1
     assert list(trials()["study_trial"]) == [2, 1]
@@ -313,6 +313,7 @@ def test_a_row_that_the_search_does_not_look_at_counts_for_the_exit_code(
     assert ended.code == 1
     assert list(trials()["status"]) == ["done", "done"]
     assert ended.out.count("another snapshot or guidance of trial") == 2
+    assert "another snapshot or guidance of trial 1 (" in ended.out
 
 
 def test_figures_that_cannot_be_drawn_stop_nothing(command, write, tree, monkeypatch):
