@@ -92,11 +92,18 @@ def _remarks(rows: Sequence[Mapping[str, Any]], axes: Sequence[Axis]) -> list[st
     pending = sum(row["status"] == "pending" for row in rows)
     if pending:
         lines.append(f"{pending} rows are pending: not all of their stages have run")
-    return lines + [_rank_warning(row) for row in rows if row["rank_deficient"] == "yes"]
+    deficient = Counter(_say_counts(row) for row in rows if row["rank_deficient"] == "yes")
+    return lines + [
+        f"warning: {count} row{'s have' if count > 1 else ' has'} a distance whose covariance lacks"
+        f" rank: {counts}; each must exceed the number of the extractor's features. Such distances"
+        " are far too large and compare at equal numbers only (column rank_deficient)"
+        for counts, count in deficient.items()
+    ]
 
 
-def _rank_warning(row: Mapping[str, Any]) -> str:
-    counts = ", ".join(
+def _say_counts(row: Mapping[str, Any]) -> str:
+    """Images behind the distances of a row, in words."""
+    return ", ".join(
         f"{row[name]:,} {noun}"
         for name, noun in (
             ("num_images", "samples"),
@@ -104,11 +111,6 @@ def _rank_warning(row: Mapping[str, Any]) -> str:
             ("num_reconstructions", "reconstructions"),
         )
         if row[name] is not None
-    )
-    return (
-        f"warning: row {row['row_id']} has a distance whose covariance lacks rank: {counts}; each "
-        "must exceed the number of the extractor's features. Such distances are far too large and "
-        "compare at equal numbers only (column rank_deficient)"
     )
 
 
