@@ -5,9 +5,14 @@ it; with `--out`, and with several folders, into one folder of their own.
 """
 
 import argparse
+import multiprocessing
+import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,6 +35,8 @@ from analysis.words.tables import compute_result_table, format_csv, format_latex
 EXIT_OK, EXIT_WRONG_REQUEST = 0, 2
 REPORT_VERSION = 5
 """Counts up whenever a report has other files or another look, so that old ones are made anew."""
+MAX_PROCESSES = 4
+"""Processes that draw figures at the same time, count."""
 MAX_GROUPS = 6
 """Protocols that have figures; all have words, tables and a place in the page's plot."""
 MAX_WHOLE_GROUPS = 2
@@ -50,6 +57,8 @@ def write_report(
     results: Sequence[Path | str],
     out_dir: Path | str | None = None,
     columns: Sequence[str] | None = None,
+    *,
+    num_processes: int = 1,
 ) -> Report:
     """Writes the report of one results folder or several.
 
@@ -63,6 +72,7 @@ def write_report(
         out_dir: Where all files go; if None, `figures/` of the folder with the page beside it, and
             for several folders one named after all of them beside the first.
         columns: Metrics of the Markdown and LaTeX tables; the usual ones if None.
+        num_processes: How many draw figures at the same time; the files are the same.
 
     Returns:
         The files written and the words. A table without a single measured row gives a page, which
@@ -84,7 +94,6 @@ def write_report(
     groups = _analyse_groups(table)
     curves = pd.concat([load_curves(folder) for folder in folders], ignore_index=True)
     shared = plan_shared_plots(table, curves)
-    words = [say_results(group.cells) for group in groups]
     plots = [plot for group in groups[:MAX_GROUPS] for plot in group.plots]
     plots += [plot for plot in shared if isinstance(plot, Plot)]
     stems = _name_groups(groups)
@@ -92,7 +101,11 @@ def write_report(
     tables = _format_tables(groups, stems, columns)
     names = [f"{stem}{end}" for stem in named for end in ENDS]
     outputs.make_room([*names, *tables, "summary.txt"])
-    saved = [_save_plot(plot, outputs.figures_dir, stem) for stem, plot in named.items()]
+    with _drawing(named, outputs.figures_dir, num_processes) as drawn:
+        words = [say_results(group.cells) for group in groups]
+        provenance = trace_table(table, list(dict.fromkeys(folders)))
+        found = [index_grids(folder, table) for folder in dict.fromkeys(folders)]
+        saved = drawn()
     figures = [figure for figure in saved if isinstance(figure, ShownFigure)]
     failed = [figure for figure in saved if isinstance(figure, Omission)]
     omissions = [*_collect_omissions(groups, shared), *failed]
@@ -102,7 +115,6 @@ def write_report(
     for name, words_or_table in texts.items():
         write_text(outputs.figures_dir / name, words_or_table)
         files.append(outputs.figures_dir / name)
-    found = [index_grids(folder, table) for folder in dict.fromkeys(folders)]
     grids = pd.concat(found, ignore_index=True)
     # Its links lead to `grids/` beside it, so it is written where the results are, or not at all.
     if outputs.is_own and not grids.empty:
@@ -115,7 +127,7 @@ def write_report(
         words=words,
         figures=figures,
         album=Album(pictures=[], notes=[]),
-        provenance=trace_table(table, list(dict.fromkeys(folders))),
+        provenance=provenance,
         omissions=omissions,
     )
     page = render_page(content)
@@ -133,11 +145,12 @@ def write_figures(results_dir: Path | str, out_dir: Path | str | None = None) ->
     return write_report([results_dir], out_dir).files
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, *, num_processes: int = 1) -> int:
     """Runs the command.
 
     Args:
         arguments: Command line without the program's name; that of the process if None.
+        num_processes: How many draw figures at the same time.
 
     Returns:
         0 with the report written, 2 where the request or a table is wrong or empty.
@@ -153,7 +166,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     request = parser.parse_args(arguments)
     try:
-        report = write_report(request.results, request.out, request.columns)
+        report = write_report(
+            request.results, request.out, request.columns, num_processes=num_processes
+        )
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_WRONG_REQUEST
@@ -218,6 +233,58 @@ def _name_groups(groups: list[GroupAnalysis]) -> dict[str, str]:
     } | {"": ""}
 
 
+def count_processes() -> int:
+    """Processes that a command may draw with: as many as there are cores, `MAX_PROCESSES` at most.
+
+    They are copies of this one, which have all data at hand. A program with threads of its own
+    cannot be copied, so only the command asks for more than one; nor can every system.
+    """
+    can_copy = "fork" in multiprocessing.get_all_start_methods() and sys.platform != "darwin"
+    return min(os.cpu_count() or 1, MAX_PROCESSES) if can_copy else 1
+
+
+@contextmanager
+def _drawing(
+    plots: Mapping[str, Plot], out_dir: Path, num_processes: int
+) -> Iterator[Callable[[], list[ShownFigure | Omission]]]:
+    """Draws and saves figures, in other processes while this one does something else.
+
+    Yields:
+        A function that waits for the figures and returns them in their order.
+    """
+    workers = min(num_processes, len(plots))
+    if workers < 2:
+        yield lambda: [_save_plot(plot, out_dir, stem) for stem, plot in plots.items()]
+        return
+    # It takes long to import; the copies have it then.
+    import seaborn  # noqa: F401
+
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(workers, context, _keep_plots, (plots, out_dir)) as pool:
+        saved = [pool.submit(_save_kept, stem) for stem in plots]
+
+        def wait() -> list[ShownFigure | Omission]:
+            try:
+                return [each.result() for each in saved]
+            except BrokenProcessPool:
+                # A copy was ended from outside, for its memory, say.
+                return [_save_plot(plot, out_dir, stem) for stem, plot in plots.items()]
+
+        yield wait
+
+
+_kept: dict[str, tuple[Plot, Path]] = {}
+"""Figures that a copy of the process draws: functions cannot be sent, names can."""
+
+
+def _keep_plots(plots: Mapping[str, Plot], out_dir: Path) -> None:
+    _kept.update({stem: (plot, out_dir) for stem, plot in plots.items()})
+
+
+def _save_kept(stem: str) -> ShownFigure | Omission:
+    return _save_plot(*_kept[stem], stem)
+
+
 def _save_plot(plot: Plot, out_dir: Path, stem: str) -> ShownFigure | Omission:
     """Draws and saves a figure; one that fails is told, and the rest of the report is written."""
     try:
@@ -271,4 +338,4 @@ def _slug(name: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(num_processes=count_processes()))

@@ -28,9 +28,9 @@ BySeed = dict[tuple[Any, ...], float]
 class DilemmaEffect:
     """One line's ends: the smallest number along it, a latent dim as a rule, and the largest."""
 
-    small: pd.Series
+    small: Row
     """The cell of the smallest number."""
-    large: pd.Series
+    large: Row
     """The cell of the largest number."""
     gfid: Verdict
     """Generation distance at the largest compared with the smallest."""
@@ -107,10 +107,11 @@ def compare_cells(first: Row, second: Row, metric: str, measures: Columns) -> Ve
 def compute_dilemma_effects(cells: Cells) -> list[DilemmaEffect]:
     """Compares the ends of each line that has two points or more."""
     effects: list[DilemmaEffect] = []
+    rows = cells.points.to_dict("index")
     for _, line in split_lines(cells.points):
         if line["along"].nunique() < 2:
             continue
-        small, large = line.iloc[0], line.iloc[-1]
+        small, large = rows[line.index[0]], rows[line.index[-1]]
         steps = np.sign(np.diff(line["gfid"].to_numpy(dtype=float)))
         verdicts: dict[str, Verdict] = {
             metric: compare_cells(large, small, metric, cells.measures)

@@ -140,14 +140,13 @@ def _say_given(cells: Cells) -> list[str]:
     return lines
 
 
-def _say_reconstruction(cell: pd.Series) -> str:
+def _say_reconstruction(cell: Row) -> str:
     decibels = f", PSNR {_say_value(cell, 'psnr')} dB" if np.isfinite(cell["psnr"]) else ""
     return f"reconstruction {_say_value(cell, 'rfid')}{decibels}"
 
 
 def _say_best(cells: Cells) -> list[str]:
-    ranked = cells.points.sort_values("gfid", kind="stable")
-    best = ranked.iloc[0]
+    best, *others = cells.points.sort_values("gfid", kind="stable").to_dict("records")
     details = [f"reconstruction {_say_value(best, 'rfid')}", f"PSNR {_say_value(best, 'psnr')} dB"]
     if np.isfinite(best["label_accuracy"]):
         details.append(f"{best['label_accuracy']:.0%} of samples recognised as the class asked for")
@@ -157,7 +156,7 @@ def _say_best(cells: Cells) -> list[str]:
     ]
     rivals = [
         row
-        for _, row in ranked.iloc[1:].iterrows()
+        for row in others
         if compare_cells(row, best, "gfid", cells.measures) not in ("higher", "lower")
     ]
     if rivals and best["num_seeds"] > 1:
@@ -322,7 +321,7 @@ def _say_cell(cell: Row) -> str:
     return str(cell["cell"]).replace(f", {NO_GENERATOR}", "")
 
 
-def _say_value(cell: pd.Series, metric: str) -> str:
+def _say_value(cell: Row, metric: str) -> str:
     if not np.isfinite(cell[metric]):
         return "not measured"
     error = cell[f"{metric}_se"]

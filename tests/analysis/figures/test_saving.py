@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from typing import Any
 
 import matplotlib as mpl
@@ -24,6 +26,19 @@ def test_files_are_one_and_two_columns_wide_at_300_dots_an_inch(draw, tmp_path):
         with Image.open(path) as image:
             assert image.width == int(300 * inches)
             assert image.info["dpi"] == pytest.approx((300, 300), abs=0.1)
+
+
+def test_several_processes_write_the_same_bytes_as_one(dilemma_rows, load, tmp_path):
+    load(dilemma_rows)
+    written = {}
+    for number in (1, 3):
+        code = f"from analysis.report import main; raise SystemExit(main(num_processes={number}))"
+        out = tmp_path / str(number)
+        command = [sys.executable, "-c", code, str(tmp_path), "--out", str(out)]
+        subprocess.run(command, check=True, capture_output=True)
+        written[number] = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert "scaling.wide.pdf" in written[1]
+    assert written[1] == written[3]
 
 
 def test_a_foreign_matplotlibrc_changes_no_byte(draw, tmp_path):
