@@ -176,7 +176,10 @@ function drawPlot(root, view, points, on) {
   const lines = groupLines(view, shown);
   drawSeries(root, view, lines);
   const bars = drawBars(root, view, shown, scaleX, scaleY);
-  drawLabels(root, view, lines, bars, { left: edge.left, right: width - edge.right, top: edge.top, bottom: height - edge.bottom });
+  const steps = front.flatMap((p, i) => [...(i ? [[p.x, front[i - 1].y]] : []), [p.x, p.y]]);
+  const others = [steps, ...published.map((line) => line.rfid.map((x, i) => [x, line.gfid[i]]))]
+    .map((line) => line.map(([x, y]) => ({ left: scaleX.place(x), top: scaleY.place(y) })));
+  drawLabels(root, view, lines, [...bars, ...others], { left: edge.left, right: width - edge.right, top: edge.top, bottom: height - edge.bottom });
   root.append(draw("g", { class: "points" }, ...shown.map((point) => drawPoint(view, point, on))));
   return shown;
 }
@@ -281,37 +284,56 @@ function drawBars(root, view, points, scaleX, scaleY) {
 }
 
 // Names beside points: a line's best point has the line's name, the others their place along it.
-// A name goes where it covers no mark and no other name, and no line or bar where that can be had; a
-// shorter name is tried where the whole one has no room, and none is drawn where that has none.
-function drawLabels(root, view, lines, bars, frame) {
+// A name goes where it covers no mark, no line and no other name, near its point or at the end of a
+// leader; a shorter name is tried where the whole one has no room, and none is drawn where that has none.
+function drawLabels(root, view, lines, others, frame) {
   const sign = view.y.better === "higher" ? -1 : 1;
   const ruler = document.createElement("canvas").getContext("2d");
   ruler.font = LABEL_FONT;
   const taken = lines.flat().map((p) => ({ left: p.left - 6, right: p.left + 6, top: p.top - 6, bottom: p.top + 6 }));
-  const inked = [...lines, ...bars].flatMap(traceLine);
+  const inked = [...lines, ...others].flatMap(traceLine);
   const wanted = lines.map((line) => [...line].sort((a, b) => sign * (a.y - b.y)));
   const asked = [
     ...wanted.map(([best]) => [best, [nameOf(view, best.index), placeOf(view, best.index)]]),
-    ...wanted.flatMap(([, ...others]) => others.map((point) => [point, [placeOf(view, point.index)]])),
+    ...wanted.flatMap(([, ...rest]) => rest.map((point) => [point, [placeOf(view, point.index)]])),
   ];
   for (const [point, texts] of asked.slice(0, MAX_LABELS)) {
     const found = texts.filter(Boolean).map((text) => [text, findRoom(point, ruler.measureText(text).width, frame, taken, inked)]).find(([, box]) => box);
     if (!found) continue;
-    taken.push(found[1]);
-    root.append(draw("text", { class: "label", x: found[1].left, y: found[1].bottom - 3, "aria-hidden": "true" }, found[0]));
+    const [text, box] = found;
+    taken.push(box);
+    if (box.leader) {
+      inked.push(...traceLine(box.leader));
+      const [start, end] = box.leader;
+      root.append(draw("line", { class: "leader", x1: start.left, y1: start.top, x2: end.left, y2: end.top }));
+    }
+    root.append(draw("text", { class: "label", x: box.left, y: box.bottom - 3, "aria-hidden": "true" }, text));
   }
 }
 
 const LABEL_FONT = "11px system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif";
+const LEADERS = [0, 12, 24, 38];
 
 function findRoom(point, width, frame, taken, inked) {
   const [w, h] = [width + 2, 13];
-  const boxes = [[9, -h / 2], [-9 - w, -h / 2], [7, -h - 4], [7, 4], [-7 - w, -h - 4], [-7 - w, 4], [-w / 2, -h - 8], [-w / 2, 8]]
-    .map(([x, y]) => ({ left: point.left + x, right: point.left + x + w, top: point.top + y, bottom: point.top + y + h }))
-    .filter((box) => box.left >= frame.left && box.right <= frame.right && box.top >= frame.top && box.bottom <= frame.bottom)
-    .filter((box) => !taken.some((other) => box.left < other.right && other.left < box.right && box.top < other.bottom && other.top < box.bottom));
-  const covered = (box) => inked.filter(([x, y]) => x > box.left && x < box.right && y > box.top && y < box.bottom).length;
-  return boxes.map((box) => [covered(box), box]).sort((a, b) => a[0] - b[0])[0]?.[1];
+  const isIn = (box, [x, y]) => x > box.left && x < box.right && y > box.top && y < box.bottom;
+  for (const far of LEADERS) {
+    const places = [[9 + far, -h / 2], [-9 - far - w, -h / 2], [7 + far, -h - 4 - far], [7 + far, 4 + far], [-7 - far - w, -h - 4 - far], [-7 - far - w, 4 + far], [-w / 2, -h - 8 - far], [-w / 2, 8 + far]];
+    for (const [x, y] of places) {
+      const box = { left: point.left + x, right: point.left + x + w, top: point.top + y, bottom: point.top + y + h };
+      if (box.left < frame.left || box.right > frame.right || box.top < frame.top || box.bottom > frame.bottom) continue;
+      if (taken.some((other) => box.left < other.right && other.left < box.right && box.top < other.bottom && other.top < box.bottom)) continue;
+      if (inked.some((place) => isIn(box, place))) continue;
+      if (!far) return box;
+      const [across, up] = [Math.min(Math.max(point.left, box.left), box.right) - point.left, Math.min(Math.max(point.top, box.top), box.bottom) - point.top];
+      const length = Math.hypot(across, up);
+      // It begins beyond the mark and ends before the name.
+      const leader = [9, length - 3].map((at) => ({ left: point.left + (across * at) / length, top: point.top + (up * at) / length }));
+      const crosses = traceLine(leader).some((place) => taken.some((other) => isIn(other, place)));
+      if (!crosses) return { ...box, leader };
+    }
+  }
+  return null;
 }
 
 // Places along a line, close enough that none lies between two under a name.

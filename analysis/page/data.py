@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.cells.cells import describe_seeds
-from analysis.cells.lines import Axis, describe_lines, map_values
+from analysis.cells.cells import describe_seeds, order_points
+from analysis.cells.lines import SIZE, SIZE_AXIS, Axes, describe_lines, map_values
 from analysis.group import GroupAnalysis
-from analysis.table.columns import SEED_COLUMNS, columns_of
+from analysis.table.columns import SEED_COLUMNS, Column, columns_of
 from analysis.table.scales import choose_scale
 
 AXIS = "axis."
@@ -75,7 +75,7 @@ def _build_protocol(group: GroupAnalysis) -> dict[str, Any]:
     axes = _list_axes(rows, [*own, *_undetermined(rows, own)])
     seeds = [name for name in varied if name not in own]
     row_axes = _list_axes(rows, [*ROW_AXES, *seeds])
-    lines, roles = _place(rows, shown.along)
+    lines, roles = _place(rows, shown)
     names = [name for name in measures if np.isfinite(rows[name]).any()]
     return {
         "name": group.name,
@@ -122,7 +122,7 @@ def _list_axes(rows: pd.DataFrame, names: Sequence[str]) -> list[dict[str, Any]]
     leaders: dict[tuple[int, ...], str] = {}
     for name in names:
         column = _axis_values(rows, name)
-        values = sorted(column.unique(), key=_sort_key)
+        values = _order_values(rows, column, columns[name], is_size=name in (SIZE, SIZE_AXIS))
         if len(values) > 1:
             about = columns[name]
             label = about.label or name.removeprefix(AXIS)
@@ -133,16 +133,32 @@ def _list_axes(rows: pd.DataFrame, names: Sequence[str]) -> list[dict[str, Any]]
     return axes
 
 
-def _place(rows: pd.DataFrame, along: Axis | None) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+def _order_values(
+    rows: pd.DataFrame, column: pd.Series, about: Column, *, is_size: bool
+) -> list[str]:
+    """An axis's values as legends have them: sizes by parameters, choices in the sweep's order."""
+    ranks: dict[str, float] = {}
+    if is_size:
+        ranks = rows["generator_params"].groupby(column).mean().to_dict()
+    elif about.axis == "categorical" and about.values:
+        ranks = {_format_value(v): place for place, v in enumerate(json.loads(about.values))}
+    last = float("inf")
+    return sorted(column.unique(), key=lambda text: (ranks.get(text, last), _sort_key(text)))
+
+
+def _place(rows: pd.DataFrame, axes: Axes) -> tuple[dict[str, Any], dict[str, list[Any]]]:
     """What the plot tells rows apart by, and the place of each row among it.
 
-    Roles are those of the figures, so that a line has one colour and one name in both.
+    Roles and their order are those of the figures, so that a line has one colour and one name in
+    both.
     """
+    along, ordered = axes.along, order_points(rows, axes)
     lines: dict[str, Any] = {"prefix": along.text(0.0).removesuffix("0") if along else ""}
     roles: dict[str, list[Any]] = {"along": _numbers(rows["along"])}
     for role, column in ROLES.items():
-        places, names = pd.factorize(rows[column])
-        roles[role], lines[f"{role}s"] = places.tolist(), [str(name) for name in names]
+        names = ordered[column].unique().tolist()
+        roles[role] = pd.Categorical(rows[column], names).codes.tolist()
+        lines[f"{role}s"] = names
     return lines, roles
 
 

@@ -35,8 +35,9 @@ def test_axes_are_the_columns_that_differ_in_their_order(protocol):
     assert values == {
         "alignment": ["none", "vf"],
         "latent_dim": ["4", "16", "64"],
-        "generator_size": ["M", "S"],
+        "generator_size": ["S", "M"],
     }
+    assert protocol["lines"]["marks"] == ["S", "M"]
     seeds = protocol["rowAxes"]
     assert [axis["name"] for axis in seeds if not axis["follows"]] == ["tokenizer_seed"]
 
@@ -85,6 +86,8 @@ def load_axes(make_row, tmp_path):
                 kind = kinds[field.name]
                 label = field.name.removeprefix("axis.").split(".")[-1]
                 about = {"type": "number" if kind == "numeric" else "text", "axis": kind}
+                values = list(dict.fromkeys(row.get(field.name) for row in rows))
+                about |= {"values": json.dumps(values), "baseline": json.dumps(values[0])}
                 field = field.with_metadata({**about, "label": label, "description": "an axis"})
                 stored = stored.set_column(place, field, stored.column(place))
         pq.write_table(stored, tmp_path / "table.parquet")
