@@ -9,7 +9,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.cells.cells import GIVEN_ELSEWHERE, Cells, average_group, compute_cells
+from analysis.cells.cells import (
+    GIVEN_ELSEWHERE,
+    Cells,
+    average_group,
+    compute_cells,
+    describe_rows,
+)
 from analysis.cells.lines import Axes
 from analysis.cells.pairs import find_pairs, find_unlike_pairs
 from analysis.figures.convergence import ConvergenceData, compute_convergence, draw_convergence
@@ -25,7 +31,7 @@ from analysis.figures.frontier import compute_frontier, draw_frontier
 from analysis.figures.guidance import compute_guidance, draw_guidance
 from analysis.figures.panels import split_panels
 from analysis.figures.price import compute_price, draw_price
-from analysis.figures.scaling import COSTS, draw_scaling
+from analysis.figures.scaling import COSTS, draw_scaling, name_shapes
 from analysis.statistics.dilemma_slope import compute_dilemma_slopes
 from analysis.statistics.gain import compute_gains
 from analysis.statistics.pareto import pareto_mask
@@ -101,8 +107,10 @@ def analyse_group(name: str, rows: pd.DataFrame, *, every_figure: bool = True) -
         The analysis; without figures where no row has a generation distance.
     """
     cells, frontier = average_group(rows), compute_frontier(rows)
-    focus, selection = select_lines(rows, cells)
-    focused = _tell(compute_frontier(focus), selection) if selection else frontier
+    kept = select_lines(cells)
+    focused = _narrow(frontier, kept)
+    selection = say_selection(kept.points, cells, "marker", "panel")
+    focused = _tell(focused, selection) if selection else focused
     planned = [
         _plan(
             "frontier",
@@ -129,13 +137,13 @@ def analyse_group(name: str, rows: pd.DataFrame, *, every_figure: bool = True) -
         along = focused.axes.along
         findings += say_slopes(slopes, f"{along.heading}s") if along else []
     if every_figure:
-        generated = _tell(compute_cells(focus, needs=("gfid",)), selection)
-        convergence = _tell(compute_convergence(focus), selection)
+        generated = kept if cells.has_generation else compute_cells(rows, needs=("gfid",))
+        convergence = compute_convergence(rows if kept is cells else _list_trials(rows, kept))
         correlations = compute_correlations(generated)
         if convergence.speedups:
             findings += say_speedups(convergence.speedups)
         findings += say_correlations(correlations)
-        planned += _plan_generation(generated, convergence, correlations)
+        planned += _plan_generation(cells, generated, convergence, correlations)
     else:
         what = "dilemma, convergence, scaling and diagnostics"
         reason = "drawn for the protocol with the most rows alone where there are several"
@@ -207,33 +215,31 @@ def plan_shared_plots(table: pd.DataFrame, curves: pd.DataFrame) -> list[Plot | 
     ]
 
 
-def select_lines(rows: pd.DataFrame, cells: Cells) -> tuple[pd.DataFrame, str]:
-    """Selects the rows that figures can hold: `MAX_LEVELS`, `MAX_PANELS` and `MAX_LINES`.
+def select_lines(cells: Cells) -> Cells:
+    """Selects the lines that figures can hold: `MAX_LEVELS`, `MAX_PANELS` and `MAX_LINES`.
 
     Values on the Pareto front come first, then those of the lowest generation distance; baselines
     of what is kept always stay.
 
     Args:
-        rows: Rows of one protocol.
-        cells: Their means, from `average_group(rows)`.
+        cells: From `average_group`.
 
     Returns:
-        The rows of these lines and all that are not done; and the selection in words, empty where
-        every line is in it.
+        The cells of these lines; the same where every line is in them.
     """
     points, axes = cells.points, cells.axes
     if points.empty:
-        return rows, ""
+        return cells
     front = pareto_mask(points[["rfid", "gfid"]].fillna(np.inf).to_numpy(dtype=float))
     merit = points["gfid"].where(~front, -np.inf)
     first = {axis.column: axis.baseline for axis in axes.compared}
     rules = (
-        ("colour", MAX_LEVELS, axes.colours, "colours"),
-        ("marker", MAX_LEVELS, axes.markers, "markers"),
-        ("panel", MAX_PANELS, axes.panels, "panels"),
+        ("colour", MAX_LEVELS, axes.colours),
+        ("marker", MAX_LEVELS, axes.markers),
+        ("panel", MAX_PANELS, axes.panels),
     )
-    kept, told = points, []
-    for column, most, shown, what in rules:
+    kept = points
+    for column, most, shown in rules:
         is_first = pd.Series(True, index=kept.index)
         for axis in shown:
             is_first &= kept[axis.column].isin([first.get(axis.column)])
@@ -241,22 +247,64 @@ def select_lines(rows: pd.DataFrame, cells: Cells) -> tuple[pd.DataFrame, str]:
         order = merit[kept.index].where(~is_first, -np.inf)
         by_level = pd.DataFrame({"level": kept[column], "late": ~is_first, "merit": order})
         best = by_level.groupby("level", sort=False).min().sort_values(["late", "merit"])
-        if len(best) > most:
-            names = " and ".join(axis.label for axis in shown)
-            told.append(f"{most} of {len(best)} {what}{f' ({names})' if names else ''}")
-            kept = kept[kept[column].isin(best.index[:most])]
-    lines = _best_lines(kept, axes, merit)
-    if len(lines) > MAX_LINES:
-        told.append(f"{MAX_LINES} of {len(lines)} lines")
-        kept = kept[kept["line"].isin(lines[:MAX_LINES])]
+        kept = kept[kept[column].isin(best.index[:most])]
+    lines = _best_lines(kept, axes, merit)[:MAX_LINES]
+    return _narrow(cells, replace(cells, points=kept[kept["line"].isin(lines)]))
+
+
+def say_selection(shown: pd.DataFrame, cells: Cells, *parts: str) -> str:
+    """Says which part of all lines a figure shows; empty where it shows all.
+
+    Args:
+        shown: Points of the figure.
+        cells: All of them.
+        parts: What the figure parts lines by beside the colour: `marker`, `panel`, `facet` or
+            `shape`.
+    """
+    axes = cells.axes
+    by = {
+        "colour": (axes.colours, "colours"),
+        "marker": (axes.markers, "markers"),
+        "panel": (axes.panels, "panels"),
+        "facet": ((*axes.markers, *axes.panels), "panels"),
+        "shape": ((), "markers"),
+        "line": ((), "lines"),
+    }
+    every = _split(cells)
+    told = []
+    for column in ("colour", *parts, "line"):
+        few, most = shown[column].nunique(), every[column].nunique()
+        names = " and ".join(axis.label for axis in by[column][0])
+        if few < most:
+            told.append(f"{few} of {most} {by[column][1]}{f' ({names})' if names else ''}")
     if not told:
-        return rows, ""
-    used = cells.rows[cells.rows["cell"].isin(kept["cell"])]
-    trials = [each["trial_id"].fillna(each["row_id"]) for each in (rows, used)]
-    return rows[trials[0].isin(trials[1]) | (rows["status"] != "done")], (
-        f"{', '.join(told)}: the Pareto front's, then those of lowest generation distance,"
-        " with their baselines"
+        return ""
+    rule = "the Pareto front's, then those of lowest generation distance, with their baselines"
+    return f"{', '.join(told)}: {rule}"
+
+
+def _narrow(data: Cells, kept: Cells) -> Cells:
+    """The data of the rows that the points of other cells of the same table are made of.
+
+    Axes and names stay, so that what is left of an axis is named even where it is one value.
+    """
+    ids = kept.rows.loc[kept.rows["cell"].isin(kept.points["cell"]), "row_id"]
+    rows = data.rows[data.rows["row_id"].isin(ids)]
+    points = data.points[data.points["cell"].isin(rows["cell"])]
+    if len(points) == len(data.points):
+        return data
+    return replace(
+        data,
+        rows=rows.reset_index(drop=True),
+        points=points.reset_index(drop=True),
+        setting=describe_rows(rows, points),
     )
+
+
+def _list_trials(rows: pd.DataFrame, kept: Cells) -> pd.DataFrame:
+    """All snapshots of some cells' trials, and all rows that are not done."""
+    trials = [each["trial_id"].fillna(each["row_id"]) for each in (rows, kept.rows)]
+    return rows[trials[0].isin(trials[1]) | (rows["status"] != "done")]
 
 
 def _best_lines(points: pd.DataFrame, axes: Axes, merit: pd.Series) -> list[str]:
@@ -285,16 +333,18 @@ def _tell(data: Any, selection: str) -> Any:
     return replace(data, setting=replace(data.setting, selection=selection))
 
 
-def _limit_panels(data: Any, most: int = MAX_PANELS) -> Any:
-    """The data of at most so many panels, those of lowest generation distance."""
-    facets = split_panels(data.points, data.axes)["facet"]
-    best = data.points.groupby(facets, sort=False)["gfid"].min().sort_values(kind="stable")
-    if len(best) <= most:
-        return data
-    points = data.points[facets.isin(best.index[:most])]
-    note = f"{most} of {len(best)} panels shown"
-    told = "; ".join(filter(None, [data.setting.selection, note]))
-    return _tell(replace(data, points=points), told)
+def _fit(data: Any, cells: Cells, most: int = MAX_PANELS, part: str = "facet") -> Any:
+    """The data of at most so many panels, those of lowest generation distance, and its footnote."""
+    points = _split(data)
+    best = points.groupby(part, sort=False)["gfid"].min().sort_values(kind="stable")
+    shown = points[points[part].isin(best.index[:most])]
+    data = replace(data, points=data.points.loc[shown.index])
+    return _tell(data, say_selection(shown, cells, part))
+
+
+def _split(data: Any) -> pd.DataFrame:
+    """The points with what parts the lines of every figure."""
+    return name_shapes(split_panels(data.points, data.axes), data.axes)
 
 
 def _name_lines(cells: Cells) -> str:
@@ -312,35 +362,39 @@ def _plan(
 
 
 def _plan_generation(
-    cells: Cells, convergence: ConvergenceData, correlations: list[RankCorrelation]
+    every: Cells,
+    cells: Cells,
+    convergence: ConvergenceData,
+    correlations: list[RankCorrelation],
 ) -> list[Plot | Omission]:
-    """The figures of rows with a generation distance."""
+    """The figures of rows with a generation distance, and of those that figures can hold."""
     nothing, along = "" if len(cells.points) else NO_GENERATION, cells.axes.along
     snapshots = convergence.points.groupby("cell").size()
+    told = _tell(cells, say_selection(cells.points, every))
     has_costs = any(cells.points[cost].nunique() > 1 for cost in cells.known(COSTS))
     return [
         _plan(
             "dilemma",
             f"The dilemma: generation and PSNR against the {along.heading if along else 'line'}.",
-            lambda width: draw_dilemma(_limit_panels(cells, MAX_BESIDE), width),
+            lambda width: draw_dilemma(_fit(cells, every, MAX_BESIDE), width),
             nothing or ("" if along else "no axis of numbers has tokenizers of its own"),
         ),
         _plan(
             "convergence",
             "Convergence: generation against training images.",
-            lambda width: draw_convergence(_limit_panels(convergence), width),
+            lambda width: draw_convergence(_fit(convergence, every), width),
             "" if (snapshots > 1).any() else "no generator has two snapshots with a distance",
         ),
         _plan(
             "scaling",
             "Scaling: generation against the generator's parameters and the training FLOPs.",
-            lambda width: draw_scaling(cells, width),
+            lambda width: draw_scaling(_fit(cells, every, MAX_LEVELS, "shape"), width),
             nothing or ("" if has_costs else "all generators are of one size and one cost"),
         ),
         _plan(
             "diagnostics",
             "Latent diagnostics against generation, with rank correlations.",
-            lambda width: draw_diagnostics(cells, correlations, width),
+            lambda width: draw_diagnostics(told, correlations, width),
             nothing or ("" if known_diagnostics(cells) else "the table has none of their columns"),
         ),
     ]

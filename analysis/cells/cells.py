@@ -302,14 +302,37 @@ def order_points(points: pd.DataFrame, axes: Axes, last: str = "along") -> pd.Da
         axes: Their axes.
         last: A column that orders points of one cell.
     """
+    keys = _rank_axes(points, axes)
+    ranked = points.assign(**keys).sort_values([*keys, "cell", last], kind="stable")
+    return points.loc[ranked.index].reset_index(drop=True)
+
+
+def list_names(points: pd.DataFrame, column: str, axes: Axes) -> list[str]:
+    """The names in a column in the order of legends, also where some panels lack some of them.
+
+    Args:
+        points: With the columns of the axes.
+        column: Names made of the values of some axes.
+        axes: All axes of the points.
+    """
+    keys = _rank_axes(points, axes)
+    own = [key for key, rank in keys.items() if _is_told_by(rank, points[column])]
+    named = points[[column]].assign(**keys).drop_duplicates(column)
+    ranked = named.sort_values(own, kind="stable") if own else named
+    return [str(name) for name in ranked[column]]
+
+
+def _is_told_by(rank: pd.Series, names: pd.Series) -> bool:
+    return bool((rank.groupby(names).nunique(dropna=False) <= 1).all())
+
+
+def _rank_axes(points: pd.DataFrame, axes: Axes) -> dict[str, pd.Series]:
+    """The place of each point's value in the order of each axis, panels before lines."""
     ordered = [*axes.panels, *axes.colours, *axes.markers, *([axes.along] if axes.along else [])]
-    keys = {
+    return {
         f"rank {place}": points[axis.column].map({v: rank for rank, v in enumerate(axis.order)})
         for place, axis in enumerate(ordered)
     }
-    by = [*keys, "cell", last]
-    ranked = points.assign(**keys).sort_values(by, kind="stable")
-    return points.loc[ranked.index].reset_index(drop=True)
 
 
 def describe_rows(rows: pd.DataFrame, points: pd.DataFrame) -> Setting:

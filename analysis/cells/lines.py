@@ -16,9 +16,10 @@ from analysis.table.protocols import format_value
 
 UNALIGNED = "none"
 ALIGNMENT, SIZE, LATENT_DIM = "alignment", "generator_size", "latent_dim"
+SIZE_AXIS = "axis.generator.size"
 SAME_AS = {
     "axis.alignment": ALIGNMENT,
-    "axis.generator.size": SIZE,
+    SIZE_AXIS: SIZE,
     "axis.tokenizer.latent_dim": LATENT_DIM,
 }
 """Columns that every table has, for axes that say the same."""
@@ -156,9 +157,10 @@ def describe_lines(rows: pd.DataFrame, apart: Sequence[str] = ()) -> tuple[pd.Da
         named = named.assign(cell=axes.name(named))
     along = None if axes.along is None else named[axes.along.column].astype(float)
     colour = join_texts(named, axes.colours)
+    only = f"along {axes.along.heading}" if axes.along else "all"
     return named.assign(
         line=axes.name(named, without=[axes.along]),
-        colour=colour.where(colour != "", "all"),
+        colour=colour.where(colour != "", only),
         marker=join_texts(named, axes.markers),
         panel=join_texts(named, axes.panels),
         along=_constant(named, float("nan")) if along is None else along,

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.transforms import Bbox
 
 from analysis.cells.cells import Cells, Setting
 from analysis.figures.marks import Marks, freeze_layout, make_key
@@ -17,6 +18,10 @@ LEGEND_LINE_INCH = 0.14
 FOOTNOTE_LINE_INCH = 0.09
 AXIS_INCH = 0.45
 """Height that the labels of the lowest axes need."""
+LABEL_BELOW, LABEL_LEFT = "label below", "label at the left"
+"""Marks of labels that all panels have in common."""
+PAD_INCH = 0.04
+"""Space between the footnote and a label of all panels."""
 LEGEND_CHARACTERS, FOOTNOTE_CHARACTERS = 7, 23
 """Characters of a line, per inch of the figure's width."""
 FOOTNOTE_SIZE = 5.5
@@ -62,8 +67,21 @@ def finish_column_figure(
         labelspacing=0.25,
         borderaxespad=0.2,
     )
-    figure.supxlabel("\n".join(notes), fontsize=FOOTNOTE_SIZE, color="0.35", x=0.01, ha="left")
-    freeze_layout(figure)
+    note = figure.supxlabel(
+        "\n".join(notes), fontsize=FOOTNOTE_SIZE, color="0.35", x=0.01, ha="left"
+    )
+    # A label of all panels stands above the footnote, for which the layout knows no place.
+    heights = {text.get_gid(): text.get_window_extent().height for text in figure.texts}
+    label_height = heights.get(LABEL_BELOW, 0.0) / figure.bbox.height
+    pad = PAD_INCH / figure.get_figheight()
+    freeze_layout(figure, label_height + pad if label_height else 0.0)
+    middle = Bbox.union([axes.get_position() for axes in figure.axes if axes.get_visible()])
+    place = figure.transFigure.inverted().transform(note.get_window_extent().max)
+    for text in figure.texts:
+        if text.get_gid() == LABEL_BELOW:
+            text.set(x=(middle.x0 + middle.x1) / 2, y=place[1] + 2 * pad)
+        elif text.get_gid() == LABEL_LEFT:
+            text.set_y((middle.y0 + middle.y1) / 2)
 
 
 def describe_setting(setting: Setting, num_gaps: int) -> list[str]:

@@ -178,20 +178,13 @@ def draw_convergence(data: ConvergenceData, width_inch: float = COLUMN_INCH) -> 
     num_columns = min(1 if width_inch == COLUMN_INCH else 2, len(facets))
     figure, grid, marks = draw_panels(
         points,
-        [
-            Panel(
-                x="generator_images",
-                y="gfid",
-                only=facet,
-                x_label="training images" if number >= len(facets) - num_columns else "",
-                y_label="" if number % num_columns else data.setting.distance_name,
-                title=facet,
-            )
-            for number, facet in enumerate(facets)
-        ],
+        [Panel(x="generator_images", y="gfid", only=facet, title=facet) for facet in facets],
         width_inch,
         lines=("colour", "place"),
+        cell_axes=data.axes,
         panel_by="facet",
+        x_label="training images",
+        y_label=data.setting.distance_name,
         num_columns=num_columns,
         share_x=True,
     )

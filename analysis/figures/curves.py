@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from analysis.cells.cells import order_points
 from analysis.cells.lines import Axes, describe_lines, join_texts
 from analysis.figures.column import COLUMN_INCH, count_axis, finish_column_figure
 from analysis.figures.panels import Panel, draw_lines, draw_panels
@@ -150,19 +151,11 @@ def draw_curves(data: CurvesData, width_inch: float = COLUMN_INCH) -> Figure:
     first_at_the_bottom = len(terms) - num_columns
     figure, grid, marks = draw_panels(
         points,
-        [
-            Panel(
-                x="images",
-                y="smooth",
-                only=term,
-                x_label="training images" if number >= first_at_the_bottom else "",
-                title=say_term(term),
-            )
-            for number, term in enumerate(terms)
-        ],
+        [Panel(x="images", y="smooth", only=term, title=say_term(term)) for term in terms],
         width_inch,
         lines=("colour", "shape"),
         panel_by="term",
+        x_label="training images",
         num_columns=num_columns,
         share_x=True,
         panel_inch=PANEL_INCH,
@@ -242,13 +235,16 @@ def _name_stages(curves: pd.DataFrame, named: pd.DataFrame, axes: Axes, kind: st
     column = KEY_COLUMNS.get(kind)
     if column is None or named.empty:
         return unknown
-    rows = named.dropna(subset=[column]).drop_duplicates(column).set_index(column)
+    rows = order_points(named.dropna(subset=[column]), axes).drop_duplicates(column)
+    rows = rows.set_index(column)
     # What the generator alone has tells no tokenizers apart.
     own = [axis for axis in axes.listed if kind == "generator" or axis.moves_tokenizer]
     colours = [axis for axis in own if axis in axes.colours] or own[:1]
     colour = join_texts(rows, colours).replace("", "all")
     shape = join_texts(rows, [axis for axis in own if axis not in colours])
-    return unknown.assign(
+    places = {key: place for place, key in enumerate(rows.index)}
+    ordered = curves.assign(place=curves["key"].map(places)).sort_values("place", kind="stable")
+    return unknown.loc[ordered.index].assign(
         colour=curves["key"].map(colour).astype(object).fillna(labels),
         shape=curves["key"].map(shape).astype(object).fillna(kind),
     )

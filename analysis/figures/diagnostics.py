@@ -120,7 +120,9 @@ def draw_diagnostics(
         panels,
         width_inch,
         lines=("colour", "marker"),
+        cell_axes=cells.axes,
         along="along",
+        y_label=f"generation: {cells.setting.distance_name}",
         num_columns=min(2 if width_inch == COLUMN_INCH else 4, len(names)),
         share_y=True,
         panel_inch=PANEL_INCH,
@@ -128,7 +130,6 @@ def draw_diagnostics(
     )
     for axes in grid.flat:
         axes.xaxis.set_major_locator(MaxNLocator(3))
-    figure.supylabel(f"generation: {cells.setting.distance_name}")
     rule = f"rank r: Spearman's, over n cells of a size, from n = {MIN_POINTS}"
     finish_column_figure(figure, marks, [*describe_setting(cells.setting, len(cells.gaps)), rule])
     return figure

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from analysis.cells.cells import Cells
-from analysis.cells.lines import LATENT_DIM
+from analysis.cells.lines import LATENT_DIM, Axis
 from analysis.figures.column import COLUMN_INCH, describe_training, finish_column_figure
 from analysis.figures.panels import Panel, draw_panels, require_points, split_panels
 
@@ -50,7 +50,6 @@ def draw_dilemma(cells: Cells, width_inch: float = COLUMN_INCH) -> Figure:
         "gfid": f"{setting.distance_name}\nlower is better",
         "psnr": "PSNR (dB)\nhigher is better",
     }
-    bottom = {("psnr", facet) for facet in facets} if is_flat else {(m, facets[-1]) for m in labels}
     figure, grid, marks = draw_panels(
         points,
         [
@@ -58,7 +57,6 @@ def draw_dilemma(cells: Cells, width_inch: float = COLUMN_INCH) -> Figure:
                 x="along",
                 y=metric,
                 only=facet,
-                x_label=x_label if (metric, facet) in bottom else "",
                 y_label=labels[metric] if not is_flat or facet == facets[0] else "",
                 title=facet if metric == "gfid" else "",
             )
@@ -66,21 +64,24 @@ def draw_dilemma(cells: Cells, width_inch: float = COLUMN_INCH) -> Figure:
         ],
         width_inch,
         lines=("colour", "marker"),
+        cell_axes=cells.axes,
         along="along",
         panel_by="facet",
+        x_label=x_label,
         num_columns=len(facets) if is_flat else len(METRICS),
         share_x=True,
         share_y=is_flat,
         panel_inch=PANEL_INCH,
     )
-    _tick_values(grid.flat, points["along"], [along.value_text(v) for v in along.order])
+    _tick_values(grid.flat, points["along"], along)
     finish_column_figure(figure, marks, describe_training(cells))
     return figure
 
 
-def _tick_values(panels: Iterable[Axes], values: pd.Series, texts: list[str]) -> None:
+def _tick_values(panels: Iterable[Axes], values: pd.Series, along: Axis) -> None:
     """Ticks the values themselves, on a scale of factors where all are above 0."""
     places = sorted(values.unique())
+    texts = [along.value_text(place) for place in places]
     for axes in panels:
         if places[0] > 0:
             axes.set_xscale("log", base=2)

@@ -3,7 +3,7 @@
 Reconstruction is the distance or, as papers draw it too, PSNR.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from analysis.cells.cells import Cells, compute_cells
-from analysis.cells.lines import SIZE, Axes
+from analysis.cells.lines import LATENT_DIM, SIZE, Axes, Axis
 from analysis.figures.column import COLUMN_INCH, describe_training, finish_column_figure
 from analysis.figures.labels import place_labels, point_to_better
 from analysis.figures.marks import Marks, label_distance, make_key, scale_axis
@@ -71,12 +71,11 @@ def draw_frontier(
     require_points(points, "frontier", "point with both measures", cells.gaps)
     names = [str(name) for name in points["panel"].unique()]
     num_columns = min(len(names), 2 if width_inch == COLUMN_INCH else 4)
-    last_row, is_split = len(names) - num_columns, len(names) > 1
+    is_split = len(names) > 1
     x_label = label_distance("reconstruction", name, "eval split")
     if across == "psnr":
         x_label = "reconstruction: PSNR (dB)\nhigher is better"
-    y_label = label_distance("generation", name, "samples")
-    sizes = tuple(axis for axis in cells.axes.listed if axis.column == SIZE)
+    is_by_size = [axis.column for axis in cells.axes.panels[:1]] == [SIZE]
     figure, grid, marks = draw_panels(
         points,
         [
@@ -84,16 +83,17 @@ def draw_frontier(
                 x=across,
                 y="gfid",
                 only=panel,
-                x_label=x_label if number >= last_row else "",
-                y_label=y_label if number % num_columns == 0 else "",
-                title=f"generator {panel}" if cells.axes.panels[:1] == sizes else panel,
+                title=f"generator {panel}" if is_by_size else panel,
             )
-            for number, panel in enumerate(names)
+            for panel in names
         ],
         width_inch,
         lines=("colour", "marker"),
+        cell_axes=cells.axes,
         along="along",
         panel_by="panel",
+        x_label=x_label,
+        y_label=label_distance("generation", name, "samples"),
         num_columns=num_columns,
         share_x=is_split,
         share_y=is_split,
@@ -135,8 +135,14 @@ def _label_points(
     """Says where on its line each point is, if there is room."""
     if cell_axes.along is None or num_points > MAX_LABELS:
         return
-    texts = [cell_axes.along.text(value) for value in points["along"]]
+    write = _write_place(cell_axes.along)
+    texts = [write(value) for value in points["along"]]
     place_labels(axes, values, texts, [marks.colours[colour] for colour in points["colour"]])
+
+
+def _write_place(along: Axis) -> Callable[[Any], str]:
+    """How a point's place on its line is written; a long name stands in the footnote instead."""
+    return along.text if along.column == LATENT_DIM else along.value_text
 
 
 def _draw_published(
@@ -158,7 +164,9 @@ def _draw_published(
 
 
 def _write_footnote(cells: Cells, published: pd.DataFrame) -> list[str]:
-    notes = describe_training(cells)
+    notes, along = describe_training(cells), cells.axes.along
+    if along is not None and along.column != LATENT_DIM and len(cells.points) <= MAX_LABELS:
+        notes.append(f"numbers at points: {along.heading}")
     if len(published):
         sources = ", ".join(published["source"].unique())
         notes.append(f"published: {sources}, of like evaluation but their own training")

@@ -78,13 +78,14 @@ def draw_guidance(cells: Cells, width_inch: float = COLUMN_INCH) -> Figure:
             Panel(
                 x="guidance_scale",
                 y=metric,
-                x_label="" if metric in metrics[:-num_columns] else "guidance scale (1: none)",
                 y_label=labels[metric].replace(": ", ":\n"),
             )
             for metric in metrics
         ],
         width_inch,
         lines=("colour", "shape"),
+        cell_axes=cells.axes,
+        x_label="guidance scale (1: none)",
         num_columns=num_columns,
         share_x=True,
     )

@@ -20,7 +20,7 @@ OFFSETS_POINT = (
     DISTANCES_POINT[:, None, None] * np.stack([1.3 * np.cos(ANGLES), np.sin(ANGLES)], axis=1)
 ).reshape(-1, 2)
 """Places of a label around its point, in the order in which they are preferred, points."""
-LEADER_FROM_POINT, LEADER_SHARE = 15.0, 0.72
+LEADER_FROM_POINT = 15.0
 MARK_POINT, MARGIN_POINT = 2.5, 1.2
 REACH_POINT = 45.0
 """Distance from its point up to which a label may cover something, points."""
@@ -92,7 +92,10 @@ def place_labels(
             x, y = anchor + offset * pixels_per_point - (size.width / 2, size.height / 2)
             box = Bbox.from_bounds(x, y, size.width, size.height).padded(margin)
             is_far = np.linalg.norm(offset) > LEADER_FROM_POINT
-            leader = anchor + np.linspace(0, LEADER_SHARE, 9)[:, None] * offset * pixels_per_point
+            # It ends at the word's edge, which lies nearer than the word's middle.
+            sides = (size.width, size.height) / (2 * pixels_per_point * np.abs(offset) + 1e-9)
+            tip = (1 - min(sides)) * offset
+            leader = anchor + np.linspace(0, 1, 9)[:, None] * tip * pixels_per_point
             if is_far and any(_covers(other, leader) for other in taken):
                 continue
             if _is_free(box, taken, near, frame):
@@ -100,7 +103,7 @@ def place_labels(
                 taken.append(box)
                 if is_far:
                     strokes = np.concatenate([strokes, leader])
-                    _draw_leader(axes, value, offset, colour)
+                    _draw_leader(axes, value, tip, colour)
                 break
         else:
             note.remove()
@@ -117,12 +120,12 @@ def _covers(box: Bbox, strokes: NDArray[np.float64]) -> bool:
 
 
 def _draw_leader(
-    axes: Axes, value: NDArray[np.float64], offset: NDArray[np.float64], colour: str
+    axes: Axes, value: NDArray[np.float64], tip: NDArray[np.float64], colour: str
 ) -> None:
     axes.annotate(
         "",
         xy=(float(value[0]), float(value[1])),
-        xytext=(LEADER_SHARE * float(offset[0]), LEADER_SHARE * float(offset[1])),
+        xytext=(float(tip[0]), float(tip[1])),
         textcoords="offset points",
         arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "shrinkB": 3.5},
     )

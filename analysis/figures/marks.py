@@ -20,6 +20,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from matplotlib.typing import RcKeyType
 
+from analysis.cells.cells import list_names
+from analysis.cells.lines import Axes as CellAxes
 from analysis.table.scales import choose_scale
 
 DOTS_PER_INCH = 300
@@ -109,17 +111,24 @@ def make_key(label: str, *, dashes: tuple[float, ...] = (), **look: Any) -> Line
     return key
 
 
-def choose_marks(points: pd.DataFrame, colour_by: str, shape_by: str, most: int) -> Marks:
-    """Gives each value of one column a colour and of another a marker, in the points' order.
+def choose_marks(
+    points: pd.DataFrame, colour_by: str, shape_by: str, most: int, axes: CellAxes | None = None
+) -> Marks:
+    """Gives each value of one column a colour and of another a marker, in the order of legends.
 
     Args:
         points: What is drawn.
         colour_by: Column of the colours.
         shape_by: Column of markers and dashes.
         most: Points of the longest line; beyond `MAX_MARKED` there are no markers.
+        axes: Axes of the points; if None, the points are in order.
     """
-    names = [str(name) for name in points[colour_by].unique()]
-    shapes = [str(name) for name in points[shape_by].unique()]
+    names, shapes = (
+        list(map(str, points[column].unique()))
+        if axes is None
+        else list_names(points, column, axes)
+        for column in (colour_by, shape_by)
+    )
     markers = {shape: MARKERS[i % len(MARKERS)] for i, shape in enumerate(shapes)}
     return Marks(
         colours=dict(zip(names, choose_colours(len(names)), strict=True)),
@@ -135,14 +144,17 @@ def blank_figure(width_inch: float, height_inch: float) -> Figure:
     return figure
 
 
-def freeze_layout(figure: Figure) -> None:
+def freeze_layout(figure: Figure, free_below: float = 0.0) -> None:
     """Lays a finished figure out once, so that labels can be measured and every format agrees.
 
-    The layout engine is taken away and not replaced by the one that does nothing ("none"): for any
-    engine matplotlib draws a figure a second time whenever it is saved.
+    Some share of the height, above the footnote, may be left free. The layout engine is taken away
+    and not replaced by the one that does nothing ("none"): for any engine matplotlib draws a figure
+    a second time whenever it is saved.
     """
     engine = figure.get_layout_engine()
     assert engine is not None, "a figure of `blank_figure`"
+    if free_below:
+        engine.set(rect=(0, free_below, 1, 1 - free_below))
     engine.execute(figure)
     figure.set_layout_engine(None)
 

@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from analysis.cells.lines import SIZE, Axes, join_texts
-from analysis.figures.column import AXIS_INCH
+from analysis.figures.column import AXIS_INCH, LABEL_BELOW, LABEL_LEFT
 from analysis.figures.marks import Marks, blank_figure, choose_marks, scale_axis
 
 PANEL_INCH = 1.55
 CHARACTERS, CHARACTERS_UP = 14, 16
-"""Characters of a line, per inch of a panel's width and height."""
+"""Characters of a line, per inch of width and height."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +44,11 @@ def draw_panels(
     width_inch: float,
     *,
     lines: tuple[str, str],
+    cell_axes: Axes | None = None,
     along: str = "",
     panel_by: str = "",
+    x_label: str = "",
+    y_label: str = "",
     num_columns: int = 1,
     share_x: bool = False,
     share_y: bool = False,
@@ -61,11 +64,14 @@ def draw_panels(
         width_inch: Width of the figure, inches.
         lines: Columns of which each pair of values is a line: the first has a colour for each
             value, the second a marker and dashes.
+        cell_axes: Axes of the points, by which legends are in order; None: as the points are.
         along: Column by which the points of a line follow each other; empty: the one across.
         panel_by: Column that `Panel.only` is a value of.
+        x_label: Label below all panels, where they have one in common.
+        y_label: Label at the left of all panels, likewise.
         num_columns: Panels beside each other.
-        share_x: Whether panels above each other share their x axis.
-        share_y: Whether panels beside each other share their y axis.
+        share_x: Whether panels share their x axis.
+        share_y: Whether panels share their y axis, of several columns up those of each row.
         panel_inch: Height of a panel, inches.
         x_errors: Whether standard errors are drawn across too.
         is_joined: Whether a line joins the points.
@@ -79,17 +85,19 @@ def draw_panels(
         num_rows,
         num_columns,
         squeeze=False,
-        sharex="col" if share_x else False,
-        sharey="row" if share_y else False,
+        sharex="all" if share_x else "none",
+        sharey=("all" if len({panel.y for panel in panels}) == 1 else "row") if share_y else "none",
     )
     by = [*lines, *([panel_by] if panel_by else [])]
-    marks = choose_marks(points, *lines, most=int(points.groupby(by, sort=False).size().max()))
+    most = int(points.groupby(by, sort=False).size().max())
+    marks = choose_marks(points, *lines, most, cell_axes)
     characters = int(CHARACTERS * width_inch / num_columns)
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
     # The lowest axes of each column carry its numbers, also where the last row is not full.
     for axes in grid.flat[max(0, len(panels) - num_columns) : len(panels)]:
         axes.xaxis.set_tick_params(which="both", labelbottom=True)
+    single = (x_label, y_label) if len(panels) == 1 else ("", "")
     for axes, panel in zip(grid.flat, panels, strict=False):
         mine = points[points[panel_by] == panel.only] if panel.only else points
         ordered = mine.sort_values(along or panel.x, kind="stable")
@@ -101,9 +109,17 @@ def draw_panels(
         if values.notna().sum() == 0:
             axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center")
         scale_axis(axes, "y", values)
-        axes.set_xlabel(_wrap(panel.x_label, characters))
-        axes.set_ylabel(_wrap(panel.y_label, int(CHARACTERS_UP * panel_inch)))
+        axes.set_xlabel(_wrap(panel.x_label or single[0], characters))
+        axes.set_ylabel(_wrap(panel.y_label or single[1], int(CHARACTERS_UP * panel_inch)))
         axes.set_title(_wrap(panel.title, characters), loc="left")
+    if len(panels) > 1:
+        # `finish_column_figure` puts both in the middle of the axes.
+        if x_label:
+            text = _join_lines(x_label, CHARACTERS * width_inch)
+            figure.text(0.5, 0, text, ha="center", gid=LABEL_BELOW)
+        if y_label:
+            text = _join_lines(y_label, CHARACTERS_UP * figure.get_figheight())
+            figure.supylabel(text, gid=LABEL_LEFT)
     return figure, grid, marks
 
 
@@ -207,6 +223,15 @@ def _draw_errors(
     if any(each.any() for each in errors.values()):
         look = {"fmt": "none", "elinewidth": 0.6, "ecolor": known[colour].map(marks.colours)}
         axes.errorbar(known[panel.x].to_numpy(), known[panel.y].to_numpy(), **errors, **look)
+
+
+def _join_lines(text: str, characters: float) -> str:
+    """A label of several lines in as few as its room allows, all about as long."""
+    words = ", ".join(text.splitlines())
+    num_lines = len(textwrap.wrap(words, int(characters), break_on_hyphens=False))
+    widths = range(len(words) // num_lines, int(characters) + 1)
+    filled = (textwrap.fill(words, width, break_on_hyphens=False) for width in widths)
+    return next(each for each in filled if each.count("\n") < num_lines)
 
 
 def _wrap(text: str, characters: int) -> str:

@@ -8,6 +8,7 @@ from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, NullFormat
 
 from analysis.cells.cells import Cells
 from analysis.cells.lines import SIZE, join_texts
+from analysis.cells.lines import Axes as CellAxes
 from analysis.figures.column import COLUMN_INCH, describe_setting, finish_column_figure
 from analysis.figures.panels import Panel, draw_panels, require_points
 
@@ -29,14 +30,14 @@ def draw_scaling(cells: Cells, width_inch: float = COLUMN_INCH) -> Figure:
     """
     costs, setting = cells.known(COSTS), cells.setting
     require_points(costs, "scaling", "point with parameters or training FLOPs", cells.gaps)
-    shape = [a for a in cells.axes.listed if a.column != SIZE and a not in cells.axes.colours]
-    points = cells.points.assign(shape=join_texts(cells.points, shape))
+    points = name_shapes(cells.points, cells.axes)
     names = dict.fromkeys(costs, "") | {costs[0]: setting.distance_name}
     figure, grid, marks = draw_panels(
         points,
         [Panel(x=cost, y="gfid", x_label=COSTS[cost], y_label=names[cost]) for cost in costs],
         width_inch,
         lines=("colour", "shape"),
+        cell_axes=cells.axes,
         num_columns=len(costs),
         share_y=True,
     )
@@ -50,6 +51,12 @@ def draw_scaling(cells: Cells, width_inch: float = COLUMN_INCH) -> Figure:
     ]
     finish_column_figure(figure, marks, notes)
     return figure
+
+
+def name_shapes(points: pd.DataFrame, axes: CellAxes) -> pd.DataFrame:
+    """Adds `shape`: what tells lines through the sizes apart beside their colour."""
+    rest = [axis for axis in axes.listed if axis.column != SIZE and axis not in axes.colours]
+    return points.assign(shape=join_texts(points, rest))
 
 
 def scale_cost(axes: Axes, cost: pd.Series) -> None:

@@ -11,7 +11,7 @@ from analysis.cells.pairs import find_pairs
 from analysis.figures.convergence import compute_convergence
 from analysis.figures.frontier import compute_frontier, draw_frontier
 from analysis.figures.marks import choose_colours
-from analysis.group import MAX_LEVELS, MAX_PANELS, select_lines
+from analysis.group import MAX_LINES, say_selection, select_lines
 from analysis.statistics.dilemma_slope import compute_dilemma_slopes
 from analysis.statistics.effects import compute_effects
 from analysis.statistics.gain import compute_gains
@@ -217,11 +217,14 @@ def test_more_levels_than_can_be_told_apart_are_chosen_by_the_frontier(make_row)
     ]
     table = _table(rows, axes)
     cells = compute_cells(table, needs=("rfid", "gfid"))
-    kept, told = select_lines(table, cells)
-    assert f"{MAX_LEVELS} of 10 colours (a)" in told
-    assert f"{MAX_PANELS} of 14 panels (c)" in told
-    assert {"a0", "a9"} <= set(kept["axis.a"])
-    assert "a1" not in set(kept["axis.a"])
+    kept = select_lines(cells)
+    counts = {name: kept.points[name].nunique() for name in ("colour", "panel", "line")}
+    told = say_selection(kept.points, cells, "marker", "panel")
+    assert f"{counts['colour']} of 10 colours (a), {counts['panel']} of 14 panels (c)" in told
+    assert f"{MAX_LINES} of {10 * 2 * 14} lines" in told
+    assert counts["line"] == MAX_LINES
+    assert {"a0", "a9"} <= set(kept.points["axis.a"])
+    assert "a1" not in set(kept.points["axis.a"])
 
 
 def test_sweeps_of_unlike_settings_are_never_pooled(make_row):

@@ -39,7 +39,7 @@ def table(dilemma_rows):
 def _words(figure) -> Iterator[Text]:
     """What is written in a figure; ticks beyond an axis's ends are not."""
     yield from figure.legends[0].get_texts()
-    yield figure._supxlabel
+    yield from figure.texts
     for axes in figure.axes:
         yield from (axes.xaxis.label, axes.yaxis.label, axes.title, axes._left_title, *axes.texts)
         for axis in (axes.xaxis, axes.yaxis):
