@@ -15,7 +15,7 @@ from harness.config.evaluation import Guidance
 from harness.config.protocol_presets import generation_name, reconstruction_name
 from harness.config.sweep import Sweep
 from harness.config.trial import Trial
-from harness.config.weights import weaker
+from harness.config.weights import Provenance, weaker
 from harness.execution.stage_run import Outcome
 from harness.plan.plan import PlannedRow, with_inputs
 from harness.results.columns import (
@@ -145,13 +145,15 @@ def _sampled_configuration(row: PlannedRow) -> dict[str, Any]:
     if generator is None or sampled is None:
         return {}
     weak = sampled.generations[0].inputs.get("weak")
-    sources = (row.trial.tokenizer, generator, *([weak.config.generator] if weak else []))
+    sources: list[Provenance] = [row.trial.tokenizer.provenance, generator.provenance]
+    if weak is not None:
+        sources.append(weak.config.generator.provenance)
     return {
         **generator.columns,
         "generator_seed": generator.seed,
         "generator_images": generator.images_at(sampled.step),
         **sampling_columns(row.trial, sampled.guidance),
-        "provenance": weaker(*(each.provenance for each in sources)),
+        "provenance": weaker(*sources),
         # 0 of what is not ours to count.
         "generator_flops_per_image": flops_per_image(sampled.training.config) or None,
         **price(sampled.generations[0]),

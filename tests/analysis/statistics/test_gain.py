@@ -126,6 +126,8 @@ def test_the_interval_of_two_seeds_holds_the_gain_though_all_resamples_lie_on_on
         row["tokenizer_key"] = f"shared {row['seed']}"
     (gain,) = compute_gains(_cells(rows), config=QUICK)
     assert gain.difference < 0
+    assert gain.difference_interval
+    assert gain.ratio_interval
     assert gain.difference_interval[0] < gain.difference < gain.difference_interval[1]
     assert gain.ratio_interval[0] < gain.ratio < gain.ratio_interval[1]
     assert gain.verdict != "larger"
