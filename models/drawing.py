@@ -39,8 +39,8 @@ def draw_latents(
         layout: of a cascade, the latent at one of its resolutions; absent: the model's.
         condition: of a cascade, what the model sees beside the latent.
     """
-    layout = layout or model.layout
-    shape = (len(labels), *layout.shape)
+    drawn: LatentLayout = layout or model.layout
+    shape = (len(labels), *drawn.shape)
     noise = torch.randn(shape, generator=random, device=random.device)
     parts = list(slices_of(len(labels), slices))
     fields = [
@@ -60,4 +60,4 @@ def draw_latents(
         return torch.cat([field(x[rows], times) for field, rows in pairs])
 
     field = fields[0] if len(parts) == 1 else velocity
-    return sample(field, noise, sampler, layout, clock)
+    return sample(field, noise, sampler, drawn, clock)

@@ -6,7 +6,7 @@ paper has no code, and how the condition enters is not known: here by channels o
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -77,7 +77,7 @@ class CascadeDiT(LightningDiT):
         if len(self.sides) == 1:
             return super().forward(x, t, labels)
         number = self.sides.index(x.shape[2])
-        place = self if number == len(self.lower) else self.lower[number]
+        place: Any = self if number == len(self.lower) else self.lower[number]
         seen = torch.cat([x, torch.zeros_like(x) if condition is None else condition], dim=1)
         tokens = self.x_embedder(seen) + place.pos_embed
         told = self.t_embedder(t) + self.y_embedder(labels) + self.r_embedder.weight[number]

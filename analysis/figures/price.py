@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from analysis.cells.cells import Cells, average_rows, compute_cells, describe_rows, order_points
 from analysis.cells.lines import describe_lines, join_texts, name_trainings
 from analysis.figures.column import COLUMN_INCH, describe_setting, finish_column_figure
+from analysis.figures.marks import scale_axis
 from analysis.figures.panels import Panel, draw_panels, require_points
-from analysis.figures.scaling import scale_cost
 from analysis.table.columns import measures_of
 from analysis.table.protocols import split_by_protocol
 
@@ -86,7 +86,7 @@ def draw_price(cells: Cells, width_inch: float = COLUMN_INCH) -> Figure:
         share_y=True,
     )
     for axes, price in zip(grid[0], prices, strict=True):
-        scale_cost(axes, points[price])
+        scale_axis(axes, "x", points[price])
     notes = describe_setting(cells.setting, len(cells.gaps))
     finish_column_figure(figure, marks, [*notes, "evaluations include guidance's"])
     return figure

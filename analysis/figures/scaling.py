@@ -42,7 +42,7 @@ def draw_scaling(cells: Cells, width_inch: float = COLUMN_INCH) -> Figure:
         share_y=True,
     )
     for axes, cost in zip(grid[0], costs, strict=True):
-        scale_cost(axes, points[cost])
+        _scale_cost(axes, points[cost])
     notes = [
         *describe_setting(setting, len(cells.gaps)),
         "FLOPs are of tokenizer and generator" if "train_flops" in costs else "",
@@ -59,7 +59,7 @@ def name_shapes(points: pd.DataFrame, axes: CellAxes) -> pd.DataFrame:
     return points.assign(shape=join_texts(points, rest))
 
 
-def scale_cost(axes: Axes, cost: pd.Series) -> None:
+def _scale_cost(axes: Axes, cost: pd.Series) -> None:
     """A logarithmic axis with prefixes; of a narrow range the ends are named."""
     known = cost[np.isfinite(cost) & (cost > 0)]
     axes.set_xscale("log")

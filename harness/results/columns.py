@@ -141,7 +141,8 @@ _COLUMNS = (
           unit="FLOPs", better="lower", measured_on="generator"),
     _number("sample_images_per_s",
             "samples drawn and decoded a second as measured, metrics left out, mean over sampling "
-            "seeds", unit="images/s", better="higher", measured_on="generator"),
+            "seeds; on a CPU by the processor's clock", unit="images/s", better="higher",
+            measured_on="generator"),
     _count("seed", "seed of the trial"),
     _count("tokenizer_seed", "seed of the tokenizer", label="tokenizer seed"),
     _count("generator_seed", "seed of the generator", label="generator seed"),

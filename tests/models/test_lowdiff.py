@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
@@ -27,14 +28,16 @@ def network(*sides: int) -> CascadeDiT:
     return model.eval()
 
 
-def cascade(*resolutions: CascadeResolution, noise=0.0, dropout=0.0, **given) -> CascadeObjective:
+def cascade(
+    *resolutions: CascadeResolution, noise=0.0, dropout=0.0, statistics: Any = ()
+) -> CascadeObjective:
     flow = FlowObjective(config=FlowConfig(), layout=LAYOUT, num_classes=5, class_dropout=0.1)
     return CascadeObjective(
         flow=flow,
         resolutions=resolutions,
         condition_noise=noise,
         condition_dropout=dropout,
-        **given,
+        statistics=statistics,
     )
 
 
@@ -54,12 +57,13 @@ def draws_at(objective: CascadeObjective, side: int, count: int = 4):
 
 
 def test_grids_share_the_frame_of_the_finest():
-    model = network(2, 4, 8)
-    plain = LightningDiT(SHAPE, layout=LAYOUT, num_classes=5)
+    model: Any = network(2, 4, 8)
+    plain: Any = LightningDiT(SHAPE, layout=LAYOUT, num_classes=5)
     assert torch.equal(model.pos_embed, plain.pos_embed)
     assert torch.equal(model.feat_rope.freqs_cos, plain.feat_rope.freqs_cos)
     # The second cell of two lies at 5.5 in cells of eight: its first frequency turns by one each.
-    angle = torch.atan2(model.lower[0].feat_rope.freqs_sin, model.lower[0].feat_rope.freqs_cos)
+    rope = model.lower[0].feat_rope
+    angle = torch.atan2(rope.freqs_sin, rope.freqs_cos)
     turned = torch.remainder(angle[:, 0], 2 * math.pi)
     expected = torch.tensor([1.5, 1.5, 5.5, 5.5])
     torch.testing.assert_close(turned, expected, rtol=1e-5, atol=1e-5)
@@ -93,21 +97,21 @@ def test_the_condition_is_the_normalised_latent_below_with_noise_or_nothing():
         return torch.zeros_like(x)
 
     mean, std = torch.full((1, 3, 1, 1), 0.25), torch.full((1, 3, 1, 1), 0.5)
-    known = {"statistics": ((mean, std),)}
-    plain = cascade(resolution(4), resolution(8), **known)
+    known = ((mean, std),)
+    plain = cascade(resolution(4), resolution(8), statistics=known)
     plain.loss(watching, clean, draws_at(plain, 8))
     below = enlarge((reduce(clean, 4) - 0.25) / 0.5, 8)
     torch.testing.assert_close(seen.pop(), (below,))
     plain.loss(watching, clean, draws_at(plain, 4))
     assert seen.pop() == ()
-    noisy = cascade(resolution(4), resolution(8), noise=0.4, **known)
+    noisy = cascade(resolution(4), resolution(8), noise=0.4, statistics=known)
     draws = draws_at(noisy, 8)
     noisy.loss(watching, clean, draws)
     (condition,) = seen.pop()
     amount = (condition - below).flatten(1).std(dim=1) / draws["condition_noise"].flatten(1).std(1)
     torch.testing.assert_close(amount, draws["condition_amount"].flatten())
     assert 0 < amount.min() < amount.max() <= 0.4
-    without = cascade(resolution(4), resolution(8), noise=0.4, dropout=1.0, **known)
+    without = cascade(resolution(4), resolution(8), noise=0.4, dropout=1.0, statistics=known)
     without.loss(watching, clean, draws_at(without, 8))
     assert not seen.pop()[0].any()
 

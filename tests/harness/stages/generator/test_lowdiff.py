@@ -16,9 +16,9 @@ from harness.execution.stage_run import run_stage
 from harness.plan.plan import make_plan
 from harness.schema.reading import ConfigError
 from harness.stages.generation import price
+from harness.stages.generator import lowdiff
 from harness.stages.generator import stage as generator_stage
 from harness.stages.generator.kinds import kind_of
-from harness.stages.generator.lowdiff import measure
 from harness.storage.artifacts import Store
 from models.guidance import ClassifierFreeGuidance
 from models.objectives.cascade import reduce
@@ -145,7 +145,7 @@ def test_lower_resolutions_are_normalised_by_their_own_statistics(load, tmp_path
     (stage,) = (s for s in make_plan(load(TWO)).stages if s.kind == "generator")
     encoded = bring(stage.inputs["latents"], Store(tmp_path / "store"))
     latents = LatentSet(encoded, torch.device("cpu"))
-    objective = measure(kind_of(stage.config.generator).objective(stage.config), latents)
+    objective = lowdiff.measure(lowdiff.objective(stage.config), latents)
     positions = torch.arange(len(latents)).numpy()
     clean, _ = latents.batch(positions, 0 * positions)
     low = objective.at(clean, 0)
