@@ -33,7 +33,7 @@ from analysis.words.summary import describe_group, say_results
 from analysis.words.tables import compute_result_table, format_csv, format_latex, format_markdown
 
 EXIT_OK, EXIT_WRONG_REQUEST = 0, 2
-REPORT_VERSION = 5
+REPORT_VERSION = 6
 """Counts up whenever a report has other files or another look, so that old ones are made anew."""
 MAX_PROCESSES = 4
 """Processes that draw figures at the same time, count."""
