@@ -162,7 +162,8 @@ def test_unknown_keys_and_kinds_are_told_with_what_is_valid(load):
     with pytest.raises(ConfigError, match=r"unknown key 'widht'; did you mean 'width'"):
         load("generator.widht=3")
     with pytest.raises(
-        ConfigError, match=r"'lightningdit', 'python', 'autoregressive', 'denoiser', but got 'dit'"
+        ConfigError,
+        match=r"'lightningdit', 'python', 'autoregressive', 'lowdiff', 'denoiser', but got 'dit'",
     ):
         load("generator.kind=dit")
 
@@ -192,6 +193,8 @@ def test_only_its_own_modules_name_a_kind():
     own = {"config/generator.py", "stages/generator/lightningdit.py", "stages/generator/kinds.py"}
     # The layout of exported latents is called after the code that reads it.
     own.add("export_latents.py")
+    # A cascade is a LightningDiT at several resolutions.
+    own |= {"config/lowdiff.py", "stages/generator/lowdiff.py"}
     root = Path(harness.__path__[0])
     naming = {
         str(path.relative_to(root))
