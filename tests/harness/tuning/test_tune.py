@@ -159,7 +159,7 @@ def test_a_trial_that_fails_is_named_and_tried_again_by_the_next_command(
     ended = command(path)
     assert ended.code == 1
     assert list(trials()["status"]) == ["failed", "done"]
-    assert "failed trial 0 (bad: num_reconstructions=4 seed=1): ValueError" in ended.out
+    assert "failed trial 0 (bad: num_reconstructions=4 generator.seed=1): ValueError" in ended.out
     again = command(path)
     assert again.code == 1
     assert list(trials()["study_trial"]) == [2, 1]
