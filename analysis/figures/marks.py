@@ -16,6 +16,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from matplotlib.typing import RcKeyType
@@ -152,7 +153,7 @@ def freeze_layout(figure: Figure, free_below: float = 0.0) -> None:
     a second time whenever it is saved.
     """
     engine = figure.get_layout_engine()
-    assert engine is not None, "a figure of `blank_figure`"
+    assert isinstance(engine, ConstrainedLayoutEngine), "a figure of `blank_figure`"
     if free_below:
         engine.set(rect=(0, free_below, 1, 1 - free_below))
     engine.execute(figure)

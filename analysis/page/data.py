@@ -137,7 +137,7 @@ def _order_values(
     rows: pd.DataFrame, column: pd.Series, about: Column, *, is_size: bool
 ) -> list[str]:
     """An axis's values as legends have them: sizes by parameters, choices in the sweep's order."""
-    ranks: dict[str, float] = {}
+    ranks: dict[Any, float] = {}
     if is_size:
         ranks = rows["generator_params"].groupby(column).mean().to_dict()
     elif about.axis == "categorical" and about.values:
