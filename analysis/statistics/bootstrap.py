@@ -97,7 +97,10 @@ def percentile_interval(
     tail = (1 - config.level) / 2
     stretch = t.ppf(1 - tail, max(num_freedoms, 1)) / norm.ppf(1 - tail)
     low, high = np.quantile(known, [tail, 1 - tail], method="nearest")
-    below, above = min(low - known.mean(), 0.0), max(high - known.mean(), 0.0)
+    # A resample that does not reach a target is at minus infinity and has no mean.
+    finite = known[np.isfinite(known)]
+    middle = finite.mean() if len(finite) else estimate
+    below, above = min(low - middle, 0.0), max(high - middle, 0.0)
     return float(estimate + stretch * below), float(estimate + stretch * above)
 
 

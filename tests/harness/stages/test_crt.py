@@ -90,7 +90,7 @@ REFUSED = {
     "an unknown sampler": (
         "evaluation.sampler={kind: beam}",
         "evaluation.sampler",
-        "must be one of 'euler', 'heun', 'dopri5', 'ab2', 'dpmpp_2m', 'categorical', but got "
+        "must be one of 'euler', 'heun', 'dopri5', 'ab2', 'dpmpp_2m', 'cascade', 'categorical', but got "
         "'beam'",
     ),
     "latents of channels": (
