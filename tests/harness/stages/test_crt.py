@@ -90,8 +90,8 @@ REFUSED = {
     "an unknown sampler": (
         "evaluation.sampler={kind: beam}",
         "evaluation.sampler",
-        "must be one of 'euler', 'heun', 'dopri5', 'ab2', 'dpmpp_2m', 'cascade', 'categorical', but got "
-        "'beam'",
+        "must be one of 'euler', 'heun', 'dopri5', 'ab2', 'dpmpp_2m', 'cascade', 'categorical', "
+        "but got 'beam'",
     ),
     "latents of channels": (
         "tokenizer={latent_dim: 2, training: {steps: 2, batch_size: 2, learning_rate: 0.1}}",
