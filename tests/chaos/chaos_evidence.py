@@ -1,5 +1,6 @@
 """What a run left: its table, its artifacts, and whether anything was lost or done twice."""
 
+import contextlib
 import json
 import threading
 from collections.abc import Iterator
@@ -83,7 +84,10 @@ class Watch:
 
     def _look(self) -> None:
         while not self._stop.wait(0.1):
-            self.look_once()
+            # A folder that is removed between two steps of a search ends the search; the next look
+            # sees all that this one would have.
+            with contextlib.suppress(FileNotFoundError):
+                self.look_once()
 
     def _artifacts(self) -> Iterator[Path]:
         for path in (self.folder / "artifacts").glob("*/*/artifact.json"):
