@@ -65,7 +65,8 @@ def test_the_term_is_in_the_loss_and_the_head_stays_out_of_the_average(load, sto
     plain, aligned = (bring(generator(load, *s), store) for s in ((), (repa(),)))
     curve = [json.loads(line) for line in (aligned.path / "curve.jsonl").read_text().splitlines()]
     assert all(0.0 <= line["repa"] <= 2.0 for line in curve)
-    assert curve[0].keys() == {"step", "velocity_mse", "velocity_direction", "repa"}
+    terms = {"velocity_mse", "velocity_direction", "repa"}
+    assert curve[0].keys() == {"step", "largest_loss", *terms}
     assert weights_of(aligned).keys() == weights_of(plain).keys()
     assert not equal(weights_of(aligned), weights_of(plain))
 
