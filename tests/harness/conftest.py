@@ -91,6 +91,13 @@ def one_file_a_figure(request: pytest.FixtureRequest, monkeypatch: pytest.Monkey
         monkeypatch.setattr("analysis.report.ENDS", (".png",))
 
 
+@pytest.fixture(autouse=True)
+def own_code_of_this_test_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forgets the code of a user that other tests have met, which Ray would send to its workers."""
+    monkeypatch.setattr("harness.schema.imported._loaded", [])
+    monkeypatch.setattr("harness.schema.imported._met", {})
+
+
 @pytest.fixture
 def tree() -> Tree:
     """The small sweep as a tree that a test may change."""

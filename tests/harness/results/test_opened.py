@@ -103,7 +103,6 @@ def test_wrong_requests_are_told_what_is_right(run, tmp_path):
 def test_plug_ins_of_the_sweep_are_imported_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setattr("harness.schema.imported._loaded", [])
     shutil.copy(REPOSITORY / "results" / "reference" / "frontier" / "table.csv", tmp_path)
     (tmp_path / "sweep.yaml").write_text("plugins: [kinds_of_opened_results]")
     with pytest.raises(ValueError, match="no module 'kinds_of_opened_results'"):
