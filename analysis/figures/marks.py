@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.transforms import Bbox
 from matplotlib.typing import RcKeyType
 
 from analysis.cells.cells import list_names
@@ -27,6 +28,8 @@ from analysis.table.scales import choose_scale
 
 DOTS_PER_INCH = 300
 FONT_SIZE = 7.0
+PLACE_DIGITS = 6
+"""Digits of a place in a figure, in shares of its width or height."""
 PAPER_FONT_SIZE = 9.6
 """Size of the font in seaborn's context "paper", points."""
 COLOUR_ORDER = (0, 3, 2, 4, 1, 9, 7, 5)
@@ -158,6 +161,14 @@ def freeze_layout(figure: Figure, free_below: float = 0.0) -> None:
         engine.set(rect=(0, free_below, 1, 1 - free_below))
     engine.execute(figure)
     figure.set_layout_engine(None)
+    # The solver behind the layout sums in the order of addresses, so the last bits of a place
+    # change from one drawing to the next, and with them now and then a pixel.
+    for axes in figure.axes:
+        axes.set_position(Bbox(axes.get_position().get_points().round(PLACE_DIGITS)))
+        axes.set_in_layout(True)
+    for text in figure.texts:
+        x, y = text.get_position()
+        text.set_position((round(x, PLACE_DIGITS), round(y, PLACE_DIGITS)))
 
 
 def label_distance(side: str, distance_name: str, images: str) -> str:
