@@ -45,6 +45,22 @@ MAX_LEVELS, MAX_PANELS = 8, 12
 """Colours, or markers, that can be told apart in one figure, and panels that one holds."""
 NO_GENERATION = "no row has a generation distance"
 
+SPANNING = (
+    (
+        "guidance",
+        "What guidance does: generation against the guidance scale.",
+        compute_guidance,
+        draw_guidance,
+    ),
+    (
+        "price",
+        "What a sample costs: generation against evaluations and measured speed.",
+        compute_price,
+        draw_price,
+    ),
+)
+"""Figures over rows of unlike protocols: kind, caption, what computes and what draws them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plot:
@@ -178,24 +194,17 @@ def plan_shared_plots(table: pd.DataFrame, curves: pd.DataFrame) -> list[Plot | 
     Returns:
         Figures, and what is left out.
     """
-    guidance = [
+    spanning = [
         Plot(
-            kind="guidance",
+            kind=kind,
             detail="" if number == 1 else str(number),
-            caption="What guidance does: generation against the guidance scale.",
-            draw=partial(draw_guidance, _limit_lines(data)),
+            caption=caption,
+            draw=partial(draw, _limit_lines(data)),
         )
-        for number, data in enumerate(compute_guidance(table), start=1)
+        for kind, caption, compute, draw in SPANNING
+        for number, data in enumerate(compute(table), start=1)
     ]
-    price = [
-        Plot(
-            kind="price",
-            detail="" if number == 1 else str(number),
-            caption="What a sample costs: generation against evaluations and measured speed.",
-            draw=partial(draw_price, _limit_lines(data)),
-        )
-        for number, data in enumerate(compute_price(table), start=1)
-    ]
+    is_guided = any(plot.kind == "guidance" for plot in spanning)
     has_generation = np.isfinite(table.loc[table["status"] == "done", "gfid"]).any()
     reason = "one guidance setting only" if has_generation else NO_GENERATION
     training = [
@@ -209,8 +218,8 @@ def plan_shared_plots(table: pd.DataFrame, curves: pd.DataFrame) -> list[Plot | 
     ]
     no_curves = "the results folder holds no curves.parquet or curves.csv with finite values"
     return [
-        *(guidance or [Omission(what="guidance", reason=reason)]),
-        *price,
+        *spanning,
+        *([] if is_guided else [Omission(what="guidance", reason=reason)]),
         *(training or [Omission(what="training curves", reason=no_curves)]),
     ]
 
