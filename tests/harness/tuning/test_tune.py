@@ -380,3 +380,14 @@ def test_missing_weights_of_any_choice_are_named_before_anything_starts(command,
 @pytest.mark.usefixtures("undrawn")
 def test_an_unknown_option_is_refused(command, write, tree, option):
     assert command(write(tree), option, "tokenizer").code == 2
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_time_limit_ends_a_search_with_a_code_of_its_own_and_the_same_command_goes_on(
+    command, write, tree
+):
+    ended = command(write(tree), "--time-limit", "0.01s")
+    assert ended.code == 124
+    assert "the time limit has passed: finished stages are kept" in ended.err
+    assert command(write(tree)).code == 0
+    assert len(trials()) == 4
