@@ -21,6 +21,7 @@ from harness.reporting.forecast import (
 )
 from harness.reporting.recording import record_of_stage, this_machine
 from harness.reporting.words import byte_count, columns, duration
+from harness.stages.generation import guidance_label
 from harness.stages.stage import Stage
 from harness.storage.artifacts import Store
 
@@ -66,7 +67,7 @@ def describe_plan(
             "trial_id": row.trial_id,
             "axes": dict(row.axes),
             "step": row.generator.step if row.generator else None,
-            "guidance": row.generator.guidance.kind if row.generator else None,
+            "guidance": guidance_label(row.generator.guidance) if row.generator else None,
             "tokenizer_parameters": parameters.get(row.tokenizer.key),
             "generator_parameters": parameters.get(row.generator.training.key)
             if row.generator
@@ -151,9 +152,11 @@ def plan_text(described: Mapping[str, Any]) -> str:
     lines += columns([heading, *stages])
     lines.append("memory: weights, gradients, optimiser state and averages, without activations")
     lines += ["", f"{len(described['rows'])} rows:"]
+    several_steps = len({row["step"] for row in described["rows"]} - {None}) > 1
     for row in described["rows"]:
         axes = ", ".join(f"{axis} {value}" for axis, value in row["axes"].items())
-        sampled = f"guidance {row['guidance']}" if row["guidance"] else "tokenizer only"
+        step = f"step {row['step']}, " if several_steps else ""
+        sampled = f"{step}guidance {row['guidance']}" if row["guidance"] else "tokenizer only"
         lines.append(f"  {row['row_id']}  {axes or 'one trial'}, {sampled}")
     lines += [
         "",

@@ -62,6 +62,9 @@ def test_snapshots_and_every_kind_of_guidance_are_measured(command, write, tree)
         {"kind": "cfg", "scale": 5.0},
         {"kind": "autoguidance", "scale": 2.0, "weak": {"generator.training.steps": 3}},
     ]
+    planned = command(write(tree), "--dry-run").out
+    assert "step 2, guidance cfg 5" in planned
+    assert "step 4, guidance autoguidance 2" in planned
     ended = command(write(tree), "--json")
     assert ended.code == 0, ended.err
     rows = ended.json["rows"]
