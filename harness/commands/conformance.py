@@ -24,6 +24,7 @@ from harness.machine.random_streams import generator_for
 from harness.metrics.extractors import ExtractionConfig
 from harness.plan.cost import estimate
 from harness.plan.plan import make_plan
+from harness.schema.imported import OWN, Target
 from harness.schema.keys import content_hash
 from harness.stages.encoder.stage import load_encoder, load_extractor
 from harness.stages.generation import load_sampling
@@ -55,24 +56,30 @@ class Finding:
 
 
 def small_sweep(sweep: Sweep) -> Sweep:
-    """The trials in which a class of configuration is met first, their trainings cut to `STEPS`."""
-    known: set[type] = set()
+    """The trials in which a class of configuration is met first, their trainings cut to `STEPS`.
+
+    Of the user's own code, every configuration counts: what holds with one may not with another.
+    """
+    known: set[Any] = set()
     points: list[Point] = []
     for point in sweep.points:
-        classes = set(_classes_in(point.trial))
-        if not classes <= known:
-            known |= classes
+        met = set(_met_in(point.trial))
+        if not met <= known:
+            known |= met
             points.append(replace(point, trial=_shortened(point.trial)))
     return replace(sweep, points=tuple(points))
 
 
-def _classes_in(value: Any) -> Iterator[type]:
+def _met_in(value: Any) -> Iterator[type | str]:
     if is_dataclass(value):
-        yield type(value)
-        value = {f.name: getattr(value, f.name) for f in fields(value)}
+        kind, value_of = type(value), {f.name: getattr(value, f.name) for f in fields(value)}
+        yield kind
+        if issubclass(kind, Target) or kind.__module__.partition(".")[0] not in OWN:
+            yield content_hash({**value_of, "seed": None})
+        value = value_of
     if isinstance(value, Mapping | list | tuple):
         for each in value.values() if isinstance(value, Mapping) else value:
-            yield from _classes_in(each)
+            yield from _met_in(each)
 
 
 def _shortened(value: Any) -> Any:
@@ -131,7 +138,9 @@ def _repeats(stage: Stage, undisturbed: Store, store: Store) -> Finding:
     what += " it gives the same bits"
     if first.error:
         return Finding(what=what, error=first.error)
-    if not is_resumed and stage.kind in TRAINED and estimate(stage).images > 0:
+    # Images of one batch are one round of work, after which nothing is left to resume.
+    one_round = getattr(getattr(stage.config, stage.kind, None), "batch_size", 0)
+    if not is_resumed and stage.kind in TRAINED and estimate(stage).images > one_round:
         return Finding(
             what=f"{stage.kind}: a training stops where it is asked to",
             error="it went on; call `context.after_step` after every step, with the state to save",

@@ -102,7 +102,7 @@ class Point:
         }
         # Trials from before there were given weights keep their names: what is absent adds nothing.
         taken = {name: described for name, described in taken.items() if described}
-        if code := code_of(trial):
+        if code := code_of({"trial": trial}):
             taken["code"] = code
         return content_hash([trial, [*weights, taken] if taken else weights])[:12]
 

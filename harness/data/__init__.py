@@ -3,16 +3,20 @@
 from collections.abc import Callable
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 
-from harness.data.dataset import DatasetConfig, ImageDataset
+from harness.data.dataset import SPLITS, DatasetConfig, ImageDataset
 from harness.data.digits import DigitsConfig, DigitsDataset
 from harness.data.photographs.dataset import PhotographDataset
 from harness.data.photographs.image_folder import ImageFolderConfig
 from harness.data.photographs.parquet import ParquetConfig
 from harness.data.photographs.webdataset import WebDatasetConfig
 from harness.data.python_dataset import PythonDataset, PythonDatasetConfig
+from harness.schema.imported import code_of
+from harness.schema.keys import content_hash
 from harness.schema.kinds import Kinds
+from harness.schema.reading import ConfigError
 
 DATASETS: Kinds[Callable[[Any, torch.device | None], ImageDataset]] = Kinds(
     "data set", DatasetConfig
@@ -40,3 +44,48 @@ def open_dataset(config: DatasetConfig, device: torch.device | None = None) -> I
         ValueError: Its files are absent or not as declared.
     """
     return DATASETS.of(config)(config, device)
+
+
+_tried: set[str] = set()
+
+
+def try_out(config: DatasetConfig) -> None:
+    """Open a data set of the user's own code and read of it, so that what is wrong is told early.
+
+    Raises:
+        ConfigError: It does not keep to what it declares; with the key path below `data`.
+    """
+    DATASETS.of(config)
+    code = code_of(config)
+    name = content_hash([config, code])
+    if not code or name in _tried or config.missing():
+        return
+    try:
+        dataset, side = open_dataset(config), config.resolution
+        for split, count in zip(
+            SPLITS, (config.num_train_images, config.num_eval_images), strict=True
+        ):
+            images = dataset.images(split, np.array([0, count - 1]))
+            labels = dataset.labels(split)
+            if (dataset.num_images(split), len(labels)) != (count, count):
+                raise ValueError(
+                    f"{split} must hold {count} images and as many labels, but holds "
+                    f"{dataset.num_images(split)} and {len(labels)}; correct what is declared"
+                )
+            if not np.isin(labels, np.arange(config.num_classes)).all():
+                raise ValueError(
+                    f"labels must lie in 0..{config.num_classes - 1}, but {split} has "
+                    f"{labels.min()}..{labels.max()}; correct num_classes or the data set"
+                )
+            if (images.dtype, images.shape) != (torch.uint8, (2, 3, side, side)):
+                raise ValueError(
+                    f"two images must be 8-bit [2, 3, {side}, {side}], but {split} gives "
+                    f"{images.dtype} {list(images.shape)}; correct resolution or the data set"
+                )
+    except ConfigError:
+        raise
+    except Exception as error:
+        # Whatever it is: the code is the user's, and so is the error.
+        said = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise ConfigError(f"{said}{error}") from error
+    _tried.add(name)

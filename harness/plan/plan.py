@@ -2,7 +2,7 @@
 
 import dataclasses
 import heapq
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from typing import Any
@@ -11,6 +11,7 @@ from harness.config.evaluation import AutoGuidanceWith, Guidance
 from harness.config.generator_settings import GeneratorBase
 from harness.config.sweep import Point, Sweep, weak_trial
 from harness.config.trial import Trial
+from harness.data import try_out
 from harness.plan.requests import check_resources
 from harness.schema.keys import content_hash
 from harness.schema.reading import ConfigError
@@ -154,6 +155,7 @@ def still_missing(stages: Iterable[Stage], store: Store) -> list[Stage]:
 
 def _plan_point(sweep: Sweep, point: Point) -> list[PlannedRow]:
     trial = point.trial
+    _check_kinds(trial)
     extractor = encoder.stage_of(trial.evaluation.extractor, trial, METRIC)
     tokenized = tokenizer.stage_of(trial)
     measured = None
@@ -179,6 +181,23 @@ def _plan_point(sweep: Sweep, point: Point) -> list[PlannedRow]:
         )
         for sampled in _sampled_generators(sweep, point, trial.generator, tokenized, extractor)
     ]
+
+
+def _check_kinds(trial: Trial) -> None:
+    """Refuse kinds that came without what stages know of them, and data that is not as declared."""
+    parts: list[tuple[str, Any, Callable[[Any], object]]] = [
+        ("data", trial.data, try_out),
+        ("tokenizer", trial.tokenizer, tokenizer.kind_of),
+        ("evaluation.extractor", trial.evaluation.extractor, encoder.kind_of),
+        *((path, each, encoder.kind_of) for path, each in trial.encoders.items()),
+    ]
+    if trial.generator is not None:
+        parts.append(("generator", trial.generator, generator.kind_of))
+    for path, part, check in parts:
+        try:
+            check(part)
+        except ConfigError as error:
+            raise error.within(path=f"trial.{path}") from error
 
 
 def _sampled_generators(

@@ -5,6 +5,7 @@ block of `kind: python` names one object, `package.module:name`. Nothing else is
 """
 
 import ast
+import contextlib
 import dataclasses
 import hashlib
 import importlib
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import metadata
 from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -153,8 +155,9 @@ class Target:
             )
         given = {} if self.weights is None else {"weights": str(Path(self.weights).expanduser())}
         try:
-            return found(**self.args, **further, **given)
-        except Exception as error:
+            with contextlib.redirect_stdout(sys.stderr):
+                return found(**self.args, **further, **given)
+        except (Exception, SystemExit) as error:
             # Whatever it is: the code is the user's, and so is the error.
             called_with = {**self.args, **further, **given}
             arguments = ", ".join(f"{name}={value!r}" for name, value in called_with.items())
@@ -170,14 +173,23 @@ def code_of(value: Any) -> dict[str, str]:
 
     Returns:
         Module -> version and hash of its sources, and `weights of TARGET` -> hash of the file.
+
+    Raises:
+        ConfigError: A module is not found, or has no Python source; with the key path.
     """
     found: dict[str, str] = {}
-    for part in _dataclasses_in(value):
+    for path, part in _dataclasses_in(value):
         module = part.module if isinstance(part, Target) else type(part).__module__
         if module.partition(".")[0] not in OWN:
-            found[module] = describe_module(module)
+            try:
+                found[module] = describe_module(module)
+            except ConfigError as error:
+                raise error.within(path=".".join([*path, "target"])) from error
         if isinstance(part, Target) and part.weights is not None:
-            found[f"weights of {part.target}"] = _file_hash(Path(part.weights).expanduser())
+            name, digest = f"weights of {part.target}", _file_hash(Path(part.weights).expanduser())
+            # Two objects of one class differ in these alone.
+            unlike = found.get(name, digest) != digest
+            found[f"{name} ({'.'.join(path)})" if unlike else name] = digest
     return found
 
 
@@ -227,7 +239,9 @@ def _described(name: str, search: tuple[str, ...]) -> str:
 
 def _import(name: str) -> Any:
     try:
-        return importlib.import_module(name)
+        # What a module prints is not part of what a command prints, which programs may read.
+        with contextlib.redirect_stdout(sys.stderr):
+            return importlib.import_module(name)
     except ConfigError:
         raise
     except ModuleNotFoundError as error:
@@ -245,24 +259,25 @@ def _import(name: str) -> Any:
         raise ConfigError(
             f"{name} cannot be imported: no module {missing!r}; install it"
         ) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(
             f"{name} cannot be imported: {type(error).__name__}: {error}; see that "
             f"`python -c 'import {name}'` works"
         ) from error
 
 
-def _dataclasses_in(value: Any) -> Iterator[Any]:
+def _dataclasses_in(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[Sequence[str], Any]]:
+    """Every dataclass in a configuration, with its key path."""
+    parts: Iterable[tuple[Any, Any]] = ()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        yield value
-        for each in dataclasses.fields(value):
-            yield from _dataclasses_in(getattr(value, each.name))
+        yield path, value
+        parts = [(each.name, getattr(value, each.name)) for each in dataclasses.fields(value)]
     elif isinstance(value, Mapping):
-        for each in value.values():
-            yield from _dataclasses_in(each)
+        parts = value.items()
     elif isinstance(value, list | tuple):
-        for each in value:
-            yield from _dataclasses_in(each)
+        parts = enumerate(value)
+    for name, part in parts:
+        yield from _dataclasses_in(part, (*path, str(name)))
 
 
 def _file_hash(path: Path) -> str:
@@ -279,7 +294,7 @@ def _hash_at(path: Path, _changed: int, _size: int) -> str:
 
 
 @lru_cache(maxsize=64)
-def _sources(name: str, search: tuple[str, ...]) -> Mapping[str, Path]:
+def _sources(name: str, _search: tuple[str, ...]) -> Mapping[str, Path]:
     top = name.partition(".")[0]
     found: dict[str, Path] = {}
     waiting = [name]
@@ -287,7 +302,7 @@ def _sources(name: str, search: tuple[str, ...]) -> Mapping[str, Path]:
         module = waiting.pop()
         # A package's own file runs before any module in it.
         waiting += [module.rpartition(".")[0]] if "." in module else []
-        spec = _spec(module, search)
+        spec = _spec(module)
         if module in found or spec is None or spec.origin is None or spec.origin[-3:] != ".py":
             continue
         path = Path(spec.origin)
@@ -297,27 +312,29 @@ def _sources(name: str, search: tuple[str, ...]) -> Mapping[str, Path]:
         package = module if spec.submodule_search_locations else module.rpartition(".")[0]
         waiting += _imports(path, package)
     if name not in found:
+        _import(name)  # It says what is wrong, unless it finds what has no source.
         raise ConfigError(
-            f"the Python source of {name!r} must be there, to tell its versions apart, but is not "
-            "found; install it, or run from the folder that holds it"
+            f"{name!r} must have Python source outside of Python's own library, to tell its "
+            "versions apart, but has none; where yours has a name of Python's, rename it"
         )
     return found
 
 
-def _spec(name: str, search: Sequence[str]) -> ModuleSpec | None:
+def _spec(name: str) -> ModuleSpec | None:
     """Find a module without importing anything; None where there is none, or it is ours."""
-    if name.partition(".")[0] in (*OWN, *sys.stdlib_module_names):
+    top, *parts = name.split(".")
+    if top in (*OWN, *sys.stdlib_module_names):
         return None
-    where: Sequence[str] | None = [*search]
-    spec = None
-    parts = name.split(".")
-    for end in range(1, len(parts) + 1):
-        if where is None:
+    try:
+        # Not only along the path: what is installed in place (pip install -e) may have a finder.
+        spec = find_spec(top)
+    except ValueError:  # A module that was made and not read.
+        return None
+    for part in parts:
+        if spec is None or spec.submodule_search_locations is None:
             return None
-        spec = PathFinder.find_spec(".".join(parts[:end]), where)
-        if spec is None:
-            return None
-        where = spec.submodule_search_locations and list(spec.submodule_search_locations)
+        where = [*spec.submodule_search_locations]
+        spec = PathFinder.find_spec(f"{spec.name}.{part}", where)
     return spec
 
 

@@ -5,7 +5,7 @@ does not. A training step is taken as three forward passes of what is trained.
 """
 
 import contextlib
-import json
+import dataclasses
 import math
 from collections.abc import Callable
 from functools import lru_cache
@@ -19,8 +19,8 @@ from torch import nn
 import harness.stages
 import models
 from harness.config.training import TrainingConfig
-from harness.schema.imported import code_of
-from harness.schema.keys import canonical_json, content_hash
+from harness.schema.imported import OWN, code_of
+from harness.schema.keys import content_hash
 from harness.storage.user_cache import describe_files, remembered
 from models.parameters import num_parameters
 
@@ -108,15 +108,23 @@ def network_key(config: Any) -> str:
 
     A sweep over seeds has one network in many stages, and building it takes a second.
     """
-    return json.dumps(_shape_of(json.loads(canonical_json(config))), sort_keys=True)
+    return content_hash(_shape_of(config))
 
 
-def _shape_of(tree: Any) -> Any:
-    if isinstance(tree, list):
-        return [_shape_of(value) for value in tree]
-    if not isinstance(tree, dict):
-        return tree
-    return {name: _shape_of(value) for name, value in tree.items() if name not in OF_TRAINING}
+def _shape_of(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_shape_of(each) for each in value]
+    if not dataclasses.is_dataclass(value):
+        # Whatever arguments of the user's own code are called, the shape may follow from them.
+        return value
+    # So may every field of a class that is not ours.
+    ours = type(value).__module__.partition(".")[0] in OWN
+    kept = [f for f in dataclasses.fields(value) if f.metadata.get("key") is not False]
+    kept = [f.name for f in kept if not (ours and f.name in OF_TRAINING)]
+    return {
+        "type": type(value).__name__,
+        **{name: _shape_of(getattr(value, name)) for name in kept},
+    }
 
 
 def empty_image(height: int, width: int) -> tuple[torch.Tensor]:

@@ -7,16 +7,14 @@ class Shapes:
     """Pairs (8-bit image [h, w, 3], label) of a split; label 0 is a disc and 1 a square."""
 
     def __init__(self, split: str, side: int = 16, count: int = 600) -> None:
-        self.side, self.count, self.seed = side, count, 0 if split == "train" else 1
+        self.side, self.seed = side, 0 if split == "train" else 1
         self.targets = [index % 2 for index in range(count)]
 
     def __len__(self) -> int:
-        return self.count
+        return len(self.targets)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        random = np.random.default_rng([self.seed, index])
-        radius, (row, column) = random.uniform(2, 5), random.uniform(5, self.side - 5, 2)
-        dy, dx = np.abs(np.mgrid[: self.side, : self.side] - np.array([row, column])[:, None, None])
-        inside = (np.hypot(dy, dx) if index % 2 == 0 else np.maximum(dy, dx)) < radius
-        colour = random.integers(100, 255, 3)
-        return (inside[:, :, None] * colour).astype(np.uint8), index % 2
+        random, grid = np.random.default_rng([self.seed, index]), np.mgrid[: self.side, : self.side]
+        dy, dx = np.abs(grid - random.uniform(5, self.side - 5, (2, 1, 1)))
+        inside = (np.hypot(dy, dx) if index % 2 == 0 else np.maximum(dy, dx)) < random.uniform(2, 5)
+        return (inside[:, :, None] * random.integers(100, 255, 3)).astype(np.uint8), index % 2

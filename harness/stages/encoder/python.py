@@ -108,7 +108,7 @@ class PythonEncoder(EncoderNetwork):
             images = functional.interpolate(images, self.input_size, mode="bilinear")
         found = getattr(self.inner, method)(low + (images + 1.0) * ((high - low) / 2.0))
         said = f"`{method}` of {self.config.target} must return"
-        own_code.require_floats(found, said)
+        own_code.require_floats(found, said, images.device)
         expected = [len(images), *("k" if size is None else size for size in shape)]
         fits = [None if size == "k" else size for size in expected]
         if len(found.shape) != len(fits) or any(

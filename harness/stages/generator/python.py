@@ -47,7 +47,7 @@ class PythonGenerator(nn.Module):
         """Its latents, or its images brought to [-1, 1]."""
         found, said = self.inner(labels, random), f"{self.settings.target}'s function must return"
         is_image, side = self.settings.output == "images", self.config.resolution
-        own_code.require_floats(found, said)
+        own_code.require_floats(found, said, labels.device)
         shape = (len(labels), *((3, side, side) if is_image else self.config.layout.shape))
         if tuple(found.shape) != shape:
             raise ConfigError(

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 from harness.schema.imported import Target, code_of
@@ -36,12 +37,13 @@ def origin_of(settings: Target) -> str:
     return f"{settings.target}, {told}"
 
 
-def require_floats(found: Any, said: str, what: str = "a") -> None:
-    """Refuse what is no tensor of floating-point numbers.
+def require_floats(found: Any, said: str, device: torch.device, what: str = "a") -> None:
+    """Refuse what is no tensor of floating-point numbers, or lies on another device.
 
     Args:
         found: What came.
         said: Who must return it: `x:Y must return`.
+        device: Where what it was given lies.
         what: What it must be, before `floating-point tensor`.
 
     Raises:
@@ -51,6 +53,12 @@ def require_floats(found: Any, said: str, what: str = "a") -> None:
         came = found.dtype if isinstance(found, Tensor) else type(found).__name__
         raise ConfigError(
             f"{said} {what} floating-point tensor, but returned {came}; convert it", path="target"
+        )
+    if found.device != device:
+        raise ConfigError(
+            f"{said} {what} tensor on {device}, where its input is, but returned one on "
+            f"{found.device}; keep it there",
+            path="target",
         )
 
 

@@ -19,7 +19,7 @@ from harness.stages.running import own_code
 from harness.stages.running.context import StageContext
 from harness.stages.tokenizer.kind import TokenizerKind, TokenizerStage
 from harness.storage.artifacts import Artifact
-from models.posterior import LOG_VARIANCE_RANGE, AnyPosterior, PointPosterior, Posterior
+from models.posterior import LOG_VARIANCE_RANGE, AnyPosterior, PointPosterior, Posterior, draw
 from models.tokenizer import TokenizerNetwork
 
 
@@ -61,10 +61,11 @@ class PythonTokenizer(TokenizerNetwork):
             side,
             images.shape[3] // self.config.downsample,
         )
-        self._require("encode", mean, shape, "latents, or a pair of mean and log-variance")
+        where = images.device
+        self._require("encode", mean, shape, where, "latents, or a pair of mean and log-variance")
         if spread is None:
             return PointPosterior(mean=mean.float())
-        self._require("encode", spread, shape, "a log-variance of the mean's shape")
+        self._require("encode", spread, shape, where, "a log-variance of the mean's shape")
         return Posterior(mean=mean.float(), log_variance=spread.float().clamp(*LOG_VARIANCE_RANGE))
 
     def decode(self, latent: Float[Tensor, "b c h_z w_z"], /) -> Float[Tensor, "b 3 h w"]:
@@ -72,12 +73,14 @@ class PythonTokenizer(TokenizerNetwork):
         low, high = self.config.image_range
         height, width = (side * self.config.downsample for side in latent.shape[2:])
         images = self.inner.decode(latent)
-        self._require("decode", images, (len(latent), 3, height, width), "images")
+        self._require("decode", images, (len(latent), 3, height, width), latent.device, "images")
         return (images.float() - low) * (2.0 / (high - low)) - 1.0
 
-    def _require(self, method: str, found: Any, shape: tuple[int, ...], what: str) -> None:
+    def _require(
+        self, method: str, found: Any, shape: tuple[int, ...], device: torch.device, what: str
+    ) -> None:
         said = f"`{method}` of {self.config.target} must return"
-        own_code.require_floats(found, said, f"{what} as a")
+        own_code.require_floats(found, said, device, f"{what} as a")
         if tuple(found.shape) != shape:
             raise ConfigError(
                 f"{said} {what} of shape {list(shape)}, "
@@ -96,8 +99,9 @@ def try_out(config: PythonTokenizerConfig, resolution: int) -> PythonTokenizer:
     images = torch.linspace(-1.0, 1.0, 2)[:, None, None, None].expand(2, 3, resolution, resolution)
     try:
         with torch.no_grad():
-            latent = network.encode(images.contiguous()).mode()
-            decoded = network.decode(latent)
+            posterior = network.encode(images.contiguous())
+            sampled = draw(posterior, torch.Generator().manual_seed(0))
+            decoded = network.decode(posterior.mode())
     except ConfigError:
         raise
     except Exception as error:
@@ -107,7 +111,7 @@ def try_out(config: PythonTokenizerConfig, resolution: int) -> PythonTokenizer:
             f"{error}; it must take float tensors [b, 3, {resolution}, {resolution}]",
             path="target",
         ) from error
-    for name, tensor in (("encode", latent), ("decode", decoded)):
+    for name, tensor in (("encode", sampled), ("decode", decoded)):
         if not bool(tensor.isfinite().all()):
             raise ConfigError(
                 f"`{name}` of {config.target} must return finite numbers, but some are not; check "

@@ -4,12 +4,16 @@ import os
 import re
 import subprocess
 import sys
+from importlib.util import spec_from_file_location
 from pathlib import Path
 
 import pytest
 
+from harness.config.sweep import load_sweep
 from harness.schema.imported import Target, code_of, describe_module, source_files
 from harness.schema.reading import ConfigError
+
+EXAMPLES = Path(__file__).parents[3] / "sweeps" / "examples"
 
 
 @pytest.fixture
@@ -81,6 +85,7 @@ def test_the_content_of_weights_is_part_of_the_code_and_their_path_is_not(folder
         ("near_4:build", {"b": 1}, r"near_4:build\(b=1\) failed: TypeError: "),
         ("near_4:fails", {}, r"near_4:fails\(\) failed: KeyError: 'x'"),
         ("broken_4:build", {}, "broken_4 cannot be imported: ZeroDivisionError"),
+        ("leaves_4:build", {}, "leaves_4 cannot be imported: SystemExit: 3"),
         ("needs_4:build", {}, "needs_4 cannot be imported: no module 'absent_5'; install it"),
         ("models.mine:build", {}, "'models' is a package of this program"),
     ],
@@ -91,9 +96,58 @@ def test_code_that_cannot_be_had_is_refused_in_words(folder, target, args, says)
         near_4="number = 1\ndef build(a=0): return a\ndef fails(): raise KeyError('x')\n",
         broken_4="1 / 0\n",
         needs_4="import absent_5\n",
+        leaves_4="raise SystemExit(3)\n",
     )
     with pytest.raises(ConfigError, match=says):
         Target(target=target, args=args).build()
+
+
+@pytest.mark.parametrize(
+    ("target", "says"),
+    [
+        ("absent_6:build", "no module 'absent_6' is installed or lies in this folder"),
+        ("torn_6:build", "torn_6.py cannot be read as Python: invalid syntax (line 1)"),
+        ("collections:deque", "'collections' must have Python source outside of Python's own"),
+    ],
+)
+def test_a_module_that_cannot_be_read_is_told_with_its_path_in_the_file(folder, target, says):
+    write(folder, torn_6="def (\n")
+    with pytest.raises(ConfigError, match=re.escape(says)) as refused:
+        load_sweep(EXAMPLES / "own_tokenizer.yaml", [f"tokenizer.target={target}"])
+    assert refused.value.path == "trial.tokenizer.target"
+
+
+def test_what_code_prints_stays_out_of_what_a_command_prints(folder, capsys):
+    write(folder, near_7="print('hello')\ndef build(): print('built')\n")
+    Target(target="near_7:build").build()
+    assert capsys.readouterr() == ("", "hello\nbuilt\n")
+
+
+def test_a_package_that_is_installed_in_place_has_its_sources(tmp_path, monkeypatch):
+    """Such a package is found by a finder of its own, and not along the path."""
+
+    class Finder:
+        @staticmethod
+        def find_spec(name, path=None, target=None):
+            if name == "pack_8":
+                return spec_from_file_location(name, tmp_path / "elsewhere" / "__init__.py")
+            return None
+
+    write(tmp_path, elsewhere__of____init__="", elsewhere__of__near="from . import far\n")
+    write(tmp_path, elsewhere__of__far="")
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Finder])
+    assert set(source_files("pack_8.near")) == {"pack_8", "pack_8.near", "pack_8.far"}
+
+
+def test_two_objects_of_one_class_differ_in_their_weights(folder):
+    write(folder, near_9="")
+    found = []
+    for contents in ("ac", "bc"):
+        (folder / "first").write_text(contents[0])
+        (folder / "second").write_text(contents[1])
+        targets = [Target(target="near_9:x", weights=str(folder / w)) for w in ("first", "second")]
+        found.append(code_of(targets))
+    assert found[0] != found[1]
 
 
 @pytest.mark.parametrize("target", ["build", "a.b", "a:b:c", "a b:c", ":x", "a:", "../x:y"])

@@ -11,12 +11,14 @@ import pytest
 import torch
 
 from harness.commands.conformance import findings
+from harness.config.python_generator import PythonGeneratorConfig
 from harness.config.sweep import load_sweep
 from harness.plan.cost import estimate
 from harness.plan.plan import make_plan
 from harness.plan.requirements import missing_items
 from harness.run import main
 from harness.schema.reading import ConfigError
+from harness.stages.flops import network_key
 
 EXAMPLES = Path(__file__).parents[3] / "sweeps" / "examples"
 CUT = ("evaluation.num_images=40", "evaluation.extractor.training.steps=4", "data.args={count: 60}",
@@ -84,6 +86,16 @@ def test_weights_are_part_of_the_key_and_copied(folder, tmp_path):
         assert not finding.error, finding
     (tmp_path / "w.pt").unlink()
     assert "generator.weights" in str(missing_items([generator_of(block)])[0])
+
+
+def test_arguments_of_any_name_tell_networks_apart_and_our_seed_does_not():
+    unlike = ({"seed": 1}, {"seed": 2}, {"net": {"ema": 1}}, {"net": {"ema": 2}})
+    configs = [
+        PythonGeneratorConfig(target="a:b", args=args, seed=seed)
+        for args in unlike
+        for seed in (0, 1)
+    ]
+    assert len({network_key(config) for config in configs}) == len(unlike)
 
 
 def test_a_seed_moves_no_generator_that_is_given(folder):

@@ -106,6 +106,8 @@ DECODE = "return functional.conv_transpose2d(latents, self.kernels, stride=self.
         (ENCODE, "return images", "must return latents, or a pair of mean and log-variance of"),
         (ENCODE, "return None", "as a floating-point tensor, but returned NoneType"),
         (ENCODE, f"{ENCODE} / 0.0", "must return finite numbers"),
+        (ENCODE, f"x = {ENCODE[7:]}; return x, x / 0.0", "must return finite numbers"),
+        (ENCODE, f"{ENCODE}.to('meta')", "tensor on cpu, where its input is, but returned one on"),
         (ENCODE, "raise OSError('no disk')", "failed on images of 16 pixels: OSError: no disk"),
         (DECODE, f"{DECODE.replace('.clamp(-1, 1)', '')} + 255", "must return images in [-1, 1]"),
         ("def decode", "def dekode", "`encode` and `decode`, but CosineTokenizer has no `decode`"),
@@ -191,6 +193,17 @@ def test_the_check_takes_a_trial_for_every_class_of_any_grid(load):
     for point in small.points:
         assert isinstance(point.trial.generator, GeneratorSettings)
         assert (point.trial.generator.training.steps, point.trial.generator.snapshots) == (4, ())
+
+
+def test_the_check_takes_every_configuration_of_code_of_ones_own_once(load):
+    own = "{{kind: python, target: my_tokenizer:CosineTokenizer, args: {{latent_dim: {0}}}, "
+    own += "latent_dim: {0}, downsample: 4}}"
+    presets = ", ".join(f"d{size}: {{tokenizer: {own.format(size)}}}" for size in (3, 6))
+    small = small_sweep(load(f"presets.own={{{presets}}}", "grid={own: [d3, d6], seed: [0, 1]}"))
+    assert [dict(point.axes) for point in small.points] == [
+        {"own": "d3", "seed": 0},
+        {"own": "d6", "seed": 0},
+    ]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import csv
 import importlib
 import json
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,9 @@ import torch
 import harness
 from harness.bench import main as bench
 from harness.config.generator import GENERATORS
+from harness.config.regularizers import REGULARIZERS
 from harness.config.resources import Resources
+from harness.config.tokenizer import TOKENIZERS
 from harness.execution.stage_run import run_stage
 from harness.plan.cost import estimate
 from harness.plan.plan import make_plan
@@ -202,3 +205,17 @@ def test_only_its_own_modules_name_a_kind():
         if "lightningdit" in path.read_text(encoding="utf-8").lower()
     }
     assert naming == own
+
+
+def test_bench_cost_dry_run_and_requirements_name_no_kind():
+    root = Path(harness.__path__[0])
+    rooms = ("benchmarks", "plan", "reporting", "execution", "executors", "results", "tuning")
+    files = [root / "bench.py", root / "commands" / "planning.py"]
+    files += [path for room in rooms for path in (root / room).rglob("*.py")]
+    unions = (TOKENIZERS, GENERATORS, REGULARIZERS)
+    names = {f'"{kind}"' for union in unions for kind in union}
+    names |= {union.config_of(kind).__name__ for union in unions for kind in union}
+    for path in files:
+        text = path.read_text(encoding="utf-8")
+        named = [name for name in names if re.search(rf"(?<!\w){name}(?!\w)", text)]
+        assert not named, f"{path} names {named}"

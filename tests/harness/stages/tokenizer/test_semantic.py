@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
+from harness.commands.conformance import Finding, _repeats
 from harness.config.resources import Resources
 from harness.data import open_dataset
 from harness.data.latents.training_set import LatentSet
@@ -205,6 +206,17 @@ def test_a_resumed_semantic_tokenizer_has_the_bits_of_the_undisturbed(
     assert resumed.result == undisturbed.result
     assert resumed.record["files"] == undisturbed.record["files"]
     assert resumed.record["history"]
+
+
+def test_the_check_asks_no_work_of_one_round_to_stop(compose, store, tmp_path):
+    (row,) = make_plan(compose({**PCA, "num_images": 100})).rows
+    stage, other = row.tokenizer.inputs["semantic"], Store(tmp_path / "resumed")
+    bring(stage, store)
+    for source in stage.inputs.values():
+        bring(source, other)
+    assert _repeats(stage, store, other) == Finding(
+        what="tokenizer: made again it gives the same bits"
+    )
 
 
 def test_a_batch_in_slices_trains_the_same_semvae(compose, store, tmp_path, monkeypatch):
