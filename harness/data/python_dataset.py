@@ -37,6 +37,7 @@ class PythonDatasetConfig(Target):
     Each has `len` and gives pairs (image, label) for 0, 1, ...: a PIL image, an 8-bit array
     [h, w] or [h, w, 3], or a tensor [3, h, w] or [1, h, w] of 8 bits or of floats in [0, 1]; and an
     integer. An attribute `labels` or `targets` with all labels saves reading every image for them.
+    Both splits are opened when a sweep is planned.
     """
 
     kind: Literal["python"] = "python"
