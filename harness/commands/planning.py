@@ -28,7 +28,12 @@ def check_networks(stages: Sequence[Stage], source: str) -> None:
     for stage in stages:
         try:
             estimate(stage)
-        except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
+        except Exception as error:
+            # Of the user's own code any error is one of the request.
+            if not stage.code and not isinstance(
+                error, ValueError | TypeError | RuntimeError | ArithmeticError
+            ):
+                raise
             message = f"the networks of {stage.kind} {stage.label!r} cannot be built: {error}"
             raise ConfigError(message, path=f"trial.{paths[stage.key]}", source=source) from error
         try:

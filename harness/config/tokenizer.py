@@ -32,6 +32,7 @@ from harness.config.weights import (
     file_of,
     start_words,
 )
+from harness.schema.imported import code_of
 from harness.schema.keys import KEY_UNLESS_DEFAULT, NO_KEY
 from harness.schema.reading import ConfigError
 from models.alignment import NoAlignment, VFAlignment
@@ -43,6 +44,7 @@ from models.autoencoder import (
 )
 from models.latent import IndexLayout, LatentLayout
 from models.quantizers import QuantizerConfig, VectorQuantizerConfig
+from models.regularizers.contract import try_out
 from models.tokenizer_loss import ImageLossConfig, QuantizedLossConfig, TokenizerLossConfig
 
 __all__ = [
@@ -219,16 +221,20 @@ class AutoencoderSettings(TokenizerDefaults):
         return {name: describe_file(path) for name, path in files.items() if path is not None}
 
     def check(self, resolution: int) -> None:
-        """Ask each regulariser."""
+        """Ask each regulariser; one of the user's own code is tried out."""
+        layout, factor = self.channels(resolution), self.downsample
         for number, regularizer in enumerate(self.regularizers):
+            is_own = bool(code_of(regularizer))
             try:
-                regularizer.check(
-                    self.channels(resolution),
-                    downsample=self.downsample,
-                    smallest_image=self.loss.smallest_image,
-                )
-            except ValueError as error:
-                raise ConfigError(str(error), path=f"regularizers.{number}") from error
+                smallest = self.loss.smallest_image
+                regularizer.check(layout, downsample=factor, smallest_image=smallest)
+                if is_own:
+                    try_out(regularizer, layout, downsample=factor)
+            except Exception as error:
+                if not is_own and not isinstance(error, ValueError):
+                    raise
+                told = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+                raise ConfigError(f"{told}{error}", path=f"regularizers.{number}") from error
 
     @property
     def _regularizers(self) -> str:

@@ -176,6 +176,43 @@ def _differences(config: Any, defaults: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name} {value}"
 
 
+def try_out(config: RegularizerConfig, layout: LatentLayout, *, downsample: int) -> None:
+    """Hold a regulariser to this contract on two random latents and images.
+
+    Args:
+        config: What builds it.
+        layout: Channels and grid of the latents.
+        downsample: Image side over latent side.
+
+    Raises:
+        ValueError: Says what it returned and what it must return.
+    """
+    regularizer, random = config.build(layout), torch.Generator().manual_seed(0)
+    mean = torch.randn(2, *layout.shape, generator=random, requires_grad=True)
+    images = torch.rand(2, 3, *(downsample * side for side in layout.shape[1:]), generator=random)
+    drawn = regularizer.draw(2, layout, choices=random, noise=random)
+    latent, target = regularizer.perturb(mean, images, drawn)
+    sides = [downsample * side for side in latent.shape[2:]]
+    if latent.shape[:2] != mean.shape[:2] or [*target.shape] != [2, 3, *sides]:
+        raise ValueError(
+            f"`perturb` must return latents [2, {layout.channels}, h, w] and images "
+            f"[2, 3, {downsample} h, {downsample} w], but returned {[*latent.shape]} and "
+            f"{[*target.shape]}; correct it"
+        )
+    terms = regularizer.loss(mean, mean, drawn, 0)
+    for name, term in terms.items():
+        if not isinstance(term, Tensor) or term.shape != () or not term.isfinite():
+            raise ValueError(
+                f"`loss` must return finite scalar tensors by name, but {name} is {term!r}; take "
+                "its mean"
+            )
+    if unknown := set(regularizer.weights_at(0)) - set(terms):
+        raise ValueError(
+            f"`weights_at` must name terms of `loss` ({', '.join(terms) or 'none'}), but names "
+            f"{', '.join(map(str, unknown))}; correct it"
+        )
+
+
 def rows_of(drawn: Drawn, count: int, rows: slice) -> Drawn:
     """Cut what was drawn for a batch of `count` images to some of them."""
     return {

@@ -109,20 +109,34 @@ def _size(config: TokenizerStage) -> tuple[int, float]:
 
 
 def _forward(config: TokenizerStage, *, back: bool = True) -> tuple[nn.Module, tuple[Any, ...]]:
-    network = _RoundTrip(build_tokenizer(config), back=back)
+    network = _RoundTrip(build_tokenizer(config), config, back=back)
     return network, empty_image(config.data.resolution, config.data.resolution)
 
 
 class _RoundTrip(nn.Module):
     """Encode and, where `back`, decode: what one forward pass of an autoencoder means here."""
 
-    def __init__(self, autoencoder: TokenizerNetwork, *, back: bool) -> None:
+    def __init__(
+        self, autoencoder: TokenizerNetwork, config: TokenizerStage, *, back: bool
+    ) -> None:
         super().__init__()
-        self.autoencoder, self.back = autoencoder, back
+        self.autoencoder, self.config, self.back = autoencoder, config.tokenizer, back
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         latent = self.autoencoder.encode(images).mode()
-        return self.autoencoder.decode(latent) if self.back else latent
+        expected = {"encode": (latent, self.config.layout(images.shape[2]).shape)}
+        if self.back:
+            decoded = self.autoencoder.decode(latent)
+            if self.config.decodes == "images":
+                expected["decode"] = (decoded, images.shape[1:])
+            latent = decoded
+        for method, (found, shape) in expected.items():
+            if found.shape[1:] != shape:
+                raise ValueError(
+                    f"`{method}` must return shape {[1, *shape]}, as `layout` and the images say, "
+                    f"but returned {[*found.shape]}; correct one of them"
+                )
+        return latent
 
 
 def missing(config: TokenizerStage, path: str) -> list[MissingItem]:

@@ -276,6 +276,40 @@ def test_a_kind_that_was_added_without_what_stages_know_is_refused_at_planning(f
     assert "Traceback" not in done.stderr
 
 
+LOSS = 'return {"l2": (mean - self.centre).square().mean()}'
+
+
+@pytest.mark.parametrize(
+    ("module", "old", "new", "says"),
+    [
+        ("my_kind", "PointPosterior(mean=self.encoder(images))", "PointPosterior(mean=images)",
+         "tokenizer: the networks of tokenizer 'f4d4 linear seed 0' cannot be built: `encode` must "
+         "return shape [1, 4, 4, 4], as `layout` and the images say, but returned [1, 3, 16, 16]"),
+        ("my_kind", "side = config.downsample", "side = config.side",
+         "cannot be built: 'LinearConfig' object has no attribute 'side'"),
+        ("my_regularizer", LOSS, 'return {"l2": mean - self.centre}',
+         "tokenizer.regularizers.0: `loss` must return finite scalar tensors by name, but l2 is"),
+        ("my_regularizer", '"l2": 4.0', '"l3": 4.0',
+         "tokenizer.regularizers.0: `weights_at` must name terms of `loss` (l2), but names l3"),
+        ("my_regularizer", "    def weights_at", "    def perturb(self, latent, images, drawn):\n"
+         "        return latent[:, :, 1:], images\n\n    def weights_at",
+         "tokenizer.regularizers.0: `perturb` must return latents [2, 4, h, w] and images"),
+        ("my_regularizer", "layout.channels", "layout.width_of_all",
+         "tokenizer.regularizers.0: AttributeError: 'LatentLayout' object has no attribute"),
+    ],
+)  # fmt: skip
+def test_what_a_whole_kind_breaks_is_told_at_planning_with_its_path(folder, module, old, new, says):
+    code = folder / f"{module}.py"
+    assert code.read_text().count(old) == 1
+    code.write_text(code.read_text().replace(old, new))
+    file = f"{module.replace('my_', 'own_')}.yaml"
+    done = run(folder, "run", file, "--set", "grid.tokenizer.latent_dim=[4]", "--dry-run")
+    assert done.returncode == 2
+    assert f"error: {file}: trial." in done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_machine_without_the_code_or_with_another_says_so(load, monkeypatch):
     from harness.executors.ray_machines import _find_code
 
