@@ -75,19 +75,20 @@ def import_plugins(tree: Mapping[str, Any], folder: Path) -> None:
         ConfigError: With the key path.
     """
     search_also([Path(), folder])
-    for point in metadata.entry_points(group=ENTRY_POINTS):
-        import_plugin(point.module)
+    points = metadata.entry_points(group=ENTRY_POINTS)
+    wanted = [(f"entry point {point.name}", point.module) for point in points]
     names = tree.get("plugins", [])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ConfigError(
             f"must be a list of module names, but got {names!r}; for example [my_package.kinds]",
             path="plugins",
         )
-    for number, name in enumerate(names):
+    wanted += [(f"plugins.{number}", name) for number, name in enumerate(names)]
+    for path, name in wanted:
         try:
             import_plugin(name)
         except ConfigError as error:
-            raise error.within(path=f"plugins.{number}") from error
+            raise error.within(path=path) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +144,7 @@ class Target:
                 valid = [each for each in vars(found) if not each.startswith("_")]
                 raise ConfigError(
                     f"{self.module} must have {name!r}, but has not{nearest(part, valid)}; correct "
-                    "the name",
+                    f"the name, or that of the module, which is {getattr(module, '__file__', '')}",
                     path="target",
                 )
             found = getattr(found, part)

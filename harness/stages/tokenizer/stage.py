@@ -124,19 +124,21 @@ class _RoundTrip(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         latent = self.autoencoder.encode(images).mode()
-        expected = {"encode": (latent, self.config.layout(images.shape[2]).shape)}
-        if self.back:
-            decoded = self.autoencoder.decode(latent)
-            if self.config.decodes == "images":
-                expected["decode"] = (decoded, images.shape[1:])
-            latent = decoded
-        for method, (found, shape) in expected.items():
-            if found.shape[1:] != shape:
-                raise ValueError(
-                    f"`{method}` must return shape {[1, *shape]}, as `layout` and the images say, "
-                    f"but returned {[*found.shape]}; correct one of them"
-                )
-        return latent
+        _require("encode", latent, self.config.layout(images.shape[2]).shape)
+        if not self.back:
+            return latent
+        decoded = self.autoencoder.decode(latent)
+        if self.config.decodes == "images":
+            _require("decode", decoded, images.shape[1:])
+        return decoded
+
+
+def _require(method: str, found: torch.Tensor, shape: tuple[int, ...]) -> None:
+    if found.shape[1:] != shape:
+        raise ValueError(
+            f"`{method}` must return shape {[1, *shape]}, as `layout` and the images say, but "
+            f"returned {[*found.shape]}; correct one of them"
+        )
 
 
 def missing(config: TokenizerStage, path: str) -> list[MissingItem]:

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from harness.config.sweep import load_sweep
+from harness.data import DATASETS
 from harness.plan.plan import make_plan
+from harness.schema import reading
 from harness.schema.reading import ConfigError
 
 EXAMPLES = Path(__file__).parents[3] / "sweeps" / "examples"
@@ -56,6 +58,15 @@ class Blank(ImageDataset):
 
 DATASETS.add("blank", BlankConfig, lambda config, device: Blank())
 """
+
+
+@pytest.fixture(autouse=True)
+def as_before(monkeypatch):
+    """What a test registers is forgotten after it."""
+    for name in ("_configs", "_implementations", "_origins"):
+        monkeypatch.setattr(DATASETS, name, dict(getattr(DATASETS, name)))
+    yield
+    reading._adapter.cache_clear()
 
 
 def plan(folder: Path, monkeypatch, text: str, *settings: str) -> None:
