@@ -65,7 +65,6 @@ def try_out(config: DatasetConfig) -> None:
         for split, count in zip(
             SPLITS, (config.num_train_images, config.num_eval_images), strict=True
         ):
-            images = dataset.images(split, np.array([0, count - 1]))
             labels = dataset.labels(split)
             if (dataset.num_images(split), len(labels)) != (count, count):
                 raise ValueError(
@@ -77,6 +76,7 @@ def try_out(config: DatasetConfig) -> None:
                     f"labels must lie in 0..{config.num_classes - 1}, but {split} has "
                     f"{labels.min()}..{labels.max()}; correct num_classes or the data set"
                 )
+            images = dataset.images(split, np.array([0, count - 1]))
             if (images.dtype, images.shape) != (torch.uint8, (2, 3, side, side)):
                 raise ValueError(
                     f"two images must be 8-bit [2, 3, {side}, {side}], but {split} gives "
