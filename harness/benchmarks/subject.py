@@ -22,7 +22,6 @@ from harness.config.resources import Resources
 from harness.config.sweep import Point, Sweep, SweepFile
 from harness.config.training import TrainingConfig
 from harness.config.trial import Trial
-from harness.data import DigitsConfig
 from harness.data.latents.folder import EncodedHere
 from harness.data.pipelines import Workers
 from harness.execution.stage_run import run_stage
@@ -157,6 +156,10 @@ class Subject:
         return dataclasses.replace(training, batch_size=self.batch_size or training.batch_size)
 
 
+FEW = 10_000
+"""Images that are encoded within a minute or two on a CPU core."""
+
+
 def make_subject(
     trial: Trial,
     folder: Path,
@@ -169,11 +172,11 @@ def make_subject(
 ) -> Subject:
     """Cuts a trial down; generated images, stand-in weights and artifacts go into `folder`.
 
-    Images are `num_images` generated ones, unless the trial's are the digits.
+    Images are `num_images` generated ones, unless the trial's are at hand and few.
     """
     notes: dict[str, str] = {}
     data, generator, extractor = trial.data, trial.generator, trial.evaluation.extractor
-    if not isinstance(data, DigitsConfig):
+    if data.missing() or data.num_train_images > FEW:
         root = folder / "images"
         data = write_parquet(root, data.resolution, num_images, data.num_classes, decode_workers)
         notes["data"] = f"{num_images} generated images, since all would have to be encoded first"

@@ -1,8 +1,11 @@
 """Whether the parts of a trial fit each other; each part has checked itself before."""
 
+from typing import get_args
+
 from harness.config.generator_settings import GeneratorBase
 from harness.config.ranges import check_ranges
 from harness.config.trial import Trial
+from harness.config.weights import Provenance
 from harness.data.latents.folder import LatentFolder, LatentStatistics
 from harness.schema.reading import ConfigError
 from models.guidance import AutoGuidance, ClassifierFreeGuidance, guided_channels
@@ -26,6 +29,13 @@ def check_trial(trial: Trial) -> None:
             "features; set it to composite and give this block as `semantic`",
             path="tokenizer.kind",
         )
+    for path, part in (("tokenizer", trial.tokenizer), ("generator", trial.generator)):
+        if part is not None and part.provenance not in (known := get_args(Provenance)):
+            raise ConfigError(
+                f"the provenance of a kind must be one of {', '.join(known)}, but "
+                f"{part.kind!r} says {part.provenance!r}; correct it in its class",
+                path=path,
+            )
     resolution, downsample = trial.data.resolution, trial.tokenizer.downsample
     if resolution % downsample:
         raise ConfigError(

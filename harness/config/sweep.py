@@ -23,7 +23,7 @@ from harness.config.protocol_presets import apply_presets
 from harness.config.reference import describe_source
 from harness.config.resources import Resources, merge_default
 from harness.config.trial import Trial
-from harness.schema.imported import code_of, import_plugins
+from harness.schema.imported import code_of, import_plugins, own_errors
 from harness.schema.keys import content_hash, to_plain
 from harness.schema.reading import ConfigError, nearest, parse_yaml, read_yaml, validate
 
@@ -456,7 +456,8 @@ def build_trial(file: SweepFile, axes: Mapping[str, Any], weak: Mapping[str, Any
         if isinstance(tree.get("evaluation"), dict):
             tree["evaluation"] = apply_presets(tree["evaluation"])
         trial = validate(Trial, tree)
-        check_trial(trial)
+        with own_errors("", trial):
+            check_trial(trial)
     except ConfigError as error:
         setters = [by for path, by, _ in changes if f"{error.path}.".startswith(f"{path}.")]
         hint = f" (set by {setters[-1]})" if setters else ""

@@ -13,6 +13,7 @@ from harness.config.sweep import Point, Sweep, weak_trial
 from harness.config.trial import Trial
 from harness.data import try_out
 from harness.plan.requests import check_resources
+from harness.schema.imported import own_errors
 from harness.schema.keys import content_hash
 from harness.schema.reading import ConfigError
 from harness.stages import diagnostics, generation, reconstruction, reference, registry, scores
@@ -99,7 +100,8 @@ def make_plan(sweep: Sweep) -> Plan:
     try:
         check_resources(sweep.file.resources)
         for point in sweep.points:
-            rows += _plan_point(sweep, point)
+            with own_errors("trial", point.trial):
+                rows += _plan_point(sweep, point)
     except ConfigError as error:
         raise error.within(source=sweep.source) from error
     needed = with_inputs(stage for row in rows for stage in row.stages)

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import importlib
 import sys
+import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -192,6 +193,29 @@ def code_of(value: Any) -> dict[str, str]:
             unlike = found.get(name, digest) != digest
             found[f"{name} ({'.'.join(path)})" if unlike else name] = digest
     return found
+
+
+@contextlib.contextmanager
+def own_errors(path: str, value: Any) -> Iterator[None]:
+    """Turn errors inside of the user's own code in a configuration into refusals.
+
+    Args:
+        path: Key path of the configuration.
+        value: The configuration; where none of its code is the user's, an error is ours and stays.
+    """
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        if not code_of({path: value}):
+            raise
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        raise ConfigError(
+            f"your own code must give what the kinds here need, but at {at.filename}:{at.lineno} "
+            f"came {type(error).__name__}: {error}; mend it",
+            path=path,
+        ) from error
 
 
 def describe_module(name: str) -> str:

@@ -64,20 +64,24 @@ class Kinds(Generic[Implementation]):
         assert kind in self._configs
         self._implementations[kind] = implementation
 
-    def of(self, config: Any) -> Implementation:
+    def of(self, config: Any, contract: type = object) -> Implementation:
         """The implementation of a configuration's kind.
 
         Raises:
-            ConfigError: It was added without one.
+            ConfigError: It was added without one, or with one that is no `contract`.
         """
-        if config.kind not in self._implementations:
+        found = self._implementations.get(config.kind)
+        if found is None or not isinstance(found, contract):
             from harness.schema.reading import ConfigError  # It makes its validators of kinds.
 
+            came = "alone" if found is None else f"with a {type(found).__name__}"
+            wanted = "" if contract is object else f", a {contract.__name__}"
             raise ConfigError(
                 f"the {self.part} kind {config.kind!r} must be added with what stages know of it, "
-                f"but {self._origins[config.kind]} came alone; give `add` a third argument"
+                f"but {self._origins[config.kind]} came {came}; give `add` a third "
+                f"argument{wanted}"
             )
-        return self._implementations[config.kind]
+        return found
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._configs)

@@ -25,6 +25,11 @@ class Estimate:
     state_bytes: float = 0.0
     """Device memory of weights, gradients, optimiser state and averages, without activations."""
 
+    def __post_init__(self) -> None:
+        counts = (self.flops, self.disk_bytes, self.parameters, self.images, self.state_bytes)
+        if not all(isinstance(count, int | float) for count in counts):
+            raise TypeError(f"counts and sizes must be numbers, but its kind gives {self}")
+
 
 def nothing_missing(_config: Any, _path: str) -> list[MissingItem]:
     """For kinds that read artifacts only."""

@@ -39,7 +39,7 @@ def kind_of(config: EncoderSettings) -> EncoderKind:
     """Look up the kind of a configuration."""
     # A plug-in may give one name to an encoder and to another class of extractors.
     known = config.kind in ENCODERS and isinstance(config, ENCODERS.config_of(config.kind))
-    return (ENCODERS if known else EXTRACTORS).of(config)
+    return (ENCODERS if known else EXTRACTORS).of(config, EncoderKind)
 
 
 def stage_of(config: EncoderSettings, trial: Trial, place: Place) -> Stage:

@@ -13,4 +13,4 @@ GENERATORS.implement("python", python.KIND)
 
 def kind_of(config: GeneratorBase) -> GeneratorKind:
     """Look up the kind of a configuration."""
-    return GENERATORS.of(config)
+    return GENERATORS.of(config, GeneratorKind)

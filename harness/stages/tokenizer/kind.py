@@ -12,6 +12,7 @@ from harness.config.tokenizer import TOKENIZERS, AnyTokenizerConfig
 from harness.config.trial import Trial
 from harness.data.missing import MissingItem
 from harness.schema.keys import KEY_UNLESS_DEFAULT
+from harness.schema.reading import ConfigError
 from harness.stages.running.context import StageContext
 from harness.stages.stage import Stage
 from harness.storage.artifacts import Artifact
@@ -66,15 +67,22 @@ class TokenizerKind:
 
 def kind_of(config: AnyTokenizerConfig) -> TokenizerKind:
     """Look up the kind of a configuration."""
-    return TOKENIZERS.of(config)
+    return TOKENIZERS.of(config, TokenizerKind)
 
 
 def stage_of(trial: Trial) -> Stage:
     """The stage of a trial's tokenizer."""
     kind = kind_of(trial.tokenizer)
+    config = kind.stage(trial)
+    if not isinstance(config, TokenizerStage):
+        raise ConfigError(
+            f"`stage` of the kind {trial.tokenizer.kind!r} must return a TokenizerStage, but "
+            f"returned {config!r}; correct it",
+            path="trial.tokenizer",
+        )
     return Stage(
         kind="tokenizer",
-        config=kind.stage(trial),
+        config=config,
         inputs=kind.needs(trial),
         label=trial.tokenizer.label,
     )

@@ -287,6 +287,17 @@ LOSS = 'return {"l2": (mean - self.centre).square().mean()}'
          "return shape [1, 4, 4, 4], as `layout` and the images say, but returned [1, 3, 16, 16]"),
         ("my_kind", "side = config.downsample", "side = config.side",
          "cannot be built: 'LinearConfig' object has no attribute 'side'"),
+        ("my_kind", "    TokenizerKind(", "    dict(",
+         "tokenizer: the tokenizer kind 'linear' must be added with what stages know of it, but "
+         "my_kind.LinearConfig came with a dict; give `add` a third argument, a TokenizerKind"),
+        ("my_kind", "return TokenizerStage(", "return dict(",
+         "tokenizer: `stage` of the kind 'linear' must return a TokenizerStage, but returned {"),
+        ("my_kind", "def stage(trial: Trial) -> TokenizerStage:", "def stage(trial):\n    1 / 0",
+         "trial: your own code must give what the kinds here need, but at "),
+        ("my_kind", '"reconstruction", "linear"', '"our laboratory", "linear"',
+         "tokenizer: the provenance of a kind must be one of published, reproduced, "),
+        ("my_kind", "trained_images=images", "trained_images=lambda config: 'many'",
+         "cannot be built: counts and sizes must be numbers"),
         ("my_regularizer", LOSS, 'return {"l2": mean - self.centre}',
          "tokenizer.regularizers.0: `loss` must return finite scalar tensors by name, but l2 is"),
         ("my_regularizer", '"l2": 4.0', '"l3": 4.0',
@@ -305,7 +316,7 @@ def test_what_a_whole_kind_breaks_is_told_at_planning_with_its_path(folder, modu
     file = f"{module.replace('my_', 'own_')}.yaml"
     done = run(folder, "run", file, "--set", "grid.tokenizer.latent_dim=[4]", "--dry-run")
     assert done.returncode == 2
-    assert f"error: {file}: trial." in done.stderr
+    assert f"error: {file}: trial" in done.stderr
     assert says in done.stderr
     assert "Traceback" not in done.stderr
 
