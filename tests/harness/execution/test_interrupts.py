@@ -104,14 +104,15 @@ def test_a_time_limit_ends_a_run_with_a_code_of_its_own_and_the_same_command_goe
 ):
     tree["trial"]["tokenizer"]["training"]["steps"] = 100_000
     steps = [0]
-    for limit in ("0.05m", "4s", "8", "16s", "32s"):
+    # A busy machine may take the first limits to begin.
+    for limit in ("0.01m", "1s", "2", "4s", "8s", "16s", "32s"):
         ended = command(write(tree), "--only", "tokenizer", "--time-limit", limit)
         assert ended.code == 124
         assert "the time limit has passed; running stages write a checkpoint and end" in ended.err
         assert "the time limit has passed: finished stages are kept" in ended.err
-        for path in Path("artifacts").glob("tokenizer/*.partial/checkpoints/step-*.json"):
-            steps.append(json.loads(path.read_text())["step"])
-        # A busy machine may take the first limits to begin.
+        # A run keeps the checkpoint before its newest one too.
+        saved = Path("artifacts").glob("tokenizer/*.partial/checkpoints/step-*.json")
+        steps.append(max((json.loads(path.read_text())["step"] for path in saved), default=0))
         if len(set(steps)) > 2:
             break
     assert steps == sorted(steps)
