@@ -65,13 +65,8 @@ def compare_tables(first: pd.DataFrame, second: pd.DataFrame) -> Comparison:
     one row on a side the standard error over sampling seeds stands in for gfid, where the table
     has it, and otherwise the noise is unknown; equal numbers are equal either way.
 
-    Args:
-        first: A table as from `load_table`.
-        second: Another one.
-
     Returns:
         The comparison; without changes where no configuration is in both.
-
     """
     tables = {"first": first, "second": second}
     both = concat_tables([table.assign(side=side) for side, table in tables.items()])
@@ -96,7 +91,6 @@ def describe_comparison(comparison: Comparison, *, first: str, second: str) -> s
     """Says what changed, in plain text.
 
     Args:
-        comparison: From `compare_tables`.
         first: What to call the first table.
         second: What to call the second.
 
@@ -144,9 +138,6 @@ def describe_comparison(comparison: Comparison, *, first: str, second: str) -> s
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command.
-
-    Args:
-        arguments: Command line without the program's name; that of the process if None.
 
     Returns:
         0 with the comparison printed, 2 where the request or a table is wrong.

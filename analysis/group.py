@@ -115,8 +115,6 @@ def analyse_group(name: str, rows: pd.DataFrame, *, every_figure: bool = True) -
     """Computes everything of one protocol.
 
     Args:
-        name: Name of the group.
-        rows: Its rows, as from `split_by_protocol`.
         every_figure: Whether there are more than the frontier.
 
     Returns:
@@ -185,15 +183,7 @@ def analyse_group(name: str, rows: pd.DataFrame, *, every_figure: bool = True) -
 
 
 def plan_shared_plots(table: pd.DataFrame, curves: pd.DataFrame) -> list[Plot | Omission]:
-    """Computes the figures that belong to no one protocol: guidance, price, training curves.
-
-    Args:
-        table: Any table that `check_table` accepts.
-        curves: From `load_curves`.
-
-    Returns:
-        Figures, and what is left out.
-    """
+    """Computes the figures that belong to no one protocol: guidance, price, training curves."""
     spanning = [
         Plot(
             kind=kind,
@@ -230,9 +220,6 @@ def select_lines(cells: Cells) -> Cells:
     Values on the Pareto front come first, then those of the lowest generation distance; baselines
     of what is kept always stay.
 
-    Args:
-        cells: From `average_group`.
-
     Returns:
         The cells of these lines; the same where every line is in them.
     """
@@ -265,8 +252,6 @@ def say_selection(shown: pd.DataFrame, cells: Cells, *parts: str) -> str:
     """Says which part of all lines a figure shows; empty where it shows all.
 
     Args:
-        shown: Points of the figure.
-        cells: All of them.
         parts: What the figure parts lines by beside the colour: `marker`, `panel`, `facet` or
             `shape`.
     """

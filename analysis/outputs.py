@@ -104,7 +104,6 @@ def choose_outputs(folders: Sequence[Path], out_dir: Path | str | None) -> Outpu
     """Chooses where a report goes.
 
     Args:
-        folders: Results folders, at least one.
         out_dir: Folder of all files; if None, the results folder itself, and for several one
             named after all of them beside the first ("a+b"), or after the folders that they are
             in where their own names are the same.

@@ -148,10 +148,6 @@ def write_figures(results_dir: Path | str, out_dir: Path | str | None = None) ->
 def main(arguments: list[str] | None = None, *, num_processes: int = 1) -> int:
     """Runs the command.
 
-    Args:
-        arguments: Command line without the program's name; that of the process if None.
-        num_processes: How many draw figures at the same time.
-
     Returns:
         0 with the report written, 2 where the request or a table is wrong or empty.
     """

@@ -84,8 +84,6 @@ def export_latents(artifact: Artifact, folder: Path, encoder: Artifact | None = 
     """Write an artifact of the latents stage in the published layout; returns its images.
 
     Args:
-        artifact: The latents.
-        folder: Where to write.
         encoder: The network whose features of the same images are written too.
 
     Raises:

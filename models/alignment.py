@@ -84,13 +84,7 @@ def marginal_distance_matrix_loss(
 
 
 class AlignmentLoss(nn.Module):
-    """The two alignment terms and the projection between latent and features.
-
-    Args:
-        config: margins and weights.
-        latent_dim: channels of the latent.
-        feature_dim: channels of the foundation features.
-    """
+    """The two alignment terms and the projection between latent and features."""
 
     def __init__(self, config: VFAlignment, *, latent_dim: int, feature_dim: int) -> None:
         super().__init__()

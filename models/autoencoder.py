@@ -175,7 +175,6 @@ class ConvolutionalAutoencoder(TokenizerNetwork):
     """Encoder and decoder, and what all bottlenecks between them have in common.
 
     Args:
-        config: shape of the network.
         out_channels: channels that the encoder gives.
         latent_dim: channels that the decoder takes, at least 1.
         resolution: image side in pixels for which attention is placed; other sizes run too.
@@ -232,11 +231,7 @@ class ConvolutionalAutoencoder(TokenizerNetwork):
             network.part, network.slices = part, slices
 
     def encoded(self, x: Float[Tensor, "b c_in h_in w_in"]) -> Float[Tensor, "b c_out h w"]:
-        """Moments or vectors of images in [-1, 1].
-
-        Raises:
-            ValueError: if the image sides are not divisible by the downsampling factor.
-        """
+        """Moments or vectors of images in [-1, 1]."""
         if x.shape[-2] % self.config.downsample or x.shape[-1] % self.config.downsample:
             raise ValueError(
                 f"image sides must be divisible by the downsampling factor "
@@ -253,7 +248,6 @@ class Autoencoder(ConvolutionalAutoencoder):
     """Encoder, diagonal Gaussian posterior and decoder.
 
     Args:
-        config: shape of the network.
         latent_dim: channels of the latent, at least 1.
         resolution: image side in pixels for which attention is placed; other sizes run too.
     """
@@ -291,8 +285,6 @@ class QuantizedAutoencoder(ConvolutionalAutoencoder):
     """Encoder, quantiser and decoder; its latents are indices on a square grid.
 
     Args:
-        config: shape of the network.
-        quantizer: kind of quantiser and its codebook.
         latent_dim: numbers of a code.
         resolution: image side in pixels for which attention is placed.
     """
@@ -316,11 +308,7 @@ class QuantizedAutoencoder(ConvolutionalAutoencoder):
         self.quantizer.part = part
 
     def encode(self, x: Float[Tensor, "b c_in h_in w_in"]) -> IndexPosterior:
-        """Indices of the codes of images in [-1, 1], row by row.
-
-        Raises:
-            ValueError: if the image sides are not divisible by the downsampling factor.
-        """
+        """Indices of the codes of images in [-1, 1], row by row."""
         return IndexPosterior(indices=self.quantizer.quantize(self.encoded(x)).indices)
 
     def decode(self, indices: Int64[Tensor, "b n"]) -> Float[Tensor, "b c_out h_out w_out"]:

@@ -93,10 +93,8 @@ def run_in_slices(
 
     Args:
         network: What is applied; images must not depend on each other in it.
-        x: This worker's part of the batch.
         slices: At most so many; 1 keeps the activations.
         part: Where `x` lies in the batch.
-        dropouts: All there are in the network.
     """
     drops = any(layer.training and layer.probability > 0 for layer in dropouts)
     if slices == 1 and (part.is_whole or not drops):

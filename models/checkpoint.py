@@ -59,7 +59,6 @@ def read_checkpoint(path: str | Path, *, headers: bool = False) -> dict[str, Any
     """Read a safetensors or torch file into a (possibly nested) dictionary.
 
     Args:
-        path: The file.
         headers: Give names, shapes and types alone, on the device `meta`.
 
     Raises:
@@ -121,7 +120,6 @@ def read_tensors(path: str | Path, *, entry: str | None = None, headers: bool = 
     Prefixes of wrappers are taken off the names, and values beside the tensors are left out.
 
     Args:
-        path: The file.
         entry: Which entry is taken; None: the first of `ENTRIES` that the file has.
         headers: Give names, shapes and types alone, on the device `meta`.
 

@@ -41,7 +41,6 @@ class DiffusersAutoencoder(TokenizerNetwork):
 
     Args:
         network: an instance of one of the classes in `LATENT_FIELDS`.
-        precision: arithmetic: fp32, or bf16 autocast over fp32 weights.
     """
 
     def __init__(self, network: Any, *, precision: Literal["fp32", "bf16"] = "fp32") -> None:
@@ -88,7 +87,6 @@ def weight_files(folder: Path, variant: str | None = None) -> tuple[Path, ...]:
     names none.
 
     Args:
-        folder: where they lie.
         variant: the word that diffusers puts into their names, `fp16` for instance.
     """
     word = "" if variant is None else f".{variant}"
@@ -115,7 +113,6 @@ def read_network_config(folder: Path, class_name: str | None = None) -> dict[str
     """Read `config.json`.
 
     Args:
-        folder: where it lies.
         class_name: the class that it must describe; None leaves that to the file.
 
     Raises:
@@ -231,11 +228,6 @@ def own_scaling(
 
 def check_geometry(model: DiffusersAutoencoder, *, latent_dim: int, downsample: int) -> None:
     """Hold a network to its declared latent, by its shapes alone.
-
-    Args:
-        model: the network.
-        latent_dim: declared latent channels.
-        downsample: declared image side over latent side.
 
     Raises:
         ValueError: if images have not three channels, or the latents another size than declared.

@@ -30,10 +30,6 @@ def draw_latents(
     Args:
         model: the generator, in evaluation mode.
         labels: classes, on the device of `random`.
-        random: source of the noise.
-        sampler: solver and its time grid.
-        guidance: how the velocity is sharpened.
-        weak: the weaker generator of AutoGuidance.
         slices: parts in which networks see the batch; the solver sees it whole.
         clock: times of the channel groups; absent: all are at the global time.
         layout: of a cascade, the latent at one of its resolutions; absent: the model's.

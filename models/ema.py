@@ -38,7 +38,6 @@ class Ema:
 
     Args:
         model: the network; the average starts as its copy.
-        config: decay and warm-up.
     """
 
     def __init__(self, model: nn.Module, config: EmaConfig) -> None:

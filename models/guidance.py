@@ -152,10 +152,8 @@ def guided_velocity(
     Args:
         model: the generator, in evaluation mode: velocity of a latent, times `[b, groups]` and
             labels; its `layout` names the groups.
-        guidance: kind, scale, interval and channels.
         labels: classes of the samples, in [0, num_classes).
         num_classes: label of the null class.
-        weak_model: the weaker generator of AutoGuidance.
         condition: what networks of a cascade see beside the latent; absent elsewhere.
 
     Raises:

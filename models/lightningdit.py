@@ -112,11 +112,7 @@ class LightningDiTConfig:
         return SIZES[self.size] if isinstance(self.size, str) else self.size
 
     def embedded_groups(self, layout: LatentLayout) -> tuple[int, ...]:
-        """The groups of a latent that have a time embedder, in the order of the embedders.
-
-        Raises:
-            ValueError: if `time_groups` does not name every group once.
-        """
+        """The groups of a latent that have a time embedder, in the order of the embedders."""
         names = [group.name for group in layout.groups]
         if self.time_groups in ("shared", "by_offset"):
             return (0,)
@@ -134,8 +130,6 @@ class LightningDiT(nn.Module):
     """Velocity of a noisy latent, given its time(s) and class.
 
     Args:
-        config: size and switches.
-        layout: shape and channel groups of the latent.
         num_classes: number of classes; label `num_classes` is the null class.
 
     Raises:

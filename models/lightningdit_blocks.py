@@ -69,7 +69,6 @@ class GroupedTimestepEmbedder(nn.Module):
     """One embedder per channel group, each of an equal share of the width, concatenated.
 
     Args:
-        width: width of the whole embedding.
         order: groups of the latent in the order in which their embeddings are concatenated.
         names: names of these groups. With their place they are part of the tensors' names, so that
             weights are never loaded in another order.

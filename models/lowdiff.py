@@ -30,8 +30,6 @@ class CascadeDiT(LightningDiT):
     """A LightningDiT for several resolutions of one latent; with one it is the plain network.
 
     Args:
-        config: size and switches.
-        layout: shape and channel groups of the latent.
         num_classes: number of classes; label `num_classes` is the null class.
         sides: cells along a side at each resolution, from the lowest to the latent's own.
 
@@ -90,7 +88,6 @@ class LowerGrid(nn.Module):
     """Position codes of a coarser grid, in the frame of the finest.
 
     Args:
-        config: size and switches of the network.
         side: tokens along a side.
         finest: tokens along a side of the finest grid.
     """
@@ -161,9 +158,7 @@ def draw_cascade(
     Args:
         model: the generator, in evaluation mode.
         labels: classes, on the device of `random`.
-        random: source of the noise.
         sampler: solvers and time grids, one for each of the model's resolutions.
-        guidance: how the velocity is sharpened.
         weak: the weaker generator of AutoGuidance, of the same resolutions.
         slices: parts in which networks see the batch; solvers see it whole.
         clock: times of the channel groups; absent: all are at the global time.

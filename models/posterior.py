@@ -76,7 +76,6 @@ def draw(posterior: AnyPosterior, random: torch.Generator) -> Tensor:
 
     Args:
         posterior: the posterior, on the device of `random`.
-        random: source of the noise.
     """
     if isinstance(posterior, IndexPosterior):
         return posterior.indices

@@ -96,10 +96,6 @@ def sample(
     evaluated slightly beyond the horizon.
 
     Args:
-        velocity_fn: velocity at the times of the groups.
-        noise: where the path begins.
-        config: solver and grid.
-        layout: channel groups of the latent.
         clock: times of the groups; absent: all are at the global time, up to 1.
 
     Raises:

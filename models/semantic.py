@@ -74,13 +74,7 @@ class SemVAELossConfig:
 
 
 class SemVAE(FeatureCodec):
-    """Token VAE without positions; its tensors have the official names.
-
-    Args:
-        feature_dim: Channels of the features.
-        latent_dim: Channels of the latent.
-        shape: Size of encoder and decoder.
-    """
+    """Token VAE without positions; its tensors have the official names."""
 
     def __init__(self, *, feature_dim: int, latent_dim: int, shape: SemVAEShape) -> None:
         super().__init__()

@@ -97,13 +97,10 @@ def draw_codes(
     """Draw the codes of one image for each label, row by row.
 
     Args:
-        model: the generator, in evaluation mode.
         labels: classes, on the device of `random`.
         random: source of the draws, one a code for the whole batch.
-        sampler: temperature and truncation.
         guidance: none, or `LogitGuidance`, which runs each label beside the null class.
         weak: no weaker model is known here.
-        slices: parts in which the network sees the batch.
     """
     assert weak is None, "its settings name no guidance by a weaker model"
     (num_codes,) = model.layout.shape

@@ -154,11 +154,7 @@ class TokenizerLoss(nn.Module):
     """Terms, weights and auxiliary networks of the tokenizer's training.
 
     Args:
-        config: perceptual and adversarial terms.
-        alignment: alignment with foundation features, or none.
-        latent_dim: channels of the latent.
         feature_dim: channels of the foundation features; needed with alignment.
-        in_channels: image channels.
         regularizers: by kind, in the order in which they act.
 
     Raises:
@@ -214,7 +210,6 @@ class TokenizerLoss(nn.Module):
 
         Args:
             config: as at construction, but for numbers of the terms.
-            alignment: likewise.
         """
         assert type(alignment) is not NoAlignment or self.alignment is None
         assert config.discriminator.kind == self.config.discriminator.kind
@@ -279,7 +274,6 @@ class TokenizerLoss(nn.Module):
         adversarial term is neither computed nor balanced before its start.
 
         Args:
-            autoencoder: the network to train.
             images: batch in [-1, 1].
             noise: standard normal noise of the posterior sample.
             features: frozen foundation features; absent without alignment.

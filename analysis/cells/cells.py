@@ -159,15 +159,9 @@ def list_gaps(rows: pd.DataFrame, reasons: pd.Series) -> pd.DataFrame:
 def average_group(rows: pd.DataFrame) -> Cells:
     """Averages what a group has: generation, or tokenizers alone where no row has generated.
 
-    Args:
-        rows: As `compute_cells`.
-
     Returns:
         Cells of rows with a generation distance; where there is none, of those with a
         reconstruction distance, and why their generators have none among the gaps.
-
-    Raises:
-        ValueError: If protocols are mixed.
     """
     cells = compute_cells(rows, needs=("gfid",))
     if len(cells.points):
@@ -244,8 +238,6 @@ def average_cells(rows: pd.DataFrame, axes: Axes, by: Sequence[str] = ("cell",))
     """Averages rows of `describe_lines` over their seeds.
 
     Args:
-        rows: The rows.
-        axes: Their axes.
         by: Columns to agree in: the cell, and what else tells points apart.
 
     Returns:
@@ -298,8 +290,6 @@ def order_points(points: pd.DataFrame, axes: Axes, last: str = "along") -> pd.Da
     """Orders points as legends do: baselines first, sizes and numbers from the smallest up.
 
     Args:
-        points: With the columns of the axes.
-        axes: Their axes.
         last: A column that orders points of one cell.
     """
     keys = _rank_axes(points, axes)
@@ -311,9 +301,7 @@ def list_names(points: pd.DataFrame, column: str, axes: Axes) -> list[str]:
     """The names in a column in the order of legends, also where some panels lack some of them.
 
     Args:
-        points: With the columns of the axes.
         column: Names made of the values of some axes.
-        axes: All axes of the points.
     """
     keys = _rank_axes(points, axes)
     own = [key for key, rank in keys.items() if _is_told_by(rank, points[column])]
@@ -339,7 +327,6 @@ def describe_rows(rows: pd.DataFrame, points: pd.DataFrame) -> Setting:
     """Says what rows have in common.
 
     Args:
-        rows: Rows of one protocol.
         points: Their means, with `num_seeds` and `num_tokenizers`.
     """
     shares = (points["num_tokenizers"] < points["num_seeds"]).any()

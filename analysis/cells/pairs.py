@@ -32,10 +32,6 @@ class UnlikePair:
 def find_pairs(points: pd.DataFrame, axes: Axes) -> pd.DataFrame:
     """Finds the cells that have one to be compared with.
 
-    Args:
-        points: Lines of `Cells.points`.
-        axes: Axes of the cells.
-
     Returns:
         One line a pair, axis by axis in the order of the points: `axis` (its column), `cell` and
         `base`, their labels in the index of the points, and `difference`, what an axis changes
@@ -47,10 +43,6 @@ def find_pairs(points: pd.DataFrame, axes: Axes) -> pd.DataFrame:
 
 def find_unlike_pairs(points: pd.DataFrame, axes: Axes) -> list[UnlikePair]:
     """Finds cells that have a counterpart, but none that was trained alike.
-
-    Args:
-        points: Lines of `Cells.points`.
-        axes: Axes of the cells.
 
     Returns:
         One a cell and axis, in the order of the points.

@@ -42,7 +42,6 @@ def finish_column_figure(
 
     Args:
         figure: From `draw_panels`, with everything drawn.
-        marks: Colours and markers used.
         footnote: Sentences under the figure; empty ones are left out.
         extra_keys: Entries of the legend for what the marks don't cover.
     """

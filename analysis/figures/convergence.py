@@ -94,7 +94,6 @@ def compute_convergence(
     """Averages every snapshot over seeds and computes the speed-ups.
 
     Args:
-        table: Rows of one protocol and one guidance setting, as from `split_by_protocol`.
         config: How seeds are resampled; 2000 resamples for a 95 % interval if None.
 
     Returns:
@@ -102,9 +101,6 @@ def compute_convergence(
         other seeds is no step of a curve: where half of a line's seeds or more, and at least
         two, have every snapshot, the other seeds are left out; else the snapshots are that not
         all seeds have.
-
-    Raises:
-        ValueError: If protocols are mixed.
     """
     require_one_protocol(table)
     numbers = table[["gfid", "generator_images"]].to_numpy(dtype=float)
@@ -162,15 +158,7 @@ def find_crossing(
 
 
 def draw_convergence(data: ConvergenceData, width_inch: float = COLUMN_INCH) -> Figure:
-    """Draws generation distance over training images, a panel for each but the compared axis.
-
-    Args:
-        data: From `compute_convergence`, with at least one point.
-        width_inch: Width of the figure, inches.
-
-    Raises:
-        ValueError: If there are no points.
-    """
+    """Draws generation distance over training images, a panel for each but the compared axis."""
     need = "snapshot with a generation distance"
     require_points(data.points, "convergence", need, data.gaps)
     points = split_panels(data.points, data.axes)

@@ -75,9 +75,6 @@ class CurvesData:
 def load_curves(results_dir: Path | str) -> pd.DataFrame:
     """Reads the training curves of a results folder.
 
-    Args:
-        results_dir: A results folder.
-
     Returns:
         A table with `CURVE_COLUMNS`; empty where the folder has no curves.
 
@@ -100,10 +97,6 @@ def load_curves(results_dir: Path | str) -> pd.DataFrame:
 
 def compute_curves(curves: pd.DataFrame, table: pd.DataFrame) -> list[CurvesData]:
     """Averages curves over stages that differ in their seeds alone.
-
-    Args:
-        curves: From `load_curves`.
-        table: The results table, which says what a stage's key stands for.
 
     Returns:
         One figure's data for each kind of stage that has finite values.
@@ -141,10 +134,6 @@ def compute_curves(curves: pd.DataFrame, table: pd.DataFrame) -> list[CurvesData
 def draw_curves(data: CurvesData, width_inch: float = COLUMN_INCH) -> Figure:
     """Draws a panel per loss term: smoothed means, their range over seeds, and faint what was
     recorded.
-
-    Args:
-        data: One of `compute_curves`.
-        width_inch: Width of the figure, inches.
     """
     terms, points = data.terms(), data.points
     num_columns = min(2 if width_inch == COLUMN_INCH else 4, len(terms))

@@ -78,8 +78,6 @@ def correlate_ranks(
 
     Args:
         x: Values, shape (points,).
-        y: Values, shape (points,).
-        seed: Seed of the permutations.
 
     Returns:
         Correlation, -1 to 1, and p-value; NaN both where one of both is the same everywhere.
@@ -102,11 +100,6 @@ def draw_diagnostics(
 
     Args:
         cells: From `compute_cells(rows, needs=("gfid",))`, some with a diagnostic.
-        correlations: From `compute_correlations(cells)`.
-        width_inch: Width of the figure, inches.
-
-    Raises:
-        ValueError: If no cell has a diagnostic.
     """
     names = known_diagnostics(cells)
     require_points(names, "diagnostics", "cell with a latent diagnostic", cells.gaps)

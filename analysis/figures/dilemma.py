@@ -31,10 +31,6 @@ def draw_dilemma(cells: Cells, width_inch: float = COLUMN_INCH) -> Figure:
     Args:
         cells: From `compute_cells(rows, needs=("gfid",))`, with at least one point. PSNR is NaN
             where it was not measured.
-        width_inch: Width of the figure, inches.
-
-    Raises:
-        ValueError: If there are no points.
     """
     setting, along = cells.setting, cells.axes.along
     require_points(cells.points, "dilemma", "point with a generation distance", cells.gaps)

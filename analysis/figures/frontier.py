@@ -33,15 +33,9 @@ FRONT_LOOK: dict[str, Any] = {"color": "0.85", "linewidth": 2.5}
 def compute_frontier(table: pd.DataFrame) -> Cells:
     """Computes the points of the frontier and its Pareto front over the means.
 
-    Args:
-        table: Rows of one protocol and one guidance setting, as from `split_by_protocol`.
-
     Returns:
         Cells with both distances, their points with the new column `on_front`; without points
         where no row has both.
-
-    Raises:
-        ValueError: If protocols are mixed.
     """
     cells = compute_cells(table, needs=("rfid", "gfid"))
     front = pareto_mask(cells.points[["rfid", "gfid"]].to_numpy(dtype=float))
@@ -59,13 +53,7 @@ def draw_frontier(
     marker, a panel for each combination of the rest.
 
     Args:
-        cells: From `compute_frontier`, with at least one point.
-        published: From `select_published(cells.rows)`.
-        width_inch: Width of the figure, inches.
         across: What stands for reconstruction: "rfid" or "psnr".
-
-    Raises:
-        ValueError: If there are no points.
     """
     points, name = cells.points[np.isfinite(cells.points[across])], cells.setting.distance_name
     require_points(points, "frontier", "point with both measures", cells.gaps)

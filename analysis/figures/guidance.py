@@ -24,14 +24,10 @@ METRIC_PANELS = ("gfid", "inception_score")
 def compute_guidance(table: pd.DataFrame) -> list[Cells]:
     """Computes the metrics by guidance scale.
 
-    Args:
-        table: Any table that `load_table` accepted, of one protocol or several.
-
     Returns:
         Cells of one figure for each group of rows whose protocols differ in guidance alone, where
         it has two scales or more. Their points have the new columns `guidance`, `guidance_scale`
         (1 without guidance) and `family`: the setting but for its scale.
-
     """
     done = table[(table["status"] == "done") & np.isfinite(table["gfid"])]
     # A setting with a scale for each channel group has no place on an axis of one scale.
@@ -53,15 +49,7 @@ def compute_guidance(table: pd.DataFrame) -> list[Cells]:
 
 
 def draw_guidance(cells: Cells, width_inch: float = COLUMN_INCH) -> Figure:
-    """Draws each metric that is known against the guidance scale.
-
-    Args:
-        cells: One of `compute_guidance`.
-        width_inch: Width of the figure, inches.
-
-    Raises:
-        ValueError: If there are no points.
-    """
+    """Draws each metric that is known against the guidance scale."""
     metrics, points = cells.known(METRIC_PANELS), cells.points
     require_points(metrics, "guidance", "point with a scale", cells.gaps)
     rest = [axis for axis in cells.axes.listed if axis not in cells.axes.colours]

@@ -34,7 +34,6 @@ def point_to_better(axes: Axes, values: NDArray[np.float64], *, to_right: bool =
     Args:
         axes: Axes with their limits set and everything else drawn.
         values: Points in data coordinates, shape (points, 2).
-        to_right: Whether higher is better across.
     """
     across = [1 - x if to_right else x for x in (0.06, 0.35, 0.6, 0.8)]
     places = np.array([(x, y) for y in (0.08, 0.9) for x in across])
@@ -64,8 +63,6 @@ def place_labels(
     Args:
         axes: Axes with their limits set and everything else drawn.
         values: Points in data coordinates, shape (points, 2).
-        texts: A label for each point.
-        colours: A colour for each label.
     """
     pixels_per_point = _pixels_per_point(axes)
     anchors = axes.transData.transform(values)

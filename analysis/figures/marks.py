@@ -121,8 +121,6 @@ def choose_marks(
     """Gives each value of one column a colour and of another a marker, in the order of legends.
 
     Args:
-        points: What is drawn.
-        colour_by: Column of the colours.
         shape_by: Column of markers and dashes.
         most: Points of the longest line; beyond `MAX_MARKED` there are no markers.
         axes: Axes of the points; if None, the points are in order.

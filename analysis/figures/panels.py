@@ -61,7 +61,6 @@ def draw_panels(
     Args:
         points: One line a point, with the columns that the other arguments name.
         panels: Row by row, from the top left.
-        width_inch: Width of the figure, inches.
         lines: Columns of which each pair of values is a line: the first has a colour for each
             value, the second a marker and dashes.
         cell_axes: Axes of the points, by which legends are in order; None: as the points are.
@@ -69,12 +68,8 @@ def draw_panels(
         panel_by: Column that `Panel.only` is a value of.
         x_label: Label below all panels, where they have one in common.
         y_label: Label at the left of all panels, likewise.
-        num_columns: Panels beside each other.
-        share_x: Whether panels share their x axis.
         share_y: Whether panels share their y axis, of several columns up those of each row.
-        panel_inch: Height of a panel, inches.
         x_errors: Whether standard errors are drawn across too.
-        is_joined: Whether a line joins the points.
 
     Returns:
         The figure, its axes of shape (rows, columns) and the marks, for `finish_column_figure`.
@@ -165,8 +160,6 @@ def split_panels(points: pd.DataFrame, axes: Axes, *, along_too: bool = False) -
     """Adds what parts panels and what a line stands at, where lines run through something else.
 
     Args:
-        points: With `CELL_COLUMNS`.
-        axes: Axes of the points.
         along_too: Whether the lines run through the axis of the frontier's lines after all.
 
     Returns:
@@ -189,13 +182,7 @@ def require_points(points: Sized, figure: str, need: str, gaps: pd.DataFrame) ->
     """Refuses to draw a figure of nothing.
 
     Args:
-        points: What is drawn.
-        figure: Name of the figure.
         need: What one of the points is.
-        gaps: Rows left out.
-
-    Raises:
-        ValueError: If there are no points.
     """
     if not len(points):
         raise ValueError(

@@ -31,14 +31,10 @@ OF_SAMPLING = ("sampler", "num_function_evaluations", "guidance")
 def compute_price(table: pd.DataFrame) -> list[Cells]:
     """Computes generation distance by price.
 
-    Args:
-        table: Any table that `load_table` accepted, of one protocol or several.
-
     Returns:
         Cells of one figure for each group of rows whose protocols differ in sampler and guidance
         alone, where some setting of guidance has two prices or more. Their points have the new
         columns of `PRICES` and `system`, `way` (solver and guidance, as far as they differ).
-
     """
     done = table[(table["status"] == "done") & np.isfinite(table["gfid"])]
     done = done[np.isfinite(done["sample_evaluations"]) & done["protocol"].notna()]
@@ -58,15 +54,7 @@ def compute_price(table: pd.DataFrame) -> list[Cells]:
 
 
 def draw_price(cells: Cells, width_inch: float = COLUMN_INCH) -> Figure:
-    """Draws generation distance against each price that is known.
-
-    Args:
-        cells: One of `compute_price`.
-        width_inch: Width of the figure, inches.
-
-    Raises:
-        ValueError: If there are no points.
-    """
+    """Draws generation distance against each price that is known."""
     prices, points = cells.known(PRICES), cells.points
     require_points(points, "price", "point with a price", cells.gaps)
     figure, grid, marks = draw_panels(

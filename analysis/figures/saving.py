@@ -33,12 +33,7 @@ def save_figure(draw: Callable[[float], Figure], out_dir: Path, name: str) -> li
     resolution, fonts) changes no figure and breaks none. Files have neither dates nor random names.
 
     Args:
-        draw: Makes the figure of a width in inches.
-        out_dir: Where its files go.
         name: Their name without the ends, which are `ENDS`.
-
-    Returns:
-        The files.
     """
     paths = []
     with mpl.rc_context(), warnings.catch_warnings():

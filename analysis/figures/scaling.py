@@ -19,15 +19,7 @@ WIDE_FROM = 100.0
 
 
 def draw_scaling(cells: Cells, width_inch: float = COLUMN_INCH) -> Figure:
-    """Draws generation distance against each cost that is known, a line through the sizes.
-
-    Args:
-        cells: From `compute_cells(rows, needs=("gfid",))`, with at least one point that has a cost.
-        width_inch: Width of the figure, inches.
-
-    Raises:
-        ValueError: If no point has a cost.
-    """
+    """Draws generation distance against each cost that is known, a line through the sizes."""
     costs, setting = cells.known(COSTS), cells.setting
     require_points(costs, "scaling", "point with parameters or training FLOPs", cells.gaps)
     points = name_shapes(cells.points, cells.axes)

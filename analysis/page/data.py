@@ -36,9 +36,6 @@ SIGNIFICANT_DIGITS = 6
 def build_data(groups: Sequence[GroupAnalysis]) -> dict[str, Any]:
     """Builds the data of the interactive parts.
 
-    Args:
-        groups: One a protocol.
-
     Returns:
         A tree of JSON's types: `protocols`, each with `axes`, `metrics`, `means` and `rows`.
     """
@@ -47,9 +44,6 @@ def build_data(groups: Sequence[GroupAnalysis]) -> dict[str, Any]:
 
 def dump_data(data: dict[str, Any]) -> str:
     """Writes the data so that no text in it can end the script element that holds it.
-
-    Args:
-        data: From `build_data`.
 
     Returns:
         JSON without `<`, `>`, `&` and line separators.

@@ -22,10 +22,6 @@ def index_grids(results_dir: Path, table: pd.DataFrame) -> pd.DataFrame:
     file or folder name is a trial's name, alone or followed by a separator:
     `grids/<trial>/samples.png` and `grids/<trial>_samples.png` both are.
 
-    Args:
-        results_dir: A results folder.
-        table: Its table.
-
     Returns:
         One line a picture: `trial_id`, `kind` (the rest of its name, such as "samples"), `path`
         relative to the results folder, `row_id` where it is of one row of the trial's (else empty)
@@ -67,12 +63,7 @@ def write_grids_page(table: pd.DataFrame, index: pd.DataFrame, *, results_dir: P
     """Writes `grids.md`: a line a trial, its values of the axes and its pictures side by side.
 
     Args:
-        table: The results table.
-        index: From `index_grids`.
         results_dir: The results folder, where the page goes.
-
-    Returns:
-        The page's path.
     """
     kinds = [str(kind) for kind in index["kind"].unique()]
     last = table.drop_duplicates("trial_id", keep="last")

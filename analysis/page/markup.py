@@ -12,7 +12,6 @@ def tag(name: str, *content: str | Iterable[str], **attributes: str | int | bool
     """An element.
 
     Args:
-        name: Its name.
         content: Texts, which are escaped unless they are `Html`, or several of them.
         attributes: Its attributes; an underscore stands for a hyphen, one at the end for none,
             True for an attribute without a value, False for none.

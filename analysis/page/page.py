@@ -79,9 +79,6 @@ class PageContent:
 def render_page(content: PageContent) -> str:
     """Writes the page.
 
-    Args:
-        content: What it shows.
-
     Returns:
         HTML that needs neither network nor server.
     """

@@ -49,8 +49,6 @@ def draw_means(
 
     Args:
         cells: Cells whose rows have all of the metrics.
-        metrics: Names in `cells.measures`.
-        config: How to resample.
 
     Returns:
         Array of shape (1 + resamples, lines of `cells.points`, metrics). A cell with one unit stays
@@ -84,9 +82,7 @@ def percentile_interval(
     Args:
         resampled: Values of shape (resamples,); NaN, where a resample has no value, is
             left out.
-        estimate: The value of the data themselves.
         num_freedoms: Units less cells behind the scatter, at least 1.
-        config: Level of the interval.
 
     Returns:
         Lower and upper end; NaN where no resample has a value.
@@ -110,11 +106,9 @@ def estimate_interval(
     """The interval of a number that is made from the means of some cells.
 
     Args:
-        cells: The cells with their rows.
         points: Those lines of `cells.points` that the number is made from.
         values: The number itself and then that of each resample, made from `draw_means`; shape
             (1 + resamples,).
-        config: Level of the interval.
 
     Returns:
         Lower and upper end; None where `explain_no_interval` gives a reason.
@@ -132,10 +126,6 @@ def count_units(points: pd.DataFrame) -> pd.Series:
 
 def count_freedoms(cells: Cells, points: pd.DataFrame) -> int:
     """Counts the degrees of freedom behind the scatter of some cells.
-
-    Args:
-        cells: The cells with their rows.
-        points: Some lines of `cells.points`.
 
     Returns:
         Units less cells, where cells of the same tokenizers count once.

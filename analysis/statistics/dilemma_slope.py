@@ -68,7 +68,6 @@ def compute_dilemma_slopes(
 
     Args:
         cells: From `compute_cells(table, needs=("rfid", "gfid"))`.
-        config: How seeds are resampled; 2000 resamples for a 95 % interval if None.
 
     Returns:
         Slopes in the order of the cells. Least squares on the logarithms of the cells' means;
@@ -130,7 +129,6 @@ def fit_slope(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.floa
 
     Args:
         x: Array of shape (..., points), at least two points.
-        y: Array of the same shape.
 
     Returns:
         Slopes, shape (...); NaN where all x are equal.

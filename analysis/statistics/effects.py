@@ -81,12 +81,6 @@ class Effect:
 def compare_cells(first: Row, second: Row, metric: str, measures: Columns) -> Verdict:
     """Says how the first cell's metric compares with the second's.
 
-    Args:
-        first: A line of `Cells.points`.
-        second: A line of `Cells.points`.
-        metric: One of `measures`.
-        measures: Those of the cells.
-
     Returns:
         "higher" or "lower" only where the difference is beyond Welch's 95 % interval.
     """

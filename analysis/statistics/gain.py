@@ -95,7 +95,6 @@ def compute_gains(
     Args:
         cells: From `compute_cells(table, needs=("rfid", "gfid"))`.
         reference: Reference point in the distances' units; by `REFERENCE_RULE` if None.
-        config: How seeds are resampled; 2000 resamples for a 95 % interval if None.
 
     Returns:
         Gains in the order of the cells, that of all lines last where there are several; empty

@@ -27,9 +27,6 @@ def require_one_protocol(table: pd.DataFrame) -> None:
 
     How samples are drawn may differ between kinds of generators, as in `split_by_protocol`.
 
-    Args:
-        table: Rows meant for one axis.
-
     Raises:
         ValueError: If done rows differ in a protocol hash, data set, resolution, extractor or
             distance; the message spells out the fields that differ and the rows.
@@ -59,9 +56,6 @@ def split_by_protocol(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     group knows what it lacks. Generators of unlike kinds share a group where nothing but how they
     are sampled (`DRAWING`) tells them apart and each kind is sampled in one way.
 
-    Args:
-        table: Any table that `load_table` accepted.
-
     Returns:
         Groups by name, the largest number of done rows first, then the smaller guidance scale.
         A name lists the fields that tell the groups apart ("guidance=cfg 4.0") and is empty where
@@ -83,7 +77,6 @@ def parse_protocol(text: str, *, source: str) -> dict[str, str]:
     """Reads a protocol's fields.
 
     Args:
-        text: A JSON object.
         source: The column and row it comes from, for the message.
 
     Returns:
@@ -106,9 +99,6 @@ def parse_protocol(text: str, *, source: str) -> dict[str, str]:
 
 def say_drawing(rows: pd.DataFrame) -> str:
     """How each kind of generator was sampled ("lightningdit euler, autoregressive categorical").
-
-    Args:
-        rows: Done rows of one group.
 
     Returns:
         Kinds with the names of their samplers; empty where all were sampled alike.

@@ -76,9 +76,6 @@ def load_published() -> pd.DataFrame:
 def select_published(rows: pd.DataFrame) -> PublishedOverlay:
     """Selects the published frontier points that are like a figure's.
 
-    Args:
-        rows: Done rows of one protocol and one guidance setting.
-
     Returns:
         Points with both distances for the figure, and how many of each source were left out, and
         why. The paper's training recipe is not part of a protocol: the points' `epochs` say it.

@@ -107,13 +107,9 @@ def check_table(table: pd.DataFrame, *, source: str = "the table") -> pd.DataFra
 
     Args:
         table: Rows with at least `REQUIRED_COLUMNS`, missing values of any kind.
-        source: What messages call the table.
 
     Returns:
         A new table; numbers are floats with NaN where missing, the rest is text or None.
-
-    Raises:
-        ValueError: As `load_table`.
     """
     table = table.rename(columns=str)
     for column in REQUIRED_COLUMNS:
@@ -169,11 +165,7 @@ def find_stored(folder: Path, name: str) -> Path | None:
 
 
 def read_stored(file: Path) -> pd.DataFrame:
-    """Reads a Parquet file with what its schema says of the columns, or a CSV file as text.
-
-    Raises:
-        ValueError: If it cannot be read.
-    """
+    """Reads a Parquet file with what its schema says of the columns, or a CSV file as text."""
     try:
         if file.suffix == ".csv":
             return pd.read_csv(file, dtype=str, keep_default_na=False, na_values=[""])

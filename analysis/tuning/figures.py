@@ -46,12 +46,6 @@ DISTANCES = {"rfid": ("reconstruction", "eval split"), "gfid": ("generation", "s
 def write_tuning_figures(results: Path) -> list[Path]:
     """Writes the figures that the files of a search allow, and removes those of earlier ones.
 
-    Args:
-        results: Results folder of a search.
-
-    Returns:
-        The files written below `<results>/figures`.
-
     Raises:
         ValueError: If a file of the search is missing or wrong.
     """
@@ -82,14 +76,7 @@ def draw_front(
     chosen: Recommendation | None,
     width_inch: float = COLUMN_INCH,
 ) -> Figure:
-    """Draws the first two objectives of all measured trials, first trials and front marked.
-
-    Args:
-        trials: The search.
-        front: From `compute_front`, with at least one trial.
-        chosen: The recommended trial.
-        width_inch: Width of the figure, inches.
-    """
+    """Draws the first two objectives of all measured trials, first trials and front marked."""
     x, y = trials.objectives[:2]
     title = f"Search {trials.name}: {trials.setting}"
     figure, axes = _new_figure(title, _axis_label(trials, x), _axis_label(trials, y), width_inch)
@@ -165,10 +152,8 @@ def draw_importance(
     """Draws each parameter's importance for each objective as bars.
 
     Args:
-        trials: The search.
         importance: Columns `objective`, `parameter`, `among`, `importance`, `chance` and
             `num_trials`.
-        width_inch: Width of the figure, inches.
     """
     labels = list(dict.fromkeys(zip(importance["parameter"], importance["among"], strict=True)))
     figure, axes = _new_figure(

@@ -11,9 +11,6 @@ FEW_SEEDS = 5
 def say_caveats(cells: Cells) -> list[str]:
     """Says what the numbers of one protocol rest on and how far they go.
 
-    Args:
-        cells: From `compute_cells`.
-
     Returns:
         Sentences: seeds, sample sizes, extractor and distance, rank, protocol preset.
     """

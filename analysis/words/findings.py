@@ -17,9 +17,6 @@ SIGNIFICANT = 0.05
 def say_gains(gains: list[FrontierGain]) -> list[str]:
     """Says how each compared value changes the frontier.
 
-    Args:
-        gains: From `compute_gains`.
-
     Returns:
         Sentences, one a gain after one that says what is compared.
     """
@@ -40,10 +37,6 @@ def say_gains(gains: list[FrontierGain]) -> list[str]:
 def say_slopes(slopes: list[DilemmaSlope], along: str = "latent dims") -> list[str]:
     """Says how steep the dilemma is.
 
-    Args:
-        slopes: From `compute_dilemma_slopes`.
-        along: What the lines run through.
-
     Returns:
         Sentences, one a line after one that says what a slope is.
     """
@@ -59,9 +52,6 @@ def say_slopes(slopes: list[DilemmaSlope], along: str = "latent dims") -> list[s
 
 def say_speedups(speedups: list[Speedup]) -> list[str]:
     """Says how much sooner a generator reaches its counterpart's last distance.
-
-    Args:
-        speedups: From `compute_convergence`.
 
     Returns:
         Sentences, one a speed-up; one that there is none where nothing is to be compared.
@@ -79,9 +69,6 @@ def say_speedups(speedups: list[Speedup]) -> list[str]:
 
 def say_correlations(correlations: list[RankCorrelation]) -> list[str]:
     """Says which diagnostics order the cells as the generation distance does.
-
-    Args:
-        correlations: From `compute_correlations`.
 
     Returns:
         Sentences; empty without diagnostics.

@@ -46,11 +46,7 @@ def trace_table(table: pd.DataFrame, results_dirs: Sequence[Path]) -> Provenance
     """Collects what is known of how a table was made.
 
     Args:
-        table: The results table.
         results_dirs: Its results folders; a `manifest.json` in each is read where there is one.
-
-    Returns:
-        Commands, versions and cost.
     """
     manifests = {folder: _read_manifest(folder) for folder in results_dirs}
     facts = [fact for each in manifests.items() for fact in _list_manifest(*each)]

@@ -37,9 +37,6 @@ def summarize(table: pd.DataFrame) -> str:
 
     Returns:
         Plain text: the best cell, the dilemma, what each axis changes, and what was left out.
-
-    Raises:
-        ValueError: If the table is wrong.
     """
     table = check_table(table)
     if table.empty:
@@ -56,11 +53,6 @@ def describe_group(name: str, cells: Cells, rows: pd.DataFrame) -> list[str]:
 
     Args:
         name: Name of the group; empty where there is one.
-        cells: From `average_group(rows)`.
-        rows: The group's rows.
-
-    Returns:
-        Lines of plain text.
     """
     setting = cells.setting
     num_done = int((rows["status"] == "done").sum())
@@ -81,9 +73,6 @@ def describe_group(name: str, cells: Cells, rows: pd.DataFrame) -> list[str]:
 
 def say_results(cells: Cells) -> list[str]:
     """Says the best cell, the dilemma, what each axis changes, and what was left out.
-
-    Args:
-        cells: From `average_group(rows)`.
 
     Returns:
         Lines of plain text, those of a list after a hyphen; ± is the standard error.

@@ -64,7 +64,6 @@ def compute_result_table(cells: Cells, columns: Sequence[str] | None = None) -> 
     """Collects the cells' means, their ranks and what must be said beside them.
 
     Args:
-        cells: From `compute_cells`.
         columns: Metrics to show; if None, the first `NUM_SHOWN` of `USUAL_METRICS` that are known.
 
     Returns:
@@ -106,11 +105,7 @@ def compute_result_table(cells: Cells, columns: Sequence[str] | None = None) -> 
 
 
 def format_markdown(table: ResultTable) -> str:
-    """Writes the table in Markdown: the best in bold, the second best underlined.
-
-    Returns:
-        The table and its footnotes; text with a line break at the end.
-    """
+    """Writes the table in Markdown: the best in bold, the second best underlined."""
     head, *lines = _list_cells(table, MARKDOWN)
     rows = [join_markdown(cells) for cells in (head, ["---"] * len(head), *lines)]
     notes = [f"- {escape_markdown(note)}" for note in table.footnotes]

@@ -160,8 +160,6 @@ class Bench:
         """Measures cases, each with the fields of `row`; what would take too long is left out.
 
         Args:
-            row: What is common to the rows.
-            cases: What to time.
             together: Whether they take turns; None: as everywhere in this run.
             to_first: Whether the speed of each is compared with that of the first.
         """

@@ -84,10 +84,7 @@ def measured(
 
     Args:
         row: What was measured, with `images` a step.
-        times: Its turns.
         plain: Turns that its speed is compared with, if any.
-        clock: Which seconds to report.
-        threads: Threads that computed.
     """
     if not times.turns:
         return dataclasses.replace(row, status="failed", reason=times.error or "no turn was taken")

@@ -158,7 +158,6 @@ def take_turns(
 
     Args:
         loops: Name -> work.
-        device: Where they compute.
         repeats: Turns that count, beside those that warm up.
         steps: Most steps a turn; fewer where these would take longer than `TURN_S`.
         together: Whether loops take turns, or run one after the other, each alone in memory.

@@ -80,10 +80,8 @@ def add_run_options(
     """Declare the options of a command that runs stages, those of `RunOptions`.
 
     Args:
-        parser: The command's parser.
         sweep: Help of the file that says what is run.
         example: How one value of that file is overridden.
-        dry_run: Whether the command can print its plan and start nothing.
     """
     parser.add_argument("sweep", type=folder_at, help=sweep)
     add_settings(parser, example)

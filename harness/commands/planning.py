@@ -48,12 +48,6 @@ def check_machine(
 ) -> None:
     """Refuse what one process on this machine cannot give, where stages are to run in it.
 
-    Args:
-        options: The command's options.
-        stages: What is to run.
-        resources: What the file gives to kinds of stages.
-        source: The file, for messages.
-
     Raises:
         ConfigError: Names the stage kind, what is here and what to set.
     """
@@ -79,10 +73,7 @@ def print_plan(
     """Print what a dry run says: the plan, what is missing, and what it costs.
 
     Args:
-        options: The command's options.
-        plan: The stages and rows that are shown.
         to_run: Those of its stages that would run.
-        missing: Data and weights that are missing, in words.
         more: Further values of the JSON.
         remark: Further text for people.
     """

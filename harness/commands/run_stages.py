@@ -42,10 +42,6 @@ def check_start(
     """Refuse to start where files are missing, nothing can be written, or numbers come out wrong.
 
     Args:
-        options: The command's options.
-        stages: What is to run.
-        results: The folder of results.
-        source: The file, for messages.
         plan: As for `say_missing`.
 
     Raises:
@@ -76,11 +72,7 @@ def execute(
     Where a stage met a damaged input, which was set aside, what is missing is run once more.
 
     Args:
-        options: The command's options.
         stages: What to run, inputs first.
-        store: Where artifacts are read and written.
-        sweep: Says what stages of each kind hold.
-        listen: Called with every event.
 
     Raises:
         Interrupted: By a signal.
@@ -128,14 +120,7 @@ def run_graph(
     """Run a graph in the chosen executor until it ends, a signal comes or too much has failed.
 
     Args:
-        options: The command's options.
         stages: What to run, inputs first.
-        store: Where artifacts are read and written.
-        resources: Stage kind -> what it holds.
-        source: Where they were read from, for messages.
-        view: Shows the run to the user.
-        listen: Called when a stage begins and ends.
-        feed: Gives further stages.
 
     Raises:
         Interrupted: By a signal or the time limit, after running stages have written their
@@ -196,10 +181,6 @@ def _time_limit(
 
 def _make_executor(options: RunOptions, tell: Callable[[str], None]) -> Executor:
     """The chosen executor.
-
-    Args:
-        options: The command's options.
-        tell: Shows a note to the user.
 
     Raises:
         ConfigError: It is Ray's, and Ray is not installed.

@@ -66,7 +66,6 @@ def sweeps_around(name: str, part: str | None, settings: Sequence[str]) -> Itera
     Args:
         name: `package.module`, or `package.module:build`.
         part: Of an object, the part of a trial that it is.
-        settings: Overrides, as of a sweep file.
 
     Raises:
         ConfigError: Nothing is registered, or something is lacking that only its author knows.

@@ -70,11 +70,7 @@ class AutoregressiveConfig(GeneratorSettings):
         return "reconstruction" if self.checkpoint is None else "published"
 
     def check(self, layout: IndexLayout) -> None:
-        """Refuse latents of several grids.
-
-        Raises:
-            ConfigError: With the key path inside the generator.
-        """
+        """Refuse latents of several grids."""
         if len(layout.grids) > 1:
             raise ConfigError(
                 f"must be a kind that generates {len(layout.grids)} grids of indices, but "

@@ -65,7 +65,6 @@ def describe_axes(
     """Describe the axes of a sweep or search; each is compared with its first value.
 
     Args:
-        points: Values of every trial.
         listed: Axis -> values in the order of the file; none of a search's range.
         presets: Axis -> value name -> dotted paths of the trial and their values.
     """

@@ -17,11 +17,7 @@ SSIM_WINDOW = 11
 
 
 def check_trial(trial: Trial) -> None:
-    """Refuse a trial whose parts do not fit each other.
-
-    Raises:
-        ConfigError: With the key path inside the trial.
-    """
+    """Refuse a trial whose parts do not fit each other."""
     check_ranges(trial)
     if trial.tokenizer.decodes != "images":
         raise ConfigError(

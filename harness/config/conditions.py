@@ -37,7 +37,6 @@ def check_condition(when: When, above: Mapping[str, Sequence[Any]], path: str) -
     """Refuse a condition that can never hold.
 
     Args:
-        when: The condition.
         above: Axes with choices that stand above, and these.
         path: What the error calls its place.
 

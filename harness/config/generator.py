@@ -150,11 +150,7 @@ class GeneratorConfig(LightningDiTConfig, GeneratorSettings):
             )
 
     def embedded_groups(self, layout: LatentLayout) -> tuple[int, ...]:
-        """The groups that have a time embedder, in the order of the embedders.
-
-        Raises:
-            ValueError: if `time_groups` does not name every group once.
-        """
+        """The groups that have a time embedder, in the order of the embedders."""
         names = [group.name for group in layout.groups]
         if self.time_groups == "by_offset" and self.flow.offset and self.flow.leading in names:
             lead = names.index(self.flow.leading)
@@ -162,11 +158,7 @@ class GeneratorConfig(LightningDiTConfig, GeneratorSettings):
         return super().embedded_groups(layout)
 
     def check_weak(self, weak: "GeneratorConfig", layout: AnyLayout) -> None:
-        """Refuse a weak model that was trained by another clock: both see the same times.
-
-        Raises:
-            ConfigError: With the key path of the offset.
-        """
+        """Refuse a weak model that was trained by another clock: both see the same times."""
         assert isinstance(layout, LatentLayout)
         if weak.flow.clock(layout) != self.flow.clock(layout):
             raise ConfigError(
@@ -203,11 +195,7 @@ class GeneratorConfig(LightningDiTConfig, GeneratorSettings):
         return self.repa if isinstance(self.repa, REPAWith) else None
 
     def check(self, layout: LatentLayout) -> None:
-        """Refuse a grid that patches don't tile, and times that the latent's groups don't have.
-
-        Raises:
-            ConfigError: With the key path inside the generator.
-        """
+        """Refuse a grid that patches don't tile, and times that the latent's groups don't have."""
         patch, sides = self.patch_size, (layout.height, layout.width)
         if any(side % patch for side in sides):
             fitting = (p for p in range(1, min(*sides, patch) + 1) if not any(s % p for s in sides))

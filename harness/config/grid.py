@@ -83,7 +83,6 @@ def read_grids(
     """Check the `grid` of a file, or its list of grids.
 
     Args:
-        tree: The block.
         pairs: Lists of axes that move together.
         presets: Axis -> value names.
 

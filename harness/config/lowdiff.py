@@ -61,11 +61,7 @@ class LowDiffConfig(GeneratorConfig):
         return "reconstruction" if self.checkpoint is None else "published"
 
     def check(self, layout: LatentLayout) -> None:
-        """Refuse what the plain network refuses, and sides that do not divide the latent's.
-
-        Raises:
-            ConfigError: With the key path inside the generator.
-        """
+        """Refuse what the plain network refuses, and sides that do not divide the latent's."""
         super().check(layout)
         last = len(self.sides) - 1
         for number, side in enumerate(self.sides):
@@ -78,11 +74,7 @@ class LowDiffConfig(GeneratorConfig):
                 )
 
     def check_weak(self, weak: GeneratorConfig, layout: AnyLayout) -> None:
-        """Refuse a weak model of another clock or of other resolutions.
-
-        Raises:
-            ConfigError: With the key path inside the generator.
-        """
+        """Refuse a weak model of another clock or of other resolutions."""
         super().check_weak(weak, layout)
         assert isinstance(weak, LowDiffConfig)
         if weak.sides != self.sides:
@@ -93,11 +85,7 @@ class LowDiffConfig(GeneratorConfig):
             )
 
     def check_sampler(self, sampler: Any) -> None:
-        """Refuse a cascade of another number of resolutions.
-
-        Raises:
-            ConfigError: With the key path inside the sampler.
-        """
+        """Refuse a cascade of another number of resolutions."""
         given = len(self.sides)
         if isinstance(sampler, CascadeSamplerConfig) and len(sampler.stages) != given:
             raise ConfigError(

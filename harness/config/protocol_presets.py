@@ -121,8 +121,6 @@ def reconstruction_name(trial: Trial, *, num_images: int, perceptual_weights: st
     """The preset that a row's reconstruction metrics equal, or an empty text.
 
     Args:
-        trial: What was asked for.
-        num_images: Images that were reconstructed.
         perceptual_weights: What stands for the weights of LPIPS.
     """
     evaluation, data = trial.evaluation, trial.data

@@ -123,7 +123,6 @@ def load_sweep(path: Path, settings: Sequence[str] = ()) -> Sweep:
     """Read, override, validate and expand a sweep file.
 
     Args:
-        path: A YAML file.
         settings: `PATH=VALUE` overrides, applied before validation; a path starts with a key of
             the sweep file or, short, of its trial. Values are YAML.
 
@@ -148,9 +147,6 @@ def read_file(
     """Read, override and validate a file that has a base trial, presets and resources.
 
     Args:
-        path: A YAML file.
-        settings: `PATH=VALUE` overrides, see `load_sweep`.
-        expected: The dataclass of the file.
         dotted: Blocks whose keys are dotted paths; the first holds the axes.
 
     Raises:
@@ -281,8 +277,6 @@ def refuse_ignored(
     """Refuse a value of the trial that an axis would overwrite.
 
     Args:
-        path: Dotted path of the trial.
-        axes: Names of the axes.
         presets: Axis name -> value name -> paths and values.
         block: Key of the file under which the axes stand.
         at: What the error calls the place of the value.
@@ -432,8 +426,6 @@ def build_trial(file: SweepFile, axes: Mapping[str, Any], weak: Mapping[str, Any
     a value set inside it.
 
     Args:
-        file: The sweep.
-        axes: Axis -> value.
         weak: Dotted paths applied last (the weaker model of AutoGuidance).
 
     Raises:

@@ -164,7 +164,6 @@ def missing_checkpoint(
     """A file of weights that a sweep names and this machine does not have.
 
     Args:
-        what: The thing, in words.
         path: The file; None: none is named.
         field: Key path that names it.
         fetch: Downloads it to that place, where it has a usual address.

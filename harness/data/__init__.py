@@ -36,7 +36,6 @@ def open_dataset(config: DatasetConfig, device: torch.device | None = None) -> I
     """Open the data set that a configuration describes.
 
     Args:
-        config: Where it is and how it is read.
         device: Where images come to lie that the configuration keeps on the device; absent: this
             machine's memory.
 

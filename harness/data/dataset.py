@@ -100,7 +100,6 @@ class ImageDataset(ABC):
         """Read images without any randomness.
 
         Args:
-            split: Part of the data set.
             indices: Positions in the split, 0..`num_images(split)` - 1, in any order.
             pipeline: Published crop and resize; absent: the one that training uses, its random
                 crops replaced by centre crops. Without effect on data that is square already.
@@ -120,9 +119,7 @@ class ImageDataset(ABC):
         """Read images as training sees them, all randomness drawn from `generator`.
 
         Args:
-            split: Part of the data set.
             indices: Positions in the split of a whole batch; what is drawn is drawn for all.
-            generator: Source of all randomness.
             part: Which of them are read; each comes out as in the whole batch.
 
         Raises:
@@ -196,12 +193,8 @@ def check_declaration(config: object, counts: Sequence[str], names: Sequence[str
     """Refuse declared counts that are not positive and names that are empty.
 
     Args:
-        config: A data set's configuration.
         counts: Fields that hold counts or sizes.
         names: Fields that hold names.
-
-    Raises:
-        ValueError: With the name of the field.
     """
     for name in counts:
         if getattr(config, name) <= 0:
@@ -219,12 +212,6 @@ def check_count(place: str, declared: str, noun: str, expected: int, found: int)
     Args:
         place: Where they are, in words.
         declared: What declares their number.
-        noun: What is counted.
-        expected: The declared number.
-        found: The number there.
-
-    Raises:
-        ValueError: The numbers differ.
     """
     if found != expected:
         # The remedy for too few is never to declare fewer: shards may just be missing.

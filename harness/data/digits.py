@@ -161,7 +161,6 @@ def enlarge_grey_levels(
     All arithmetic is in integers, halves are rounded upwards.
 
     Args:
-        levels: Grey levels 0..16.
         resolution: Side of the result in pixels, a multiple of 8.
     """
     # Floating-point sums may round differently from one machine to the next; integers cannot.

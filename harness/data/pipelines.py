@@ -51,13 +51,7 @@ MOST_WORKERS = 16
 
 
 class UnreadableImage(ValueError):
-    """An image that cannot be turned into 8-bit RGB; the message names it.
-
-    Args:
-        name: What the image is called.
-        reason: What is wrong with it.
-        remedy: How to mend that.
-    """
+    """An image that cannot be turned into 8-bit RGB; the message names it."""
 
     def __init__(self, name: str, reason: str, remedy: str) -> None:
         super().__init__(f"every image must be readable, but {name} is not ({reason}); {remedy}")
@@ -73,7 +67,6 @@ def read_rgb(
     dropped (what lies below transparent pixels shows).
 
     Args:
-        source: An image file or its bytes.
         name: What errors call the image; absent: its path.
         upright: Turn the image as its EXIF asks. The published loaders do not; that an image asks
             for it is then said once.
@@ -136,10 +129,7 @@ def read_squares(
     """Read, resize and crop images in parallel threads.
 
     Args:
-        items: What `read` takes, one a image.
         read: Gives an RGB image; its errors pass through.
-        resolution: Side of the result in pixels.
-        pipeline: Published crop and resize.
         positions: Crop positions as `square_pixels` takes them, one a image; absent: the centre.
         workers: Threads; the pixels do not depend on their number.
     """
@@ -214,8 +204,6 @@ def square_pixels(
 
     Args:
         image: RGB image of any size; smaller ones are enlarged.
-        resolution: Side of the result in pixels.
-        pipeline: Published crop and resize.
         position: Crop position (down, right) as fractions in [0, 1) of the room to move; absent:
             the centre. Only `opencv_crop` has a position to choose.
     """

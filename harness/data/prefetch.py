@@ -91,7 +91,6 @@ def pinned(function: Callable[[int], Any], device: torch.device) -> Callable[[in
 
     Args:
         function: Computes the batch of a step: a tensor or a tuple with tensors.
-        device: Where the batch will be used.
     """
     if device.type != "cuda":
         return function

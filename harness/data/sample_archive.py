@@ -34,8 +34,6 @@ def write_samples(
     Args:
         path: File to write, ending in `.npz`; one that is there already is replaced.
         batches: Squares of pixels, as many in all as there are labels.
-        labels: Class of each image.
-        resolution: Side of the images in pixels.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     shape, count = (len(labels), resolution, resolution, 3), 0

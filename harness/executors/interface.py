@@ -120,7 +120,6 @@ class Executor(ABC):
             stages: Inputs first.
             store_root: Root of the store, seen by every worker.
             resources: Stage kind -> what it holds.
-            listen: Called in this process when a stage begins and ends.
             feed: Gives further stages; those that are known already are left out.
             stop: When it is requested, running stages write a checkpoint and end, and no further
                 one is started.

@@ -31,7 +31,6 @@ def in_priority(
 
     Args:
         ready: Stages whose inputs exist.
-        demands: Stage kind -> what it needs.
         paths: Key -> length of the longest chain from this stage to an end.
         dependents: Key -> number of stages that need it.
     """
@@ -54,7 +53,6 @@ def place(
 
     Args:
         stages: Stages whose inputs exist, most urgent first.
-        demands: Stage kind -> what it needs.
         totals: Machine -> what it has.
         free: Machine -> what of it is free.
         held_back: Keys of stages that start in a moment only; what they need is held for them.

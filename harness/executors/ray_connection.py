@@ -55,7 +55,6 @@ def connected(address: str | None, say: Say) -> Iterator[None]:
 
     Args:
         address: `HOST:PORT` or `auto` of a running cluster; None starts Ray on this machine.
-        say: Shows a note to the user.
 
     Raises:
         ConfigError: It cannot be, and why, within half a minute.

@@ -47,11 +47,7 @@ class Head:
             raise ConnectionError(self._message(error)) from error
 
     def require(self) -> None:
-        """Wait until the head answers.
-
-        Raises:
-            ConnectionError: It has not for too long.
-        """
+        """Wait until the head answers."""
         while not self.look():
             time.sleep(POLL_S)
 

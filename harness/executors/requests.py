@@ -55,7 +55,6 @@ def demand_of(request: Resources, gpus_at_hand: float) -> Demand:
     """Make the demand of a request where this many GPUs are at hand.
 
     Args:
-        request: Of a stage kind.
         gpus_at_hand: GPUs of the machine or cluster, which decide what `auto` means.
     """
     gpus = min(1.0, gpus_at_hand) if request.gpus == "auto" else float(request.gpus)
@@ -102,9 +101,6 @@ def refuse_impossible(
     """Refuse requests that no machine of the cluster can meet; Ray would wait for ever.
 
     Args:
-        kinds: Stage kinds that will run.
-        demands: Stage kind -> what it needs.
-        machines: What each machine has.
         shared: Whether they are a cluster's, which others may join.
 
     Raises:

@@ -88,10 +88,8 @@ def mfu(
 
     Args:
         flops: Floating-point operations that the work needs, recomputation not counted.
-        wall_s: Seconds that it took.
         devices: Devices that it held; a fraction for a shared one.
         device_name: As `torch.cuda.get_device_name` gives it.
-        precision: Arithmetic of its matrix products.
 
     Returns:
         A share of 1, or None where the peak is not known or nothing was measured.

@@ -13,7 +13,6 @@ def require_finite(batch: Tensor, what: str, remedy: str) -> None:
     Args:
         batch: Items along the first dimension.
         what: The items, in words.
-        remedy: What to do about it.
 
     Raises:
         Diverged: With the number of such items and the first one.

@@ -25,8 +25,6 @@ class GradientSum:
     all workers, from the last parameter to the first, about the order of the backward pass.
 
     Args:
-        parameters: What an optimiser trains.
-        world: The workers.
         passes: Backward passes that add up to one step's gradients.
     """
 

@@ -186,8 +186,6 @@ def join(
     """Join the workers that meet at a file or a port, until the block ends.
 
     Args:
-        rank: Number of this worker.
-        size: Number of workers.
         rendezvous: A file that is not there yet, on a file system with locks that all workers see;
             or `tcp://HOST:PORT` of the first worker, which then listens there on every interface.
         backend: `gloo`, or `nccl` where every worker has a GPU of its own.

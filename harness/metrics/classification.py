@@ -8,7 +8,6 @@ def labels_met(logits: Float[Tensor, "b k"], labels: Int64[Tensor, " b"]) -> Boo
     """Whether each image's most likely class is the one asked for; its `ImageMean` is the accuracy.
 
     Args:
-        logits: The extractor's class scores.
         labels: Classes asked for, 0..k - 1.
 
     Raises:

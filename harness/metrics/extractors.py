@@ -141,12 +141,8 @@ class EncoderExtractor(FeatureExtractor):
     Args:
         outputs: Of a network in evaluation mode: pooled features, feature map and class scores of
             images in [-1, 1], from one pass.
-        name: Name for columns and axis labels.
         identity: Key of the artifact that holds its weights.
-        feature_dim: Width of its pooled features.
-        device: Where the network is.
         has_logits: Its class scores are of this data set's classes.
-        extraction: Precision and compilation.
     """
 
     def __init__(

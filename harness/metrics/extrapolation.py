@@ -55,11 +55,9 @@ class ChunkedStatistics:
         """Statistics of no samples; later updates are computed on `device`.
 
         Args:
-            dim: Number of features.
             num_images: Samples of the whole set, over all workers.
             num_chunks: Chunks, which hold equally many to within one.
             seed: Seed of the deal. It is random since files are often sorted by class.
-            device: Where to accumulate.
         """
         return cls(
             chunk_of=splits_shuffled(num_images, num_chunks, seed),
@@ -81,9 +79,6 @@ class ChunkedStatistics:
             features: Feature vectors, in any floating-point type and on any device.
             positions: Where the samples stand in the whole set. Absent: they follow on those that
                 came before, which is right for a single worker.
-
-        Raises:
-            ValueError: The width differs from the one before.
         """
         if positions is None:
             positions = self.num_samples + torch.arange(len(features))
@@ -100,9 +95,6 @@ class ChunkedStatistics:
         """Statistics of both sets of samples together, those of another worker for instance.
 
         Where this set is empty, they are the other's to the bit, what waits included.
-
-        Raises:
-            ValueError: The widths differ.
         """
         same = torch.equal(self.chunk_of, other.chunk_of)
         assert same, "all workers must deal the same samples into the same chunks"

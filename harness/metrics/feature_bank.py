@@ -57,9 +57,6 @@ class FeatureBank:
             features: Feature vectors, in any floating-point type and on any device.
             positions: Place of each image; one outside 0..`capacity` - 1 is not kept. Absent: the
                 images follow on those that came before.
-
-        Raises:
-            ValueError: The width differs from the one of this bank.
         """
         check_width(self.dim, features.shape[1])
         if positions is None:
@@ -70,11 +67,7 @@ class FeatureBank:
         return self._with(len(features), (chosen,), (places[kept],))
 
     def merge(self, other: "FeatureBank") -> "FeatureBank":
-        """Both sets of images together, those of another worker for instance.
-
-        Raises:
-            ValueError: The widths differ.
-        """
+        """Both sets of images together, those of another worker for instance."""
         check_width(self.dim, other.dim)
         assert other.capacity == self.capacity, "all workers must have the capacity of the whole"
         moved = tuple(batch.to(self.device) for batch in other.batches)

@@ -60,11 +60,7 @@ class FeatureStatistics:
         return self.num_samples <= self.dim
 
     def update(self, features: Float[Tensor, "b d"]) -> "FeatureStatistics":
-        """Add a batch of feature vectors, in any floating-point type and on any device.
-
-        Raises:
-            ValueError: The width differs from the one of these statistics.
-        """
+        """Add a batch of feature vectors, in any floating-point type and on any device."""
         check_width(self.dim, features.shape[1])
         if features.shape[0] == 0:
             return self
@@ -85,9 +81,6 @@ class FeatureStatistics:
         """Statistics of both sets of samples together, those of another worker for instance.
 
         Where one set is empty, they are the other's to the bit, on this one's device.
-
-        Raises:
-            ValueError: The widths differ.
         """
         check_width(self.dim, other.dim)
         if self.num_samples == 0:
@@ -160,11 +153,7 @@ class FeatureStatistics:
 
 
 def check_width(dim: int, width: int) -> None:
-    """Refuse features of another width than those before.
-
-    Raises:
-        ValueError: The widths differ.
-    """
+    """Refuse features of another width than those before."""
     if width != dim:
         raise ValueError(
             f"features must be {dim} wide as those before, but got {width}; use one extractor for "

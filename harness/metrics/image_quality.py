@@ -39,7 +39,6 @@ def ssim(
 
     Args:
         images: Images in [-1, 1]; values outside are clamped.
-        reference: The originals, likewise.
 
     Returns:
         Values in [-1, 1], 1 for identical images.

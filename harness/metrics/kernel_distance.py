@@ -44,11 +44,7 @@ def kernel_distance(
     """Kernel distance of two sets of features (module docstring), on the features' device.
 
     Args:
-        first: Features of one set.
-        second: Features of the other, on the same device.
-        num_subsets: Subsets to average over.
         subset_size: Images in each, two at least; capped to the smaller set.
-        seed: Seed of the draws.
 
     Raises:
         ValueError: A feature is not finite.

@@ -52,10 +52,6 @@ def linear_probe_accuracy(
 
     Args:
         train: Latents to fit, standardised here by their own mean and deviation.
-        train_labels: Their classes, 0..`num_classes` - 1.
-        evaluated: Latents to recognise.
-        evaluated_labels: Their classes.
-        num_classes: Number of classes.
 
     Returns:
         A share in [0, 1].

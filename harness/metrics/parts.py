@@ -36,7 +36,6 @@ class Parts:
     """A set of accumulators, each under its name.
 
     Args:
-        device: Where to accumulate.
         state: The parts that are there before the first image.
     """
 

@@ -27,8 +27,6 @@ def precision_recall(
     Memory beyond the features is about 4 `block`^2 + 2 `block` d numbers of 4 bytes.
 
     Args:
-        generated: Features of generated images.
-        reference: Features of real images, on the same device.
         neighbors: Neighbours, the image itself not counted, that a ball reaches to.
         block: Images on each side of a block of distances.
 
@@ -61,8 +59,6 @@ def density_coverage(
     """Density and coverage (module docstring), on the features' device.
 
     Args:
-        generated: Features of generated images.
-        reference: Features of real images, on the same device.
         neighbors: Neighbours, the image itself not counted, that a ball reaches to.
         block: Images on each side of a block of distances.
 

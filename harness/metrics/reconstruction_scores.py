@@ -23,9 +23,7 @@ class ReconstructionScores(Parts):
     """Accumulates pairs; `compute` gives the distances.
 
     Args:
-        extractor: Network of the features.
         perceptual: LPIPS on `device`, or None.
-        device: Where to accumulate.
         codebook_size: Codes of a tokenizer whose latents are indices.
     """
 
@@ -61,7 +59,6 @@ class ReconstructionScores(Parts):
         Args:
             decoded: Reconstructions in [-1, 1] and beyond, as decoded: SSIM and LPIPS see them.
             rounded: The same as 8-bit images: PSNR and features see them.
-            originals: What they are reconstructions of.
         """
         images, decibels = to_model_range(originals), psnr(rounded, originals)
         values = {

@@ -62,7 +62,6 @@ class Reference:
         """Add what an extractor found in a batch.
 
         Args:
-            found: Its features.
             positions: Place of each image among those whose features are kept, or one beyond them.
         """
         return Reference(
@@ -104,9 +103,7 @@ class SampleScores(Parts):
     """Accumulates samples in order; `compute` holds them to a reference.
 
     Args:
-        extractor: Network of the features.
         num_images: Samples to come; splits and chunks follow from it.
-        device: Where to accumulate.
     """
 
     KINDS: ClassVar = {
@@ -141,8 +138,6 @@ class SampleScores(Parts):
         """Add images, and the classes asked for where there are any.
 
         Args:
-            images: Samples.
-            labels: Classes asked for.
             positions: Where the images stand among all. Absent: they follow on those before.
         """
         found, state = self._extractor.extract(images), self.state

@@ -80,9 +80,7 @@ class ImportedStatistics:
         statistics of torch-fidelity's Inception, whose features those programs share.
 
         Args:
-            name: The network in use.
             identity: What tells its weights from all others.
-            feature_dim: Width of its features.
 
         Raises:
             ValueError: Width, name or weights differ, or the file does not tell its weights and
@@ -150,8 +148,6 @@ def write_statistics(
 
     Args:
         path: File to write; one that is there already is replaced.
-        statistics: Of the features.
-        extractor: Name of the feature network.
         extractor_identity: What tells its weights from all others.
         spatial: Of its spatial features, for sFID.
     """
@@ -283,8 +279,6 @@ def _check_moments(
     """The moments in float64 as fields of `ImportedStatistics`, the covariance symmetric.
 
     Args:
-        path: The file, for errors.
-        found: What the file holds.
         names: What the file calls mean and covariance.
         prefix: Before the names of the fields.
 

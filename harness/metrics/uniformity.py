@@ -55,10 +55,6 @@ def measure_uniformity(
     Args:
         latents: Array of shape (vectors, channels), channel-normalised, finite; one random
             position of each image, as in the paper.
-        config: How to embed them; the paper's settings if None.
-
-    Returns:
-        The statistics; equal for equal input, configuration and library versions.
 
     Raises:
         ValueError: If the array has another shape, too few vectors or values that are not finite.

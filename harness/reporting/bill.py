@@ -80,15 +80,7 @@ def settle(
     expected: Mapping[str, Forecast],
     events: Sequence[Mapping[str, Any]],
 ) -> Bill:
-    """The bill of a run that has ended, from the recorded costs of its stages.
-
-    Args:
-        plan: All stages and rows of the sweep.
-        store: Where the artifacts lie.
-        outcomes: How the stages of this run ended.
-        expected: Forecasts that were made before it began.
-        events: Its events.
-    """
+    """The bill of a run that has ended, from the recorded costs of its stages."""
     costs = recorded_costs(plan.stages, store)
     made = [s for s in plan.stages if s.key in outcomes and outcomes[s.key].status == "done"]
     kinds: dict[str, KindBill] = {}
@@ -112,12 +104,7 @@ def settle(
 
 
 def usage(events: Sequence[Mapping[str, Any]], device: str) -> Usage | None:
-    """How much of the `cpus` or `gpus` one run's stages held; None where that was not told.
-
-    Args:
-        events: The events of one run, in their order.
-        device: `cpus` or `gpus`.
-    """
+    """How much of the `cpus` or `gpus` one run's stages held; None where that was not told."""
     holding: dict[str, tuple[float, float]] = {}
     first = last = total_since = None
     total = capacity_s = busy_s = 0.0

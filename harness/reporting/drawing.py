@@ -22,12 +22,7 @@ NARROW = 100
 
 
 def drawing(overview: Overview, console: Console) -> RenderableType:
-    """The overview for a terminal: a headline and a table that fits its width and height.
-
-    Args:
-        overview: What to draw.
-        console: The terminal.
-    """
+    """The overview for a terminal: a headline and a table that fits its width and height."""
     ordered = sorted(overview.stages, key=lambda stage: ORDER.index(stage.state))
     room = max(3, console.height - RESERVED)
     shown, hidden = ordered[:room], ordered[room:]

@@ -118,7 +118,6 @@ class History:
         """How long a stage will take.
 
         Args:
-            stage: The stage.
             held: CPU cores and GPUs of all its workers together.
         """
         device, expected = self.device_for(held), stage.work
@@ -184,7 +183,6 @@ def remaining_s(
     Args:
         stages: What is not finished, inputs first.
         seconds: Key -> seconds that it needs yet.
-        held: What a stage holds while it runs.
         total: What the machine or cluster has; None where it is not known.
     """
     longest = max(critical_paths(stages, lambda s: seconds[s.key]).values(), default=0.0)
@@ -221,9 +219,6 @@ def seconds_to_end(
 
     Args:
         stages: Inputs first.
-        states: Key -> state of each.
-        history: Stages that were measured.
-        held: What a stage holds while it runs.
         total: What the machine or cluster has; None where it is not known.
 
     Returns:

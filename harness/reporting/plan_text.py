@@ -96,9 +96,6 @@ def forecast_plan(
     """Key -> forecast, under the resources that the sweep file asks for.
 
     Args:
-        stages: What is to run.
-        file: Says what they hold.
-        store: Has what was measured.
         gpu: Name of a GPU that stands in for this machine's; empty: none does.
     """
     requests = {stage.kind: request_of(stage.kind, file.resources) for stage in stages}

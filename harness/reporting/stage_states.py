@@ -60,7 +60,6 @@ def stage_states(stages: Iterable[Node], witness: Witness) -> dict[str, StageSta
 
     Args:
         stages: Inputs first. Inputs that are not among them are in the store.
-        witness: Says what is known of a stage by itself.
     """
     states: dict[str, StageState] = {}
     for stage in stages:

@@ -116,11 +116,8 @@ def look(
 
     Args:
         plan: Of the sweep, or of all trials that a search has begun.
-        store: Where the artifacts lie.
-        results: The folder of results.
         left: Keys of the stages that may be run yet; all unless given. A trial that was
             capped or diverged is finished without its generator.
-        trials: Of a search.
     """
     wanted = set(stages_to_run(plan.stages, plan.read_keys, store))
     stages = [s for s in plan.stages if s in wanted or store.find(s.kind, s.key)]

@@ -98,15 +98,7 @@ def write_tables(
     """Write `rows/` (without those of earlier plans), `table.*`, curves, manifest and `grids/`.
 
     Args:
-        plan: Stages and rows.
-        store: Where the artifacts lie.
-        outcomes: How the stages of this run ended.
-        results: The results folder.
-        wall_s: Length of the run in seconds.
         row_outcomes: What rows without numbers say, where that is known from elsewhere.
-
-    Returns:
-        The rows and the grids.
     """
     known = outcomes if row_outcomes is None else row_outcomes
     rows = [make_row(row, plan.sweep, store, known) for row in plan.rows]

@@ -47,7 +47,6 @@ def open_results(folder: Path | str, *, store: Path | str | None = None) -> "Res
     Plug-ins that its sweep file names are imported first.
 
     Args:
-        folder: For example `results/frontier`.
         store: Folder of the artifacts; needed where it was moved.
 
     Raises:
@@ -95,9 +94,6 @@ class Results:
 
     def row(self, **columns: Any) -> "Row":
         """The only row with these values.
-
-        Args:
-            columns: As for `rows`.
 
         Raises:
             ValueError: There is none, or there are several; says what tells them apart.
@@ -259,7 +255,6 @@ class Generator:
         the samples that were scored, up to the rounding of another device.
 
         Args:
-            labels: Classes.
             seed: Seed of the noise, a whole number.
 
         Raises:

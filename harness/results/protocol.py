@@ -27,7 +27,6 @@ def protocol_columns(fields: Mapping[str, Any], column: str, name: str) -> dict[
     """The table's three columns of a protocol, which begin with `column`.
 
     Args:
-        fields: Of the protocol.
         column: `protocol` or `reconstruction_protocol`.
         name: The preset's, or empty.
     """
@@ -86,7 +85,6 @@ def made_elsewhere(protocol: Mapping[str, Any], content: str) -> dict[str, Any]:
     """The protocol of images of which nobody says how they were made, only how they are scored.
 
     Args:
-        protocol: As if they had been made here.
         content: What tells these images from all others: two unknown ways are not one.
     """
     unknown = {

@@ -91,7 +91,6 @@ def compile_table(
 
     Args:
         rows: Values by column; a column that a row lacks is empty there.
-        results: The results folder.
         columns: The table's columns; a column has its type even where no row has a value.
     """
     schema = pa.schema(
@@ -303,10 +302,6 @@ def making_columns(made: Sequence[Artifact]) -> dict[str, Any]:
 
 def metrics_of(result: Mapping[str, Any], part: MeasuredOn) -> dict[str, Any]:
     """The metrics of a part, by column, as its stage reported them.
-
-    Args:
-        result: The result in the stage's artifact.
-        part: What they are measured on.
 
     Returns:
         None for a metric that could not be measured, and for one that did not exist when the

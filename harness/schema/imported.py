@@ -68,10 +68,6 @@ def import_plugins(tree: Mapping[str, Any], folder: Path) -> None:
 
     Modules are looked for where Python looks, then in the working directory, then in `folder`.
 
-    Args:
-        tree: The file as read.
-        folder: Where it lies.
-
     Raises:
         ConfigError: With the key path.
     """

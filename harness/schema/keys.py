@@ -24,7 +24,6 @@ def to_plain(value: Any, *, typed: bool = False, for_key: bool = False) -> Any:
     """Turn a configuration into values that JSON can hold.
 
     Args:
-        value: A dataclass, mapping, sequence or scalar.
         typed: Write each dataclass's type name under `"type"`.
         for_key: Leave out fields that are declared not to enter the key.
     """

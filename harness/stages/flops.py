@@ -71,12 +71,6 @@ def of_network(
 
     They are remembered over processes too: importing timm and building networks takes most of the
     time of a dry run.
-
-    Args:
-        purpose: Which numbers they are.
-        config: What the network's shape follows from.
-        learn: Computes them.
-        num_numbers: How many there are.
     """
     name = content_hash([purpose, network_key(config), code_of(config), _code()])
     if name not in _known:

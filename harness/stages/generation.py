@@ -88,9 +88,6 @@ class GenerationStage:
         """How a trial's generator is measured at one snapshot under one guidance setting.
 
         Args:
-            trial: The trial.
-            step: Training step of the snapshot.
-            guidance: The setting.
             weak_step: Training step of the weaker model's snapshot, under AutoGuidance.
             number: Which of the sampling seeds, from 0.
         """
@@ -125,10 +122,7 @@ def stage_of(
     """The stage of a trial's samples at one snapshot under one guidance setting.
 
     Args:
-        trial: The trial.
         inputs: Its `generator`, `tokenizer`, `extractor` and `reference`.
-        step: Training step of the snapshot.
-        guidance: The setting.
         weak: The trial whose generator is the weaker model, under AutoGuidance.
         number: Which of the sampling seeds, from 0.
     """
@@ -275,7 +269,6 @@ def asked_labels(config: GenerationStage, label_counts: Int64[Tensor, " k"]) -> 
     Args:
         config: Policy: `balanced` takes the classes in turn, `random` draws them uniformly,
             `data` draws them with the frequencies of the training split.
-        label_counts: Images of each class in the training split.
     """
     count, num_classes = config.num_images, len(label_counts)
     random = generator_for(config.seed, "labels")
@@ -319,10 +312,7 @@ def load_sampling(
     """Load all that draws samples.
 
     Args:
-        config: How they are drawn.
         inputs: Artifacts: `generator`, `tokenizer` and, under AutoGuidance, `weak`.
-        device: Where to compute.
-        resources: Ways of computing.
         slices: Parts in which networks see a batch.
 
     Raises:

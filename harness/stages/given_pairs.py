@@ -102,10 +102,6 @@ def pairing(made: ImageSet, originals: ImageSet) -> Int64[np.ndarray, " n"]:
     Pairs have one name, as a path below the folders or as a file's own name, where the names of
     both sets are the same. Without names on one side they have one position.
 
-    Args:
-        made: The reconstructions.
-        originals: The originals.
-
     Raises:
         ValueError: Files were skipped, or number or names differ.
     """

@@ -40,8 +40,6 @@ def stage_of(trial: Trial, generation: Stage, inputs: Mapping[str, Stage]) -> St
     """The stage that scores what a `generation` has kept.
 
     Args:
-        trial: The trial.
-        generation: The samples.
         inputs: The trial's `extractor` and `reference`.
     """
     evaluation = trial.evaluation

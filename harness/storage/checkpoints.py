@@ -45,8 +45,6 @@ def save_checkpoint(
     """Write the state after `step` steps and drop all but the last two.
 
     Args:
-        folder: The stage's checkpoint folder.
-        step: Steps done.
         state: Nested mappings and lists of tensors and JSON scalars (state dicts of modules and
             optimisers).
         payload: The stage's payload folder, whose present files a resumed stage does not write
@@ -81,7 +79,6 @@ def load_checkpoint(
     A truncated or altered one is removed, so that the two kept are two good ones.
 
     Args:
-        folder: The stage's checkpoint folder.
         step: Take the one after this many steps, or none, and remove nothing: for a worker that
             follows what another one chose.
         payload: The stage's payload folder; None leaves all that the checkpoint covers unchecked.

@@ -46,7 +46,6 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
 
     Args:
         path: Where the file comes to lie. Two processes may write it at once; one of them wins.
-        durable: Flush file and folder to the disk.
 
     Raises:
         StorageError: The file system failed; `path` is as it was and nothing is left beside it.
@@ -108,9 +107,7 @@ def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
     """Write a JSON file that is whole or absent.
 
     Args:
-        path: Where it comes to lie.
         value: JSON-able; NaN and infinity are refused.
-        durable: Flush to the disk before the rename.
     """
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n", durable=durable)
 

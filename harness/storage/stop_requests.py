@@ -91,7 +91,6 @@ def on_signals(stop: StopRequest, say: Callable[[str], None]) -> Iterator[None]:
     """Take Ctrl-C and SIGTERM as a request to stop; the second one interrupts at once.
 
     Args:
-        stop: What is asked.
         say: Shows a text to the user; called within a signal handler.
     """
     # Python lets only the main thread set signal handlers.

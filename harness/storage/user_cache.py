@@ -50,7 +50,6 @@ def remembered(
     Args:
         kind: What it is, a folder of the cache.
         name: Stands for all that it depends on; letters and digits.
-        learn: Computes it.
         lasts: Whether a value holds while its name does; one that does not is not kept.
     """
     path = cache_folder() / kind / f"{name}.json"

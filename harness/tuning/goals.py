@@ -131,8 +131,6 @@ def judge(row: Mapping[str, Any], goals: Goals, *, diverged: bool, capped: bool)
     """The verdict on a row whose stages have ended.
 
     Args:
-        row: A line of the table.
-        goals: Objectives and caps.
         diverged: Whether one of its stages ended with a non-finite loss.
         capped: Whether its generator was not trained because of a cap.
     """

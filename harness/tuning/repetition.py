@@ -35,9 +35,6 @@ def repeat_settings(
 
     Args:
         options: Options of the search; its sweeps run as they say.
-        tuning: The tune file.
-        written: The trials of the search.
-        results: Results folder of the search.
         promote: Run the Pareto set at full budget too.
 
     Returns:

@@ -41,7 +41,6 @@ def run_search(options: RunOptions, *, promote: bool, allow_changed_space: bool)
     """Run what a search lacks, and repeat what it recommends; returns the exit code.
 
     Args:
-        options: The command's options.
         promote: Run the Pareto set at full budget afterwards.
         allow_changed_space: Go on with a study whose search space was another one.
     """

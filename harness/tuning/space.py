@@ -163,7 +163,6 @@ class SearchSpace:
         """The trial's values of all axes that are in force.
 
         Args:
-            trial: A trial that was asked for.
             every: Ask for parameters out of force too, so that all trials have the same ones:
                 some samplers model only what all trials have. Such values are left out.
         """
@@ -225,7 +224,6 @@ def parse_space(search: Mapping[str, Any], presets: Presets) -> tuple[SearchSpac
 
     Args:
         search: Axis -> domain, or list of domains with conditions.
-        presets: The file's presets.
 
     Returns:
         The space, and the presets that its named choices stand for.

@@ -105,22 +105,14 @@ class TuningStudy:
         self._points: dict[int, Point] = {}
 
     def told(self) -> list[Told]:
-        """The last trial of every proposal, by its number.
-
-        Raises:
-            ConfigError: The file makes another trial of a proposal than was run.
-        """
+        """The last trial of every proposal, by its number."""
         return [
             Told(number=number, frozen=frozen, point=self.point_of(frozen))
             for number, frozen in sorted(_last_trials(self.study).items())
         ]
 
     def point_of(self, frozen: FrozenTrial) -> Point:
-        """Find the point that a trial of the study has run.
-
-        Raises:
-            ConfigError: The file makes another trial of it.
-        """
+        """Find the point that a trial of the study has run."""
         if frozen.number in self._points:
             return self._points[frozen.number]
         point = self.tuning.point(frozen.user_attrs["axes"])
@@ -236,10 +228,8 @@ def open_study(
 
     Args:
         folder: Results folder, whose study lease the caller holds.
-        tuning: The tune file.
         allow_changed_space: Where search space, first trials, objectives or caps have changed,
             start a further study in the same journal with all trials that lie in the new space.
-        judge: Judges the trials that are taken over.
 
     Raises:
         ConfigError: The search space has changed and that is not allowed; or the base trial has.

@@ -156,9 +156,7 @@ class Tuning:
         """A sweep over named settings of the searched fields and seeds.
 
         Args:
-            name: Name of the sweep.
             settings: Name -> values of the axes.
-            seeds: Seeds of the trials.
             full: Full budget; otherwise that of the search.
         """
         base = self.at_full_budget().base if full else self.base
@@ -185,7 +183,6 @@ def load_tune(path: Path, settings: Sequence[str] = ()) -> Tuning:
     """Read, override and validate a tune file.
 
     Args:
-        path: A YAML file.
         settings: `PATH=VALUE` overrides as of sweeps, `search.PATH=DOMAIN` among them.
 
     Raises:

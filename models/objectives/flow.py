@@ -91,10 +91,6 @@ def sample_time(
     They are drawn on the generator's device.
 
     Args:
-        config: distribution and its switch.
-        batch: number of samples.
-        num_groups: channel groups of the latent.
-        generator: source of randomness.
         step: optimiser step, for `uniform_after_step`.
     """
     device = torch.device("cpu") if generator is None else generator.device

@@ -183,11 +183,7 @@ def link_shards(folder: LatentFolder, payload: Path) -> list[Path]:
 
 
 def check_unchanged(artifact: Artifact, shards: Sequence[Path]) -> None:
-    """Refuse shards of an artifact that are gone or no longer what they were.
-
-    Raises:
-        ValueError: Names the first such shard.
-    """
+    """Refuse shards of an artifact that are gone or no longer what they were."""
     recorded: Mapping[str, str] = artifact.result.get("linked_shards", {})
     for path in shards:
         if not path.exists():

@@ -44,7 +44,6 @@ class LatentShards:
     Args:
         paths: The shards in the order of their rows.
         names: Tensors beside `labels` that every shard must hold.
-        layout: Shape and type of one latent.
         apart: Each group of channels has tensors of its own (published).
         features: Tensors of features beside them.
 
@@ -119,11 +118,7 @@ class LatentShards:
             yield held[0] if len(held) == 1 else torch.cat(held, dim=1)
 
     def check_finite(self) -> None:
-        """Refuse latents that are not finite; a log-variance may be minus infinity.
-
-        Raises:
-            ValueError: Names shard and row.
-        """
+        """Refuse latents that are not finite; a log-variance may be minus infinity."""
         for name in self._held:
             for path, part in zip(self._paths, self.parts(name), strict=True):
                 low = -torch.inf if name.endswith("_logvar") else torch.finfo(part.dtype).min
@@ -153,11 +148,7 @@ class LatentShards:
         return counts
 
     def check_labels(self, num_classes: int) -> None:
-        """Refuse labels that are no classes.
-
-        Raises:
-            ValueError: Names shard, row and label.
-        """
+        """Refuse labels that are no classes."""
         for path, tensors in zip(self._paths, self._tensors, strict=True):
             labels = tensors["labels"]
             wrong = ((labels < 0) | (labels >= num_classes)).nonzero()

@@ -40,8 +40,6 @@ class LatentSet:
     """Normalised latents or indices, from the device where they fit, else from disk.
 
     Args:
-        artifact: Of a latents stage.
-        device: Where batches are wanted.
         precision: `fp32`, or `bf16`: latents are rounded after normalisation, wherever they lie;
             batches are fp32 either way. Indices are never rounded.
         on_device: Whether the whole set lies on the device; `auto`: where it fits.
@@ -88,7 +86,6 @@ class LatentSet:
         """Normalised latents, or indices, and labels.
 
         Args:
-            indices: Positions in the set.
             views: For each, which of `self.views` to read.
             noise: Standard normal, where `draws_posteriors`.
         """
@@ -144,8 +141,6 @@ class LatentSet:
         """Standard normal noise with which `finish` samples posteriors; None for a set of samples.
 
         Args:
-            seed: Seed of the training.
-            step: The training step.
             count: Images of the whole batch, for which it is drawn whoever needs which part.
             part: Those of the batch that are read here.
         """

@@ -144,8 +144,6 @@ class PhotographConfig(ABC):
         """Describe something absent; it can be fetched where `root` is a name on the hub.
 
         Args:
-            what: What is absent, in words.
-            place: Where it would be.
             remedy: What to do where `root` is a folder.
             patterns: What to fetch where it is a name on the hub.
         """
@@ -224,11 +222,7 @@ class ShardedConfig(PhotographConfig):
         return [self.missing_item(what, path, remedy, patterns) for path in absent]
 
     def check_images(self, split: Split, num_images: int) -> None:
-        """Refuse a number of images that is not the declared one.
-
-        Raises:
-            ValueError: The numbers differ.
-        """
+        """Refuse a number of images that is not the declared one."""
         paths = self.files(split)
         place = f"the {split} split ({', '.join(str(path) for path in paths[:3])}"
         place += f" and {len(paths) - 3} further files)" if len(paths) > 3 else ")"

@@ -27,7 +27,6 @@ class PhotographDataset(CroppedDataset):
     the first is read, so that no worker, rank or step sees another data set.
 
     Args:
-        config: Where they are and how they are read.
         device: Where `keep: device` keeps pixels; absent: in this machine's memory.
     """
 

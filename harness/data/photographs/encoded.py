@@ -79,11 +79,7 @@ class EncodedSplit(ABC):
 
     @abstractmethod
     def check_unchanged(self) -> None:
-        """Refuse files that are no longer those of which places and labels are known.
-
-        Raises:
-            ValueError: A file is gone or changed.
-        """
+        """Refuse files that are no longer those of which places and labels are known."""
 
     @abstractmethod
     def read(self, positions: Int64[np.ndarray, " b"]) -> list[EncodedImage]:
@@ -101,11 +97,7 @@ class EncodedSplit(ABC):
 def check_labels(
     labels: Int64[np.ndarray, " n"], num_classes: int, place: str, noun: str = "row"
 ) -> None:
-    """Refuse labels that name no class.
-
-    Raises:
-        ValueError: With the first that is out of range.
-    """
+    """Refuse labels that name no class."""
     wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if wrong.size:
         raise ValueError(

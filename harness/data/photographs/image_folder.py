@@ -53,11 +53,7 @@ class ImageFolderConfig(PhotographConfig):
         return [self.missing_item(what, folder, remedy, [f"{name}/*"])]
 
     def open_split(self, split: Split) -> "FolderSplit":
-        """List the files of a split.
-
-        Raises:
-            ValueError: There are not as many classes or images as declared.
-        """
+        """List the files of a split."""
         folder = self.folder / self.name_of(split)
         return FolderSplit(folder, self.declared_images(split), self.num_classes, self.labels)
 

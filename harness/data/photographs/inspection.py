@@ -56,10 +56,8 @@ def inspect(
     """Look at every image of a split, or recall what was seen while no file has changed since.
 
     Args:
-        split: The images.
         decode: Decode each, to find those that are bad.
         least_side: Images with a shorter side, in pixels, are bad.
-        workers: Threads.
 
     Raises:
         ValueError: An image's file cannot be read and `decode` is off, or a file changed.

@@ -92,10 +92,6 @@ def keep_pixels(
 
     Args:
         name: Stands for the images: the same name, the same pixels.
-        num_images: Images of the split.
-        decode: Decodes the images at some indices.
-        limit_gib: Most that they may take, in GiB.
-        split: What errors call it.
 
     Raises:
         ValueError: They take more.

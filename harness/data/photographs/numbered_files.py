@@ -41,7 +41,6 @@ def absent_of_patterns(folder: Path, patterns: Sequence[str]) -> list[Path]:
     """Files that are absent beside those that a pattern finds, and that it would have found too.
 
     Args:
-        folder: Where the patterns are looked for.
         patterns: Patterns, or names of files. A name calls for itself alone, so who wants a part of
             a data set lists its files.
     """

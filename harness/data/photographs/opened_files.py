@@ -15,9 +15,6 @@ from typing import BinaryIO, final
 class OpenedFiles:
     """Remembers size and time of change of files, and compares them around every reading.
 
-    Args:
-        paths: The files.
-
     Raises:
         ValueError: One is not there.
     """
@@ -31,20 +28,13 @@ class OpenedFiles:
 
         Args:
             numbers: Positions in `paths`; absent: all.
-
-        Raises:
-            ValueError: With the name of the first.
         """
         for number in range(len(self.paths)) if numbers is None else numbers:
             self._check_status(number, _status(self.paths[number]))
 
     @contextmanager
     def open(self, number: int) -> Iterator[BinaryIO]:
-        """Open a file for a block that reads it; refuse one that changed before or meanwhile.
-
-        Raises:
-            ValueError: With its name.
-        """
+        """Open a file for a block that reads it; refuse one that changed before or meanwhile."""
         try:
             with self.paths[number].open("rb") as file:
                 # The status of the handle: the path may lead to another file by now.

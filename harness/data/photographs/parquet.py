@@ -48,11 +48,7 @@ class ParquetConfig(ShardedConfig):
         check_declaration(self, counts=("row_cache_gib",), names=("label_column",))
 
     def open_split(self, split: Split) -> "ParquetSplit":
-        """Open the files of a split and read their labels.
-
-        Raises:
-            ValueError: They are not as declared.
-        """
+        """Open the files of a split and read their labels."""
         return ParquetSplit(self, split)
 
 

@@ -48,11 +48,7 @@ class WebDatasetConfig(ShardedConfig):
             )
 
     def open_split(self, split: Split) -> "TarSplit":
-        """Index the shards of a split.
-
-        Raises:
-            ValueError: They are not as declared.
-        """
+        """Index the shards of a split."""
         return TarSplit(self, split)
 
     def names_of_classes(self) -> tuple[str, ...]:

@@ -154,9 +154,6 @@ def _accuracies(
     """Share of the images of each split whose class the network names.
 
     Args:
-        network: The trained classifier.
-        dataset: The images.
-        device: Where to compute.
         after_batch: Called with the images done and those in all, first with none done.
     """
     # The accuracy on images that it has not seen says what its features are worth; that on its

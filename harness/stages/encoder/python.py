@@ -63,11 +63,7 @@ class PythonEncoder(EncoderNetwork):
         return callable(getattr(self.inner, method, None))
 
     def require(self, method: str, use: str) -> None:
-        """Refuse an object without a method that its place needs.
-
-        Raises:
-            ConfigError: It has none.
-        """
+        """Refuse an object without a method that its place needs."""
         if not self.offers(method):
             raise ConfigError(
                 f"{self.config.target} must return an object with `{method}`, which {use} needs, "
@@ -126,10 +122,6 @@ class PythonEncoder(EncoderNetwork):
 def try_out(config: PythonEncoderConfig, place: Place) -> PythonEncoder:
     """Build it and ask it for what its place needs, so that what is wrong is told at planning.
 
-    Args:
-        config: What builds it, with `input_size`.
-        place: Where in the trial it stands.
-
     Raises:
         ConfigError: It does not keep the contract; says in words what came.
     """
@@ -185,11 +177,7 @@ def _require_grid(config: PythonEncoderConfig, grid: int) -> None:
 
 
 def stage(config: PythonEncoderConfig, trial: Trial, place: Place) -> EncoderStage:
-    """Make the configuration of the stage, with the size of images written out.
-
-    Raises:
-        ConfigError: The user's object does not keep the contract.
-    """
+    """Make the configuration of the stage, with the size of images written out."""
     config = replace(config, input_size=config.input_size or trial.data.resolution)
     if config.weights is None or Path(config.weights).expanduser().is_file():
         try:

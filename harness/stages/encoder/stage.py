@@ -43,13 +43,7 @@ def kind_of(config: EncoderSettings) -> EncoderKind:
 
 
 def stage_of(config: EncoderSettings, trial: Trial, place: Place) -> Stage:
-    """The stage of a feature network, trained on a trial's data where it is trained here.
-
-    Args:
-        config: The network.
-        trial: Whose data it is trained on.
-        place: Where in the trial it stands.
-    """
+    """The stage of a feature network, trained on a trial's data where it is trained here."""
     stage = kind_of(config).stage(config, trial, place)
     return Stage(kind="encoder", config=stage, inputs={}, label=f"{config.name} ({place.role})")
 
@@ -65,8 +59,6 @@ def load_encoder(
     """Build the network of an encoder artifact on a device, frozen.
 
     Args:
-        artifact: Its weights.
-        device: Where to put it.
         compiled: Whether dense features come from a compiled network.
     """
     stage = _stage_behind(artifact)
@@ -132,7 +124,6 @@ def flops_per_image(config: EncoderStage, cells: int | None = None) -> float:
     """FLOPs of one image through the network.
 
     Args:
-        config: The network.
         cells: Side of the grid of dense features that is asked of it; absent: the image has the
             network's own input size.
     """

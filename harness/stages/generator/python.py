@@ -100,11 +100,7 @@ def try_out(config: GeneratorStage) -> PythonGenerator:
 
 
 def size(config: GeneratorStage) -> tuple[int, float]:
-    """Parameters, counted when it is tried out; its operations are not ours to know.
-
-    Raises:
-        ConfigError: It does not keep the contract.
-    """
+    """Parameters, counted when it is tried out; its operations are not ours to know."""
     if _settings(config.generator).missing():
         return 0, 0.0
 

@@ -22,10 +22,6 @@ class TokenAlignment:
     """The projection head that learns with a generator, and the frozen features it learns.
 
     Args:
-        config: tap, weight and width of the head.
-        model: the generator.
-        encoder: artifact of the frozen network.
-        device: where the generator is.
         data: the images that the latents were encoded from.
         crop: crop and resize before they were encoded.
         views: names of the latents' views, as in their set.
@@ -69,7 +65,6 @@ class TokenAlignment:
         """The images behind drawn latents; nothing is computed on the device.
 
         Args:
-            indices: Positions in the training split.
             views: For each, which view of the latents is drawn; its image is mirrored likewise.
         """
         pixels = self._dataset.images("train", indices, self._pipeline)
@@ -85,10 +80,7 @@ class StoredAlignment:
     """As `TokenAlignment`, with features that lie beside the latents in a folder.
 
     Args:
-        config: tap, weight and width of the head.
-        model: the generator.
         latents: the set, from such a folder.
-        device: where the generator is.
 
     Raises:
         ValueError: They lie on another grid than the generator's tokens.

@@ -54,11 +54,7 @@ from models.rounding import round_weights
 
 
 def stage_of(trial: Trial, settings: GeneratorBase, tokenizer: Stage) -> Stage:
-    """The stage of a trial's generator, which learns from the latents of a tokenizer.
-
-    Raises:
-        ConfigError: What is given as a generator does not keep the contract.
-    """
+    """The stage of a trial's generator, which learns from the latents of a tokenizer."""
     given = settings.describe()
     config = GeneratorStage(
         generator=settings.identity,
@@ -367,11 +363,7 @@ def load_generator(
     """The averaged weights after `step` training steps, in evaluation mode.
 
     Args:
-        artifact: What a training has left.
-        step: Training step of a snapshot.
-        device: Where to put them.
         rounded: Whether it will be called under bfloat16 autocast only.
-        compiled: Whether to compile it.
     """
     config = config_of(artifact)
     kind = kind_of(config.generator)

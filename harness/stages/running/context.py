@@ -73,7 +73,6 @@ class StageContext:
         Args:
             function: Computes a step's batch, a tensor or a tuple with tensors, from no global
                 random generator.
-            steps: The steps, in the order in which they are needed.
         """
         compute = pinned(function, self.device)
         batches = Ahead(compute, steps, depth=self.resources.batches_ahead)
@@ -154,7 +153,6 @@ class StageContext:
 
         Args:
             step: The step, counted from 0.
-            loss: The scalar.
             what: What it is, for the message.
         """
         never = torch.full((), 2**62, dtype=torch.int64, device=loss.device)
@@ -183,11 +181,8 @@ class StageContext:
         at the meeting before, so that nothing is exchanged in between.
 
         Args:
-            step: Steps done.
-            total: Steps in all.
             numbers: What to show (the loss); called only when a report is due.
             state: What to save; None for stages that are cheap to run again.
-            images: Images a step.
             shared: Whether all workers call `state` together, to gather what each has.
 
         Raises:
@@ -237,16 +232,8 @@ class StageContext:
         """Report how far a training is with what it measures at its end; stop where that is asked.
 
         Args:
-            measuring: What it measures, in a word.
             done: Images done; 0 before the first batch.
-            total: Images in all.
             step: Steps of the training. From its checkpoint a stopped stage measures anew.
-            state: What to save, as for `after_step`.
-
-        Raises:
-            StopRequested: The driver wants the stage to end; the checkpoint is written.
-            StageBusy: Another process took the stage over.
-            StorageError: A checkpoint cannot be written; the last one stays.
         """
         now = time.monotonic()
         if done == 0:

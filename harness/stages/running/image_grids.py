@@ -13,13 +13,7 @@ _GAP = 2
 
 
 def save_grid(path: Path, images: UInt8[Tensor, "n 3 h w"], columns: int) -> None:
-    """Write images row by row.
-
-    Args:
-        path: A `.png` file.
-        images: Pixels 0..255.
-        columns: Images a row.
-    """
+    """Write images row by row."""
     scale = max(1, -(-_SMALLEST_SIDE // images.shape[-1]))
     enlarged = images.cpu().repeat_interleave(scale, -1).repeat_interleave(scale, -2)
     padded = functional.pad(enlarged, (_GAP, _GAP, _GAP, _GAP), value=255)

@@ -23,8 +23,6 @@ def compare_headers(
     Args:
         settings: The part's configuration, which may have `checkpoint`, `initial_weights` and
             `checkpoint_entry`.
-        part: `tokenizer` or `generator`, for the message.
-        build: Builds the network.
         read: Reads a file as `models.checkpoint.read_tensors` does.
 
     Raises:
@@ -56,9 +54,7 @@ def start_from(
     """Take what fits of a file's tensors; tells in the log what was left out and why.
 
     Args:
-        model: The network to be trained.
         tensors: The file's, under the network's own names.
-        path: The file.
         described: What identified it when the training was planned.
 
     Returns:

@@ -27,8 +27,6 @@ class KeptSamples:
     """Samples in the order in which they come.
 
     Args:
-        work: The stage's work folder.
-        resolution: Side of the images in pixels.
         done: Images to go on after; what was kept of later ones is dropped.
     """
 
@@ -55,12 +53,7 @@ class KeptSamples:
         self._first = self._count
 
     def write_archive(self, path: Path, labels: Int64[Tensor, " n"]) -> None:
-        """Write the archive of all samples.
-
-        Args:
-            path: File to write, ending in `.npz`.
-            labels: Class of each sample.
-        """
+        """Write the archive of all samples."""
         write_samples(path, self._blocks(), labels.numpy(force=True), self._shape[0])
 
     def _blocks(self) -> Iterator[UInt8[np.ndarray, "_b h w 3"]]:

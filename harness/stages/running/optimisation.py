@@ -44,7 +44,6 @@ class Learners:
 
     Args:
         parts: What each trains; no parameter is trained twice.
-        world: The workers.
     """
 
     def __init__(self, parts: Sequence[Trained], world: World) -> None:
@@ -69,7 +68,6 @@ def optimizer_settings(training: TrainingConfig, *, fused: bool = True) -> dict[
     """Arguments of `torch.optim.Adam` and `AdamW`.
 
     Args:
-        training: Learning rate, decay rates and weight decay.
         fused: One kernel over all parameters; otherwise PyTorch's own choice, with other rounding.
     """
     return {

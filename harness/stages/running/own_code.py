@@ -41,7 +41,6 @@ def require_floats(found: Any, said: str, device: torch.device, what: str = "a")
     """Refuse what is no tensor of floating-point numbers, or lies on another device.
 
     Args:
-        found: What came.
         said: Who must return it: `x:Y must return`.
         device: Where what it was given lies.
         what: What it must be, before `floating-point tensor`.
@@ -67,8 +66,6 @@ def require_range(images: Tensor, image_range: tuple[float, float], who: str) ->
 
     Args:
         images: Brought to [-1, 1].
-        image_range: As declared.
-        who: Who returned them.
 
     Raises:
         ConfigError: Says in which range they came.

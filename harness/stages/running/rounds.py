@@ -30,8 +30,6 @@ class Rounds:
     """The rounds of one stage, from where an interrupted one had got.
 
     Args:
-        context: The running stage.
-        count: Images in all.
         batch_size: Images of a batch; the last one may have fewer.
     """
 
@@ -61,13 +59,7 @@ class Rounds:
         """Report, save a checkpoint and stop where they are due; every worker, after each round.
 
         Args:
-            turn: The round that ended.
             accumulated: What this worker has so far; called where a checkpoint is due.
-
-        Raises:
-            StopRequested: The driver wants the stage to end; the checkpoint is written.
-            StageBusy: Another process took the stage over.
-            StorageError: A checkpoint cannot be written; the last one stays.
         """
 
         def state() -> Mapping[str, Sequence[Mapping[str, Tensor]]]:

@@ -32,8 +32,6 @@ class CompositeTokenizer(TokenizerNetwork):
     """Encodes images by both parts, and decodes them by the texture alone.
 
     Args:
-        texture: Of the first channels.
-        semantic: Of the others.
         texture_channels: How many the first are.
     """
 

@@ -123,11 +123,7 @@ def try_out(config: PythonTokenizerConfig, resolution: int) -> PythonTokenizer:
 
 
 def stage(trial: Trial) -> TokenizerStage:
-    """Make the configuration of the stage from a trial.
-
-    Raises:
-        ConfigError: The user's object does not keep the contract.
-    """
+    """Make the configuration of the stage from a trial."""
     settings = _settings(trial.tokenizer)
     if settings.weights is None or Path(settings.weights).expanduser().is_file():
         try:

@@ -62,8 +62,6 @@ class SemanticTokenizer(TokenizerNetwork):
     """Encodes features of images; what it decodes is features too.
 
     Args:
-        encoder: The frozen network.
-        codec: Encodes and decodes its features.
         downsample: Image side over latent side.
     """
 
