@@ -74,7 +74,6 @@ class Plot:
     detail: str = ""
     """Detail that tells it from others of its kind: the stage of training curves, for instance."""
     caption: str
-    """Caption of the figure."""
     draw: Callable[[float], Figure]
     """Draws it so many inches wide."""
 
@@ -84,9 +83,7 @@ class Omission:
     """Something that is not shown."""
 
     what: str
-    """The missing figure or number."""
     reason: str
-    """Why."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +93,6 @@ class GroupAnalysis:
     name: str
     """Name of the protocol; empty where there is one."""
     rows: pd.DataFrame
-    """The group's rows."""
     cells: Cells
     """Means over seeds of all rows with a generation distance, else of tokenizers alone."""
     frontier: Cells
@@ -104,7 +100,6 @@ class GroupAnalysis:
     published: PublishedOverlay
     """Published points of a like protocol, and what was left out."""
     plots: list[Plot]
-    """Figures."""
     findings: list[str]
     """Sentences on gains, slopes, speed-ups and correlations."""
     omissions: list[Omission]

@@ -130,11 +130,7 @@ def choose_outputs(folders: Sequence[Path], out_dir: Path | str | None) -> Outpu
 
 
 def path_at(text: str) -> Path:
-    """The value of an option that is a path; `~`, which a shell leaves in `--out=~/x`, is home.
-
-    Raises:
-        ArgumentTypeError: Nobody has a home of this name.
-    """
+    """The value of an option that is a path; `~`, which a shell leaves in `--out=~/x`, is home."""
     try:
         return Path(text).expanduser()
     except RuntimeError as error:

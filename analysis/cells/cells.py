@@ -37,7 +37,6 @@ class Setting:
     """Settings that all rows of a figure share, as text for titles and footnotes."""
 
     dataset: str
-    """Name of the data set."""
     resolution: str
     """Height and width of the images, pixels."""
     distance_name: str
@@ -85,7 +84,6 @@ class Cells:
     rows: pd.DataFrame
     """The rows used: the table's columns, with those of `describe_lines`."""
     axes: Axes
-    """What the rows differ in."""
     points: pd.DataFrame
     """One line a cell: `CELL_COLUMNS`, the columns of the axes, `tokenizer_images`, `sweep`,
     `generator_images`, `generator_params`, `train_flops`, `num_seeds`,
@@ -97,7 +95,6 @@ class Cells:
     gaps: pd.DataFrame
     """Rows left out: `row_id`, `trial_id`, `reason`; those of `given` among them."""
     setting: Setting
-    """Settings that the rows share."""
     measures: Columns
     """Metrics of `points`, which are averaged, as the table describes them."""
 
@@ -120,9 +117,6 @@ def compute_cells(table: pd.DataFrame, *, needs: tuple[str, ...]) -> Cells:
 
     Returns:
         The cells; without points where no row has what is needed.
-
-    Raises:
-        ValueError: If protocols are mixed.
     """
     require_one_protocol(table)
     last = _last_snapshots(table)

@@ -79,13 +79,11 @@ class ConvergenceData:
     points: pd.DataFrame
     """One line a snapshot: what `average_cells` gives of the cell and `generator_images`."""
     axes: Axes
-    """Axes of the points."""
     speedups: list[Speedup]
     """One a line of two snapshots or more and an axis of which a counterpart has the baseline."""
     gaps: pd.DataFrame
     """Rows left out: `row_id`, `trial_id`, `reason`."""
     setting: Setting
-    """Settings that the points share."""
 
 
 def compute_convergence(

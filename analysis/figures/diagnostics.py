@@ -35,7 +35,6 @@ class RankCorrelation:
     diagnostic: str
     """Column of the diagnostic."""
     label: str
-    """Its name."""
     generator: str
     """Generator size, and what else the generator alone has, in words."""
     num_points: int

@@ -47,9 +47,7 @@ class ShownFigure:
     """A figure in the page."""
 
     caption: str
-    """Caption of the figure."""
     files: list[Path]
-    """Its files, of every format."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +55,6 @@ class PageContent:
     """Content of a page."""
 
     title: str
-    """Name of the sweeps."""
     folder: Path
     """Folder of the page, from where its links lead to the figures' files."""
     table: pd.DataFrame
@@ -67,11 +64,8 @@ class PageContent:
     words: list[list[str]]
     """Lines of the summary, a list a group."""
     figures: list[ShownFigure]
-    """Figures in their order."""
     album: Album
-    """Pictures of trials."""
     provenance: Provenance
-    """How the table was made."""
     omissions: list[Omission]
     """Reasons for what is not shown."""
 

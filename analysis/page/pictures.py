@@ -25,13 +25,11 @@ class Picture:
     """One grid."""
 
     trial_id: str
-    """Its trial."""
     kind: str
     """Its content: samples, reconstructions or the rest of its file's name."""
     row_id: str
     """Its row, where the trial's other rows have other pictures; else empty."""
     uri: str
-    """The image as a data URI."""
     width: int
     """Width, pixels."""
     height: int

@@ -25,11 +25,9 @@ class BootstrapConfig:
     """How seeds are resampled."""
 
     num_resamples: int = 2000
-    """Resamples, count."""
     level: float = 0.95
     """Share of intervals that should hold the true value, 0 to 1."""
     seed: int = 0
-    """Seed of the drawing."""
 
     def __post_init__(self) -> None:
         if self.num_resamples < 1 or not 0 < self.level < 1:

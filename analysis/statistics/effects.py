@@ -67,9 +67,7 @@ class Effect:
     """One cell against the one with the baseline of an axis, all other axes held."""
 
     axis: Axis
-    """The axis."""
     cell: Row
-    """The cell."""
     difference: str
     """What the axis changes in the number of training images, in words; empty where nothing."""
     gfid: Change

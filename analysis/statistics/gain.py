@@ -41,11 +41,9 @@ class FrontierGain:
     """The frontier with one value of an axis against the one with its baseline."""
 
     axis: Axis
-    """The axis."""
     along: Axis | None
     """The axis that lines run through, if any."""
     value: str
-    """The value in words."""
     place: str
     """What both sides share in words, such as the generator size; `ALL_SIZES` or `ALL_LINES`."""
     dims: tuple[str, ...]

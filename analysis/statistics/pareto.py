@@ -15,9 +15,6 @@ def pareto_mask(values: NDArray[np.float64]) -> NDArray[np.bool_]:
 
     Returns:
         Array of shape (points,), true on the front.
-
-    Raises:
-        ValueError: If the array has not two dimensions.
     """
     if values.ndim != 2:
         raise ValueError(

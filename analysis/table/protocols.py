@@ -81,9 +81,6 @@ def parse_protocol(text: str, *, source: str) -> dict[str, str]:
 
     Returns:
         Values as text by dotted name ("guidance.scale").
-
-    Raises:
-        ValueError: If the text is not a JSON object.
     """
     try:
         tree = json.loads(text)

@@ -235,9 +235,6 @@ def load_repetitions(results: Path, trials: Trials) -> dict[str, Repeated]:
 
     Returns:
         Folder's name -> its runs; folders without any are left out.
-
-    Raises:
-        ValueError: If a table or `settings.csv` is wrong.
     """
     folders = [results / kind for kind in trials.repeated]
     found = {folder.name: _load_repeated(folder, trials) for folder in folders if _is_run(folder)}

@@ -53,9 +53,7 @@ class ResultTable:
     decimals: dict[str, int]
     """All metrics that are known, in order, and the decimals of each."""
     headings: dict[str, str]
-    """Name of each metric."""
     measures: Columns
-    """Description of each metric."""
     footnotes: list[str]
     """Protocol and caveats, a sentence each."""
 

@@ -139,11 +139,7 @@ class Subject:
         return {name: self.artifact(source) for name, source in stage.inputs.items()}
 
     def artifact(self, stage: Stage) -> Artifact:
-        """A stage's artifact, made with all it needs where it is not there yet.
-
-        Raises:
-            ConfigError: It could not be made.
-        """
+        """A stage's artifact, made with all it needs where it is not there yet."""
         self.inputs(stage)
         gpus = 1.0 if self.device.type == "cuda" else 0.0
         outcome = run_stage(stage, self.store.root, self.resources, gpus)

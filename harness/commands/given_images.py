@@ -274,11 +274,7 @@ def _holds_statistics(path: Path) -> bool:
 
 
 def _content(images: ImageSetConfig) -> str:
-    """Fingerprint of the images.
-
-    Raises:
-        ConfigError: They are missing or cannot be read.
-    """
+    """Fingerprint of the images."""
     try:
         return open_image_set(images).fingerprint()
     except ValueError as error:

@@ -172,11 +172,7 @@ def add_settings(parser: argparse.ArgumentParser, example: str = EXAMPLE) -> Non
 
 
 def folder_at(text: str) -> Path:
-    """The value of an option that is a path; `~`, which a shell leaves in `--store=~/x`, is home.
-
-    Raises:
-        argparse.ArgumentTypeError: Nobody has a home of this name.
-    """
+    """The value of an option that is a path; `~`, which a shell leaves in `--out=~/x`, is home."""
     try:
         return Path(text).expanduser()
     except RuntimeError as error:

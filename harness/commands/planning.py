@@ -46,11 +46,7 @@ def check_networks(stages: Sequence[Stage], source: str) -> None:
 def check_machine(
     options: RunOptions, stages: Sequence[Stage], resources: Mapping[str, Resources], source: str
 ) -> None:
-    """Refuse what one process on this machine cannot give, where stages are to run in it.
-
-    Raises:
-        ConfigError: Names the stage kind, what is here and what to set.
-    """
+    """Refuse what one process on this machine cannot give, where stages are to run in it."""
     if options.executor != "inline":
         return
     # After the check: an executor takes a second to import, and other plans need none.

@@ -180,11 +180,7 @@ def _time_limit(
 
 
 def _make_executor(options: RunOptions, tell: Callable[[str], None]) -> Executor:
-    """The chosen executor.
-
-    Raises:
-        ConfigError: It is Ray's, and Ray is not installed.
-    """
+    """The chosen executor."""
     if options.executor == "inline":
         from harness.executors.inline import InlineExecutor
 

@@ -39,9 +39,6 @@ def check_condition(when: When, above: Mapping[str, Sequence[Any]], path: str) -
     Args:
         above: Axes with choices that stand above, and these.
         path: What the error calls its place.
-
-    Raises:
-        ConfigError: It names another axis than these, or a value that the axis does not have.
     """
     for axis, wanted in when.items():
         offered = above.get(axis)

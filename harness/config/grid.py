@@ -259,11 +259,7 @@ class Exclusions:
         return bool(found)
 
     def check_used(self) -> None:
-        """Refuse a rule that has left out nothing.
-
-        Raises:
-            ConfigError: It names no combination.
-        """
+        """Refuse a rule that has left out nothing."""
         for number, rule in enumerate(self.rules):
             if number not in self._used:
                 raise ConfigError(
@@ -272,11 +268,7 @@ class Exclusions:
 
 
 def all_combinations(grids: Sequence[Grid], exclusions: Exclusions) -> list[tuple[Grid, Values]]:
-    """The combinations of all grids that no rule leaves out.
-
-    Raises:
-        ConfigError: They are too many.
-    """
+    """The combinations of all grids that no rule leaves out."""
     kept: list[tuple[Grid, Values]] = []
     looked_at = 0
     for grid in grids:

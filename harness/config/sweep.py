@@ -34,11 +34,7 @@ _ABSENT = object()
 
 
 def check_name(name: str) -> None:
-    """Refuse a name that cannot name a folder of results.
-
-    Raises:
-        ValueError: It holds other characters, or leaves the folder.
-    """
+    """Refuse a name that cannot name a folder of results."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
         raise ValueError(
             f"`name` must be letters, digits, '.', '_' and '-' and start with a letter or "
@@ -148,9 +144,6 @@ def read_file(
 
     Args:
         dotted: Blocks whose keys are dotted paths; the first holds the axes.
-
-    Raises:
-        ConfigError: Names file, key path, what came and what is valid.
     """
     source = str(path)
     tree = read_yaml(path)
@@ -280,9 +273,6 @@ def refuse_ignored(
         presets: Axis name -> value name -> paths and values.
         block: Key of the file under which the axes stand.
         at: What the error calls the place of the value.
-
-    Raises:
-        ConfigError: An axis sets this path or a block around it.
     """
     axes = list(axes)
     for axis_path in {p for axis in axes for p in _paths_of_axis(presets, axis)}:

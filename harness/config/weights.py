@@ -41,11 +41,7 @@ class RowWeights:
     """Folder of the artifacts; needed where it was moved."""
 
     def file(self, part: Part) -> Path:
-        """The file of its weights.
-
-        Raises:
-            ConfigError: There is no such row, or several, or its weights are not in the store.
-        """
+        """The file of its weights."""
         path = f"trial.{part}.initial_weights"
         values = self._values(path)
         key = values.get(f"{part}_key")
@@ -145,11 +141,7 @@ def describe_file(path: str | None) -> str:
 
 
 def check_file(path: str, described: str) -> None:
-    """Refuse a file that is no longer the one that a key stands for.
-
-    Raises:
-        ValueError: It is gone or has another content.
-    """
+    """Refuse a file that is no longer the one that a key stands for."""
     now = describe_file(path)
     if now != described:
         raise ValueError(

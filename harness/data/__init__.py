@@ -29,7 +29,6 @@ DATASETS.add("webdataset", WebDatasetConfig, PhotographDataset)
 DATASETS.add("python", PythonDatasetConfig, lambda config, _device: PythonDataset(config))
 
 DataConfig = Annotated[DatasetConfig, DATASETS]
-"""A data set of any kind."""
 
 
 def open_dataset(config: DatasetConfig, device: torch.device | None = None) -> ImageDataset:

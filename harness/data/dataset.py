@@ -15,7 +15,6 @@ from harness.data.shuffle import FULL, Shuffle
 Split = Literal["train", "eval"]
 """`train` is for fitting and generation references, `eval` for reconstruction metrics."""
 SPLITS: tuple[Split, Split] = ("train", "eval")
-"""Every split."""
 
 
 CONTENT = ("data_fingerprint", "data_content")
@@ -227,11 +226,7 @@ def check_count(place: str, declared: str, noun: str, expected: int, found: int)
 
 
 def check_indices(indices: Int64[np.ndarray, " b"], num_images: int) -> None:
-    """Refuse positions outside a split; negative ones would silently wrap around.
-
-    Raises:
-        ValueError: An index is not in 0..`num_images` - 1.
-    """
+    """Refuse positions outside a split; negative ones would silently wrap around."""
     if indices.size and (indices.min() < 0 or indices.max() >= num_images):
         raise ValueError(
             f"indices must lie in 0..{num_images - 1}, but got {indices.min()}..{indices.max()}; "
@@ -240,11 +235,7 @@ def check_indices(indices: Int64[np.ndarray, " b"], num_images: int) -> None:
 
 
 def spread(count: int, num_images: int) -> Int64[np.ndarray, " m"]:
-    """`count` positions spread evenly over 0..`num_images` - 1, so over the classes of a folder.
-
-    Raises:
-        ValueError: There are fewer images than are asked for.
-    """
+    """`count` positions spread evenly over 0..`num_images` - 1, so over the classes of a folder."""
     if count > num_images:
         raise ValueError(
             f"at most {num_images:,} images can be taken of the split, but {count:,} are asked "

@@ -131,9 +131,7 @@ class DatasetImages:
 
     kind: Literal["dataset"] = "dataset"
     data: DataConfig
-    """The data set."""
     split: Split
-    """Part of it."""
     pipeline: Pipeline | None = None
     """Published crop and resize; absent: the one that training uses, centred."""
 
@@ -143,7 +141,6 @@ class DatasetImages:
 
 
 ImageSetConfig = FolderImages | NpzImages | DatasetImages
-"""Every kind of image set, told apart by `kind`."""
 
 
 class ImageSet(ABC):

@@ -181,11 +181,7 @@ class PythonDataset(CroppedDataset):
 
 
 def as_rgb(image: Any, name: str) -> Image.Image:
-    """Turn what a data set gives into an 8-bit RGB image.
-
-    Raises:
-        ValueError: It is none of the forms that are understood.
-    """
+    """Turn what a data set gives into an 8-bit RGB image."""
     if isinstance(image, Image.Image):
         return image.convert("RGB")
     pixels = image

@@ -26,15 +26,12 @@ class BatchStream:
     """
 
     dataset: ImageDataset
-    """Where images come from."""
     split: Split
-    """Part of the data set."""
     batch_size: int
     """Images a batch, all devices together; it may exceed the split."""
     seed: int
     """Seed of order and augmentation, not negative."""
     augment: bool
-    """Apply the data set's training augmentation."""
     part: slice = field(default_factory=lambda: WHOLE)
     """Positions in the batch that are read, one rank's share; all ranks' together are the batch."""
     max_shift: int = 0

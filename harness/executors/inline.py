@@ -82,11 +82,7 @@ def _run(
 
 
 def refuse_impossible(asked: Mapping[str, Resources]) -> dict[str, Demand]:
-    """Refuse what one process on this machine cannot give; returns the demands.
-
-    Raises:
-        ConfigError: Names the stage kind, what is here and what to set.
-    """
+    """Refuse what one process on this machine cannot give; returns the demands."""
     available = torch.cuda.device_count()
     demands = {kind: demand_of(request, available) for kind, request in asked.items()}
     for kind, demand in demands.items():

@@ -53,9 +53,7 @@ class Job:
     """A stage on its way to its workers, one or several."""
 
     parcel: Parcel
-    """The stage."""
     key: str
-    """Its key."""
     store_root: Path
     resources: Resources
     each: Mapping[str, float]

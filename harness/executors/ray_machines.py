@@ -107,11 +107,7 @@ class RayMachines:
         return found
 
     def require_code(self, stages: Sequence[Stage]) -> None:
-        """Refuse to start where a machine lacks the user's own code, or has another version.
-
-        Raises:
-            ConfigError: Names the machine and what it lacks.
-        """
+        """Refuse to start where a machine lacks the user's own code, or has another version."""
         # One of each code is enough: a sweep has the same in hundreds of stages.
         parcels = {str(stage.code): Parcel.of(stage) for stage in stages if stage.code}
         for node in self.totals() if parcels else ():

@@ -43,7 +43,6 @@ class World:
     rank: int = 0
     """Number of this worker, from 0."""
     size: int = 1
-    """Number of workers."""
     host_group: Any = field(default=None, repr=False, compare=False)
     """Process group for tensors on the host and for objects; None: the default one carries them."""
 

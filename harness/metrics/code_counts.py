@@ -17,7 +17,6 @@ class CodeCounts(Sums):
     """How often each code was chosen; every operation returns a new object."""
 
     counts: Int64[Tensor, " k"]
-    """Counts by code."""
 
     @classmethod
     def empty(cls, codebook_size: int, device: torch.device | str = "cpu") -> "CodeCounts":

@@ -73,7 +73,6 @@ class FeatureExtractor(ABC):
     identity: str
     """Identity of its weights (a sha256 or a key); part of the protocol."""
     feature_dim: int
-    """Width of the features."""
     classifies_labels: bool
     """Whether `logits` score the classes of the evaluated data set, in the order of labels."""
 

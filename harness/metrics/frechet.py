@@ -32,7 +32,6 @@ class FeatureStatistics:
     num_samples: int
     """Feature vectors seen."""
     mean: Float64[Tensor, " d"]
-    """Their mean."""
     scatter: Float64[Tensor, "d d"]
     """Sum of outer products of their deviations from the mean."""
 
@@ -184,9 +183,7 @@ class FactoredGaussian:
     """A Gaussian with the root of its covariance, to which many others are compared."""
 
     mean: Float64[Tensor, " d"]
-    """Its mean."""
     trace: Float64[Tensor, ""]
-    """Trace of its covariance."""
     root: Float64[Tensor, "d d"]
     """A matrix R with R R^T its covariance."""
 
@@ -197,9 +194,6 @@ class FactoredGaussian:
         """Factor a covariance: by Cholesky, or by its eigenvalues where it lacks rank.
 
         Eigenvalues below zero, which are round-off, count as zero.
-
-        Raises:
-            ValueError: A moment is not finite.
         """
         _check_finite(mean, covariance)
         root, failed_at = torch.linalg.cholesky_ex(covariance)

@@ -16,7 +16,6 @@ class ImageMean(Sums):
     """Count and float64 sum of one value per image; every operation returns a new object."""
 
     num_images: Int64[Tensor, ""]
-    """Images seen."""
     total: Float64[Tensor, ""]
     """Sum of their values; it stays on the values' device, so that nothing waits for it."""
 

@@ -45,9 +45,6 @@ def kernel_distance(
 
     Args:
         subset_size: Images in each, two at least; capped to the smaller set.
-
-    Raises:
-        ValueError: A feature is not finite.
     """
     smaller = min(len(first), len(second))
     size = min(subset_size, smaller)

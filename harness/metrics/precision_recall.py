@@ -32,9 +32,6 @@ def precision_recall(
 
     Returns:
         Precision and recall, each in [0, 1].
-
-    Raises:
-        ValueError: A feature is not finite.
     """
     centre = _centre(generated, reference, neighbors)
     radii = _squared_radii(generated, centre, neighbors, block)
@@ -64,9 +61,6 @@ def density_coverage(
 
     Returns:
         Density, which may exceed 1, and coverage in [0, 1].
-
-    Raises:
-        ValueError: A feature is not finite.
     """
     centre = _centre(generated, reference, neighbors)
     radii = _squared_radii(reference, centre, neighbors, block)

@@ -50,7 +50,6 @@ class ImportedStatistics:
     """Mean and covariance of the features of a set of images, checked."""
 
     mean: Float64[Tensor, " d"]
-    """Mean of the features."""
     covariance: Float64[Tensor, "d d"]
     """Their unbiased covariance."""
     num_samples: int | None = None
@@ -62,7 +61,6 @@ class ImportedStatistics:
     images: NpzImages | None = None
     """Images that came along (ADM: 10,000 for precision and recall), to be opened when needed."""
     source: str
-    """Path of the file."""
     extractor: str | None = None
     """Name of the feature network; absent: the file does not say."""
     extractor_identity: str | None = None
@@ -281,9 +279,6 @@ def _check_moments(
     Args:
         names: What the file calls mean and covariance.
         prefix: Before the names of the fields.
-
-    Raises:
-        ValueError: They cannot be a mean and a covariance.
     """
     first, second = (_as_float64(path, name, found[name]) for name in names)
     mean_name, covariance_name = names

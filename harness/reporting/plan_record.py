@@ -66,7 +66,6 @@ class PlanRecord:
     schema_version: Literal[1] = 1
     """Raised when a field changes its meaning; a record of another version is not read."""
     sweep: str
-    """Name of the sweep."""
     stages: tuple[StageRecord, ...]
     """Inputs first."""
     rows: dict[str, tuple[str, ...]]

@@ -67,9 +67,6 @@ def import_plugins(tree: Mapping[str, Any], folder: Path) -> None:
     """Import what a file names under `plugins`, and what installed packages offer.
 
     Modules are looked for where Python looks, then in the working directory, then in `folder`.
-
-    Raises:
-        ConfigError: With the key path.
     """
     search_also([Path(), folder])
     points = metadata.entry_points(group=ENTRY_POINTS)
@@ -127,9 +124,6 @@ class Target:
 
         Args:
             further: Arguments beside `args`.
-
-        Raises:
-            ConfigError: It cannot be imported or called, or the call fails.
         """
         try:
             module, name = _import(self.module), self.target.partition(":")[2]

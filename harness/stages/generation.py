@@ -359,11 +359,7 @@ def _check_same_latents(generator: Artifact, tokenizer: Artifact) -> None:
 
 
 def check_same_images(generator: Artifact, reference: Artifact) -> None:
-    """Refuse a reference of other images under the same name than the generator has learnt from.
-
-    Raises:
-        ValueError: It is one.
-    """
+    """Refuse a reference of other images under the same name than the generator has learnt from."""
     for name in CONTENT:
         learnt, held_to = (a.result.get(name) for a in (generator, reference))
         # Nobody knows the images behind a folder of latents or a file of statistics.

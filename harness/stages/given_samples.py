@@ -78,11 +78,7 @@ def run(config: GivenSamplesStage, context: StageContext) -> Mapping[str, Any]:
 def require_resolution(
     images: UInt8[Tensor, "b 3 h w"], name: str, resolution: int
 ) -> UInt8[Tensor, "b 3 h w"]:
-    """The images, if they have the size of the data set that they are measured on.
-
-    Raises:
-        ValueError: They have another.
-    """
+    """The images, if they have the size of the data set that they are measured on."""
     if images.shape[2:] != (resolution, resolution):
         raise ValueError(
             f"the images of {name!r} must have {resolution}x{resolution} pixels as the sweep's "
@@ -93,11 +89,7 @@ def require_resolution(
 
 
 def open_as_planned(config: ImageSetConfig, content: str) -> ImageSet:
-    """Open a set of images whose content is the one that a key stands for.
-
-    Raises:
-        ValueError: It is another by now.
-    """
+    """Open a set of images whose content is the one that a key stands for."""
     images = open_image_set(config)
     if images.fingerprint() != content:
         raise ValueError(

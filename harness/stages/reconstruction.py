@@ -44,7 +44,6 @@ class ReconstructionStage:
 
     data: DataConfig
     split: str
-    """Name of the evaluation split."""
     crop: Crop
     """Crop and resize of the evaluated images; `training`: the data set's own, centred."""
     num_images: int

@@ -303,11 +303,7 @@ def count_finished(folder: Path) -> int:
 
 
 def read_told(folder: Path, tuning: Tuning) -> list[Told]:
-    """The last trial of every proposal in a results folder, which is left as it is.
-
-    Raises:
-        ConfigError: The file makes another trial of a proposal than was run.
-    """
+    """The last trial of every proposal in a results folder, which is left as it is."""
     study = _last_study(_storage(folder)) if (folder / JOURNAL).is_file() else None
     return TuningStudy(study, tuning).told() if study else []
 

@@ -122,11 +122,7 @@ class Tuning:
     source: str
 
     def point(self, axes: Axes) -> Point:
-        """The trial of one proposal, under the proxy.
-
-        Raises:
-            ConfigError: These values make no trial.
-        """
+        """The trial of one proposal, under the proxy."""
         try:
             return Point(axes=axes, trial=build_trial(self.base, axes))
         except ConfigError as error:

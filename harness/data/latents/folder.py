@@ -135,11 +135,7 @@ class LatentStatistics:
         return [MissingItem(what=what, location=str(self.path), remedy=remedy)]
 
     def statistics(self, *channels: int) -> Statistics | None:
-        """Mean and deviation of the file, of the channels of all groups; None without one.
-
-        Raises:
-            ValueError: The file is no such thing.
-        """
+        """Mean and deviation of the file, of the channels of all groups; None without one."""
         if self.path is None:
             return None
         return _read_statistics(Path(self.path).expanduser(), sum(channels))

@@ -24,11 +24,7 @@ class EncodedImage:
     """Its bytes, or the file that is only them; None where they are missing."""
 
     def content(self) -> bytes:
-        """Its bytes; empty where they are missing.
-
-        Raises:
-            OSError: Its file cannot be read.
-        """
+        """Its bytes; empty where they are missing."""
         return self.source.read_bytes() if isinstance(self.source, Path) else self.source or b""
 
     def decode(self, least_side: int = 0, *, upright: bool = False) -> Image.Image:

@@ -79,11 +79,7 @@ def inspect(
 
 
 def check_limit(bad: Sequence[BadImage], limit: int, num_images: int, split: str) -> None:
-    """Refuse more bad images than may be left out, naming all of them.
-
-    Raises:
-        ValueError: There are more than `limit`, or no image is good.
-    """
+    """Refuse more bad images than may be left out, naming all of them."""
     if len(bad) <= limit and len(bad) < num_images:
         return
     named = "; ".join(str(image) for image in bad)

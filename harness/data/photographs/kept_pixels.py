@@ -92,9 +92,6 @@ def keep_pixels(
 
     Args:
         name: Stands for the images: the same name, the same pixels.
-
-    Raises:
-        ValueError: They take more.
     """
     with _kept_lock:
         if name in _kept:

@@ -13,11 +13,7 @@ from typing import BinaryIO, final
 
 @final
 class OpenedFiles:
-    """Remembers size and time of change of files, and compares them around every reading.
-
-    Raises:
-        ValueError: One is not there.
-    """
+    """Remembers size and time of change of files, and compares them around every reading."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = tuple(paths)

@@ -150,11 +150,7 @@ def _label_bytes(shard: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 
 def _check_end(file: BinaryIO, offset: int) -> None:
-    """Refuse a tar that stops without its closing blocks.
-
-    Raises:
-        tarfile.ReadError: It is cut between two members, or a header is damaged.
-    """
+    """Refuse a tar that stops without its closing blocks."""
     file.seek(offset)
     rest = file.read(len(_END))
     whole = rest == _END

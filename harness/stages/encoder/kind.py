@@ -21,7 +21,6 @@ class EncoderStage:
     """Configuration of the stage, which has no inputs."""
 
     encoder: AlignmentEncoder | MetricExtractor
-    """The network."""
     data: DataConfig | None
     """Images it is trained on; None where it comes from elsewhere."""
     weights: str

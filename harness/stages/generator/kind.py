@@ -92,7 +92,6 @@ class GeneratorKind:
     build: Callable[[GeneratorStage], nn.Module]
     """Builds the network with untrained weights, for a latent and a number of classes."""
     draw: Draw
-    """Draws latents."""
     evaluations: Callable[[GeneratorStage, Any, Any], float | None]
     """Network evaluations a sample, those that guidance adds included and those of a weaker model
     not, in units of the network at its full size; None where a solver chooses its steps."""
@@ -117,7 +116,6 @@ class GeneratorKind:
     complete: Callable[[GeneratorStage, Weights], None] = lambda _config, _weights: None
     """Adds to such weights what the network has and the file's lacks, since nothing uses it."""
     compile: Callable[[Any], None] = compile_in_place
-    """Compiles the network in place."""
     token_side: Callable[[GeneratorStage], int] | None = None
     """Side of the token grid that features are brought to, of a kind whose tokens can be aligned
     with them. Such a network has `grid`, `token_width` and `forward_with_tap`."""

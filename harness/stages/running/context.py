@@ -36,13 +36,11 @@ class StageContext:
     work: Work
     """Folder of the payload and the checkpoints."""
     device: torch.device
-    """Where to compute."""
     resources: Resources = field(default_factory=Resources)
     """Cores, GPUs and ways of computing that enter no key, as the sweep file asks for them."""
     after_each: Callable[[], None] | None = None
     """Called after every step; the benchmark's loops wait there for their turn."""
     world: World = field(default_factory=World)
-    """The workers that share this stage."""
     stop_requested: Callable[[], bool] = lambda: False
     """Whether the driver wants the stage to end at its next checkpoint."""
     measured: dict[str, float] = field(default_factory=dict)

@@ -57,11 +57,7 @@ class Curve:
             self.largest = None
 
     def flush(self) -> None:
-        """Write what is waiting; synchronises with the device.
-
-        Raises:
-            StageBusy: Another process took the stage over, and the file is its own now.
-        """
+        """Write what is waiting; synchronises with the device."""
         if self._work.lease is not None:
             self._work.require_lease()
         with storage_errors(self.path), self.path.open("a", encoding="utf-8") as file:

@@ -44,9 +44,6 @@ def require_floats(found: Any, said: str, device: torch.device, what: str = "a")
         said: Who must return it: `x:Y must return`.
         device: Where what it was given lies.
         what: What it must be, before `floating-point tensor`.
-
-    Raises:
-        ConfigError: Says what came.
     """
     if not isinstance(found, Tensor) or not found.is_floating_point():
         came = found.dtype if isinstance(found, Tensor) else type(found).__name__
@@ -66,9 +63,6 @@ def require_range(images: Tensor, image_range: tuple[float, float], who: str) ->
 
     Args:
         images: Brought to [-1, 1].
-
-    Raises:
-        ConfigError: Says in which range they came.
     """
     if float(images.abs().max()) > 1.0 + 2.0 * TOLERANCE:
         low, high = image_range

@@ -53,11 +53,7 @@ def build(config: TokenizerStage) -> DiffusersAutoencoder:
 
 
 def make(stage: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
-    """Copies the weights, with config.json as this version of diffusers reads it.
-
-    Raises:
-        ValueError: The files are others than planned with, or not what is declared.
-    """
+    """Copies the weights, with config.json as this version of diffusers reads it."""
     config, described = _settings(stage.tokenizer), stage.checkpoint
     now = config.describe()["checkpoint"]
     if now != described:
