@@ -37,6 +37,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KIND",
         help="run stages of one kind, for example tokenizer, and what they need",
     )
+    parser.add_argument(
+        "--write-only",
+        action="store_true",
+        help="write table, figures and report of what is finished, and start nothing; a run that "
+        "goes on does so by itself, at most once a minute",
+    )
     return parser
 
 

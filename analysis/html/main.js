@@ -3,6 +3,8 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
 const protocols = data.protocols.filter((protocol) => protocol.rows.colour.length);
+const again = byId("reload");
+const RELOAD_MS = 60_000;
 const view = { sort: {}, numShown: ROWS_A_PAGE, hidden: new Map(), kept: [], columns: null, active: null };
 
 function choose(select, entries, value) {
@@ -118,6 +120,7 @@ function drawKept() {
     x: [x.name, usual.x], y: [y.name, usual.y], logx: [logX, x.log], logy: [logY, y.log],
     sort: [sort.key, usual.y], turned: [sort.isTurned, false],
     columns: [columns ?? chooseColumns(protocol), chooseColumns(protocol)],
+    reload: [again?.checked ?? false, false],
   });
 }
 
@@ -232,6 +235,15 @@ document.addEventListener("click", (event) => {
   }
 });
 if (matchMedia("(max-width: 860px)").matches) document.querySelectorAll(".cards details").forEach((each) => { each.open = false; });
+// The page of a sweep that still runs is written anew by it.
+if (again) {
+  again.checked = readAddress().params.has("reload");
+  again.addEventListener("change", () => {
+    if (protocols.length) drawKept();
+    else history.replaceState(null, "", again.checked ? "#reload=true" : location.pathname);
+  });
+  setInterval(() => { if (again.checked) location.reload(); }, RELOAD_MS);
+}
 if (protocols.length) {
   start();
 } else {

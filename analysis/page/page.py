@@ -112,7 +112,11 @@ def _write_subtitle(content: PageContent) -> Html:
     for column, unit in (("dataset", ""), ("resolution", " px"), ("distance_name", "")):
         known = [format_value(value) for value in table[column].dropna().unique()]
         about += [f"{', '.join(known[:3])}{unit}"] if known else []
-    return join(" · ".join(about))
+    words = join(" · ".join(about))
+    if "pending" not in counts:
+        return words
+    box = void_tag("input", type="checkbox", id="reload")
+    return join(words, " · ", tag("label", box, " reload every minute"))
 
 
 def _choose_sentence(words: list[list[str]]) -> str:

@@ -51,6 +51,8 @@ class RunOptions:
     """GPU that a dry run reckons with in place of this machine's."""
     only: str | None = None
     """Run stages of this kind and what they need."""
+    write_only: bool = False
+    """Write the results of what is finished, and start nothing."""
 
     @classmethod
     def of(cls, asked: argparse.Namespace, parser: argparse.ArgumentParser) -> "RunOptions":

@@ -49,11 +49,19 @@ def run_sweep(options: RunOptions, sweep: Sweep) -> int:
     from harness.reporting.closing_text import closing_text
     from harness.results.folder import write_results, write_yaml
     from harness.results.names import link_log, stage_names
+    from harness.results.refreshing import Refresher
 
+    if options.write_only:
+        to_run = []
     check_start(options, to_run, results, sweep.source, plan)
     if note := _replaced_note(results, sweep):
         print(note, file=sys.stderr)
+    if options.write_only:
+        written = write_results(plan, store, {}, results, time.monotonic() - started)
+        print(closing_text(wanted, written, {}, results, settle(plan, store, {}, {}, [])))
+        return EXIT_DONE
     log = EventLog(results / EVENTS)
+    refresher = Refresher(_write_only(options), results)
 
     def begin() -> None:
         """Say in the folder what is asked, so that harness.status knows it while it runs."""
@@ -83,7 +91,9 @@ def run_sweep(options: RunOptions, sweep: Sweep) -> int:
         if event.what == "ended" and event.outcome is not None:
             ended[event.stage.key] = event.outcome
             link_log(event.stage, names[event.stage.key], store, results)
-            _write_finished_rows(plan, event.stage, store, results, log)
+            if _write_finished_rows(plan, event.stage, store, results, log):
+                refresher.row_written()
+        refresher.look()
 
     try:
         outcomes = execute(options, to_run, store, sweep, listen)
@@ -96,8 +106,10 @@ def run_sweep(options: RunOptions, sweep: Sweep) -> int:
         told = ended if isinstance(error, Interrupted | ConnectionError) else None
         log.end("interrupted" if isinstance(error, KeyboardInterrupt) else "error", told or {}, {})
         if told is not None:
+            refresher.stop()
             write_results(plan, store, told, results, time.monotonic() - started)
         raise
+    refresher.stop()
     written = write_results(plan, store, outcomes, results, time.monotonic() - started)
     good = ("done", "pending") if options.only else ("done",)
     all_good = all(row["status"] in good for row in written.rows)
@@ -113,16 +125,26 @@ def run_sweep(options: RunOptions, sweep: Sweep) -> int:
 
 def _write_finished_rows(
     plan: Plan, ended: Stage, store: Store, results: Path, log: EventLog
-) -> None:
+) -> bool:
     """Write each row as soon as its last stage has ended, so that a crash loses none."""
     from harness.results.rows import make_row, write_row  # pandas; see `run_sweep`.
 
+    is_any = False
     for row in plan.rows:
         if ended in row.stages:
             values = make_row(row, plan.sweep, store, {})
             if values["status"] == "done":
                 write_row(values, results)
                 log.row(values)
+                is_any = True
+    return is_any
+
+
+def _write_only(options: RunOptions) -> list[str]:
+    """The command that writes this run's results and starts nothing."""
+    folders = ["--results", str(options.results), "--store", str(options.store)]
+    settings = [word for setting in options.settings for word in ("--set", setting)]
+    return ["harness.run", str(options.sweep), *settings, *folders, "--write-only"]
 
 
 def _changed_code(plan: Plan, results: Path) -> list[str]:

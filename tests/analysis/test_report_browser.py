@@ -291,3 +291,27 @@ def test_the_download_holds_what_passes_the_filters_as_it_is_sorted(open_page, t
     assert rows["psnr"].tolist() == [84.0, 84.0, 36.0, 36.0, 24.0, 24.0]
     assert rows.loc[rows["latent_dim"] == 16, "gfid"].min() == pytest.approx(15.15)
     assert "gfid_se" in rows.columns
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_a_page_of_a_sweep_that_still_runs_reloads_when_asked_to(
+    browser, make_row, tmp_path, measured
+):
+    rows = [make_row(latent_dim=4, gfid=3.0), make_row(latent_dim=16, gfid=2.0)]
+    rows[1] |= {"status": "pending", "gfid": None, "rfid": None}
+    if not measured:
+        rows = rows[1:]
+    pd.DataFrame(rows, columns=list(REQUIRED_COLUMNS)).to_parquet(tmp_path / "table.parquet")
+    write_report([tmp_path])
+    page = browser.new_page()
+    page.clock.install()
+    page.goto((tmp_path / "report.html").as_uri())
+    assert "1 pending" in page.locator(".subtitle").inner_text()
+    page.evaluate("window.isOld = true")
+    page.clock.run_for(61_000)
+    assert page.evaluate("window.isOld === true")
+    page.locator("#reload").check()
+    with page.expect_navigation():
+        page.clock.run_for(61_000)
+    assert page.locator("#reload").is_checked()
+    page.close()
