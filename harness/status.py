@@ -20,8 +20,7 @@ from harness.reporting.stage_states import StageState, State
 from harness.reporting.status import SweepStatus, events_of, look
 from harness.reporting.words import duration
 from harness.schema.reading import ConfigError
-from harness.storage.artifacts import Store
-from harness.storage.durable import read_object
+from harness.storage.artifacts import Store, store_of
 
 WATCH_EVERY_S = 2.0
 """Seconds between two looks with `--watch`."""
@@ -85,7 +84,8 @@ def _watch(options: argparse.Namespace, look_now: Callable[[], SweepStatus]) -> 
 
     from harness.reporting.drawing import drawing
 
-    console = Console()
+    # Drawn with sequences that a command's standard output would write out.
+    console = Console(file=getattr(sys.stdout, "stream", sys.stdout))
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while True:
             status = look_now()
@@ -172,7 +172,7 @@ def _store_of(results: Path) -> Path:
     started = [event for event in events_of(results) if event["event"] == "sweep_started"]
     if started and Path(started[-1]["store"]).is_dir():
         return Path(started[-1]["store"])
-    return Path(read_object(results / "manifest.json").get("store", "artifacts"))
+    return store_of(results)
 
 
 def status_text(status: SweepStatus) -> str:

@@ -23,6 +23,9 @@ NOT_THE_NETWORKS = frozenset({
     "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict", "scriptable",
 })  # fmt: skip
 """Arguments of `timm.create_model` that `model_args` may not hold."""
+MOST_BLOCKS, MOST_SIZE = 256, 10**6
+"""Largest `depth` and largest other number that `model_args` may hold: building more takes
+minutes."""
 ModelArgument = int | float | bool | str | tuple[int, ...]
 
 
@@ -74,6 +77,13 @@ class TimmEncoderConfig:
                 "the path of its file as `weights`"
             )
         for name, value in self.model_args.items():
+            sizes = value if isinstance(value, tuple) else (value,)
+            most = MOST_BLOCKS if name.startswith("depth") else MOST_SIZE
+            if any(isinstance(each, int | float) and not abs(each) <= most for each in sizes):
+                raise ValueError(
+                    f"`model_args` must be numbers of at most {most:,}, but {name!r} is {value}; "
+                    "lower it"
+                )
             if name in NOT_THE_NETWORKS:
                 raise ValueError(
                     f"`model_args` must be the network's own, but {name!r} says where timm finds "
@@ -249,7 +259,14 @@ class FeatureEncoder(EncoderNetwork):
     @property
     def _level_info(self) -> dict[str, Any]:
         level = -1 if self.config.feature_level is None else self.config.feature_level
-        return self.model.feature_info[level]
+        levels = self.model.feature_info
+        try:
+            return levels[level]
+        except IndexError as error:
+            raise ValueError(
+                f"`feature_level` must be below {len(levels)}, the levels of {self.config.name}, "
+                f"but is {level}; leave it out to take the last"
+            ) from error
 
     def _precision(self, images: Tensor) -> AbstractContextManager[Any]:
         if images.is_meta:  # Costs are counted there, and it knows no autocast.
@@ -336,11 +353,12 @@ def _create_model(config: TimmEncoderConfig) -> nn.Module:
         if isinstance(described := getattr(network, "pretrained_cfg", None), dict):
             described.pop("state_dict", None)
         return network
-    except (RuntimeError, OSError, TypeError) as error:
+    # A network's arguments are its own, and so is what it raises where they do not fit.
+    except Exception as error:
         raise ValueError(
             f"`name` must be a network of this timm version with weights {config.weights!r} at "
-            f"hand, but {config.name} failed: {error}; check the name, or give a local file as "
-            "`weights`"
+            f"hand and take `model_args`, but {config.name} failed: {type(error).__name__}: "
+            f"{error}; check name and arguments, or give a local file as `weights`"
         ) from error
 
 

@@ -36,7 +36,7 @@ from harness.plan.plan import in_order, with_inputs
 from harness.plan.requests import check_resources
 from harness.reporting.closing_text import rows_text
 from harness.results.columns import COLUMNS, SCHEMA_VERSION
-from harness.results.folder import write_given_row
+from harness.results.folder import read_rows, write_given_row
 from harness.results.protocol import (
     generation_protocol,
     made_elsewhere,
@@ -45,6 +45,7 @@ from harness.results.protocol import (
 )
 from harness.results.rows import (
     describe_extractor,
+    fits,
     generation_columns,
     making_columns,
     reconstruction_columns,
@@ -129,6 +130,8 @@ def evaluate_images(options: RunOptions, sweep: Sweep, given: GivenImages) -> in
             f"the results of given images need a folder of their own, but {results} holds those of "
             "a sweep; use another --name"
         )
+    # Before anything is computed: the new row comes into one table with those that are there.
+    read_rows(results)
     stages = in_order(with_inputs(request.scored))
     to_run = [stage for stage in stages if not store.find(stage.kind, stage.key)]
     check_networks(to_run, sweep.source)
@@ -297,12 +300,16 @@ def _described(columns: Iterable[str]) -> dict[str, Any]:
 
 
 def _typed(name: str, text: str) -> Any:
-    kind = COLUMNS[name].type
-    value = text if kind == "text" else parse_yaml(text)
-    fits = {"text": str, "count": int, "number": int | float}[kind]
-    if not isinstance(value, fits) or isinstance(value, bool):
-        raise ConfigError(f"must be a {kind}, but got {text!r}", path=f"--column {name}")
-    return float(value) if kind == "number" else value
+    column = COLUMNS[name]
+    try:
+        value = text if column.type == "text" else parse_yaml(text)
+    except ConfigError as error:
+        raise error.within(path=f"--column {name}") from error
+    if value is None or not fits(column, value):
+        wanted = {"text": "text", "count": "a whole number of at most 18 digits"}
+        must = wanted.get(column.type, "a finite number")
+        raise ConfigError(f"must be {must}, but got {text!r}", path=f"--column {name}")
+    return float(value) if column.type == "number" else value
 
 
 def _row(

@@ -28,13 +28,10 @@ def check_networks(stages: Sequence[Stage], source: str) -> None:
     for stage in stages:
         try:
             estimate(stage)
+        # Networks are timm's and the user's too, which raise anything.
         except Exception as error:
-            # Of the user's own code any error is one of the request.
-            if not stage.code and not isinstance(
-                error, ValueError | TypeError | RuntimeError | ArithmeticError
-            ):
-                raise
-            message = f"the networks of {stage.kind} {stage.label!r} cannot be built: {error}"
+            kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+            message = f"the networks of {stage.kind} {stage.label!r} cannot be built: {kind}{error}"
             raise ConfigError(message, path=f"trial.{paths[stage.key]}", source=source) from error
         try:
             KINDS[stage.kind].check_given(stage.config)

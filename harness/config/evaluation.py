@@ -18,6 +18,9 @@ from models.perceptual import NoPerceptual
 from models.sampler import SamplerConfig
 from models.token_sampling import LogitGuidance
 
+MAX_GUIDANCE = 500
+"""Guidance settings of a trial, each compared with every other."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class AutoGuidanceWith(AutoGuidance):
@@ -148,5 +151,7 @@ class EvaluationConfig:
             )
         if not self.guidance:
             raise ValueError("`guidance` must name at least one setting; use [{kind: none}]")
+        if (count := len(self.guidance)) > MAX_GUIDANCE:
+            raise ValueError(f"`guidance` must be at most {MAX_GUIDANCE} settings, but is {count}")
         if any(self.guidance.count(setting) > 1 for setting in self.guidance):
             raise ValueError("`guidance` must not name a setting twice, but does; keep one")

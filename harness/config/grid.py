@@ -29,6 +29,10 @@ MAX_COMBINATIONS = 200_000
 """Combinations that are looked at, those that are excluded included."""
 
 
+MAX_RULES = 500
+"""Rules of `exclude`, each of which is held to every combination."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Choices:
     """Values of an axis, and when it has them."""
@@ -237,6 +241,12 @@ class Exclusions:
         Raises:
             ConfigError: A rule names another axis.
         """
+        if len(rules) > MAX_RULES:
+            raise ConfigError(
+                f"must be at most {MAX_RULES} rules, but are {len(rules):,}; name the combinations "
+                "that are wanted, in a list of grids",
+                path="exclude",
+            )
         self.rules, self._used = rules, set[int]()
         self._wanted = [{axis: wanted_ones(w) for axis, w in rule.items()} for rule in rules]
         for number, rule in enumerate(rules):

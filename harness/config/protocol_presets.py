@@ -101,7 +101,7 @@ def apply_presets(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     valid = ", ".join(PRESETS)
     filled: dict[str, Any] = {}
     for name in names if isinstance(names, list) else [names]:
-        if name not in PRESETS:
+        if not isinstance(name, str) or name not in PRESETS:
             raise ConfigError(
                 f"unknown protocol {name!r}{nearest(str(name), list(PRESETS))} (valid: {valid})",
                 path="evaluation.protocol",

@@ -5,8 +5,11 @@ a number overflows, is not kept by the table, or gives numbers that look fine an
 """
 
 import dataclasses
+import os
 from collections.abc import Iterator, Mapping
-from typing import Any
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
 
 from harness.schema.reading import ConfigError
 
@@ -14,6 +17,8 @@ Range = tuple[float, float]
 
 COUNT: Range = (0, 10**12)
 SMALL: Range = (0, 10**6)
+# Building a network of more takes minutes.
+BLOCKS: Range = (0, 256)
 SIGNED: Range = (-1e6, 1e6)
 SHARE: Range = (0.0, 1.0)
 # Float32 ends at 3e38; a rate that lets a training diverge is a request like others.
@@ -38,14 +43,14 @@ _NAMES: tuple[tuple[Range, str], ...] = (
     (
         SMALL,
         "resolution max_shift num_classes latent_dim downsample base_width width_multipliers "
-        "num_blocks attention_resolutions in_channels norm_groups input_size "
-        "feature_dim "
-        "stride num_layers depth width num_heads hidden_multiple hidden_width block patch_size "
+        "attention_resolutions in_channels norm_groups input_size feature_dim "
+        "stride width num_heads hidden_multiple hidden_width block patch_size "
         "levels space_to_depth side "
-        "codebook_size batch_size sampling_seeds num_steps top_k decode_workers cpus gpus workers "
+        "codebook_size batch_size num_steps top_k decode_workers cpus gpus workers "
         "batches_ahead memory_limit_gib row_cache_gib memory_gib "
         "attention_placed_for",
     ),
+    (BLOCKS, "num_blocks num_layers depth sampling_seeds"),
     (
         SHARE,
         "dropout class_dropout plain_share min_scale betas decay warmup_start final_share top_p "
@@ -75,19 +80,20 @@ def range_of(kind: type, name: str) -> Range | None:
 
 
 def check_ranges(config: Any, path: str = "") -> None:
-    """Refuse numbers out of their ranges, anywhere in a configuration.
+    """Refuse numbers out of their ranges and texts that no file can have as its name.
 
     Raises:
         ConfigError: With the key path of the first.
     """
     if not dataclasses.is_dataclass(config):
         return
-    for field in dataclasses.fields(config):
-        where, value = f"{path}.{field.name}".lstrip("."), getattr(config, field.name)
-        allowed = range_of(type(config), field.name)
+    for name, allowed in _ranges_of(type(config)):
+        where, value = f"{path}.{name}".lstrip("."), getattr(config, name)
         for place, each in _leaves(where, value):
             if dataclasses.is_dataclass(each):
                 check_ranges(each, place)
+            elif isinstance(each, str) and name != "args":
+                _check_text(each, place)
             elif isinstance(each, int | float) and not isinstance(each, bool) and allowed:
                 least, most = allowed
                 if not least <= each <= most:
@@ -95,6 +101,26 @@ def check_ranges(config: Any, path: str = "") -> None:
                         f"must lie in {least:g} to {most:g}, but got {each}; use a number in it",
                         path=place,
                     )
+
+
+@cache
+def _ranges_of(kind: type) -> list[tuple[str, Range | None]]:
+    fields = dataclasses.fields(cast(Any, kind))
+    return [(field.name, range_of(kind, field.name)) for field in fields]
+
+
+def _check_text(text: str, path: str) -> None:
+    if len(os.fsencode(text)) > 4000 or any(len(os.fsencode(p)) > 255 for p in text.split("/")):
+        raise ConfigError(
+            f"must be at most 255 bytes long between slashes, as names of files are, but has "
+            f"{len(text):,}: {text[:40]!r}...; shorten it",
+            path=path,
+        )
+    try:
+        # `~somebody` is of no user here.
+        Path(text).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{error} Write the whole path, not {text!r}", path=path) from error
 
 
 def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:

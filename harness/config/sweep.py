@@ -3,8 +3,10 @@
 import copy
 import dataclasses
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -25,11 +27,20 @@ from harness.config.resources import Resources, merge_default
 from harness.config.trial import Trial
 from harness.schema.imported import code_of, import_plugins, own_errors
 from harness.schema.keys import content_hash, to_plain
-from harness.schema.reading import ConfigError, nearest, parse_yaml, read_yaml, validate
+from harness.schema.reading import (
+    MAX_DEPTH,
+    ConfigError,
+    nearest,
+    parse_yaml,
+    read_yaml,
+    validate,
+)
 
 F = TypeVar("F")
 BASE = "(base)"
 """Value of an axis where the base trial has something that none of its values is."""
+MANY = 1_000
+"""Combinations whose planning takes so long that it is told."""
 _ABSENT = object()
 
 
@@ -80,7 +91,7 @@ class Point:
     """Axis -> value as written in the grid."""
     trial: Trial
 
-    @property
+    @cached_property
     def trial_id(self) -> str:
         """First 12 digits of the hash of the trial and of the weights that it takes from files."""
         trial = self.trial
@@ -177,6 +188,8 @@ def set_path(tree: dict[str, Any], path: str, value: Any) -> None:
     Raises:
         ConfigError: A part of the path names something that is not a block.
     """
+    if path.count(".") >= MAX_DEPTH:
+        raise ConfigError(f"must have at most {MAX_DEPTH} parts, but has {path.count('.') + 1}")
     node, rest, walked = tree, path, ""
     while rest not in node:
         through = [key for key in node if isinstance(key, str) and rest.startswith(f"{key}.")]
@@ -328,7 +341,13 @@ def _expand(file: SweepFile, grids: Sequence[Grid]) -> Iterator[Point]:
     axes = axes_of(grids)
     exclusions = Exclusions(file.exclude, axes)
     seen: dict[str, Mapping[str, Any]] = {}
-    for grid, chosen in all_combinations(grids, exclusions):
+    combinations = all_combinations(grids, exclusions)
+    if len(combinations) >= MANY:
+        print(
+            f"note: planning {len(combinations):,} trials, some {MANY // 5} a second",
+            file=sys.stderr,
+        )
+    for grid, chosen in combinations:
         trial = _build(file, chosen)
         full = _with_base_values(file, grids, grid, chosen, trial)
         if len(full) > len(chosen) and exclusions.leave_out(full):

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -233,7 +234,7 @@ class _FolderSet(ImageSet):
         contents = in_threads(known_sha256, self._paths)
         for path, content in zip(self._paths, contents, strict=True):
             name = path.relative_to(self._config.location).as_posix()
-            digest.update(f"{name}\0{content}\n".encode())
+            digest.update(os.fsencode(f"{name}\0{content}\n"))
         return digest.hexdigest()
 
 

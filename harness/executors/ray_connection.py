@@ -4,9 +4,11 @@ import contextlib
 import errno
 import os
 import selectors
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address
@@ -22,7 +24,7 @@ from harness.executors.ray_environment import (
     object_store,
     prepare,
     running_cluster,
-    temporary_folder,
+    session_folder,
 )
 from harness.schema.imported import own_code
 from harness.schema.reading import ConfigError
@@ -60,27 +62,29 @@ def connected(address: str | None, say: Say) -> Iterator[None]:
         ConfigError: It cannot be, and why, within half a minute.
     """
     # Ray prints what its machines complain of, in spite of `log_to_driver`; ours is JSON there.
-    with contextlib.redirect_stdout(sys.stderr):
-        _connect(address, say)
+    with contextlib.redirect_stdout(sys.stderr), contextlib.ExitStack() as session:
+        _connect(address, say, session)
         try:
             yield
         finally:
             ray.shutdown()
 
 
-def _connect(address: str | None, say: Say) -> None:
+def _connect(address: str | None, say: Say, session: contextlib.ExitStack) -> None:
     prepare(address)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     quiet["job_config"] = _job()
+    folder = None
     try:
         if address:
             # Tried in a process that can be ended: in ours Ray would wait for minutes.
             _require_answer(address)
             ray.init(address=address, runtime_env=environment_of_workers(), **quiet)
         else:
-            _start(say, quiet)
+            folder = session.enter_context(session_folder())
+            _start(say, {**quiet, "_temp_dir": str(folder)})
     except (OSError, RuntimeError, ValueError, RayError) as error:
-        raise ConfigError(_message(address, error), path="--address") from error
+        raise ConfigError(_message(address, error, folder), path="--address") from error
 
 
 def environment_of_workers() -> dict[str, Any]:
@@ -115,14 +119,13 @@ def _start(say: Say, quiet: dict[str, Any]) -> None:
             f"note: a Ray cluster runs on this machine ({other}); this run starts a Ray of its own "
             "beside it, on the same CPUs and GPUs. To run on the cluster, give --address auto"
         )
-    if folder := temporary_folder():
-        quiet["_temp_dir"] = folder
     # Where shared memory is small, as in containers, Ray would take the disk and tell nobody.
     store_bytes, note = object_store(free_shared_memory())
     if note:
         say(note)
     # `local` starts a Ray of our own even where a cluster runs or RAY_ADDRESS is set.
-    ray.init(address="local", include_dashboard=False, object_store_memory=store_bytes, **quiet)
+    with _heedless_of_hangups():
+        ray.init(address="local", include_dashboard=False, object_store_memory=store_bytes, **quiet)
     found = ray.nodes()[0]["NodeManagerAddress"]
     if not ip_address(found).is_loopback:
         say(
@@ -130,6 +133,19 @@ def _start(say: Say, quiet: dict[str, Any]) -> None:
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER asks for it, or Ray was imported before "
             "harness.executors.ray_environment.prepare was called"
         )
+
+
+@contextlib.contextmanager
+def _heedless_of_hangups() -> Iterator[None]:
+    """Start Ray's processes so that a closed terminal ends this process's stages and not them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def _require_answer(address: str) -> None:
@@ -185,7 +201,7 @@ def _probe(address: str) -> tuple[str, bool]:
             process.kill()
 
 
-def _message(address: str | None, error: Exception) -> str:
+def _message(address: str | None, error: Exception, folder: Path | None) -> str:
     cause = " ".join(str(error).split())[:300]
     told = f"({type(error).__name__}: {cause})"
     if address and isinstance(error, PermissionError):
@@ -203,12 +219,12 @@ def _message(address: str | None, error: Exception) -> str:
             "same version of Ray, or leave --address out to start Ray on this machine"
         )
     return (
-        f"Ray must start on this machine, but does not {told}; {_remedy(cause)}, or run with "
-        "--executor inline"
+        f"Ray must start on this machine, but does not {told}; {_remedy(cause, folder)}, or run "
+        "with --executor inline"
     )
 
 
-def _remedy(cause: str) -> str:
+def _remedy(cause: str, folder: Path | None) -> str:
     if "/dev/shm" in cause:
         return "mount a file system in memory at /dev/shm (mount -t tmpfs tmpfs /dev/shm)"
     if "AF_UNIX" in cause or "temporary folder" in cause:
@@ -219,4 +235,4 @@ def _remedy(cause: str) -> str:
         return "set RAY_TMPDIR to a folder of your own that can be written, such as /tmp/r"
     if "No space" in cause or "Errno 28" in cause:
         return "a disk is full: free space, or set RAY_TMPDIR to a folder on another one"
-    return "look into the newest session_*/logs below its temporary folder (/tmp/ray)"
+    return f"look into session_*/logs below its temporary folder, {folder}"

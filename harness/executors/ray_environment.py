@@ -3,11 +3,13 @@
 Imports no Ray itself, because Ray reads some of these variables when it is imported.
 """
 
+import contextlib
 import os
 import secrets
 import shutil
 import socket
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 MAX_SOCKET_BYTES = 107
@@ -42,24 +44,32 @@ def prepare(address: str | None) -> None:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
-def temporary_folder() -> str | None:
-    """Folder for Ray's session: a short path, or None where Ray's own choice is short enough.
+@contextlib.contextmanager
+def session_folder() -> Iterator[Path]:
+    """Give a new folder of this user alone for Ray's session: its sockets take orders.
+
+    It is removed when the block ends, and stays for its logs where that ends by an error.
 
     Raises:
-        ValueError: The usual folder is too long, and no short one can be written.
+        ValueError: The usual place is too long, and no short one can be written.
+        OSError: The usual place cannot be written.
     """
-    usual = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir(), "ray")
-    if len(os.fsencode(usual)) + SESSION_BYTES <= MAX_SOCKET_BYTES:
-        return None
-    for short in (Path("/tmp"), Path("/var/tmp"), Path("/dev/shm")):
-        if os.access(short, os.W_OK | os.X_OK):
-            # A folder of one's own: another user's Ray may have made /tmp/ray.
-            return str(short / f"ray-{os.getuid()}")
-    limit = MAX_SOCKET_BYTES - SESSION_BYTES
-    raise ValueError(
-        f"Ray's temporary folder must be at most {limit} bytes long, but {str(usual)!r} is longer "
-        "and /tmp, /var/tmp and /dev/shm cannot be written; set RAY_TMPDIR to a short path"
-    )
+    usual = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
+    short = (Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"))
+    limit = MAX_SOCKET_BYTES - SESSION_BYTES - len("/ray-12345678")
+    for place in (usual, *(place for place in short if os.access(place, os.W_OK | os.X_OK))):
+        if len(os.fsencode(place)) <= limit:
+            break
+    else:
+        raise ValueError(
+            f"Ray's temporary folder must be at most {limit} bytes long, but {str(usual)!r} is "
+            "longer and /tmp, /var/tmp and /dev/shm cannot be written; set RAY_TMPDIR to a short "
+            "path"
+        )
+    place.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="ray-", dir=place))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def object_store(free_bytes: int | None) -> tuple[int, str]:
@@ -91,9 +101,12 @@ def free_shared_memory() -> int | None:
 
 def running_cluster() -> str:
     """Address of a cluster that `ray start` has begun on this machine and that answers, or ''."""
-    folder = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir(), "ray")
+    note = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir(), "ray/ray_current_cluster")
     try:
-        address = (folder / "ray_current_cluster").read_text(encoding="utf-8").strip()
+        if note.stat().st_uid not in (os.getuid(), 0):
+            # Anybody may have written there where to connect to.
+            return ""
+        address = note.read_text(encoding="utf-8").strip()
         host, _, port = address.rpartition(":")
         with socket.create_connection((host, int(port)), timeout=1.0):
             return address

@@ -24,6 +24,9 @@ from harness.stages.stage import Stage
 from harness.stages.tokenizer import kind as tokenizer
 from harness.storage.artifacts import Store
 
+MAX_SETS = 20_000
+"""Sets of samples of a plan, which takes a minute or two for so many."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedRow:
@@ -99,6 +102,13 @@ def make_plan(sweep: Sweep) -> Plan:
     rows: list[PlannedRow] = []
     try:
         check_resources(sweep.file.resources)
+        sets = sum(_num_sets(point.trial) for point in sweep.points)
+        if sets > MAX_SETS:
+            raise ConfigError(
+                f"must ask for at most {MAX_SETS:,} sets of samples (trials, times snapshots, "
+                f"guidance settings and sampling_seeds), but asks for {sets:,}; ask for fewer",
+                path="trial.evaluation",
+            )
         for point in sweep.points:
             with own_errors("trial", point.trial):
                 rows += _plan_point(sweep, point)
@@ -106,6 +116,14 @@ def make_plan(sweep: Sweep) -> Plan:
         raise error.within(source=sweep.source) from error
     needed = with_inputs(stage for row in rows for stage in row.stages)
     return Plan(sweep=sweep, stages=tuple(in_order(needed)), rows=tuple(rows))
+
+
+def _num_sets(trial: Trial) -> int:
+    """How many sets of samples a trial's rows need."""
+    if trial.generator is None:
+        return 0
+    evaluation, steps = trial.evaluation, trial.generator.snapshot_steps
+    return len(steps) * len(evaluation.guidance) * evaluation.sampling_seeds
 
 
 def with_inputs(stages: Iterable[Stage]) -> set[Stage]:

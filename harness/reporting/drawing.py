@@ -9,7 +9,7 @@ from rich.text import Text
 
 from harness.reporting.overview import ORDER, Overview, headline, own_numbers
 from harness.reporting.stage_states import OPEN, StageState
-from harness.reporting.words import duration
+from harness.reporting.words import duration, printable
 
 COLORS: Mapping[str, str] = {
     "running": "cyan", "done": "green", "reused": "green", "failed": "red", "diverged": "red",
@@ -50,7 +50,8 @@ def _table(stages: Sequence[StageState], *, wide: bool) -> Table:
         progress = stage.progress if stage.state in OPEN else {}
         eta = duration(progress["eta_s"]) if "eta_s" in progress else ""
         cells = [Text(stage.state, style=COLORS.get(stage.state, "")), Text(stage.kind)]
-        cells.append(Text(f"{stage.label}: {stage.remark}" if stage.remark else stage.label))
+        what = f"{stage.label}: {stage.remark}" if stage.remark else stage.label
+        cells.append(Text(printable(what)))
         cells.append(Text(_share(stage, progress, wide=wide)))
         if wide:
             rate = progress.get("images_per_s")

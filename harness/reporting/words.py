@@ -1,7 +1,10 @@
 """How numbers, sizes and lengths of time are written, and tables of them."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
+
+_CONTROL = re.compile("[\\0-\x08\x0b-\x1f\x80-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def duration(seconds: float) -> str:
@@ -39,3 +42,8 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
         "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
         for row in rows
     ]
+
+
+def printable(text: str) -> str:
+    """A text without what moves a terminal's cursor or turns its letters round, written out."""
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)

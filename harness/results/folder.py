@@ -17,10 +17,11 @@ from harness.config.sweep import resolved_tree
 from harness.execution.stage_run import Outcome
 from harness.machine.environment import command_line, environment
 from harness.plan.plan import Plan
-from harness.results.columns import with_axes
+from harness.results.columns import COLUMNS, SCHEMA_VERSION, with_axes
 from harness.results.names import link_log, row_suffix, rows_by_trial, stage_names, trial_names
-from harness.results.rows import compile_table, make_row, write_row
+from harness.results.rows import compile_table, fits, make_row, write_csv, write_row
 from harness.schema.keys import to_plain
+from harness.schema.reading import ConfigError
 from harness.storage.artifacts import Artifact, DamagedArtifact, Store
 from harness.storage.durable import file_sha256, read_object, replacing, write_json, write_text
 from harness.storage.lease import wait_and_hold
@@ -70,11 +71,10 @@ def write_given_row(
 ) -> list[dict[str, Any]]:
     """Add the row of given images to a results folder; returns all rows that are there."""
     write_row(row, results)
-    paths = sorted((results / "rows").glob("*.json"))
-    rows = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    rows = read_rows(results)
     compile_table(rows, results)
     manifest = results / "manifest.json"
-    known = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else {}
+    known = read_object(manifest)
     known[row["row_id"]] = {
         **_origin(wall_s),
         "artifacts": {str(a.path): a.record["config"] for a in artifacts},
@@ -83,6 +83,32 @@ def write_given_row(
     for artifact in artifacts:
         for name in ("samples.png", "reconstructions.png"):
             _copy_grid(artifact, name, results / "grids" / f"{row['trial_id']}_{name}")
+    return rows
+
+
+def read_rows(results: Path) -> list[dict[str, Any]]:
+    """The rows of a results folder, by the names of their files.
+
+    Raises:
+        ConfigError: One is no row of this table; names its file and what to do.
+    """
+    rows = []
+    for path in sorted((results / "rows").glob("*.json")):
+        row = read_object(path)
+        known = [name for name in row if name in COLUMNS]
+        bad = [f"{name} is {row[name]!r}" for name in known if not fits(COLUMNS[name], row[name])]
+        if bad or not row.get("row_id"):
+            raise ConfigError(
+                f"{path} must be a row of the table, but is none ({(bad or ['it is damaged'])[0]});"
+                " remove the file, and run what wrote it again"
+            )
+        if (row.get("schema_version") or 0) > SCHEMA_VERSION:
+            raise ConfigError(
+                f"{path} must have a schema_version of at most {SCHEMA_VERSION}, this program's, "
+                f"but has {row['schema_version']}; go on with the version that wrote it, or give "
+                "another --name"
+            )
+        rows.append(row)
     return rows
 
 
@@ -119,12 +145,6 @@ def write_yaml(path: Path, tree: Mapping[str, Any]) -> None:
     """Write a file that a command can read again."""
     text = yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True)
     write_text(path, text)
-
-
-def write_csv(path: Path, frame: pd.DataFrame) -> None:
-    """Write a table that is whole or absent, without its index."""
-    with replacing(path) as temporary:
-        frame.to_csv(temporary, index=False)
 
 
 def _analyse(results: Path) -> tuple[list[Path], str]:

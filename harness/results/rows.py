@@ -77,6 +77,32 @@ def write_row(values: Mapping[str, Any], results: Path) -> Path:
     return path
 
 
+def fits(column: Column, value: Any) -> bool:
+    """Whether the table can hold a value in a column; None is an empty cell."""
+    if column.type == "text" and isinstance(value, str):
+        # Surrogates, which stand for bytes that are no UTF-8, cannot be written as it.
+        return value.encode(errors="ignore").decode() == value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return column.type != "text" and abs(value) < 2**63
+    is_number = column.type == "number" and isinstance(value, float) and math.isfinite(value)
+    return value is None or is_number
+
+
+def write_csv(path: Path, frame: pd.DataFrame) -> None:
+    """Write a table that is whole or absent, without its index.
+
+    A text that a spreadsheet would compute, as `=1+1`, has an apostrophe before it.
+    """
+    texts = frame.select_dtypes(["object", "string"])
+    safe = texts.map(lambda cell: f"'{cell}" if _is_formula(cell) else cell)
+    with replacing(path) as temporary:
+        frame.assign(**{str(name): safe[name] for name in safe}).to_csv(temporary, index=False)
+
+
+def _is_formula(cell: Any) -> bool:
+    return isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r"))
+
+
 _ARROW_TYPES: dict[ColumnType, pa.DataType] = {
     "text": pa.string(),
     "count": pa.int64(),
@@ -104,8 +130,7 @@ def compile_table(
         pq.write_table(table, path)
     # Without the mapper a count that is missing somewhere would be written as 3.0.
     frame = table.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
-    with replacing(results / "table.csv") as path:
-        frame.to_csv(path, index=False)
+    write_csv(results / "table.csv", frame)
 
 
 def _axes(row: PlannedRow, sweep: Sweep) -> dict[str, Any]:

@@ -16,6 +16,15 @@ from harness.schema.kinds import num_added
 
 T = TypeVar("T")
 
+MAX_DEPTH = 64
+"""Blocks and lists of a file, or parts of a path, within each other."""
+MAX_NODES = 100_000
+"""Keys and values of a file, those that aliases repeat included; PyYAML reads them in seconds."""
+MAX_BYTES = 2**23
+"""Length of a file."""
+_TAG = "tag:yaml.org,2002:"
+_NO_TEXT = re.compile("[\\0-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
 
 class ConfigError(ValueError):
     """A wrong request; the message names the file, the key path, what came and what is valid."""
@@ -31,27 +40,71 @@ class ConfigError(ValueError):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML with the scalars of version 1.2, and no repeated keys."""
+    """YAML with the scalars of version 1.2, text as keys, no key twice, and an end."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._depth = self._composed = 0
+        self._sizes: dict[yaml.Node, int] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Compose a node, whose aliases count as what they stand for."""
+        event = self.peek_event()
+        self._depth, self._composed = self._depth + 1, self._composed + 1
+        if self._depth > MAX_DEPTH:
+            raise _not_yaml(event, f"must nest at most {MAX_DEPTH} blocks and lists deep")
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if isinstance(event, yaml.AliasEvent) and node not in self._sizes:
+            raise _not_yaml(event, f"the anchor {event.anchor!r} must not hold itself")
+        if node is not None and node not in self._sizes:
+            inner = node.value if isinstance(node, yaml.CollectionNode) else []
+            parts = inner if isinstance(node, yaml.SequenceNode) else [n for p in inner for n in p]
+            self._sizes[node] = 1 + sum(self._sizes[part] for part in parts)
+        if self._composed > MAX_NODES or self._sizes.get(cast(Any, node), 0) > MAX_NODES:
+            raise _not_yaml(event, f"must be at most {MAX_NODES:,} keys and values")
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Make a value; what Python says of a tag that does not fit becomes a refusal."""
+        try:
+            value = super().construct_object(node, deep=deep)
+        except (ConfigError, yaml.YAMLError):
+            raise
+        except (ValueError, LookupError, AttributeError) as error:
+            raise _not_yaml(node, f"{str(node.value)[:40]!r} is no {node.tag}") from error
+        if isinstance(value, str) and _NO_TEXT.search(value):
+            raise _not_yaml(node, f"{value[:40]!r} has characters that no text has")
+        return value
+
+    def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Any, Any]:
+        """Make a mapping; its keys are names, also `1`, `true` and `~`."""
+        if not isinstance(node, yaml.MappingNode):
+            raise _not_yaml(node, f"{str(node.value)[:40]!r} is no mapping")
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if key.tag != _TAG + "merge"):
+            line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                raise ConfigError(f"a key must be text, but is a block (line {line}); quote it")
             # PyYAML would keep the last of two equal keys and say nothing.
-            key = self.construct_object(key_node, deep=True)
-            line = key_node.start_mark.line + 1
-            if isinstance(key, list | dict):
-                raise ConfigError(f"a key must be text, but got {key!r} (line {line}); quote it")
-            if key in seen:
-                raise ConfigError(f"the key {key!r} stands twice (line {line}); keep one")
-            seen.add(key)
+            if key.value in seen:
+                raise ConfigError(f"the key {key.value!r} stands twice (line {line}); keep one")
+            seen.add(key.value)
+        self.flatten_mapping(node)
+        node.value = [
+            (yaml.ScalarNode(_TAG + "str", key.value, key.start_mark, key.end_mark), value)
+            for key, value in node.value
+        ]
         return super().construct_mapping(node, deep=deep)
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         text = str(self.construct_scalar(node)).replace("_", "")
         base = {"0x": 16, "0o": 8}.get(text[:2], 10)
         return int(text, base)
+
+
+def _not_yaml(place: yaml.Node | yaml.Event, reason: str) -> ConfigError:
+    return ConfigError(f"not valid YAML: {reason} (line {place.start_mark.line + 1})")
 
 
 # PyYAML follows YAML 1.1, where a value is another than it shows: `on` and `no` are booleans, 010
@@ -69,9 +122,14 @@ _SCALARS = {
 }
 _Loader.yaml_implicit_resolvers = {}
 for _name, (_pattern, _first) in _SCALARS.items():
-    _tag = f"tag:yaml.org,2002:{_name}"
-    _Loader.add_implicit_resolver(_tag, re.compile(f"^(?:{_pattern})$"), list(_first))
-_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+    _Loader.add_implicit_resolver(_TAG + _name, re.compile(f"^(?:{_pattern})$"), list(_first))
+# Without what JSON cannot say: dates, sets, bytes.
+_Loader.yaml_constructors = {
+    tag: construct
+    for tag, construct in yaml.SafeLoader.yaml_constructors.items()
+    if tag is None or tag.removeprefix(_TAG) in ("null", "bool", "float", "str", "seq", "map")
+}
+_Loader.add_constructor(_TAG + "int", _Loader.construct_yaml_int)
 
 
 def parse_yaml(text: str) -> Any:
@@ -80,8 +138,8 @@ def parse_yaml(text: str) -> Any:
         return yaml.load(text, Loader=_Loader)
     except ConfigError:
         raise
-    # Beside its own errors, PyYAML lets through what Python says of `!!int x`, and of deep nesting.
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    # PyYAML lets through what Python says of `"\U00110000"`.
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"not valid YAML: {' '.join(str(error).split())}") from error
 
 
@@ -92,7 +150,11 @@ def read_yaml(path: Path) -> Any:
         ConfigError: The file is absent, unreadable or not YAML.
     """
     try:
-        return parse_yaml(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise ConfigError(f"must be at most {MAX_BYTES:,} bytes, but is longer")
+        return parse_yaml(content.decode())
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise ConfigError(

@@ -74,9 +74,9 @@ def of_network(
     """
     name = content_hash([purpose, network_key(config), code_of(config), _code()])
     if name not in _known:
-        found = remembered("networks", name, lambda: list(learn()))
-        # The cache is the user's: whatever else lies in it is counted anew.
-        _known[name] = found if _are_counts(found, num_numbers) else list(learn())
+        _known[name] = remembered(
+            "networks", name, lambda: list(learn()), lambda found: _are_counts(found, num_numbers)
+        )
     return _known[name]
 
 

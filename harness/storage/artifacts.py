@@ -112,7 +112,7 @@ def store_of(results: Path, given: Path | str | None = None) -> Path:
     """Folder of the artifacts behind a results folder: one that is named, or the last run's."""
     if given is not None:
         return Path(given).expanduser()
-    recorded = read_object(results / "manifest.json").get("store", "artifacts")
+    recorded = str(read_object(results / "manifest.json").get("store", "artifacts"))
     # A run without --results was started two folders above its own.
     beside = results.resolve().parent.parent / recorded
     return beside if beside.is_dir() else Path(recorded)
@@ -329,6 +329,9 @@ class Work:
     def begin(self) -> None:
         """Write down whose work folder this is; a folder that takes its place does not say it."""
         assert self.lease is not None, "the first worker writes into the store"
+        if self.shared.is_symlink():
+            # Work would be written, and cleared away, wherever it leads.
+            self.shared.unlink()
         _made(self.shared)
         write_text(self.shared / HOLDER, self.lease.token, durable=False)
 

@@ -34,7 +34,15 @@ def discard(folder: Path) -> None:
     with storage_errors(folder), contextlib.suppress(FileNotFoundError):
         # One rename takes it away whole; deleting file by file takes time.
         folder.rename(gone)
-    shutil.rmtree(gone, ignore_errors=True)
+    _remove(gone)
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder, or a link in its place; what it leads to is not the store's."""
+    if path.is_symlink():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def clear_leftovers(root: Path, old_s: float = OLD_S) -> None:
@@ -47,7 +55,7 @@ def clear_leftovers(root: Path, old_s: float = OLD_S) -> None:
     now = _disk_time(root)
     for path in _entries(root):
         if GONE.match(path.name):
-            shutil.rmtree(path, ignore_errors=True)
+            _remove(path)
         # Old ones only: a living process may be about to link or remove it.
         elif MOMENTARY.search(path.name) and now - _modified(path) > old_s:
             with contextlib.suppress(OSError):
@@ -80,6 +88,8 @@ def _clear_finished(path: Path) -> None:
 
 def _clear_drivers(folder: Path) -> None:
     """Remove the stop requests of this machine's drivers that were killed."""
+    if folder.is_symlink():
+        return
     for path in folder.glob("*-*-*"):
         # Of other machines' drivers nothing can be known from here.
         host, pid, _ = path.name.rsplit("-", 2)
@@ -105,7 +115,8 @@ def _remove_empty(folder: Path) -> None:
 def _entries(root: Path) -> Iterator[Path]:
     with contextlib.suppress(OSError):
         for kind in sorted(root.iterdir()):
-            if kind.is_dir() and kind.name not in (DRIVERS, GANGS):
+            # A kind may be linked to another disk; what lies there is cleared by hand.
+            if kind.is_dir() and not kind.is_symlink() and kind.name not in (DRIVERS, GANGS):
                 yield from sorted(kind.iterdir())
 
 

@@ -73,18 +73,28 @@ def user_stream() -> Iterator[UserStream]:
         # Something in Python stands in for the stream, and is not redirected.
         yield sys.stderr
         return
-    with os.fdopen(os.dup(number), "w", buffering=1, encoding="utf-8", errors="replace") as stream:
+    stream = os.fdopen(os.dup(number), "w", buffering=1, encoding="utf-8", errors="replace")
+    try:
         yield stream
+    finally:
+        # What a terminal that was closed has not taken is dropped.
+        with contextlib.suppress(OSError):
+            stream.close()
 
 
 def say(stream: UserStream, text: str) -> None:
-    """Write a line to a stream, also from a signal handler that interrupts another write to it."""
+    """Write a line to a stream, also from a signal handler that interrupts another write to it.
+
+    Where the terminal was closed, nobody reads it.
+    """
     line = f"{text}\n"
     # Python's streams refuse to be entered again by a signal handler; the system's call does not.
     try:
         os.write(getattr(stream, "fileno")(), line.encode(errors="replace"))  # noqa: B009
-    except (AttributeError, OSError, ValueError):
+    except (AttributeError, ValueError):
         stream.write(line)
+    except OSError:
+        return
 
 
 def _heading() -> str:

@@ -88,7 +88,9 @@ def is_requested(path: Path) -> bool:
 
 @contextlib.contextmanager
 def on_signals(stop: StopRequest, say: Callable[[str], None]) -> Iterator[None]:
-    """Take Ctrl-C and SIGTERM as a request to stop; the second one interrupts at once.
+    """Take Ctrl-C, SIGTERM and a closed terminal as a request to stop.
+
+    A second Ctrl-C or SIGTERM interrupts at once.
 
     Args:
         say: Shows a text to the user; called within a signal handler.
@@ -101,17 +103,21 @@ def on_signals(stop: StopRequest, say: Callable[[str], None]) -> Iterator[None]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal received
-        received += 1
+        # A terminal that is closed sends several.
+        received += number != signal.SIGHUP
         # The second Ctrl-C is from somebody who does not want to wait.
         if received > 1:
             raise KeyboardInterrupt
         stop.request(INTERRUPTED)
         say(ONCE)
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, handle) for number in numbers]
+    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        # Under nohup a run is meant to outlive its terminal.
+        numbers.remove(signal.SIGHUP)
+    before = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield
     finally:
-        for number, handler in zip(numbers, before, strict=True):
+        for number, handler in before.items():
             signal.signal(number, handler)

@@ -38,23 +38,30 @@ def describe_files(paths: Iterable[Path]) -> str:
             state = f"{status.st_size} {status.st_mtime_ns}"
         except OSError as error:
             state = f"error {error.errno}"
-        digest.update(f"{path.absolute()}\0{state}\n".encode())
+        digest.update(os.fsencode(path.absolute()) + f"\0{state}\n".encode())
     return digest.hexdigest()
 
 
 def remembered(
-    kind: str, name: str, learn: Callable[[], Any], lasts: Callable[[Any], bool] = lambda _: True
+    kind: str,
+    name: str,
+    learn: Callable[[], Any],
+    fits: Callable[[Any], bool],
+    lasts: Callable[[Any], bool] = lambda _: True,
 ) -> Any:
     """A JSON-able value that is computed once for each name.
 
     Args:
         kind: What it is, a folder of the cache.
         name: Stands for all that it depends on; letters and digits.
+        fits: Whether what lies in the cache, which is the user's, has the form of such a value.
         lasts: Whether a value holds while its name does; one that does not is not kept.
     """
     path = cache_folder() / kind / f"{name}.json"
-    with contextlib.suppress(OSError, ValueError):
-        return json.loads(path.read_text(encoding="utf-8"))
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if fits(found):
+            return found
     value = learn()
     if not lasts(value):
         return value

@@ -22,7 +22,8 @@ from analysis.tuning.trials import (
 from harness.config.axes import short_names
 from harness.execution.stage_run import Outcome
 from harness.reporting.words import columns, number
-from harness.results.folder import write_csv, write_tables, write_yaml
+from harness.results.folder import write_tables, write_yaml
+from harness.results.rows import write_csv
 from harness.schema.keys import to_plain
 from harness.storage.artifacts import Store
 from harness.storage.durable import write_json

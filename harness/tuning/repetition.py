@@ -18,7 +18,8 @@ from harness.commands.exit_codes import (
 from harness.commands.options import RunOptions
 from harness.commands.run_sweep import run_sweep
 from harness.config.sweep import load_sweep
-from harness.results.folder import write_csv, write_yaml
+from harness.results.folder import write_yaml
+from harness.results.rows import write_csv
 from harness.schema.keys import to_plain
 from harness.schema.reading import ConfigError
 from harness.tuning.outputs import TrialsWritten

@@ -76,7 +76,7 @@ class LatentFolder:
         digest = hashlib.sha256()
         for path in [*self.shards, *(self.location / name for name in STATISTICS_FILES)]:
             if path.is_file():
-                digest.update(f"{path.name} {fingerprint(path)}\n".encode())
+                digest.update(os.fsencode(f"{path.name} {fingerprint(path)}\n"))
         return f"sha256 {digest.hexdigest()}"
 
     @property

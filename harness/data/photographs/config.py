@@ -19,7 +19,7 @@ from harness.data.dataset import Split, check_count, check_declaration
 from harness.data.missing import MissingItem
 from harness.data.photographs.encoded import EncodedImage, EncodedSplit
 from harness.data.photographs.hub import HubDataset
-from harness.data.photographs.numbered_files import absent_of_patterns
+from harness.data.photographs.numbered_files import absent_of_patterns, find_files
 from harness.data.pipelines import Pipeline, Workers
 from harness.data.shuffle import FULL, Shuffle
 from harness.schema.keys import KEY_UNLESS_DEFAULT, NO_KEY
@@ -200,7 +200,7 @@ class ShardedConfig(PhotographConfig):
         folder = self.folder
         # Sorted, because the file system's order differs from machine to machine; two patterns may
         # find one file.
-        matches = [sorted(folder.glob(pattern)) for pattern in self.patterns(split)]
+        matches = [find_files(folder, pattern) for pattern in self.patterns(split)]
         return list(dict.fromkeys(itertools.chain.from_iterable(matches)))
 
     def missing_of(self, split: Split) -> list[MissingItem]:
@@ -209,7 +209,7 @@ class ShardedConfig(PhotographConfig):
         Where each finds one: the first file `NNNNN-of-MMMMM` that is absent beside the others.
         """
         patterns, place = self.patterns(split), self.folder
-        absent = [place / pattern for pattern in patterns if not any(place.glob(pattern))]
+        absent = [place / pattern for pattern in patterns if not find_files(place, pattern)]
         what = f"the {split} images of {self.name!r} (a {self.suffix} file or several)"
         if not absent and (numbered := absent_of_patterns(place, patterns)):
             absent = numbered[:1]
@@ -230,27 +230,41 @@ class ShardedConfig(PhotographConfig):
         check_count(place, f"num_{split}_images", "images", declared, num_images)
 
 
+MAX_FILES = 20_000
+"""Names that the braces of one pattern may stand for."""
+
+
 def expand_braces(pattern: str) -> list[str]:
     """Spell out `{000..012}` and `{a,b}`: all names, in order.
 
     Raises:
         ValueError: A brace is not closed, or holds something else.
     """
-    found = re.search(r"\{([^{}]*)\}", pattern)
-    if found is None:
-        if "{" in pattern or "}" in pattern:
+    *pieces, last = re.split(r"\{([^{}]*)\}", pattern)
+    if re.search("[{}]", "".join([*pieces[::2], last])):
+        raise ValueError(
+            f"braces must be closed, but got {pattern!r}; write {{000..012}} or {{a,b}}"
+        )
+    names = [""]
+    for text, inside in zip(pieces[::2], pieces[1::2], strict=True):
+        choices = _choices(inside, pattern)
+        if len(names) * len(choices) > MAX_FILES:
             raise ValueError(
-                f"braces must be closed, but got {pattern!r}; write {{000..012}} or {{a,b}}"
+                f"braces must stand for at most {MAX_FILES:,} names, but {pattern!r} does for "
+                "more; write a pattern such as train-*.tar"
             )
-        return [pattern]
-    return [
-        whole
-        for choice in _choices(found[1], pattern)
-        for whole in expand_braces(pattern[: found.start()] + choice + pattern[found.end() :])
-    ]
+        names = [f"{name}{text}{choice}" for name in names for choice in choices]
+    names = [name + last for name in names]
+    for name in names:
+        # What `glob` cannot take; a name of nothing would find the folder itself.
+        if not name.strip("./") or any("**" in p and p != "**" for p in name.split("/")):
+            raise ValueError(
+                f"files must be names or patterns such as train-*.tar, but got {name!r}; write one"
+            )
+    return names
 
 
-def _choices(inside: str, pattern: str) -> list[str]:
+def _choices(inside: str, pattern: str) -> Sequence[str]:
     bounds = re.fullmatch(r"(\d+)\.\.(\d+)", inside)
     if bounds is None and "," in inside:
         return inside.split(",")
@@ -259,4 +273,5 @@ def _choices(inside: str, pattern: str) -> list[str]:
             f"braces must hold a rising range or a list, but got {{{inside}}} in {pattern!r}; "
             "write {000..012} or {a,b}"
         )
-    return [f"{n:0{len(bounds[1])}d}" for n in range(int(bounds[1]), int(bounds[2]) + 1)]
+    numbers = range(int(bounds[1]), int(bounds[2]) + 1)[: MAX_FILES + 1]
+    return [f"{n:0{len(bounds[1])}d}" for n in numbers]

@@ -1,6 +1,7 @@
 """The data set of photographs in files of any kind."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from typing import final
 
@@ -70,7 +71,7 @@ class PhotographDataset(CroppedDataset):
         for split, part in self._splits.items():
             part.check_unchanged()
             for text in part.outline():
-                digest.update(f"{split}{text}\n".encode())
+                digest.update(os.fsencode(f"{split}{text}\n"))
         return digest.hexdigest()
 
     def content_fingerprint(self) -> str:

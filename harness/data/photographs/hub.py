@@ -5,6 +5,7 @@ a revision is written `%2F`. Nothing is fetched unless `fetch` is called.
 """
 
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -13,7 +14,7 @@ from typing import final
 from urllib.parse import unquote
 
 _ADDRESS = re.compile(
-    r"hf://datasets/(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[^/]+))?(/(?P<folder>.+))?"
+    r"hf://datasets/(?P<repository>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[^/]+))?(/(?P<folder>.+))?"
 )
 _SCHEME = "hf://"
 
@@ -71,9 +72,10 @@ class HubDataset:
 
     def command(self, patterns: Sequence[str]) -> str:
         """The shell command that fetches files into the cache."""
-        wanted = " ".join(f"--include '{pattern}'" for pattern in self._below(patterns))
-        revision = "" if self.revision == "main" else f" --revision {self.revision}"
-        return f"hf download {self.repository} --repo-type dataset{revision} {wanted}"
+        words = ["hf", "download", self.repository, "--repo-type", "dataset"]
+        words += [] if self.revision == "main" else ["--revision", self.revision]
+        words += [word for each in self._below(patterns) for word in ("--include", each)]
+        return shlex.join(words)
 
     def fetch(self, patterns: Sequence[str]) -> None:
         """Download files into the cache.

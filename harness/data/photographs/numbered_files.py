@@ -48,10 +48,20 @@ def absent_of_patterns(folder: Path, patterns: Sequence[str]) -> list[Path]:
         path
         for pattern in patterns
         if re.search(r"[*?[]", pattern)
-        for path in missing_of_total(sorted(folder.glob(pattern)))
+        for path in missing_of_total(find_files(folder, pattern))
         if path.match(pattern)
     ]
     return sorted(set(absent))
+
+
+def find_files(folder: Path, pattern: str) -> list[Path]:
+    """Files that a pattern finds below a folder, by name; an absolute one is not below it."""
+    place = Path(pattern).expanduser()
+    if place.is_absolute():
+        folder, pattern = Path(place.anchor), str(place.relative_to(place.anchor))
+    if not re.search(r"[*?[]", pattern):
+        return [folder / pattern] if (folder / pattern).exists() else []
+    return sorted(folder.glob(pattern))
 
 
 def _numbers(present: Collection[int], total: int) -> range:
