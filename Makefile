@@ -19,6 +19,7 @@ test: check
 # Kills, full disks, lost machines and damaged files, for long: run nightly.
 chaos: $(READY)
 	FRONTIER_CHAOS=1 $(BIN)/python -m pytest tests/chaos -s
+	FRONTIER_HOSTILE_S=1800 FRONTIER_HOSTILE_SEED=$$(date +%s) $(BIN)/python -m pytest tests/harness/hostile -s
 
 check: $(READY)
 	$(BIN)/ruff check .

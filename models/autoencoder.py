@@ -126,6 +126,8 @@ class Decoder(nn.Module):
         super().__init__()
         widths, norm = config.widths, config.norm_groups
         last = config.num_levels - 1
+        # As published, from the latent up: an odd side that was halved does not come back.
+        side = resolution // 2**last
         self.conv_in = nn.Conv2d(latent_dim, widths[-1], 3, padding=1)
         self.mid = Middle(widths[-1], norm_groups=norm, dropout=config.dropout)
         self.up = nn.ModuleList(
@@ -133,7 +135,7 @@ class Decoder(nn.Module):
                 widths[min(level + 1, last)],
                 width,
                 num_blocks=config.num_blocks + 1,
-                attends=resolution // 2**level in config.attention_resolutions,
+                attends=side * 2 ** (last - level) in config.attention_resolutions,
                 norm_groups=norm,
                 dropout=config.dropout,
                 upsample=Upsample(width) if level > 0 else None,

@@ -73,7 +73,8 @@ class LightningDiTConfig:
     class_dropout: float = 0.1
     """Probability in [0, 1] that training replaces a label by the null class."""
     qk_norm: bool = False
-    """Whether queries and keys are RMS-normalised per head (stable, but costs FID)."""
+    """Whether queries and keys are normalised per head (stable, but costs FID): by RMSNorm, or
+    without `rmsnorm` by LayerNorm, both with parameters."""
     swiglu: bool = True
     """Whether the feed-forward is SwiGLU; otherwise DiT's GELU."""
     rope: bool = True

@@ -124,12 +124,14 @@ class RotaryEmbedding(nn.Module):
 class Attention(nn.Module):
     """Multi-head self-attention with optional query-key norm and rotary positions."""
 
-    def __init__(self, width: int, num_heads: int, *, qk_norm: bool) -> None:
+    def __init__(self, width: int, num_heads: int, *, qk_norm: bool, rmsnorm: bool = True) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.qkv = nn.Linear(width, 3 * width)
-        self.q_norm = RMSNorm(width // num_heads) if qk_norm else nn.Identity()
-        self.k_norm = RMSNorm(width // num_heads) if qk_norm else nn.Identity()
+        # Unlike `token_norm`, the published LayerNorm of heads has weight, bias and PyTorch's
+        # epsilon.
+        norm = (RMSNorm if rmsnorm else nn.LayerNorm) if qk_norm else nn.Identity
+        self.q_norm, self.k_norm = (norm(width // num_heads) for _ in range(2))
         self.proj = nn.Linear(width, width)
 
     def forward(
@@ -193,7 +195,7 @@ class Block(nn.Module):
         super().__init__()
         self.adaln_shift = adaln_shift
         self.norm1 = token_norm(width, rmsnorm=rmsnorm)
-        self.attn = Attention(width, num_heads, qk_norm=qk_norm)
+        self.attn = Attention(width, num_heads, qk_norm=qk_norm, rmsnorm=rmsnorm)
         self.norm2 = token_norm(width, rmsnorm=rmsnorm)
         self.mlp = SwiGLU(width) if swiglu else GELUFeedForward(width)
         self.adaLN_modulation = _modulation(width, 6 if adaln_shift else 4)

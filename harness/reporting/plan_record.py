@@ -12,7 +12,7 @@ from typing import Any, Literal, final
 
 from harness.config.resources import Resources
 from harness.machine.devices import Precision
-from harness.schema.reading import ConfigError, validate
+from harness.schema.reading import validate
 from harness.storage.durable import write_json
 
 FILE = "plan.json"
@@ -100,7 +100,7 @@ def read_record(results: Path) -> PlanRecord | None:
         if record["sha256"] != hash_of(record["plan"], results):
             return None
         return validate(PlanRecord, record["plan"])
-    except (OSError, ValueError, KeyError, TypeError, ConfigError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

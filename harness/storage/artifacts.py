@@ -20,10 +20,10 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from harness.schema.reading import ConfigError
 from harness.storage.durable import (
@@ -177,7 +177,7 @@ class Store:
             record = json.loads((path / RECORD).read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DamagedArtifact(path, f"its {RECORD} cannot be read ({error})") from error
         if not isinstance(record, dict):
             raise DamagedArtifact(path, f"its {RECORD} is no mapping")
@@ -346,12 +346,25 @@ class Work:
         self.lease.require()
         if not (self.shared / HOLDER).exists():
             # What lies there now was written since, and is less than the stage promises.
-            discard(self.shared)
-            raise StorageError(
-                errno.ENOENT,
-                f"{self.shared} was removed while its stage ran, and with it a part of what the "
-                "stage had made; run the same command again, which starts it anew",
-            )
+            self._start_anew("was removed while its stage ran")
+
+    def require_files(self, names: Iterable[str]) -> None:
+        """Refuse to publish without these files of the payload.
+
+        Raises:
+            StorageError: One is not there, though the stage has ended well.
+        """
+        if lost := [name for name in names if not (self.payload / name).is_file()]:
+            self._start_anew(f"has lost {lost[0]} while its stage ran")
+
+    def _start_anew(self, what: str) -> NoReturn:
+        # A checkpoint in it would be gone on from, without what it lacks.
+        discard(self.shared)
+        raise StorageError(
+            errno.ENOENT,
+            f"{self.shared} {what}, and with it a part of what the stage had made; run the same "
+            "command again, which starts it anew",
+        )
 
     def note(self, what: str, **details: Any) -> None:
         """Add a line to the stage's history: an attempt, a resumption, a damaged checkpoint.
@@ -438,7 +451,7 @@ def read_history(partial: Path) -> list[dict[str, Any]]:
         return []
     entries = []
     for line in lines:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             entries.append(json.loads(line))
     return [entry for entry in entries if isinstance(entry, dict)]
 

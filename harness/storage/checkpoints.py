@@ -109,7 +109,7 @@ def _read(seal: Path, payload: Path | None) -> tuple[int, dict[str, Any]]:
     path = seal.with_suffix(".safetensors")
     try:
         recorded = json.loads(seal.read_text(encoding="utf-8"))["sha256"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise _Unusable(f"its seal {seal.name} cannot be read") from error
     try:
         found = file_sha256(path)

@@ -98,7 +98,7 @@ def read_object(path: Path) -> dict[str, Any]:
     """The JSON object that a file holds; empty where it is absent, damaged or something else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 

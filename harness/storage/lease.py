@@ -262,7 +262,7 @@ def _read(path: Path) -> Mapping[str, Any]:
 def _parse(text: str) -> Mapping[str, Any]:
     try:
         content = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -243,3 +243,39 @@ def test_tokenizers_alone_have_no_axis_of_their_generators(load, tmp_path):
         {"tokenizer.latent_dim": 2}, {"tokenizer.latent_dim": 3},
     ]  # fmt: skip
     assert [axis.name for axis in evaluated.axes] == ["tokenizer.latent_dim"]
+
+
+BAD_COLUMNS = ["seed=9223372036854775808", "seed=true", "seed=[", "train_flops=.nan",
+               "train_flops=1e999", "tokenizer=\udcff"]  # fmt: skip
+
+
+@pytest.mark.parametrize("column", BAD_COLUMNS)
+def test_a_column_that_the_table_cannot_hold_is_refused_before_anything_is_written(
+    evaluate, sweep, column
+):
+    ended = evaluate("images", sweep, "--name", "x", "--samples", "eval", "--column", column)
+    assert ended.code == 2
+    assert f"--column {column.partition('=')[0]}: " in ended.err
+    assert not list(Path().iterdir())
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ('{"row_id": "a", "seed": 9223372036854775808}', "seed is 9223372036854775808"),
+        ('{"row_id": "a", "gfid": "low"}', "gfid is 'low'"),
+        ("[" * 100_000, "it is damaged"),
+        ('{"row_id": "a", "schema_version": 99}', "schema_version of at most 3"),
+    ],
+)
+def test_a_row_that_the_table_cannot_hold_is_named_before_anything_is_computed(
+    evaluate, sweep, content, why
+):
+    path = Path("results/x/rows/a.json")
+    path.parent.mkdir(parents=True)
+    path.write_text(content)
+    ended = evaluate("images", sweep, "--name", "x", "--samples", "eval")
+    assert ended.code == 2
+    assert str(path) in ended.err
+    assert why in ended.err
+    assert not Path("artifacts").exists()

@@ -64,3 +64,18 @@ def test_misfitting_sizes_are_refused():
         AutoencoderConfig(base_width=24)
     with pytest.raises(ValueError, match="divisible by the downsampling"):
         Autoencoder(SMALL, latent_dim=4, resolution=16).encode(torch.zeros(1, 3, 15, 16))
+
+
+def test_attention_of_an_odd_grid_stands_where_the_published_levels_have_it():
+    config = AutoencoderConfig(
+        base_width=4, width_multipliers=(1, 1, 1), num_blocks=1, norm_groups=2,
+        attention_resolutions=(9, 16),
+    )  # fmt: skip
+    network = Autoencoder(config, latent_dim=2, resolution=36)
+    # Downwards 36, 18, 9 and upwards 9, 18, 36.
+    assert [len(level.attn) for level in network.encoder.down] == [0, 0, 1]
+    assert [len(level.attn) for level in network.decoder.up] == [0, 0, 2]
+    odd = Autoencoder(config, latent_dim=2, resolution=19)
+    # Downwards 19, 9, 4 and upwards 4, 8, 16.
+    assert [len(level.attn) for level in odd.encoder.down] == [0, 1, 0]
+    assert [len(level.attn) for level in odd.decoder.up] == [2, 0, 0]

@@ -1,3 +1,4 @@
+import itertools
 import math
 import os
 import subprocess
@@ -8,6 +9,7 @@ import torch
 
 from models.latent import ChannelGroup, LatentLayout
 from models.lightningdit import SIZES, DiTShape, LightningDiT, LightningDiTConfig
+from models.lightningdit_blocks import Attention
 from models.objectives.flow import flow_loss
 from models.objectives.objective import drop_labels
 from models.parameters import num_parameters
@@ -168,3 +170,56 @@ def test_tokens_lie_in_one_piece_of_memory_in_every_block():
         block.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].is_contiguous()))
     model(torch.ones(2, 4, 4, 4), torch.ones(2, 1), torch.zeros(2, dtype=torch.int64))
     assert seen == [True] * len(model.blocks)
+
+
+SWITCHES = ("qk_norm", "swiglu", "rope", "rmsnorm", "adaln_shift")
+
+
+@pytest.mark.parametrize("patch", [1, 2])
+@pytest.mark.parametrize("on", list(itertools.product([False, True], repeat=5)))
+def test_every_combination_of_switches_has_the_published_tensors(on, patch):
+    is_on = dict(zip(SWITCHES, on, strict=True))
+    norms = [".weight"] if is_on["rmsnorm"] else []
+    heads = norms or [".weight", ".bias"]
+    linear = [".weight", ".bias"]
+    inside = [
+        *(f"norm{n}{end}" for n in (1, 2) for end in norms),
+        *(f"attn.{name}{end}" for name in ("qkv", "proj") for end in linear),
+        *(f"attn.{name}{end}" for name in ("q_norm", "k_norm") for end in heads),
+        *(f"mlp.{n}{end}" for n in (("w12", "w3") if is_on["swiglu"] else ("fc1", "fc2"))
+          for end in linear),
+        *(f"adaLN_modulation.1{end}" for end in linear),
+    ]  # fmt: skip
+    inside = [name for name in inside if is_on["qk_norm"] or "_norm" not in name.partition(".")[2]]
+    outside = ["pos_embed", "y_embedder.embedding_table.weight"]
+    outside += [f"final_layer.norm_final{end}" for end in norms]
+    outside += ["feat_rope.freqs_cos", "feat_rope.freqs_sin"] if is_on["rope"] else []
+    layers = ("x_embedder.proj", "t_embedder.mlp.0", "t_embedder.mlp.2", "final_layer.linear",
+              "final_layer.adaLN_modulation.1")  # fmt: skip
+    outside += [f"{layer}{end}" for layer in layers for end in linear]
+    shape = DiTShape(depth=1, width=16, num_heads=2)
+    found = on_meta(size=shape, patch_size=patch, **is_on).state_dict()
+    assert set(found) == {*outside, *(f"blocks.0.{name}" for name in inside)}
+    if is_on["qk_norm"]:
+        assert found["blocks.0.attn.q_norm.weight"].shape == (8,)
+    vectors = 6 if is_on["adaln_shift"] else 4
+    assert found["blocks.0.adaLN_modulation.1.weight"].shape == (16 * vectors, 16)
+
+
+def test_heads_are_normalised_by_layernorm_where_tokens_are():
+    torch.manual_seed(0)
+    attention = Attention(16, 2, qk_norm=True, rmsnorm=False)
+    for parameter in attention.parameters():
+        torch.nn.init.normal_(parameter)
+    x = torch.randn(3, 5, 16)
+    query, key, value = attention.qkv(x).reshape(3, 5, 3, 2, 8).permute(2, 0, 3, 1, 4)
+
+    def normed(heads: torch.Tensor, norm: torch.nn.Module) -> torch.Tensor:
+        centred = heads - heads.mean(-1, keepdim=True)
+        scaled = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+        return scaled * norm.get_parameter("weight") + norm.get_parameter("bias")
+
+    query, key = normed(query, attention.q_norm), normed(key, attention.k_norm)
+    weights = (query @ key.transpose(-1, -2) / math.sqrt(8)).softmax(-1)
+    expected = attention.proj((weights @ value).transpose(1, 2).reshape(3, 5, 16))
+    torch.testing.assert_close(attention(x, None), expected, rtol=1e-5, atol=1e-5)

@@ -193,6 +193,7 @@ KIND = EncoderKind(
     build=build,
     make=make,
     load=lambda config, artifact: timm.filled(build(config), artifact),
+    promises=lambda _config: ("model.safetensors",),
     classifies_labels=True,
     trained_images=trained_images,
     cheapened=_cheapened,

@@ -426,4 +426,17 @@ def check_given(config: GeneratorStage) -> None:
         compare_headers(settings, "generator", lambda: kind.build(config), partial(_read, config))
 
 
-KIND = StageKind(version=2, run=run, estimate=estimate, missing=missing, check_given=check_given)
+def promises(config: GeneratorStage) -> list[str]:
+    """Every snapshot, of a kind that is trained here."""
+    is_made = kind_of(config.generator).make is not None
+    return [] if is_made else [snapshot_name(n) for n in config.generator.snapshot_steps]
+
+
+KIND = StageKind(
+    version=2,
+    run=run,
+    estimate=estimate,
+    promises=promises,
+    missing=missing,
+    check_given=check_given,
+)

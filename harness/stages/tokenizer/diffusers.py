@@ -119,6 +119,7 @@ KIND = TokenizerKind(
     build=build,
     make=make,
     load=load,
+    promises=lambda _config: (CONFIG_FILE, "model.safetensors"),
     missing=missing,
     built_from_files=True,
 )

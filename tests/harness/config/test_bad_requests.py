@@ -14,6 +14,9 @@ ONE_CLASS = {
     "num_classes": 1, "num_train_images": 190, "num_eval_images": 90,
 }  # fmt: skip
 
+SHARDS = {**ONE_CLASS, "kind": "webdataset"}
+WEAK = {"kind": "autoguidance", "scale": 2.0}
+
 
 def changed(tree: Any, path: str, value: Any) -> Any:
     """The tree with one value set; `/` goes a level down, since keys may hold dots."""
@@ -326,6 +329,81 @@ FILES = {
             ]
         },
         ["trial.generator.sizes", "did you mean 'size'", "the weak model"],
+    ),
+    "a number of sets of samples without end": (
+        {"trial/evaluation/sampling_seeds": 1_000_000},
+        ["trial.evaluation.sampling_seeds", "must lie in 0 to 256"],
+    ),
+    "more sets of samples than can be planned": (
+        {"grid": {"seed": list(range(100))}, "trial/evaluation/sampling_seeds": 250},
+        ["trial.evaluation", "at most 20,000 sets of samples", "asks for 25,000"],
+    ),
+    "a depth without end": (
+        {"trial/generator/size": {"depth": 10**9, "width": 16, "num_heads": 2}},
+        ["trial.generator.size.depth", "must lie in 0 to 256"],
+    ),
+    "a depth of a feature network without end": (
+        {"trial/evaluation/extractor/model_args/depth": 10**9},
+        ["trial.evaluation.extractor", "at most 256, but 'depth' is 1000000000"],
+    ),
+    "heads of a feature network that do not divide its width": (
+        {"trial/evaluation/extractor/model_args/num_heads": 3},
+        ["trial.evaluation.extractor", "dim should be divisible by num_heads"],
+    ),
+    "patches that do not divide a feature network's images": (
+        {"trial/evaluation/extractor/model_args/patch_size": 7},
+        ["trial.evaluation.extractor", "divisible by patch size (7)"],
+    ),
+    "an unknown activation": (
+        {"trial/evaluation/extractor/model_args/act_layer": "nonesuch"},
+        ["trial.evaluation.extractor", "KeyError: 'nonesuch'", "check name and arguments"],
+    ),
+    "a level that a feature network lacks": (
+        {
+            "presets/alignment/vf/tokenizer.alignment/encoder/feature_level": 99,
+            **TWO_ALIGNMENTS,
+        },
+        ["trial.tokenizer", "`feature_level` must be below 1", "is 99; leave it out"],
+    ),
+    "a weak model without a generator": (
+        {"trial/evaluation/guidance": [{**WEAK, "weak": {"generator": None}}]},
+        ["trial.evaluation.guidance.weak", "must be a generator of the same kind"],
+    ),
+    "a protocol that is no name": (
+        {"trial/evaluation/protocol": [{}]},
+        ["trial.evaluation.protocol", "unknown protocol {}"],
+    ),
+    "a home that nobody has": (
+        {"trial/data": {**ONE_CLASS, "root": "~nobody-here/x"}},
+        ["trial.data.root", "Write the whole path"],
+    ),
+    "a folder of the hub that leads out": (
+        {"trial/data": {**SHARDS, "root": "hf://datasets/../.."}},
+        ["trial.data", "hf://datasets/OWNER/NAME", "'hf://datasets/../..'"],
+    ),
+    "a pattern of nothing": (
+        {"trial/data": {**SHARDS, "train_files": [""]}},
+        ["trial.data", "names or patterns such as train-*.tar, but got ''"],
+    ),
+    "more files than a pattern may name": (
+        {"trial/data": {**SHARDS, "train_files": ["x-{0..99999999}.tar"]}},
+        ["trial.data", "at most 20,000 names", "'x-{0..99999999}.tar'"],
+    ),
+    "a product of patterns without end": (
+        {"trial/data": {**SHARDS, "train_files": ["x-{0..999}{0..999}{0..999}.tar"]}},
+        ["trial.data", "at most 20,000 names"],
+    ),
+    "a name that no file can have": (
+        {"trial/tokenizer/checkpoint": "a" * 5000},
+        ["trial.tokenizer.checkpoint", "at most 255 bytes long between slashes"],
+    ),
+    "a path without end": (
+        {"grid": {f"trial{'.a' * 99}": [1]}},
+        ["grid.trial.a", "unknown axis"],
+    ),
+    "more rules than can be held to a grid": (
+        {**TWO_DIMS, "exclude": [{"tokenizer.latent_dim": n} for n in range(501)]},
+        ["exclude", "at most 500 rules, but are 501"],
     ),
     "a name that leaves the folder": ({"name": "../x"}, ["name", "'../x'", "names a folder"]),
     "a name that is the folder above": ({"name": ".."}, ["name", "names a folder"]),

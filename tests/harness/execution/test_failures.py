@@ -154,3 +154,23 @@ def test_an_interrupt_ends_the_run_with_a_word_on_how_to_go_on(command, write, t
     assert "run the same command again" in ended.err
     mend()
     assert "executed 3 stages, reused 4" in command(path).out
+
+
+@pytest.mark.parametrize("kind", ["encoder", "tokenizer", "reference", "generator"])
+def test_nothing_is_published_without_a_file_that_others_read(command, write, tree, kind):
+    original = registry.KINDS[kind]
+
+    def lose(config, context):
+        result = original.run(config, context)
+        for name in original.promises(config):
+            (context.work.payload / name).unlink()
+        return result
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(registry.KINDS, kind, dataclasses.replace(original, run=lose))
+        ended = command(write(tree))
+    assert ended.code == 1
+    assert "has lost" in ended.out
+    assert not list(Path("artifacts", kind).glob("*[0-9a-f]/artifact.json"))
+    # The remedy works: nothing of the attempt is gone on from.
+    assert command(write(tree)).code == 0

@@ -30,6 +30,7 @@ def start(tmp_path, write, tree):
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            start_new_session=True,
         )
         processes.append(process)
         return process
@@ -53,13 +54,22 @@ def is_training(folder: Path) -> bool:
     return False
 
 
-@pytest.mark.parametrize("executor", ["inline", "ray"])
-def test_ctrl_c_once_writes_a_checkpoint_and_the_results_and_says_how_to_go_on(
-    start, tmp_path, executor
+@pytest.mark.parametrize(
+    ("executor", "number"),
+    [("inline", signal.SIGINT), ("ray", signal.SIGINT), ("ray", signal.SIGHUP)],
+)
+def test_ctrl_c_or_a_closed_terminal_writes_a_checkpoint_and_the_results_and_says_how_to_go_on(
+    start, tmp_path, executor, number
 ):
     process = start("--executor", executor)
     wait_for(lambda: is_training(tmp_path))
-    process.send_signal(signal.SIGINT)
+    if number == signal.SIGHUP:
+        # A terminal tells all that run in it, and so does its shell.
+        os.killpg(process.pid, number)
+        time.sleep(0.05)
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
     _, said = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, said
     assert "Press Ctrl-C again to stop now" in said

@@ -130,3 +130,12 @@ def test_tables_of_earlier_schemas_join_those_with_axes(load, tmp_path, order):
     axis = table.set_index("schema_version")["axis.tokenizer.latent_dim"]
     assert axis[3.0] == 2.0
     assert pd.isna(axis[2.0])
+
+
+def test_a_cell_that_a_spreadsheet_would_compute_is_text(tmp_path):
+    rows = [{"row_id": f"r{n}", "tokenizer": t, "gfid": -1.5} for n, t in enumerate("=+-@x")]
+    compile_table(rows, tmp_path)
+    written = pd.read_csv(tmp_path / "table.csv")
+    assert list(written["tokenizer"]) == ["'=", "'+", "'-", "'@", "x"]
+    assert list(written["gfid"]) == [-1.5] * 5
+    assert list(pd.read_parquet(tmp_path / "table.parquet")["tokenizer"]) == list("=+-@x")

@@ -126,3 +126,24 @@ def test_notes_of_a_gang_go_once_they_are_old_and_nobody_holds_its_stage(store):
         assert notes.exists()
     clear_leftovers(store.root)
     assert not notes.parent.exists()
+
+
+def test_nothing_is_removed_through_a_link(tmp_path):
+    elsewhere, store = tmp_path / "elsewhere", tmp_path / "store"
+    for folder in (elsewhere / "x.partial", elsewhere / ".y.gone", store / "tokenizer"):
+        folder.mkdir(parents=True)
+    (elsewhere / "kept").touch()
+    (elsewhere / ".y.gone" / "kept").touch()
+    (store / "generator").symlink_to(elsewhere)
+    (store / "tokenizer" / ".a.gone").symlink_to(elsewhere)
+    (store / "tokenizer" / "b.partial").symlink_to(elsewhere)
+    clear_leftovers(store)
+    discard(store / "tokenizer" / "b.partial")
+    assert not list((store / "tokenizer").iterdir())
+    assert (elsewhere / "kept").exists()
+    assert (elsewhere / ".y.gone" / "kept").exists()
+    (store / "tokenizer" / "c.partial").symlink_to(elsewhere)
+    with Store(store).work("tokenizer", "c") as work:
+        work.note("started")
+    assert not (store / "tokenizer" / "c.partial").is_symlink()
+    assert sorted(path.name for path in elsewhere.iterdir()) == [".y.gone", "kept", "x.partial"]

@@ -42,6 +42,13 @@ def test_shards_are_listed_by_braces_or_patterns_in_order(config, tmp_path):
     assert item.location == str(tmp_path / "train-0002.tar")
 
 
+def test_a_pattern_may_lie_outside_of_the_root(config, tmp_path):
+    absolute = (f"{tmp_path}/train-*.tar",)
+    moved = dataclasses.replace(config, root="elsewhere", train_files=absolute)
+    assert moved.files("train") == sorted(tmp_path.glob("train-*.tar"))
+    assert {item.location for item in moved.missing()} == {"elsewhere/val-*.tar"}
+
+
 @pytest.mark.parametrize("pattern", ["a-{0..", "a-{5..3}.tar", "a-{x}.tar", "a}"])
 def test_braces_that_mean_nothing_are_refused(pattern):
     with pytest.raises(ValueError, match=r"braces must .* write \{000\.\.012\}"):
@@ -256,6 +263,17 @@ def test_the_index_is_remembered_outside_of_the_data(config, tmp_path, monkeypat
     path.touch()
     with pytest.raises(AssertionError, match="read again"):
         index_shard(path, CLS)
+
+
+@pytest.mark.parametrize("torn", ["{}", '{"offsets": [1', "[" * 99_999, '{"offsets": [0.5], "sizes"'
+                                  ': [1], "labels": [1]}'])  # fmt: skip
+def test_an_index_that_is_torn_is_read_anew(config, tmp_path, monkeypatch, torn):
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    first = index_shard(tmp_path / "train-0000.tar", CLS)
+    (entry,) = (tmp_path / "cache" / "tar").iterdir()
+    entry.write_text(torn)
+    assert index_shard(tmp_path / "train-0000.tar", CLS).offsets.tolist() == first.offsets.tolist()
+    assert entry.read_text() != torn
 
 
 def test_a_batch_from_all_over_the_shards_comes_in_the_order_asked_for(tmp_path):
