@@ -1,4 +1,4 @@
-"""The range of every numeric field of a trial and of resources.
+"""The range of every numeric field of a trial, of resources and of a search.
 
 Classes refuse what contradicts their other fields. Here stands what no run can mean: beyond these
 a number overflows, is not kept by the table, or gives numbers that look fine and say nothing.
@@ -47,7 +47,7 @@ _NAMES: tuple[tuple[Range, str], ...] = (
         "stride width num_heads hidden_multiple hidden_width block patch_size "
         "levels space_to_depth side "
         "codebook_size batch_size num_steps top_k decode_workers cpus gpus workers "
-        "batches_ahead memory_limit_gib row_cache_gib memory_gib "
+        "num_trials num_startup parallel batches_ahead memory_limit_gib row_cache_gib memory_gib "
         "attention_placed_for",
     ),
     (BLOCKS, "num_blocks num_layers depth sampling_seeds"),
@@ -64,9 +64,9 @@ _NAMES: tuple[tuple[Range, str], ...] = (
     ),
     (FACTOR, "scale guidance_scale timestep_shift shift condition_noise temperature gamma"),
     (SIGNED, "feature_level cos_margin distmat_margin offset image_range atol rtol"),
-    (SEED, "seed"),
-    (ANY, "RowWeights.row"),
-    (SEED_32, "LatentDiagnostics.seed"),
+    (SEED, "seed seeds"),
+    (ANY, "RowWeights.row at_most at_least"),
+    (SEED_32, "LatentDiagnostics.seed SamplerChoice.seed"),
 )
 RANGES: Mapping[str, Range] = {name: each for each, names in _NAMES for name in names.split()}
 """Field, or `Class.field` -> the least and the largest number that it may hold."""

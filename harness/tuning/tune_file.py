@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.config.axes import describe_axes
+from harness.config.ranges import check_ranges
 from harness.config.resources import Resources
 from harness.config.sweep import (
     Point,
@@ -188,6 +189,8 @@ def load_tune(path: Path, settings: Sequence[str] = ()) -> Tuning:
     file = read_file(path, settings, TuneFile, dotted=("search", "proxy", "caps"))
     try:
         check_resources(file.resources)
+        for name in ("sampler", "confirmation", "promotion"):
+            check_ranges(getattr(file, name), name)
         space, named = parse_space(file.search, file.presets)
         tuning = Tuning(
             file=file,

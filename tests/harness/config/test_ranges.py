@@ -13,6 +13,7 @@ from harness.config.resources import Resources
 from harness.config.trial import Trial
 from harness.schema.kinds import Kinds
 from harness.schema.reading import ConfigError
+from harness.tuning.tune_file import TuneFile
 
 
 def classes_below(hint: Any, seen: set[type]) -> Iterator[type]:
@@ -45,7 +46,7 @@ def holds_numbers(hint: Any) -> bool:
 def numeric_fields() -> list[tuple[type, str]]:
     seen: set[type] = set()
     found = []
-    for kind in [*classes_below(Trial, seen), *classes_below(Resources, seen)]:
+    for kind in [k for top in (Trial, Resources, TuneFile) for k in classes_below(top, seen)]:
         hints = typing.get_type_hints(kind, include_extras=True)
         names = [field.name for field in dataclasses.fields(kind)]
         found += [(kind, name) for name in names if holds_numbers(hints[name])]
