@@ -68,19 +68,16 @@ class Lasting:
 
     def write(self, text: str) -> int:
         """Write a text; names in it move no cursor."""
-        with self._lasting():
-            self.stream.write(printable(text))
+        self._lasting(self.stream.write, printable(text))
         return len(text)
 
     def flush(self) -> None:
         """Show what was written."""
-        with self._lasting():
-            self.stream.flush()
+        self._lasting(self.stream.flush)
 
-    @contextlib.contextmanager
-    def _lasting(self) -> Iterator[None]:
+    def _lasting(self, call: Callable[..., object], *given: str) -> None:
         try:
-            yield
+            call(*given)
         except OSError as error:
             if error.errno not in (errno.EPIPE, errno.EIO, errno.EBADF):
                 raise

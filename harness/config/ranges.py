@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from harness.schema.reading import ConfigError
 
@@ -72,6 +72,7 @@ RANGES: Mapping[str, Range] = {name: each for each, names in _NAMES for name in 
 """Field, or `Class.field` -> the least and the largest number that it may hold."""
 
 
+@cache
 def range_of(kind: type, name: str) -> Range | None:
     """The range of a field of a class; None where it has none, as fields of plug-ins."""
     if kind.__module__.partition(".")[0] not in ("harness", "models"):
@@ -87,12 +88,13 @@ def check_ranges(config: Any, path: str = "") -> None:
     """
     if not dataclasses.is_dataclass(config):
         return
-    for name, allowed in _ranges_of(type(config)):
-        where, value = f"{path}.{name}".lstrip("."), getattr(config, name)
+    for field in dataclasses.fields(config):
+        where, value = f"{path}.{field.name}".lstrip("."), getattr(config, field.name)
+        allowed = range_of(type(config), field.name)
         for place, each in _leaves(where, value):
             if dataclasses.is_dataclass(each):
                 check_ranges(each, place)
-            elif isinstance(each, str) and name != "args":
+            elif isinstance(each, str) and field.name != "args":
                 _check_text(each, place)
             elif isinstance(each, int | float) and not isinstance(each, bool) and allowed:
                 least, most = allowed
@@ -101,12 +103,6 @@ def check_ranges(config: Any, path: str = "") -> None:
                         f"must lie in {least:g} to {most:g}, but got {each}; use a number in it",
                         path=place,
                     )
-
-
-@cache
-def _ranges_of(kind: type) -> list[tuple[str, Range | None]]:
-    fields = dataclasses.fields(cast(Any, kind))
-    return [(field.name, range_of(kind, field.name)) for field in fields]
 
 
 def _check_text(text: str, path: str) -> None:

@@ -213,7 +213,6 @@ def _run(given: _Assignment, work: Work, slices: int) -> None:
     # One record and one publication; the others have given their part to the first worker.
     if not given.world.is_first:
         return
-    work.require_files(definition.promises(stage.config))
     seen = environment(device)
     work.publish(
         {

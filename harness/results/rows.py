@@ -2,6 +2,7 @@
 
 import datetime
 import math
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -93,14 +94,11 @@ def write_csv(path: Path, frame: pd.DataFrame) -> None:
 
     A text that a spreadsheet would compute, as `=1+1`, has an apostrophe before it.
     """
+    formula = re.compile(r"[=+\-@\t\r]")
     texts = frame.select_dtypes(["object", "string"])
-    safe = texts.map(lambda cell: f"'{cell}" if _is_formula(cell) else cell)
+    safe = texts.map(lambda v: f"'{v}" if isinstance(v, str) and formula.match(v) else v)
     with replacing(path) as temporary:
         frame.assign(**{str(name): safe[name] for name in safe}).to_csv(temporary, index=False)
-
-
-def _is_formula(cell: Any) -> bool:
-    return isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r"))
 
 
 _ARROW_TYPES: dict[ColumnType, pa.DataType] = {

@@ -6,7 +6,6 @@ does not. A training step is taken as three forward passes of what is trained.
 
 import contextlib
 import dataclasses
-import math
 from collections.abc import Callable
 from functools import lru_cache
 from importlib import metadata
@@ -60,13 +59,11 @@ def count_forward(config: Any, forward: Forward) -> tuple[int, float]:
             network.eval()(*arguments)
         return num_parameters(network), float(counter.get_total_flops())
 
-    parameters, flops = of_network("forward", config, count, num_numbers=2)
+    parameters, flops = of_network("forward", config, count)
     return int(parameters), float(flops)
 
 
-def of_network(
-    purpose: str, config: Any, learn: Callable[[], tuple[float, ...]], num_numbers: int
-) -> list[float]:
+def of_network(purpose: str, config: Any, learn: Callable[[], tuple[float, ...]]) -> list[float]:
     """Numbers that follow from a network's shape, learnt once for each shape.
 
     They are remembered over processes too: importing timm and building networks takes most of the
@@ -74,16 +71,8 @@ def of_network(
     """
     name = content_hash([purpose, network_key(config), code_of(config), _code()])
     if name not in _known:
-        _known[name] = remembered(
-            "networks", name, lambda: list(learn()), lambda found: _are_counts(found, num_numbers)
-        )
+        _known[name] = remembered("networks", name, lambda: list(learn()))
     return _known[name]
-
-
-def _are_counts(found: Any, num_numbers: int) -> bool:
-    """Whether a value of the cache is so many numbers that can be counts."""
-    whole = isinstance(found, list) and len(found) == num_numbers
-    return whole and all(type(n) in (int, float) and 0 <= n < math.inf for n in found)
 
 
 @lru_cache(maxsize=1)

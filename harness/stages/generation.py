@@ -439,10 +439,4 @@ def price(stage: Stage) -> dict[str, float]:
     return {"sample_evaluations": evaluations, "sample_flops": evaluations * flops + decoder}
 
 
-def promises(config: GenerationStage) -> list[str]:
-    """What is kept of the samples."""
-    kept = {"samples.npz": config.keeps_samples, FEATURES: config.keep == "features"}
-    return [name for name, is_kept in kept.items() if is_kept]
-
-
-KIND = StageKind(version=3, run=run, estimate=estimate, promises=promises)
+KIND = StageKind(version=3, run=run, estimate=estimate)

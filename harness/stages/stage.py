@@ -1,6 +1,6 @@
 """A stage: one node of work with declared inputs and one artifact; and the kinds of stages."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,9 +53,6 @@ class StageKind:
     check_given: Callable[[Any], None] = lambda _config: None
     """Compares the headers of files of weights that are given and at hand with the network, and
     raises a ConfigError where they do not fit."""
-    promises: Callable[[Any], Iterable[str]] = lambda _config: ()
-    """Names the files of a configuration's artifact that others read: without them nothing is
-    published, whatever has become of the work folder."""
     missing: Callable[[Any, str], list[MissingItem]] = nothing_missing
     """Lists data and weights that a configuration needs and this machine lacks. The second argument
     is the key path of the configuration in the trial, where a kind serves in several places."""

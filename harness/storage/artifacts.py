@@ -23,7 +23,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from harness.schema.reading import ConfigError
 from harness.storage.durable import (
@@ -346,25 +346,25 @@ class Work:
         self.lease.require()
         if not (self.shared / HOLDER).exists():
             # What lies there now was written since, and is less than the stage promises.
-            self._start_anew("was removed while its stage ran")
+            discard(self.shared)
+            raise StorageError(
+                errno.ENOENT,
+                f"{self.shared} was removed while its stage ran, and with it a part of what the "
+                "stage had made; run the same command again, which starts it anew",
+            )
 
     def require_files(self, names: Iterable[str]) -> None:
-        """Refuse to publish without these files of the payload.
+        """Refuse to go on without files that the payload was given.
 
         Raises:
-            StorageError: One is not there, though the stage has ended well.
+            StorageError: One is gone, and with it the checkpoints that cover it.
         """
         if lost := [name for name in names if not (self.payload / name).is_file()]:
-            self._start_anew(f"has lost {lost[0]} while its stage ran")
-
-    def _start_anew(self, what: str) -> NoReturn:
-        # A checkpoint in it would be gone on from, without what it lacks.
-        discard(self.shared)
-        raise StorageError(
-            errno.ENOENT,
-            f"{self.shared} {what}, and with it a part of what the stage had made; run the same "
-            "command again, which starts it anew",
-        )
+            raise StorageError(
+                errno.ENOENT,
+                f"{self.payload / lost[0]} was removed while its stage ran; run the same command "
+                "again, which makes it anew",
+            )
 
     def note(self, what: str, **details: Any) -> None:
         """Add a line to the stage's history: an attempt, a resumption, a damaged checkpoint.

@@ -43,30 +43,28 @@ def describe_files(paths: Iterable[Path]) -> str:
 
 
 def remembered(
-    kind: str,
-    name: str,
-    learn: Callable[[], Any],
-    fits: Callable[[Any], bool],
-    lasts: Callable[[Any], bool] = lambda _: True,
+    kind: str, name: str, learn: Callable[[], Any], lasts: Callable[[Any], bool] = lambda _: True
 ) -> Any:
     """A JSON-able value that is computed once for each name.
 
     Args:
         kind: What it is, a folder of the cache.
         name: Stands for all that it depends on; letters and digits.
-        fits: Whether what lies in the cache, which is the user's, has the form of such a value.
         lasts: Whether a value holds while its name does; one that does not is not kept.
     """
     path = cache_folder() / kind / f"{name}.json"
-    with contextlib.suppress(OSError, ValueError, RecursionError):
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if fits(found):
-            return found
+    with contextlib.suppress(OSError, ValueError):
+        # The cache is the user's: whatever else lies in it is learnt anew.
+        digest, _, text = path.read_text(encoding="utf-8").partition("\n")
+        if digest == hashlib.sha256(text.encode()).hexdigest():
+            return json.loads(text)
     value = learn()
     if not lasts(value):
         return value
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         # Not flushed to the disk: an entry that is lost is learnt again.
-        write_text(path, json.dumps(value), durable=False)
+        text = json.dumps(value)
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        write_text(path, f"{digest}\n{text}", durable=False)
     return value

@@ -8,7 +8,7 @@ and one decoded image a worker.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import numpy as np
 
@@ -71,22 +71,11 @@ def inspect(
         "images",
         name,
         lambda: _look(split, decode, least_side, workers),
-        fits=_is_inspection,
         lasts=lambda found: found["num_unread"] == 0 and describe_files(split.files) == files,
     )
     return Inspection(
         content=found["content"], bad=tuple(BadImage(**image) for image in found["bad"])
     )
-
-
-def _is_inspection(found: Any) -> bool:
-    """Whether this is what `_look` gives."""
-    try:
-        return isinstance(found["content"], str) and all(
-            BadImage(**image).position >= 0 for image in found["bad"]
-        )
-    except (TypeError, LookupError):
-        return False
 
 
 def check_limit(bad: Sequence[BadImage], limit: int, num_images: int, split: str) -> None:

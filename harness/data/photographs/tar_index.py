@@ -79,20 +79,10 @@ def index_shard(path: Path, names: SampleNames) -> TarIndex:
         hashlib.sha256(asked.encode()).hexdigest(),
         # All headers of a shard are read for it, which takes long on a slow disk.
         lambda: _read_index(path, names),
-        fits=_is_index,
         # Written anew while it was read: the entry's name would stand for another content.
         lasts=lambda _: describe_files([path]) == described,
     )
     return TarIndex(**{name: np.array(found[name], dtype=np.int64) for name in found})
-
-
-def _is_index(found: Any) -> bool:
-    """Whether this is what `_read_index` gives."""
-    if not isinstance(found, dict) or sorted(found) != ["labels", "offsets", "sizes"]:
-        return False
-    lists = list(found.values())
-    whole = all(isinstance(each, list) and len(each) == len(lists[0]) for each in lists)
-    return whole and all(type(n) is int and abs(n) < 2**63 for each in lists for n in each)
 
 
 def member_name(header: bytes) -> str:

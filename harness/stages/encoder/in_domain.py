@@ -193,7 +193,6 @@ KIND = EncoderKind(
     build=build,
     make=make,
     load=lambda config, artifact: timm.filled(build(config), artifact),
-    promises=lambda _config: ("model.safetensors",),
     classifies_labels=True,
     trained_images=trained_images,
     cheapened=_cheapened,

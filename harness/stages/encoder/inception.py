@@ -48,7 +48,6 @@ def _settings(config: EncoderStage) -> InceptionConfig:
 
 KIND = EncoderKind(
     make=make,
-    promises=lambda config: (f"inception{_settings(config).path.suffix}",),
     extractor=extractor,
     size=lambda _config, _cells: (PARAMETERS, FLOPS),
     feature_dim=lambda _config: FEATURES,

@@ -1,6 +1,6 @@
 """The configuration of the stage `encoder`, and the contract of a kind of feature network."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,7 +86,5 @@ class EncoderKind:
     """Counts the images that it is trained with here, 0 where its weights are given."""
     missing: Callable[[EncoderStage, str], list[MissingItem]] = lambda _config, _path: []
     """Lists weights that this machine lacks; the second argument is the key path of the network."""
-    promises: Callable[[EncoderStage], Iterable[str]] = lambda _config: ()
-    """Names the files that `make` leaves and `load` reads."""
     cheapened: Callable[[Any], Any] = lambda config: config
     """A configuration that costs as much to use and nothing to make, for measuring speed."""

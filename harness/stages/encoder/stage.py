@@ -140,7 +140,7 @@ def feature_dim_of(config: EncoderStage) -> int:
         with torch.device("meta"):
             return (build_encoder(config).feature_dim,)
 
-    return int(of_network("feature dim", config, learn, num_numbers=1)[0])
+    return int(of_network("feature dim", config, learn)[0])
 
 
 def stride_of(config: EncoderStage) -> int:
@@ -150,7 +150,7 @@ def stride_of(config: EncoderStage) -> int:
         with torch.device("meta"):
             return (build_encoder(config).stride,)
 
-    return int(of_network("feature stride", config, learn, num_numbers=1)[0])
+    return int(of_network("feature stride", config, learn)[0])
 
 
 def _size(config: EncoderStage, cells: int | None = None) -> tuple[int, float]:
@@ -180,11 +180,4 @@ def missing(config: EncoderStage, path: str) -> list[MissingItem]:
     return [*images, *kind_of(config.encoder).missing(config, path)]
 
 
-KIND = StageKind(
-    version=1,
-    run=run,
-    estimate=estimate,
-    promises=lambda config: kind_of(config.encoder).promises(config),
-    missing=missing,
-    shares_work=False,
-)
+KIND = StageKind(version=1, run=run, estimate=estimate, missing=missing, shares_work=False)

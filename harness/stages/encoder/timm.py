@@ -100,7 +100,6 @@ KIND = EncoderKind(
     build=build,
     make=make,
     load=lambda config, artifact: filled(build(config), artifact),
-    promises=lambda _config: ("model.safetensors",),
     missing=missing,
     cheapened=lambda config: replace(config, weights="random"),
 )

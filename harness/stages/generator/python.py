@@ -108,7 +108,7 @@ def size(config: GeneratorStage) -> tuple[int, float]:
         return (float(num_parameters(try_out(config))),)
 
     # Drawing may take a minute on a CPU: what was tried once is remembered over processes.
-    return int(of_network("generator of one's own", config, learn, num_numbers=1)[0]), 0.0
+    return int(of_network("generator of one's own", config, learn)[0]), 0.0
 
 
 def make(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:

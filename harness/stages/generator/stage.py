@@ -247,6 +247,8 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
             images=training.batch_size,
         )
     curve.publish()
+    if context.world.is_first:
+        context.work.require_files(map(snapshot_name, settings.snapshot_steps))
     return {**_result(config, context, parameters), **beginning}
 
 
@@ -426,17 +428,4 @@ def check_given(config: GeneratorStage) -> None:
         compare_headers(settings, "generator", lambda: kind.build(config), partial(_read, config))
 
 
-def promises(config: GeneratorStage) -> list[str]:
-    """Every snapshot, of a kind that is trained here."""
-    is_made = kind_of(config.generator).make is not None
-    return [] if is_made else [snapshot_name(n) for n in config.generator.snapshot_steps]
-
-
-KIND = StageKind(
-    version=2,
-    run=run,
-    estimate=estimate,
-    promises=promises,
-    missing=missing,
-    check_given=check_given,
-)
+KIND = StageKind(version=2, run=run, estimate=estimate, missing=missing, check_given=check_given)

@@ -21,7 +21,7 @@ from harness.stages.tokenizer.kind import (
     network_of,
     stage_of,
 )
-from harness.storage.artifacts import RECORD, Artifact, embed, embedded
+from harness.storage.artifacts import Artifact, embed, embedded
 from models.posterior import AnyPosterior, IndexPosterior, PointPosterior, Posterior
 from models.tokenizer import TokenizerNetwork
 
@@ -131,7 +131,6 @@ KIND = TokenizerKind(
     build=build,
     make=make,
     load=load,
-    promises=lambda _config: [f"{name}/{RECORD}" for name in (TEXTURE, SEMANTIC)],
     needs=needs,
     measured=TEXTURE,
     built_from_files=True,

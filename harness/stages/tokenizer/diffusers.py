@@ -119,7 +119,6 @@ KIND = TokenizerKind(
     build=build,
     make=make,
     load=load,
-    promises=lambda _config: (CONFIG_FILE, "model.safetensors"),
     missing=missing,
     built_from_files=True,
 )

@@ -1,6 +1,6 @@
 """The configuration of the stage `tokenizer`, and the contract of a kind of tokenizer."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -46,8 +46,6 @@ class TokenizerKind:
     `parameters`, and `images`, those that it was trained with, None where nobody knows."""
     load: Callable[[TokenizerStage, Artifact], TokenizerNetwork]
     """Builds the network with the weights that `make` has left."""
-    promises: Callable[[TokenizerStage], Iterable[str]] = lambda _config: ()
-    """Names the files that `make` leaves and `load` reads."""
     check_given: Callable[[TokenizerStage], None] = lambda _config: None
     """Refuses files of weights, by their headers, that the network does not fit."""
     missing: Callable[[TokenizerStage, str], list[MissingItem]] = lambda _config, _path: []

@@ -39,7 +39,7 @@ from harness.stages.running.optimisation import (
 from harness.stages.running.rounds import Rounds
 from harness.stages.stage import Stage
 from harness.stages.tokenizer.kind import TokenizerKind, TokenizerStage
-from harness.storage.artifacts import RECORD, Artifact, embed, embedded, write_tensors
+from harness.storage.artifacts import Artifact, embed, embedded, write_tensors
 from models import checkpoint
 from models.batch_part import slices_of
 from models.foundation import EncoderNetwork
@@ -347,7 +347,6 @@ SEMVAE = TokenizerKind(
     build=build,
     make=make_semvae,
     load=load,
-    promises=lambda _config: ("model.safetensors", f"{ENCODER}/{RECORD}"),
     missing=missing,
     needs=needs,
     trained_images=trained_images,

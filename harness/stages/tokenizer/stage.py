@@ -152,11 +152,4 @@ def check_given(config: TokenizerStage) -> None:
     kind_of(config.tokenizer).check_given(config)
 
 
-KIND = StageKind(
-    version=1,
-    run=run,
-    estimate=estimate,
-    promises=lambda config: kind_of(config.tokenizer).promises(config),
-    missing=missing,
-    check_given=check_given,
-)
+KIND = StageKind(version=1, run=run, estimate=estimate, missing=missing, check_given=check_given)

@@ -399,7 +399,6 @@ KIND = TokenizerKind(
     build=build,
     make=make,
     load=load,
-    promises=lambda _config: ("model.safetensors",),
     check_given=check_given,
     missing=missing,
     needs=needs,

@@ -9,6 +9,7 @@ import pytest
 
 from harness.execution.stage_run import run_stage
 from harness.stages import registry
+from harness.stages.running.curves import Curve
 
 DIVERGING = {"tokenizer.training.learning_rate": [1e20, 1e-3]}
 
@@ -156,21 +157,19 @@ def test_an_interrupt_ends_the_run_with_a_word_on_how_to_go_on(command, write, t
     assert "executed 3 stages, reused 4" in command(path).out
 
 
-@pytest.mark.parametrize("kind", ["encoder", "tokenizer", "reference", "generator"])
-def test_nothing_is_published_without_a_file_that_others_read(command, write, tree, kind):
-    original = registry.KINDS[kind]
+def test_nothing_is_published_without_a_snapshot_that_was_removed(command, write, tree):
+    tree["trial"]["generator"]["training"]["snapshots"] = [2]
+    whole = Curve.publish
 
-    def lose(config, context):
-        result = original.run(config, context)
-        for name in original.promises(config):
-            (context.work.payload / name).unlink()
-        return result
+    def lose(curve):
+        for path in Path("artifacts/generator").glob("*.partial/payload/*2.safetensors"):
+            path.unlink()
+        whole(curve)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(registry.KINDS, kind, dataclasses.replace(original, run=lose))
+        patch.setattr(Curve, "publish", lose)
         ended = command(write(tree))
     assert ended.code == 1
-    assert "has lost" in ended.out
-    assert not list(Path("artifacts", kind).glob("*[0-9a-f]/artifact.json"))
-    # The remedy works: nothing of the attempt is gone on from.
+    assert "was removed while its stage ran" in ended.out
+    assert not list(Path("artifacts/generator").glob("*/artifact.json"))
     assert command(write(tree)).code == 0
