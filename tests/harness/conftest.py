@@ -2,7 +2,9 @@
 
 import copy
 import json
-from collections.abc import Callable
+import re
+import resource
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -96,6 +98,16 @@ def own_code_of_this_test_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forgets the code of a user that other tests have met, which Ray would send to its workers."""
     monkeypatch.setattr("harness.schema.imported._loaded", [])
     monkeypatch.setattr("harness.schema.imported._met", {})
+
+
+@pytest.fixture
+def little_memory() -> Iterator[None]:
+    """2 GiB for a test, beyond what is there: what would fill the machine is an error of memory."""
+    (used_kib,) = re.findall(r"VmData:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (int(used_kib) * 1024 + 2**31, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
 @pytest.fixture

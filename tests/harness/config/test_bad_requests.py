@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
+pytestmark = pytest.mark.usefixtures("little_memory")
+
 TWO_DIMS = {"grid": {"tokenizer.latent_dim": [2, 3]}}
 TWO_ALIGNMENTS = {"grid": {"alignment": ["none", "vf"]}}
 NO_VALUE = object()

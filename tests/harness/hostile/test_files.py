@@ -32,7 +32,9 @@ from models.diffusers_autoencoder import read_network_config
 
 from ..data.photographs.photograph_files import write_kind
 
-SECONDS = float(os.environ.get("FRONTIER_HOSTILE_S", "20"))
+pytestmark = pytest.mark.usefixtures("little_memory")
+
+SECONDS = float(os.environ.get("FRONTIER_HOSTILE_S", "8"))
 SEED = int(os.environ.get("FRONTIER_HOSTILE_SEED", "0"))
 JSON = [
     b"", b"{", b"[]", b"{}", b"null", b"NaN", b"1e999", b"[" * 100_000, b'"\\ud800"', b'{"a": NaN}',

@@ -6,6 +6,7 @@ goes on for half an hour from a seed of its own.
 
 import copy
 import os
+import re
 import signal
 import time
 from collections import Counter
@@ -21,7 +22,9 @@ import harness.tune
 
 from .requests_at_random import Request, Requests
 
-SECONDS = float(os.environ.get("FRONTIER_HOSTILE_S", "25"))
+pytestmark = pytest.mark.usefixtures("little_memory")
+
+SECONDS = float(os.environ.get("FRONTIER_HOSTILE_S", "12"))
 SEED = int(os.environ.get("FRONTIER_HOSTILE_SEED", "0"))
 MOST_S = 10.0
 """Seconds of one core that a request may take."""
@@ -62,6 +65,8 @@ def outcome(request: Request, capsys: pytest.CaptureFixture[str]) -> tuple[objec
     except Exception as error:
         return None, f"{type(error).__name__}: {error}"
     said = capsys.readouterr().err
+    if re.search("MemoryError|allocate memory", said):
+        return code, f"takes more memory than it may: {said[:300]}"
     if written := [path.name for path in Path().iterdir() if path.name != "s.yaml"]:
         return code, f"wrote {written}"
     if code == 2 and not ("error: " in said and ("s.yaml" in said or "--set" in said)):

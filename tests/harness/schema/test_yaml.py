@@ -5,6 +5,8 @@ import pytest
 from harness.schema import reading
 from harness.schema.reading import ConfigError, parse_yaml
 
+pytestmark = pytest.mark.usefixtures("little_memory")
+
 
 @pytest.mark.parametrize(
     ("text", "value"),
