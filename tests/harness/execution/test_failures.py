@@ -158,7 +158,7 @@ def test_an_interrupt_ends_the_run_with_a_word_on_how_to_go_on(command, write, t
 
 
 def test_nothing_is_published_without_a_snapshot_that_was_removed(command, write, tree):
-    tree["trial"]["generator"]["training"]["snapshots"] = [2]
+    tree["trial"]["generator"]["snapshots"] = [2]
     whole = Curve.publish
 
     def lose(curve):

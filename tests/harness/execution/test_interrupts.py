@@ -31,6 +31,8 @@ def start(tmp_path, write, tree):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
+            # Tests that run under nohup would hand down that a closed terminal is ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
         )
         processes.append(process)
         return process
