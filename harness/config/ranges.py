@@ -107,11 +107,8 @@ def check_ranges(config: Any, path: str = "") -> None:
 
 def _check_text(text: str, path: str) -> None:
     if len(os.fsencode(text)) > 4000 or any(len(os.fsencode(p)) > 255 for p in text.split("/")):
-        raise ConfigError(
-            f"must be at most 255 bytes long between slashes, as names of files are, but has "
-            f"{len(text):,}: {text[:40]!r}...; shorten it",
-            path=path,
-        )
+        must = "must be at most 255 bytes long between slashes, as names of files are"
+        raise ConfigError(f"{must}, but is {text[:40]!r}...; shorten it", path=path)
     try:
         # `~somebody` is of no user here.
         Path(text).expanduser()

@@ -27,20 +27,11 @@ from harness.config.resources import Resources, merge_default
 from harness.config.trial import Trial
 from harness.schema.imported import code_of, import_plugins, own_errors
 from harness.schema.keys import content_hash, to_plain
-from harness.schema.reading import (
-    MAX_DEPTH,
-    ConfigError,
-    nearest,
-    parse_yaml,
-    read_yaml,
-    validate,
-)
+from harness.schema.reading import ConfigError, nearest, parse_yaml, read_yaml, validate
 
 F = TypeVar("F")
 BASE = "(base)"
 """Value of an axis where the base trial has something that none of its values is."""
-MANY = 1_000
-"""Combinations whose planning takes so long that it is told."""
 _ABSENT = object()
 
 
@@ -188,8 +179,8 @@ def set_path(tree: dict[str, Any], path: str, value: Any) -> None:
     Raises:
         ConfigError: A part of the path names something that is not a block.
     """
-    if path.count(".") >= MAX_DEPTH:
-        raise ConfigError(f"must have at most {MAX_DEPTH} parts, but has {path.count('.') + 1}")
+    if (dots := path.count(".")) > 60:
+        raise ConfigError(f"must have at most 60 dots, but has {dots}", path=f"{path[:40]}...")
     node, rest, walked = tree, path, ""
     while rest not in node:
         through = [key for key in node if isinstance(key, str) and rest.startswith(f"{key}.")]
@@ -342,11 +333,8 @@ def _expand(file: SweepFile, grids: Sequence[Grid]) -> Iterator[Point]:
     exclusions = Exclusions(file.exclude, axes)
     seen: dict[str, Mapping[str, Any]] = {}
     combinations = all_combinations(grids, exclusions)
-    if len(combinations) >= MANY:
-        print(
-            f"note: planning {len(combinations):,} trials, some {MANY // 5} a second",
-            file=sys.stderr,
-        )
+    if (count := len(combinations)) >= 1_000:
+        print(f"note: planning {count:,} trials, some 200 a second", file=sys.stderr)
     for grid, chosen in combinations:
         trial = _build(file, chosen)
         full = _with_base_values(file, grids, grid, chosen, trial)

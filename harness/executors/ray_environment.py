@@ -57,10 +57,9 @@ def session_folder() -> Iterator[Path]:
     usual = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
     short = (Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"))
     limit = MAX_SOCKET_BYTES - SESSION_BYTES - len("/ray-12345678")
-    for place in (usual, *(place for place in short if os.access(place, os.W_OK | os.X_OK))):
-        if len(os.fsencode(place)) <= limit:
-            break
-    else:
+    places = [usual, *(place for place in short if os.access(place, os.W_OK | os.X_OK))]
+    place = next((place for place in places if len(os.fsencode(place)) <= limit), None)
+    if place is None:
         raise ValueError(
             f"Ray's temporary folder must be at most {limit} bytes long, but {str(usual)!r} is "
             "longer and /tmp, /var/tmp and /dev/shm cannot be written; set RAY_TMPDIR to a short "

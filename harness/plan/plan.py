@@ -102,7 +102,10 @@ def make_plan(sweep: Sweep) -> Plan:
     rows: list[PlannedRow] = []
     try:
         check_resources(sweep.file.resources)
-        sets = sum(_num_sets(point.trial) for point in sweep.points)
+        asked = [(p.trial.evaluation, p.trial.generator) for p in sweep.points]
+        sets = sum(
+            len(g.snapshot_steps) * len(e.guidance) * e.sampling_seeds for e, g in asked if g
+        )
         if sets > MAX_SETS:
             raise ConfigError(
                 f"must ask for at most {MAX_SETS:,} sets of samples (trials, times snapshots, "
@@ -116,14 +119,6 @@ def make_plan(sweep: Sweep) -> Plan:
         raise error.within(source=sweep.source) from error
     needed = with_inputs(stage for row in rows for stage in row.stages)
     return Plan(sweep=sweep, stages=tuple(in_order(needed)), rows=tuple(rows))
-
-
-def _num_sets(trial: Trial) -> int:
-    """How many sets of samples a trial's rows need."""
-    if trial.generator is None:
-        return 0
-    evaluation, steps = trial.evaluation, trial.generator.snapshot_steps
-    return len(steps) * len(evaluation.guidance) * evaluation.sampling_seeds
 
 
 def with_inputs(stages: Iterable[Stage]) -> set[Stage]:
