@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
+from ..conftest import SMALL_VIT
+
 pytestmark = pytest.mark.usefixtures("little_memory")
 
 TWO_DIMS = {"grid": {"tokenizer.latent_dim": [2, 3]}}
@@ -362,10 +364,15 @@ FILES = {
     ),
     "a level that a feature network lacks": (
         {
-            "presets/alignment/vf/tokenizer.alignment/encoder/feature_level": 99,
+            "presets/alignment/vf/tokenizer.alignment/encoder": {
+                **{name: SMALL_VIT[name] for name in ("name", "model_args")},
+                "kind": "timm",
+                "weights": "random",
+                "feature_level": 99,
+            },
             **TWO_ALIGNMENTS,
         },
-        ["trial.tokenizer", "`feature_level` must be below 1", "is 99; leave it out"],
+        ["trial.tokenizer.alignment", "`feature_level` must be below 1", "is 99; leave it out"],
     ),
     "a weak model without a generator": (
         {"trial/evaluation/guidance": [{**WEAK, "weak": {"generator": None}}]},

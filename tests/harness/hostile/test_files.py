@@ -69,7 +69,8 @@ def make_readers(root: Path) -> dict[str, tuple[Path, Reader]]:
     add("moments m.npz", read_statistics, lambda p: np.savez(p, **moments))
     plain = {name: torch.from_numpy(value) for name, value in moments.items()}
     add("moments m.pt", read_statistics, lambda p: torch.save(plain, p))
-    add("moments m.safetensors", read_statistics, lambda p: save_file(plain, p))
+    stored = {"num_samples": torch.tensor(9.0), "mean": plain["mu"], "scatter": plain["sigma"]}
+    add("moments m.safetensors", read_statistics, lambda p: save_file(stored, p))
     pixels = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
     add("samples a.npz",
         lambda p: open_image_set(NpzImages(path=str(p))).images(np.arange(3)),
