@@ -143,6 +143,9 @@ _COLUMNS = (
             "samples drawn and decoded a second as measured, metrics left out, mean over sampling "
             "seeds; on a CPU by the processor's clock", unit="images/s", better="higher",
             measured_on="generator"),
+    _number("sample_tokens_per_s",
+            "codes drawn and decoded a second, as sample_images_per_s; empty of other latents",
+            unit="tokens/s", better="higher", measured_on="generator"),
     _count("seed", "seed of the trial"),
     _count("tokenizer_seed", "seed of the tokenizer", label="tokenizer seed"),
     _count("generator_seed", "seed of the generator", label="generator seed"),

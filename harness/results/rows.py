@@ -41,6 +41,7 @@ from harness.stages.stage import Stage
 from harness.stages.tokenizer.kind import measured_stage
 from harness.storage.artifacts import Artifact, Store
 from harness.storage.durable import replacing, storage_errors, write_json
+from models.latent import IndexLayout
 
 Found = Mapping[str, Artifact]
 """Key of a stage -> its artifact, of the stages of one row whose artifacts are there."""
@@ -303,7 +304,11 @@ def _generation(row: PlannedRow, found: Found) -> dict[str, Any]:
     values = generation_columns(results) | making_columns([*made, *scored])
     # Earlier artifacts lack it.
     rates = [artifact.record["cost"].get(RATE) for artifact in made]
-    values["sample_images_per_s"] = None if None in rates else statistics.fmean(rates)
+    rate = None if None in rates else statistics.fmean(rates)
+    layout = row.trial.layout
+    codes = layout.shape[0] if isinstance(layout, IndexLayout) else None
+    values["sample_images_per_s"] = rate
+    values["sample_tokens_per_s"] = rate and codes and rate * codes
     reconstruction = found.get(row.reconstruction.key) if row.reconstruction else None
     if reconstruction and reconstruction.result["rank_deficient"]:
         values["rank_deficient"] = "yes"

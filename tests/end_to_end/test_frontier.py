@@ -86,6 +86,7 @@ def test_both_executors_give_the_same_table_bit_for_bit(folders):
         "generator_s",
         "generation_s",
         "sample_images_per_s",
+        "sample_tokens_per_s",
         "created",
         "git_revision",
     }

@@ -386,6 +386,7 @@ def estimate(stage: Stage) -> Estimate:
     config: GeneratorStage = stage.config
     parameters, _ = kind_of(config.generator).size(config)
     looks_to = stage.inputs["representation"].config if "representation" in stage.inputs else None
+    parameters += _head_parameters(config, looks_to)
     return Estimate(
         flops=training_flops(config, looks_to),
         disk_bytes=BYTES * parameters * len(config.generator.snapshot_steps),
@@ -394,6 +395,17 @@ def estimate(stage: Stage) -> Estimate:
         # The moving average is one more copy of the weights.
         state_bytes=(ADAM_STATE + 1) * BYTES * parameters,
     )
+
+
+def _head_parameters(config: GeneratorStage, looks_to: EncoderStage | None) -> int:
+    """Those of a projection within the generator, which its files hold."""
+    alignment = config.generator.token_alignment
+    if looks_to is None or alignment is None or alignment.head == "apart":
+        return 0
+    with torch.device("meta"):
+        model: Any = kind_of(config.generator).build(config)
+        size = {"width": model.token_width, "feature_dim": encoder.feature_dim_of(looks_to)}
+        return num_parameters(REPAHead(alignment, **size))
 
 
 def flops_per_image(config: GeneratorStage) -> float:

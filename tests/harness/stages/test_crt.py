@@ -45,6 +45,9 @@ def test_codes_of_a_regularised_tokenizer_become_rows(command, write, tree):
     assert guided["generator_size"] == "1x16x2"
     assert plain["gfid"] != guided["gfid"]
     assert "causal" in plain["regularizers"]
+    assert [float(row["sample_evaluations"]) for row in (plain, guided)] == [1, 2]
+    # Sixteen codes an image.
+    assert float(plain["sample_tokens_per_s"]) == 16 * float(plain["sample_images_per_s"])
     curves = next(Path("artifacts/tokenizer").glob("*/curve.jsonl")).read_text()
     assert "causal.prediction" in curves
     assert "causal.variance" in curves

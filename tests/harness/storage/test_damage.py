@@ -12,6 +12,7 @@ TIMED = [
     "generator_s",
     "generation_s",
     "sample_images_per_s",
+    "sample_tokens_per_s",
     "created",
     "git_revision",
 ]

@@ -1,6 +1,7 @@
 """Alignment of a generator's tokens (REPA): what it adds, and that nothing stays when off."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from harness.config.resources import Resources
+from harness.config.sweep import load_sweep
 from harness.data import DigitsDataset, open_dataset
 from harness.data.pixel_range import to_model_range
 from harness.execution.stage_run import run_stage
@@ -15,6 +17,7 @@ from harness.plan.cost import estimate
 from harness.plan.plan import make_plan
 from harness.schema.reading import ConfigError
 from harness.stages.encoder.stage import load_encoder
+from harness.stages.generator.kinds import kind_of
 from harness.stages.generator.lightningdit import build
 from harness.stages.generator.representation import TokenAlignment
 from harness.stages.generator.stage import load_generator
@@ -160,6 +163,18 @@ def test_images_other_than_those_behind_the_latents_are_refused(load, store, mon
 def test_the_estimate_counts_the_encoder(load):
     plain, aligned = (estimate(generator(load, *s)).flops for s in ((), (repa(),)))
     assert aligned > plain
+
+
+def test_the_published_ladder_is_planned_with_its_published_parameters():
+    sweep = load_sweep(Path(__file__).parents[4] / "sweeps" / "sfd_imagenet256.yaml")
+    planned = [stage for stage in make_plan(sweep).stages if stage.kind == "generator"]
+    offset = next(stage for stage in planned if stage.config.generator.flow.offset == 0.3)
+    # With position table and projection 137.63M, without both 130.09M (variants_corrections.md).
+    assert estimate(offset).parameters == pytest.approx(137.63e6, abs=5e3)
+    assert estimate(offset).disk_bytes == 4 * estimate(offset).parameters
+    assert kind_of(offset.config.generator).size(offset.config)[0] - 256 * 768 == pytest.approx(
+        130.09e6, abs=5e3
+    )
 
 
 def test_a_generator_is_not_graded_by_the_network_it_is_aligned_with(load):
