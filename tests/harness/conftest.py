@@ -4,14 +4,15 @@ import copy
 import json
 import re
 import resource
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import yaml
+from PIL import Image
 
-from analysis.figures.column import COLUMN_INCH
 from harness.config.sweep import Sweep, load_sweep
 from harness.run import main
 
@@ -82,14 +83,21 @@ class Ended(NamedTuple):
         return json.loads(self.out)
 
 
-@pytest.fixture(autouse=True)
-def one_file_a_figure(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Saves figures of runs in this process as one PNG each: five files take most of a small run.
+def save_blank(draw: object, folder: Path, name: str) -> list[Path]:
+    """One pixel in place of a figure."""
+    path = folder / f"{name}.png"
+    Image.new("RGB", (1, 1)).save(path)
+    return [path]
 
-    The analysis' own tests, the shipped sweeps' and those marked `every_file` save all of them.
+
+@pytest.fixture(autouse=True)
+def blank_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Saves a blank picture for every figure of runs in this process: drawing takes half of them.
+
+    The analysis' own tests, those of `end_to_end` and those marked `every_file` draw.
     """
     if not request.node.get_closest_marker("every_file"):
-        monkeypatch.setattr("analysis.figures.saving.FILES", {COLUMN_INCH: (".png",)})
+        monkeypatch.setattr("analysis.report.save_figure", save_blank)
         monkeypatch.setattr("analysis.report.ENDS", (".png",))
 
 
@@ -158,3 +166,36 @@ def command(
         return Ended(code, captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def left_behind(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A folder of what sweeps have left behind, and which sweeps these are."""
+    return tmp_path_factory.mktemp("left_behind"), []
+
+
+@pytest.fixture
+def finished(
+    command: Callable[..., Ended],
+    write: Callable[[Tree], Path],
+    left_behind: tuple[Path, list[str]],
+) -> Callable[..., Path]:
+    """Fills the working folder as a run of a sweep does; returns the sweep's file.
+
+    Each sweep runs once for all tests of this process. They have a copy each.
+    """
+    root, known = left_behind
+
+    def fill(tree: Tree, *arguments: str) -> Path:
+        path, which = write(tree), json.dumps([tree, arguments])
+        if which not in known:
+            ended = command(path, *arguments)
+            assert ended.code == 0, ended.err
+            shutil.copytree(".", root / str(len(known)), symlinks=True)
+            known.append(which)
+        else:
+            folder = root / str(known.index(which))
+            shutil.copytree(folder, ".", symlinks=True, dirs_exist_ok=True)
+        return path
+
+    return fill

@@ -113,8 +113,8 @@ def test_results_and_artifacts_go_where_they_are_asked_to(command, write, tree):
     assert not Path("results").exists()
 
 
-def test_the_table_says_what_its_columns_mean(command, write, tree):
-    command(write(tree), "--only", "encoder")
+def test_the_table_says_what_its_columns_mean(finished, tree):
+    finished(tree, "--only", "encoder")
     schema = pq.read_schema("results/small/table.parquet")
     assert schema.names == list(COLUMNS)
     for name, column in COLUMNS.items():
@@ -123,8 +123,8 @@ def test_the_table_says_what_its_columns_mean(command, write, tree):
         assert known["description"] == column.meaning
 
 
-def test_the_manifest_names_command_stages_and_machine(command, write, tree):
-    command(write(tree), "--only", "encoder")
+def test_the_manifest_names_command_stages_and_machine(finished, tree):
+    finished(tree, "--only", "encoder")
     manifest = json.loads(Path("results/small/manifest.json").read_text())
     assert manifest["environment"]["torch"]
     statuses = {stage["kind"]: stage["status"] for stage in manifest["stages"]}

@@ -35,8 +35,8 @@ def status(command, capsys):
     return run
 
 
-def test_a_finished_sweep_is_done(command, write, tree, status) -> None:
-    assert command(write(tree)).code == 0
+def test_a_finished_sweep_is_done(finished, tree, status) -> None:
+    finished(tree)
     code, shown = status()
     assert code == 0, shown.err
     assert "small: 7/7 stages: 0 running, 0 ready, 0 waiting, 7 done" in shown.out
@@ -160,8 +160,8 @@ def test_a_killed_driver_leaves_a_sweep_that_can_be_looked_at(write, tree, tmp_p
     assert asked.stderr == ""
 
 
-def test_watching_ends_when_nothing_is_left(command, write, tree, status) -> None:
-    command(write(tree))
+def test_watching_ends_when_nothing_is_left(finished, tree, status) -> None:
+    finished(tree)
     code, shown = status("--watch")
     assert code == 0
     assert shown.out.count("7/7 stages") == 1
@@ -180,9 +180,9 @@ def look_without_torch(folder: Path) -> "subprocess.CompletedProcess[str]":
 
 @pytest.mark.parametrize("arguments", [[], ["--only", "tokenizer"]], ids=["finished", "open"])
 def test_a_record_of_the_plan_spares_planning_and_says_the_same(
-    command, write, tree, status, arguments
+    finished, tree, status, arguments
 ) -> None:
-    assert command(write(tree), *arguments).code == 0
+    finished(tree, *arguments)
     asked = look_without_torch(Path.cwd())
     assert asked.stderr == ""
     (Path("results/small") / FILE).unlink()
@@ -199,26 +199,24 @@ def test_a_record_of_the_plan_spares_planning_and_says_the_same(
     ],
     ids=["torn", "altered", "another form"],
 )
-def test_without_a_good_record_the_sweep_is_planned_anew(
-    command, write, tree, status, spoil
-) -> None:
-    command(write(tree))
+def test_without_a_good_record_the_sweep_is_planned_anew(finished, tree, status, spoil) -> None:
+    finished(tree)
     said, path = status(), Path("results/small") / FILE
     path.write_text(spoil(path.read_text()))
     assert read_record(path.parent) is None
     assert status() == said
 
 
-def test_a_record_of_another_sweep_file_is_not_read(command, write, tree, status) -> None:
-    command(write(tree), "--only", "encoder")
+def test_a_record_of_another_sweep_file_is_not_read(finished, tree, status) -> None:
+    finished(tree, "--only", "encoder")
     path = Path("results/small/sweep.yaml")
     path.write_text(path.read_text().replace("grid: {}", "grid: {seed: [0, 1]}"))
     assert read_record(path.parent) is None
     assert "rows: 2 pending" in status()[1].out
 
 
-def test_a_record_of_a_newer_version_is_not_read(command, write, tree) -> None:
-    command(write(tree), "--only", "encoder")
+def test_a_record_of_a_newer_version_is_not_read(finished, tree) -> None:
+    finished(tree, "--only", "encoder")
     path = Path("results/small") / FILE
     plan = {**json.loads(path.read_text())["plan"], "schema_version": 2}
     path.write_text(json.dumps({"sha256": hash_of(plan, path.parent), "plan": plan}))
@@ -234,10 +232,8 @@ def test_a_record_of_a_newer_version_is_not_read(command, write, tree) -> None:
         ("artifacts", "must hold the sweep.yaml"),
     ],
 )
-def test_a_wrong_folder_is_told_with_the_right_one(
-    command, write, tree, capsys, folder, message
-) -> None:
-    command(write(tree), "--only", "encoder")
+def test_a_wrong_folder_is_told_with_the_right_one(finished, tree, capsys, folder, message) -> None:
+    finished(tree, "--only", "encoder")
     assert main([folder]) == 2
     assert message in capsys.readouterr().err
 

@@ -20,14 +20,13 @@ NOTEBOOK = REPOSITORY / "sweeps" / "examples" / "open_results.ipynb"
 
 
 @pytest.fixture
-def run(command, write, tree):
-    """Runs the small sweep with both alignments, and opens its results."""
+def run(finished, tree):
+    """Opens the results of the small sweep with both alignments."""
 
     def run_small(*settings: str) -> Results:
         tree["name"] = "frontier"
         tree["grid"] = {"alignment": ["none", "vf"]}
-        ended = command(write(tree), *(part for each in settings for part in ("--set", each)))
-        assert ended.code == 0, ended.err
+        finished(tree, *(part for each in settings for part in ("--set", each)))
         return open_results("results/frontier")
 
     return run_small
@@ -123,7 +122,7 @@ def test_a_tokenizer_alone_has_no_generator(run, tree):
 
 
 def test_the_notebook_runs_from_top_to_bottom(run, capsys):
-    run("evaluation.keep_samples=true")
+    run("evaluation.keep_samples=true", "evaluation.batch_size=16")
     names: dict[str, object] = {}
     for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]:
         if cell["cell_type"] == "code":

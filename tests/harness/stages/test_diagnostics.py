@@ -31,8 +31,8 @@ def test_without_the_question_no_stage_is_planned_and_no_key_moves(load):
     assert set(plain.stages) < set(asked.stages)
 
 
-def test_training_curves_lie_beside_the_table(command, write, tree):
-    assert command(write(tree)).code == 0
+def test_training_curves_lie_beside_the_table(finished, tree):
+    finished(tree)
     curves = pd.read_parquet("results/small/curves.parquet")
     assert set(curves["stage_kind"]) == {"tokenizer", "generator"}
     generator = curves[(curves["stage_kind"] == "generator") & (curves["term"] == "velocity_mse")]

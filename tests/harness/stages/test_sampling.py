@@ -58,15 +58,15 @@ def test_more_sampling_seeds_reuse_the_sets_that_are_there(load):
     assert three.generator.generations[0] == one.generator.generations[0]
 
 
-def test_kept_samples_are_an_archive_that_scores_the_same(command, write, tree):
+def test_kept_samples_are_an_archive_that_scores_the_same(command, finished, tree):
     tree["trial"]["evaluation"]["keep_samples"] = True
-    assert command(write(tree)).code == 0
+    path = finished(tree)
     (made,) = artifacts("generation")
     with np.load(made.path / "samples.npz") as archive:
         assert archive["arr_0"].shape == (40, 16, 16, 3)
         assert archive["arr_0"].dtype == np.uint8
         assert archive["arr_1"].shape == (40,)
-    again = command(write(tree), "--json").json["rows"][0]
+    again = command(path, "--json").json["rows"][0]
     assert again["gfid"] == made.result["gfid"]
 
 
@@ -170,10 +170,9 @@ def test_a_tokenizer_alone_makes_a_row(command, write, tree):
     assert not artifacts("generation")
 
 
-def test_statistics_of_samples_serve_again_as_a_reference(command, write, tree):
+def test_statistics_of_samples_serve_again_as_a_reference(finished, tree):
     tree["trial"]["evaluation"]["keep_samples"] = True
-    sweep = write(tree)
-    assert command(sweep).code == 0
+    sweep = finished(tree)
     (made,) = artifacts("generation")
     places = ("--samples", f"{made.path}/samples.npz",
               "--reference", f"{made.path}/statistics.safetensors")  # fmt: skip

@@ -19,10 +19,9 @@ TIMED = [
 
 
 @pytest.fixture
-def folders(command, write, tree):
+def folders(finished, tree):
     """Kind -> artifact folder of a small sweep that has run, with the file of the sweep."""
-    path = write(tree)
-    assert command(path).code == 0
+    path = finished(tree)
     folders = {
         kind: next((Path("artifacts") / kind).iterdir())
         for kind in ("tokenizer", "reconstruction", "latents", "generator", "generation")
