@@ -18,11 +18,23 @@ GPUS = ("NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-80GB")
 SIZES = {f"LightningDiT {name}/1" for name in PUBLISHED_SIZES}
 
 
+@pytest.fixture(scope="module")
+def known() -> dict[tuple[str, tuple[str, ...], bool], dict[str, list[Row]]]:
+    """Rows by GPU, arguments and whether convolutions may use TF32: planning them takes seconds."""
+    return {}
+
+
 @pytest.fixture
-def rows_on(tmp_path, monkeypatch):
+def rows_on(tmp_path, monkeypatch, known):
     """Rows of the default benchmark on a GPU of this name, where nothing is run."""
 
     def run(name: str, *arguments: str) -> dict[str, list[Row]]:
+        which = (name, arguments, torch.backends.cudnn.allow_tf32)
+        if which not in known:
+            known[which] = plan(name, *arguments)
+        return known[which]
+
+    def plan(name: str, *arguments: str) -> dict[str, list[Row]]:
         ran = Times(turns=[Taken(wall_s=1.0, cpu_s=1.0)] * 3)
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: name)
         monkeypatch.setattr(training_parts, "free_memory_gib", lambda _: 79.0)
