@@ -17,12 +17,13 @@ from typing import Any
 
 import torch
 
+from analysis.outputs import path_at
 from harness.benchmarks import training_parts, use_parts
 from harness.benchmarks.measuring import Bench
 from harness.benchmarks.rows import Row, as_json, as_text, write_rows
 from harness.benchmarks.subject import default_sizes, default_trial, make_subject, named, size_names
 from harness.commands.exit_codes import EXIT_DONE, exit_code
-from harness.commands.options import add_settings, count, folder_at, seconds
+from harness.commands.options import add_settings, count, seconds
 from harness.config.generator_settings import GeneratorBase
 from harness.config.sweep import load_sweep
 from harness.config.trial import Trial
@@ -51,7 +52,7 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "sweep",
-        type=folder_at,
+        type=path_at,
         nargs="?",
         help="bench the first trial of this sweep; default: the published system on a GPU, a "
         "small one on a CPU",
@@ -94,7 +95,7 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     parser.add_argument(
         "--out",
-        type=folder_at,
+        type=path_at,
         default=Path("results/bench"),
         metavar="DIR",
         help="where the rows go; default results/bench",

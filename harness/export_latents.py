@@ -19,8 +19,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from analysis.outputs import path_at
 from harness.commands.exit_codes import EXIT_DONE, exit_code
-from harness.commands.options import folder_at
 from harness.config.data import published
 from harness.data import open_dataset
 from harness.data.dataset import batches, take
@@ -47,12 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "released code trains on.",
     )
     parser.add_argument(
-        "artifact", type=folder_at, help="folder of the artifact: artifacts/latents/<key>"
+        "artifact", type=path_at, help="folder of the artifact: artifacts/latents/<key>"
     )
-    parser.add_argument("folder", type=folder_at, help="where to write; absent or empty")
+    parser.add_argument("folder", type=path_at, help="where to write; absent or empty")
     parser.add_argument(
         "--features",
-        type=folder_at,
+        type=path_at,
         metavar="ENCODER",
         help="also write features of the images by the network of this artifact: "
         "artifacts/encoder/<key>",

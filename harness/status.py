@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from analysis.outputs import path_at
 from harness.commands.exit_codes import EXIT_DONE, EXIT_ROWS_FAILED, EXIT_UNFINISHED, exit_code
-from harness.commands.options import folder_at
 from harness.reporting.overview import headline, progress_text
 from harness.reporting.plan_record import PlanRecord, read_record
 from harness.reporting.stage_states import StageState, State
@@ -48,10 +48,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         epilog="exit codes: 0 all rows are done, 1 something failed and nothing is left to run, "
         "2 the request is wrong, 3 not finished (running, or to be gone on with)",
     )
-    parser.add_argument("results", type=folder_at, help="a folder of results: results/frontier")
+    parser.add_argument("results", type=path_at, help="a folder of results: results/frontier")
     parser.add_argument(
         "--store",
-        type=folder_at,
+        type=path_at,
         metavar="DIR",
         help="folder of the artifacts (default: the one that the sweep was run with)",
     )

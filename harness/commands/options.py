@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from analysis.outputs import path_at
 from harness.machine.devices import PEAKS
 
 N = TypeVar("N", int, float)
@@ -85,7 +86,7 @@ def add_run_options(
         sweep: Help of the file that says what is run.
         example: How one value of that file is overridden.
     """
-    parser.add_argument("sweep", type=folder_at, help=sweep)
+    parser.add_argument("sweep", type=path_at, help=sweep)
     add_settings(parser, example)
     parser.add_argument("--json", action="store_true", help="print plan or outcome as JSON")
     for option, folder, holds in (
@@ -93,7 +94,7 @@ def add_run_options(
         ("--store", "artifacts", "folder of the artifacts, shared by sweeps and machines"),
     ):
         about = f"{holds} (default: {folder})"
-        parser.add_argument(option, type=folder_at, default=Path(folder), metavar="DIR", help=about)
+        parser.add_argument(option, type=path_at, default=Path(folder), metavar="DIR", help=about)
     parser.add_argument(
         "--executor",
         choices=("ray", "inline"),
@@ -171,14 +172,6 @@ def add_settings(parser: argparse.ArgumentParser, example: str = EXAMPLE) -> Non
         dest="settings",
         help="import a module of your own that registers kinds, beside the file's `plugins`",
     )
-
-
-def folder_at(text: str) -> Path:
-    """The value of an option that is a path; `~`, which a shell leaves in `--out=~/x`, is home."""
-    try:
-        return Path(text).expanduser()
-    except RuntimeError as error:
-        raise argparse.ArgumentTypeError(f"{error}; write the whole path, not {text!r}") from error
 
 
 def known_device(text: str) -> str:
