@@ -248,7 +248,7 @@ def _look(path: Path) -> _Seen | None:
     """A lease's content and last touch; None where there is none."""
     try:
         # Opened first: over NFS that asks the server for the time of the last touch.
-        with path.open(encoding="utf-8") as file:
+        with path.open("rb") as file:
             modified_ns = os.fstat(file.fileno()).st_mtime_ns
             return _Seen(holder=_parse(file.read()), modified_ns=modified_ns)
     except FileNotFoundError:
@@ -256,10 +256,10 @@ def _look(path: Path) -> _Seen | None:
 
 
 def _read(path: Path) -> Mapping[str, Any]:
-    return _parse(path.read_text(encoding="utf-8"))
+    return _parse(path.read_bytes())
 
 
-def _parse(text: str) -> Mapping[str, Any]:
+def _parse(text: bytes) -> Mapping[str, Any]:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError):

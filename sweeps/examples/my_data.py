@@ -1,4 +1,4 @@
-"""A data set of one's own: discs and squares of random size, drawn from the index."""
+"""A data set of one's own: discs and squares of random size in some noise, drawn from the index."""
 
 import numpy as np
 
@@ -17,4 +17,6 @@ class Shapes:
         random, grid = np.random.default_rng([self.seed, index]), np.mgrid[: self.side, : self.side]
         dy, dx = np.abs(grid - random.uniform(5, self.side - 5, (2, 1, 1)))
         inside = (np.hypot(dy, dx) if index % 2 == 0 else np.maximum(dy, dx)) < random.uniform(2, 5)
-        return (inside[:, :, None] * random.integers(100, 255, 3)).astype(np.uint8), index % 2
+        noise = random.integers(0, 40, (self.side, self.side, 1))
+        image = inside[:, :, None] * random.integers(100, 215, 3) + noise
+        return image.astype(np.uint8), index % 2

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 
@@ -66,6 +68,10 @@ def test_misfitting_sizes_are_refused():
         Autoencoder(SMALL, latent_dim=4, resolution=16).encode(torch.zeros(1, 3, 15, 16))
 
 
+def attentions(levels: Any) -> list[int]:
+    return [len(level.attn) for level in levels]
+
+
 def test_attention_of_an_odd_grid_stands_where_the_published_levels_have_it():
     config = AutoencoderConfig(
         base_width=4, width_multipliers=(1, 1, 1), num_blocks=1, norm_groups=2,
@@ -73,9 +79,9 @@ def test_attention_of_an_odd_grid_stands_where_the_published_levels_have_it():
     )  # fmt: skip
     network = Autoencoder(config, latent_dim=2, resolution=36)
     # Downwards 36, 18, 9 and upwards 9, 18, 36.
-    assert [len(level.attn) for level in network.encoder.down] == [0, 0, 1]
-    assert [len(level.attn) for level in network.decoder.up] == [0, 0, 2]
+    assert attentions(network.encoder.down) == [0, 0, 1]
+    assert attentions(network.decoder.up) == [0, 0, 2]
     odd = Autoencoder(config, latent_dim=2, resolution=19)
     # Downwards 19, 9, 4 and upwards 4, 8, 16.
-    assert [len(level.attn) for level in odd.encoder.down] == [0, 1, 0]
-    assert [len(level.attn) for level in odd.decoder.up] == [2, 0, 0]
+    assert attentions(odd.encoder.down) == [0, 1, 0]
+    assert attentions(odd.decoder.up) == [2, 0, 0]

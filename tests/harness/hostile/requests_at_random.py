@@ -50,11 +50,14 @@ YAML = [
 # fmt: on
 
 
+Command = Literal["run", "tune", "evaluate"]
+
+
 @dataclass(frozen=True)
 class Request:
     """One command line and its file."""
 
-    command: Literal["run", "tune", "evaluate"]
+    command: Command
     text: str
     settings: tuple[str, ...]
 
@@ -69,12 +72,12 @@ class Requests:
         search: A small valid search.
         """
         self.random = random.Random(seed)
-        self.files: dict[str, Tree] = {"run": sweep, "tune": search, "evaluate": sweep}
+        self.files: dict[Command, Tree] = {"run": sweep, "tune": search, "evaluate": sweep}
         self.classes: dict[str, Any] = {"run": SweepFile, "tune": TuneFile, "evaluate": SweepFile}
 
     def __iter__(self) -> Iterator[Request]:
         while True:
-            command = self.random.choice(["run"] * 6 + ["tune"] * 3 + ["evaluate"])
+            command: Command = self.random.choices(["run", "tune", "evaluate"], [6, 3, 1])[0]
             tree, settings = copy.deepcopy(self.files[command]), []
             for _ in range(self.random.choice([1, 1, 1, 2, 3])):
                 settings += self._spoil(command, tree)

@@ -44,6 +44,7 @@ def test_it_never_runs_twice_at_a_time_nor_without_news(tmp_path, at_once, monke
     refresher.row_written()
     refresher.look()
     first = refresher._process
+    assert first is not None
     refresher.row_written()
     refresher.look()
     assert refresher._process is first

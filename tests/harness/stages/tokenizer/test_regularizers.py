@@ -98,8 +98,8 @@ def test_what_a_regulariser_owns_is_trained_by_its_own_optimiser(load, tmp_path,
     for rate in (0.5, 0.25):
         stage = tokenizer_of(load(KINDS.format(block.format(rate))))
         trained(stage, Store(tmp_path / str(rate)))
-        # Another one was built to count its operations; that is in evaluation mode.
-        (own,) = [each for each in built if each.training]
+        # Others were built at planning, and to count operations.
+        (own,) = [each for each in built if each.centre.grad is not None]
         moved.append(own.centre.detach().flatten())
         built.clear()
     # AdamW moves every number by about its learning rate a step, whatever the gradient.
