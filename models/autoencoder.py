@@ -166,9 +166,10 @@ class Bottleneck:
     """What the encoder says: the posterior's mean, or vectors before they are quantised."""
     latent: Float[Tensor, "b c h w"]
     """What the decoder is given."""
-    terms: Callable[[], Mapping[str, Float[Tensor, ""]]]
-    """Gives the unweighted terms of the loss, means over the images. It is called after the decoder
-    has run: gradients are summed in the reverse order, which moves their last bits."""
+    terms: Callable[[Float[Tensor, "b f h w"] | None], Mapping[str, Float[Tensor, ""]]]
+    """Gives the unweighted terms of the loss, means over the images, for the frozen features of
+    them, if any. It is called after the decoder has run: gradients are summed in the reverse order,
+    which moves their last bits."""
     weights: Mapping[str, float] = field(default_factory=dict)
     """Weights of terms, where the bottleneck has them rather than the loss."""
 
@@ -180,17 +181,24 @@ class ConvolutionalAutoencoder(TokenizerNetwork):
         out_channels: channels that the encoder gives.
         latent_dim: channels that the decoder takes, at least 1.
         resolution: image side in pixels for which attention is placed; other sizes run too.
+        decoder: shape of the decoder, where it is not the encoder's.
     """
 
     def __init__(
-        self, config: AutoencoderConfig, *, out_channels: int, latent_dim: int, resolution: int
+        self,
+        config: AutoencoderConfig,
+        *,
+        out_channels: int,
+        latent_dim: int,
+        resolution: int,
+        decoder: AutoencoderConfig | None = None,
     ) -> None:
         super().__init__()
         self.config = config
         self.latent_dim = latent_dim
         resolution = config.attention_placed_for or resolution
         self.encoder = Encoder(config, out_channels=out_channels, resolution=resolution)
-        self.decoder = Decoder(config, latent_dim=latent_dim, resolution=resolution)
+        self.decoder = Decoder(decoder or config, latent_dim=latent_dim, resolution=resolution)
         self.quant_conv = nn.Conv2d(out_channels, out_channels, 1)
         self.post_quant_conv = nn.Conv2d(latent_dim, latent_dim, 1)
 
@@ -279,7 +287,7 @@ class Autoencoder(ConvolutionalAutoencoder):
         return Bottleneck(
             mean=posterior.mean,
             latent=posterior.sample(noise),
-            terms=lambda: {"kl": posterior.kl().mean()},
+            terms=lambda _features: {"kl": posterior.kl().mean()},
         )
 
 
@@ -325,6 +333,6 @@ class QuantizedAutoencoder(ConvolutionalAutoencoder):
         return Bottleneck(
             mean=found.vectors,
             latent=found.latent,
-            terms=lambda: found.terms,
+            terms=lambda _features: found.terms,
             weights=self.quantizer.config.weights,
         )

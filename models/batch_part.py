@@ -100,17 +100,35 @@ def run_in_slices(
     if slices == 1 and (part.is_whole or not drops):
         return network(x)
     total = part.total or len(x)
-    # Every slice draws the masks of the whole batch, from the same state.
-    state = _random_state(x.device) if drops else None
     results = []
-    for rows in slices_of(len(x), slices):
-        if state is not None:
-            _set_random_state(x.device, state)
+    for rows in places_of_slices(len(x), slices, part, dropouts, x.device):
         placed = _placed(network, dropouts, (part.first + rows.start, total))
         keeps = slices == 1 or not torch.is_grad_enabled()
         piece = x[rows]
         results.append(placed(piece) if keeps else checkpoint(placed, piece, use_reentrant=False))
     return torch.cat(results)
+
+
+def places_of_slices(
+    count: int,
+    slices: int,
+    part: BatchPart,
+    dropouts: Sequence[BatchDropout],
+    device: torch.device,
+) -> Iterator[slice]:
+    """Slices of a part of a batch, with dropout at the place of each.
+
+    Every slice draws the masks of the whole batch, from the same state.
+    """
+    drops = any(layer.training and layer.probability > 0 for layer in dropouts)
+    alone = slices == 1 and part.is_whole
+    state = _random_state(device) if drops and not alone else None
+    for rows in slices_of(count, slices):
+        if state is not None:
+            _set_random_state(device, state)
+            for layer in dropouts:
+                layer.place = (part.first + rows.start, part.total or count)
+        yield rows
 
 
 def _placed(

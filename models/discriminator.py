@@ -1,6 +1,6 @@
 """The patch discriminator of the tokenizer's adversarial loss, with hinge objectives."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from jaxtyping import Float
@@ -38,6 +38,12 @@ class DiscriminatorConfig:
     """Factor on the adaptive weight of the generator's adversarial term."""
     start_step: int = 5001
     """First step with the adversarial terms, in optimiser steps of both optimisers: two a batch."""
+    balance: Literal["adaptive", "constant"] = field(
+        default="adaptive", metadata={"key": "unless_default"}
+    )
+    """`constant`, as published for TokenFlow (arXiv 2412.03069): `weight` itself weighs the terms
+    of both sides; `start_step` counts batches from 1; and before it the discriminator's optimiser
+    steps on zeros, which spends Adam's bias correction."""
 
     def __post_init__(self) -> None:
         if self.num_layers < 1:
@@ -53,11 +59,19 @@ class DiscriminatorConfig:
 
     def generator_term_is_on(self, batch_index: int) -> bool:
         """Whether the autoencoder's step of this batch (an even step) sees the discriminator."""
+        if self.balance == "constant":
+            return batch_index + 1 >= self.start_step
         return 2 * batch_index >= self.start_step
 
     def discriminator_is_on(self, batch_index: int) -> bool:
         """Whether the discriminator trains on this batch (an odd step)."""
-        return 2 * batch_index + 1 >= self.start_step
+        return self.balance == "constant" or 2 * batch_index + 1 >= self.start_step
+
+    def own_weight(self, batch_index: int) -> float:
+        """Weight of the discriminator's own loss on a batch on which it trains."""
+        if self.balance == "adaptive":
+            return 1.0
+        return self.weight if self.generator_term_is_on(batch_index) else 0.0
 
 
 def _initialise(module: nn.Module) -> None:

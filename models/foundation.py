@@ -15,8 +15,12 @@ from torch.nn import functional
 from models.checkpoint import read_tensors
 from models.compilation import compiled
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
+STATISTICS = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    "siglip": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+}
+"""Mean and deviation of pixels in [0, 1] by which a network's images are standardised."""
 
 NOT_THE_NETWORKS = frozenset({
     "cache_dir", "checkpoint_path", "exportable", "features_only", "no_jit", "pretrained",
@@ -42,9 +46,10 @@ class TimmEncoderConfig:
     weights: str = field(default="pretrained", metadata={"key": False})
     """`pretrained` (timm's cache), `random`, or the path of a local file. The path
     enters no content key (`metadata`); the file's hash does."""
-    normalisation: Literal["repo", "imagenet", "none"] = "repo"
+    normalisation: Literal["repo", "imagenet", "none", "clip", "siglip"] = "repo"
     """`repo` feeds [-1, 1] as the published code does, `imagenet` standardises with ImageNet's
-    mean and deviation, `none` feeds [0, 1]."""
+    mean and deviation, `none` feeds [0, 1]; `clip` and `siglip` cut off what lies outside of [0, 1]
+    and standardise, as published for TokenFlow's teachers (arXiv 2412.03069)."""
     antialias: bool = False
     """Whether the resize is antialiased (published for alignment: it is not)."""
     interpolation: Literal["bilinear", "bicubic", "bicubic_unrounded"] = field(
@@ -63,6 +68,8 @@ class TimmEncoderConfig:
     """Whether the network runs in bfloat16 on CUDA (published: float32); no effect on the CPU."""
     feature_level: int | None = None
     """Index of timm's intermediate stage that gives dense features; absent takes the last."""
+    feature_norm: bool = field(default=True, metadata={"key": "unless_default"})
+    """Whether the final norm goes over the features of that stage."""
     input_size: int | None = None
     """Side, in pixels, of the images behind pooled features and logits; absent takes `img_size`
     or the side of the pretraining."""
@@ -130,7 +137,7 @@ class EncoderNetwork(nn.Module):
     def features(
         self, images: Float[Tensor, "b c h_in w_in"], grid: tuple[int, int]
     ) -> Float[Tensor, "b d h w"]:
-        """Dense features on a grid of (rows, columns), without gradient."""
+        """Dense features on a grid of (rows, columns)."""
 
     @abstractmethod
     def outputs(self, images: Float[Tensor, "b c h w"]) -> EncoderOutputs:
@@ -183,11 +190,12 @@ class FeatureEncoder(EncoderNetwork):
         """Input pixels per cell of the feature grid."""
         return self._level_info["reduction"]
 
-    @torch.no_grad()
     def features(
         self, images: Float[Tensor, "b c h_in w_in"], grid: tuple[int, int]
     ) -> Float[Tensor, "b d h w"]:
         """Dense features on a grid of (rows, columns); images are resized so that they match.
+
+        Weights that ask for it receive a gradient; as built, none does.
 
         A vision transformer gives its patch tokens after the final norm, without prefix tokens,
         in row-major order; a convolutional network gives its feature map.
@@ -285,9 +293,10 @@ class FeatureEncoder(EncoderNetwork):
         unit = (images + 1.0) / 2.0
         if self.config.normalisation == "none":
             return unit
-        mean, deviation = (
-            unit.new_tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_DEVIATION)
-        )
+        if self.config.normalisation != "imagenet":
+            unit = unit.clamp(0.0, 1.0)
+        statistics = STATISTICS[self.config.normalisation]
+        mean, deviation = (unit.new_tensor(values)[:, None, None] for values in statistics)
         return (unit - mean) / deviation
 
     def _resize(self, images: Tensor, size: tuple[int, int]) -> Tensor:
@@ -306,7 +315,7 @@ class FeatureEncoder(EncoderNetwork):
             return self.model.forward_intermediates(
                 inputs,
                 indices=[self.config.feature_level],
-                norm=True,
+                norm=self.config.feature_norm,
                 output_fmt="NCHW",
                 intermediates_only=True,
             )[0]

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from models.batch_part import BatchDropout
 from models.checkpoint import load_strictly, read_tensors
 
 TAPS = (3, 8, 15, 22, 29)
@@ -50,8 +51,15 @@ class LPIPSConfig:
     path enters no content key (`metadata`); the file's hash does."""
     head_weights: str | None = field(default=None, metadata={"key": False})
     """File with the published heads (`vgg.pth`); absent uses the copy in torchmetrics."""
+    dropout: float = field(default=0.0, metadata={"key": "unless_default"})
+    """Probability with which compared values are left out, in [0, 1). TokenFlow's published training
+    leaves LPIPS' own dropout on, which is 0.5."""
     smallest_image: ClassVar[int] = 16
     """Side of the smallest image that VGG16's last compared layer leaves something of."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"`dropout` must lie in [0, 1), but got {self.dropout}; use 0")
 
 
 class LPIPS(nn.Module):
@@ -60,18 +68,20 @@ class LPIPS(nn.Module):
     Args:
         backbone: the `features` part of VGG16.
         heads: weights of the five 1x1 heads, each of shape (1, channels, 1, 1).
+        dropout: probability with which a value before a head is left out.
     """
 
     shift: Tensor
     scale: Tensor
 
-    def __init__(self, backbone: nn.Sequential, heads: list[Tensor]) -> None:
+    def __init__(self, backbone: nn.Sequential, heads: list[Tensor], dropout: float = 0.0) -> None:
         super().__init__()
         self.backbone = backbone[: TAPS[-1] + 1]
         self.heads = nn.ParameterList(heads)
         self.register_buffer("shift", torch.tensor(INPUT_SHIFT)[None, :, None, None])
         self.register_buffer("scale", torch.tensor(INPUT_SCALE)[None, :, None, None])
         self.eval().requires_grad_(False)
+        self.dropout = BatchDropout(dropout)
 
     def forward(
         self, x: Float[Tensor, "b 3 h w"], y: Float[Tensor, "b 3 h w"]
@@ -83,7 +93,7 @@ class LPIPS(nn.Module):
         """
         distance = torch.zeros(x.shape[0], device=x.device)
         for left, right, head in zip(self._taps(x), self._taps(y), self.heads, strict=True):
-            weighted = (left - right).square() * head
+            weighted = self.dropout((left - right).square()) * head
             distance = distance + weighted.sum(dim=1).mean(dim=(1, 2))
         return distance
 
@@ -110,7 +120,7 @@ def build_lpips(config: LPIPSConfig) -> LPIPS:
         ValueError: if the backbone's or the heads' weights cannot be had or do not fit.
     """
     heads = _read_heads(config)
-    return LPIPS(_read_backbone(config), heads)
+    return LPIPS(_read_backbone(config), heads, config.dropout)
 
 
 def _read_heads(config: LPIPSConfig) -> list[Tensor]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, final
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Shaped
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
@@ -194,6 +194,24 @@ class Quantizer(nn.Module):
         counts = torch.zeros(codebook_size, device=chosen.device)
         return self.part.sum(counts.index_add_(0, chosen, torch.ones_like(chosen).float()))
 
+    def _of_batch(self, own: Shaped[Tensor, "m *d"], images: int) -> Shaped[Tensor, "m_all *d"]:
+        """Rows of all workers, in the order of the batch; `own` are those of so many images."""
+        cells, total = len(own) // images, self.part.total or images
+        rows = own.new_zeros((total * cells, *own.shape[1:]))
+        rows[self.part.first * cells :][: len(own)] = own
+        return self.part.sum(rows)
+
+
+def nearest(vectors: Float[Tensor, "m d"], book: Float[Tensor, "k d"]) -> Int64[Tensor, " m"]:
+    """The code of a book that lies nearest to each vector."""
+    offset = 0.5 * book.square().sum(dim=1)
+    # Autocast would compare in bf16 and choose other codes; the meta device knows none.
+    kind = vectors.device.type
+    exact = nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False)
+    with exact:
+        parts = [(part @ book.T - offset).argmax(dim=1) for part in vectors.split(CHUNK)]
+    return torch.cat(parts)
+
 
 def perplexity(counts: Float[Tensor, " k"]) -> Float[Tensor, ""]:
     """Exponential of the entropy of frequencies: as many codes, all used alike, would give it."""
@@ -244,7 +262,7 @@ class VectorQuantizer(Quantizer):
         if self.training and noise is not None and self.config.restart_after is not None:
             # Before the codes enter the graph, which would not have them changed.
             self._restart(flat, noise, self.config.restart_after)
-        chosen = self._nearest(flat)
+        chosen = nearest(flat, self._book().detach())
         counts = self._counts(chosen, self.config.codebook_size)
         codes = self.codes(chosen).view(rows.shape)
         terms = {
@@ -269,16 +287,6 @@ class VectorQuantizer(Quantizer):
             functional.normalize(self.codebook, dim=1) if self.config.unit_length else self.codebook
         )
 
-    def _nearest(self, vectors: Float[Tensor, "m d"]) -> Int64[Tensor, " m"]:
-        book = self._book().detach()
-        offset = 0.5 * book.square().sum(dim=1)
-        # Autocast would compare in bf16 and choose other codes; the meta device knows none.
-        kind = vectors.device.type
-        exact = nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False)
-        with exact:
-            parts = [(part @ book.T - offset).argmax(dim=1) for part in vectors.split(CHUNK)]
-        return torch.cat(parts)
-
     @torch.no_grad()
     def _learn(self, vectors: Tensor, chosen: Tensor, counts: Tensor) -> None:
         """Move averaged codes by the vectors of the whole batch, and note which were used."""
@@ -296,16 +304,13 @@ class VectorQuantizer(Quantizer):
     def _restart(self, vectors: Tensor, noise: Tensor, restart_after: int) -> None:
         """Set unused codes to vectors of the batch, those with the largest noise first."""
         # Every worker holds the vectors of its images; all must choose the same.
-        cells, total = len(vectors) // len(noise), self.part.total or len(noise)
-        own = slice(self.part.first * cells, self.part.first * cells + len(vectors))
-        lots = vectors.new_zeros(total * cells)
-        pool = vectors.new_zeros(total * cells, vectors.shape[1])
-        lots[own], pool[own] = noise[:, 0].flatten(), vectors
-        order = self.part.sum(lots).argsort(descending=True, stable=True)
+        lots = self._of_batch(noise[:, 0].flatten(), len(noise))
+        pool = self._of_batch(vectors, len(noise))
+        order = lots.argsort(descending=True, stable=True)
         # The host doesn't wait for the number of them: each takes the vector of its rank.
         unused = self.idle >= restart_after
         rank = (unused.cumsum(0) - 1).clamp(min=0) % len(order)
-        fresh, mask = self.part.sum(pool)[order[rank]], unused[:, None]
+        fresh, mask = pool[order[rank]], unused[:, None]
         self.codebook.copy_(torch.where(mask, fresh, self.codebook))
         if self.averaged:
             self.sums.copy_(torch.where(mask, fresh, self.sums))

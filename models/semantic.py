@@ -84,11 +84,11 @@ class SemVAE(FeatureCodec):
     def encode(self, features: Float[Tensor, "b d h w"]) -> Posterior:
         """The posterior of each cell."""
         moments = self.encoder(as_tokens(features))
-        return Posterior.from_moments(_as_map(moments, features))
+        return Posterior.from_moments(as_map(moments, features))
 
     def decode(self, latent: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
         """Features in the caller's arithmetic."""
-        return _as_map(self.decoder(as_tokens(latent)), latent)
+        return as_map(self.decoder(as_tokens(latent)), latent)
 
 
 class PrincipalComponents(FeatureCodec):
@@ -114,11 +114,11 @@ class PrincipalComponents(FeatureCodec):
     def encode(self, features: Float[Tensor, "b d h w"]) -> PointPosterior:
         """Coordinates along the components."""
         tokens = (as_tokens(features).float() - self.mean) @ self.components.T
-        return PointPosterior(mean=_as_map(tokens, features))
+        return PointPosterior(mean=as_map(tokens, features))
 
     def decode(self, latent: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
         """The features that are nearest within the components."""
-        return _as_map(as_tokens(latent) @ self.components + self.mean, latent)
+        return as_map(as_tokens(latent) @ self.components + self.mean, latent)
 
 
 def semvae_loss(
@@ -146,8 +146,9 @@ def as_tokens(cells: Float[Tensor, "b d h w"]) -> Tokens:
     return cells.flatten(2).transpose(1, 2)
 
 
-def _as_map(tokens: Tokens, like: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
-    return tokens.transpose(1, 2).unflatten(2, like.shape[2:])
+def as_map(tokens: Tokens, like: Float[Tensor, "*_ h w"]) -> Float[Tensor, "b d h w"]:
+    """Tokens, rows first, as the cells of a map with the sides of another."""
+    return tokens.transpose(1, 2).unflatten(2, like.shape[-2:])
 
 
 def _trunk(input_dim: int, output_dim: int, shape: SemVAEShape) -> nn.Sequential:

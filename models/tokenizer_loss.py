@@ -17,7 +17,7 @@ from torch.profiler import record_function
 
 from models.alignment import AlignmentLoss, NoAlignment, VFAlignment
 from models.autoencoder import ConvolutionalAutoencoder
-from models.batch_part import WHOLE, BatchPart, slices_of
+from models.batch_part import WHOLE, BatchPart, places_of_slices
 from models.compilation import compile_in_place
 from models.discriminator import (
     DiscriminatorConfig,
@@ -300,7 +300,8 @@ class TokenizerLoss(nn.Module):
             decoded = decoded.with_adversarial(terms["gan"], weights["gan"], gan_gradient)
 
         own_weights = {**inner.weights, **self.config.bottleneck_weights}
-        inner_terms = {name: self._share(images) * term for name, term in inner.terms().items()}
+        found = inner.terms(features)
+        inner_terms = {name: self._share(images) * term for name, term in found.items()}
         weights |= {n: torch.full_like(term, own_weights[n]) for n, term in inner_terms.items()}
         terms |= inner_terms
         total = _weighted_sum(inner_terms, weights)
@@ -331,17 +332,22 @@ class TokenizerLoss(nn.Module):
         )
 
     def discriminator_loss(
-        self, images: Float[Tensor, "b c h w"], reconstruction: Float[Tensor, "b c h w"]
+        self,
+        images: Float[Tensor, "b c h w"],
+        reconstruction: Float[Tensor, "b c h w"],
+        batch_index: int = 0,
     ) -> Float[Tensor, ""]:
-        """Hinge loss of the discriminator on images and detached reconstructions.
+        """Hinge loss of the discriminator on images and detached reconstructions, weighted.
 
         The caller asks `discriminator_is_on` first. Real and fake batches pass separately, since
         batch normalisation must not mix them.
         """
         assert self.discriminator is not None, "`discriminator_is_on` is false without one"
+        assert isinstance(self.config.discriminator, DiscriminatorConfig)
         real = self.discriminator(images)
         fake = self.discriminator(reconstruction.detach())
-        return self._share(images) * discriminator_hinge_loss(real, fake)
+        weight = self.config.discriminator.own_weight(batch_index)
+        return weight * self._share(images) * discriminator_hinge_loss(real, fake)
 
     def _projection(self) -> list[nn.Parameter]:
         return [] if self.alignment is None else _trained(self.alignment)
@@ -362,7 +368,9 @@ class TokenizerLoss(nn.Module):
         Slices are differentiated one by one, so that LPIPS holds the activations of one.
         """
         terms, weights, per_element, gradients = {}, {}, {}, []
-        for rows in slices_of(len(images), self.slices):
+        dropout = None if self.perceptual is None else self.perceptual.dropout
+        places = [] if dropout is None else [dropout]
+        for rows in places_of_slices(len(images), self.slices, self.part, places, images.device):
             leaf = reconstruction[rows].requires_grad_()
             share = self.part.share(len(leaf), len(images))
             own, weights, own_per_element = self._terms_of_slice(images[rows], leaf, share)
@@ -390,13 +398,15 @@ class TokenizerLoss(nn.Module):
         return terms, weights, per_element
 
     def _adversarial_term(self, decoded: "_Decoded") -> tuple[Tensor, Tensor, Tensor]:
-        """Generator term, its adaptive weight, and its gradient by the reconstruction."""
+        """Generator term, its weight, and its gradient by the reconstruction."""
         assert self.discriminator is not None
         assert isinstance(self.config.discriminator, DiscriminatorConfig)
         with record_function(ADVERSARY):
             logits = self.discriminator(decoded.reconstruction)
             term = self._share(logits) * generator_hinge_loss(logits)
             (gradient,) = torch.autograd.grad(term, decoded.reconstruction)
+        if self.config.discriminator.balance == "constant":
+            return term, torch.full_like(term, self.config.discriminator.weight), gradient
         ratio = _balance_at(
             decoded.autoencoder.last_decoder_weight,
             decoded.reconstruction,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from models.foundation import IMAGENET_DEVIATION, IMAGENET_MEAN, FeatureEncoder, TimmEncoderConfig
+from models.foundation import STATISTICS, FeatureEncoder, TimmEncoderConfig
 
 DINOV2 = TimmEncoderConfig(
     name="vit_small_patch14_dinov2.lvd142m",
@@ -71,7 +71,7 @@ def test_the_bicubic_resize_is_pillows(side):
     picture = Image.fromarray(pixels.permute(1, 2, 0).to(torch.uint8).numpy())
     expected = np.asarray(picture.resize((224, 224), Image.Resampling.BICUBIC))
     prepared = FeatureEncoder(DINOV2).prepare((pixels / 127.5 - 1)[None], (224, 224))[0]
-    mean, deviation = (torch.tensor(v)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_DEVIATION))
+    mean, deviation = (torch.tensor(v)[:, None, None] for v in STATISTICS["imagenet"])
     found = (255 * (prepared * deviation + mean)).round().permute(1, 2, 0).numpy()
     difference = np.abs(found - expected)
     assert difference.max() <= 2

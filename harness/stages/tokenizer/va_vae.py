@@ -231,7 +231,9 @@ def make(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
         if criterion.discriminator_is_on(batch):
             with record_function(ADVERSARY):
                 with autocast(training, device):
-                    adversary_loss = criterion.discriminator_loss(loss.target, loss.reconstruction)
+                    adversary_loss = criterion.discriminator_loss(
+                        loss.target, loss.reconstruction, batch
+                    )
                 opponent.start_step(step)
                 backward(adversary_loss, training)
             with record_function("optimisers"):
