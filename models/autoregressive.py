@@ -4,12 +4,13 @@ The class is the first token. Norms are RMSNorm, the feed-forward is SwiGLU, pos
 over rows and columns; the class token has none. CRT (arXiv 2412.16326) generates with such a one.
 """
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -101,65 +102,62 @@ class DecoderBlock(nn.Module):
         cosine: Float[Tensor, "n k"],
         sine: Float[Tensor, "n k"],
         seen: KeyValues | None = None,
+        mask: Bool[Tensor, "n n"] | None = None,
     ) -> Float[Tensor, "b n d"]:
-        """Go through a whole sequence, or on from what was `seen` by one token."""
+        """Go through a whole sequence, or on from what was `seen` by tokens that see each other.
+
+        Args:
+            x: tokens.
+            cosine: cosines of their angles.
+            sine: sines of them.
+            seen: keys and values of the tokens before.
+            mask: which tokens (columns) one sees (rows), in place of itself and those before.
+        """
         qkv = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.num_heads, -1))
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         # Rotated in float32, whatever the arithmetic of the rest.
         query, key = (rotate(each.float(), cosine, sine).type_as(value) for each in (query, key))
         if seen is not None:
             key, value = seen.extend(key, value)
-        mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=seen is None)
+        mixed = functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, is_causal=seen is None and mask is None
+        )
         x = x + self.proj(mixed.transpose(1, 2).flatten(2))
         gate, inner = self.gate_and_value(self.feed_forward_norm(x)).chunk(2, dim=-1)
         return x + self.back(functional.silu(gate) * inner)
 
 
-class AutoregressiveTransformer(nn.Module):
-    """Logits of the next code, given the class and the codes before it.
+class CodeTransformer(nn.Module):
+    """Blocks between embedded codes and logits of codes; a kind says what a token is given.
 
     Args:
         shape: depth and width.
-        layout: codebook and grid of the latent, which is one.
+        layout: codebook and grids of the latent.
         num_classes: number of classes; label `num_classes` is the null class.
+        angles: rotation angles of the tokens.
     """
 
     cosine: Tensor
     sine: Tensor
+    num_draws: int
+    """Draws of an image's codes, one after the other."""
 
-    def __init__(self, shape: DecoderShape, *, layout: IndexLayout, num_classes: int) -> None:
+    def __init__(
+        self, shape: DecoderShape, *, layout: IndexLayout, num_classes: int, angles: Tensor
+    ) -> None:
         super().__init__()
-        ((height, width),) = layout.grids
         self.shape, self.layout, self.num_classes = shape, layout, num_classes
         self.classes = nn.Embedding(num_classes + 1, shape.width)
         self.codes = nn.Embedding(layout.codebook_size, shape.width)
         self.blocks = nn.ModuleList(DecoderBlock(shape) for _ in range(shape.depth))
         self.norm = RMSNorm(shape.width)
         self.head = nn.Linear(shape.width, layout.codebook_size, bias=False)
-        angles = rotary_angles(height, width, shape.width // shape.num_heads)
-        # The class token stands nowhere: it is not rotated. The last code is never an input.
-        angles = torch.cat([torch.zeros_like(angles[:1]), angles[:-1]])
         self.register_buffer("cosine", angles.cos(), persistent=False)
         self.register_buffer("sine", angles.sin(), persistent=False)
         for parameter in self.parameters():
             if parameter.ndim > 1:
                 nn.init.normal_(parameter, std=0.02)
         nn.init.zeros_(self.head.weight)
-
-    def forward(
-        self, labels: Int[Tensor, " b"], indices: Int64[Tensor, "b m"]
-    ) -> Float[Tensor, "b m_plus_1 k"]:
-        """Logits of the first m + 1 codes, each given those before it.
-
-        Args:
-            labels: classes in [0, num_classes]; the last is the null class.
-            indices: the first m codes.
-        """
-        x = torch.cat([self.classes(labels)[:, None], self.codes(indices)], dim=1)
-        cosine, sine = self.cosine[: x.shape[1]], self.sine[: x.shape[1]]
-        for block in self.blocks:
-            x = block(x, cosine, sine)
-        return self.head(self.norm(x))
 
     def empty_cache(self, count: int) -> list[KeyValues]:
         """Caches of `count` sequences, in the type that the blocks compute in."""
@@ -172,25 +170,67 @@ class AutoregressiveTransformer(nn.Module):
         empty = partial(torch.empty, size, dtype=dtype, device=weight.device)
         return [KeyValues(empty(), empty()) for _ in self.blocks]
 
-    def next_logits(
+    def logits(
         self,
-        labels: Int[Tensor, " b"],
-        last: Int64[Tensor, " b"] | None,
-        cache: list[KeyValues],
-    ) -> Float[Tensor, "b k"]:
-        """Logits of the next code, given the last one; of the first code, given the class."""
-        place = cache[0].length
-        x = (self.classes(labels) if last is None else self.codes(last))[:, None]
-        cosine, sine = self.cosine[place : place + 1], self.sine[place : place + 1]
-        for block, seen in zip(self.blocks, cache, strict=True):
-            x = block(x, cosine, sine, seen)
-        return self.head(self.norm(x))[:, 0]
+        x: Float[Tensor, "b n d"],
+        cache: list[KeyValues] | None = None,
+        mask: Bool[Tensor, "n n"] | None = None,
+    ) -> Float[Tensor, "b n k"]:
+        """Go through the blocks with all tokens, or with those after what a cache holds."""
+        first = cache[0].length if cache else 0
+        cosine, sine = (each[first : first + x.shape[1]] for each in (self.cosine, self.sine))
+        for block, seen in zip(self.blocks, cache or [None] * len(self.blocks), strict=True):
+            x = block(x, cosine, sine, seen, mask)
+        return self.head(self.norm(x))
+
+    @abstractmethod
+    def next_logits(
+        self, labels: Int[Tensor, " b"], drawn: Int64[Tensor, "b m"], cache: list[KeyValues]
+    ) -> Float[Tensor, "b n k"]:
+        """Logits of the codes of the next draw, given all codes before; it fills the cache."""
 
     def compile_blocks(self) -> None:
         """Compile the training's pass through each block; sampling grows its cache uncompiled."""
         for block in self.blocks:
-            whole = compiled(block.forward)
-            plain = block.forward
-            block.forward = lambda x, cosine, sine, seen=None, whole=whole, plain=plain: (
-                whole(x, cosine, sine) if seen is None else plain(x, cosine, sine, seen)
-            )
+            whole, plain = compiled(block.forward), block.forward
+            block.forward = lambda x, cosine, sine, seen, mask, whole=whole, plain=plain: (
+                plain if seen else whole
+            )(x, cosine, sine, seen, mask)
+
+
+class AutoregressiveTransformer(CodeTransformer):
+    """Logits of the next code, given the class and the codes before it.
+
+    Args:
+        shape: depth and width.
+        layout: codebook and grid of the latent, which is one.
+        num_classes: number of classes; label `num_classes` is the null class.
+    """
+
+    def __init__(self, shape: DecoderShape, *, layout: IndexLayout, num_classes: int) -> None:
+        ((height, width),) = layout.grids
+        angles = rotary_angles(height, width, shape.width // shape.num_heads)
+        # The class token stands nowhere: it is not rotated. The last code is never an input.
+        angles = torch.cat([torch.zeros_like(angles[:1]), angles[:-1]])
+        super().__init__(shape, layout=layout, num_classes=num_classes, angles=angles)
+        self.num_draws = height * width
+
+    def forward(
+        self, labels: Int[Tensor, " b"], indices: Int64[Tensor, "b m"]
+    ) -> Float[Tensor, "b m_plus_1 k"]:
+        """Logits of the first m + 1 codes, each given those before it.
+
+        Args:
+            labels: classes in [0, num_classes]; the last is the null class.
+            indices: the first m codes.
+        """
+        return self.logits(torch.cat([self.classes(labels)[:, None], self.codes(indices)], dim=1))
+
+    def next_logits(
+        self, labels: Int[Tensor, " b"], drawn: Int64[Tensor, "b m"], cache: list[KeyValues]
+    ) -> Float[Tensor, "b 1 k"]:
+        """Logits of the next code."""
+        first = drawn.shape[1] == 0
+        return self.logits(
+            self.classes(labels[:, None]) if first else self.codes(drawn[:, -1:]), cache
+        )

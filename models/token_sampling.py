@@ -1,4 +1,4 @@
-"""Drawing codes one after the other: temperature, truncation, guidance on logits, and the cache."""
+"""Drawing codes, one or one scale at a time: temperature, truncation, guidance of logits, cache."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -49,7 +49,8 @@ class LogitGuidance:
     scale: float
     """Factor on the difference; 1 is no guidance."""
     schedule: Literal["constant", "linear"] = "constant"
-    """`constant`, or `linear`: from 1 at the first code to `scale` at the last."""
+    """`constant`, or `linear`: from 1 at the first code, or scale of codes, to `scale` at the last.
+    TokenFlow's released setting of 7.5 is 8.5 here, linear."""
 
     def __post_init__(self) -> None:
         if self.scale < 0:
@@ -60,11 +61,11 @@ class LogitGuidance:
         """Whether it grows with the position."""
         return self.schedule == "linear"
 
-    def scale_at(self, position: int, num_codes: int) -> float:
-        """The factor for the code at a position."""
-        if not self.is_linear or num_codes == 1:
+    def scale_at(self, position: int, num_draws: int) -> float:
+        """The factor at one of the draws."""
+        if not self.is_linear or num_draws == 1:
             return self.scale
-        return 1.0 + (self.scale - 1.0) * position / (num_codes - 1)
+        return 1.0 + (self.scale - 1.0) * position / (num_draws - 1)
 
 
 def truncate(logits: Float[Tensor, "b k"], config: TokenSamplerConfig) -> Float[Tensor, "b k"]:
@@ -94,7 +95,7 @@ def draw_codes(
     weak: Any | None = None,
     slices: int = 1,
 ) -> Int64[Tensor, "b n"]:
-    """Draw the codes of one image for each label, row by row.
+    """Draw the codes of one image for each label, scale by scale and row by row.
 
     Args:
         labels: classes, on the device of `random`.
@@ -103,17 +104,16 @@ def draw_codes(
         weak: no weaker model is known here.
     """
     assert weak is None, "its settings name no guidance by a weaker model"
-    (num_codes,) = model.layout.shape
     guided = isinstance(guidance, LogitGuidance)
     parts = [_Sequences(model, labels, rows, guided) for rows in slices_of(len(labels), slices)]
-    rows: list[Tensor] = []
-    for position in range(num_codes):
-        scale = guidance.scale_at(position, num_codes) if guided else 1.0
-        last = rows[-1] if rows else None
-        logits = torch.cat([part.logits(last, scale) for part in parts])
-        chances = truncate(logits, sampler).softmax(dim=1)
-        rows.append(torch.multinomial(chances, 1, generator=random)[:, 0])
-    return torch.stack(rows, dim=1)
+    drawn = labels.new_empty((len(labels), 0))
+    for position in range(model.num_draws):
+        scale = guidance.scale_at(position, model.num_draws) if guided else 1.0
+        logits = torch.cat([part.logits(drawn, scale) for part in parts])
+        chances = truncate(logits.flatten(0, 1), sampler).softmax(dim=1)
+        codes = torch.multinomial(chances, 1, generator=random)
+        drawn = torch.cat([drawn, codes.view(len(labels), -1)], dim=1)
+    return drawn
 
 
 class _Sequences:
@@ -126,9 +126,9 @@ class _Sequences:
         self.asked = torch.cat([own, null]) if guided else own
         self.cache = model.empty_cache(len(self.asked))
 
-    def logits(self, last: Int64[Tensor, " b"] | None, scale: float) -> Float[Tensor, "m k"]:
-        """Logits of the next code of its images, in float32, given the last of the whole batch."""
-        own = None if last is None else last[self.rows].repeat(1 + self.guided)
+    def logits(self, drawn: Int64[Tensor, "b n"], scale: float) -> Float[Tensor, "m _ k"]:
+        """Logits of its images' next codes, in float32, given what is drawn of the whole batch."""
+        own = drawn[self.rows].repeat(1 + self.guided, 1)
         found = self.model.next_logits(self.asked, own, self.cache)
         if not self.guided:
             return found.float()

@@ -1,4 +1,4 @@
-"""Generator kind `autoregressive`: a transformer that draws codes one after the other."""
+"""Generator kinds `autoregressive` and `next_scale`: transformers that draw codes in turn."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,8 +7,9 @@ from typing import Any, ClassVar, Literal
 from harness.config.generator import GENERATORS, GeneratorSettings
 from harness.config.weights import Provenance
 from harness.schema.reading import ConfigError
-from models.autoregressive import SIZES, DecoderShape
+from models.autoregressive import SIZES, AutoregressiveTransformer, CodeTransformer, DecoderShape
 from models.latent import IndexLayout
+from models.next_scale import NextScaleTransformer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,8 @@ class AutoregressiveConfig(GeneratorSettings):
     samplers: ClassVar[tuple[str, ...]] = ("categorical",)
     guidances: ClassVar[tuple[str, ...]] = ("none", "cfg_logits")
     latents: ClassVar[str] = "indices"
+    word: ClassVar[str] = "AR"
+    """Its kind in labels."""
 
     kind: Literal["autoregressive"] = "autoregressive"
     size: str | DecoderShape = "111M"
@@ -42,6 +45,10 @@ class AutoregressiveConfig(GeneratorSettings):
                 f"`class_dropout` must lie in [0, 1], but got {self.class_dropout}; use 0.1"
             )
 
+    def network(self, layout: IndexLayout, num_classes: int) -> CodeTransformer:
+        """Build the untrained network."""
+        return AutoregressiveTransformer(self.shape, layout=layout, num_classes=num_classes)
+
     @property
     def shape(self) -> DecoderShape:
         """Depth, width and heads."""
@@ -57,7 +64,7 @@ class AutoregressiveConfig(GeneratorSettings):
     @property
     def label(self) -> str:
         """Kind and size."""
-        return f"AR {self.size_name}"
+        return f"{self.word} {self.size_name}"
 
     @property
     def columns(self) -> Mapping[str, Any]:
@@ -74,9 +81,30 @@ class AutoregressiveConfig(GeneratorSettings):
         if len(layout.grids) > 1:
             raise ConfigError(
                 f"must be a kind that generates {len(layout.grids)} grids of indices, but "
-                "'autoregressive' generates one; use a tokenizer of one scale",
+                "'autoregressive' generates one; use next_scale, or a tokenizer of one scale",
                 path="kind",
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class NextScaleConfig(AutoregressiveConfig):
+    """The same blocks over all scales of a latent, drawn scale by scale (VAR, arXiv 2404.02905).
+
+    VAR's own blocks take the class by adaptive norms and have learnt positions; here the class is
+    what tokens of the first scale are given, as of TokenFlow's generator, whose blocks are Llama's.
+    """
+
+    word: ClassVar[str] = "next-scale"
+
+    kind: Literal["next_scale"] = "next_scale"  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def network(self, layout: IndexLayout, num_classes: int) -> CodeTransformer:
+        """Build the untrained network."""
+        return NextScaleTransformer(self.shape, layout=layout, num_classes=num_classes)
+
+    def check(self, layout: IndexLayout) -> None:
+        """Any grids will do."""
+
+
 GENERATORS.add("autoregressive", AutoregressiveConfig)
+GENERATORS.add("next_scale", NextScaleConfig)

@@ -1,4 +1,4 @@
-"""Next-token prediction: cross entropy of every code, given the class and the codes before it."""
+"""Prediction of codes: cross entropy of each, given the class and the codes before it."""
 
 from dataclasses import dataclass
 
@@ -17,8 +17,9 @@ NUM_STRETCHES = 4
 class NextTokenObjective:
     """Cross entropy over all codes of an image (an `Objective`).
 
-    The network is called with labels and all codes but the last. CRT's analysis looks at the loss
-    by position, so each quarter of the sequence is a term that is shown and not trained on.
+    The network is called with labels and all codes but the last, which none depends on. CRT's
+    analysis looks at the loss by position, so each quarter of the sequence is a term that is shown
+    and not trained on.
     """
 
     num_classes: int

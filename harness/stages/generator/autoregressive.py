@@ -1,4 +1,4 @@
-"""Generator kind `autoregressive`: a transformer over codes, trained by next-token prediction."""
+"""Generator kinds `autoregressive` and `next_scale`: transformers over codes of an image."""
 
 from dataclasses import replace
 from typing import Any
@@ -10,16 +10,15 @@ from harness.config.autoregressive import AutoregressiveConfig
 from harness.config.generator_settings import GeneratorBase
 from harness.stages.flops import count_forward
 from harness.stages.generator.kind import GeneratorKind, GeneratorStage
-from models.autoregressive import AutoregressiveTransformer
+from models.autoregressive import CodeTransformer
 from models.latent import IndexLayout
 from models.objectives.next_token import NextTokenObjective
 from models.token_sampling import draw_codes
 
 
-def build(config: GeneratorStage) -> AutoregressiveTransformer:
+def build(config: GeneratorStage) -> CodeTransformer:
     """Builds the untrained network."""
-    shape = _settings(config.generator).shape
-    return AutoregressiveTransformer(shape, layout=_layout(config), num_classes=config.num_classes)
+    return _settings(config.generator).network(_layout(config), config.num_classes)
 
 
 def objective(config: GeneratorStage) -> NextTokenObjective:
@@ -61,7 +60,7 @@ def _settings(config: GeneratorBase) -> AutoregressiveConfig:
 
 
 KIND = GeneratorKind(
-    name="autoregressive transformer",
+    name="transformer over codes",
     build=build,
     objective=objective,
     draw=draw_codes,

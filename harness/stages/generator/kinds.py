@@ -7,6 +7,7 @@ from harness.stages.generator.kind import GeneratorKind
 
 GENERATORS.implement("lightningdit", lightningdit.KIND)
 GENERATORS.implement("autoregressive", autoregressive.KIND)
+GENERATORS.implement("next_scale", autoregressive.KIND)
 GENERATORS.implement("lowdiff", lowdiff.KIND)
 GENERATORS.implement("python", python.KIND)
 

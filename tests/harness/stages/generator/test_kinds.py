@@ -166,7 +166,7 @@ def test_unknown_keys_and_kinds_are_told_with_what_is_valid(load):
         load("generator.widht=3")
     with pytest.raises(
         ConfigError,
-        match=r"'lightningdit', 'python', 'autoregressive', 'lowdiff', 'denoiser', but got 'dit'",
+        match=r"'python', 'autoregressive', 'next_scale', 'lowdiff', 'denoiser', but got 'dit'",
     ):
         load("generator.kind=dit")
 
