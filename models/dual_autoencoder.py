@@ -8,10 +8,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -135,9 +135,14 @@ class DualAutoencoder(ConvolutionalAutoencoder):
         """Indices of the pairs of images in [-1, 1], scale after scale, each row by row."""
         return IndexPosterior(indices=self.quantizer.quantize(self.encoded(x)).indices)
 
-    def decode(self, indices: Tensor) -> Float[Tensor, "b c_out h_out w_out"]:
-        """Decode indices of all scales, or of the coarsest ones, to images around [-1, 1]."""
-        return self.decode_channels(self.quantizer.grid(indices))
+    def decode(self, latent: Tensor) -> Float[Tensor, "b c_out h_out w_out"]:
+        """Decode indices, all or those of the coarsest scales, or sums of codes to images."""
+        codes = latent if latent.is_floating_point() else self.quantizer.grid(latent)
+        return self.decode_channels(codes)
+
+    def requantised(self, z: Float[Tensor, "b d h w"]) -> Float[Tensor, "b d h w"]:
+        """The sum of the codes that are chosen for such a sum."""
+        return self.quantizer.grid(self.quantizer.quantize(z).indices)
 
     def decode_channels(self, z: Float[Tensor, "b d h w"]) -> Float[Tensor, "b c_out h_out w_out"]:
         """Decode the pixel half of codes to images around [-1, 1], linear and unclamped."""
@@ -174,6 +179,16 @@ class DualAutoencoder(ConvolutionalAutoencoder):
         if self.semantic_loss == "l2":
             return functional.mse_loss(found, target)
         return (1.0 - functional.cosine_similarity(found, target, dim=1)).mean()
+
+    def semantic_codes(self, indices: Int64[Tensor, "b n"]) -> Float[Tensor, "b d h w"]:
+        """The semantic half of the codes of images."""
+        return self.quantizer.grid(indices)[:, : self.quantizer.config.semantic_dim]
+
+    def train(self, mode: bool = True) -> Self:
+        """As usual, but for the semantic encoder: its statistics of batches stay, nothing drops."""
+        super().train(mode)
+        self.semantic_encoder.eval()
+        return self
 
     def divide(self, part: BatchPart, slices: int) -> None:
         """As for encoder and decoder; codes learn from the whole batch."""

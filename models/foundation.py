@@ -70,6 +70,8 @@ class TimmEncoderConfig:
     """Index of timm's intermediate stage that gives dense features; absent takes the last."""
     feature_norm: bool = field(default=True, metadata={"key": "unless_default"})
     """Whether the final norm goes over the features of that stage."""
+    feature_head: bool = field(default=False, metadata={"key": "unless_default"})
+    """Whether the network's head goes over every cell, as over those of TokenFlow's CLIP."""
     input_size: int | None = None
     """Side, in pixels, of the images behind pooled features and logits; absent takes `img_size`
     or the side of the pretraining."""
@@ -183,6 +185,8 @@ class FeatureEncoder(EncoderNetwork):
     @property
     def feature_dim(self) -> int:
         """Channels of `features`."""
+        if self.config.feature_head:
+            return self.model.num_classes
         return self._level_info["num_chs"] if self._has_level else self.model.num_features
 
     @property
@@ -319,7 +323,8 @@ class FeatureEncoder(EncoderNetwork):
                 output_fmt="NCHW",
                 intermediates_only=True,
             )[0]
-        return self._as_map(self.model.forward_features(inputs), grid)
+        hidden = self.model.forward_features(inputs)
+        return self._as_map(self.model.head(hidden) if self.config.feature_head else hidden, grid)
 
     def _hidden_and_map(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
         """Input of the network's head, and the feature map."""

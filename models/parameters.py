@@ -15,5 +15,6 @@ def num_parameters(model: nn.Module) -> int:
         for module in model.modules()
         if isinstance(module, EncoderNetwork) and module is not model
         for parameter in module.parameters()
+        if not parameter.requires_grad
     }
     return sum(p.numel() for p in model.parameters() if p not in looked_through)

@@ -52,8 +52,8 @@ class LPIPSConfig:
     head_weights: str | None = field(default=None, metadata={"key": False})
     """File with the published heads (`vgg.pth`); absent uses the copy in torchmetrics."""
     dropout: float = field(default=0.0, metadata={"key": "unless_default"})
-    """Probability with which compared values are left out, in [0, 1). TokenFlow's published training
-    leaves LPIPS' own dropout on, which is 0.5."""
+    """Probability with which compared values are left out, in [0, 1). TokenFlow's published
+    training leaves LPIPS' own dropout on, which is 0.5."""
     smallest_image: ClassVar[int] = 16
     """Side of the smallest image that VGG16's last compared layer leaves something of."""
 

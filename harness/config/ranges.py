@@ -45,7 +45,7 @@ _NAMES: tuple[tuple[Range, str], ...] = (
         "resolution max_shift num_classes latent_dim downsample base_width width_multipliers "
         "attention_resolutions in_channels norm_groups input_size feature_dim "
         "stride width num_heads hidden_multiple hidden_width block patch_size "
-        "levels space_to_depth side "
+        "levels space_to_depth side semantic_dim pixel_dim pixel_width scales "
         "codebook_size batch_size num_steps top_k decode_workers cpus gpus workers "
         "num_trials num_startup parallel batches_ahead memory_limit_gib row_cache_gib memory_gib "
         "attention_placed_for",
@@ -54,13 +54,13 @@ _NAMES: tuple[tuple[Range, str], ...] = (
     (
         SHARE,
         "dropout class_dropout plain_share min_scale betas decay warmup_start final_share top_p "
-        "max_unreadable interval_start interval_end condition_dropout",
+        "max_unreadable interval_start interval_end condition_dropout scale_drop",
     ),
     (
         WEIGHT,
         "weight probability vf_weight cos_weight distmat_weight kl_weight mse_weight cosine_weight "
         "l1_weight commitment_weight velocity_direction_weight group_weights weight_decay "
-        "learning_rate max_grad_norm",
+        "learning_rate max_grad_norm pixel_distance_weight semantic_weight",
     ),
     (FACTOR, "scale guidance_scale timestep_shift shift condition_noise temperature gamma"),
     (SIGNED, "feature_level cos_margin distmat_margin offset image_range atol rtol"),

@@ -1,15 +1,14 @@
 """Every kind of tokenizer that a trial can have: its configuration and training."""
 
-from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from harness.config.diffusers import DiffusersTokenizerConfig
-from harness.config.encoders import AlignmentEncoder
+from harness.config.encoders import AlignmentEncoder, InDomainEncoder, TimmEncoderConfig
 from harness.config.identity import IdentityTokenizerConfig
 from harness.config.phases import PhaseInForce, TokenizerPhase, spell_out
 from harness.config.python_tokenizer import PythonTokenizerConfig
@@ -42,7 +41,11 @@ from models.autoencoder import (
     ConvolutionalAutoencoder,
     QuantizedAutoencoder,
 )
-from models.latent import IndexLayout, LatentLayout
+from models.checkpoint import Weights, read_tokenizer
+from models.dual_autoencoder import DualAutoencoder, SemanticDecoderConfig, read_dual_tokenizer
+from models.dual_quantizer import DualQuantizerConfig
+from models.foundation import EncoderNetwork
+from models.latent import AnyLayout, ChannelGroup, IndexLayout, LatentLayout
 from models.quantizers import QuantizerConfig, VectorQuantizerConfig
 from models.regularizers.contract import try_out
 from models.tokenizer_loss import ImageLossConfig, QuantizedLossConfig, TokenizerLossConfig
@@ -51,6 +54,7 @@ __all__ = [
     "TOKENIZERS",
     "AlignedWith",
     "AnyTokenizerConfig",
+    "DualTokenizerConfig",
     "QuantizedTokenizerConfig",
     "TokenizerConfig",
 ]
@@ -70,6 +74,11 @@ class AutoencoderSettings(TokenizerDefaults):
 
     A kind adds its `kind`, `loss` and `network`.
     """
+
+    reader: ClassVar[Callable[..., Weights]] = staticmethod(read_tokenizer)
+    """Reads a file of its weights, as `models.checkpoint.read_tokenizer` does."""
+    network: ClassVar[Callable[..., ConvolutionalAutoencoder]]
+    """Builds the untrained network for images of so many pixels."""
 
     kind: str
     latent_dim: int
@@ -127,10 +136,6 @@ class AutoencoderSettings(TokenizerDefaults):
         """Channels and grid of what the encoder gives, before any quantisation."""
         side = resolution // self.downsample
         return LatentLayout.single(channels=self.latent_dim, height=side, width=side)
-
-    @abstractmethod
-    def network(self, resolution: int) -> ConvolutionalAutoencoder:
-        """Build the untrained network."""
 
     @property
     def downsample(self) -> int:
@@ -321,8 +326,131 @@ class QuantizedTokenizerConfig(AutoencoderSettings):
         return {**super().columns, "codebook_size": self.quantizer.codebook_size}
 
 
+@dataclass(frozen=True, kw_only=True)
+class DualTokenizerConfig(AutoencoderSettings):
+    """TokenFlow (arXiv 2412.03069): two encoders and two decoders around pairs of codes.
+
+    `architecture` is the pixel encoder's. Defaults are those of the released script for CLIP B;
+    that has attention at 14 cells, where the latent of 224 pixels lies.
+    """
+
+    reader: ClassVar[Callable[..., Weights]] = staticmethod(read_dual_tokenizer)
+
+    kind: Literal["dual_vq"] = "dual_vq"
+    latent_dim: int = 40
+    """Numbers of a pair of codes."""
+    quantizer: DualQuantizerConfig = DualQuantizerConfig()
+    """The codebooks and their scales."""
+    latents: Literal["indices", "continuous", "requantised"] = "indices"
+    """What a generator learns: indices, or the sum of their codes as channels of the groups
+    `semantic` and `pixel`, which are decoded as they come or brought to codes first. The tokenizer
+    is the same."""
+    teacher: AlignmentEncoder
+    """Frozen network whose features the semantic decoder is to give back."""
+    student: Annotated[InDomainEncoder | TimmEncoderConfig | None, Field(discriminator="kind")] = (
+        None
+    )
+    """Network that the semantic encoder starts as and is trained on; absent: the teacher."""
+    decoder: AutoencoderConfig | None = None
+    """Shape of the pixel decoder; absent: `architecture`."""
+    semantic_decoder: SemanticDecoderConfig = SemanticDecoderConfig()
+    """Size of the transformer that gives features back."""
+    pixel_width: int = 256
+    """Channels between the pixel encoder and its projection to the codes."""
+    semantic_loss: Literal["cosine", "l2"] = "cosine"
+    """How features differ from the teacher's: 1 - cosine (the code) or squares (the paper)."""
+    semantic_weight: float = 1.0
+    """Weight of that term."""
+    loss: QuantizedLossConfig = field(default_factory=QuantizedLossConfig)
+    """Reconstruction and adversarial terms; published: LPIPS with `dropout: 0.5`, and a
+    discriminator with `balance: constant`, `weight: 0.5`, `start_step: 20000`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.latent_dim != self.quantizer.width:
+            raise ValueError(
+                f"`latent_dim` must be the numbers of a pair of `quantizer`, "
+                f"{self.quantizer.width}, but got {self.latent_dim}; set it to that"
+            )
+        if isinstance(self.alignment, AlignedWith):
+            raise ValueError("`alignment` must be none beside a `teacher`, but is vf; leave it out")
+        if not isinstance(self.trained, InDomainEncoder | TimmEncoderConfig):
+            raise ValueError(
+                "`student` must be given where the teacher, whose weights it would take and train, "
+                f"is of kind {self.teacher.kind}; give one of kind timm or in_domain"
+            )
+        shapes = (self.architecture, self.decoder or self.architecture)
+        if len({(shape.downsample, shape.in_channels) for shape in shapes}) > 1:
+            raise ValueError(
+                f"`decoder` must enlarge {shapes[0].downsample} times to 3 channels, as "
+                f"`architecture` makes smaller, but enlarges {shapes[1].downsample} times to "
+                f"{shapes[1].in_channels}; give both as many `width_multipliers`"
+            )
+
+    @property
+    def trained(self) -> AlignmentEncoder:
+        """The network of the semantic encoder."""
+        return self.student or self.teacher
+
+    def layout(self, resolution: int) -> AnyLayout:
+        """A square grid of indices for each scale, from coarse to fine, or channels."""
+        codes, side = self.quantizer, self.channels(resolution).height
+        grids = tuple((each, each) for each in codes.sides(side))
+        if self.latents == "indices":
+            return IndexLayout(codebook_size=codes.codebook_size, grids=grids)
+        widths = {"semantic": codes.semantic_dim, "pixel": codes.pixel_dim}
+        groups = tuple(ChannelGroup(name=name, channels=n) for name, n in widths.items())
+        return LatentLayout(groups=groups, height=side, width=side)
+
+    @property
+    def identity(self) -> "AutoencoderSettings":
+        """Without what a generator makes of it."""
+        return replace(super().identity, latents="indices")
+
+    @property
+    def name(self) -> str:
+        """Name in the table: the kind, and what is generated where that is no indices."""
+        return self.kind if self.latents == "indices" else f"{self.kind} {self.latents}"
+
+    def network(
+        self, resolution: int, semantic_encoder: EncoderNetwork, feature_dim: int
+    ) -> DualAutoencoder:
+        """Build the network around a semantic encoder, for features of the teacher's width."""
+        return DualAutoencoder(
+            self.architecture,
+            self.quantizer,
+            decoder=self.decoder,
+            semantic_decoder=self.semantic_decoder,
+            semantic_encoder=semantic_encoder,
+            pixel_width=self.pixel_width,
+            feature_dim=feature_dim,
+            semantic_loss=self.semantic_loss,
+            semantic_weight=self.semantic_weight,
+            resolution=resolution,
+        )
+
+    @property
+    def latent_label(self) -> str:
+        """Downsampling, codes and their width, and the number of scales."""
+        scales = f" in {len(self.quantizer.scales)} scales" if self.quantizer.scales else ""
+        return f"f{self.downsample} dual {self.quantizer.codebook_size}x{self.latent_dim}{scales}"
+
+    @property
+    def encoders(self) -> Mapping[str, AlignmentEncoder]:
+        """The teacher, and where it is another the network that the student starts as."""
+        student = {} if self.student is None else {"student": self.student}
+        return {"teacher": self.teacher, **student}
+
+    @property
+    def columns(self) -> Mapping[str, Any]:
+        """Its regularisers, its teacher and the size of its codebook."""
+        teacher, size = self.teacher.name, self.quantizer.codebook_size
+        return {**super().columns, "alignment_encoder": teacher, "codebook_size": size}
+
+
 TOKENIZERS.add("va_vae", TokenizerConfig)
 TOKENIZERS.add("vq", QuantizedTokenizerConfig)
+TOKENIZERS.add("dual_vq", DualTokenizerConfig)
 TOKENIZERS.add("diffusers", DiffusersTokenizerConfig)
 TOKENIZERS.add("identity", IdentityTokenizerConfig)
 TOKENIZERS.add("python", PythonTokenizerConfig)

@@ -14,6 +14,7 @@ from harness.metrics.frechet import FeatureStatistics, frechet_distance
 from harness.metrics.image_mean import ImageMean
 from harness.metrics.image_quality import psnr, ssim
 from harness.metrics.parts import Parts
+from models.latent import IndexLayout
 
 _MEANS = ("decibels", "similarity", "distance", "lossless")
 
@@ -24,7 +25,7 @@ class ReconstructionScores(Parts):
 
     Args:
         perceptual: LPIPS on `device`, or None.
-        codebook_size: Codes of a tokenizer whose latents are indices.
+        layout: Codebook and grids of a tokenizer whose latents are indices.
     """
 
     KINDS: ClassVar = {
@@ -39,14 +40,14 @@ class ReconstructionScores(Parts):
         extractor: FeatureExtractor,
         perceptual: nn.Module | None,
         device: torch.device | str = "cpu",
-        codebook_size: int | None = None,
+        layout: IndexLayout | None = None,
     ) -> None:
         empty = FeatureStatistics.empty(extractor.feature_dim, device)
         means = dict.fromkeys(_MEANS, ImageMean.empty(device))
         super().__init__(device, reconstructed=empty, original=empty, **means)
-        if codebook_size is not None:
-            self.state["codes"] = CodeCounts.empty(codebook_size, device)
-        self._extractor, self._perceptual = extractor, perceptual
+        if layout is not None:
+            self.state["codes"] = CodeCounts.empty(layout, device)
+        self._extractor, self._perceptual, self._layout = extractor, perceptual, layout
 
     def update(
         self,
@@ -75,7 +76,8 @@ class ReconstructionScores(Parts):
 
     def count_codes(self, indices: Int64[Tensor, "b n"]) -> None:
         """Add the codes of images."""
-        self.state["codes"] = self.state["codes"].update(indices)
+        assert self._layout is not None
+        self.state["codes"] = self.state["codes"].update(self._layout.split(indices))
 
     def compute(self) -> dict[str, Any]:
         """Every metric by the name of its column; None where it cannot be measured.
@@ -94,6 +96,7 @@ class ReconstructionScores(Parts):
             "lpips": None if self._perceptual is None else self.state["distance"].compute(),
             "codebook_usage": codes and codes.usage,
             "codebook_perplexity": codes and codes.perplexity,
+            "codebook_usage_by_scale": codes and codes.usage_by_scale,
             "num_images": original.num_samples,
             "feature_dim": original.dim,
             "rank_deficient": original.rank_deficient,

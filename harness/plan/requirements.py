@@ -17,6 +17,8 @@ PLACES = {
     "semantic": "semantic",
     "encoder": "alignment.encoder",
     "features": "encoder",
+    "teacher": "teacher",
+    "student": "student",
     "representation": "repa.encoder",
     "extractor": "evaluation.extractor",
     "weak": "evaluation.guidance.weak.generator",

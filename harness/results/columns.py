@@ -170,6 +170,12 @@ _COLUMNS = (
     _number("codebook_perplexity", "exponential of the entropy of the codes' frequencies in the "
             "evaluation images", unit="codes", better="higher", measured_on="reconstructions",
             label="codebook perplexity"),
+    _text("codebook_usage_by_scale",
+          "that share for the grid of each scale alone, from coarse to fine; empty with one",
+          measured_on="reconstructions"),
+    _number("feature_cosine", "cosine of a teacher's features and those decoded, mean over cells "
+            "of evaluation images; empty for tokenizers that decode none", better="higher",
+            measured_on="tokenizer"),
     _samples("gfid", "lower", "generation:",
           "Fréchet distance of samples to the reference, mean over sampling seeds; see "
           "distance_name"),

@@ -212,12 +212,14 @@ def _status(row: PlannedRow, found: Found, outcomes: Mapping[str, Outcome]) -> d
 
 
 def _tokenizer(row: PlannedRow, found: Found) -> dict[str, Any]:
-    tokenizer, aligner = found.get(row.tokenizer.key), _measured(row).inputs.get("encoder")
+    tokenizer, inputs = found.get(row.tokenizer.key), _measured(row).inputs
+    aligner = inputs.get("encoder") or inputs.get("teacher")
     if tokenizer is None:
         return {}
     values = {
         "tokenizer_params": tokenizer.result["parameters"],
         "tokenizer_images": tokenizer.result["images"],
+        "feature_cosine": tokenizer.result.get("feature_cosine"),
     }
     if aligner and aligner.key in found:
         values["alignment_encoder_accuracy"] = found[aligner.key].result.get("eval_accuracy")
@@ -284,6 +286,7 @@ def reconstruction_columns(result: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **metrics_of(result, "reconstructions"),
         "num_reconstructions": result["num_images"],
+        "codebook_usage_by_scale": result.get("codebook_usage_by_scale"),
         "rank_deficient": "yes" if result["rank_deficient"] else "no",
     }
 

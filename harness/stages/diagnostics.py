@@ -26,7 +26,8 @@ from harness.stages.running.context import StageContext
 from harness.stages.stage import Estimate, Stage, StageKind
 from harness.stages.tokenizer.stage import flops_per_image as tokenizer_flops
 from harness.stages.tokenizer.stage import load_tokenizer
-from models.latent import IndexLayout
+from models.dual_autoencoder import DualAutoencoder
+from models.latent import AnyLayout, IndexLayout
 from models.tokenizer import TokenizerNetwork
 
 OF_CHANNELS = (
@@ -106,8 +107,10 @@ def run(config: DiagnosticsStage, context: StageContext) -> Mapping[str, Any]:
     held_out = spread(
         min(wanted.num_images, dataset.num_images("eval")), dataset.num_images("eval")
     )
-    encoded = _encode(dataset, held_out, tokenizer, config, context)
-    if isinstance(latents.layout, IndexLayout):
+    encoded = _encode(dataset, held_out, tokenizer, config, context, latents.layout)
+    if codes and isinstance(tokenizer, DualAutoencoder):
+        seen, encoded = (tokenizer.semantic_codes(indices) for indices in (seen, encoded))
+    elif isinstance(latents.layout, IndexLayout):
         # One-hot codes of 16k would fill the memory; random numbers for each code stand for them.
         random_codes = generator_for(wanted.seed, "codes")
         table = torch.randn(latents.layout.codebook_size, CODE_NUMBERS, generator=random_codes)
@@ -162,12 +165,14 @@ def _encode(
     tokenizer: TokenizerNetwork,
     config: DiagnosticsStage,
     context: StageContext,
+    layout: AnyLayout,
 ) -> Tensor:
     """Means of the posteriors of evaluation images, or their indices."""
     parts, batch_size = [], max(1, config.batch_size // context.slices)
     for local in batches(len(indices), batch_size):
         images = dataset.images("eval", indices[local], published(config.crop))
-        parts.append(tokenizer.encode(to_model_range(images.to(context.device))).mode())
+        images = to_model_range(images.to(context.device))
+        parts.append(latents_stage.encoded(tokenizer, images, layout).mode())
     return torch.cat(parts)
 
 

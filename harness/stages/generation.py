@@ -42,6 +42,7 @@ from harness.stages.tokenizer.stage import flops_per_image as tokenizer_flops
 from harness.stages.tokenizer.stage import load_tokenizer
 from harness.storage.artifacts import Artifact, write_tensors
 from models.batch_part import slices_of
+from models.dual_autoencoder import DualAutoencoder
 from models.guidance import ClassifierFreeGuidance, NoGuidance
 from models.token_sampling import LogitGuidance
 from models.tokenizer import TokenizerNetwork
@@ -75,6 +76,8 @@ class GenerationStage:
     keep: Literal["none", "features", "samples"] = field(
         default="none", metadata=KEY_UNLESS_DEFAULT
     )
+    requantise: bool = field(default=False, metadata=KEY_UNLESS_DEFAULT)
+    """Whether latents are brought to codes before they are decoded."""
 
     @property
     def keeps_samples(self) -> bool:
@@ -107,6 +110,7 @@ class GenerationStage:
             keep_samples=evaluation.keep_samples,
             precision=evaluation.sampling_precision,
             keep=keep,
+            requantise=getattr(trial.tokenizer, "latents", "") == "requantised",
         )
 
 
@@ -193,8 +197,11 @@ class Sampling:
             scaled = latents
             if self.mean is not None and self.std is not None:
                 scaled = latents * self.std + self.mean
-            parts = slices_of(len(scaled), self.slices)
-            return torch.cat([to_uint8(self.tokenizer.decode(scaled[rows])) for rows in parts])
+            parts = [scaled[rows] for rows in slices_of(len(scaled), self.slices)]
+            if config.requantise:
+                assert isinstance(self.tokenizer, DualAutoencoder)
+                parts = map(self.tokenizer.requantised, parts)
+            return torch.cat([to_uint8(self.tokenizer.decode(part)) for part in parts])
 
 
 @torch.no_grad()

@@ -39,8 +39,16 @@ from harness.stages.tokenizer.stage import flops_per_image as tokenizer_flops
 from harness.stages.tokenizer.stage import load_tokenizer
 from harness.storage.artifacts import Artifact, write_tensors
 from models.batch_part import slices_of
+from models.dual_autoencoder import DualAutoencoder
 from models.latent import AnyLayout, IndexLayout
-from models.posterior import AnyPosterior, Posterior, draw, join
+from models.posterior import (
+    AnyPosterior,
+    IndexPosterior,
+    PointPosterior,
+    Posterior,
+    draw,
+    join,
+)
 from models.tokenizer import TokenizerNetwork
 
 SHARD_IMAGES = 10_000
@@ -235,7 +243,7 @@ def _encode_shard(
             # The published layout has the mirrored image encoded, not the latent mirrored.
             seen = images.flip(-1) if view == "latents_flip" else images
             pieces = slices_of(len(seen), context.slices)
-            posterior = join([tokenizer.encode(seen[rows]) for rows in pieces])
+            posterior = join([encoded(tokenizer, seen[rows], config.layout) for rows in pieces])
             random = generator_for(config.seed, view, int(positions[0]), device=device)
             planes = _kept(config.latents.posterior, posterior, random)
             require_finite(
@@ -245,6 +253,15 @@ def _encode_shard(
                 parts[name].append(plane.to("cpu", config.layout.dtype))
     labels = torch.from_numpy(dataset.labels("train")[indices].copy())
     return {name: torch.cat(planes) for name, planes in parts.items()} | {"labels": labels}
+
+
+def encoded(tokenizer: TokenizerNetwork, images: Tensor, layout: AnyLayout) -> AnyPosterior:
+    """The latents of images, indices as the sum of their codes where channels are wanted."""
+    found = tokenizer.encode(images)
+    if not isinstance(found, IndexPosterior) or isinstance(layout, IndexLayout):
+        return found
+    assert isinstance(tokenizer, DualAutoencoder)
+    return PointPosterior(mean=tokenizer.quantizer.grid(found.indices))
 
 
 def _kept(wanted: str, posterior: AnyPosterior, random: torch.Generator) -> tuple[Tensor, ...]:

@@ -96,8 +96,8 @@ def run(config: ReconstructionStage, context: StageContext) -> Mapping[str, Any]
     extractor = load_extractor(context.inputs["extractor"], device, config.extraction)
     perceptual = load_perceptual(config.perceptual, device)
     layout = config_of(context.inputs["tokenizer"]).tokenizer.layout(config.data.resolution)
-    codebook_size = layout.codebook_size if isinstance(layout, IndexLayout) else None
-    scores = ReconstructionScores(extractor, perceptual, device, codebook_size)
+    codes = layout if isinstance(layout, IndexLayout) else None
+    scores = ReconstructionScores(extractor, perceptual, device, codes)
     tokenizer = load_tokenizer(
         context.inputs["tokenizer"],
         device,

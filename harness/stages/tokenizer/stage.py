@@ -23,6 +23,7 @@ from models.tokenizer import TokenizerNetwork
 
 TOKENIZERS.implement("va_vae", va_vae.KIND)
 TOKENIZERS.implement("vq", va_vae.KIND)
+TOKENIZERS.implement("dual_vq", va_vae.KIND)
 TOKENIZERS.implement("diffusers", diffusers.KIND)
 TOKENIZERS.implement("identity", identity.KIND)
 TOKENIZERS.implement("python", python.KIND)

@@ -1,4 +1,4 @@
-"""Tokenizer kinds `va_vae` and `vq`: trained here, aligned or regularised or not, or from a file.
+"""Tokenizer kinds `va_vae`, `vq` and `dual_vq`: trained here, or from a file.
 
 They differ in what lies between encoder and decoder, which their settings build.
 """
@@ -10,22 +10,27 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.optim import Adam
 from torch.profiler import record_function
 
 from harness.config.perceptual import describe_lpips, missing_lpips
 from harness.config.phases import phase_at
-from harness.config.tokenizer import AnyTokenizerConfig, AutoencoderSettings
+from harness.config.tokenizer import (
+    AnyTokenizerConfig,
+    AutoencoderSettings,
+    DualTokenizerConfig,
+)
 from harness.config.trial import Trial
 from harness.config.weights import check_file, file_of, missing_checkpoint
 from harness.data import open_dataset
-from harness.data.dataset import left_out
+from harness.data.dataset import ImageDataset, batches, left_out, spread
 from harness.data.missing import MissingItem
 from harness.data.pixel_range import to_model_range
 from harness.data.stream import BatchStream
 from harness.machine.random_streams import derive_seed, generator_for
 from harness.stages.encoder import stage as encoder
-from harness.stages.encoder.kind import Place
+from harness.stages.encoder.kind import EncoderStage, Place
 from harness.stages.flops import FORWARDS_A_STEP, count_forward, empty_image, training_images
 from harness.stages.running.context import StageContext
 from harness.stages.running.initial_weights import compare_headers, described, start_from
@@ -44,6 +49,8 @@ from models import checkpoint
 from models.autoencoder import ConvolutionalAutoencoder
 from models.batch_part import slices_of
 from models.discriminator import DiscriminatorConfig, PatchDiscriminator
+from models.dual_autoencoder import DualAutoencoder
+from models.foundation import EncoderNetwork
 from models.latent import LatentLayout
 from models.perceptual import LPIPSConfig
 from models.regularizers.contract import RegularizerConfig, rows_of
@@ -51,6 +58,10 @@ from models.tokenizer_loss import ADVERSARY, AUTOENCODER, TokenizerLoss
 
 REGULARIZER = ("tokenizer", "regularizer")
 """What a regulariser's random numbers are for, in front of its kind."""
+LOOKED_AT = {"alignment.encoder": "encoder", "teacher": "teacher"}
+"""Key path of a frozen network whose features a training looks at -> its name among the inputs."""
+NUM_MEASURED = 1000
+"""Evaluation images, at most, on which decoded features are compared with the teacher's."""
 
 
 def stage(trial: Trial) -> TokenizerStage:
@@ -67,7 +78,14 @@ def stage(trial: Trial) -> TokenizerStage:
 
 def build(config: TokenizerStage) -> ConvolutionalAutoencoder:
     """Builds the untrained network."""
-    return _settings(config.tokenizer).network(config.data.resolution)
+    settings, side = _settings(config.tokenizer), config.data.resolution
+    if not isinstance(settings, DualTokenizerConfig):
+        return settings.network(side)
+    student, teacher = (
+        EncoderStage(encoder=network, data=config.data, weights="")
+        for network in (settings.trained, settings.teacher)
+    )
+    return settings.network(side, encoder.build_encoder(student), encoder.feature_dim_of(teacher))
 
 
 def make(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
@@ -81,9 +99,9 @@ def make(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
     # ---- networks
     latent = settings.channels(config.data.resolution)
     foundation = None
-    if "encoder" in context.inputs:
+    for name in context.inputs.keys() & LOOKED_AT.values():
         foundation = encoder.load_encoder(
-            context.inputs["encoder"], device, compiled=context.resources.compile
+            context.inputs[name], device, compiled=context.resources.compile
         )
     regularizers = {}
     for regularizer in settings.regularizers:
@@ -93,6 +111,9 @@ def make(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
     torch.manual_seed(derive_seed(seed, "tokenizer", "weights"))
     layout = memory_format(device, context.resources.channels_last)
     model = build(config)
+    if isinstance(model, DualAutoencoder):
+        student = encoder.load_encoder(context.inputs["student"], torch.device("cpu"))
+        model.semantic_encoder.load_state_dict(student.state_dict())
     beginning = _start(config, model)
     model = model.to(device).to(memory_format=layout).train()
     criterion = TokenizerLoss(
@@ -261,7 +282,28 @@ def make(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
         "images": training.steps * training.batch_size,
         **left_out(dataset, "train"),
         **beginning,
+        **_of_features(model, foundation, dataset),
     }
+
+
+@torch.no_grad()
+def _of_features(
+    model: ConvolutionalAutoencoder, teacher: EncoderNetwork | None, dataset: ImageDataset
+) -> dict[str, float]:
+    """Mean cosine of decoded features and the teacher's over cells of evaluation images."""
+    if not isinstance(model, DualAutoencoder) or teacher is None:
+        return {}
+    model.eval()
+    device, total = model.quantizer.recent.device, 0.0
+    in_all = dataset.num_images("eval")
+    chosen = spread(min(NUM_MEASURED, in_all), in_all)
+    for local in batches(len(chosen), 50):
+        images = to_model_range(dataset.images("eval", chosen[local]).to(device))
+        z = model.quantizer.grid(model.encode(images).indices)
+        rows, columns = z.shape[2:]
+        found, seen = model.decode_features(z), teacher.features(images, (rows, columns))
+        total += float(functional.cosine_similarity(found, seen, dim=1).mean(dim=(1, 2)).sum())
+    return {"feature_cosine": total / len(chosen)}
 
 
 def _start(config: TokenizerStage, model: ConvolutionalAutoencoder) -> dict[str, Any]:
@@ -270,7 +312,7 @@ def _start(config: TokenizerStage, model: ConvolutionalAutoencoder) -> dict[str,
     if given is None:
         return {}
     path, entry = Path(given).expanduser(), _settings(config.tokenizer).checkpoint_entry
-    weights = checkpoint.read_tokenizer(path, entry=entry)
+    weights = _settings(config.tokenizer).reader(path, entry=entry)
     return start_from(model, weights, path, config.initial_weights)
 
 
@@ -282,7 +324,7 @@ def _take(
     check_file(settings.checkpoint, config.checkpoint)
     model = build(config)
     path = Path(settings.checkpoint).expanduser()
-    weights = checkpoint.read_tokenizer(path, entry=settings.checkpoint_entry)
+    weights = settings.reader(path, entry=settings.checkpoint_entry)
     checkpoint.load_strictly(model, weights, source=str(path))
     print(described(weights, path), file=sys.stderr)
     write_tensors(context.work.payload / "model.safetensors", model.state_dict())
@@ -317,7 +359,7 @@ def missing(config: TokenizerStage, path: str) -> list[MissingItem]:
 def check_given(config: TokenizerStage) -> None:
     """Refuse files of weights that the network does not fit, by their headers alone."""
     settings = _settings(config.tokenizer)
-    compare_headers(settings, "tokenizer", lambda: build(config), checkpoint.read_tokenizer)
+    compare_headers(settings, "tokenizer", lambda: build(config), settings.reader)
 
 
 def trained_images(config: TokenizerStage) -> int:
@@ -326,17 +368,20 @@ def trained_images(config: TokenizerStage) -> int:
 
 
 def needs(trial: Trial) -> Mapping[str, Stage]:
-    """The network that its training looks to."""
+    """The networks that its training looks to or starts as."""
     settings = _settings(trial.tokenizer)
-    looks_to = settings.encoders.get("alignment.encoder")
-    if settings.is_given or looks_to is None:
+    if settings.is_given:
         return {}
-    place = Place(
-        role="alignment encoder",
-        path="tokenizer.alignment.encoder",
-        grid=trial.data.resolution // settings.downsample,
-    )
-    return {"encoder": encoder.stage_of(looks_to, trial, place)}
+    networks = dict(settings.encoders)
+    if isinstance(settings, DualTokenizerConfig):
+        # First, so that messages on what is both name the teacher.
+        networks = {"student": settings.trained, **networks}
+    found, grid = dict[str, Stage](), trial.data.resolution // settings.downsample
+    for path, network in networks.items():
+        role = "alignment encoder" if path in LOOKED_AT else "student"
+        place = Place(role=role, path=f"tokenizer.{path}", grid=grid)
+        found[LOOKED_AT.get(path, path)] = encoder.stage_of(network, trial, place)
+    return found
 
 
 def training_flops(config: TokenizerStage, inputs: Mapping[str, Stage], forward: float) -> float:
@@ -350,9 +395,9 @@ def training_flops(config: TokenizerStage, inputs: Mapping[str, Stage], forward:
     """
     settings, side = _settings(config.tokenizer), config.data.resolution
     loss, per_image = settings.loss, FORWARDS_A_STEP * forward
-    if "encoder" in inputs:
+    for name in inputs.keys() & LOOKED_AT.values():
         cells = side // settings.downsample
-        per_image += encoder.flops_per_image(inputs["encoder"].config, cells)
+        per_image += encoder.flops_per_image(inputs[name].config, cells)
     if isinstance(loss.perceptual, LPIPSConfig):
         per_image += 3 * count_forward(("vgg16", side), lambda: _vgg16_forward(side))[1]
     if isinstance(loss.discriminator, DiscriminatorConfig):

@@ -244,8 +244,8 @@ def test_plugins_that_cannot_be_had_are_refused_with_their_path(folder, plugins,
 def test_a_kind_that_nobody_registered_names_those_that_there_are(folder):
     done = run(folder, "run", "own_kind.yaml", "--set", "plugins=[]", "--dry-run")
     assert done.returncode == 2
-    kinds = "'va_vae', 'vq', 'diffusers', 'identity', 'python', 'semvae', 'pca', 'composite'"
-    assert f"`kind` must be one of {kinds}, but got 'linear'" in done.stderr
+    kinds = "'va_vae', 'vq', 'dual_vq', 'diffusers', 'identity', 'python', 'semvae', 'pca'"
+    assert f"`kind` must be one of {kinds}, 'composite', but got 'linear'" in done.stderr
     named = run(
         folder, "run", "own_kind.yaml", "--set", "plugins=[]", "--plugin", "my_kind", "--dry-run"
     )
