@@ -106,12 +106,7 @@ class DecoderBlock(nn.Module):
     ) -> Float[Tensor, "b n d"]:
         """Go through a whole sequence, or on from what was `seen` by tokens that see each other.
 
-        Args:
-            x: tokens.
-            cosine: cosines of their angles.
-            sine: sines of them.
-            seen: keys and values of the tokens before.
-            mask: which tokens (columns) one sees (rows), in place of itself and those before.
+        `mask` says which tokens (columns) one sees (rows), in place of itself and those before.
         """
         qkv = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.num_heads, -1))
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
@@ -130,11 +125,7 @@ class DecoderBlock(nn.Module):
 class CodeTransformer(nn.Module):
     """Blocks between embedded codes and logits of codes; a kind says what a token is given.
 
-    Args:
-        shape: depth and width.
-        layout: codebook and grids of the latent.
-        num_classes: number of classes; label `num_classes` is the null class.
-        angles: rotation angles of the tokens.
+    Label `num_classes` is the null class; `angles` rotate the tokens.
     """
 
     cosine: Tensor
@@ -199,13 +190,7 @@ class CodeTransformer(nn.Module):
 
 
 class AutoregressiveTransformer(CodeTransformer):
-    """Logits of the next code, given the class and the codes before it.
-
-    Args:
-        shape: depth and width.
-        layout: codebook and grid of the latent, which is one.
-        num_classes: number of classes; label `num_classes` is the null class.
-    """
+    """Logits of the next code on a latent's one grid, given the class and the codes before it."""
 
     def __init__(self, shape: DecoderShape, *, layout: IndexLayout, num_classes: int) -> None:
         ((height, width),) = layout.grids

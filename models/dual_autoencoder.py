@@ -73,15 +73,9 @@ class DualAutoencoder(ConvolutionalAutoencoder):
 
     Args:
         config: shape of the pixel encoder, and of the decoder where that has none of its own.
-        quantizer: the codebooks and their scales.
-        decoder: shape of the pixel decoder, if another.
-        semantic_decoder: size of the transformer that gives features back.
-        semantic_encoder: network of the same kind as the teacher's; it is trained with the rest.
+        semantic_encoder: network like the teacher's; it is trained with the rest.
         pixel_width: channels between the pixel encoder and its projection to the codes.
         feature_dim: channels of the teacher's features.
-        semantic_loss: what is compared with the teacher's features.
-        semantic_weight: weight of that term.
-        resolution: image side in pixels.
     """
 
     def __init__(

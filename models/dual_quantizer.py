@@ -91,12 +91,7 @@ class DualQuantizerConfig:
 
 @final
 class DualQuantizer(Quantizer):
-    """Two codebooks, compared in unit length each, and residuals over the scales.
-
-    Args:
-        config: sizes and weights.
-        cells: side of the latent.
-    """
+    """Two codebooks, compared in unit length each, and residuals over scales up to `cells`."""
 
     config: DualQuantizerConfig
     recent: Tensor

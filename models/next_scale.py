@@ -22,11 +22,6 @@ class NextScaleTransformer(CodeTransformer):
 
     VAR and TokenFlow give it the tokenizer's codes; here it learns vectors of its own for them, as
     `AutoregressiveTransformer` does, so that indices are all that it needs.
-
-    Args:
-        shape: depth and width.
-        layout: codebook and grids of the latent, from coarse to fine.
-        num_classes: number of classes; label `num_classes` is the null class.
     """
 
     scale_of: Tensor
