@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int64
@@ -117,7 +117,9 @@ class DualAutoencoder(ConvolutionalAutoencoder):
         """Semantic and pixel features of images in [-1, 1], as they are before any scaling."""
         pixel = super().encoded(x)
         rows, columns = pixel.shape[2:]
-        return self.join(self.semantic_encoder.features(x, (rows, columns)), pixel)
+        # In evaluation mode always: statistics of batches would depend on the number of workers.
+        semantic = self.semantic_encoder.eval().features(x, (rows, columns))
+        return self.join(semantic, pixel)
 
     def join(
         self, semantic: Float[Tensor, "b f h w"], pixel: Float[Tensor, "b p h w"]
@@ -177,12 +179,6 @@ class DualAutoencoder(ConvolutionalAutoencoder):
     def semantic_codes(self, indices: Int64[Tensor, "b n"]) -> Float[Tensor, "b d h w"]:
         """The semantic half of the codes of images."""
         return self.quantizer.grid(indices)[:, : self.quantizer.config.semantic_dim]
-
-    def train(self, mode: bool = True) -> Self:
-        """As usual, but for the semantic encoder: its statistics of batches stay, nothing drops."""
-        super().train(mode)
-        self.semantic_encoder.eval()
-        return self
 
     def divide(self, part: BatchPart, slices: int) -> None:
         """As for encoder and decoder; codes learn from the whole batch."""
