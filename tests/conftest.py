@@ -8,6 +8,7 @@ import tempfile
 from types import ModuleType
 
 import jaxtyping
+import pytest
 import torch
 from beartype import BeartypeConf, beartype
 
@@ -20,3 +21,16 @@ torch.set_num_threads(1)
 # What is remembered of data sets stays out of the user's cache folder.
 os.environ["FRONTIER_CACHE"] = tempfile.mkdtemp(prefix="frontier-cache-")
 atexit.register(shutil.rmtree, os.environ["FRONTIER_CACHE"], ignore_errors=True)
+
+
+@pytest.fixture
+def one_file_a_figure(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Saves figures as one PNG each: their other files take most of a small report.
+
+    A test that is marked `every_file` saves all of them.
+    """
+    from analysis.figures.column import COLUMN_INCH  # Matplotlib, which few tests need.
+
+    if not request.node.get_closest_marker("every_file"):
+        monkeypatch.setattr("analysis.figures.saving.FILES", {COLUMN_INCH: (".png",)})
+        monkeypatch.setattr("analysis.report.ENDS", (".png",))

@@ -8,6 +8,7 @@ from analysis.report import write_report
 from analysis.table.reading import check_table
 from analysis.words.summary import summarize
 
+pytestmark = pytest.mark.usefixtures("one_file_a_figure")
 UNKNOWN = dict.fromkeys(("latent_dim", "alignment", "generator_size", "patch_size", "downsample"))
 
 

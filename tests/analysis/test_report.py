@@ -12,6 +12,7 @@ from analysis.page.grids import index_grids, write_grids_page
 from analysis.report import main, write_figures, write_report
 from analysis.table.columns import REQUIRED_COLUMNS
 
+pytestmark = pytest.mark.usefixtures("one_file_a_figure")
 FIGURES = {
     f"{name}{end}"
     for name in ("frontier", "frontier.psnr", "dilemma", "scaling")
@@ -20,6 +21,7 @@ FIGURES = {
 TABLES = {"results.md", "results.tex", "results.csv", "frontier.csv", "summary.txt"}
 
 
+@pytest.mark.every_file
 def test_a_results_folder_gives_figures_and_their_data(dilemma_rows, load, tmp_path):
     trial = load(dilemma_rows)["trial_id"][0]
     (tmp_path / "grids").mkdir()
@@ -33,6 +35,7 @@ def test_a_results_folder_gives_figures_and_their_data(dilemma_rows, load, tmp_p
     assert {"alignment", "latent_dim", "rfid", "gfid_se", "on_front"} <= set(points.columns)
 
 
+@pytest.mark.every_file
 def test_equal_tables_give_equal_files(dilemma_rows, load, tmp_path):
     load(dilemma_rows)
     first = write_figures(tmp_path, tmp_path / "a")
@@ -134,6 +137,7 @@ def test_a_refused_table_leaves_the_figures_of_the_earlier_run(make_row, load, t
     assert all(path.is_file() for path in written)
 
 
+@pytest.mark.every_file
 def test_one_row_gives_figures_where_out_says_and_exit_code_0(make_row, load, tmp_path, capsys):
     load([make_row()])
     assert main([str(tmp_path), "--out", str(tmp_path / "paper")]) == 0

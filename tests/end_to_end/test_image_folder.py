@@ -9,6 +9,7 @@ from PIL import Image
 from harness.run import main
 from harness.storage.artifacts import Store
 
+pytestmark = pytest.mark.usefixtures("one_file_a_figure")
 SWEEP = """
 name: folder
 trial:

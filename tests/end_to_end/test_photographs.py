@@ -14,6 +14,7 @@ from PIL import Image
 from harness.config.sweep import load_sweep
 from harness.run import main
 
+pytestmark = pytest.mark.usefixtures("one_file_a_figure")
 SWEEPS = Path(__file__).parents[2] / "sweeps"
 NAMES = ("stripes", "bars", "slants", "dots")
 TRAIN, EVAL = 160, 40
