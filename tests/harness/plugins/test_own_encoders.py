@@ -2,10 +2,8 @@
 
 import itertools
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
 import zlib
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from fresh_process import run_command
 
 from harness.commands.conformance import findings
 from harness.config.python_encoder import PythonEncoderConfig
@@ -92,11 +91,9 @@ GRID = f"{{alignment: [gradients], evaluation.extractor: [{GRADES}, {{kind: colo
 def test_feature_networks_of_ones_own_are_aligned_with_and_grade(tmp_path, executor):
     folder = Path(shutil.copytree(EXAMPLES, tmp_path / "mine"))
     (folder / "my_colours.py").write_text(KIND)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, "-m", "harness.run", "own_encoder.yaml", "--executor", executor]
-    words += ["--set", "tokenizer.training.steps=3", "--set", "evaluation.num_reconstructions=40"]
-    words += ["--set", f"grid={GRID}", "--plugin", "my_colours"]
-    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
+    words = ["--set", "tokenizer.training.steps=3", "--set", "evaluation.num_reconstructions=40"]
+    words += ["--set", f"grid={GRID}", "--plugin", "my_colours", "--executor", executor]
+    done = run_command(folder, "harness.run", "own_encoder.yaml", *words)
     assert done.returncode == 0, done.stderr
     table = pd.read_parquet(folder / "results" / "own_encoder" / "table.parquet")
     assert list(table["status"]) == ["done", "done"]

@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from fresh_process import run_command
 
 from harness.commands.conformance import small_sweep
 from harness.config.generator import GeneratorSettings
@@ -42,9 +43,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run(folder: Path, command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, "-m", f"harness.{command}", *arguments]
-    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
+    return run_command(folder, f"harness.{command}", *arguments)
 
 
 def settings(*more: str) -> list[str]:
