@@ -109,6 +109,12 @@ def _check_generator(trial: Trial, generator: GeneratorBase) -> None:
             "nothing says how often it has each class",
             path="evaluation.label_policy",
         )
+    if generator.encoded_sides and source.kind != "encoded":
+        raise ConfigError(
+            "must be averages where latents are given, since no smaller image is encoded, but is "
+            "images; leave it out, or leave out latents.source",
+            path="generator.lower",
+        )
     if aligned and isinstance(source, LatentFolder) and not source.features:
         raise ConfigError(
             "must be `none` with latents from a folder, whose order of images is not known here, "

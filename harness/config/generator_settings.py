@@ -51,6 +51,11 @@ class GeneratorBase:
         return False
 
     @property
+    def encoded_sides(self) -> tuple[int, ...]:
+        """Cells along a side of further latents of every image, which are of smaller images."""
+        return ()
+
+    @property
     def draws(self) -> Literal["latents", "images"]:
         """What it draws: latents for the tokenizer's decoder, or images."""
         return "latents"

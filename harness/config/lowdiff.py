@@ -1,6 +1,6 @@
 """Generator kind `lowdiff`: one LightningDiT that generates at rising resolutions."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from harness.config.generator import GENERATORS, GeneratorConfig
@@ -25,7 +25,12 @@ class LowDiffConfig(GeneratorConfig):
     kind: Literal["lowdiff"] = "lowdiff"  # pyright: ignore[reportIncompatibleVariableOverride]
     """Tells this choice from others."""
     resolutions: tuple[CascadeResolution, ...]
-    """One to three, from the lowest to the latent's own; lower ones are area averages."""
+    """One to three, from the lowest to the latent's own."""
+    lower: Literal["averages", "images"] = field(
+        default="averages", metadata={"key": "unless_default"}
+    )
+    """Latents of the lower resolutions: area averages of the latent, or `images`: the images'
+    area averages, encoded. The tokenizer must serve such small images."""
     condition_noise: float = 0.4
     """Largest deviation of the noise on the condition in training."""
     condition_dropout: float = 0.1
@@ -49,6 +54,11 @@ class LowDiffConfig(GeneratorConfig):
     def sides(self) -> tuple[int, ...]:
         """Cells along a side at each resolution."""
         return tuple(each.side for each in self.resolutions)
+
+    @property
+    def encoded_sides(self) -> tuple[int, ...]:
+        """Cells along a side of each lower resolution whose latents are encoded."""
+        return self.sides[:-1] if self.lower == "images" and not self.is_given else ()
 
     @property
     def label(self) -> str:

@@ -7,12 +7,15 @@ smallest integers that hold the codebook, without noise, mean or deviation.
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from harness.config.data import DataConfig, published
 from harness.config.latents import LatentsConfig
@@ -27,7 +30,7 @@ from harness.data.latents.folder import (
     fingerprint,
     link_shards,
 )
-from harness.data.latents.shards import FEATURES, VIEWS, LatentShards, planes_of
+from harness.data.latents.shards import FEATURES, VIEWS, LatentShards, lower_name, planes_of
 from harness.data.missing import MissingItem
 from harness.data.pixel_range import to_model_range
 from harness.machine.finite import require_finite
@@ -40,7 +43,7 @@ from harness.stages.tokenizer.stage import load_tokenizer
 from harness.storage.artifacts import Artifact, write_tensors
 from models.batch_part import slices_of
 from models.dual_autoencoder import DualAutoencoder
-from models.latent import AnyLayout, IndexLayout
+from models.latent import AnyLayout, IndexLayout, LatentLayout
 from models.posterior import (
     AnyPosterior,
     IndexPosterior,
@@ -69,6 +72,9 @@ class LatentsStage:
     """How they are normalised: by the tokenizer's own scaling, or as measured here."""
     content: str = field(default="", metadata=KEY_UNLESS_DEFAULT)
     """Hash of latents or statistics that are given; empty where images are encoded here."""
+    lower: tuple[int, ...] = field(default=(), metadata=KEY_UNLESS_DEFAULT)
+    """Cells along a side of further latents of every view, of smaller images; of whole posteriors
+    they are samples."""
 
     @classmethod
     def of(cls, trial: Trial) -> "LatentsStage":
@@ -82,6 +88,7 @@ class LatentsStage:
             seed=trial.tokenizer.seed,
             scaling=trial.tokenizer.scaling,
             content=trial.latents.content,
+            lower=() if trial.generator is None else trial.generator.encoded_sides,
         )
 
     @property
@@ -235,22 +242,29 @@ def _encode_shard(
 ) -> dict[str, Tensor]:
     device = context.device
     pipeline = published(config.latents.crop)
-    parts: dict[str, list[Tensor]] = {name: [] for name in config.tensors}
+    kept = config.latents.posterior
+    parts: defaultdict[str, list[Tensor]] = defaultdict(list)
     for local in batches(len(indices), config.latents.batch_size):
         positions = indices[local]
         images = to_model_range(dataset.images("train", positions, pipeline).to(device))
         for view in config.views:
             # The published layout has the mirrored image encoded, not the latent mirrored.
             seen = images.flip(-1) if view == "latents_flip" else images
-            pieces = slices_of(len(seen), context.slices)
-            posterior = join([encoded(tokenizer, seen[rows], config.layout) for rows in pieces])
-            random = generator_for(config.seed, view, int(positions[0]), device=device)
-            planes = _kept(config.latents.posterior, posterior, random)
-            require_finite(
-                planes[0], "latents", "encode with precision fp32, or mend the tokenizer"
-            )
-            for name, plane in zip(config.tensors_of(view), planes, strict=True):
-                parts[name].append(plane.to("cpu", config.layout.dtype))
+            for side in (0, *config.lower):
+                small = reduce_images(seen, config.layout, side) if side else seen
+                pieces = slices_of(len(small), context.slices)
+                posterior = join(
+                    [encoded(tokenizer, small[rows], config.layout) for rows in pieces]
+                )
+                names = (lower_name(view, side),) if side else config.tensors_of(view)
+                random = generator_for(config.seed, *names[:1], int(positions[0]), device=device)
+                wanted = "sample" if side and kept == "moments" else kept
+                planes = _kept(wanted, join(found), random)
+                require_finite(
+                    planes[0], "latents", "encode with precision fp32, or mend the tokenizer"
+                )
+                for name, plane in zip(names, planes, strict=True):
+                    parts[name].append(plane.to("cpu", config.layout.dtype))
     labels = torch.from_numpy(dataset.labels("train")[indices].copy())
     return {name: torch.cat(planes) for name, planes in parts.items()} | {"labels": labels}
 
@@ -262,6 +276,14 @@ def encoded(tokenizer: TokenizerNetwork, images: Tensor, layout: AnyLayout) -> A
         return found
     assert isinstance(tokenizer, DualAutoencoder)
     return PointPosterior(mean=tokenizer.quantizer.grid(found.indices))
+
+
+def reduce_images(
+    images: Float[Tensor, "b 3 h w"], layout: AnyLayout, side: int
+) -> Float[Tensor, "b 3 s s"]:
+    """Area averages of images whose latents have so many cells along a side."""
+    assert isinstance(layout, LatentLayout), "indices have no lower resolutions"
+    return functional.avg_pool2d(images, layout.height // side)
 
 
 def _kept(wanted: str, posterior: AnyPosterior, random: torch.Generator) -> tuple[Tensor, ...]:
@@ -320,11 +342,15 @@ def estimate(stage: Stage) -> Estimate:
     images = config.latents.num_images or config.data.num_train_images
     encoded = images * len(config.views)
     numbers = images * len(config.tensors) * math.prod(config.layout.shape)
+    if isinstance(layout := config.layout, LatentLayout):
+        cells = sum(side**2 for side in config.lower)
+        numbers += encoded * layout.channels * cells
+        encoded *= 1 + cells / layout.height**2
     return Estimate(
         # The encoder is the smaller half of the autoencoder.
         flops=encoded * tokenizer_flops(stage.inputs["tokenizer"].config) / 2,
         disk_bytes=config.layout.dtype.itemsize * numbers,
-        images=encoded,
+        images=images * len(config.views),
     )
 
 

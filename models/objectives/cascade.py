@@ -49,6 +49,11 @@ def layout_at(layout: LatentLayout, side: int) -> LatentLayout:
     return replace(layout, height=side, width=side)
 
 
+def lower_key(side: int) -> str:
+    """Key of a batch's latents of smaller images among what is drawn for it."""
+    return f"lower_{side}"
+
+
 def reduce(latents: Float[Tensor, "b c h w"], side: int) -> Float[Tensor, "b c s s"]:
     """Area averages on a coarser grid."""
     return functional.avg_pool2d(latents, latents.shape[2] // side)
@@ -114,22 +119,25 @@ class CascadeObjective:
         number = self.sides.index(side)
         seen: tuple[Tensor, ...] = ()
         if number:
-            below = enlarge(self.at(clean, number - 1), side)
+            below = enlarge(self.at(clean, number - 1, draws), side)
             noisy = below + draws["condition_amount"] * draws["condition_noise"]
             seen = (torch.where(draws["condition_kept"], noisy, 0.0),)
         found = self.flow.loss(
-            lambda *arguments: network(*arguments, *seen), self.at(clean, number), draws
+            lambda *arguments: network(*arguments, *seen), self.at(clean, number, draws), draws
         )
         mark = f"_{side}" if len(self.sides) > 1 else ""
         terms = {f"{name}{mark}": term for name, term in found.terms.items()}
         return Loss(self.resolutions[number].weight * found.total, terms)
 
-    def at(self, clean: Float[Tensor, "b c h w"], number: int) -> Float[Tensor, "b c s s"]:
-        """Clean latents at a resolution, normalised there."""
+    def at(
+        self, clean: Float[Tensor, "b c h w"], number: int, draws: Draws
+    ) -> Float[Tensor, "b c s s"]:
+        """Clean latents at a resolution, normalised there: averages, or those that are given."""
         side = self.sides[number]
         if side == clean.shape[2]:
             return clean
-        reduced = reduce(clean, side)
+        given = draws.get(lower_key(side))
+        reduced = reduce(clean, side) if given is None else given
         if not self.statistics:
             return reduced
         mean, std = self.statistics[number]

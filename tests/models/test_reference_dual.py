@@ -59,9 +59,17 @@ def apart(actual, expected):
 class Student(EncoderNetwork):
     """Stands where a feature network does, and is not asked."""
 
-    feature_dim = property(lambda _self: 10)
-    stride = property(lambda _self: 2)
-    input_size = property(lambda _self: (8, 8))
+    @property
+    def feature_dim(self) -> int:
+        return 10
+
+    @property
+    def stride(self) -> int:
+        return 2
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        return (8, 8)
 
 
 def network(**changes):

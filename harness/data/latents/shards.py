@@ -36,6 +36,11 @@ def planes_of(view: str, *, moments: bool) -> tuple[str, ...]:
     return (view, f"{view}_logvar") if moments else (view,)
 
 
+def lower_name(view: str, side: int) -> str:
+    """Name of the tensor that holds a view's latents of smaller images, by the grid's side."""
+    return f"{view}_{side}x{side}"
+
+
 class LatentShards:
     """The rows of several shards under one numbering.
 

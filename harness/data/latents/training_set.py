@@ -7,6 +7,7 @@ as a whole; another one is read from its shards, so that a caller does well to r
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,10 +18,11 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from harness.data.latents.folder import check_unchanged
-from harness.data.latents.shards import FEATURES, LatentShards, planes_of
+from harness.data.latents.shards import FEATURES, LatentShards, lower_name, planes_of
 from harness.machine.random_streams import generator_for
 from harness.storage.artifacts import Artifact
-from models.latent import AnyLayout, IndexLayout
+from models.latent import AnyLayout, IndexLayout, LatentLayout
+from models.objectives.cascade import lower_key
 
 DEVICE_SHARE = 0.4
 """Share of the free device memory that a latent set may fill; the training needs the rest."""
@@ -66,6 +68,12 @@ class LatentSet:
         names = [name for view in self._planes for name in view]
         self._shards = _open_shards(artifact, names, self.layout)
         self.labels = self._shards.labels
+        self._lower: dict[int, LatentShards] = {}
+        for side in artifact.record["config"].get("lower") or ():
+            assert isinstance(self.layout, LatentLayout), "indices have no lower resolutions"
+            layout = replace(self.layout, height=side, width=side)
+            names = [lower_name(view, side) for view in self.views]
+            self._lower[side] = _open_shards(artifact, names, layout)
         wanted = self._fits() if on_device == "auto" else on_device
         self._resident = self._load_all() if wanted else None
 
@@ -104,6 +112,20 @@ class LatentSet:
         places = np.stack([indices, views * len(self) + indices])
         images, chosen = torch.from_numpy(places).to(self.device, non_blocking=True)
         return labels[images], *(plane[chosen] for plane in planes)
+
+    def lower(
+        self, indices: Int64[np.ndarray, " b"], views: Int64[np.ndarray, " b"]
+    ) -> Mapping[str, Float[Tensor, "b c s s"]]:
+        """The latents of smaller images as they were encoded, on the device, by `lower_key`."""
+        found: dict[str, Tensor] = {}
+        for side, shards in self._lower.items():
+            rows = torch.empty((len(indices), *shards.layout.shape))
+            for view in np.unique(views):
+                places = np.flatnonzero(views == view)
+                name = lower_name(self.views[int(view)], side)
+                rows[torch.from_numpy(places)] = shards.gather(name, indices[places])
+            found[lower_key(side)] = rows.to(self.device, non_blocking=True)
+        return found
 
     def features(
         self, indices: Int64[np.ndarray, " b"], views: Int64[np.ndarray, " b"]

@@ -20,7 +20,13 @@ from models.guidance import Guidance
 from models.latent import LatentLayout
 from models.lightningdit import LightningDiTConfig
 from models.lowdiff import CascadeDiT, CascadeSamplerConfig, draw_cascade
-from models.objectives.cascade import CascadeObjective, Statistics, layout_at, reduce
+from models.objectives.cascade import (
+    CascadeObjective,
+    Statistics,
+    layout_at,
+    lower_key,
+    reduce,
+)
 from models.sampler import SamplerConfig
 
 NUM_MEASURED = 10_000
@@ -57,9 +63,11 @@ def _statistics(latents: LatentSet, side: int) -> Statistics:
     count, total, squares = 0, 0.0, 0.0
     chosen = spread(min(NUM_MEASURED, len(latents)), len(latents))
     for number, local in enumerate(batches(len(chosen), 500)):
-        noise = latents.noise(derive_seed(side, "resolution"), number, len(local))
-        clean, _ = latents.batch(chosen[local], 0 * local, noise)
-        values = reduce(clean, side).double()
+        given = latents.lower(chosen[local], 0 * local).get(lower_key(side))
+        if given is None:
+            noise = latents.noise(derive_seed(side, "resolution"), number, len(local))
+            given = reduce(latents.batch(chosen[local], 0 * local, noise)[0], side)
+        values = given.double()
         count += values.numel() // values.shape[1]
         total = total + values.sum(dim=(0, 2, 3), keepdim=True)
         squares = squares + values.square().sum(dim=(0, 2, 3), keepdim=True)

@@ -198,10 +198,11 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
         random = generator_for(seed, "generator", step, device=device)
         rows = read_latents(step) if stored is None else next(stored)
         posterior = latents.noise(seed, step, count, own)
-        classes = torch.from_numpy(drawn(step)[0])
-        labels = latents.labels[classes].to(device, non_blocking=True)
+        indices, views = drawn(step)
+        labels = latents.labels[torch.from_numpy(indices)].to(device, non_blocking=True)
         draws = objective.draw(labels, config.layout.shape, random, step)
         images = next(pictures) if pictures else None
+        lower = latents.lower(indices[own], views[own])
 
         # ---- forward and loss, a slice at a time where the device has no memory for the batch
         start_step(optimizer, training, step)
@@ -214,7 +215,8 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
             features = None
             if alignment is not None and images is not None:
                 features = alignment.features(images[here])
-            found = objective.loss(network, clean, rows_of(draws, part))
+            given = {name: plane[here] for name, plane in lower.items()}
+            found = objective.loss(network, clean, {**rows_of(draws, part), **given})
             loss, terms = found.total, dict(found.terms)
             if alignment is not None and features is not None:
                 with autocast(training, device):

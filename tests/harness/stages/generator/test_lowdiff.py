@@ -4,24 +4,30 @@ import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from torch.nn.functional import avg_pool2d
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.commands.conformance import findings
 from harness.config.resources import Resources
 from harness.config.sweep import load_sweep
+from harness.data import open_dataset
 from harness.data.latents.training_set import LatentSet
+from harness.data.pixel_range import to_model_range
 from harness.execution.stage_run import run_stage
+from harness.plan.cost import estimate
 from harness.plan.plan import make_plan
 from harness.schema.reading import ConfigError
 from harness.stages.generation import price
 from harness.stages.generator import lowdiff
 from harness.stages.generator import stage as generator_stage
 from harness.stages.generator.kinds import kind_of
+from harness.stages.tokenizer.stage import load_tokenizer
 from harness.storage.artifacts import Store
 from models.guidance import ClassifierFreeGuidance
-from models.objectives.cascade import reduce
+from models.objectives.cascade import CascadeObjective, reduce
 
 SWEEPS = Path(__file__).parents[4] / "sweeps"
 TWO = "generator.resolutions=[{side: 2}, {side: 4}]"
@@ -148,11 +154,62 @@ def test_lower_resolutions_are_normalised_by_their_own_statistics(load, tmp_path
     objective = lowdiff.measure(lowdiff.objective(stage.config), latents)
     positions = torch.arange(len(latents)).numpy()
     clean, _ = latents.batch(positions, 0 * positions)
-    low = objective.at(clean, 0)
+    low = objective.at(clean, 0, {})
     assert float(reduce(clean, 2).std()) < 0.9
     torch.testing.assert_close(low.mean(dim=(0, 2, 3)), torch.zeros(2), atol=1e-4, rtol=0)
     torch.testing.assert_close(low.std(dim=(0, 2, 3)), torch.ones(2), atol=1e-4, rtol=0)
-    assert torch.equal(objective.at(clean, 1), clean)
+    assert torch.equal(objective.at(clean, 1, {}), clean)
+
+
+def test_lower_resolutions_may_be_encoded_from_smaller_images(load, tmp_path):
+    asked = (TWO, "generator.lower=images", "latents.flip=true", "latents.posterior=mode")
+    stages = {stage.kind: stage for stage in make_plan(load(*asked)).stages}
+    stage, store, device = stages["generator"], Store(tmp_path / "store"), torch.device("cpu")
+    latents = LatentSet(bring(stages["latents"], store), device)
+    positions = torch.arange(5).numpy()
+    tokenizer = load_tokenizer(bring(stages["tokenizer"], store), device)
+    images = open_dataset(stages["latents"].config.data).images("train", positions)
+    small = avg_pool2d(to_model_range(images), 2)
+    with torch.no_grad():
+        for view, pixels in enumerate((small, small.flip(-1))):
+            found = latents.lower(positions, 0 * positions + view)["lower_2"]
+            torch.testing.assert_close(found, tokenizer.encode(pixels).mode())
+    objective = lowdiff.measure(lowdiff.objective(stage.config), latents)
+    given = latents.lower(torch.arange(len(latents)).numpy(), np.zeros(len(latents), int))
+    low = objective.at(torch.zeros(1, 2, 4, 4), 0, given)
+    torch.testing.assert_close(low.mean(dim=(0, 2, 3)), torch.zeros(2), atol=1e-4, rtol=0)
+    torch.testing.assert_close(low.std(dim=(0, 2, 3)), torch.ones(2), atol=1e-4, rtol=0)
+
+
+def test_encoded_lower_resolutions_are_what_is_learnt_resumed_too(load, monkeypatch):
+    seen: list[torch.Tensor] = []
+    at = CascadeObjective.at
+
+    def spy(self, clean, number, draws):
+        found = at(self, clean, number, draws)
+        if number == 0:
+            (mean, std), average = self.statistics[0], reduce(clean, 2)
+            assert found.shape == average.shape
+            seen.append(found - (average - mean) / std)
+        return found
+
+    monkeypatch.setattr(CascadeObjective, "at", spy)
+    asked = (TWO, STEPS, "generator.lower=images", "generator.training.steps=6")
+    assert [each for each in findings(load(*asked)) if each.error] == []
+    assert seen
+    assert all(float(each.abs().max()) > 1e-3 for each in seen)
+    plain, encoded = (make_plan(load(TWO, *more)) for more in ((), asked[2:3]))
+    larger, smaller = (
+        next(estimate(s) for s in plan.stages if s.kind == "latents") for plan in (encoded, plain)
+    )
+    assert larger.flops == pytest.approx(1.25 * smaller.flops)
+    assert larger.disk_bytes == pytest.approx(1.25 * smaller.disk_bytes)
+
+
+def test_given_latents_have_no_smaller_images(load, tmp_path):
+    source = f"latents.source={{kind: folder, path: {tmp_path}}}"
+    with pytest.raises(ConfigError, match="no smaller image is encoded"):
+        load(TWO, "generator.lower=images", source)
 
 
 def test_it_keeps_to_what_every_kind_must_resumed_too(load):
