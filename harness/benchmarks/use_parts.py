@@ -6,12 +6,13 @@ import json
 from collections.abc import Callable, Mapping
 from functools import cache, lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from harness.benchmarks.generated import write_folder, write_parquet
-from harness.benchmarks.measuring import Bench, Variant, ladder
+from harness.benchmarks.measuring import Bench, Case, Variant, ladder
 from harness.benchmarks.rows import Row
 from harness.benchmarks.training_parts import trained_batch
 from harness.config.generator_settings import GeneratorBase
@@ -24,7 +25,7 @@ from harness.schema.keys import to_plain
 from harness.stages.encoder.stage import flops_per_image as encoder_flops_per_image
 from harness.stages.encoder.stage import load_extractor
 from harness.stages.generation import GenerationStage, Sampling
-from harness.stages.generator.kind import GeneratorStage
+from harness.stages.generator.kind import Draw, GeneratorStage
 from harness.stages.generator.kinds import kind_of
 from harness.stages.generator.stage import flops_per_image as generator_flops_per_image
 from harness.stages.running.optimisation import arithmetic
@@ -34,9 +35,9 @@ from harness.stages.tokenizer.stage import (
     load_tokenizer,
 )
 from harness.storage.artifacts import Artifact
-from models.guidance import ClassifierFreeGuidance, NoGuidance
+from models.guidance import ClassifierFreeGuidance, NoGuidance, guided_parts
 from models.rounding import round_weights
-from models.sampler import SamplerConfig
+from models.sampler import SamplerConfig, time_grid
 from models.token_sampling import LogitGuidance
 from models.tokenizer import TokenizerNetwork
 
@@ -52,6 +53,7 @@ GUIDANCES: Mapping[str, NoGuidance | ClassifierFreeGuidance | LogitGuidance] = {
     "no guidance": NoGuidance(),
 }
 """The first one in fp32 is what the speed of all is compared with."""
+AS_PUBLISHED = GUIDANCES["guidance in its interval"]
 
 
 def encoding(bench: Bench) -> list[Row]:
@@ -129,18 +131,23 @@ def _sampling_of_one(
     # Cases share networks. Where they run one after the other, each alone in memory, the weights of
     # one arithmetic are dropped for those of the next.
     @lru_cache(maxsize=None if bench.together else 1)
-    def network(rounded: bool) -> nn.Module:
+    def network(rounded: bool, compiled: bool = False) -> nn.Module:
         model = kind.build(generator)
         if rounded:
             round_weights(model)
+        if compiled:
+            kind.compile(model)
         return model.to(bench.device).eval().requires_grad_(False)
 
     @cache
     def decoder() -> TokenizerNetwork:
         return load_tokenizer(tokenizer, bench.device)
 
-    def images(config: GenerationStage) -> Callable[[], object]:
-        model = network(config.precision == "bf16")
+    def images(
+        config: GenerationStage, draw: Draw | None = None, compiled: bool = False
+    ) -> Callable[[], object]:
+        # The released code has the weights of bfloat16 rounded at every call.
+        model = network(config.precision == "bf16" and draw is None, compiled)
         labels = torch.arange(count, device=bench.device) % generator.num_classes
         drawn = Sampling(
             generator=generator,
@@ -151,6 +158,7 @@ def _sampling_of_one(
             std=None,
             config=config,
             device=bench.device,
+            draw=draw,
         )
         random = torch.Generator(device=bench.device).manual_seed(0)
         return torch.no_grad()(lambda: drawn.images(labels, random))
@@ -158,22 +166,68 @@ def _sampling_of_one(
     precisions: tuple[Precision, ...] = ("fp32", "bf16")
     if bench.device.type == "cuda":
         precisions = ("fp32", "tf32", "bf16")
-    cases = []
+    cases: list[Case] = []
     able = {
         words: guidance
         for words, guidance in GUIDANCES.items()
         if guidance.kind in generator.generator.guidances
     }
-    for precision, (words, guidance) in itertools.product(precisions, able.items()):
+
+    def case(words: str, guidance: Any, precision: Precision, **how: Any) -> Case:
         config = dataclasses.replace(
             stage.config, sampler=sampler, guidance=guidance, precision=precision
         )
         evaluations = kind.evaluations(generator, sampler, guidance) or 0
         flops = velocity_flops * evaluations + decoder_flops
         variant = Variant(name=f"{words}, {precision}", precision=precision)
-        make = partial(images, config)
-        cases.append(bench.calls(variant, make, flops, decoder_flops / flops if flops else 0.0))
-    return bench.compare(row, cases)
+        make = partial(images, config, **how)
+        return bench.calls(variant, make, flops, decoder_flops / flops if flops else 0.0)
+
+    for precision, (words, guidance) in itertools.product(precisions, able.items()):
+        cases.append(case(words, guidance, precision))
+    rows = bench.compare(row, cases)
+    if AS_PUBLISHED in able.values() and getattr(sampler, "kind", "") == "euler":
+        for precision in precisions:
+            held = [case("as published", AS_PUBLISHED, precision, draw=draw_as_published)]
+            held.append(case("ours at its guidance", AS_PUBLISHED, precision))
+            if bench.compiled:
+                words = "ours at its guidance, compiled"
+                held.append(case(words, AS_PUBLISHED, precision, compiled=True))
+            rows += bench.compare(row, held)
+    return rows
+
+
+def draw_as_published(
+    model: Any,
+    labels: Tensor,
+    random: torch.Generator,
+    sampler: SamplerConfig,
+    guidance: ClassifierFreeGuidance,
+    weak: None = None,
+    slices: int = 1,
+) -> Tensor:
+    """Draws latents by the procedure of the released sampler, which is written here plainly.
+
+    The batch is doubled for good: both halves are evaluated at every time, outside the interval of
+    guidance too, and both are carried along; the second one is replaced by the first beforehand.
+    """
+    assert weak is None, "the released sampler guides by a class"
+    assert slices == 1, "the released sampler has no slices"
+    layout, count = model.layout, len(labels)
+    noise = torch.randn((count, *layout.shape), generator=random, device=random.device)
+    state = torch.cat([noise, noise])
+    classes = torch.cat([labels, torch.full_like(labels, model.num_classes)])
+    # With gradients on, the network turns positions plainly; frozen weights have none all the same.
+    with torch.enable_grad():
+        for start, end in itertools.pairwise(time_grid(sampler).tolist()):
+            both = torch.cat([state[:count], state[:count]])
+            times = torch.full((2 * count, layout.num_groups), start, device=state.device)
+            strong, weak_half = model(both, times, classes).float().chunk(2)
+            guided = strong
+            if guided_parts(guidance, (start,) * layout.num_groups, layout):
+                guided = weak_half + guidance.scale * (strong - weak_half)
+            state = state + (end - start) * torch.cat([guided, guided])
+    return state[:count]
 
 
 def _cut_sampler(sampler: SamplerSettings, num_points: int) -> SamplerSettings:

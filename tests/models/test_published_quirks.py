@@ -13,6 +13,7 @@ from models.latent import LatentLayout
 from models.lightningdit_blocks import Attention, RMSNorm, RotaryEmbedding
 from models.objectives.flow import FlowConfig, interpolate, sample_time
 from models.perceptual import LPIPS, LPIPSConfig, untrained_backbone
+from models.positions import rotary_angles, rotate
 from models.posterior import Posterior
 from models.tokenizer_loss import TokenizerLoss, TokenizerLossConfig
 
@@ -68,6 +69,19 @@ def test_attention_in_bfloat16_rotates_in_float32_and_needs_no_autocast():
     for rounded in (mixed, pure):
         assert rounded.dtype == torch.bfloat16
         torch.testing.assert_close(rounded.float(), exact, atol=0.02, rtol=0.02)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("head_dim", [8, 12, 64])
+def test_without_gradients_queries_are_rotated_to_the_same_bits(dtype, head_dim):
+    angles = rotary_angles(3, 4, head_dim)
+    qkv = torch.randn(2, 12, 3, 3, head_dim).to(dtype)
+    for query in (qkv[:, :, 0].transpose(1, 2), qkv[:, :, 1].contiguous().transpose(1, 2)):
+        before = query.clone()
+        expected = rotate(query, angles.cos(), angles.sin())
+        with torch.no_grad():
+            assert torch.equal(rotate(query, angles.cos(), angles.sin()), expected)
+        assert torch.equal(query, before)
 
 
 def test_times_and_noisy_latents_stay_in_float32():
