@@ -253,11 +253,10 @@ def _encode_shard(
             for side in (0, *config.lower):
                 small = reduce_images(seen, config.layout, side) if side else seen
                 pieces = slices_of(len(small), context.slices)
-                posterior = join(
-                    [encoded(tokenizer, small[rows], config.layout) for rows in pieces]
-                )
-                names = (lower_name(view, side),) if side else config.tensors_of(view)
-                random = generator_for(config.seed, *names[:1], int(positions[0]), device=device)
+                found = [encoded(tokenizer, small[rows], config.layout) for rows in pieces]
+                name = lower_name(view, side) if side else view
+                names = (name,) if side else config.tensors_of(view)
+                random = generator_for(config.seed, name, int(positions[0]), device=device)
                 wanted = "sample" if side and kept == "moments" else kept
                 planes = _kept(wanted, join(found), random)
                 require_finite(

@@ -11,7 +11,7 @@ import types
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 
@@ -77,7 +77,7 @@ class Requests:
 
     def __iter__(self) -> Iterator[Request]:
         while True:
-            command: Command = self.random.choices(["run", "tune", "evaluate"], [6, 3, 1])[0]
+            command = self.random.choices(get_args(Command), [6, 3, 1])[0]
             tree, settings = copy.deepcopy(self.files[command]), []
             for _ in range(self.random.choice([1, 1, 1, 2, 3])):
                 settings += self._spoil(command, tree)
