@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+FAULTS = Path(__file__).with_name("faults")
 IDLE_TITLES = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
 """What Ray's workers are called while they run nothing, and its helpers."""
 
@@ -47,7 +48,7 @@ class Command:
                 cwd=folder,
                 env={
                     **os.environ,
-                    "PYTHONPATH": str(ROOT),
+                    "PYTHONPATH": os.pathsep.join([str(FAULTS), str(ROOT)]),
                     "RAY_AUTH_MODE": "disabled",
                     "OMP_NUM_THREADS": "1",
                     **(environment or {}),

@@ -1,7 +1,6 @@
 """Each class of failure, injected into real processes: told, bounded, and gone on with after."""
 
 import json
-import os
 import re
 import shutil
 import time
@@ -13,7 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 from chaos_evidence import assert_same_results, records, table
-from chaos_processes import ROOT, Command
+from chaos_processes import Command
 from chaos_sweeps import SMALL, give_sweeps, long_only, run_undisturbed
 from PIL import Image
 from safetensors.torch import load_file
@@ -35,9 +34,7 @@ def pair_undisturbed(tmp_path_factory) -> Path:
 
 def short_of(memory: str, images: int) -> dict[str, str]:
     """Variables with which generators cannot train on more images at a time; see `faults`."""
-    faults = Path(__file__).with_name("faults")
-    path = os.pathsep.join([str(faults), str(ROOT)])
-    return {"PYTHONPATH": path, "FRONTIER_SHORT_OF": f"{memory}:{images}"}
+    return {"FRONTIER_SHORT_OF": f"{memory}:{images}"}
 
 
 def run(folder: Path, arguments: list[str], **named: Any) -> tuple[int, list[dict[str, Any]]]:

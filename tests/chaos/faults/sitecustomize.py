@@ -1,5 +1,6 @@
-"""Imported by every Python process that has this folder on its path: makes memory short there.
+"""Imported by every Python process that has this folder on its path: alters the program there.
 
+Figures are saved as one PNG each, since their other files take most of a small run.
 `FRONTIER_SHORT_OF=device:5` lets generators train on at most 5 images at a time: for more, they get
 the error of a GPU's allocator. With `host:5` they ask the allocator of the CPU for more than any
 machine has, whose error is its own. The program itself knows nothing of this.
@@ -9,44 +10,50 @@ import importlib.abc
 import importlib.machinery
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
-
-MODULE = "models.lightningdit"
 
 
 class Finder(importlib.abc.MetaPathFinder):
     """Finds one module as everybody else does, and alters it once it is loaded."""
 
+    def __init__(self, name: str, alter: Callable[[ModuleType], None]) -> None:
+        self.name, self.alter = name, alter
+
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
         """The usual specification, with a loader of ours."""
-        if fullname != MODULE:
+        if fullname != self.name:
             return None
         spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
         assert spec is not None
         assert spec.loader is not None
         load = spec.loader.exec_module
 
-        def load_and_limit(module: ModuleType) -> None:
+        def load_and_alter(module: ModuleType) -> None:
             load(module)
-            memory, _, most = os.environ["FRONTIER_SHORT_OF"].partition(":")
-            limit_images(module, memory, int(most))
+            self.alter(module)
 
-        spec.loader.exec_module = load_and_limit
+        spec.loader.exec_module = load_and_alter
         return spec
 
 
-def limit_images(module: ModuleType, memory: str, most: int) -> None:
-    """Let a training generator run out of memory where it is given more images than that."""
+def save_one_file(module: ModuleType) -> None:
+    """Leave out the other files of a figure."""
+    vars(module).update(FILES={module.COLUMN_INCH: (".png",)}, ENDS=(".png",))
+
+
+def limit_images(module: ModuleType) -> None:
+    """Let a training generator run out of memory where it is given too many images."""
     import torch
 
+    memory, _, most = os.environ["FRONTIER_SHORT_OF"].partition(":")
     network = module.LightningDiT
     embed = network._embed
 
     def limited(self, x, *arguments):
-        if self.training and len(x) > most:
+        if self.training and len(x) > int(most):
             if memory == "device":
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
             torch.empty(2**58)
@@ -55,5 +62,6 @@ def limit_images(module: ModuleType, memory: str, most: int) -> None:
     network._embed = limited
 
 
+sys.meta_path.insert(0, Finder("analysis.figures.saving", save_one_file))
 if "FRONTIER_SHORT_OF" in os.environ:
-    sys.meta_path.insert(0, Finder())
+    sys.meta_path.insert(0, Finder("models.lightningdit", limit_images))
