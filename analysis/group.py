@@ -9,13 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.cells.cells import (
-    GIVEN_ELSEWHERE,
-    Cells,
-    average_group,
-    compute_cells,
-    describe_rows,
-)
+from analysis.cells.cells import GIVEN_ELSEWHERE, Cells, average_group, compute_cells, describe_rows
 from analysis.cells.lines import Axes
 from analysis.cells.pairs import find_pairs, find_unlike_pairs
 from analysis.figures.convergence import ConvergenceData, compute_convergence, draw_convergence
@@ -351,10 +345,7 @@ def _plan(
 
 
 def _plan_generation(
-    every: Cells,
-    cells: Cells,
-    convergence: ConvergenceData,
-    correlations: list[RankCorrelation],
+    every: Cells, cells: Cells, convergence: ConvergenceData, correlations: list[RankCorrelation]
 ) -> list[Plot | Omission]:
     """The figures of rows with a generation distance, and of those that figures can hold."""
     nothing, along = "" if len(cells.points) else NO_GENERATION, cells.axes.along

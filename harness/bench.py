@@ -186,10 +186,7 @@ def make_bench(
 
 
 def _measure(
-    run: Bench,
-    options: argparse.Namespace,
-    sizes: dict[str, GeneratorBase],
-    folder: Path,
+    run: Bench, options: argparse.Namespace, sizes: dict[str, GeneratorBase], folder: Path
 ) -> Iterator[list[Row]]:
     """The rows of each part asked for; one that fails as a whole is a row too."""
     parts: dict[str, Callable[[], list[Row]]] = {

@@ -110,11 +110,7 @@ def run_in_slices(
 
 
 def places_of_slices(
-    count: int,
-    slices: int,
-    part: BatchPart,
-    dropouts: Sequence[BatchDropout],
-    device: torch.device,
+    count: int, slices: int, part: BatchPart, dropouts: Sequence[BatchDropout], device: torch.device
 ) -> Iterator[slice]:
     """Slices of a part of a batch, with dropout at the place of each.
 

@@ -17,11 +17,7 @@ from models.drawing import draw_latents
 from models.guidance import Guidance
 from models.latent import LatentLayout
 from models.lightningdit import LightningDiT, LightningDiTConfig
-from models.lightningdit_blocks import (
-    PatchEmbed,
-    RotaryEmbedding,
-    fixed_position_parameter,
-)
+from models.lightningdit_blocks import PatchEmbed, RotaryEmbedding, fixed_position_parameter
 from models.objectives.cascade import enlarge, layout_at
 from models.sampler import SamplerConfig
 

@@ -208,11 +208,7 @@ def _extrapolation(last: tuple[float, float], span: tuple[float, float], by_data
 
 
 def _adaptive_piece(
-    field: _Field,
-    state: Float[Tensor, "b c h w"],
-    start: float,
-    end: float,
-    config: SamplerConfig,
+    field: _Field, state: Float[Tensor, "b c h w"], start: float, end: float, config: SamplerConfig
 ) -> Float[Tensor, "b c h w"]:
     from torchdiffeq import odeint  # It brings SciPy, which takes half a second.
 

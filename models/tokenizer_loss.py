@@ -497,11 +497,7 @@ def _trained(*modules: nn.Module) -> list[nn.Parameter]:
 
 
 def _balance_at(
-    weight: Tensor,
-    output: Tensor,
-    gradients: tuple[Tensor, Tensor],
-    limit: float,
-    part: BatchPart,
+    weight: Tensor, output: Tensor, gradients: tuple[Tensor, Tensor], limit: float, part: BatchPart
 ) -> Tensor:
     """Adaptive weight from two gradients by `output`, compared at a weight just before it.
 

@@ -17,11 +17,7 @@ from analysis.table.protocols import format_value
 UNALIGNED = "none"
 ALIGNMENT, SIZE, LATENT_DIM = "alignment", "generator_size", "latent_dim"
 SIZE_AXIS = "axis.generator.size"
-SAME_AS = {
-    "axis.alignment": ALIGNMENT,
-    SIZE_AXIS: SIZE,
-    "axis.tokenizer.latent_dim": LATENT_DIM,
-}
+SAME_AS = {"axis.alignment": ALIGNMENT, SIZE_AXIS: SIZE, "axis.tokenizer.latent_dim": LATENT_DIM}
 """Columns that every table has, for axes that say the same."""
 ALIGNMENT_DETAILS = (
     "alignment_encoder",

@@ -13,21 +13,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from analysis.cells.cells import (
-    Setting,
-    average_cells,
-    describe_rows,
-    list_gaps,
-    order_points,
-)
+from analysis.cells.cells import Setting, average_cells, describe_rows, list_gaps, order_points
 from analysis.cells.lines import Axes, Axis, describe_lines
 from analysis.cells.pairs import find_pairs
-from analysis.figures.column import (
-    COLUMN_INCH,
-    count_axis,
-    describe_setting,
-    finish_column_figure,
-)
+from analysis.figures.column import COLUMN_INCH, count_axis, describe_setting, finish_column_figure
 from analysis.figures.panels import Panel, draw_panels, require_points, split_panels
 from analysis.statistics.bootstrap import BootstrapConfig, Interval, percentile_interval
 from analysis.table.protocols import require_one_protocol

@@ -68,10 +68,7 @@ def draw_frontier(
         points,
         [
             Panel(
-                x=across,
-                y="gfid",
-                only=panel,
-                title=f"generator {panel}" if is_by_size else panel,
+                x=across, y="gfid", only=panel, title=f"generator {panel}" if is_by_size else panel
             )
             for panel in names
         ],

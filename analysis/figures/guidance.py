@@ -63,11 +63,7 @@ def draw_guidance(cells: Cells, width_inch: float = COLUMN_INCH) -> Figure:
     figure, _, marks = draw_panels(
         points.assign(shape=shape),
         [
-            Panel(
-                x="guidance_scale",
-                y=metric,
-                y_label=labels[metric].replace(": ", ":\n"),
-            )
+            Panel(x="guidance_scale", y=metric, y_label=labels[metric].replace(": ", ":\n"))
             for metric in metrics
         ],
         width_inch,

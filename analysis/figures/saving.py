@@ -13,10 +13,7 @@ from analysis.figures.marks import figure_style
 from analysis.table.atomic import replacing
 
 WIDE = ".wide"
-FILES = {
-    COLUMN_INCH: (".png", ".svg", ".pdf"),
-    TWO_COLUMNS_INCH: (f"{WIDE}.png", f"{WIDE}.pdf"),
-}
+FILES = {COLUMN_INCH: (".png", ".svg", ".pdf"), TWO_COLUMNS_INCH: (f"{WIDE}.png", f"{WIDE}.pdf")}
 """Width of a figure, inches: ends of the names of its files."""
 ENDS = tuple(end for ends in FILES.values() for end in ends)
 METADATA: dict[str, dict[str, Any]] = {

@@ -211,10 +211,7 @@ def _build_means(
 
 
 def _build_rows(
-    rows: pd.DataFrame,
-    roles: dict[str, list[Any]],
-    axes: list[dict[str, Any]],
-    names: list[str],
+    rows: pd.DataFrame, roles: dict[str, list[Any]], axes: list[dict[str, Any]], names: list[str]
 ) -> dict[str, Any]:
     seeds = rows[list(SEED_COLUMNS)].itertuples(index=False, name=None)
     errors = {"gfid": _numbers(rows["gfid_se"])} if rows["gfid_se"].notna().any() else {}

@@ -61,11 +61,7 @@ def check_start(
 
 
 def execute(
-    options: RunOptions,
-    stages: Sequence[Stage],
-    store: Store,
-    sweep: Sweep,
-    listen: Listener,
+    options: RunOptions, stages: Sequence[Stage], store: Store, sweep: Sweep, listen: Listener
 ) -> dict[str, Outcome]:
     """Run stages in the chosen executor under a progress view.
 

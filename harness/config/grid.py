@@ -116,10 +116,7 @@ def listed_values(grids: Sequence[Grid]) -> dict[str, list[Any]]:
 
 
 def _read_grid(
-    block: Any,
-    path: str,
-    pairs: Sequence[Sequence[str]],
-    presets: Mapping[str, Mapping[str, Any]],
+    block: Any, path: str, pairs: Sequence[Sequence[str]], presets: Mapping[str, Mapping[str, Any]]
 ) -> Grid:
     axes: dict[str, list[Choices]] = {}
     for axis, tree in block.items():

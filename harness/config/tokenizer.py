@@ -18,19 +18,9 @@ from harness.config.semantic import (
     PrincipalComponentsConfig,
     SemVAEConfig,
 )
-from harness.config.tokenizer_settings import (
-    TOKENIZERS,
-    AnyTokenizerConfig,
-    TokenizerDefaults,
-)
+from harness.config.tokenizer_settings import TOKENIZERS, AnyTokenizerConfig, TokenizerDefaults
 from harness.config.training import TrainingConfig
-from harness.config.weights import (
-    Provenance,
-    RowWeights,
-    describe_file,
-    file_of,
-    start_words,
-)
+from harness.config.weights import Provenance, RowWeights, describe_file, file_of, start_words
 from harness.schema.imported import code_of
 from harness.schema.keys import KEY_UNLESS_DEFAULT, NO_KEY
 from harness.schema.reading import ConfigError

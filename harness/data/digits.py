@@ -141,10 +141,7 @@ class DigitsDataset(ImageDataset):
         return self.fingerprint()
 
     def _crop(
-        self,
-        split: Split,
-        indices: Int64[np.ndarray, " b"],
-        offsets: Int64[np.ndarray, "b 2"],
+        self, split: Split, indices: Int64[np.ndarray, " b"], offsets: Int64[np.ndarray, "b 2"]
     ) -> UInt8[Tensor, "b 3 h w"]:
         padded = self._padded[split]
         check_indices(indices, len(padded))

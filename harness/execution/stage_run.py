@@ -88,12 +88,7 @@ def run_stage(
         A failed worker of several has left the group: the next attempt needs a new one.
     """
     given = _Assignment(
-        stage=stage,
-        store=Store(store_root),
-        resources=resources,
-        gpus=gpus,
-        world=world,
-        stop=stop,
+        stage=stage, store=Store(store_root), resources=resources, gpus=gpus, world=world, stop=stop
     )
     try:
         return _lead(given) if world.is_first else _follow(given)

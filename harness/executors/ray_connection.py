@@ -179,9 +179,7 @@ def _probe(address: str) -> tuple[str, bool]:
         What it said, and whether it ended by itself.
     """
     process = subprocess.Popen(
-        [sys.executable, "-c", PROBE, address],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        [sys.executable, "-c", PROBE, address], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     assert process.stdout is not None
     said, until = b"", time.monotonic() + ANSWER_S

@@ -110,10 +110,7 @@ class _Runner:
             padding = images.new_zeros(self._size - len(images), *images.shape[1:])
             images = torch.cat([images, padding])
         low = self._config.precision == "bfloat16"
-        with (
-            exact_float32(),
-            torch.autocast(self._device.type, torch.bfloat16, enabled=low),
-        ):
+        with exact_float32(), torch.autocast(self._device.type, torch.bfloat16, enabled=low):
             return self._function(images)
 
 

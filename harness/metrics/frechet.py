@@ -101,9 +101,7 @@ class FeatureStatistics:
     def to(self, device: torch.device | str) -> "FeatureStatistics":
         """The same on a device, where later updates are computed then."""
         return FeatureStatistics(
-            num_samples=self.num_samples,
-            mean=self.mean.to(device),
-            scatter=self.scatter.to(device),
+            num_samples=self.num_samples, mean=self.mean.to(device), scatter=self.scatter.to(device)
         )
 
     def compute(self) -> tuple[Float64[Tensor, " d"], Float64[Tensor, "d d"]]:

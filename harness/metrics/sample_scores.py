@@ -186,11 +186,7 @@ class SampleScores(Parts):
         """Write the moments, as a file that serves again as a reference."""
         name, identity = self._extractor.name, self._extractor.identity
         write_statistics(
-            path,
-            self.statistics,
-            extractor=name,
-            extractor_identity=identity,
-            spatial=self.spatial,
+            path, self.statistics, extractor=name, extractor_identity=identity, spatial=self.spatial
         )
 
     def compute(self, reference: Reference) -> dict[str, Any]:

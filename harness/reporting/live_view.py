@@ -211,10 +211,7 @@ class ProgressView:
             if self._console.is_terminal:
                 # Standard output is for results, and the executor redirects it where that is due.
                 with Live(
-                    console=self._console,
-                    auto_refresh=False,
-                    transient=True,
-                    redirect_stdout=False,
+                    console=self._console, auto_refresh=False, transient=True, redirect_stdout=False
                 ) as live:
                     while not self._stop.wait(REDRAW_EVERY_S):
                         while self._told:

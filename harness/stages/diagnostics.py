@@ -137,8 +137,7 @@ def _of_channels(
     # Vectors of one image are alike: with one position an image they are independent.
     single = _one_position_each(seen, random)
     uniformity = measure_uniformity(
-        single.cpu().numpy(),
-        UniformityConfig(num_vectors=wanted.num_vectors, seed=wanted.seed),
+        single.cpu().numpy(), UniformityConfig(num_vectors=wanted.num_vectors, seed=wanted.seed)
     )
     std = latents.std.flatten()
     return {

@@ -344,10 +344,7 @@ def load_sampling(
         model=load_generator(generator, config.step, device, **settings),
         weak=weak,
         tokenizer=load_tokenizer(
-            tokenizer,
-            device,
-            compiled=resources.compile,
-            channels_last=resources.channels_last,
+            tokenizer, device, compiled=resources.compile, channels_last=resources.channels_last
         ),
         mean=statistic("mean"),
         std=statistic("std"),

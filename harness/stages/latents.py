@@ -44,14 +44,7 @@ from harness.storage.artifacts import Artifact, write_tensors
 from models.batch_part import slices_of
 from models.dual_autoencoder import DualAutoencoder
 from models.latent import AnyLayout, IndexLayout, LatentLayout
-from models.posterior import (
-    AnyPosterior,
-    IndexPosterior,
-    PointPosterior,
-    Posterior,
-    draw,
-    join,
-)
+from models.posterior import AnyPosterior, IndexPosterior, PointPosterior, Posterior, draw, join
 from models.tokenizer import TokenizerNetwork
 
 SHARD_IMAGES = 10_000
@@ -147,10 +140,7 @@ def run(config: LatentsStage, context: StageContext) -> Mapping[str, Any]:
     if not context.world.is_first:
         return {}
     shards = LatentShards(paths, config.tensors, config.layout)
-    return {
-        **_describe(config, context, shards, None),
-        **describe_content(dataset, "train"),
-    }
+    return {**_describe(config, context, shards, None), **describe_content(dataset, "train")}
 
 
 def _take(

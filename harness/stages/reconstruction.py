@@ -7,12 +7,7 @@ from typing import Any, Literal
 import torch
 
 from harness.config.data import Crop, DataConfig, published
-from harness.config.perceptual import (
-    LPIPSMetric,
-    PerceptualMetric,
-    describe_lpips,
-    missing_lpips,
-)
+from harness.config.perceptual import LPIPSMetric, PerceptualMetric, describe_lpips, missing_lpips
 from harness.config.trial import Trial
 from harness.data import open_dataset
 from harness.data.dataset import left_out, take

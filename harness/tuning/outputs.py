@@ -85,11 +85,7 @@ class TrialsWritten:
 
 
 def write_trials(
-    study: TuningStudy,
-    store: Store,
-    outcomes: Mapping[str, Outcome],
-    results: Path,
-    wall_s: float,
+    study: TuningStudy, store: Store, outcomes: Mapping[str, Outcome], results: Path, wall_s: float
 ) -> TrialsWritten:
     """Write the table, `trials.csv`, `study.json` and `importance.csv`."""
     told, tuning = study.told(), study.tuning

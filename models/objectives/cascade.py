@@ -92,11 +92,7 @@ class CascadeObjective:
         return tuple(each.side for each in self.resolutions)
 
     def draw(
-        self,
-        labels: Int[Tensor, " b"],
-        shape: tuple[int, ...],
-        random: torch.Generator,
-        step: int,
+        self, labels: Int[Tensor, " b"], shape: tuple[int, ...], random: torch.Generator, step: int
     ) -> Draws:
         """Draw the step's resolution, what flow matching needs there, and the condition's noise."""
         number, count = self._choose(random, step), len(labels)

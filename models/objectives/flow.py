@@ -169,11 +169,7 @@ class FlowObjective:
     """Shift of the drawn times, as of a sampler's grid: below 1 towards noise."""
 
     def draw(
-        self,
-        labels: Int[Tensor, " b"],
-        shape: tuple[int, ...],
-        random: torch.Generator,
-        step: int,
+        self, labels: Int[Tensor, " b"], shape: tuple[int, ...], random: torch.Generator, step: int
     ) -> Draws:
         """Draw which labels are dropped, the noise and the times, in this order."""
         count, layout = len(labels), self.layout

@@ -28,11 +28,7 @@ class NextTokenObjective:
     """Probability in [0, 1] that a label is replaced by the null class."""
 
     def draw(
-        self,
-        labels: Int[Tensor, " b"],
-        shape: tuple[int, ...],
-        random: torch.Generator,
-        step: int,
+        self, labels: Int[Tensor, " b"], shape: tuple[int, ...], random: torch.Generator, step: int
     ) -> Draws:
         """Draw which labels are dropped."""
         return {"labels": drop_labels(labels, self.num_classes, self.class_dropout, random)}

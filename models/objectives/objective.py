@@ -41,11 +41,7 @@ class Objective(Protocol):
     """
 
     def draw(
-        self,
-        labels: Int[Tensor, " b"],
-        shape: tuple[int, ...],
-        random: torch.Generator,
-        step: int,
+        self, labels: Int[Tensor, " b"], shape: tuple[int, ...], random: torch.Generator, step: int
     ) -> Draws:
         """Draw all random numbers of a step.
 

@@ -75,12 +75,7 @@ class Regularizer(nn.Module):
     that error over an image, they count by the number of values."""
 
     def draw(
-        self,
-        count: int,
-        layout: LatentLayout,
-        *,
-        choices: torch.Generator,
-        noise: torch.Generator,
+        self, count: int, layout: LatentLayout, *, choices: torch.Generator, noise: torch.Generator
     ) -> Drawn:
         """Draw all random numbers of a step, for the whole batch.
 
@@ -96,10 +91,7 @@ class Regularizer(nn.Module):
         return {}
 
     def perturb(
-        self,
-        latent: Float[Tensor, "b c h w"],
-        images: Float[Tensor, "b 3 h_in w_in"],
-        drawn: Drawn,
+        self, latent: Float[Tensor, "b c h w"], images: Float[Tensor, "b 3 h_in w_in"], drawn: Drawn
     ) -> tuple[Float[Tensor, "b c h_p w_p"], Float[Tensor, "b 3 h_t w_t"]]:
         """Return what the decoder is given and the images that it must reconstruct from that.
 

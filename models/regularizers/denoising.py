@@ -48,12 +48,7 @@ class Denoising(Regularizer):
         self.config = config
 
     def draw(
-        self,
-        count: int,
-        layout: LatentLayout,
-        *,
-        choices: torch.Generator,
-        noise: torch.Generator,
+        self, count: int, layout: LatentLayout, *, choices: torch.Generator, noise: torch.Generator
     ) -> Drawn:
         """Draw the share of noise of each image, uniform in [0, 1), and standard normal noise."""
         device = noise.device
@@ -63,10 +58,7 @@ class Denoising(Regularizer):
         }
 
     def perturb(
-        self,
-        latent: Float[Tensor, "b c h w"],
-        images: Float[Tensor, "b 3 h_in w_in"],
-        drawn: Drawn,
+        self, latent: Float[Tensor, "b c h w"], images: Float[Tensor, "b 3 h_in w_in"], drawn: Drawn
     ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b 3 h_in w_in"]]:
         """Mix the latents with noise; the images stay."""
         deviation = self.config.gamma * self._unit(latent.detach())

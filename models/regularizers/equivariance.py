@@ -78,12 +78,7 @@ class Equivariance(Regularizer):
         self.config = config
 
     def draw(
-        self,
-        count: int,
-        layout: LatentLayout,
-        *,
-        choices: torch.Generator,
-        noise: torch.Generator,
+        self, count: int, layout: LatentLayout, *, choices: torch.Generator, noise: torch.Generator
     ) -> Drawn:
         """Draw the grid to scale to, in cells, and quarter turns; nothing for a plain batch."""
         plain, for_height, for_width, angle = torch.rand(4, generator=choices).tolist()
@@ -95,10 +90,7 @@ class Equivariance(Regularizer):
         return {"grid": tuple(self._scaled(*side) for side in sides), "turns": 1 + int(3 * angle)}
 
     def perturb(
-        self,
-        latent: Float[Tensor, "b c h w"],
-        images: Float[Tensor, "b 3 h_in w_in"],
-        drawn: Drawn,
+        self, latent: Float[Tensor, "b c h w"], images: Float[Tensor, "b 3 h_in w_in"], drawn: Drawn
     ) -> tuple[Float[Tensor, "b c h_p w_p"], Float[Tensor, "b 3 h_t w_t"]]:
         """Transform both, or neither."""
         if not drawn:

@@ -130,10 +130,7 @@ GIVEN: dict[str, tuple[Callable[..., float], Callable[..., float]]] = {
         ],
         lambda *sets: kernel_distance(*sets).value,
     ),
-    "precision and recall": (
-        their_neighbourhoods,
-        lambda *sets: sum(precision_recall(*sets)),
-    ),
+    "precision and recall": (their_neighbourhoods, lambda *sets: sum(precision_recall(*sets))),
 }
 """Metric -> torch-fidelity's number of two given sets, and ours."""
 

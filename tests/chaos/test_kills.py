@@ -13,13 +13,7 @@ from chaos_sweeps import FRONTIER, GANGS, SMALL, long_only
 SEED = int(os.environ.get("FRONTIER_CHAOS_SEED", "20261125"))
 PATIENCE_S = 20.0
 """Seconds without progress after which the next kill comes anyway."""
-VICTIMS = (
-    *("worker",) * 10,
-    *("rank",) * 5,
-    *("driver",) * 6,
-    *("raylet",) * 2,
-    "everything",
-)
+VICTIMS = (*("worker",) * 10, *("rank",) * 5, *("driver",) * 6, *("raylet",) * 2, "everything")
 
 
 def strike(command: Command, victim: str, chance: random.Random) -> int:

@@ -73,10 +73,7 @@ def test_the_loss_is_finite_and_its_gradient_reaches_every_trained_parameter(set
     torch.manual_seed(0)
     model = build(settings)
     criterion = TokenizerLoss(
-        settings.loss,
-        settings.alignment,
-        latent_dim=settings.latent_dim,
-        feature_dim=FEATURES,
+        settings.loss, settings.alignment, latent_dim=settings.latent_dim, feature_dim=FEATURES
     )
     side = 16 // settings.architecture.downsample
     noise = torch.randn(2, settings.latent_dim, side, side)

@@ -403,10 +403,7 @@ FILES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"resolution": 432, "feature_dim": 1152},
     ),
     "teacher vitamin_xlarge_256": (
-        {
-            "name": "vitamin_xlarge_256",
-            "model_args": {"num_classes": 0, "final_norm": False},
-        },
+        {"name": "vitamin_xlarge_256", "model_args": {"num_classes": 0, "final_norm": False}},
         {"resolution": 256, "feature_dim": 1152},
     ),
 }

@@ -20,21 +20,14 @@ SHAPE = AutoencoderConfig(
     base_width=8, width_multipliers=(1, 2), num_blocks=1, attention_resolutions=(), norm_groups=4
 )
 GAN = DiscriminatorConfig(num_layers=1, base_width=8, start_step=1)
-BATCH = {
-    "images": (2, 3, 16, 16),
-    "noise": (2, 4, 8, 8),
-    "features": (2, 6, 8, 8),
-}
+BATCH = {"images": (2, 3, 16, 16), "noise": (2, 4, 8, 8), "features": (2, 6, 8, 8)}
 
 
 def setting(discriminator, alignment):
     torch.manual_seed(0)
     autoencoder = Autoencoder(SHAPE, latent_dim=4, resolution=16)
     loss = TokenizerLoss(
-        TokenizerLossConfig(discriminator=discriminator),
-        alignment,
-        latent_dim=4,
-        feature_dim=6,
+        TokenizerLossConfig(discriminator=discriminator), alignment, latent_dim=4, feature_dim=6
     )
     batch: dict[str, Any] = {name: torch.randn(shape) for name, shape in BATCH.items()}
     return autoencoder, loss, batch

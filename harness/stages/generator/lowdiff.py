@@ -20,13 +20,7 @@ from models.guidance import Guidance
 from models.latent import LatentLayout
 from models.lightningdit import LightningDiTConfig
 from models.lowdiff import CascadeDiT, CascadeSamplerConfig, draw_cascade
-from models.objectives.cascade import (
-    CascadeObjective,
-    Statistics,
-    layout_at,
-    lower_key,
-    reduce,
-)
+from models.objectives.cascade import CascadeObjective, Statistics, layout_at, lower_key, reduce
 from models.sampler import SamplerConfig
 
 NUM_MEASURED = 10_000

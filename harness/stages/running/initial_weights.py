@@ -13,10 +13,7 @@ from models.checkpoint import Weights, load_fitting, load_strictly
 
 
 def compare_headers(
-    settings: Any,
-    part: str,
-    build: Callable[[], nn.Module],
-    read: Callable[..., Weights],
+    settings: Any, part: str, build: Callable[[], nn.Module], read: Callable[..., Weights]
 ) -> None:
     """Compare names and shapes of given files that are at hand with the network's.
 

@@ -34,10 +34,7 @@ def stage(trial: Trial) -> TokenizerStage:
     """Make the configuration of the stage from a trial."""
     settings = _settings(trial.tokenizer)
     return TokenizerStage(
-        tokenizer=identity(settings),
-        data=trial.data,
-        perceptual_weights="",
-        **settings.describe(),
+        tokenizer=identity(settings), data=trial.data, perceptual_weights="", **settings.describe()
     )
 
 
@@ -63,10 +60,7 @@ def make(stage: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
         )
     folder = require_folder(config)
     model = load_diffusers_autoencoder(
-        folder,
-        class_name=config.class_name,
-        precision=config.precision,
-        variant=config.variant,
+        folder, class_name=config.class_name, precision=config.precision, variant=config.variant
     )
     check_geometry(model, latent_dim=config.latent_dim, downsample=config.downsample)
     scaling = own_scaling(model, config.latent_dim)
@@ -115,10 +109,5 @@ def _settings(config: AnyTokenizerConfig) -> DiffusersTokenizerConfig:
 
 
 KIND = TokenizerKind(
-    stage=stage,
-    build=build,
-    make=make,
-    load=load,
-    missing=missing,
-    built_from_files=True,
+    stage=stage, build=build, make=make, load=load, missing=missing, built_from_files=True
 )

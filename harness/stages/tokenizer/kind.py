@@ -81,10 +81,7 @@ def stage_of(trial: Trial) -> Stage:
             path="trial.tokenizer",
         )
     return Stage(
-        kind="tokenizer",
-        config=config,
-        inputs=kind.needs(trial),
-        label=trial.tokenizer.label,
+        kind="tokenizer", config=config, inputs=kind.needs(trial), label=trial.tokenizer.label
     )
 
 

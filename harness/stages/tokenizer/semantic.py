@@ -45,13 +45,7 @@ from models.batch_part import slices_of
 from models.foundation import EncoderNetwork
 from models.parameters import num_parameters
 from models.posterior import AnyPosterior
-from models.semantic import (
-    FeatureCodec,
-    PrincipalComponents,
-    SemVAE,
-    as_tokens,
-    semvae_loss,
-)
+from models.semantic import FeatureCodec, PrincipalComponents, SemVAE, as_tokens, semvae_loss
 from models.tokenizer import TokenizerNetwork
 
 ENCODER = "features"

@@ -12,12 +12,7 @@ from harness.stages.flops import ADAM_STATE, BYTES, count_forward, empty_image
 from harness.stages.running.context import StageContext
 from harness.stages.stage import Estimate, Stage, StageKind
 from harness.stages.tokenizer import composite, diffusers, identity, python, semantic, va_vae
-from harness.stages.tokenizer.kind import (
-    TokenizerStage,
-    kind_of,
-    memory_format,
-    network_of,
-)
+from harness.stages.tokenizer.kind import TokenizerStage, kind_of, memory_format, network_of
 from harness.storage.artifacts import Artifact
 from models.tokenizer import TokenizerNetwork
 

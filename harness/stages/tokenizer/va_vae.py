@@ -16,11 +16,7 @@ from torch.profiler import record_function
 
 from harness.config.perceptual import describe_lpips, missing_lpips
 from harness.config.phases import phase_at
-from harness.config.tokenizer import (
-    AnyTokenizerConfig,
-    AutoencoderSettings,
-    DualTokenizerConfig,
-)
+from harness.config.tokenizer import AnyTokenizerConfig, AutoencoderSettings, DualTokenizerConfig
 from harness.config.trial import Trial
 from harness.config.weights import check_file, file_of, missing_checkpoint
 from harness.data import open_dataset

@@ -4,11 +4,7 @@ import pandas as pd
 import pytest
 
 from analysis.cells.cells import compute_cells
-from analysis.statistics.effects import (
-    compare_cells,
-    compute_dilemma_effects,
-    compute_effects,
-)
+from analysis.statistics.effects import compare_cells, compute_dilemma_effects, compute_effects
 from analysis.table.columns import known_columns
 
 

@@ -8,12 +8,7 @@ from analysis.statistics.bootstrap import BootstrapConfig
 from analysis.statistics.dilemma_slope import compute_dilemma_slopes
 from analysis.statistics.gain import compute_gains
 from analysis.table.reading import check_table
-from analysis.words.findings import (
-    say_correlations,
-    say_gains,
-    say_slopes,
-    say_speedups,
-)
+from analysis.words.findings import say_correlations, say_gains, say_slopes, say_speedups
 
 QUICK = BootstrapConfig(num_resamples=200)
 

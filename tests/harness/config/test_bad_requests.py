@@ -406,10 +406,7 @@ FILES = {
         {"trial/tokenizer/checkpoint": "a" * 5000},
         ["trial.tokenizer.checkpoint", "at most 255 bytes long between slashes"],
     ),
-    "a path without end": (
-        {"grid": {f"trial{'.a' * 99}": [1]}},
-        ["grid.trial.a", "unknown axis"],
-    ),
+    "a path without end": ({"grid": {f"trial{'.a' * 99}": [1]}}, ["grid.trial.a", "unknown axis"]),
     "more rules than can be held to a grid": (
         {**TWO_DIMS, "exclude": [{"tokenizer.latent_dim": n} for n in range(501)]},
         ["exclude", "at most 500 rules, but are 501"],

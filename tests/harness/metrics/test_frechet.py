@@ -6,12 +6,7 @@ import pytest
 import torch
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
-from harness.metrics.frechet import (
-    FactoredGaussian,
-    FeatureStatistics,
-    frechet_distance,
-    self_test,
-)
+from harness.metrics.frechet import FactoredGaussian, FeatureStatistics, frechet_distance, self_test
 
 
 def _features(num_samples: int, dim: int, seed: int) -> torch.Tensor:

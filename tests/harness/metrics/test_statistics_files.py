@@ -177,10 +177,7 @@ ASYMMETRIC = SIGMA + np.triu(np.ones((4, 4)), 1)
         ({"mu": MU, "sigma": NOT_FINITE}, "`sigma`.* must be finite"),
         ({"mu": MU, "sigma": ASYMMETRIC}, "its halves differ"),
         ({"mu": MU, "sigma": -SIGMA}, "its least variance is -"),
-        (
-            {"mu": MU, "sigma": NEGATIVE},
-            "but they reach from -1 to 7",
-        ),
+        ({"mu": MU, "sigma": NEGATIVE}, "but they reach from -1 to 7"),
         ({"mu": MU, "sigma": SIGMA, "mu_s": MU}, "holds `mu_s` alone"),
         ({"mu": MU, "sigma": SIGMA, "sigma_s": SIGMA}, "holds `sigma_s` alone"),
         ({"mu": MU, "sigma": np.eye(4, dtype=np.int64)}, "floating-point numbers, but is int64"),

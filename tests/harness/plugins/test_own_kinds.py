@@ -86,8 +86,7 @@ def test_the_check_runs_every_stage_and_names_what_does_not_hold(folder):
     code = folder / "my_tokenizer.py"
     code.write_text(
         code.read_text().replace(
-            "return functional.conv2d(images,",
-            "return images.mean() + functional.conv2d(images,",
+            "return functional.conv2d(images,", "return images.mean() + functional.conv2d(images,"
         )
     )
     bad = run(folder, "check", "own_tokenizer.yaml", *settings())

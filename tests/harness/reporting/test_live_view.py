@@ -114,9 +114,7 @@ def test_a_view_that_breaks_says_so_once_and_ends_nothing(load, tmp_path, stream
         view._stop.wait(0.2)
         view(
             StageEvent(
-                stage=stages[0],
-                what="ended",
-                outcome=Outcome(key=stages[0].key, status="done"),
+                stage=stages[0], what="ended", outcome=Outcome(key=stages[0].key, status="done")
             )
         )
     text = written(stream)

@@ -12,15 +12,7 @@ import pytest
 from harness.plan.plan import make_plan
 from harness.schema.keys import NO_KEY, canonical_json, content_hash
 
-ALL = {
-    "encoder",
-    "reference",
-    "tokenizer",
-    "reconstruction",
-    "latents",
-    "generator",
-    "generation",
-}
+ALL = {"encoder", "reference", "tokenizer", "reconstruction", "latents", "generator", "generation"}
 AFTER_TOKENIZER = {"tokenizer", "reconstruction", "latents", "generator", "generation"}
 AFTER_LATENTS = {"latents", "generator", "generation"}
 AFTER_GENERATOR = {"generator", "generation"}

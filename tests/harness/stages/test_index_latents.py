@@ -68,8 +68,7 @@ def store(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("codes", "held"),
-    [(256, torch.uint8), (257, torch.int16), (2**15 + 1, torch.int32)],
+    ("codes", "held"), [(256, torch.uint8), (257, torch.int16), (2**15 + 1, torch.int32)]
 )
 def test_the_smallest_type_that_holds_the_codebook_is_stored(load, store, codes, held):
     stage = stages(load, f"tokenizer.codebook_size={codes}", "latents.num_images=40")["latents"]

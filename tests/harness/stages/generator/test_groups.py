@@ -88,12 +88,7 @@ def test_groups_draw_times_of_their_own_and_are_trained_at_them(load, tmp_path, 
 
 @pytest.mark.usefixtures("two_groups")
 @pytest.mark.parametrize(
-    ("asked", "widths"),
-    [
-        ("each", [8, 8]),
-        ("[semantic, texture]", [8, 8]),
-        ("shared", [16]),
-    ],
+    ("asked", "widths"), [("each", [8, 8]), ("[semantic, texture]", [8, 8]), ("shared", [16])]
 )
 def test_embedders_are_the_generators_own(load, tmp_path, asked, widths):
     stage = generator(load, f"generator.time_groups={asked}")
