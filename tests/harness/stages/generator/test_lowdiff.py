@@ -176,7 +176,7 @@ def test_lower_resolutions_may_be_encoded_from_smaller_images(load, tmp_path):
             torch.testing.assert_close(found, tokenizer.encode(pixels).mode())
     objective = lowdiff.measure(lowdiff.objective(stage.config), latents)
     given = latents.lower(torch.arange(len(latents)).numpy(), np.zeros(len(latents), int))
-    low = objective.at(torch.zeros(1, 2, 4, 4), 0, given)
+    low = objective.at(torch.zeros(len(latents), 2, 4, 4), 0, given)
     torch.testing.assert_close(low.mean(dim=(0, 2, 3)), torch.zeros(2), atol=1e-4, rtol=0)
     torch.testing.assert_close(low.std(dim=(0, 2, 3)), torch.ones(2), atol=1e-4, rtol=0)
 
