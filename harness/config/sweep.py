@@ -174,20 +174,22 @@ def set_path(tree: dict[str, Any], path: str, value: Any) -> None:
     """Set a dotted path in a tree, making the blocks on the way.
 
     A block may itself have dotted keys, as presets and grid do: the longest key that the path
-    goes through is followed.
+    goes through is followed. A value of a preset gets such a key where none leads on: a block in
+    its place would replace the trial's whole one.
 
     Raises:
         ConfigError: A part of the path names something that is not a block.
     """
     if (dots := path.count(".")) > 60:
         raise ConfigError(f"must have at most 60 dots, but has {dots}", path=f"{path[:40]}...")
-    node, rest, walked = tree, path, ""
+    node, rest, walked, depth = tree, path, "", 0
     while rest not in node:
         through = [key for key in node if isinstance(key, str) and rest.startswith(f"{key}.")]
-        head = max(through, key=len, default=rest.partition(".")[0])
+        is_value = depth == 3 and walked.startswith("presets.")
+        head = max(through, key=len, default=rest if is_value else rest.partition(".")[0])
         if head == rest:
             break
-        walked, rest = f"{walked}.{head}".lstrip("."), rest[len(head) + 1 :]
+        walked, rest, depth = f"{walked}.{head}".lstrip("."), rest[len(head) + 1 :], depth + 1
         node = node.setdefault(head, {})
         if not isinstance(node, dict):
             raise ConfigError(f"must be a block to hold {rest!r}, but is {node!r}", path=walked)

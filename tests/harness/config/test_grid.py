@@ -137,3 +137,13 @@ def test_the_file_in_the_results_reads_as_the_same_sweep(load, write):
 
 def test_a_file_without_pairs_and_comparisons_is_written_as_before(load):
     assert not {"zip", "compare"} & set(resolved_tree(load()))
+
+
+def test_a_setting_of_a_preset_adds_to_its_value_and_replaces_no_block(load, tree):
+    tree["grid"] = {"alignment": ["none", "vf"]}
+    sweep = load("presets.alignment.vf.generator.training.steps=7")
+    plain, aligned = (point.trial.generator for point in sweep.points)
+    assert plain is not None
+    assert aligned is not None
+    assert (plain.training.steps, aligned.training.steps) == (4, 7)
+    assert aligned.size == plain.size
