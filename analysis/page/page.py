@@ -92,7 +92,7 @@ def render_page(content: PageContent) -> str:
         "pictures": _write_pictures(content.album, content.table),
         "failed": _write_failed(content.table),
         "cost": _write_cost(content.provenance),
-        "provenance": _write_facts(content.provenance.facts),
+        "provenance": _write_facts(content.provenance.facts, content.folder),
         "omitted": _write_omissions(content.omissions),
         "data": Html(dump_data({"title": content.title, **build_data(content.groups)})),
         "script": Html(script),
@@ -315,10 +315,12 @@ def _write_cost_row(name: str, count: str | None, seconds: float, flops: float) 
     )
 
 
-def _write_facts(facts: Sequence[tuple[str, str]]) -> Html:
+def _write_facts(facts: Sequence[tuple[str, str]], folder: Path) -> Html:
     rows = []
     for name, value in facts:
         shown = tag("code", value) if name == "command" else value
+        if name == "earlier table":
+            shown = tag("a", Path(value).parent.name, href=_link(Path(value), folder))
         rows.append(join(tag("dt", name), tag("dd", shown)))
     return tag("dl", rows, class_="facts")
 

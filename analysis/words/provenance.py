@@ -51,6 +51,8 @@ def trace_table(table: pd.DataFrame, results_dirs: Sequence[Path]) -> Provenance
     manifests = {folder: _read_manifest(folder) for folder in results_dirs}
     facts = [fact for each in manifests.items() for fact in _list_manifest(*each)]
     known = [(name, join_unique(table[column])) for name, column in FACTS.items()]
+    earlier = [path for folder in results_dirs for path in folder.glob("earlier/*/report.html")]
+    facts += [("earlier table", str(path)) for path in sorted(earlier)]
     facts += [*filter(itemgetter(1), known), ("this page", _describe_analysis())]
     stages = [stage for manifest in manifests.values() for stage in _list_stages(manifest)]
     if stages:

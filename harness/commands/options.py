@@ -50,6 +50,8 @@ class RunOptions:
     """Print the plan and start nothing."""
     assume_device: str = ""
     """GPU that a dry run reckons with in place of this machine's."""
+    replace: bool = False
+    """Write over the table of another version of the sweep."""
     only: str | None = None
     """Run stages of this kind and what they need."""
     write_only: bool = False
@@ -140,6 +142,12 @@ def add_run_options(
         action="store_true",
         help="fetch missing published weights (Inception-v3, VGG16, timm) from their usual places "
         "before anything starts; without it nothing is ever downloaded",
+    )
+    parser.add_argument(
+        "--replace",
+        action="store_true",
+        help="write over the table and report of other settings under the same name; without it "
+        "they are kept in `earlier/` of the results folder",
     )
     if dry_run:
         parser.add_argument(

@@ -47,16 +47,23 @@ def run_sweep(options: RunOptions, sweep: Sweep) -> int:
     from harness.commands.run_stages import check_start, execute
     from harness.reporting.bill import settle
     from harness.reporting.closing_text import closing_text
-    from harness.results.folder import write_results, write_yaml
+    from harness.results.folder import keep_earlier, write_results, write_yaml
     from harness.results.names import link_log, stage_names
     from harness.results.refreshing import Refresher
 
     if options.write_only:
         to_run = []
     check_start(options, to_run, results, sweep.source, plan)
-    if note := _replaced_note(results, sweep):
-        print(note, file=sys.stderr)
+    keeps_earlier = not options.replace and _is_of_other_settings(results, sweep)
+    if keeps_earlier:
+        print(
+            f"note: {results} holds the table of other settings of this sweep; it is kept below "
+            "earlier/ there (--replace writes over it, another --set name=... keeps both in place)",
+            file=sys.stderr,
+        )
     if options.write_only:
+        if keeps_earlier:
+            keep_earlier(results)
         written = write_results(plan, store, {}, results, time.monotonic() - started)
         print(closing_text(wanted, written, {}, results, settle(plan, store, {}, {}, [])))
         return EXIT_DONE
@@ -68,6 +75,8 @@ def run_sweep(options: RunOptions, sweep: Sweep) -> int:
         if log.events:
             return
         results.mkdir(parents=True, exist_ok=True)
+        if keeps_earlier:
+            keep_earlier(results)
         write_yaml(results / "sweep.yaml", resolved_tree(sweep))
         write_record(record_of(plan, store), results)
         log.start(
@@ -154,15 +163,12 @@ def _changed_code(plan: Plan, results: Path) -> list[str]:
     return [name for name, found in code_behind(plan).items() if known.get(name, found) != found]
 
 
-def _replaced_note(results: Path, sweep: Sweep) -> str:
-    """A line for a folder that holds the results of another version of the sweep."""
-    path = results / "sweep.yaml"
+def _is_of_other_settings(results: Path, sweep: Sweep) -> bool:
+    """Whether a folder holds a table of other settings than a sweep's, resources apart."""
+    if not (results / "table.csv").is_file():
+        return False
     try:
-        if not path.is_file() or read_yaml(path) == resolved_tree(sweep):
-            return ""
-    except ConfigError as error:
-        return f"note: {error}; it is written anew"
-    return (
-        f"note: {results} holds another version of this sweep; its table and figures are replaced "
-        "(artifacts are kept, another --set name=... keeps both)"
-    )
+        before, now = read_yaml(results / "sweep.yaml"), resolved_tree(sweep)
+        return {**before, "resources": None} != {**now, "resources": None}
+    except (ConfigError, TypeError):
+        return True

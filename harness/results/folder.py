@@ -23,9 +23,22 @@ from harness.results.rows import compile_table, fits, make_row, write_csv, write
 from harness.schema.keys import to_plain
 from harness.schema.reading import ConfigError
 from harness.storage.artifacts import Artifact, DamagedArtifact, Store
-from harness.storage.durable import file_sha256, read_object, replacing, write_json, write_text
+from harness.storage.durable import (
+    file_sha256,
+    read_object,
+    replacing,
+    storage_errors,
+    write_json,
+    write_text,
+)
 from harness.storage.lease import wait_and_hold
 from harness.storage.leftovers import remove_temporary
+
+OF_TABLE = (
+    *("table.csv", "table.parquet", "rows", "sweep.yaml", "manifest.json", "curves.parquet"),
+    *("figures", "grids", "grids.md", "report.html"),
+)
+"""What a results folder holds of one version of a sweep."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +77,17 @@ def write_results(
         rows, grids = write_tables(plan, store, outcomes, results, wall_s)
         figures, words = _analyse(results)
     return Written(rows=rows, figures=figures, grids=grids, words=words, wall_s=wall_s)
+
+
+def keep_earlier(results: Path) -> None:
+    """Move a table, and all that was made from it, to `earlier/` under the time of the table."""
+    written = time.gmtime((results / "table.csv").stat().st_mtime)
+    kept = results / "earlier" / time.strftime("%Y-%m-%dT%H%M%SZ", written)
+    with storage_errors(kept):
+        kept.mkdir(parents=True, exist_ok=True)
+        for path in (results / name for name in OF_TABLE):
+            if path.exists():
+                path.replace(kept / path.name)
 
 
 def write_given_row(

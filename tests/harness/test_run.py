@@ -53,6 +53,21 @@ def test_a_further_axis_value_runs_what_is_new_only(command, write, tree):
     assert len(pd.read_csv("results/small/table.csv")) == 2
 
 
+def test_a_table_of_other_settings_is_kept_and_the_report_leads_to_it(command, write, tree):
+    path, results = write(tree), Path("results/small")
+    command(path)
+    before = {name: (results / name).read_bytes() for name in ("table.csv", "sweep.yaml")}
+    assert "other settings" not in command(path, "--set", "resources.default={cpus: 1}").err
+    ended = command(path, "--set", "evaluation.num_images=41")
+    assert "it is kept below earlier/" in ended.err
+    (kept,) = (results / "earlier").iterdir()
+    assert {name: (kept / name).read_bytes() for name in before} == before
+    assert f'href="earlier/{kept.name}/report.html"' in (results / "report.html").read_text()
+    assert (kept / "report.html").is_file()
+    assert "other settings" not in command(path, "--replace").err
+    assert list((results / "earlier").iterdir()) == [kept]
+
+
 def test_snapshots_and_every_kind_of_guidance_are_measured(command, write, tree):
     tree["trial"]["generator"]["snapshots"] = [2]
     tree["trial"]["generator"]["ema"] = {"decay": 0.1}
