@@ -54,10 +54,15 @@ def check_start(
     if missing := say_missing(stages, plan):
         items = "".join(f"\n  - {item}" for item in missing)
         raise ConfigError(f"nothing was started, because this is missing:{items}", source=source)
-    for folder in (results, options.store):
+    kinds = sorted({stage.kind for stage in stages})
+    # A store in which nothing is to be made need not be written.
+    written = [options.store, *(options.store / kind for kind in kinds)] if kinds else []
+    written += [path for path in results.glob("*") if path.is_dir()]
+    for folder in (results, *written):
         if error := writable_error(folder):
             raise ConfigError(error)
-    clear_leftovers(options.store)
+    if stages:
+        clear_leftovers(options.store)
 
 
 def execute(

@@ -1,7 +1,9 @@
 """Data and weights that a plan needs and this machine lacks, found before anything starts."""
 
+import os
 import re
 import secrets
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -97,17 +99,35 @@ def fetch_missing(stages: Iterable[Stage]) -> None:
 def writable_error(folder: Path) -> str:
     """Why nothing can be written below a folder, or an empty text."""
     try:
+        is_new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
+        shared = stat.S_ISGID | stat.S_IWGRP
+        if is_new and folder.parent.stat().st_mode & shared == shared:
+            # A group works here, whatever the umask of this user says.
+            folder.chmod(folder.stat().st_mode | stat.S_IWGRP)
         # Another driver may look at the same time; a full disk has room for names, not for content.
         probe = folder / f".writable-{secrets.token_hex(4)}"
         with replacing(probe) as temporary:
             temporary.write_bytes(bytes(4096))
         probe.unlink()
     except StorageError as error:
-        return f"nothing was started: {error}"
+        return f"nothing was started: {error}{_whose(folder)}"
     except OSError as error:
         return (
-            f"{folder} must be a folder that can be written, but is not ({error.strerror}); make "
-            "it writable, or give another --store and --results"
+            f"{folder} must be a folder that can be written, but is not ({error.strerror}"
+            f"{_whose(folder)}); make it writable, or give another --store and --results"
         )
     return ""
+
+
+def _whose(folder: Path) -> str:
+    """Owner and mode of a folder, or of the one that it would be made in, where not this user's."""
+    place = next(path for path in (folder, *folder.absolute().parents) if os.access(path, os.F_OK))
+    status = place.stat()
+    if status.st_uid == os.geteuid():
+        return ""
+    mode = stat.filemode(status.st_mode)
+    return (
+        f"; {place} is of user {status.st_uid} and group {status.st_gid} with mode {mode}: its "
+        "owner may share it by `chmod -R g+ws` and work under `umask 002`"
+    )

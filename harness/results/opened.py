@@ -161,8 +161,9 @@ class Row:
         grids = self.results.folder / "grids"
         # Names of one row's samples hold its axes; its artifact has them under a plain name. Rows
         # of given images, and folders of earlier versions, name files by trials.
-        artifact = self.results.store.folder("generation", str(key))
-        samples = [artifact / "samples.png", grids / f"{trial}_samples.png"]
+        artifact = self.results.store.find("generation", str(key))
+        samples = [artifact.path / "samples.png"] if artifact else []
+        samples.append(grids / f"{trial}_samples.png")
         reconstructions = [grids / f"{trial}_reconstructions.png"]
         if (grids / "index.csv").is_file():
             index = pd.read_csv(grids / "index.csv", dtype=str)

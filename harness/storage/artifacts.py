@@ -138,6 +138,10 @@ class DamagedArtifact(ConfigError):
         return type(self), (self.folder, self.reason)
 
 
+BELOW = "below.txt"
+"""File of a store with the folders of others, a line each, that are read and never written."""
+
+
 class _Result(dict[str, Any]):
     """What a stage reported; a number that is not there is damage of its artifact."""
 
@@ -154,6 +158,10 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.below: list[Path] = []
+        with contextlib.suppress(OSError):
+            lines = (root / BELOW).read_text(encoding="utf-8").splitlines()
+            self.below = [root / Path(line.strip()).expanduser() for line in lines if line.strip()]
 
     def folder(self, kind: str, key: str) -> Path:
         """Where the artifact lies once it is whole."""
@@ -172,26 +180,12 @@ class Store:
         Raises:
             DamagedArtifact: Its record is not the one that was published.
         """
-        path = self.folder(kind, key)
-        try:
-            record = json.loads((path / RECORD).read_text(encoding="utf-8"))
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except (ValueError, RecursionError) as error:
-            raise DamagedArtifact(path, f"its {RECORD} cannot be read ({error})") from error
-        if not isinstance(record, dict):
-            raise DamagedArtifact(path, f"its {RECORD} is no mapping")
-        for name in ("result", "files"):
-            if not isinstance(record.get(name), dict):
-                raise DamagedArtifact(path, f"its {RECORD} has no mapping {name!r}")
-        try:
-            found = _record_hash(record)
-        except ValueError as error:
-            raise DamagedArtifact(path, f"its {RECORD} holds a number that is none") from error
-        # Records of earlier versions have no hash of their own.
-        if record.get("record_sha256", found) != found:
-            raise DamagedArtifact(path, f"its {RECORD} was altered")
-        return Artifact(path=path, record=record)
+        found = _examine(self.folder(kind, key))
+        for root in self.below:
+            # What is damaged there is made anew here.
+            with contextlib.suppress(DamagedArtifact):
+                found = found or _examine(root / kind / key)
+        return found
 
     def get(self, kind: str, key: str) -> Artifact:
         """The artifact of a stage that has run.
@@ -255,6 +249,8 @@ class Store:
         # Renamed and not deleted: it may be the only copy of weeks of training, and whoever looks
         # for the cause of the damage needs it.
         folder = error.folder
+        if self.root not in folder.parents:
+            raise StorageError(errno.EROFS, f"{folder} lies in a store below, which is only read")
         try:
             with hold(folder.with_name(f"{folder.name}.lease")):
                 if _inode(folder) != error.inode:
@@ -264,6 +260,29 @@ class Store:
                 return _set_aside(folder, error.reason)
         except StageBusy:
             return f"{folder} is being made anew by another process"
+
+
+def _examine(path: Path) -> Artifact | None:
+    """What `Store.examine` finds at one place."""
+    try:
+        record = json.loads((path / RECORD).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, RecursionError) as error:
+        raise DamagedArtifact(path, f"its {RECORD} cannot be read ({error})") from error
+    if not isinstance(record, dict):
+        raise DamagedArtifact(path, f"its {RECORD} is no mapping")
+    for name in ("result", "files"):
+        if not isinstance(record.get(name), dict):
+            raise DamagedArtifact(path, f"its {RECORD} has no mapping {name!r}")
+    try:
+        found = _record_hash(record)
+    except ValueError as error:
+        raise DamagedArtifact(path, f"its {RECORD} holds a number that is none") from error
+    # Records of earlier versions have no hash of their own.
+    if record.get("record_sha256", found) != found:
+        raise DamagedArtifact(path, f"its {RECORD} was altered")
+    return Artifact(path=path, record=record)
 
 
 @dataclass(frozen=True, kw_only=True)
