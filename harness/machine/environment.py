@@ -44,10 +44,15 @@ def git_revision() -> str:
     An installed package has no checkout; its version stands in.
     """
     # From harness/machine/ up to the folder that holds the packages.
-    root = Path(__file__).resolve().parents[2]
+    return revision_of(Path(__file__).resolve().parents[2])
+
+
+def revision_of(root: Path) -> str:
+    """The same of a folder; `unknown` with the reason, and a warning, where git cannot tell."""
 
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(root), *arguments]
+        # In containers the checkout is often another user's, which git would refuse to read.
+        command = ["git", "-c", f"safe.directory={root}", "-C", str(root), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
         return done.stdout.strip()
 
@@ -58,8 +63,13 @@ def git_revision() -> str:
         # Files that are not tracked are mostly results, and change no code that was committed.
         changed = git("status", "--porcelain", "--untracked-files=no")
         return git("rev-parse", "HEAD") + ("+changes" if changed else "")
-    except (OSError, subprocess.SubprocessError):
-        return package_version()
+    except (OSError, subprocess.SubprocessError) as error:
+        if not (root / ".git").exists():
+            return package_version()
+        said = getattr(error, "stderr", "") or str(error)
+        reason = " ".join(said.split())[:200]
+        print(f"warning: the revision of {root} is unknown ({reason})", file=sys.stderr)
+        return f"unknown ({reason})"
 
 
 def package_version() -> str:

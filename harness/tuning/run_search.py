@@ -89,7 +89,7 @@ def _search_and_report(
             _draw(results)
     finally:
         words = write_recommendation(written, study, results)
-    _print_report(options, written, words, results, time.monotonic() - started)
+    _print_report(options, study, written, words, results, time.monotonic() - started)
     all_good = not (code or study.remaining() or written.bad_rows)
     return EXIT_DONE if all_good else EXIT_ROWS_FAILED
 
@@ -177,18 +177,30 @@ def _print_plan(
 
 
 def _print_report(
-    options: RunOptions, written: TrialsWritten, words: str, results: Path, wall_s: float
+    options: RunOptions,
+    study: TuningStudy,
+    written: TrialsWritten,
+    words: str,
+    results: Path,
+    wall_s: float,
 ) -> None:
+    infeasible = study.infeasible()
     if options.json:
         report = {
             "trials": json.loads(written.trials.table.to_json(orient="records")),
             "rows": written.rows,
             "recommendation": words,
+            "infeasible": infeasible,
             "wall_s": wall_s,
         }
         print(json.dumps(report, indent=1))
         return
     print(f"\n{trials_text(written)}\n\n{words}".rstrip())
+    if infeasible:
+        print(
+            f"{len(infeasible)} proposals make no trial, and others were drawn in their place; the "
+            f"last is {infeasible[-1]}"
+        )
     print(f"\ntable: {results / 'table.csv'} (and .parquet), trials: {results / 'trials.csv'}")
     print(f"figures: {results / 'figures'}; study: {results / JOURNAL}; {wall_s:.0f} s wall")
     pages = [results / kind / "report.html" for kind in ("promoted", "confirmed")]

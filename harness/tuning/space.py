@@ -39,6 +39,8 @@ class Domain:
     """Least and largest number, evenly by difference."""
     integer: tuple[int, int] | None = None
     """Least and largest whole number."""
+    step: int | None = None
+    """With `integer`: distance of the numbers from one another; absent: 1."""
     choices: list[Any] | dict[str, Any] | None = None
     """Plain values or names of a preset; or names, each with the value or block that it means."""
     when: dict[str, Any] | None = None
@@ -50,6 +52,12 @@ class Domain:
             raise ValueError(
                 f"a domain must have exactly one of {', '.join(KINDS)}, but got "
                 f"{', '.join(given) or 'none'}; for example {{uniform: [0, 1]}}"
+            )
+        low, high = self.integer or (0, 0)
+        if self.step is not None and (low >= high or self.step < 1 or (high - low) % self.step):
+            raise ValueError(
+                f"`step` must lead from the least to the largest number of `integer`, but got "
+                f"{self.step}; change it, or leave it out"
             )
         if self.choices is not None:
             self._check_choices(list(self.choices))
@@ -102,7 +110,7 @@ class Domain:
         if self.choices is not None:
             return CategoricalDistribution(self.names)
         if self.integer is not None:
-            return IntDistribution(*self.integer)
+            return IntDistribution(*self.integer, step=self.step or 1)
         return FloatDistribution(*self.ends, log=self.log is not None)
 
     @property
@@ -120,7 +128,9 @@ class Domain:
             return any(same(value, name) for name in self.names)
         low, high = self.ends
         kinds = int if self.integer is not None else int | float
-        return isinstance(value, kinds) and not isinstance(value, bool) and low <= value <= high
+        if not isinstance(value, kinds) or isinstance(value, bool) or not low <= value <= high:
+            return False
+        return self.step is None or (value - low) % self.step == 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +148,7 @@ class Parameter:
         if domain.choices is not None:
             return trial.suggest_categorical(self.name, domain.names)
         if domain.integer is not None:
-            return trial.suggest_int(self.name, *domain.integer)
+            return trial.suggest_int(self.name, *domain.integer, step=domain.step or 1)
         return trial.suggest_float(self.name, *domain.ends, log=domain.log is not None)
 
 

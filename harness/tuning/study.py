@@ -13,7 +13,7 @@ import os
 import random
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ LEASE = "study.lease"
 """Held by the process that works on the study."""
 REDRAWS = 8
 """How often a proposal that was already made is drawn again before it is accepted."""
+DRAWS = 200
+"""How often a proposal that makes no trial is drawn again before the search gives up."""
 
 
 def setting_words(name: str, axes: Axes) -> str:
@@ -136,28 +138,46 @@ class TuningStudy:
         """Ask for one proposal.
 
         A proposal that was asked for before keeps its values. One that equals an earlier trial is
-        drawn again: its choices by chance, its numbers by the sampler.
+        drawn again: its choices by chance, its numbers by the sampler. So is one that makes no
+        trial, in the end by chance alone.
+
+        Raises:
+            ConfigError: None of many that were drawn makes a trial.
         """
         known = {t.frozen.user_attrs["trial_id"] for t in self.told() if t.number != number}
         fixed, attributes = self._given(number)
-        for attempt in range(REDRAWS + 1):
+        for attempt in range(DRAWS):
             digits = content_hash([self.tuning.file.sampler.seed, number, attempt])[:8]
             seed = int(digits, 16)
-            self.study.sampler = make_sampler(self.tuning.file.sampler, seed)
+            choice = self.tuning.file.sampler
+            choice = replace(choice, kind="random") if attempt > REDRAWS else choice
+            self.study.sampler = make_sampler(choice, seed)
             if fixed is not None:
                 self.study.enqueue_trial(fixed, user_attrs=attributes)
             asked = self._ask_once(number)
-            if attributes or asked.point.trial_id not in known or attempt == REDRAWS:
-                return asked
-            asked.trial.set_user_attr("repeats", asked.point.trial_id)
-            self.study.tell(asked.trial, state=TrialState.FAIL)
+            if asked is not None:
+                if attributes or asked.point.trial_id not in known or attempt >= REDRAWS:
+                    return asked
+                asked.trial.set_user_attr("repeats", asked.point.trial_id)
+                self.study.tell(asked.trial, state=TrialState.FAIL)
             chance = random.Random(seed)
             fixed = {
                 parameter.name: chance.choice(parameter.domain.names)
                 for parameter in self.tuning.space.parameters
                 if parameter.domain.choices is not None
             }
-        raise AssertionError("the last attempt is accepted")
+        raise ConfigError(
+            f"must hold values that make a trial, but none of {DRAWS} that were drawn do, such as "
+            f"{self.infeasible()[-1]}; narrow the ranges, or put what does not go together under "
+            "`when`",
+            path="search",
+            source=self.tuning.source,
+        )
+
+    def infeasible(self) -> list[str]:
+        """Proposals that make no trial, each with its reason; others were drawn in their place."""
+        attributes = [trial.user_attrs for trial in self.study.get_trials(deepcopy=False)]
+        return [each["infeasible"] for each in attributes if "infeasible" in each]
 
     def _given(self, number: int) -> tuple[dict[str, Any] | None, dict[str, Any]]:
         """Values that a proposal must have, and attributes that say why."""
@@ -174,11 +194,16 @@ class TuningStudy:
             attributes["name"] = name
         return values, attributes
 
-    def _ask_once(self, number: int) -> Asked:
+    def _ask_once(self, number: int) -> Asked | None:
         trial = self.study.ask()
         kind = self.tuning.file.sampler.kind
         axes = self.tuning.space.suggest(trial, every=kind in ("gp", "nsga2"))
-        point = self.tuning.point(axes)
+        try:
+            point = self.tuning.point(axes)
+        except ConfigError as error:
+            trial.set_user_attr("infeasible", f"{setting_words('', axes)} ({error.message})")
+            self.study.tell(trial, state=TrialState.FAIL)
+            return None
         known = {"proposal": number, "sampler": kind, "axes": axes, "trial_id": point.trial_id}
         for name, value in known.items():
             trial.set_user_attr(name, value)
@@ -323,7 +348,25 @@ def _mend_journal(folder: Path) -> None:
 
 
 def _storage(folder: Path) -> JournalStorage:
-    return JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+    path = folder / JOURNAL
+    try:
+        return JournalStorage(JournalFileBackend(str(path)))
+    # Optuna reads it whole, and raises whatever a damaged line leads to.
+    except Exception as error:
+        lines = path.read_bytes().splitlines()
+        bad = next((n for n, line in enumerate(lines, 1) if not _is_entry(line)), 0)
+        raise ConfigError(
+            f"{path}{f', line {bad},' if bad else ''} must be as Optuna wrote it, but is damaged "
+            f"({type(error).__name__}: {error}); move the file away and give the same command: "
+            "finished trials are found in the store, and nothing is trained twice"
+        ) from error
+
+
+def _is_entry(line: bytes) -> bool:
+    try:
+        return "op_code" in json.loads(line)
+    except (ValueError, TypeError, RecursionError):
+        return False
 
 
 def _last_trials(study: optuna.Study) -> dict[int, FrozenTrial]:

@@ -56,7 +56,7 @@ def test_named_blocks_are_choices(load, tree):
 def test_any_field_of_the_trial_may_be_searched(load, tree):
     tree["search"] |= {
         "tokenizer.loss.kl_weight": {"log": [1e-7, 1e-5]},
-        "tokenizer.training.steps": {"integer": [2, 9]},
+        "tokenizer.training.steps": {"integer": [2, 9], "step": 7},
         "latents.flip": {"choices": [True, False]},
     }
     tree.pop("first")
@@ -65,6 +65,7 @@ def test_any_field_of_the_trial_may_be_searched(load, tree):
     trial = tuning.point(axes).trial
     assert trial.tokenizer.loss.kl_weight == axes["tokenizer.loss.kl_weight"]
     assert trial.tokenizer.training.steps == axes["tokenizer.training.steps"]
+    assert trial.tokenizer.training.steps in (2, 9)
     assert trial.latents.flip == axes["latents.flip"]
 
 
@@ -127,6 +128,21 @@ FILES = {
     "a value that the trial refuses": (
         {"search/tokenizer.training.steps": {"integer": [0, 3]}, "first": {}},
         ["trial.tokenizer.training", "`steps` must be positive, but got 0"],
+    ),
+    "a step that leads past the end": (
+        {"search/generator.seed": {"integer": [2, 9], "step": 2}},
+        ["search.generator.seed", "`step` must lead from the least to the largest", "but got 2"],
+    ),
+    "a step without whole numbers": (
+        {"search/generator.seed": {"uniform": [2, 9], "step": 1}},
+        ["search.generator.seed", "`step` must lead from the least to the largest"],
+    ),
+    "a first trial off the steps": (
+        {
+            "search/generator.seed": {"integer": [2, 8], "step": 3},
+            "first": {"x": {"alignment": "none", "generator.seed": 4}},
+        },
+        ["first.x.generator.seed", "must lie in the searched range [2, 8]", "got 4"],
     ),
     "a first trial outside of the space": (
         {"first/published default/tokenizer.alignment.vf_weight": 3.0},

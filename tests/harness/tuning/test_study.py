@@ -7,7 +7,7 @@ from optuna.trial import TrialState
 
 from harness.schema.reading import ConfigError
 from harness.tuning.goals import Goals, Verdict, judge
-from harness.tuning.study import JOURNAL
+from harness.tuning.study import JOURNAL, count_finished
 
 from .conftest import open_toy, run_toy, tell_toy
 
@@ -214,6 +214,52 @@ def test_what_a_kill_left_of_a_line_or_a_lock_is_dropped(load, tmp_path):
     study = open_toy(tmp_path, load("num_trials=5"))
     run_toy(study, window=1)
     assert proposals(open_toy(tmp_path, load("num_trials=5")))[:4] == before
+
+
+def test_a_journal_that_is_damaged_is_named_with_its_line_and_what_to_do(load, tmp_path):
+    run_toy(open_toy(tmp_path, load()), window=1)
+    journal = tmp_path / JOURNAL
+    lines = journal.read_bytes().splitlines(keepends=True)
+    for damage in (b"{\n", b"[]\n", b'{"op_code": 8}\n', b"\0" * 40 + b"\n"):
+        journal.write_bytes(b"".join([*lines[:3], damage, *lines[4:]]))
+        for read in (lambda: open_toy(tmp_path, load()), lambda: count_finished(tmp_path)):
+            with pytest.raises(
+                ConfigError, match=f"{JOURNAL}.* must be as Optuna wrote it"
+            ) as told:
+                read()
+            assert "move the file away" in str(told.value)
+            assert "op_code" in str(damage) or ", line 4," in str(told.value)
+
+
+@pytest.mark.parametrize("kind", SAMPLERS)
+def test_a_proposal_that_makes_no_trial_is_counted_and_another_is_drawn(kind, load, tree, tmp_path):
+    # Of 1, 2, 3 and 4 all but 3 divide the latent grid.
+    tree["search"] = {"generator.patch_size": {"integer": [1, 4]}}
+    tree["search"]["generator.training.learning_rate"] = {"log": [1e-4, 1e-2]}
+    del tree["first"]
+    tuning = load(f"sampler={{kind: {kind}, num_startup: 8}}", "num_trials=12")
+    study = open_toy(tmp_path, tuning)
+    run_toy(study, window=1)
+    assert sum(told.finished for told in study.told()) == 12
+    assert {axes["generator.patch_size"] for axes in proposals(study)} <= {1, 2, 4}
+    assert study.infeasible()
+    assert all("patch_size=3" in words and "patch" in words for words in study.infeasible())
+    # Who goes on proposes the same.
+    assert proposals(open_toy(tmp_path, tuning)) == proposals(study)
+
+
+def test_a_space_without_a_trial_inside_is_refused_in_the_end(load, tree, tmp_path, monkeypatch):
+    tree["search"] = {"generator.patch_size": {"integer": [1, 4]}}
+    del tree["first"]
+    study = open_toy(tmp_path, load())
+
+    def none(_tuning, axes):
+        raise ConfigError("makes none")
+
+    monkeypatch.setattr(type(study.tuning), "point", none)
+    monkeypatch.setattr("harness.tuning.study.DRAWS", 12)
+    with pytest.raises(ConfigError, match="none of 12 that were drawn do, such as patch_size="):
+        study.ask(0)
 
 
 def test_another_base_trial_is_refused(load, tmp_path):
