@@ -150,7 +150,9 @@ def image_files(folder: Path) -> tuple[list[Path], list[Path]]:
                     waiting.append(Path(entry.path))
                 # A link that leads nowhere is an image that is gone; what exists and is no file (a
                 # FIFO) would block whoever opens it.
-                elif suffix in IMAGE_SUFFIXES and (entry.is_file() or entry.is_symlink()):
+                elif suffix in IMAGE_SUFFIXES and (
+                    entry.is_file() or not Path(entry.path).exists()
+                ):
                     images.append(Path(entry.path))
                 elif suffix not in DOCUMENTS:
                     others.append(Path(entry.path))

@@ -291,7 +291,8 @@ def test_every_image_of_a_folder_counts_and_nothing_else(folder):
     assert open_image_set(folder).num_images == known + 4
     (root / "z.heic").write_bytes(b"another format")
     os.mkfifo(root / "pipe.png")
-    with pytest.raises(ValueError, match=r"2 are not and would not count: .*pipe\.png.*z\.heic"):
+    (root / "to_pipe.png").symlink_to(root / "pipe.png")
+    with pytest.raises(ValueError, match=r"3 are not and would not count: .*pipe\.png.*z\.heic"):
         open_image_set(folder)
     skipping = dataclasses.replace(folder, others="skip")
     assert open_image_set(skipping).num_images == known + 4
