@@ -151,6 +151,13 @@ def read_file(
     tree = read_yaml(path)
     if not isinstance(tree, dict):
         raise ConfigError(f"must be a mapping, but got {type(tree).__name__}", source=source)
+    own, other = dotted[0], "search" if dotted[0] == "grid" else "grid"
+    if tree.get(other) and not tree.get(own):
+        module = "harness.tune" if other == "search" else "harness.run"
+        raise ConfigError(
+            f"must have a `{own}`, but has a `{other}`; give it to `python -m {module}`",
+            source=source,
+        )
     keys = [f.name for f in dataclasses.fields(cast(Any, expected))]
     try:
         _check_blocks(tree, dotted)

@@ -33,6 +33,10 @@ def changed(tree: Any, path: str, value: Any) -> Any:
 
 
 FILES = {
+    "the file of a search": (
+        {"search": {"seed": {"integer": [0, 3]}}},
+        ["must have a `grid`, but has a `search`", "`python -m harness.tune`"],
+    ),
     "unknown top-level key": (
         {"gird": {}},
         ["unknown key 'gird'", "did you mean 'grid'", "valid: compare, description"],

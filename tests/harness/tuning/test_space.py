@@ -70,6 +70,10 @@ def test_any_field_of_the_trial_may_be_searched(load, tree):
 
 
 FILES = {
+    "the file of a sweep": (
+        {"search": {}, "grid": {"seed": [0, 1]}},
+        ["must have a `search`, but has a `grid`", "`python -m harness.run`"],
+    ),
     "a misspelt block": ({"serach": {}}, ["unknown key 'serach'", "did you mean 'search'"]),
     "a grid": ({"grid": {}}, ["unknown key 'grid'"]),
     "an empty search": ({"search": {}}, ["search", "at least one field"]),
