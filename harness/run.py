@@ -43,6 +43,12 @@ def _parser() -> argparse.ArgumentParser:
         help="write table, figures and report of what is finished, and start nothing; a run that "
         "goes on does so by itself, at most once a minute",
     )
+    parser.add_argument(
+        "--replace",
+        action="store_true",
+        help="write over the table and report of other settings under the same name; without it "
+        "they are kept in `earlier/` of the results folder",
+    )
     return parser
 
 

@@ -143,12 +143,6 @@ def add_run_options(
         help="fetch missing published weights (Inception-v3, VGG16, timm) from their usual places "
         "before anything starts; without it nothing is ever downloaded",
     )
-    parser.add_argument(
-        "--replace",
-        action="store_true",
-        help="write over the table and report of other settings under the same name; without it "
-        "they are kept in `earlier/` of the results folder",
-    )
     if dry_run:
         parser.add_argument(
             "--dry-run", action="store_true", help="print the plan and start nothing"
