@@ -249,7 +249,7 @@ class Store:
         # Renamed and not deleted: it may be the only copy of weeks of training, and whoever looks
         # for the cause of the damage needs it.
         folder = error.folder
-        if self.root not in folder.parents:
+        if any(root in folder.parents for root in self.below):
             raise StorageError(errno.EROFS, f"{folder} lies in a store below, which is only read")
         try:
             with hold(folder.with_name(f"{folder.name}.lease")):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from harness.plan.requirements import writable_error
-from harness.storage.artifacts import BELOW
+from harness.storage.artifacts import BELOW, DamagedArtifact, Store
 
 
 def test_a_store_below_is_read_and_never_written(command, write, tree):
@@ -25,6 +25,22 @@ def test_a_store_below_is_read_and_never_written(command, write, tree):
     assert "executed 1 stages" in command(path).out
     assert record.read_text() == "{}"
     assert list(Path("artifacts/tokenizer").glob("*/artifact.json"))
+
+
+def test_a_damaged_file_of_a_store_below_is_not_set_aside(tmp_path):
+    with Store(tmp_path / "theirs").work("tokenizer", "a" * 64) as work:
+        (work.payload / "x.bin").write_bytes(b"whole")
+        work.publish({"kind": "tokenizer", "key": "a" * 64, "result": {}})
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / BELOW).write_text(f"{tmp_path / 'theirs'}\n")
+    store = Store(tmp_path / "own")
+    artifact = store.get("tokenizer", "a" * 64)
+    (artifact.path / "x.bin").write_bytes(b"other")
+    with pytest.raises(DamagedArtifact) as damaged:
+        artifact.file("x.bin")
+    with pytest.raises(OSError, match="lies in a store below, which is only read"):
+        store.set_aside(damaged.value)
+    assert artifact.path.is_dir()
 
 
 def test_a_store_is_asked_to_be_written_only_where_something_is_to_be_made(
