@@ -90,10 +90,6 @@ def compare_tables(first: pd.DataFrame, second: pd.DataFrame) -> Comparison:
 def describe_comparison(comparison: Comparison, *, first: str, second: str) -> str:
     """Says what changed, in plain text.
 
-    Args:
-        first: What to call the first table.
-        second: What to call the second.
-
     Returns:
         Lines: changes beyond noise, changes of unknown noise, counts of the rest, and what only
         one of both has.

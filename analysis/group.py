@@ -103,9 +103,6 @@ class GroupAnalysis:
 def analyse_group(name: str, rows: pd.DataFrame, *, every_figure: bool = True) -> GroupAnalysis:
     """Computes everything of one protocol.
 
-    Args:
-        every_figure: Whether there are more than the frontier.
-
     Returns:
         The analysis; without figures where no row has a generation distance.
     """

@@ -32,9 +32,6 @@ class Outputs:
     def make_room(self, names: Sequence[str]) -> None:
         """Removes what the last report wrote and notes what this one will.
 
-        Args:
-            names: Files that will be written into `figures_dir`.
-
         Raises:
             ValueError: If one of them, or the page, is there and no report wrote it; nothing is
                 removed then.

@@ -281,22 +281,14 @@ def average_rows(
 
 
 def order_points(points: pd.DataFrame, axes: Axes, last: str = "along") -> pd.DataFrame:
-    """Orders points as legends do: baselines first, sizes and numbers from the smallest up.
-
-    Args:
-        last: A column that orders points of one cell.
-    """
+    """Orders points as legends do: baselines first, sizes and numbers from the smallest up."""
     keys = _rank_axes(points, axes)
     ranked = points.assign(**keys).sort_values([*keys, "cell", last], kind="stable")
     return points.loc[ranked.index].reset_index(drop=True)
 
 
 def list_names(points: pd.DataFrame, column: str, axes: Axes) -> list[str]:
-    """The names in a column in the order of legends, also where some panels lack some of them.
-
-    Args:
-        column: Names made of the values of some axes.
-    """
+    """The names in a column in the order of legends, also where some panels lack some of them."""
     keys = _rank_axes(points, axes)
     own = [key for key, rank in keys.items() if _is_told_by(rank, points[column])]
     named = points[[column]].assign(**keys).drop_duplicates(column)
@@ -318,11 +310,7 @@ def _rank_axes(points: pd.DataFrame, axes: Axes) -> dict[str, pd.Series]:
 
 
 def describe_rows(rows: pd.DataFrame, points: pd.DataFrame) -> Setting:
-    """Says what rows have in common.
-
-    Args:
-        points: Their means, with `num_seeds` and `num_tokenizers`.
-    """
+    """Says what rows have in common."""
     shares = (points["num_tokenizers"] < points["num_seeds"]).any()
     return Setting(
         dataset=join_unique(rows["dataset"]) or "unknown data set",

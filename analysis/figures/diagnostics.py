@@ -54,9 +54,6 @@ def known_diagnostics(cells: Cells) -> list[str]:
 def compute_correlations(cells: Cells) -> list[RankCorrelation]:
     """Computes each diagnostic's rank correlation with gfid over the cells of a generator size.
 
-    Args:
-        cells: From `compute_cells(rows, needs=("gfid",))`.
-
     Returns:
         One a diagnostic and generator size, in their order; empty where the table has none.
     """
@@ -75,9 +72,6 @@ def correlate_ranks(
 ) -> tuple[float, float]:
     """Computes Spearman's rank correlation and its p-value by random permutation.
 
-    Args:
-        x: Values, shape (points,).
-
     Returns:
         Correlation, -1 to 1, and p-value; NaN both where one of both is the same everywhere.
     """
@@ -95,11 +89,7 @@ def correlate_ranks(
 def draw_diagnostics(
     cells: Cells, correlations: Sequence[RankCorrelation], width_inch: float = COLUMN_INCH
 ) -> Figure:
-    """Draws a panel per diagnostic: the diagnostic across, generation distance up.
-
-    Args:
-        cells: From `compute_cells(rows, needs=("gfid",))`, some with a diagnostic.
-    """
+    """Draws a panel per diagnostic: the diagnostic across, generation distance up."""
     names = known_diagnostics(cells)
     require_points(names, "diagnostics", "cell with a latent diagnostic", cells.gaps)
     panels = [

@@ -179,11 +179,7 @@ def split_panels(points: pd.DataFrame, axes: Axes, *, along_too: bool = False) -
 
 
 def require_points(points: Sized, figure: str, need: str, gaps: pd.DataFrame) -> None:
-    """Refuses to draw a figure of nothing.
-
-    Args:
-        need: What one of the points is.
-    """
+    """Refuses to draw a figure of nothing."""
     if not len(points):
         raise ValueError(
             f"the {figure} figure must have at least one {need}, but none came"

@@ -28,9 +28,6 @@ def save_figure(draw: Callable[[float], Figure], out_dir: Path, name: str) -> li
 
     All is done under `figure_style` and nothing else: a user's matplotlibrc (LaTeX text,
     resolution, fonts) changes no figure and breaks none. Files have neither dates nor random names.
-
-    Args:
-        name: Their name without the ends, which are `ENDS`.
     """
     paths = []
     with mpl.rc_context(), warnings.catch_warnings():

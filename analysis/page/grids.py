@@ -60,11 +60,7 @@ def _read_index(results_dir: Path, trials: Sequence[str]) -> list[tuple[str, str
 
 
 def write_grids_page(table: pd.DataFrame, index: pd.DataFrame, *, results_dir: Path) -> Path:
-    """Writes `grids.md`: a line a trial, its values of the axes and its pictures side by side.
-
-    Args:
-        results_dir: The results folder, where the page goes.
-    """
+    """Writes `grids.md`: a line a trial, its values of the axes and its pictures side by side."""
     kinds = [str(kind) for kind in index["kind"].unique()]
     last = table.drop_duplicates("trial_id", keep="last")
     rows, axes = describe_lines(last[last["trial_id"].isin(index["trial_id"])])

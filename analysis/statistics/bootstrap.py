@@ -45,9 +45,6 @@ def draw_means(
     What is computed of the first axis is the estimate in its first place and its resamples in the
     others, as `estimate_interval` takes them.
 
-    Args:
-        cells: Cells whose rows have all of the metrics.
-
     Returns:
         Array of shape (1 + resamples, lines of `cells.points`, metrics). A cell with one unit stays
         as it is in every resample: see `explain_no_interval`.

@@ -62,9 +62,6 @@ def load_tables(paths: Sequence[Path | str]) -> pd.DataFrame:
     A row that several tables have stands once: sweeps that share a trial share its row. Where it
     is done in one of them only, that one counts.
 
-    Args:
-        paths: Results folders or files, as `load_table` takes them; at least one.
-
     Returns:
         The joined table, in the order of the paths, with the new column `results_dir`: the path
         that the row came from, as it was given.
@@ -104,9 +101,6 @@ def concat_tables(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 def check_table(table: pd.DataFrame, *, source: str = "the table") -> pd.DataFrame:
     """Checks a table in memory as `load_table` does a stored one.
-
-    Args:
-        table: Rows with at least `REQUIRED_COLUMNS`, missing values of any kind.
 
     Returns:
         A new table; numbers are floats with NaN where missing, the rest is text or None.

@@ -32,9 +32,6 @@ MAX_LINES = 60
 def summarize(table: pd.DataFrame) -> str:
     """Says what the table shows, one part for each protocol.
 
-    Args:
-        table: Any table that `check_table` accepts, also an empty or an all-failed one.
-
     Returns:
         Plain text: the best cell, the dilemma, what each axis changes, and what was left out.
     """
@@ -49,11 +46,7 @@ def summarize(table: pd.DataFrame) -> str:
 
 
 def describe_group(name: str, cells: Cells, rows: pd.DataFrame) -> list[str]:
-    """Says what one protocol's rows are, and what its numbers rest on.
-
-    Args:
-        name: Name of the group; empty where there is one.
-    """
+    """Says what one protocol's rows are, and what its numbers rest on."""
     setting = cells.setting
     num_done = int((rows["status"] == "done").sum())
     head = [

@@ -63,13 +63,7 @@ def print_plan(
     more: Mapping[str, Any] | None = None,
     remark: str = "",
 ) -> None:
-    """Print what a dry run says: the plan, what is missing, and what it costs.
-
-    Args:
-        to_run: Those of its stages that would run.
-        more: Further values of the JSON.
-        remark: Further text for people.
-    """
+    """Print what a dry run says: the plan, what is missing, and what it costs."""
     described = {
         **describe_plan(plan, Store(options.store), to_run, missing, options.assume_device),
         **(more or {}),

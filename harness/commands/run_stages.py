@@ -41,9 +41,6 @@ def check_start(
 ) -> None:
     """Refuse to start where files are missing, nothing can be written, or numbers come out wrong.
 
-    Args:
-        plan: As for `say_missing`.
-
     Raises:
         ConfigError: Lists all that is missing, each with its remedy.
         RuntimeError: This machine's linear algebra fails the self-test of the Fréchet distance.
@@ -71,9 +68,6 @@ def execute(
     """Run stages in the chosen executor under a progress view.
 
     Where a stage met a damaged input, which was set aside, what is missing is run once more.
-
-    Args:
-        stages: What to run, inputs first.
 
     Raises:
         Interrupted: By a signal.
@@ -119,9 +113,6 @@ def run_graph(
     feed: Feed,
 ) -> Mapping[str, Outcome]:
     """Run a graph in the chosen executor until it ends, a signal comes or too much has failed.
-
-    Args:
-        stages: What to run, inputs first.
 
     Raises:
         Interrupted: By a signal or the time limit, after running stages have written their

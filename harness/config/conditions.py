@@ -34,12 +34,7 @@ def condition_words(when: When) -> str:
 
 
 def check_condition(when: When, above: Mapping[str, Sequence[Any]], path: str) -> None:
-    """Refuse a condition that can never hold.
-
-    Args:
-        above: Axes with choices that stand above, and these.
-        path: What the error calls its place.
-    """
+    """Refuse a condition that can never hold."""
     for axis, wanted in when.items():
         offered = above.get(axis)
         if not offered:

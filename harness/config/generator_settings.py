@@ -117,9 +117,6 @@ class GeneratorBase:
     def check(self, layout: Any) -> None:
         """Refuse a latent that it cannot be built for.
 
-        Args:
-            layout: A layout of the kind `latents`.
-
         Raises:
             ConfigError: With the key path inside the generator.
         """

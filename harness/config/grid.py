@@ -86,10 +86,6 @@ def read_grids(
 ) -> list[Grid]:
     """Check the `grid` of a file, or its list of grids.
 
-    Args:
-        pairs: Lists of axes that move together.
-        presets: Axis -> value names.
-
     Raises:
         ConfigError: Names the axis, what came and what is valid.
     """

@@ -118,11 +118,7 @@ def apply_presets(evaluation: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def reconstruction_name(trial: Trial, *, num_images: int, perceptual_weights: str) -> str:
-    """The preset that a row's reconstruction metrics equal, or an empty text.
-
-    Args:
-        perceptual_weights: What stands for the weights of LPIPS.
-    """
+    """The preset that a row's reconstruction metrics equal, or an empty text."""
     evaluation, data = trial.evaluation, trial.data
     published = f"backbone sha256 {VGG16_SHA256}" in perceptual_weights
     published = published and perceptual_weights.endswith("heads published")

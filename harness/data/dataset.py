@@ -189,12 +189,7 @@ class CroppedDataset(ImageDataset):
 
 
 def check_declaration(config: object, counts: Sequence[str], names: Sequence[str]) -> None:
-    """Refuse declared counts that are not positive and names that are empty.
-
-    Args:
-        counts: Fields that hold counts or sizes.
-        names: Fields that hold names.
-    """
+    """Refuse declared counts that are not positive and names that are empty."""
     for name in counts:
         if getattr(config, name) <= 0:
             raise ValueError(
@@ -206,12 +201,7 @@ def check_declaration(config: object, counts: Sequence[str], names: Sequence[str
 
 
 def check_count(place: str, declared: str, noun: str, expected: int, found: int) -> None:
-    """Refuse data whose number is not the declared one.
-
-    Args:
-        place: Where they are, in words.
-        declared: What declares their number.
-    """
+    """Refuse data whose number is not the declared one."""
     if found != expected:
         # The remedy for too few is never to declare fewer: shards may just be missing.
         remedy = f"remove what does not belong there, or declare {found}"

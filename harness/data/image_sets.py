@@ -162,9 +162,6 @@ class ImageSet(ABC):
     def images(self, indices: Int64[np.ndarray, " b"]) -> UInt8[Tensor, "b 3 h w"]:
         """Read images.
 
-        Args:
-            indices: Positions, 0..`num_images` - 1, in any order.
-
         Raises:
             ValueError: An index lies outside the set, or an image cannot be read.
         """

@@ -10,10 +10,6 @@ class Diverged(RuntimeError):
 def require_finite(batch: Tensor, what: str, remedy: str) -> None:
     """Refuse a batch in which an item has a value that is not finite.
 
-    Args:
-        batch: Items along the first dimension.
-        what: The items, in words.
-
     Raises:
         Diverged: With the number of such items and the first one.
     """

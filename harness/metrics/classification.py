@@ -7,9 +7,6 @@ from torch import Tensor
 def labels_met(logits: Float[Tensor, "b k"], labels: Int64[Tensor, " b"]) -> Bool[Tensor, " b"]:
     """Whether each image's most likely class is the one asked for; its `ImageMean` is the accuracy.
 
-    Args:
-        labels: Classes asked for, 0..k - 1.
-
     Raises:
         ValueError: A label is outside the extractor's classes.
     """

@@ -238,10 +238,6 @@ def self_test(device: torch.device | str = "cpu", num_blocks: int = 64) -> None:
     by one rotation of the whole space. They don't commute, and the condition number is 1e4; then
     every other block of one is zero, so that it lacks rank.
 
-    Args:
-        device: Where distances will be computed.
-        num_blocks: Half of the number of features.
-
     Raises:
         RuntimeError: The distance is off by more than 1e-8 relative (1e-6 without full rank); no
             metric can be trusted.

@@ -21,12 +21,7 @@ _MEANS = ("decibels", "similarity", "distance", "lossless")
 
 @final
 class ReconstructionScores(Parts):
-    """Accumulates pairs; `compute` gives the distances.
-
-    Args:
-        perceptual: LPIPS on `device`, or None.
-        layout: Codebook and grids of a tokenizer whose latents are indices.
-    """
+    """Accumulates pairs; `compute` gives the distances."""
 
     KINDS: ClassVar = {
         "reconstructed": FeatureStatistics,

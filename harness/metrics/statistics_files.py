@@ -77,9 +77,6 @@ class ImportedStatistics:
         Files that don't tell their weights (ADM's, pytorch-fid's, torch-fidelity's) are taken for
         statistics of torch-fidelity's Inception, whose features those programs share.
 
-        Args:
-            identity: What tells its weights from all others.
-
         Raises:
             ValueError: Width, name or weights differ, or the file does not tell its weights and
                 the network in use is not torch-fidelity's Inception with its weights.
@@ -274,12 +271,7 @@ def _require_moments(path: Path, names: list[str]) -> None:
 def _check_moments(
     path: Path, found: Mapping[str, Any], names: tuple[str, str], prefix: str = ""
 ) -> dict[str, Any]:
-    """The moments in float64 as fields of `ImportedStatistics`, the covariance symmetric.
-
-    Args:
-        names: What the file calls mean and covariance.
-        prefix: Before the names of the fields.
-    """
+    """The moments in float64 as fields of `ImportedStatistics`, the covariance symmetric."""
     first, second = (_as_float64(path, name, found[name]) for name in names)
     mean_name, covariance_name = names
     if first.ndim != 1 or second.shape != (len(first), len(first)):

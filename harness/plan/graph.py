@@ -58,12 +58,7 @@ def stages_to_run(stages: Sequence[N], read_keys: Set[str], store: Store) -> lis
 
 
 def critical_paths(stages: Sequence[N], length: Callable[[N], float]) -> dict[str, float]:
-    """Key -> length from the start of that stage to the end of the longest chain behind it.
-
-    Args:
-        stages: Inputs first.
-        length: Of one stage.
-    """
+    """Key -> length from the start of that stage to the end of the longest chain behind it."""
     lengths: dict[str, float] = {}
     behind: dict[str, float] = {}
     for stage in reversed(stages):

@@ -252,9 +252,6 @@ class Generator:
         Given the row's `evaluation_seed` and all labels that its evaluation asked for, these are
         the samples that were scored, up to the rounding of another device.
 
-        Args:
-            seed: Seed of the noise, a whole number.
-
         Raises:
             ValueError: There is no label, or a label is no class.
         """

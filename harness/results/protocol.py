@@ -24,12 +24,7 @@ UINT8_ROUNDING = "floor(clamp(127.5 x + 128, 0, 255))"
 
 
 def protocol_columns(fields: Mapping[str, Any], column: str, name: str) -> dict[str, str]:
-    """The table's three columns of a protocol, which begin with `column`.
-
-    Args:
-        column: `protocol` or `reconstruction_protocol`.
-        name: The preset's, or empty.
-    """
+    """The table's three columns of a protocol, which begin with `column`."""
     text = json.dumps(fields, sort_keys=True)
     digits = hashlib.sha256(text.encode()).hexdigest()[:12]
     return {column: text, f"{column}_hash": digits, f"{column}_name": name}

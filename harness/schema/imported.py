@@ -120,11 +120,7 @@ class Target:
         return f"{self.target}({arguments})"
 
     def build(self, **further: Any) -> Any:
-        """Import and call it.
-
-        Args:
-            further: Arguments beside `args`.
-        """
+        """Import and call it."""
         try:
             module, name = _import(self.module), self.target.partition(":")[2]
         except ConfigError as error:

@@ -320,10 +320,6 @@ def load_sampling(
 ) -> Sampling:
     """Load all that draws samples.
 
-    Args:
-        inputs: Artifacts: `generator`, `tokenizer` and, under AutoGuidance, `weak`.
-        slices: Parts in which networks see a batch.
-
     Raises:
         ValueError: The generator has learnt from another tokenizer.
     """

@@ -37,11 +37,7 @@ class ScoresStage:
 
 
 def stage_of(trial: Trial, generation: Stage, inputs: Mapping[str, Stage]) -> Stage:
-    """The stage that scores what a `generation` has kept.
-
-    Args:
-        inputs: The trial's `extractor` and `reference`.
-    """
+    """The stage that scores what a `generation` has kept."""
     evaluation = trial.evaluation
     config = ScoresStage(
         metrics=METRICS,

@@ -150,12 +150,7 @@ class Tuning:
     def sweep_file(
         self, name: str, settings: Mapping[str, Axes], seeds: Sequence[int], *, full: bool
     ) -> SweepFile:
-        """A sweep over named settings of the searched fields and seeds.
-
-        Args:
-            settings: Name -> values of the axes.
-            full: Full budget; otherwise that of the search.
-        """
+        """A sweep over named settings of the searched fields and seeds."""
         base = self.at_full_budget().base if full else self.base
         named = {label: self._paths(axes) for label, axes in settings.items()}
         return SweepFile(
@@ -178,9 +173,6 @@ class Tuning:
 
 def load_tune(path: Path, settings: Sequence[str] = ()) -> Tuning:
     """Read, override and validate a tune file.
-
-    Args:
-        settings: `PATH=VALUE` overrides as of sweeps, `search.PATH=DOMAIN` among them.
 
     Raises:
         ConfigError: Names file, key path, what came and what is valid.

@@ -96,9 +96,6 @@ class LatentFolder:
     def statistics(self, *channels: int) -> Statistics | None:
         """Mean and deviation that come with it; None where a file of them is not there.
 
-        Args:
-            channels: How many each group has.
-
         Raises:
             ValueError: A file is no such thing.
         """

@@ -20,11 +20,7 @@ class OpenedFiles:
         self._states = [_state(_status(path)) for path in self.paths]
 
     def check(self, numbers: Iterable[int] | None = None) -> None:
-        """Refuse files that are gone or not what they were.
-
-        Args:
-            numbers: Positions in `paths`; absent: all.
-        """
+        """Refuse files that are gone or not what they were."""
         for number in range(len(self.paths)) if numbers is None else numbers:
             self._check_status(number, _status(self.paths[number]))
 

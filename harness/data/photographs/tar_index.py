@@ -65,10 +65,6 @@ class SampleNames:
 def index_shard(path: Path, names: SampleNames) -> TarIndex:
     """Find the images of a shard and their labels, or recall them while the file has not changed.
 
-    Args:
-        path: An uncompressed tar file.
-        names: How its members are told apart.
-
     Raises:
         ValueError: The shard is no whole tar, or a sample has not one image and one label.
     """

@@ -56,11 +56,7 @@ def run(config: EncoderStage, context: StageContext) -> Mapping[str, Any]:
 def load_encoder(
     artifact: Artifact, device: torch.device, *, compiled: bool = False
 ) -> EncoderNetwork:
-    """Build the network of an encoder artifact on a device, frozen.
-
-    Args:
-        compiled: Whether dense features come from a compiled network.
-    """
+    """Build the network of an encoder artifact on a device, frozen."""
     stage = _stage_behind(artifact)
     load = kind_of(stage.encoder).load
     assert load is not None

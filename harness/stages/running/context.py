@@ -147,12 +147,7 @@ class StageContext:
         )
 
     def watch(self, step: int, loss: Tensor, what: str = "the loss") -> None:
-        """Remember, on the device, the first step at which a scalar is not finite.
-
-        Args:
-            step: The step, counted from 0.
-            what: What it is, for the message.
-        """
+        """Remember, on the device, the first step at which a scalar is not finite."""
         never = torch.full((), 2**62, dtype=torch.int64, device=loss.device)
         # Reading the value would wait for the device at every step. The first bad step is kept
         # there and read with the next report.

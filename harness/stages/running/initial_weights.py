@@ -50,10 +50,6 @@ def start_from(
 ) -> dict[str, Any]:
     """Take what fits of a file's tensors; tells in the log what was left out and why.
 
-    Args:
-        tensors: The file's, under the network's own names.
-        described: What identified it when the training was planned.
-
     Returns:
         The part of the stage's result that says the same.
 

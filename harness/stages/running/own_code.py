@@ -38,13 +38,7 @@ def origin_of(settings: Target) -> str:
 
 
 def require_floats(found: Any, said: str, device: torch.device, what: str = "a") -> None:
-    """Refuse what is no tensor of floating-point numbers, or lies on another device.
-
-    Args:
-        said: Who must return it: `x:Y must return`.
-        device: Where what it was given lies.
-        what: What it must be, before `floating-point tensor`.
-    """
+    """Refuse what is no tensor of floating-point numbers, or lies on another device."""
     if not isinstance(found, Tensor) or not found.is_floating_point():
         came = found.dtype if isinstance(found, Tensor) else type(found).__name__
         raise ConfigError(
@@ -59,11 +53,7 @@ def require_floats(found: Any, said: str, device: torch.device, what: str = "a")
 
 
 def require_range(images: Tensor, image_range: tuple[float, float], who: str) -> None:
-    """Refuse images that lie far outside their declared range.
-
-    Args:
-        images: Brought to [-1, 1].
-    """
+    """Refuse images that lie far outside their declared range."""
     if float(images.abs().max()) > 1.0 + 2.0 * TOLERANCE:
         low, high = image_range
         scale = (high - low) / 2.0

@@ -29,11 +29,7 @@ TEXTURE, SEMANTIC = "texture", "semantic"
 
 
 class CompositeTokenizer(TokenizerNetwork):
-    """Encodes images by both parts, and decodes them by the texture alone.
-
-    Args:
-        texture_channels: How many the first are.
-    """
+    """Encodes images by both parts, and decodes them by the texture alone."""
 
     def __init__(
         self, texture: TokenizerNetwork, semantic: TokenizerNetwork, texture_channels: int

@@ -26,9 +26,6 @@ from models.tokenizer import TokenizerNetwork
 class PythonTokenizer(TokenizerNetwork):
     """Holds an object of the user's own to the contract of a tokenizer.
 
-    Args:
-        config: What builds it and what it declares.
-
     Raises:
         ConfigError: It cannot be built, or lacks a method.
     """

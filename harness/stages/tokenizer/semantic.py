@@ -53,11 +53,7 @@ ENCODER = "features"
 
 
 class SemanticTokenizer(TokenizerNetwork):
-    """Encodes features of images; what it decodes is features too.
-
-    Args:
-        downsample: Image side over latent side.
-    """
+    """Encodes features of images; what it decodes is features too."""
 
     def __init__(self, encoder: EncoderNetwork, codec: FeatureCodec, downsample: int) -> None:
         super().__init__()
