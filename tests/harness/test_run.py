@@ -56,7 +56,7 @@ def test_a_further_axis_value_runs_what_is_new_only(command, write, tree):
 def test_a_table_of_other_settings_is_kept_and_the_report_leads_to_it(command, write, tree):
     path, results = write(tree), Path("results/small")
     command(path)
-    before = {name: (results / name).read_bytes() for name in ("table.csv", "sweep.yaml")}
+    before = {name: (results / name).read_bytes() for name in ("table.csv", "curves.parquet")}
     assert "other settings" not in command(path, "--set", "resources.default={cpus: 1}").err
     ended = command(path, "--set", "evaluation.num_images=41")
     assert "it is kept below earlier/" in ended.err
