@@ -56,7 +56,7 @@ def session_folder() -> Iterator[Path]:
     """
     usual = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
     short = (Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"))
-    limit = MAX_SOCKET_BYTES - SESSION_BYTES - len("/ray-12345678")
+    limit = MAX_SOCKET_BYTES - SESSION_BYTES - len("/ray-12345678/r")
     places = [usual, *(place for place in short if os.access(place, os.W_OK | os.X_OK))]
     place = next((place for place in places if len(os.fsencode(place)) <= limit), None)
     if place is None:
@@ -67,7 +67,8 @@ def session_folder() -> Iterator[Path]:
         )
     place.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir=place))
-    yield folder
+    # Ray opens its own folder to everybody, so it gets one inside of ours.
+    yield folder / "r"
     shutil.rmtree(folder, ignore_errors=True)
 
 

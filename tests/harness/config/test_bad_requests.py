@@ -376,7 +376,7 @@ FILES = {
             },
             **TWO_ALIGNMENTS,
         },
-        ["trial.tokenizer.alignment", "`feature_level` must be below 1", "is 99; leave it out"],
+        ["trial.tokenizer: ", "`feature_level` must be below 1", "is 99; leave it out"],
     ),
     "a weak model without a generator": (
         {"trial/evaluation/guidance": [{**WEAK, "weak": {"generator": None}}]},

@@ -13,7 +13,7 @@ from harness.schema import reading
 from harness.schema.reading import ConfigError
 
 EXAMPLES = Path(__file__).parents[3] / "sweeps" / "examples"
-ITEM = "return (inside[:, :, None] * random.integers(100, 255, 3)).astype(np.uint8), index % 2"
+ITEM = "return image.astype(np.uint8), index % 2"
 KIND = """
 from dataclasses import dataclass
 from typing import Literal

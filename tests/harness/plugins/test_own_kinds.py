@@ -284,7 +284,7 @@ LOSS = 'return {"l2": (mean - self.centre).square().mean()}'
          "tokenizer: the networks of tokenizer 'f4d4 linear seed 0' cannot be built: `encode` must "
          "return shape [1, 4, 4, 4], as `layout` and the images say, but returned [1, 3, 16, 16]"),
         ("my_kind", "side = config.downsample", "side = config.side",
-         "cannot be built: 'LinearConfig' object has no attribute 'side'"),
+         "cannot be built: AttributeError: 'LinearConfig' object has no attribute 'side'"),
         ("my_kind", "    TokenizerKind(", "    dict(",
          "tokenizer: the tokenizer kind 'linear' must be added with what stages know of it, but "
          "my_kind.LinearConfig came with a dict; give `add` a third argument, a TokenizerKind"),
@@ -295,7 +295,7 @@ LOSS = 'return {"l2": (mean - self.centre).square().mean()}'
         ("my_kind", '"reconstruction", "linear"', '"our laboratory", "linear"',
          "tokenizer: the provenance of a kind must be one of published, reproduced, "),
         ("my_kind", "trained_images=images", "trained_images=lambda config: 'many'",
-         "cannot be built: counts and sizes must be numbers"),
+         "cannot be built: TypeError: counts and sizes must be numbers"),
         ("my_regularizer", LOSS, 'return {"l2": mean - self.centre}',
          "tokenizer.regularizers.0: `loss` must return finite scalar tensors by name, but l2 is"),
         ("my_regularizer", '"l2": 4.0', '"l3": 4.0',
