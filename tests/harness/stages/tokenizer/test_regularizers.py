@@ -114,10 +114,10 @@ def test_the_discriminator_sees_the_images_that_were_to_be_reconstructed(
     sizes = []
     original = TokenizerLoss.discriminator_loss
 
-    def discriminator_loss(self, images, reconstruction):
+    def discriminator_loss(self, images, reconstruction, *more):
         assert images.shape == reconstruction.shape
         sizes.append(tuple(images.shape[2:]))
-        return original(self, images, reconstruction)
+        return original(self, images, reconstruction, *more)
 
     monkeypatch.setattr(TokenizerLoss, "discriminator_loss", discriminator_loss)
     settings = (GAN, KINDS.format("{kind: eq, plain_share: 0.0, min_scale: 0.5}"))
