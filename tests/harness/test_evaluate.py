@@ -201,7 +201,7 @@ def test_an_unreadable_image_stops_or_is_skipped_and_counted(evaluate, sweep, di
         (("--reconstructions", "eval"), "go together"),
         (("--reference", "eval", "--reconstructions", "eval", "--originals", "eval"), "--samples"),
         (("--samples", "eval", "--column", "gfid=1"), "describing column"),
-        (("--samples", "eval", "--column", "latent_dim=much"), "must be a count"),
+        (("--samples", "eval", "--column", "latent_dim=much"), "must be a whole number"),
     ],
 )
 def test_wrong_requests_are_refused_with_the_way_to_mend_them(evaluate, sweep, arguments, message):
