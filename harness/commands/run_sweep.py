@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from harness.commands.exit_codes import EXIT_DONE, EXIT_ROWS_FAILED, Interrupted
@@ -52,7 +53,8 @@ def run_sweep(options: RunOptions, sweep: Sweep) -> int:
     from harness.results.refreshing import Refresher
 
     if options.write_only:
-        to_run = []
+        finished = tuple(stage for stage in wanted.stages if stage not in to_run)
+        wanted, to_run = replace(wanted, stages=finished), []
     check_start(options, to_run, results, sweep.source, plan)
     keeps_earlier = not options.replace and _is_of_other_settings(results, sweep)
     if keeps_earlier:
