@@ -122,3 +122,6 @@ def _read_tensors(path: Path) -> dict[str, Shaped[Tensor, "..."]]:
             f"{str(path)!r} must hold tensors and nothing else, but other objects came; save its "
             "state dict as .safetensors"
         ) from error
+    # Reading runs into whatever the damage makes of the file.
+    except Exception as error:
+        raise ValueError(f"{str(path)!r} cannot be read ({error}); fetch it again") from error

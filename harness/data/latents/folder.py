@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Literal
 
 import torch
@@ -205,7 +204,8 @@ def _read_statistics(path: Path, num_channels: int) -> Statistics:
     try:
         # The file is somebody else's, and an unrestricted pickle runs code.
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
+    # Reading runs into whatever the damage makes of the file.
+    except Exception as error:
         raise ValueError(
             f"{path} must be a torch file of tensors, but cannot be read ({error}); {remedy}"
         ) from error
