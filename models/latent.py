@@ -92,7 +92,11 @@ class LatentLayout:
         return torch.repeat_interleave(torch.arange(self.num_groups), sizes)
 
     def slice(self, name: str) -> slice:
-        """Channel range of the group called `name`."""
+        """Channel range of the group called `name`.
+
+        Raises:
+            ValueError: if no group has that name.
+        """
         start = 0
         for group in self.groups:
             if group.name == name:

@@ -28,6 +28,9 @@ class CascadeDiT(LightningDiT):
     Args:
         num_classes: number of classes; label `num_classes` is the null class.
         sides: cells along a side at each resolution, from the lowest to the latent's own.
+
+    Raises:
+        ValueError: as the plain network, at any of the resolutions.
     """
 
     def __init__(

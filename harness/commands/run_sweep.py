@@ -67,10 +67,12 @@ def run_sweep(options: RunOptions, sweep: Sweep) -> int:
         if keeps_earlier:
             keep_earlier(results)
         written = write_results(plan, store, {}, results, time.monotonic() - started)
-        print(closing_text(wanted, written, {}, results, settle(plan, store, {}, {}, [])))
+        bill = settle(plan, store, {}, {}, [])
+        told = json.dumps({**written.as_json(), "cost": bill.as_json()}, indent=1)
+        print(told if options.json else closing_text(wanted, written, {}, results, bill))
         return EXIT_DONE
     log = EventLog(results / EVENTS)
-    refresher = Refresher(_write_only(options), results)
+    refresher = Refresher(sweep, store, results)
 
     def begin() -> None:
         """Say in the folder what is asked, so that harness.status knows it while it runs."""
@@ -110,6 +112,7 @@ def run_sweep(options: RunOptions, sweep: Sweep) -> int:
         outcomes = execute(options, to_run, store, sweep, listen)
         begin()
     except BaseException as error:
+        refresher.stop()
         if not log.events:
             raise
         # The stages have written their checkpoints, or machines were lost and the store was not:
@@ -117,7 +120,6 @@ def run_sweep(options: RunOptions, sweep: Sweep) -> int:
         told = ended if isinstance(error, Interrupted | ConnectionError) else None
         log.end("interrupted" if isinstance(error, KeyboardInterrupt) else "error", told or {}, {})
         if told is not None:
-            refresher.stop()
             write_results(plan, store, told, results, time.monotonic() - started)
         raise
     refresher.stop()
@@ -149,13 +151,6 @@ def _write_finished_rows(
                 log.row(values)
                 is_any = True
     return is_any
-
-
-def _write_only(options: RunOptions) -> list[str]:
-    """The command that writes this run's results and starts nothing."""
-    folders = ["--results", str(options.results), "--store", str(options.store)]
-    settings = [word for setting in options.settings for word in ("--set", setting)]
-    return ["harness.run", str(options.sweep), *settings, *folders, "--write-only"]
 
 
 def _changed_code(plan: Plan, results: Path) -> list[str]:

@@ -189,7 +189,11 @@ class CroppedDataset(ImageDataset):
 
 
 def check_declaration(config: object, counts: Sequence[str], names: Sequence[str]) -> None:
-    """Refuse declared counts that are not positive and names that are empty."""
+    """Refuse declared counts that are not positive and names that are empty.
+
+    Raises:
+        ValueError: With the name of the field.
+    """
     for name in counts:
         if getattr(config, name) <= 0:
             raise ValueError(
@@ -201,7 +205,11 @@ def check_declaration(config: object, counts: Sequence[str], names: Sequence[str
 
 
 def check_count(place: str, declared: str, noun: str, expected: int, found: int) -> None:
-    """Refuse data whose number is not the declared one."""
+    """Refuse data whose number is not the declared one.
+
+    Raises:
+        ValueError: The numbers differ.
+    """
     if found != expected:
         # The remedy for too few is never to declare fewer: shards may just be missing.
         remedy = f"remove what does not belong there, or declare {found}"
@@ -216,7 +224,11 @@ def check_count(place: str, declared: str, noun: str, expected: int, found: int)
 
 
 def check_indices(indices: Int64[np.ndarray, " b"], num_images: int) -> None:
-    """Refuse positions outside a split; negative ones would silently wrap around."""
+    """Refuse positions outside a split; negative ones would silently wrap around.
+
+    Raises:
+        ValueError: An index is not in 0..`num_images` - 1.
+    """
     if indices.size and (indices.min() < 0 or indices.max() >= num_images):
         raise ValueError(
             f"indices must lie in 0..{num_images - 1}, but got {indices.min()}..{indices.max()}; "
@@ -225,7 +237,11 @@ def check_indices(indices: Int64[np.ndarray, " b"], num_images: int) -> None:
 
 
 def spread(count: int, num_images: int) -> Int64[np.ndarray, " m"]:
-    """`count` positions spread evenly over 0..`num_images` - 1, so over the classes of a folder."""
+    """`count` positions spread evenly over 0..`num_images` - 1, so over the classes of a folder.
+
+    Raises:
+        ValueError: There are fewer images than are asked for.
+    """
     if count > num_images:
         raise ValueError(
             f"at most {num_images:,} images can be taken of the split, but {count:,} are asked "

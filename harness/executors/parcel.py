@@ -1,19 +1,19 @@
-"""A stage on its way to another process, with what makes the user's own code known there."""
+"""A stage or a sweep on its way to another process, with what makes the user's own code known."""
 
 import pickle
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from harness.schema.imported import import_plugin, plugins, search_also
 from harness.schema.reading import ConfigError
-from harness.stages.stage import Stage
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parcel:
-    """A pickled stage, and the plug-ins to import before it is opened.
+    """A pickled object, and the plug-ins to import before it is opened.
 
     Ray unpickles arguments before the task's first line runs, when the classes of the user's own
     code cannot be found yet.
@@ -26,12 +26,12 @@ class Parcel:
     pickled: bytes
 
     @classmethod
-    def of(cls, stage: Stage) -> "Parcel":
-        """Pack a stage in the process that planned it."""
-        return cls(plugins=plugins(), folders=tuple(sys.path), pickled=pickle.dumps(stage))
+    def of(cls, what: Any) -> "Parcel":
+        """Pack a stage or a sweep in the process that planned it."""
+        return cls(plugins=plugins(), folders=tuple(sys.path), pickled=pickle.dumps(what))
 
-    def open(self) -> Stage:
-        """Import the plug-ins and unpack the stage.
+    def open(self) -> Any:
+        """Import the plug-ins and unpack what it holds.
 
         Raises:
             ConfigError: The user's code is not to be had here.

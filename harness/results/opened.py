@@ -79,6 +79,9 @@ class Results:
 
         Args:
             columns: Column -> value. Names with a dot are given as `**{"axis.seed": 0}`.
+
+        Raises:
+            ValueError: There is no such column.
         """
         matching = self.table
         for name, value in columns.items():

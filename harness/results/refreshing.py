@@ -1,27 +1,35 @@
 """Results while they come: table, figures and report are written anew while a sweep runs."""
 
-import os
+import pickle
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
-import harness
+from harness.config.sweep import Sweep
+from harness.executors.parcel import Parcel
+from harness.plan.plan import make_plan
+from harness.results.folder import write_results
+from harness.storage.artifacts import Store
 
 EVERY_S = 60.0
 """The shortest time between two of them, and before the first."""
 
 
 class Refresher:
-    """Writes the results anew in a process of its own, of the lowest priority."""
+    """Writes the results of a sweep anew in a process of its own, of the lowest priority.
 
-    def __init__(self, command: Sequence[str], folder: Path) -> None:
+    The process is handed the sweep itself: its file may change meanwhile, and what
+    `harness.evaluate` runs is in no file.
+    """
+
+    def __init__(self, sweep: Sweep, store: Store, results: Path) -> None:
         """Args:
-        command: What follows `python -m`; it writes the results and ends.
-        folder: The results; what the process says goes into a file there.
+        results: Folder of the results; what the process says goes into a file there.
         """
-        self._command, self._folder = command, folder
+        self._sweep, self._store, self._results = sweep, store, results
         self._process: subprocess.Popen[bytes] | None = None
         self._last, self._is_due = time.monotonic(), False
 
@@ -35,18 +43,16 @@ class Refresher:
         if is_running or not self._is_due or time.monotonic() - self._last < EVERY_S:
             return
         self._last, self._is_due = time.monotonic(), False
-        # Not the working directory first: a folder of the user's may have our packages' names.
-        words = ["nice", "-n", "19", sys.executable, "-P", "-m", *self._command]
-        root, given = str(Path(harness.__file__).parents[1]), os.environ.get("PYTHONPATH")
-        path = root if not given else f"{root}{os.pathsep}{given}"
-        with (self._folder / "refresh.log").open("wb") as log:
+        # A file and no pipe, which would hold the run up until the process has begun to read.
+        with tempfile.TemporaryFile() as given, (self._results / "refresh.log").open("wb") as log:
+            pickle.dump((Parcel.of(self._sweep), self._store.root, self._results), given)
+            given.seek(0)
             try:
                 self._process = subprocess.Popen(
-                    words,
-                    stdin=subprocess.DEVNULL,
+                    self._words(),
+                    stdin=given,
                     stdout=log,
                     stderr=log,
-                    env={**os.environ, "PYTHONPATH": path},
                     start_new_session=True,  # Ctrl-C is for the run.
                 )
             except OSError as error:
@@ -57,3 +63,16 @@ class Refresher:
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
             self._process.wait()
+
+    def _words(self) -> list[str]:
+        # Packages are found as here: a folder of the user's may have ones of our names.
+        code = f"import sys; sys.path[:] = {sys.path}; from {__name__} import write_from; "
+        code += "write_from(sys.stdin.buffer)"
+        return ["nice", "-n", "19", sys.executable, "-P", "-c", code]
+
+
+def write_from(given: BinaryIO) -> None:
+    """Write the results of the sweep that a `Refresher` has put into a file."""
+    # It comes from our own driver, by a file that nobody else can open.
+    parcel, root, results = pickle.load(given)  # noqa: S301
+    write_results(make_plan(parcel.open()), Store(root), {}, results, 0.0)

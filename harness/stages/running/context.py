@@ -227,6 +227,11 @@ class StageContext:
         Args:
             done: Images done; 0 before the first batch.
             step: Steps of the training. From its checkpoint a stopped stage measures anew.
+
+        Raises:
+            StopRequested: The driver wants the stage to end; the checkpoint is written.
+            StageBusy: Another process took the stage over.
+            StorageError: A checkpoint cannot be written; the last one stays.
         """
         now = time.monotonic()
         if done == 0:
