@@ -247,6 +247,6 @@ if (again) {
 if (protocols.length) {
   start();
 } else {
-  byId("explore-note").textContent = "No row of the table has a measured number: there is nothing to plot.";
+  byId("explore-note").textContent = "No row is finished: there is nothing to plot.";
   byId("results").hidden = true;
 }

@@ -145,15 +145,15 @@ def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
 def _group_rows(table: pd.DataFrame) -> list[pd.DataFrame]:
     """Rows by protocol; a row with missing values joins every group it does not contradict."""
     columns = list(PROTOCOL_COLUMNS)
-    keys = table[columns].drop_duplicates()
     matched = pd.Series(False, index=table.index)
     groups: list[pd.DataFrame] = []
-    for _, key in keys[keys.notna().all(axis=1)].iterrows():
-        fits = ((table[columns] == key) | table[columns].isna()).all(axis=1)
-        matched |= fits
-        groups.append(table[fits])
-    rest = table[~matched]
-    groups += [rows for _, rows in rest.groupby(columns, dropna=False, sort=False)]
+    # First those that know everything, then those that were measured in part.
+    for is_known in (table[columns].notna().all(axis=1), table[columns[:2]].notna().any(axis=1)):
+        for _, key in table.loc[is_known & ~matched, columns].drop_duplicates().iterrows():
+            fits = ((table[columns] == key) | table[columns].isna()).all(axis=1)
+            matched |= fits
+            groups.append(table[fits])
+    groups += [rows for _, rows in table[~matched].groupby(columns, dropna=False, sort=False)]
     return _join_kinds(table, groups) or [table]
 
 

@@ -89,6 +89,17 @@ def test_a_row_without_a_protocol_is_in_every_group(make_row, load):
     assert all("early" in set(rows["row_id"]) for rows in groups.values())
 
 
+def test_rows_that_wait_are_with_those_whose_reconstructions_are_measured(make_row, load):
+    waiting = {"status": "pending", "gfid": None, "protocol": None, "protocol_hash": None}
+    unknown = {"rfid": None, "reconstruction_protocol": None, "reconstruction_protocol_hash": None}
+    rows = [make_row(seed=0, **waiting), make_row(seed=1, **waiting, **unknown)]
+    (group,) = split_by_protocol(load(rows)).values()
+    assert len(group) == 2
+    other = make_row(seed=2, **waiting, reconstruction_protocol_hash="other")
+    groups = split_by_protocol(load([*rows, other])).values()
+    assert [sorted(rows["seed"]) for rows in groups] == [[0, 1], [1, 2]]
+
+
 def test_an_empty_table_is_one_empty_group(load):
     groups = split_by_protocol(load([]))
     assert list(groups) == [""]
