@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import tempfile
 from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,15 +36,26 @@ class Outputs:
         Raises:
             ValueError: If one of them, or the page, is there and no report wrote it; nothing is
                 removed then.
-            OSError: If the folder cannot be written.
+            OSError: If the folders cannot be written.
         """
         earlier = self._list_written()
         self._refuse_foreign(names, earlier)
-        self.figures_dir.mkdir(parents=True, exist_ok=True)
+        self._require_writable()
         for name in earlier - {self._page_name}:
             (self.figures_dir / name).unlink(missing_ok=True)
         written = json.dumps(sorted([*names, self._page_name]), indent=1)
         write_text(self.figures_dir / MANIFEST, f"{written}\n")
+
+    def _require_writable(self) -> None:
+        for folder in (self.figures_dir, self.page.parent):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                tempfile.TemporaryFile(dir=folder).close()
+            except OSError as error:
+                raise OSError(
+                    f"a report must be written to {folder}, but {error.strerror or error};"
+                    " choose another folder with --out FOLDER"
+                ) from error
 
     @property
     def _page_name(self) -> str:

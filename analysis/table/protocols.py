@@ -20,6 +20,8 @@ DRAWING = ("sampler", "num_function_evaluations")
 one token after the other has no solver and a diffusion transformer no temperature, so generators
 of unlike kinds may differ in them; those of one kind may not."""
 UNMEASURED = (*DRAWING, "protocol_hash")
+MAX_NAMED = 3
+"""Fields in the name of a group of rows, count, unless more are needed to tell groups apart."""
 
 
 def require_one_protocol(table: pd.DataFrame) -> None:
@@ -58,17 +60,17 @@ def split_by_protocol(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
     Returns:
         Groups by name, the largest number of done rows first, then the smaller guidance scale.
-        A name lists the fields that tell the groups apart ("guidance=cfg 4.0") and is empty where
-        there is one group.
+        A name lists the fields that tell the groups apart ("guidance=cfg 4.0"), at most
+        `MAX_NAMED` where those are enough, and is empty where there is one group.
     """
     groups = _group_rows(table)
     if len(groups) == 1:
         return {"": groups[0]}
     groups.sort(key=lambda rows: (-int((rows["status"] == "done").sum()), _guidance_scale(rows)))
     fields = [_fields_of(rows) for rows in groups]
-    names = _shorten_guidance(fields, _differing_names(fields))
+    names = _telling_names(fields)
     return {
-        ", ".join(f"{name}={known.get(name, 'absent')}" for name in names): rows
+        ", ".join(f"{name}={_shorten(name, known.get(name, 'absent'))}" for name in names): rows
         for known, rows in zip(fields, groups, strict=True)
     }
 
@@ -209,10 +211,31 @@ def _differing_names(fields: list[dict[str, str]]) -> list[str]:
     return readable if enough else differing
 
 
-def _shorten_guidance(fields: list[dict[str, str]], names: list[str]) -> list[str]:
-    """Leaves only guidance's label in the names where that says as much as its fields."""
-    short = [name for name in names if name == "guidance" or "guidance" not in name]
-    return short if _count_distinct(fields, short) == len(fields) else names
+def _telling_names(fields: list[dict[str, str]]) -> list[str]:
+    """The fields that groups are named by: those that part them, then others to `MAX_NAMED`.
+
+    Guidance's label comes before its parts, and what people read before hashes. Fields that follow
+    from those named, as an extractor's hash from the data set, are in the message of
+    `require_one_protocol` and in the page's facts.
+    """
+    parts = ("guidance.", "reconstruction.")
+    differing = _differing_names(fields)
+    order = sorted(differing, key=lambda n: (_is_digest(n), n.startswith(parts)))
+    needed: list[str] = []
+    for name in order:
+        if _count_distinct(fields, [*needed, name]) > _count_distinct(fields, needed):
+            needed.append(name)
+    beside = [n for n in order if not _is_digest(n) and not n.startswith(parts)]
+    others = [name for name in beside if name not in needed][: max(0, MAX_NAMED - len(needed))]
+    return [name for name in differing if name in needed or name in others]
+
+
+def _is_digest(name: str) -> bool:
+    return name.endswith(("_hash", "sha256"))
+
+
+def _shorten(name: str, value: str) -> str:
+    return value[:8] if _is_digest(name) else value
 
 
 def _count_distinct(fields: list[dict[str, str]], names: list[str]) -> int:

@@ -149,3 +149,27 @@ def test_kinds_measured_in_unlike_ways_stay_apart(make_row, load):
     names = split_by_protocol(load(rows))
     assert len(names) == 2
     assert all("num_images=" in name for name in names)
+
+
+def _measured(make_row, name, sha, **fields):
+    protocol = {"dataset": name, "extractor_sha256": sha, **fields}
+    texts = {"protocol": json.dumps(protocol), "reconstruction_protocol": json.dumps(protocol)}
+    hashes = {f"{column}_hash": text for column, text in texts.items()}
+    return make_row(dataset=name, row_id=f"{name} {sha} {fields}", **texts, **hashes)
+
+
+def test_a_name_has_what_people_read_and_no_field_that_follows_from_it(make_row, load):
+    counts = {"crop": 1, "num_images": 5, "num_reference": 9, "split": 3, "steps": 4}
+    rows = [
+        _measured(make_row, "digits", "a" * 64, **counts),
+        _measured(make_row, "cifar10", "b" * 64, **{name: 7 for name in counts}),
+    ]
+    assert set(split_by_protocol(load(rows))) == {
+        "dataset=digits, crop=1, num_images=5",
+        "dataset=cifar10, crop=7, num_images=7",
+    }
+    rows.append(_measured(make_row, "digits", "c" * 64, **counts))
+    assert set(split_by_protocol(load(rows))) == {
+        f"dataset={name}, extractor_sha256={digit * 8}, crop={crop}"
+        for name, digit, crop in (("digits", "a", 1), ("cifar10", "b", 7), ("digits", "c", 1))
+    }
