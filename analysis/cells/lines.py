@@ -32,6 +32,8 @@ ORIGIN, APART = "origin", "apart"
 DETAILS = ("tokenizer", "downsample", "label_policy", TRAINED, ORIGIN, APART)
 """Columns that split lines where rows differ in them and no axis says why. Figures show them by
 the colour; what they stand for is held in comparisons and not compared itself."""
+SWITCHES = ("none", "on", "off", "yes", "no", "True", "False")
+"""Values that say nothing without the name of their axis."""
 NO_GENERATOR = "no generator"
 """Generator size of a trial that ends with its tokenizer."""
 
@@ -54,13 +56,15 @@ class Axis:
     """Whether the table calls it an axis; else it was found in the rows."""
     moves_tokenizer: bool = True
     """Whether its values have tokenizers of their own."""
+    stands_alone: bool = False
+    """Whether its values are understood without its name, as those of a preset `system` are."""
     moves_with: tuple[str, ...] = ()
     """Columns of axes that move together with it, so that its effect is not told from theirs."""
 
     def text(self, value: Any) -> str:
         """A value in names: `vf`, `d=16`, `kl_weight 1e-06`; empty where it is not in force."""
         text = self.value_text(value)
-        if not text or self.column in (ALIGNMENT, SIZE, ORIGIN, APART):
+        if not text or self.stands_alone or self.column in (ALIGNMENT, SIZE, ORIGIN, APART):
             return text
         return f"d={text}" if self.column == LATENT_DIM else f"{self.label} {text}"
 
@@ -281,6 +285,9 @@ def _choose_roles(rows: pd.DataFrame, found: list[Axis]) -> Axes:
         replace(a, order=tuple(sorted(a.order, key=params.__getitem__))) if a.column == SIZE else a
         for a in found
     ]
+    choices = [a for a in axes if a.is_declared and not a.is_numeric and a.column != SIZE]
+    if len(choices) == 1 and not any(str(value) in SWITCHES for value in choices[0].order):
+        axes = [replace(a, stands_alone=True) if a is choices[0] else a for a in axes]
     lines = [axis for axis in axes if axis.is_numeric and axis.moves_tokenizer]
     lines.sort(key=lambda axis: axis.column != LATENT_DIM)
     along = lines[0] if lines else None

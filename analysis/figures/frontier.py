@@ -117,11 +117,16 @@ def _label_points(
     marks: Marks,
     num_points: int,
 ) -> None:
-    """Says where on its line each point is, if there is room."""
-    if cell_axes.along is None or num_points > MAX_LABELS:
+    """Says where on its line each point is, or what it is if it is alone, if there is room."""
+    if num_points > MAX_LABELS:
         return
-    write = _write_place(cell_axes.along)
-    texts = [write(value) for value in points["along"]]
+    if cell_axes.along is not None:
+        write = _write_place(cell_axes.along)
+        texts = [write(value) for value in points["along"]]
+    elif points["colour"].is_unique:
+        texts = list(points["colour"])
+    else:
+        return
     place_labels(axes, values, texts, [marks.colours[colour] for colour in points["colour"]])
 
 

@@ -162,7 +162,7 @@ def test_a_name_has_what_people_read_and_no_field_that_follows_from_it(make_row,
     counts = {"crop": 1, "num_images": 5, "num_reference": 9, "split": 3, "steps": 4}
     rows = [
         _measured(make_row, "digits", "a" * 64, **counts),
-        _measured(make_row, "cifar10", "b" * 64, **{name: 7 for name in counts}),
+        _measured(make_row, "cifar10", "b" * 64, **dict.fromkeys(counts, 7)),
     ]
     assert set(split_by_protocol(load(rows))) == {
         "dataset=digits, crop=1, num_images=5",
