@@ -5,6 +5,7 @@ their configuration, averaged over seeds, and told apart by what changed beyond 
 """
 
 import argparse
+import signal
 import sys
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -247,4 +248,6 @@ def _say_change(row: dict[Hashable, Any]) -> str:
 
 
 if __name__ == "__main__":
+    # All files are written before the words, so a reader that left, as `head` does, ends it quietly.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     sys.exit(main())

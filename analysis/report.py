@@ -8,6 +8,7 @@ import argparse
 import multiprocessing
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -334,4 +335,6 @@ def _slug(name: str) -> str:
 
 
 if __name__ == "__main__":
+    # All files are written before the words, so a reader that left, as `head` does, ends it quietly.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     sys.exit(main(num_processes=count_processes()))

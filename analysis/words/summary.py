@@ -229,12 +229,19 @@ def _say_axis(cells: Cells, axis: Axis, effects: list[Effect], has_unlike: bool)
     head = f"{name} against {base} (ratio of means; below 1 {better} better"
     together = [column.removeprefix("axis.") for column in axis.moves_with]
     moved = f"; it moves together with {name_some(together)}" if together else ""
-    values = dict.fromkeys(axis.text(effect.cell[axis.column]) for effect in effects)
-    return [
-        f"{head}{moved}):",
-        *list_some(map(_say_effect, effects), MAX_LINES, "cells"),
-        *(_say_total(value, effects) for value in values),
+    by_value: dict[str, list[Change]] = {}
+    for effect in effects:
+        by_value.setdefault(axis.text(effect.cell[axis.column]), []).append(effect.gfid)
+    totals = [
+        _say_total(f"In total {value} has the lower mean generation distance in", changes)
+        for value, changes in by_value.items()
     ]
+    if 1 < len(by_value) == len(effects):
+        changes = [effect.gfid for effect in effects]
+        start = f"In total the mean generation distance is lower than that of {base} in"
+        totals = [_say_total(start, changes)]
+    lines = list_some(map(_say_effect, effects), MAX_LINES, "cells")
+    return [f"{head}{moved}):", *lines, *totals]
 
 
 def _say_unlike(cells: Cells) -> list[str]:
@@ -271,15 +278,10 @@ def _say_counts(counts: tuple[int, int]) -> str:
     return " and ".join(map(str, dict.fromkeys(counts)))
 
 
-def _say_total(name: str, effects: list[Effect]) -> str:
-    mine = [
-        effect.gfid
-        for effect in effects
-        if effect.axis.text(effect.cell[effect.axis.column]) == name
-    ]
+def _say_total(start: str, mine: list[Change]) -> str:
     verdicts = Counter(change.verdict for change in mine)
     lower = sum(change.ratio < 1 for change in mine)
-    text = f"In total {name} has the lower mean generation distance in {lower} of {len(mine)} cells"
+    text = f"{start} {lower} of {len(mine)} cells"
     if verdicts["no interval"] == len(mine):
         return f"{text}; with one seed none of this is established."
     judged = sum(verdicts[verdict] for verdict in JUDGED)

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import pandas as pd
 import pytest
 
@@ -95,6 +99,16 @@ def test_the_command_prints_and_writes_every_number(make_row, tmp_path, capsys):
     assert main([str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(out)]) == 0
     assert "noise unknown" in capsys.readouterr().out
     assert set(pd.read_csv(out)["metric"]) == {"rfid", "psnr", "gfid", "label_accuracy"}
+
+
+def test_a_reader_that_leaves_ends_the_command_without_a_traceback(make_row, tmp_path):
+    pd.DataFrame([make_row()]).to_csv(tmp_path / "table.csv", index=False)
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "analysis.compare", str(tmp_path), str(tmp_path)]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert done.stderr == b""
 
 
 @pytest.mark.parametrize("missing", ["a", "b"])
