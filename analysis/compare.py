@@ -248,6 +248,6 @@ def _say_change(row: dict[Hashable, Any]) -> str:
 
 
 if __name__ == "__main__":
-    # All files are written before the words, so a reader that left, as `head` does, ends it quietly.
+    # Files are written before the words, so a reader that leaves, as `head` does, ends it quietly.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     sys.exit(main())

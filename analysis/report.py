@@ -335,6 +335,6 @@ def _slug(name: str) -> str:
 
 
 if __name__ == "__main__":
-    # All files are written before the words, so a reader that left, as `head` does, ends it quietly.
+    # Files are written before the words, so a reader that leaves, as `head` does, ends it quietly.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     sys.exit(main(num_processes=count_processes()))
