@@ -406,7 +406,18 @@ def training_flops(config: TokenizerStage, inputs: Mapping[str, Stage], forward:
         )
     for regularizer in settings.regularizers:
         per_image += FORWARDS_A_STEP * _flops_of(regularizer, settings.channels(side), side)
+    if isinstance(settings, DualTokenizerConfig):
+        made = count_forward(("semantic", settings, side), lambda: _semantic_decoder(config))[1]
+        per_image += FORWARDS_A_STEP * made
     return trained_images(config) * per_image
+
+
+def _semantic_decoder(config: TokenizerStage) -> tuple[nn.Module, tuple[Any, ...]]:
+    model = build(config)
+    assert isinstance(model, DualAutoencoder)
+    cells = config.data.resolution // model.config.downsample
+    codes = torch.empty(1, model.quantizer.config.semantic_dim, cells, cells)
+    return nn.Sequential(model.semantic_decoder, model.from_codes), (codes,)
 
 
 def _vgg16_forward(side: int) -> tuple[nn.Module, tuple[Any, ...]]:

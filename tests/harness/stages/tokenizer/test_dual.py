@@ -9,9 +9,11 @@ from safetensors.torch import load_file
 
 from harness.commands.conformance import check, small_sweep
 from harness.config.sweep import load_sweep
+from harness.plan.cost import estimated_flops
 from harness.plan.plan import make_plan
 from harness.schema.reading import ConfigError
 from harness.stages.tokenizer.stage import build_tokenizer, check_given
+from harness.stages.tokenizer.va_vae import trained_images
 from models.dual_autoencoder import DualAutoencoder
 
 TEACHER = (
@@ -69,6 +71,18 @@ def test_pairs_of_codes_become_rows(command, write, tree):
     (given,) = (stage for stage in plan.stages if stage.kind == "tokenizer")
     assert given.inputs == {}
     check_given(given.config)
+
+
+def test_the_cost_of_the_semantic_decoder_is_counted(write, tree):
+    costs = []
+    for blocks in (1, 2):
+        decoder = f"tokenizer.semantic_decoder={{width: 16, num_heads: 2, num_blocks: {blocks}}}"
+        plan = make_plan(load_sweep(write(tree), (*ALONE, decoder)))
+        (stage,) = (stage for stage in plan.stages if stage.kind == "tokenizer")
+        costs.append(estimated_flops(stage))
+    # One block on 16 cells and a class token: products by weights, then attention's own two.
+    block = 2 * 17 * 16 * 16 * (4 + 8) + 2 * 2 * 17 * 17 * 16
+    assert costs[1] - costs[0] == 3 * block * trained_images(stage.config)
 
 
 CODES = "size: {depth: 1, width: 16, num_heads: 2, hidden_multiple: 8}, training: TRAINING"
