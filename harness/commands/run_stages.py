@@ -24,6 +24,7 @@ from harness.reporting.live_view import ProgressView
 from harness.schema.reading import ConfigError
 from harness.stages.stage import Stage
 from harness.storage.artifacts import Store
+from harness.storage.costs import keep_costs
 from harness.storage.leftovers import clear_leftovers
 from harness.storage.stage_log import user_stream
 from harness.storage.stop_requests import INTERRUPTED, TIME_UP, StopRequest, on_signals
@@ -60,6 +61,7 @@ def check_start(
             raise ConfigError(error)
     if stages:
         clear_leftovers(options.store)
+        keep_costs(options.store)
 
 
 def execute(

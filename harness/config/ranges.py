@@ -4,13 +4,13 @@ Classes refuse what contradicts their other fields. Here stands what no run can 
 a number overflows, is not kept by the table, or gives numbers that look fine and say nothing.
 """
 
-import dataclasses
 import os
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from harness.schema.keys import fields_of
 from harness.schema.reading import ConfigError
 
 Range = tuple[float, float]
@@ -86,15 +86,14 @@ def check_ranges(config: Any, path: str = "") -> None:
     Raises:
         ConfigError: With the key path of the first.
     """
-    if not dataclasses.is_dataclass(config):
-        return
-    for field in dataclasses.fields(config):
-        where, value = f"{path}.{field.name}".lstrip("."), getattr(config, field.name)
-        allowed = range_of(type(config), field.name)
-        for place, each in _leaves(where, value):
-            if dataclasses.is_dataclass(each):
+    for name, *_ in fields_of(type(config)) or ():
+        value, allowed = getattr(config, name), range_of(type(config), name)
+        if value is None or isinstance(value, bool):
+            continue
+        for place, each in _leaves(f"{path}.{name}".lstrip("."), value):
+            if fields_of(type(each)) is not None:
                 check_ranges(each, place)
-            elif isinstance(each, str) and field.name != "args":
+            elif isinstance(each, str) and name != "args":
                 _check_text(each, place)
             elif isinstance(each, int | float) and not isinstance(each, bool) and allowed:
                 least, most = allowed
@@ -106,6 +105,8 @@ def check_ranges(config: Any, path: str = "") -> None:
 
 
 def _check_text(text: str, path: str) -> None:
+    if text.isascii() and len(text) <= 255 and "~" not in text:
+        return  # As nearly all are.
     if len(os.fsencode(text)) > 4000 or any(len(os.fsencode(p)) > 255 for p in text.split("/")):
         must = "must be at most 255 bytes long between slashes, as names of files are"
         raise ConfigError(f"{must}, but is {text[:40]!r}...; shorten it", path=path)

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, final
 
 from harness.config.resources import Capacity
@@ -12,7 +11,7 @@ from harness.plan.graph import N, critical_paths
 from harness.reporting.plan_record import Machine, StageRecord, Work
 from harness.reporting.stage_states import OPEN, StageState
 from harness.storage.artifacts import Store
-from harness.storage.durable import read_object
+from harness.storage.costs import read_costs
 
 Source = Literal["measured", "device", "assumed", "unknown"]
 """Where a forecast comes from: `measured`: the nearest stage of its kind on this kind of device;
@@ -92,15 +91,15 @@ class History:
 
     @classmethod
     def of(cls, store: Store, machine: Machine) -> "History":
-        """All artifacts of a store; what cannot be read is left out."""
+        """What a store tells of finished stages; what cannot be read is left out."""
         history = cls(machine)
-        for path in sorted(store.root.glob("*/*/artifact.json")):
-            history.add(path)
+        for record in read_costs(store.root):
+            history.add(record)
         return history
 
-    def add(self, path: Path) -> None:
-        """Take note of one more artifact."""
-        measured = Measured.of(read_object(path))
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Take note of one more artifact, by its record."""
+        measured = Measured.of(record)
         if measured and measured.useful_s > 0:
             self.measured.append(measured)
 

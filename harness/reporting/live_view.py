@@ -28,6 +28,7 @@ from harness.reporting.recording import record_of_stage, this_machine
 from harness.reporting.stage_states import OPEN, StageState, State, Witness, stage_states
 from harness.stages.stage import Stage
 from harness.storage.artifacts import Store
+from harness.storage.durable import read_object
 from harness.storage.stage_log import UserStream, say
 
 LINE_EVERY_S = 10.0
@@ -193,7 +194,7 @@ class ProgressView:
                 self._history = History.of(self.store, machine)
             else:
                 for path in made:
-                    self._history.add(path)
+                    self._history.add(read_object(path))
             left = [record_of_stage(s) for s in stages if states[s.key].state in OPEN]
             seconds = seconds_to_end(left, states, self._history, holds, total)
             self._forecast_at, self._ends_at = now, None if seconds is None else now + seconds

@@ -6,7 +6,6 @@ block of `kind: python` names one object, `package.module:name`. Nothing else is
 
 import ast
 import contextlib
-import dataclasses
 import hashlib
 import importlib
 import sys
@@ -20,7 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from harness.schema.keys import NO_KEY
+from harness.schema.keys import NO_KEY, PLAIN, fields_of
 from harness.schema.reading import ConfigError, nearest
 
 OWN = ("harness", "models", "analysis")
@@ -277,18 +276,22 @@ def _import(name: str) -> Any:
         ) from error
 
 
-def _dataclasses_in(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[Sequence[str], Any]]:
+def _dataclasses_in(whole: Any) -> Iterator[tuple[Sequence[str], Any]]:
     """Every dataclass in a configuration, with its key path."""
-    parts: Iterable[tuple[Any, Any]] = ()
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        yield path, value
-        parts = [(each.name, getattr(value, each.name)) for each in dataclasses.fields(value)]
-    elif isinstance(value, Mapping):
-        parts = value.items()
-    elif isinstance(value, list | tuple):
-        parts = enumerate(value)
-    for name, part in parts:
-        yield from _dataclasses_in(part, (*path, str(name)))
+    waiting: list[tuple[tuple[str, ...], Any]] = [((), whole)]
+    while waiting:
+        path, value = waiting.pop()
+        parts: Iterable[tuple[Any, Any]] = ()
+        if (fields := fields_of(type(value))) is not None:
+            yield path, value
+            parts = [(name, getattr(value, name)) for name, *_ in fields]
+        elif isinstance(value, Mapping):
+            parts = value.items()
+        elif isinstance(value, list | tuple):
+            parts = enumerate(value)
+        # Most parts are plain values, and a plan asks this of thousands of configurations.
+        inner = [(name, p) for name, p in parts if p is not None and not isinstance(p, PLAIN)]
+        waiting += [((*path, str(name)), part) for name, part in reversed(inner)]
 
 
 def _file_hash(path: Path) -> str:

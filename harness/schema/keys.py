@@ -12,12 +12,16 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 NO_KEY = {"key": False}
 """Metadata of a dataclass field that does not enter the content key."""
 KEY_UNLESS_DEFAULT = {"key": "unless_default"}
 """Metadata of a dataclass field that enters the content key where it differs from its default."""
+
+
+PLAIN = (str, bool, int, float)
 
 
 def to_plain(value: Any, *, typed: bool = False, for_key: bool = False) -> Any:
@@ -27,32 +31,36 @@ def to_plain(value: Any, *, typed: bool = False, for_key: bool = False) -> Any:
         typed: Write each dataclass's type name under `"type"`.
         for_key: Leave out fields that are declared not to enter the key.
     """
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {
-            f.name: to_plain(getattr(value, f.name), typed=typed, for_key=for_key)
-            for f in dataclasses.fields(value)
-            if not (for_key and _left_out(value, f))
-        }
-        return {"type": type(value).__name__, **fields} if typed else fields
-    if isinstance(value, Mapping):
-        return {str(k): to_plain(v, typed=typed, for_key=for_key) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_plain(v, typed=typed, for_key=for_key) for v in value]
-    if value is None or isinstance(value, bool | int | float | str):
+    # Plain values first: they are most of a configuration, and a plan has thousands of these.
+    if value is None or isinstance(value, PLAIN):
         # JSON has no NaN or infinity, and NaN is not even equal to itself.
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"a configuration holds finite numbers, but got {value!r}; remove it")
         return value
+    if (fields := fields_of(type(value))) is not None:
+        plain = {"type": type(value).__name__} if typed else {}
+        for name, rule, default in fields:
+            part = getattr(value, name)
+            if for_key and (rule is False or (rule == "unless_default" and part == default)):
+                continue
+            plain[name] = to_plain(part, typed=typed, for_key=for_key)
+        return plain
+    if isinstance(value, Mapping):
+        return {str(k): to_plain(v, typed=typed, for_key=for_key) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(v, typed=typed, for_key=for_key) for v in value]
     raise ValueError(
         f"a configuration holds JSON values, but got {type(value).__name__}: {value!r}"
     )
 
 
-def _left_out(value: Any, field: "dataclasses.Field[Any]") -> bool:
-    rule = field.metadata.get("key")
-    # `field.default` is empty where a factory makes the default: such a field always enters.
-    at_default = getattr(value, field.name) == field.default
-    return rule is False or (rule == "unless_default" and at_default)
+@cache
+def fields_of(kind: type) -> tuple[tuple[str, Any, Any], ...] | None:
+    """Name, rule of the key and default of a dataclass's fields; None of another class."""
+    if not dataclasses.is_dataclass(kind):
+        return None
+    # The default is empty where a factory makes it: such a field always enters.
+    return tuple((f.name, f.metadata.get("key"), f.default) for f in dataclasses.fields(kind))
 
 
 def canonical_json(value: Any) -> str:

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.schema.reading import ConfigError
+from harness.storage.costs import note_cost
 from harness.storage.durable import (
     StorageError,
     difference,
@@ -426,6 +427,7 @@ class Work:
             for log in filter(lambda path: is_log(path.name), self.shared.iterdir()):
                 log.rename(payload / log.name)
             artifact = _move_into_place(payload, self.folder)
+        note_cost(self.folder.parent.parent, whole)
         discard(self.shared)
         return artifact
 

@@ -116,8 +116,9 @@ def _entries(root: Path) -> Iterator[Path]:
     with contextlib.suppress(OSError):
         for kind in sorted(root.iterdir()):
             # A kind may be linked to another disk; what lies there is cleared by hand.
-            if kind.is_dir() and not kind.is_symlink() and kind.name not in (DRIVERS, GANGS):
-                yield from sorted(kind.iterdir())
+            if kind.is_dir() and not kind.is_symlink() and not kind.name.startswith("."):
+                # Of finished artifacts, whose names have no dot, there may be very many.
+                yield from sorted(kind.glob("*.*"))
 
 
 def _modified(path: Path) -> float:
