@@ -42,9 +42,8 @@ class Comparison:
     sampling where one row's sampling seeds stand in; empty where not known), `verdict` (changed,
     noise unknown, within noise, equal or unlike protocol)."""
     only_first: pd.DataFrame
-    """Configurations done in the first table only: `CONFIGURATION`, `name`, `reason`."""
+    """Configurations done in one table only: `CONFIGURATION`, `name`, `reason`."""
     only_second: pd.DataFrame
-    """The same of the second."""
 
     def having(self, verdict: str) -> pd.DataFrame:
         """The changes of one verdict: `LEADING` first, then by size of the relative change."""
@@ -63,20 +62,18 @@ def compare_tables(first: pd.DataFrame, second: pd.DataFrame) -> Comparison:
     """Compares the done rows of two tables.
 
     A change is beyond noise where it is larger than Welch's interval at `LEVEL` over seeds. With
-    one row on a side the standard error over sampling seeds stands in for gfid, where the table
-    has it, and otherwise the noise is unknown; equal numbers are equal either way.
-
-    Returns:
-        The comparison; without changes where no configuration is in both.
+    one row on a side the standard error over sampling seeds stands in for gfid, where the table has
+    it, and otherwise the noise is unknown; equal numbers are equal either way.
     """
     tables = {"first": first, "second": second}
     both = concat_tables([table.assign(side=side) for side, table in tables.items()])
     measures = measures_of(both)
     named, _ = describe_lines(both, apart=("side", "guidance", "protocol_hash"))
     named["name"] = _name_configurations(named)
-    done = named[named["status"] == "done"]
-    averages = {side: _average(done[done["side"] == side]) for side in tables}
+    done = named[named["status"] == "done"].assign(sampling_se=named["gfid_se"])
     keys = [*CONFIGURATION, "name"]
+    shared = ("protocol_hash", "reconstruction_protocol_hash", "sampling_se")
+    averages = {s: average_rows(done[done["side"] == s], keys, first=shared) for s in tables}
     joined = averages["first"].merge(averages["second"], on=keys, suffixes=("|a", "|b"))
     changes = [_compare_metric(joined, name, measure) for name, measure in measures.items()]
     columns = changes[0].columns
@@ -89,12 +86,7 @@ def compare_tables(first: pd.DataFrame, second: pd.DataFrame) -> Comparison:
 
 
 def describe_comparison(comparison: Comparison, *, first: str, second: str) -> str:
-    """Says what changed, in plain text.
-
-    Returns:
-        Lines: changes beyond noise, changes of unknown noise, counts of the rest, and what only
-        one of both has.
-    """
+    """Says in plain text what changed and what only one of both has."""
     changes = comparison.changes
     lines = [f"A = {first}", f"B = {second}"]
     if changes.empty:
@@ -134,11 +126,7 @@ def describe_comparison(comparison: Comparison, *, first: str, second: str) -> s
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command.
-
-    Returns:
-        0 with the comparison printed, 2 where the request or a table is wrong.
-    """
+    """Runs the command; 0 where it compared, 2 where the request or a table is wrong."""
     parser = argparse.ArgumentParser(prog="python -m analysis.compare", description=__doc__)
     parser.add_argument("first", type=path_at, metavar="A", help="results folder or table")
     parser.add_argument("second", type=path_at, metavar="B", help="results folder or table")
@@ -173,12 +161,6 @@ def _name_configurations(rows: pd.DataFrame) -> pd.Series:
                 "" if pd.isna(value) else pattern.format(value) for value in rows[column]
             ]
     return names
-
-
-def _average(rows: pd.DataFrame) -> pd.DataFrame:
-    first = ("protocol_hash", "reconstruction_protocol_hash", "sampling_se")
-    known = rows.assign(sampling_se=rows["gfid_se"])
-    return average_rows(known, [*CONFIGURATION, "name"], first=first)
 
 
 def _compare_metric(joined: pd.DataFrame, metric: str, measure: Column) -> pd.DataFrame:
@@ -226,7 +208,6 @@ def _estimate_error(known: pd.DataFrame, metric: str, side: str) -> pd.Series:
 def _find_missing(
     mine: pd.DataFrame, other: pd.DataFrame, named: pd.DataFrame, other_side: str
 ) -> pd.DataFrame:
-    """Configurations of one table that are not done in the other, and why."""
     lost = mine[~mine["name"].isin(other["name"])][[*CONFIGURATION, "name"]]
     rest = named[(named["side"] == other_side) & (named["status"] != "done")]
     reasons = rest.assign(

@@ -61,12 +61,10 @@ class Plot:
     """A figure that is computed and can be drawn."""
 
     kind: str
-    """Its kind: frontier, dilemma, convergence, scaling, diagnostics, guidance, price or
-    curves."""
     group: str = ""
     """Name of the protocol; empty where there is one, or where the figure spans several."""
     detail: str = ""
-    """Detail that tells it from others of its kind: the stage of training curves, for instance."""
+    """What tells it from others of its kind."""
     caption: str
     draw: Callable[[float], Figure]
     """Draws it so many inches wide."""
@@ -90,23 +88,17 @@ class GroupAnalysis:
     cells: Cells
     """Means over seeds of all rows with a generation distance, else of tokenizers alone."""
     frontier: Cells
-    """From `compute_frontier`: points with both distances."""
     published: PublishedOverlay
     """Published points of a like protocol, and what was left out."""
     plots: list[Plot]
     findings: list[str]
-    """Sentences on gains, slopes, speed-ups and correlations."""
     omissions: list[Omission]
-    """Figures, lines and published numbers left out."""
 
 
 def analyse_group(name: str, rows: pd.DataFrame, *, every_figure: bool = True) -> GroupAnalysis:
-    """Computes everything of one protocol.
-
-    Returns:
-        The analysis; without figures where no row has a generation distance.
-    """
+    """Computes everything of one protocol."""
     cells, frontier = average_group(rows), compute_frontier(rows)
+    along = cells.axes.along
     kept = select_lines(cells)
     focused = _narrow(frontier, kept)
     selection = say_selection(kept.points, cells, "marker", "panel")
@@ -114,7 +106,8 @@ def analyse_group(name: str, rows: pd.DataFrame, *, every_figure: bool = True) -
     planned = [
         _plan(
             "frontier",
-            f"The frontier: reconstruction against generation{_name_lines(cells)}.",
+            "The frontier: reconstruction against generation"
+            f"{f', lines through the {along.heading}s' if along else ''}.",
             lambda width: draw_frontier(focused, select_published(focused.rows), width),
             "" if len(focused.points) else "no row has both distances",
         )
@@ -205,9 +198,6 @@ def select_lines(cells: Cells) -> Cells:
 
     Values on the Pareto front come first, then those of the lowest generation distance; baselines
     of what is kept always stay.
-
-    Returns:
-        The cells of these lines; the same where every line is in them.
     """
     points, axes = cells.points, cells.axes
     if points.empty:
@@ -238,8 +228,7 @@ def say_selection(shown: pd.DataFrame, cells: Cells, *parts: str) -> str:
     """Says which part of all lines a figure shows; empty where it shows all.
 
     Args:
-        parts: What the figure parts lines by beside the colour: `marker`, `panel`, `facet` or
-            `shape`.
+        parts: Columns that part lines beside the colour: `marker`, `panel`, `facet` or `shape`.
     """
     axes = cells.axes
     by = {
@@ -325,11 +314,6 @@ def _fit(data: Any, cells: Cells, most: int = MAX_PANELS, part: str = "facet") -
 def _split(data: Any) -> pd.DataFrame:
     """The points with what parts the lines of every figure."""
     return name_shapes(split_panels(data.points, data.axes), data.axes)
-
-
-def _name_lines(cells: Cells) -> str:
-    along = cells.axes.along
-    return f", lines through the {along.heading}s" if along else ""
 
 
 def _plan(

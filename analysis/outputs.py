@@ -24,7 +24,6 @@ class Outputs:
     """The folders of one report."""
 
     page: Path
-    """The page's path."""
     figures_dir: Path
     """Folder of figures, tables and words."""
     is_own: bool
@@ -59,7 +58,6 @@ class Outputs:
 
     @property
     def _page_name(self) -> str:
-        """Name of the page in the manifest."""
         return PAGE if self.page.parent == self.figures_dir else f"../{PAGE}"
 
     def _list_written(self) -> set[str]:
@@ -113,9 +111,9 @@ def choose_outputs(folders: Sequence[Path], out_dir: Path | str | None) -> Outpu
     """Chooses where a report goes.
 
     Args:
-        out_dir: Folder of all files; if None, the results folder itself, and for several one
-            named after all of them beside the first ("a+b"), or after the folders that they are
-            in where their own names are the same.
+        out_dir: Folder of all files; if None, the results folder itself, and for several one named
+            after all of them beside the first ("a+b"), or after their parents where all have one
+            name.
 
     Raises:
         ValueError: If the name chosen for several folders is that of a results folder.

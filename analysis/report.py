@@ -66,18 +66,14 @@ def write_report(
     Each protocol has figures and tables of its own: the one with the most rows done gets the plain
     names, the others carry what tells them apart in theirs. What an earlier report wrote there is
     removed once everything is computed, so that a figure in the folder is one of this table; other
-    files are neither removed nor overwritten.
+    files are neither removed nor overwritten. A table without a single measured row gives a page,
+    which says so, and no figure.
 
     Args:
         results: Results folders, or tables, of any schema version; at least one.
-        out_dir: Where all files go; if None, `figures/` of the folder with the page beside it, and
-            for several folders one named after all of them beside the first.
+        out_dir: Where all files go; if None, as `choose_outputs` says.
         columns: Metrics of the Markdown and LaTeX tables; the usual ones if None.
         num_processes: How many draw figures at the same time; the files are the same.
-
-    Returns:
-        The files written and the words. A table without a single measured row gives a page, which
-        says so, and no figure.
 
     Raises:
         ValueError: If a table is missing, wrong or empty, a column is no metric, or a file would be
@@ -92,7 +88,12 @@ def write_report(
             " run the sweep again so that it writes some"
         )
     outputs = choose_outputs(folders, out_dir)
-    groups = _analyse_groups(table)
+    split = split_by_protocol(table)
+    whole = len(split) if len(split) <= MAX_WHOLE_GROUPS else 1
+    groups = [
+        analyse_group(name, rows, every_figure=position < whole)
+        for position, (name, rows) in enumerate(split.items())
+    ]
     curves = pd.concat([load_curves(folder) for folder in folders], ignore_index=True)
     shared = plan_shared_plots(table, curves)
     plots = [plot for group in groups[:MAX_GROUPS] for plot in group.plots]
@@ -147,11 +148,7 @@ def write_figures(results_dir: Path | str, out_dir: Path | str | None = None) ->
 
 
 def main(arguments: list[str] | None = None, *, num_processes: int = 1) -> int:
-    """Runs the command.
-
-    Returns:
-        0 with the report written, 2 where the request or a table is wrong or empty.
-    """
+    """Runs the command; 0 where the report was written, 2 where the request or a table is wrong."""
     parser = argparse.ArgumentParser(prog="python -m analysis.report", description=__doc__)
     parser.add_argument("results", type=path_at, nargs="+", help="results folders of sweeps")
     parser.add_argument("--out", type=path_at, help="one folder for all files of the report")
@@ -174,15 +171,6 @@ def main(arguments: list[str] | None = None, *, num_processes: int = 1) -> int:
     for path in report.files:
         print(f"wrote {path}")
     return EXIT_OK
-
-
-def _analyse_groups(table: pd.DataFrame) -> list[GroupAnalysis]:
-    split = split_by_protocol(table)
-    whole = len(split) if len(split) <= MAX_WHOLE_GROUPS else 1
-    return [
-        analyse_group(name, rows, every_figure=position < whole)
-        for position, (name, rows) in enumerate(split.items())
-    ]
 
 
 def _collect_omissions(
@@ -223,7 +211,6 @@ def _write_words(
 
 
 def _name_groups(groups: list[GroupAnalysis]) -> dict[str, str]:
-    """Part of a group's file names after their kind."""
     return {
         group.name: f".{position + 1}.{_slug(group.name)}" if position else ""
         for position, group in enumerate(groups)
@@ -244,11 +231,7 @@ def count_processes() -> int:
 def _drawing(
     plots: Mapping[str, Plot], out_dir: Path, num_processes: int
 ) -> Iterator[Callable[[], list[ShownFigure | Omission]]]:
-    """Draws and saves figures, in other processes while this one does something else.
-
-    Yields:
-        A function that waits for the figures and returns them in their order.
-    """
+    """Draws and saves figures, in other processes while the block runs; yields a wait for them."""
     workers = min(num_processes, len(plots))
     if workers < 2:
         yield lambda: [_save_plot(plot, out_dir, stem) for stem, plot in plots.items()]
@@ -301,7 +284,6 @@ def _name_figure(plot: Plot, stems: dict[str, str]) -> str:
 def _format_tables(
     groups: list[GroupAnalysis], stems: dict[str, str], columns: Sequence[str] | None
 ) -> dict[str, str]:
-    """The result tables of each group, and the points of all frontiers, by file name."""
     texts = {}
     for group in groups:
         table = compute_result_table(group.cells, columns)

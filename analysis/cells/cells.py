@@ -10,6 +10,7 @@ so that one tokenizer counts once.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -21,13 +22,12 @@ from analysis.table.protocols import join_unique, require_one_protocol
 CELL_COLUMNS = ("cell", "line", "colour", "marker", "panel", "along")
 """Columns of rows and points that say which cell they are; the first one says it all."""
 UNKNOWN = "unknown"
-"""Words for a count that no row has."""
+COUNTS = ("num_images", "num_reconstructions", "generator_images")
 
 GIVEN_ELSEWHERE = (
     "given images without latent_dim or generator_size: in the tables alone; name both with"
     " --column to make a point of them"
 )
-"""Why a row of given images is no point."""
 TOKENIZER_ALONE = "a tokenizer alone: no generator, so no generation distance"
 """Why a row that ends with its tokenizer has no point where generators have some."""
 
@@ -38,19 +38,14 @@ class Setting:
 
     dataset: str
     resolution: str
-    """Height and width of the images, pixels."""
+    """Pixels a side."""
     distance_name: str
     """Name of both distances: "in-domain Fréchet distance" or "FID"."""
     extractor: str
-    """Feature network behind the distances."""
     guidance: str
-    """Label of the guidance setting."""
     label_policy: str
-    """How class labels of the samples are chosen."""
     num_images: str
-    """Samples behind each generation distance, count."""
     num_reconstructions: str
-    """Reconstructions behind each reconstruction distance, count."""
     generator_images: str
     """Training images of the generators, count or range of counts."""
     seeds: str
@@ -103,20 +98,24 @@ class Cells:
         """Whether some cell has a generation distance; else they are cells of tokenizers."""
         return bool(self.known(["gfid"]))
 
+    @cached_property
+    def tokenizers(self) -> dict[str, frozenset[str]]:
+        """Cell -> keys of the tokenizers behind its rows; an unknown one is empty."""
+        known = self.rows["tokenizer_key"].fillna("")
+        return known.groupby(self.rows["cell"], sort=False).agg(frozenset).to_dict()
+
     def known(self, columns: Iterable[str]) -> list[str]:
         """Those of some columns of `points` in which some point has a number."""
         return [column for column in columns if np.isfinite(self.points[column]).any()]
 
 
 def compute_cells(table: pd.DataFrame, *, needs: tuple[str, ...]) -> Cells:
-    """Averages the last snapshot of each trial over seeds.
+    """Averages the last snapshot of each trial over seeds; no points where no row has what is
+    needed.
 
     Args:
         table: Rows of one protocol and one guidance setting, as from `split_by_protocol`.
         needs: Metrics (names in `Cells.measures`) without which a row is left out.
-
-    Returns:
-        The cells; without points where no row has what is needed.
     """
     require_one_protocol(table)
     last = _last_snapshots(table)
@@ -151,12 +150,8 @@ def list_gaps(rows: pd.DataFrame, reasons: pd.Series) -> pd.DataFrame:
 
 
 def average_group(rows: pd.DataFrame) -> Cells:
-    """Averages what a group has: generation, or tokenizers alone where no row has generated.
-
-    Returns:
-        Cells of rows with a generation distance; where there is none, of those with a
-        reconstruction distance, and why their generators have none among the gaps.
-    """
+    """Averages rows with a generation distance or, where there are none, those with a
+    reconstruction distance; why their generators have none is among the gaps then."""
     cells = compute_cells(rows, needs=("gfid",))
     if len(cells.points):
         return cells
@@ -209,7 +204,6 @@ def _reason_to_omit(row: pd.Series, needs: tuple[str, ...]) -> str:
 
 
 def _find_unplaced(rows: pd.DataFrame, needs: tuple[str, ...]) -> pd.Series:
-    """Given images that nobody can place among the cells: no latent dim, or no generator size."""
     unknown = rows["latent_dim"].isna()
     if "gfid" in needs:
         unknown |= rows["generator_size"].isna() & rows["gfid"].notna()
@@ -229,13 +223,11 @@ def _describe_given(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def average_cells(rows: pd.DataFrame, axes: Axes, by: Sequence[str] = ("cell",)) -> pd.DataFrame:
-    """Averages rows of `describe_lines` over their seeds.
+    """Averages rows of `describe_lines` over their seeds, with `CELL_COLUMNS` and columns of the
+    axes.
 
     Args:
         by: Columns to agree in: the cell, and what else tells points apart.
-
-    Returns:
-        As `average_rows`, with `CELL_COLUMNS` and the columns of the axes; not ordered.
     """
     about = [*CELL_COLUMNS[1:], *axes.columns, "tokenizer_images", "generator_images", "sweep"]
     first = [name for name in dict.fromkeys([*about, SIZE]) if name not in by]
@@ -289,15 +281,11 @@ def order_points(points: pd.DataFrame, axes: Axes, last: str = "along") -> pd.Da
 
 def list_names(points: pd.DataFrame, column: str, axes: Axes) -> list[str]:
     """The names in a column in the order of legends, also where some panels lack some of them."""
-    keys = _rank_axes(points, axes)
-    own = [key for key, rank in keys.items() if _is_told_by(rank, points[column])]
+    keys, names = _rank_axes(points, axes), points[column]
+    own = [k for k, r in keys.items() if (r.groupby(names).nunique(dropna=False) <= 1).all()]
     named = points[[column]].assign(**keys).drop_duplicates(column)
     ranked = named.sort_values(own, kind="stable") if own else named
     return [str(name) for name in ranked[column]]
-
-
-def _is_told_by(rank: pd.Series, names: pd.Series) -> bool:
-    return bool((rank.groupby(names).nunique(dropna=False) <= 1).all())
 
 
 def _rank_axes(points: pd.DataFrame, axes: Axes) -> dict[str, pd.Series]:
@@ -316,12 +304,8 @@ def describe_rows(rows: pd.DataFrame, points: pd.DataFrame) -> Setting:
         dataset=join_unique(rows["dataset"]) or "unknown data set",
         resolution=join_unique(rows["resolution"]) or "?",
         distance_name=join_unique(rows["distance_name"]) or "Fréchet distance",
-        extractor=join_unique(rows["extractor"]) or "unknown",
-        guidance=join_unique(rows["guidance"]) or "unknown",
-        label_policy=join_unique(rows["label_policy"]) or "unknown",
-        num_images=_format_range(rows["num_images"]),
-        num_reconstructions=_format_range(rows["num_reconstructions"]),
-        generator_images=_format_range(rows["generator_images"]),
+        **{n: join_unique(rows[n]) or UNKNOWN for n in ("extractor", "guidance", "label_policy")},
+        **{name: _format_range(rows[name]) for name in COUNTS},
         seeds=_format_range(points["num_seeds"]),
         tokenizers=_format_range(points["num_tokenizers"]) if shares else "",
     )

@@ -45,13 +45,11 @@ class Axis:
     column: str
     """Column of rows and points that holds its values."""
     label: str
-    """Short name."""
     order: tuple[Any, ...]
     """Values that occur, in the order of legends: numbers ascend."""
     baseline: Any = None
     """Value that the others are compared with; None where it is not compared."""
     is_numeric: bool = False
-    """Whether its values are numbers."""
     is_declared: bool = False
     """Whether the table calls it an axis; else it was found in the rows."""
     moves_tokenizer: bool = True
@@ -145,7 +143,7 @@ def describe_lines(rows: pd.DataFrame, apart: Sequence[str] = ()) -> tuple[pd.Da
         **{
             ALIGNMENT: _name_alignments(rows, group),
             SIZE: _name_generators(rows, group),
-            ORIGIN: _name_origins(rows),
+            ORIGIN: ("given " + name_given(rows)).where(rows["provenance"] == GIVEN, None),
             APART: None,
         }
     )
@@ -190,14 +188,11 @@ def _find_declared(rows: pd.DataFrame) -> list[Axis]:
             continue
         if rows[name].nunique(dropna=False) < 2:
             continue
-        followed = [a for a in axes if name in a.moves_with and _follows(rows, a.column, name)]
-        if not followed:
+        leaders = [axis.column for axis in axes if name in axis.moves_with]
+        values = [rows.groupby(a, dropna=False)[name].nunique(dropna=False) for a in leaders]
+        if not any(counts.max() <= 1 for counts in values):
             axes.append(_declared(rows, name, column))
     return axes
-
-
-def _follows(rows: pd.DataFrame, leader: str, follower: str) -> bool:
-    return bool(rows.groupby(leader, dropna=False)[follower].nunique(dropna=False).max() <= 1)
 
 
 def _declared(rows: pd.DataFrame, name: str, about: Column) -> Axis:
@@ -219,21 +214,14 @@ def _declared(rows: pd.DataFrame, name: str, about: Column) -> Axis:
         baseline=baseline if baseline in found else None,
         is_numeric=is_numeric,
         is_declared=True,
-        moves_tokenizer=_moves_tokenizer(rows, name),
+        moves_tokenizer=not name.startswith("axis.generator.")
+        and not _differs_within(rows[name], rows["tokenizer_key"]),
         moves_with=tuple(json.loads(about.moves_with)),
     )
 
 
 def _says_same(known: pd.Series, axis: pd.Series) -> bool:
-    """Whether a column that every table has holds the axis's values."""
     return bool((known[axis.notna()] == axis.dropna()).all() and known.notna().all())
-
-
-def _moves_tokenizer(rows: pd.DataFrame, column: str) -> bool:
-    """Whether no tokenizer goes with two values of an axis."""
-    if column.startswith("axis.generator."):
-        return False
-    return not (rows.groupby("tokenizer_key")[column].nunique(dropna=False) > 1).any()
 
 
 def _find_implied(rows: pd.DataFrame, declared: list[Axis], group: pd.Series) -> list[Axis]:
@@ -345,29 +333,19 @@ def _name_alignments(rows: pd.DataFrame, group: pd.Series) -> pd.Series:
         differs = (kinds.transform("nunique", dropna=False) > 1).groupby(alignment[own])
         split = differs.transform("any").reindex(rows.index, fill_value=False).astype(bool)
         split &= alignment != UNALIGNED
-        names = names.where(~split, names + _describe(rows[column]))
+        # An encoder's name needs no word before it.
+        pattern = " {}" if column == "alignment_encoder" else f", {column} {{}}"
+        names = names.where(~split, names + _map_text(rows[column], pattern))
     return names
 
 
-def _name_origins(rows: pd.DataFrame) -> pd.Series:
-    return ("given " + name_given(rows)).where(rows["provenance"] == GIVEN, None)
-
-
 def _name_generators(rows: pd.DataFrame, group: pd.Series) -> pd.Series:
-    names = rows[SIZE].astype(object).where(rows[SIZE].notna(), NO_GENERATOR)
-    own = rows["provenance"] != GIVEN
-    shown = names
+    shown, own = rows[SIZE].astype(object), rows["provenance"] != GIVEN
     if _differs_within(rows.loc[own, "generator"], group[own]):
         shown = shown.where(~own, _map_text(rows["generator"], "{} ") + shown)
     if _differs_within(rows.loc[own, "patch_size"], group[own]):
         shown = shown.where(~own, shown + _map_text(rows["patch_size"], "/{}"))
     return shown.where(rows[SIZE].notna(), NO_GENERATOR)
-
-
-def _describe(values: pd.Series) -> pd.Series:
-    """Text to join a name; an encoder's name needs no word before it."""
-    needs_word = values.name != "alignment_encoder"
-    return _map_text(values, f", {values.name} {{}}" if needs_word else " {}")
 
 
 def _map_text(values: pd.Series, pattern: str) -> pd.Series:

@@ -19,14 +19,11 @@ TRAINING = {"tokenizer_images": "tokenizer", "generator_images": "generator"}
 
 @dataclass(frozen=True, kw_only=True)
 class UnlikePair:
-    """A cell whose counterpart was trained on more or fewer images."""
+    """In words: a cell, the value it would be compared with, and how their training differs."""
 
     cell: str
-    """The cell in words."""
     base: str
-    """The value that it would be compared with, in words."""
     reason: str
-    """How the training differs, in words."""
 
 
 def find_pairs(points: pd.DataFrame, axes: Axes) -> pd.DataFrame:
@@ -42,11 +39,7 @@ def find_pairs(points: pd.DataFrame, axes: Axes) -> pd.DataFrame:
 
 
 def find_unlike_pairs(points: pd.DataFrame, axes: Axes) -> list[UnlikePair]:
-    """Finds cells that have a counterpart, but none that was trained alike.
-
-    Returns:
-        One a cell and axis, in the order of the points.
-    """
+    """Finds cells that have a counterpart, but none that was trained alike, for each axis."""
     rivals = _find_rivals(points, axes)
     compared = rivals.groupby(["axis", "cell"])["is_alike"].transform("any").astype(bool)
     unlike = rivals[~compared].drop_duplicates(["axis", "cell"])
@@ -82,7 +75,6 @@ def _find_rivals(points: pd.DataFrame, axes: Axes) -> pd.DataFrame:
 
 
 def _pair_axis(points: pd.DataFrame, axes: Axes, axis: Axis) -> Iterator[tuple[str, Any, Any]]:
-    """Pairs of one axis, in the order of the points; closest counterparts first."""
     held = [
         column for column in axes.columns if column not in (axis.column, TRAINED, *axis.moves_with)
     ]

@@ -41,7 +41,6 @@ def finish_column_figure(
     """Adds the legend and the footnote, makes room for them and lays the figure out once.
 
     Args:
-        figure: From `draw_panels`, with everything drawn.
         footnote: Sentences under the figure; empty ones are left out.
         extra_keys: Entries of the legend for what the marks don't cover.
     """

@@ -31,9 +31,7 @@ class Speedup:
     """How much sooner one generator reaches its counterpart's last distance."""
 
     axis: Axis
-    """Axis of which the counterpart has the baseline."""
     cell: str
-    """Configuration in words."""
     target: float
     """Mean generation distance of the counterpart at its last snapshot."""
     baseline_images: float
@@ -71,7 +69,6 @@ class ConvergenceData:
     speedups: list[Speedup]
     """One a line of two snapshots or more and an axis of which a counterpart has the baseline."""
     gaps: pd.DataFrame
-    """Rows left out: `row_id`, `trial_id`, `reason`."""
     setting: Setting
 
 
@@ -80,14 +77,9 @@ def compute_convergence(
 ) -> ConvergenceData:
     """Averages every snapshot over seeds and computes the speed-ups.
 
-    Args:
-        config: How seeds are resampled; 2000 resamples for a 95 % interval if None.
-
-    Returns:
-        The figure's data; without points where no row has a generation distance. A mean over
-        other seeds is no step of a curve: where half of a line's seeds or more, and at least
-        two, have every snapshot, the other seeds are left out; else the snapshots are that not
-        all seeds have.
+    A mean over other seeds is no step of a curve: where half of a line's seeds or more, and at
+    least two, have every snapshot, the other seeds are left out; else the snapshots are that not
+    all seeds have.
     """
     require_one_protocol(table)
     numbers = table[["gfid", "generator_images"]].to_numpy(dtype=float)
@@ -222,8 +214,8 @@ def _curves_of(members: pd.DataFrame) -> NDArray[np.float64]:
     """One curve an independent unit, shape (units, snapshots): tokenizer if several, else seed."""
     several = members["tokenizer_key"].nunique(dropna=False) > 1
     unit = ["tokenizer_key"] if several else list(SEED_COLUMNS)
-    table = members.pivot_table("gfid", index=unit, columns="generator_images", dropna=False)
-    return table.dropna(how="all").to_numpy(dtype=float)
+    means = members.groupby([*unit, "generator_images"], dropna=False)["gfid"].mean()
+    return means.unstack("generator_images").to_numpy(dtype=float)
 
 
 def _resample(

@@ -59,7 +59,6 @@ class CurvesData:
     """Data of one figure of training curves: the stages of one kind."""
 
     stage_kind: str
-    """Kind of the stages."""
     points: pd.DataFrame
     """One line a term and step of stages that differ in their seeds alone: `term`, `colour`,
     `shape` (what else tells lines apart), `images`, `value` (mean over stages), `smooth` (the
@@ -73,10 +72,7 @@ class CurvesData:
 
 
 def load_curves(results_dir: Path | str) -> pd.DataFrame:
-    """Reads the training curves of a results folder.
-
-    Returns:
-        A table with `CURVE_COLUMNS`; empty where the folder has no curves.
+    """Reads the training curves of a results folder; empty where it has none.
 
     Raises:
         ValueError: If the file cannot be read or lacks a column.
@@ -96,11 +92,7 @@ def load_curves(results_dir: Path | str) -> pd.DataFrame:
 
 
 def compute_curves(curves: pd.DataFrame, table: pd.DataFrame) -> list[CurvesData]:
-    """Averages curves over stages that differ in their seeds alone.
-
-    Returns:
-        One figure's data for each kind of stage that has finite values.
-    """
+    """Averages curves over stages that differ in their seeds alone, one figure a kind of stage."""
     rows = table[table["latent_dim"].notna()]
     named, axes = describe_lines(rows, ("protocol_hash", "reconstruction_protocol_hash"))
     figures = []
@@ -132,9 +124,7 @@ def compute_curves(curves: pd.DataFrame, table: pd.DataFrame) -> list[CurvesData
 
 
 def draw_curves(data: CurvesData, width_inch: float = COLUMN_INCH) -> Figure:
-    """Draws a panel per loss term: smoothed means, their range over seeds, and faint what was
-    recorded.
-    """
+    """Draws a panel per loss term: smoothed means, their range over seeds, and faint raw values."""
     terms, points = data.terms(), data.points
     num_columns = min(2 if width_inch == COLUMN_INCH else 4, len(terms))
     first_at_the_bottom = len(terms) - num_columns
@@ -190,7 +180,7 @@ def _find_dull(curves: pd.DataFrame) -> dict[str, str]:
     dull: dict[str, str] = {}
     kept: list[str] = []
     for term, mine in values.items() if not is_constant.all() else ():
-        same = [other for other in kept if _are_close(mine, values[other])]
+        same = [o for o in kept if np.allclose(mine, values[o], SAME_WITHIN, 0.0, equal_nan=True)]
         if is_constant[str(term)]:
             low, high = mine.min(), mine.max()
             range_text = f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
@@ -202,12 +192,7 @@ def _find_dull(curves: pd.DataFrame) -> dict[str, str]:
     return dull
 
 
-def _are_close(first: pd.Series, second: pd.Series) -> bool:
-    return bool(np.allclose(first, second, rtol=SAME_WITHIN, atol=0.0, equal_nan=True))
-
-
 def _per_value(curves: pd.DataFrame, table: pd.DataFrame, kind: str) -> pd.DataFrame:
-    """The curves with means over an image's values where the loss has their sum."""
     if kind != "tokenizer" or not (summed := curves["term"].isin(PER_VALUE)).any():
         return curves
     sides = table.dropna(subset="resolution").drop_duplicates("tokenizer_key")

@@ -33,7 +33,6 @@ class RankCorrelation:
     """How one diagnostic orders the cells of one generator size."""
 
     diagnostic: str
-    """Column of the diagnostic."""
     label: str
     generator: str
     """Generator size, and what else the generator alone has, in words."""
@@ -52,11 +51,7 @@ def known_diagnostics(cells: Cells) -> list[str]:
 
 
 def compute_correlations(cells: Cells) -> list[RankCorrelation]:
-    """Computes each diagnostic's rank correlation with gfid over the cells of a generator size.
-
-    Returns:
-        One a diagnostic and generator size, in their order; empty where the table has none.
-    """
+    """Computes each diagnostic's rank correlation with gfid over the cells of a generator size."""
     alone = [axis for axis in cells.axes.listed if not axis.moves_tokenizer]
     generators = join_texts(cells.points, alone)
     return [
@@ -70,11 +65,7 @@ def compute_correlations(cells: Cells) -> list[RankCorrelation]:
 def correlate_ranks(
     x: NDArray[np.float64], y: NDArray[np.float64], *, seed: int = 0
 ) -> tuple[float, float]:
-    """Computes Spearman's rank correlation and its p-value by random permutation.
-
-    Returns:
-        Correlation, -1 to 1, and p-value; NaN both where one of both is the same everywhere.
-    """
+    """Spearman's rank correlation and its p-value by permutation; NaN where one is constant."""
     ranks = [rankdata(values) - (len(values) + 1) / 2 for values in (x, y)]
     scale = np.sqrt((ranks[0] ** 2).sum() * (ranks[1] ** 2).sum())
     if scale == 0:

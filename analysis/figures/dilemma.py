@@ -27,10 +27,6 @@ def draw_dilemma(cells: Cells, width_inch: float = COLUMN_INCH) -> Figure:
     """Draws generation distance and PSNR, beside each other for each but the compared axis.
 
     Where all of these fit beside each other, PSNR stands below the distance.
-
-    Args:
-        cells: From `compute_cells(rows, needs=("gfid",))`, with at least one point. PSNR is NaN
-            where it was not measured.
     """
     setting, along = cells.setting, cells.axes.along
     require_points(cells.points, "dilemma", "point with a generation distance", cells.gaps)
@@ -75,7 +71,6 @@ def draw_dilemma(cells: Cells, width_inch: float = COLUMN_INCH) -> Figure:
 
 
 def _tick_values(panels: Iterable[Axes], values: pd.Series, along: Axis) -> None:
-    """Ticks the values themselves, on a scale of factors where all are above 0."""
     places = sorted(values.unique())
     texts = [along.value_text(place) for place in places]
     for axes in panels:

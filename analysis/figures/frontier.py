@@ -3,7 +3,7 @@
 Reconstruction is the distance or, as papers draw it too, PSNR.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -12,13 +12,12 @@ import pandas as pd
 from matplotlib.axes import Axes as MatplotlibAxes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from numpy.typing import NDArray
 
 from analysis.cells.cells import Cells, compute_cells
-from analysis.cells.lines import LATENT_DIM, SIZE, Axes, Axis
+from analysis.cells.lines import LATENT_DIM, SIZE
 from analysis.figures.column import COLUMN_INCH, describe_training, finish_column_figure
 from analysis.figures.labels import place_labels, point_to_better
-from analysis.figures.marks import Marks, label_distance, make_key, scale_axis
+from analysis.figures.marks import label_distance, make_key, scale_axis
 from analysis.figures.panels import Panel, draw_panels, require_points
 from analysis.statistics.pareto import pareto_mask
 from analysis.table.published import PublishedOverlay
@@ -31,12 +30,7 @@ FRONT_LOOK: dict[str, Any] = {"color": "0.85", "linewidth": 2.5}
 
 
 def compute_frontier(table: pd.DataFrame) -> Cells:
-    """Computes the points of the frontier and its Pareto front over the means.
-
-    Returns:
-        Cells with both distances, their points with the new column `on_front`; without points
-        where no row has both.
-    """
+    """Computes the points with both distances; their new column `on_front` says which are best."""
     cells = compute_cells(table, needs=("rfid", "gfid"))
     front = pareto_mask(cells.points[["rfid", "gfid"]].to_numpy(dtype=float))
     return replace(cells, points=cells.points.assign(on_front=front))
@@ -105,34 +99,17 @@ def draw_frontier(
         values = mine[[across, "gfid"]].to_numpy(dtype=float)
         if not is_split:
             point_to_better(axes, values, to_right=across == "psnr")
-        _label_points(axes, values, mine, cells.axes, marks, len(points))
+        along, texts = cells.axes.along, list[str]()
+        if along is not None:
+            # A long name stands in the footnote instead.
+            write = along.text if along.column == LATENT_DIM else along.value_text
+            texts = [write(value) for value in mine["along"]]
+        elif mine["colour"].is_unique:
+            texts = list(mine["colour"])
+        # Points say where on their line they are, or what they are where each is alone.
+        if texts and len(points) <= MAX_LABELS:
+            place_labels(axes, values, texts, [marks.colours[colour] for colour in mine["colour"]])
     return figure
-
-
-def _label_points(
-    axes: MatplotlibAxes,
-    values: NDArray[np.float64],
-    points: pd.DataFrame,
-    cell_axes: Axes,
-    marks: Marks,
-    num_points: int,
-) -> None:
-    """Says where on its line each point is, or what it is if it is alone, if there is room."""
-    if num_points > MAX_LABELS:
-        return
-    if cell_axes.along is not None:
-        write = _write_place(cell_axes.along)
-        texts = [write(value) for value in points["along"]]
-    elif points["colour"].is_unique:
-        texts = list(points["colour"])
-    else:
-        return
-    place_labels(axes, values, texts, [marks.colours[colour] for colour in points["colour"]])
-
-
-def _write_place(along: Axis) -> Callable[[Any], str]:
-    """How a point's place on its line is written; a long name stands in the footnote instead."""
-    return along.text if along.column == LATENT_DIM else along.value_text
 
 
 def _draw_published(

@@ -6,7 +6,6 @@ here, scale is the axis: rows are put together where their protocols differ in n
 
 import json
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +15,7 @@ from analysis.cells.cells import Cells, compute_cells, describe_rows
 from analysis.cells.lines import join_texts
 from analysis.figures.column import COLUMN_INCH, describe_setting, finish_column_figure
 from analysis.figures.panels import Panel, draw_panels, require_points
-from analysis.table.protocols import split_by_protocol
+from analysis.table.protocols import group_but_for, split_by_protocol
 
 METRIC_PANELS = ("gfid", "inception_score")
 
@@ -33,19 +32,9 @@ def compute_guidance(table: pd.DataFrame) -> list[Cells]:
     # A setting with a scale for each channel group has no place on an axis of one scale.
     unguided = done["guidance"].isna() | done["guidance"].isin(["none", "unknown"])
     done = done[done["guidance_scale"].notna() | unguided]
-    if done.empty:
-        return []
-    protocols = zip(done["protocol"], done["protocol_hash"], strict=True)
-    rest = done.assign(
-        rest=[_without_guidance(text, name) for text, name in protocols],
-        guidance_scale=done["guidance_scale"].fillna(1.0),
-    )
-    shared = ["rest", "reconstruction_protocol_hash", "dataset", "extractor", "distance_name"]
-    return [
-        _compute_one(rows)
-        for _, rows in rest.groupby(shared, sort=False, dropna=False)
-        if rows["guidance_scale"].nunique() > 1
-    ]
+    done = done.assign(guidance_scale=done["guidance_scale"].fillna(1.0))
+    groups = group_but_for(done, ("guidance",))
+    return [_compute_one(rows) for rows in groups if rows["guidance_scale"].nunique() > 1]
 
 
 def draw_guidance(cells: Cells, width_inch: float = COLUMN_INCH) -> Figure:
@@ -75,14 +64,6 @@ def draw_guidance(cells: Cells, width_inch: float = COLUMN_INCH) -> Figure:
     )
     finish_column_figure(figure, marks, describe_setting(cells.setting, len(cells.gaps)))
     return figure
-
-
-def _without_guidance(text: Any, protocol_hash: Any) -> str:
-    """A protocol but for its guidance; one whose fields are not known is like no other."""
-    if not isinstance(text, str):
-        return f"unknown {protocol_hash}"
-    fields = json.loads(text)
-    return json.dumps({k: v for k, v in fields.items() if k != "guidance"}, sort_keys=True)
 
 
 def _compute_one(rows: pd.DataFrame) -> Cells:

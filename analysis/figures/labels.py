@@ -100,32 +100,21 @@ def place_labels(
                 taken.append(box)
                 if is_far:
                     strokes = np.concatenate([strokes, leader])
-                    _draw_leader(axes, value, tip, colour)
+                    line = {"arrowstyle": "-", "color": colour, "linewidth": 0.5, "shrinkB": 3.5}
+                    ends = {"xy": note.xy, "xytext": (float(tip[0]), float(tip[1]))}
+                    axes.annotate("", **ends, textcoords="offset points", arrowprops=line)
                 break
         else:
             note.remove()
 
 
 def _is_free(box: Bbox, boxes: list[Bbox], strokes: NDArray[np.float64], frame: Bbox) -> bool:
-    """Whether a label covers no drawn point or line and no other label, and stays inside."""
     inside = box.x0 > frame.x0 and box.x1 < frame.x1 and box.y0 > frame.y0 and box.y1 < frame.y1
     return inside and not _covers(box, strokes) and not any(box.overlaps(other) for other in boxes)
 
 
 def _covers(box: Bbox, strokes: NDArray[np.float64]) -> bool:
     return bool(((strokes >= box.min) & (strokes <= box.max)).all(axis=1).any())
-
-
-def _draw_leader(
-    axes: Axes, value: NDArray[np.float64], tip: NDArray[np.float64], colour: str
-) -> None:
-    axes.annotate(
-        "",
-        xy=(float(value[0]), float(value[1])),
-        xytext=(float(tip[0]), float(tip[1])),
-        textcoords="offset points",
-        arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "shrinkB": 3.5},
-    )
 
 
 def _trace(

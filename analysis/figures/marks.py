@@ -90,7 +90,6 @@ class Marks:
     """Colour by one property, marker and dashes by another: alignment and size, say."""
 
     colours: dict[str, str]
-    """The first property's value to hexadecimal colour."""
     markers: dict[str, str]
     """The other property's value to its marker; empty where lines are too dense for markers."""
     dashes: dict[str, tuple[float, ...]]
@@ -121,7 +120,6 @@ def choose_marks(
     """Gives each value of one column a colour and of another a marker, in the order of legends.
 
     Args:
-        shape_by: Column of markers and dashes.
         most: Points of the longest line; beyond `MAX_MARKED` there are no markers.
         axes: Axes of the points; if None, the points are in order.
     """

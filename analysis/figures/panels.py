@@ -25,17 +25,13 @@ class Panel:
     """One column of the points against another."""
 
     x: str
-    """Column across."""
     y: str
     """Column up; its standard errors are `<y>_se`."""
     only: str = ""
     """Value of the column `panel_by` that the panel is for; empty where it shows all points."""
     x_label: str = ""
-    """Label below."""
     y_label: str = ""
-    """Label at the left."""
     title: str = ""
-    """Title above, at the left."""
 
 
 def draw_panels(
@@ -98,7 +94,16 @@ def draw_panels(
         ordered = mine.sort_values(along or panel.x, kind="stable")
         look = {} if is_joined else {"linewidth": 0}
         draw_lines(axes, ordered, panel.x, panel.y, lines, marks, **look)
-        _draw_errors(axes, ordered, panel, lines[0], marks, x_errors=x_errors)
+        known = ordered[np.isfinite(ordered[panel.x]) & np.isfinite(ordered[panel.y])]
+        errors = {
+            side: known[f"{column}_se"].fillna(0.0).to_numpy()
+            for side, column in (("yerr", panel.y), *((("xerr", panel.x),) if x_errors else ()))
+            if f"{column}_se" in known
+        }
+        if any(each.any() for each in errors.values()):
+            look = {"elinewidth": 0.6, "ecolor": known[lines[0]].map(marks.colours)}
+            places = (known[column].to_numpy() for column in (panel.x, panel.y))
+            axes.errorbar(*places, fmt="none", **errors, **look)
         # Axes that are shared have one scale, so it is chosen for the points of all of them.
         values = (points if share_y else mine)[panel.y]
         if values.notna().sum() == 0:
@@ -187,27 +192,6 @@ def require_points(points: Sized, figure: str, need: str, gaps: pd.DataFrame) ->
         )
 
 
-def _draw_errors(
-    axes: MatplotlibAxes,
-    points: pd.DataFrame,
-    panel: Panel,
-    colour: str,
-    marks: Marks,
-    *,
-    x_errors: bool,
-) -> None:
-    """Draws standard errors, where there are any."""
-    known = points[np.isfinite(points[panel.x]) & np.isfinite(points[panel.y])]
-    errors = {
-        side: known[f"{column}_se"].fillna(0.0).to_numpy()
-        for side, column in (("yerr", panel.y), *((("xerr", panel.x),) if x_errors else ()))
-        if f"{column}_se" in known
-    }
-    if any(each.any() for each in errors.values()):
-        look = {"fmt": "none", "elinewidth": 0.6, "ecolor": known[colour].map(marks.colours)}
-        axes.errorbar(known[panel.x].to_numpy(), known[panel.y].to_numpy(), **errors, **look)
-
-
 def _join_lines(text: str, characters: float) -> str:
     """A label of several lines in as few as its room allows, all about as long."""
     words = ", ".join(text.splitlines())
@@ -218,6 +202,5 @@ def _join_lines(text: str, characters: float) -> str:
 
 
 def _wrap(text: str, characters: int) -> str:
-    """Breaks the lines of a text that are longer."""
     lines = (textwrap.fill(line, characters, break_on_hyphens=False) for line in text.splitlines())
     return "\n".join(lines)

@@ -17,7 +17,7 @@ from analysis.figures.column import COLUMN_INCH, describe_setting, finish_column
 from analysis.figures.marks import scale_axis
 from analysis.figures.panels import Panel, draw_panels, require_points
 from analysis.table.columns import measures_of
-from analysis.table.protocols import split_by_protocol
+from analysis.table.protocols import group_but_for, split_by_protocol
 
 PRICES = {
     "sample_evaluations": "evaluations a sample\n(in full-size ones)",
@@ -38,19 +38,13 @@ def compute_price(table: pd.DataFrame) -> list[Cells]:
     """
     done = table[(table["status"] == "done") & np.isfinite(table["gfid"])]
     done = done[np.isfinite(done["sample_evaluations"]) & done["protocol"].notna()]
-    if done.empty:
-        return []
-    fields = [json.loads(text) for text in done["protocol"]]
-    known = done.assign(
-        rest=[
-            json.dumps({k: v for k, v in each.items() if k not in OF_SAMPLING}, sort_keys=True)
-            for each in fields
-        ],
-        solver=[_name_solver(each.get("sampler")) for each in fields],
-    )
-    shared = ["rest", "reconstruction_protocol_hash", "dataset", "extractor", "distance_name"]
-    groups = (rows for _, rows in known.groupby(shared, sort=False, dropna=False))
-    return [_compute_one(rows) for rows in groups if _varies(rows)]
+    samplers = [json.loads(text).get("sampler") for text in done["protocol"]]
+    groups = group_but_for(done.assign(solver=[*map(_name_solver, samplers)]), OF_SAMPLING)
+    return [
+        _compute_one(rows)
+        for rows in groups
+        if (rows.groupby("guidance")["sample_evaluations"].nunique() > 1).any()
+    ]
 
 
 def draw_price(cells: Cells, width_inch: float = COLUMN_INCH) -> Figure:
@@ -89,10 +83,6 @@ def _name_solver(sampler: Any) -> str:
         return kind
     stages = dict.fromkeys(str(stage.get("kind")) for stage in sampler["stages"])
     return f"{kind} {'+'.join(stages)}"
-
-
-def _varies(rows: pd.DataFrame) -> bool:
-    return bool((rows.groupby("guidance")["sample_evaluations"].nunique() > 1).any())
 
 
 def _compute_one(rows: pd.DataFrame) -> Cells:

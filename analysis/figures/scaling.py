@@ -52,7 +52,6 @@ def name_shapes(points: pd.DataFrame, axes: CellAxes) -> pd.DataFrame:
 
 
 def _scale_cost(axes: Axes, cost: pd.Series) -> None:
-    """A logarithmic axis with prefixes; of a narrow range the ends are named."""
     known = cost[np.isfinite(cost) & (cost > 0)]
     axes.set_xscale("log")
     axes.set_xlim(known.min() / 1.2, known.max() * 1.2)

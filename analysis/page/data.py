@@ -27,27 +27,18 @@ CONFIGURATION_AXES = (
 )
 """Columns that a filter is made of where they differ and the axes do not say so already."""
 ROW_AXES = (*SEED_COLUMNS, "generator_images")
-"""The same for single rows."""
 ROLES = {"name": "cell", "colour": "colour", "mark": "marker", "rest": "panel"}
 """Columns of `describe_lines` by what the page's plot shows them with."""
 SIGNIFICANT_DIGITS = 6
 
 
 def build_data(groups: Sequence[GroupAnalysis]) -> dict[str, Any]:
-    """Builds the data of the interactive parts.
-
-    Returns:
-        A tree of JSON's types: `protocols`, each with `axes`, `metrics`, `means` and `rows`.
-    """
+    """The data of the interactive parts: a tree of JSON's types with a list of `protocols`."""
     return {"protocols": [_build_protocol(group) for group in groups]}
 
 
 def dump_data(data: dict[str, Any]) -> str:
-    """Writes the data so that no text in it can end the script element that holds it.
-
-    Returns:
-        JSON without `<`, `>`, `&` and line separators.
-    """
+    """Writes the data so that no text in it ends the script element that holds it: no `<>&`."""
     text = json.dumps(data, allow_nan=False, separators=(",", ":"), ensure_ascii=True)
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -77,7 +68,16 @@ def _build_protocol(group: GroupAnalysis) -> dict[str, Any]:
         "setting": {"dataset": setting.dataset, "guidance": setting.guidance},
         "axes": axes,
         "rowAxes": row_axes,
-        "metrics": [_describe_metric(name, rows, group) for name in names],
+        "metrics": [
+            {
+                "name": name,
+                "label": group.cells.measures[name].full_label(setting.distance_name),
+                "short": group.cells.measures[name].short_label,
+                "better": group.cells.measures[name].better,
+                "log": choose_scale(rows[name]) == "log",
+            }
+            for name in names
+        ],
         "lines": lines,
         "means": _build_means(group, rows, roles, axes, names),
         "rows": _build_rows(rows, roles, [*axes, *row_axes], names),
@@ -174,17 +174,6 @@ def _sort_key(text: str) -> tuple[int, float, str]:
         return (0, 0.0, text) if text == "none" else (2, 0.0, text)
 
 
-def _describe_metric(name: str, rows: pd.DataFrame, group: GroupAnalysis) -> dict[str, Any]:
-    measure = group.cells.measures[name]
-    return {
-        "name": name,
-        "label": measure.full_label(group.cells.setting.distance_name),
-        "short": measure.short_label,
-        "better": measure.better,
-        "log": choose_scale(rows[name]) == "log",
-    }
-
-
 def _build_means(
     group: GroupAnalysis,
     rows: pd.DataFrame,
@@ -234,7 +223,6 @@ def _describe_seeds(seeds: tuple[float, ...]) -> str:
 
 
 def _build_axes(rows: pd.DataFrame, axes: list[dict[str, Any]]) -> dict[str, list[int]]:
-    """The place of each row's value among an axis's values."""
     places = {}
     for axis in axes:
         known = {value: index for index, value in enumerate(axis["values"])}

@@ -58,26 +58,22 @@ class PageContent:
     folder: Path
     """Folder of the page, from where its links lead to the figures' files."""
     table: pd.DataFrame
-    """All rows."""
     groups: list[GroupAnalysis]
-    """One a protocol."""
     words: list[list[str]]
     """Lines of the summary, a list a group."""
     figures: list[ShownFigure]
     album: Album
     provenance: Provenance
     omissions: list[Omission]
-    """Reasons for what is not shown."""
 
 
 def render_page(content: PageContent) -> str:
-    """Writes the page.
-
-    Returns:
-        HTML that needs neither network nor server.
-    """
+    """Writes the page: HTML that needs neither network nor server."""
     script = f"(() => {{\n'use strict';\n{''.join(map(_read_part, SCRIPTS))}}})();\n"
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    # What a reader sees first: the best cell of the protocol with the most rows.
+    lines = (line for words in content.words for line in words)
+    sentence = next((line for line in lines if not line.startswith("- ")), "")
     parts = {
         "title": join(content.title),
         "policy": Html(
@@ -86,7 +82,7 @@ def render_page(content: PageContent) -> str:
         ),
         "style": Html(_read_part("report.css")),
         "subtitle": _write_subtitle(content),
-        "sentence": join(_choose_sentence(content.words)),
+        "sentence": join(sentence),
         "summary": join(map(_write_group, content.groups, content.words)),
         "figures": _write_figures(content.figures, content.folder),
         "pictures": _write_pictures(content.album, content.table),
@@ -117,11 +113,6 @@ def _write_subtitle(content: PageContent) -> Html:
         return words
     box = void_tag("input", type="checkbox", id="reload")
     return join(words, " · ", tag("label", box, " reload every minute"))
-
-
-def _choose_sentence(words: list[list[str]]) -> str:
-    """The finding that a reader sees first: the best cell of the protocol with the most rows."""
-    return next((line for lines in words for line in lines if not line.startswith("- ")), "")
 
 
 def _write_group(group: GroupAnalysis, lines: list[str]) -> Html:
@@ -176,7 +167,6 @@ def _write_figure(figure: ShownFigure, folder: Path) -> Html:
 
 
 def _name_file(file: Path) -> str:
-    """Format of a figure's file, and its width where it is not one column."""
     wide = ", two columns" if file.stem.endswith(WIDE) else ""
     return f"{file.suffix[1:].upper()}{wide}"
 
@@ -207,7 +197,9 @@ def _write_trial(
     about = _describe_trial(row)
     shown = []
     for picture in pictures:
-        text = captions.get(picture.row_id, _caption(picture.kind))
+        text = captions.get(picture.row_id, picture.kind)
+        if text.startswith("reconstructions"):
+            text += ": rows of originals, each above the row of its reconstructions"
         look = {"width": picture.width, "height": picture.height, "decoding": "async"}
         image = void_tag("img", src=picture.uri, alt=f"{text}: {about}", **look)
         button = tag("button", image, type="button", class_="zoom")
@@ -217,7 +209,6 @@ def _write_trial(
 
 
 def _caption_rows(table: pd.DataFrame) -> dict[str, str]:
-    """What tells the samples of a trial's rows apart."""
     rows = table[["row_id", "guidance", "generator_images"]].itertuples(index=False, name=None)
     return {
         str(row_id): ", ".join(
@@ -229,13 +220,6 @@ def _caption_rows(table: pd.DataFrame) -> dict[str, str]:
         )
         for row_id, guidance, images in rows
     }
-
-
-def _caption(kind: str) -> str:
-    """What a grid shows; the harness writes originals and reconstructions in turn."""
-    if kind.startswith("reconstructions"):
-        return f"{kind}: rows of originals, each above the row of its reconstructions"
-    return kind
 
 
 def _describe_trial(row: pd.Series) -> str:

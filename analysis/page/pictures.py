@@ -31,9 +31,8 @@ class Picture:
     """Its row, where the trial's other rows have other pictures; else empty."""
     uri: str
     width: int
-    """Width, pixels."""
     height: int
-    """Height, pixels."""
+    """Pixels, as the width."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,15 +48,12 @@ class Album:
 def collect_pictures(
     grids: pd.DataFrame, trials: Sequence[str], *, budget_byte: int = BUDGET_BYTE
 ) -> Album:
-    """Reads the grids of trials until the page is full.
+    """Reads the grids of trials, all of a trial or none, until the page is full.
 
     Args:
         grids: From `index_grids`, with `file`: the path of each picture.
         trials: Trials in the order in which they are wanted.
         budget_byte: Limit on all pictures together, bytes before base64.
-
-    Returns:
-        The pictures, all of a trial or none, and what was done to them.
     """
     notes: list[str] = []
     by_trial = {str(name): rows for name, rows in grids.groupby("trial_id", sort=False)}

@@ -43,11 +43,10 @@ def draw_means(
     """The cells' own means, and behind them what these would be with other seeds.
 
     What is computed of the first axis is the estimate in its first place and its resamples in the
-    others, as `estimate_interval` takes them.
+    others. A cell with one unit stays as it is in every resample: see `explain_no_interval`.
 
     Returns:
-        Array of shape (1 + resamples, lines of `cells.points`, metrics). A cell with one unit stays
-        as it is in every resample: see `explain_no_interval`.
+        Array of shape (1 + resamples, lines of `cells.points`, metrics).
     """
     generator = np.random.default_rng(config.seed)
     sums, counts, of_cell = _sum_units(cells, metrics)
@@ -98,15 +97,13 @@ def percentile_interval(
 def estimate_interval(
     cells: Cells, points: pd.DataFrame, values: NDArray[np.float64], config: BootstrapConfig
 ) -> Interval | None:
-    """The interval of a number that is made from the means of some cells.
+    """The interval of a number made from some cells' means; None where `explain_no_interval` says
+    why.
 
     Args:
         points: Those lines of `cells.points` that the number is made from.
-        values: The number itself and then that of each resample, made from `draw_means`; shape
-            (1 + resamples,).
-
-    Returns:
-        Lower and upper end; None where `explain_no_interval` gives a reason.
+        values: The number and then that of each resample, from `draw_means`; shape (1 +
+            resamples,).
     """
     if explain_no_interval(points):
         return None
@@ -120,11 +117,7 @@ def count_units(points: pd.DataFrame) -> pd.Series:
 
 
 def count_freedoms(cells: Cells, points: pd.DataFrame) -> int:
-    """Counts the degrees of freedom behind the scatter of some cells.
-
-    Returns:
-        Units less cells, where cells of the same tokenizers count once.
-    """
+    """Units less cells, the freedoms behind the scatter; cells of equal tokenizers count once."""
     by_owner = dict(zip(_find_owners(cells, points), count_units(points), strict=True))
     return int(sum(count - 1 for count in by_owner.values()))
 
@@ -139,9 +132,7 @@ def explain_no_interval(points: pd.DataFrame) -> str:
 
 def _find_owners(cells: Cells, points: pd.DataFrame) -> list[Hashable]:
     """Owners of each cell's draws: its tokenizers if several, else the cell alone."""
-    mine = cells.rows[cells.rows["cell"].isin(points["cell"])]
-    known = mine.assign(tokenizer_key=mine["tokenizer_key"].fillna(""))
-    sets = known.groupby("cell", sort=False)["tokenizer_key"].agg(frozenset).to_dict()
+    sets = cells.tokenizers
     return [sets[cell] if len(sets[cell]) > 1 else cell for cell in points["cell"]]
 
 

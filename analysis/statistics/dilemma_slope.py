@@ -30,13 +30,11 @@ class SlopeChange:
     """How one value of an axis changes the slope."""
 
     axis: Axis
-    """The axis; the line that is compared with has its baseline."""
     dims: tuple[float, ...]
     """Places on the line that both have, such as latent dims."""
     change: float
     """Slope less the baseline's, over these; above 0 the value eases the dilemma."""
     interval: Interval | None
-    """Bootstrap interval of the change; None where a cell has fewer than two seeds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +42,6 @@ class DilemmaSlope:
     """The slope of one line, and how it differs from those it is compared with."""
 
     line: str
-    """Name of the line."""
     slope: float
     """Decades of generation distance per decade of reconstruction distance; negative: dilemma."""
     interval: Interval | None
@@ -66,12 +63,10 @@ def compute_dilemma_slopes(
 ) -> list[DilemmaSlope]:
     """Computes the slope of each line with two places or more.
 
+    Least squares on the logarithms of the cells' means; a distance of 0 or less has none.
+
     Args:
         cells: From `compute_cells(table, needs=("rfid", "gfid"))`.
-
-    Returns:
-        Slopes in the order of the cells. Least squares on the logarithms of the cells' means;
-        cells with a distance of 0 or less have no logarithm and don't count.
     """
     positive = cells.points[(cells.points[AXES] > 0).all(axis=1)]
     if positive.empty:
@@ -125,14 +120,7 @@ def _compute_change(
 
 
 def fit_slope(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Fits straight lines by least squares.
-
-    Args:
-        x: Array of shape (..., points), at least two points.
-
-    Returns:
-        Slopes, shape (...); NaN where all x are equal.
-    """
+    """Slopes of least squares (...) through points (..., points); NaN where all x are equal."""
     centred = x - x.mean(axis=-1, keepdims=True)
     spread = (centred**2).sum(axis=-1)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -140,6 +128,5 @@ def fit_slope(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.floa
 
 
 def _fit_line(logs: NDArray[np.float64], line: pd.DataFrame) -> NDArray[np.float64]:
-    """The slope through some cells in every draw."""
     mine = logs[:, line.index.to_numpy()]
     return fit_slope(mine[..., 0], mine[..., 1])

@@ -29,15 +29,11 @@ class DilemmaEffect:
     """One line's ends: the smallest number along it, a latent dim as a rule, and the largest."""
 
     small: Row
-    """The cell of the smallest number."""
     large: Row
-    """The cell of the largest number."""
     gfid: Verdict
-    """Generation distance at the largest compared with the smallest."""
+    """Verdicts on the largest compared with the smallest."""
     psnr: Verdict
-    """PSNR at the largest compared with the smallest."""
     rfid: Verdict
-    """Reconstruction distance at the largest compared with the smallest."""
     is_monotone: bool
     """Whether the mean generation distance rises, or falls, at every step between."""
 
@@ -57,7 +53,6 @@ class Change:
     """Least and largest ratio over the seeds that both cells have, of reconstruction over their
     tokenizer seeds; None with fewer than two."""
     verdict: Verdict
-    """Mean compared with the baseline's."""
     counts: tuple[int, int]
     """Seeds, of reconstruction tokenizers, of the cell and of its baseline; count."""
 
@@ -71,17 +66,11 @@ class Effect:
     difference: str
     """What the axis changes in the number of training images, in words; empty where nothing."""
     gfid: Change
-    """Generation distance compared with the baseline's."""
     rfid: Change
-    """Reconstruction distance compared with the baseline's."""
 
 
 def compare_cells(first: Row, second: Row, metric: str, measures: Columns) -> Verdict:
-    """Says how the first cell's metric compares with the second's.
-
-    Returns:
-        "higher" or "lower" only where the difference is beyond Welch's 95 % interval.
-    """
+    """How the first cell's metric compares with the second's, beyond Welch's 95 % interval."""
     difference = first[metric] - second[metric]
     count = _count_column(metric, measures)
     reach = reach_by_chance(
@@ -147,7 +136,6 @@ def divide(first: float, second: float) -> float:
 
 
 def _count_column(metric: str, measures: Columns) -> str:
-    """The column that counts the repetitions behind a metric."""
     return "num_tokenizers" if measures[metric].of_tokenizer else "num_seeds"
 
 

@@ -42,7 +42,6 @@ class FrontierGain:
 
     axis: Axis
     along: Axis | None
-    """The axis that lines run through, if any."""
     value: str
     place: str
     """What both sides share in words, such as the generator size; `ALL_SIZES` or `ALL_LINES`."""
@@ -53,17 +52,14 @@ class FrontierGain:
     with_value: float
     """Hypervolume with the value, in products of the axes' units (decades where logarithmic)."""
     with_baseline: float
-    """Hypervolume with the baseline."""
     difference_interval: Interval | None
-    """Bootstrap interval of the difference; None where a cell has fewer than two seeds."""
+    """Bootstrap interval; None where a cell has fewer than two seeds, as of the ratio."""
     ratio_interval: Interval | None
-    """Bootstrap interval of the ratio; None likewise."""
     no_interval: str
     """Why there is no interval; empty where there is one."""
     reference: tuple[float, float]
     """Reference point, reconstruction and generation distance."""
     scales: tuple[Scale, Scale]
-    """Scale of reconstruction and of generation."""
 
     @property
     def difference(self) -> float:
@@ -77,8 +73,7 @@ class FrontierGain:
 
     @property
     def verdict(self) -> GainVerdict:
-        """Whether the frontier with the value is larger, where the interval of the difference
-        leaves out 0."""
+        """Whether the interval of the difference leaves out 0, and on which side."""
         if self.difference_interval is None:
             return "no interval"
         low, high = self.difference_interval
@@ -88,15 +83,11 @@ class FrontierGain:
 def compute_gains(
     cells: Cells, *, reference: Interval | None = None, config: BootstrapConfig | None = None
 ) -> list[FrontierGain]:
-    """Computes the frontier gain of each compared value, per line and over all lines.
+    """Computes the frontier gain of each compared value, per line and over all lines, these last.
 
     Args:
         cells: From `compute_cells(table, needs=("rfid", "gfid"))`.
         reference: Reference point in the distances' units; by `REFERENCE_RULE` if None.
-
-    Returns:
-        Gains in the order of the cells, that of all lines last where there are several; empty
-        where no value has a cell in common with its baseline.
     """
     if cells.points.empty:
         return []
@@ -106,9 +97,14 @@ def compute_gains(
     gains = []
     for axis, value, place, pairs in _pair_frontiers(cells.points, cells.axes):
         sides = [cells.points.loc[pairs[side]] for side in ("cell", "base")]
-        known = _of_place(cells.points, axis, (value, axis.baseline), place, cells.axes)
+        known = cells.points[cells.points[axis.column].isin((value, axis.baseline))]
+        rows = cells.rows
+        if place not in (ALL_SIZES, ALL_LINES):
+            known = known[_place_of(known, axis, cells.axes) == place]
+            rows = rows[rows[SIZE].isin(known[SIZE])]
+        names = cells.axes.name(known, without=[axis, *_trained(cells.axes)])
         corner = (
-            choose_reference(_to_scale(_rows_of(cells, known, place), scales))
+            choose_reference(_to_scale(rows[AXES].to_numpy(dtype=float), scales))
             if reference is None
             else _to_scale(np.array(reference), scales)
         )
@@ -126,13 +122,13 @@ def compute_gains(
                 value=axis.text(value),
                 place=place,
                 dims=_list_dims(sides[0], cells.axes),
-                omitted_dims=_list_dims(_alone(known, axis, cells.axes), cells.axes),
+                omitted_dims=_list_dims(known[~names.duplicated(keep=False)], cells.axes),
                 with_value=float(with_it[0]),
                 with_baseline=float(without[0]),
                 difference_interval=estimate_interval(cells, both, with_it - without, config),
                 ratio_interval=ratio,
                 no_interval=explain_no_interval(both),
-                reference=_from_scale(corner, scales),
+                reference=(_from_scale(corner[0], scales[0]), _from_scale(corner[1], scales[1])),
                 scales=scales,
             )
         )
@@ -153,7 +149,8 @@ def _pair_frontiers(
         mine = found[found["axis"] == axis.column]
         values = points[axis.column].loc[mine["cell"]].to_numpy()
         places = _place_of(points, axis, axes)
-        everywhere = _name_everywhere(axis, axes)
+        others = [each for each in axes.listed if each not in (axis, axes.along, *_trained(axes))]
+        everywhere = ALL_SIZES if [each.column for each in others] == [SIZE] else ALL_LINES
         for value in dict.fromkeys(values):
             pairs = mine[values == value]
             place = places.loc[pairs["cell"]].to_numpy()
@@ -175,34 +172,6 @@ def _trained(axes: Axes) -> list[Axis]:
     return [axis for axis in axes.listed if axis.column == TRAINED]
 
 
-def _name_everywhere(axis: Axis, axes: Axes) -> str:
-    others = [each for each in axes.listed if each not in (axis, axes.along, *_trained(axes))]
-    return ALL_SIZES if [each.column for each in others] == [SIZE] else ALL_LINES
-
-
-def _of_place(
-    points: pd.DataFrame, axis: Axis, values: tuple[Any, Any], place: str, axes: Axes
-) -> pd.DataFrame:
-    """All cells of two values of an axis, paired or not, that are in a place."""
-    either = points[points[axis.column].isin(values)]
-    if place in (ALL_SIZES, ALL_LINES):
-        return either
-    return either[_place_of(either, axis, axes) == place]
-
-
-def _rows_of(cells: Cells, known: pd.DataFrame, place: str) -> NDArray[np.float64]:
-    """Single measurements that the reference point is chosen from: those of the place's sizes."""
-    rows = cells.rows
-    if place not in (ALL_SIZES, ALL_LINES):
-        rows = rows[rows[SIZE].isin(known[SIZE])]
-    return rows[AXES].to_numpy(dtype=float)
-
-
-def _alone(known: pd.DataFrame, axis: Axis, axes: Axes) -> pd.DataFrame:
-    """Cells whose counterpart is not there."""
-    return known[~axes.name(known, without=[axis, *_trained(axes)]).duplicated(keep=False)]
-
-
 def _list_dims(points: pd.DataFrame, axes: Axes) -> tuple[str, ...]:
     along = axes.along
     if along is None:
@@ -219,9 +188,5 @@ def _to_scale(values: NDArray[np.float64], scales: tuple[Scale, Scale]) -> NDArr
     return scaled
 
 
-def _from_scale(corner: NDArray[np.float64], scales: tuple[Scale, Scale]) -> tuple[float, float]:
-    x, y = (
-        float(10**value if scale == "log" else value)
-        for value, scale in zip(corner, scales, strict=True)
-    )
-    return x, y
+def _from_scale(value: float, scale: Scale) -> float:
+    return float(10**value if scale == "log" else value)

@@ -5,16 +5,14 @@ from numpy.typing import NDArray
 
 
 def pareto_mask(values: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Marks the points that no other point dominates, where lower is better in every column.
+    """Marks the points that no other dominates, where lower is better in every column; shape
+    (points,).
 
     A point dominates another if it is nowhere worse and somewhere better; equal points do not
     dominate each other.
 
     Args:
         values: Array of shape (points, objectives). A point with NaN is never on the front.
-
-    Returns:
-        Array of shape (points,), true on the front.
     """
     if values.ndim != 2:
         raise ValueError(

@@ -5,7 +5,7 @@ and its fields as JSON; here rows are told apart by the hashes and the fields sa
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import pandas as pd
@@ -42,7 +42,10 @@ def require_one_protocol(table: pd.DataFrame) -> None:
         row_ids: dict[str, list[str]] = {}
         for known, rows in zip(fields, groups, strict=True):
             row_ids.setdefault(known.get(name, "absent"), []).extend(rows["row_id"])
-        values = " or ".join(f"{value} ({_list_rows(ids)})" for value, ids in row_ids.items())
+        values = " or ".join(
+            f"{value} (row{'s' if len(ids) > 1 else ''} {name_some(ids)})"
+            for value, ids in row_ids.items()
+        )
         differences.append(f"'{name}' is {values}")
     raise ValueError(
         f"rows on one axis must share one protocol, but {len(groups)} came:"
@@ -75,14 +78,25 @@ def split_by_protocol(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     }
 
 
+def group_but_for(rows: pd.DataFrame, fields: Collection[str]) -> list[pd.DataFrame]:
+    """Groups rows whose protocols differ in some fields alone; an unknown one is like no other."""
+    texts = [
+        json.dumps({k: v for k, v in json.loads(text).items() if k not in fields}, sort_keys=True)
+        if isinstance(text, str)
+        else f"unknown {name}"
+        for text, name in zip(rows["protocol"], rows["protocol_hash"], strict=True)
+    ]
+    rest = pd.Series(texts, index=rows.index)
+    shared = ["reconstruction_protocol_hash", "dataset", "extractor", "distance_name"]
+    keys = [rest, *(rows[column] for column in shared)]
+    return [group for _, group in rows.groupby(keys, sort=False, dropna=False)]
+
+
 def parse_protocol(text: str, *, source: str) -> dict[str, str]:
-    """Reads a protocol's fields.
+    """Reads a protocol's fields as text by dotted name ("guidance.scale").
 
     Args:
         source: The column and row it comes from, for the message.
-
-    Returns:
-        Values as text by dotted name ("guidance.scale").
     """
     try:
         tree = json.loads(text)
@@ -97,11 +111,8 @@ def parse_protocol(text: str, *, source: str) -> dict[str, str]:
 
 
 def say_drawing(rows: pd.DataFrame) -> str:
-    """How each kind of generator was sampled ("lightningdit euler, autoregressive categorical").
-
-    Returns:
-        Kinds with the names of their samplers; empty where all were sampled alike.
-    """
+    """How each kind of generator was sampled ("lightningdit euler, ..."); empty where all are
+    alike."""
     known = rows[rows["protocol"].notna()]
     if known["protocol_hash"].nunique() < 2:
         return ""
@@ -240,10 +251,6 @@ def _shorten(name: str, value: str) -> str:
 
 def _count_distinct(fields: list[dict[str, str]], names: list[str]) -> int:
     return len({tuple(known.get(name) for name in names) for known in fields})
-
-
-def _list_rows(row_ids: list[str]) -> str:
-    return f"row{'s' if len(row_ids) > 1 else ''} {name_some(row_ids)}"
 
 
 def _guidance_scale(rows: pd.DataFrame) -> float:

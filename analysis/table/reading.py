@@ -81,13 +81,8 @@ def load_tables(paths: Sequence[Path | str]) -> pd.DataFrame:
 
 
 def concat_tables(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Puts tables below each other; every column has the same type in the result as in its table.
-
-    Args:
-        tables: Checked tables, at least one. They may be empty or lack columns of each other.
-
-    Returns:
-        All rows, numbered anew, with the columns of all tables.
+    """Puts checked tables below each other; every column has the same type in the result as in its
+    table.
 
     Raises:
         ValueError: If a described column has other values in a table that says nothing of it.
@@ -100,11 +95,7 @@ def concat_tables(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def check_table(table: pd.DataFrame, *, source: str = "the table") -> pd.DataFrame:
-    """Checks a table in memory as `load_table` does a stored one.
-
-    Returns:
-        A new table; numbers are floats with NaN where missing, the rest is text or None.
-    """
+    """Checks a table in memory as `load_table` does a stored one; returns a new one."""
     table = table.rename(columns=str)
     for column in REQUIRED_COLUMNS:
         if column not in table.columns:

@@ -12,14 +12,7 @@ Scale = Literal["log", "linear"]
 
 
 def choose_scale(values: pd.Series) -> Scale:
-    """Whether a quantity is drawn, and reckoned with, in logarithms.
-
-    Args:
-        values: The quantity; what is not finite does not count.
-
-    Returns:
-        "log" where all values are positive and span more than a factor of `LOG_FROM`.
-    """
+    """Log where all finite values are positive and span more than a factor of `LOG_FROM`."""
     known = values[np.isfinite(values)]
     if known.empty or known.min() <= 0 or known.max() / known.min() <= LOG_FROM:
         return "linear"

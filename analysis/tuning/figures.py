@@ -152,8 +152,7 @@ def draw_importance(
     """Draws each parameter's importance for each objective as bars.
 
     Args:
-        importance: Columns `objective`, `parameter`, `among`, `importance`, `chance` and
-            `num_trials`.
+        importance: The columns of `importance.csv`.
     """
     labels = list(dict.fromkeys(zip(importance["parameter"], importance["among"], strict=True)))
     figure, axes = _new_figure(
@@ -176,7 +175,8 @@ def draw_importance(
         axes.plot(rows["chance"], places, label=label, **tick)
     counts = importance.groupby(["parameter", "among"])["num_trials"].max()
     texts = [
-        f"{_short(parameter)}\n({among}, {counts[(parameter, among)]} trials)"
+        f"{parameter.removeprefix('tokenizer.').removeprefix('alignment.')}\n"
+        f"({among}, {counts[(parameter, among)]} trials)"
         for parameter, among in labels
     ]
     axes.set_yticks(range(len(labels)), texts)
@@ -234,13 +234,7 @@ def _axis_label(trials: Trials, column: str) -> str:
     return f"{column}\n{better} is better"
 
 
-def _short(parameter: str) -> str:
-    """A dotted path without what all alignment fields share."""
-    return parameter.removeprefix("tokenizer.").removeprefix("alignment.")
-
-
 def _finish(figure: Figure, trials: Trials, note: str = "") -> None:
-    """Adds the footnote and lays the figure out."""
     counts = trials.table["status"].value_counts()
     words = ", ".join(f"{count} {status}" for status, count in counts.items())
     caps = f"; caps: {', '.join(trials.caps)}" if trials.caps else ""

@@ -23,7 +23,6 @@ from analysis.table.reading import find_stored, load_table
 NEAR_BEST_SHARE = 0.25
 """Share of the measured trials whose spread is shown beside a recommendation, at least three."""
 LEAST_IN_RANGE = 3
-"""Fewer trials give no range."""
 DECIDED_AT = 2.0
 """Standard errors by which two means differ where their order counts as known."""
 
@@ -41,19 +40,14 @@ class Trials:
     objectives' columns, `search.<axis>` for every axis, and `condition.<axis>` for an axis of
     several domains: the condition of the domain in force."""
     objectives: tuple[str, ...]
-    """Columns that the search makes better."""
     maximised: tuple[bool, ...]
-    """Whether higher is better, for every objective."""
     caps: tuple[str, ...]
-    """Caps in words."""
     references: tuple[str, ...]
     """Names of the first trials; others are compared with the first of them."""
     scales: dict[str, str]
     """Axis -> `log`, `linear` or `choices`."""
     distance_name: str
-    """Name of the distances rfid and gfid."""
     setting: str
-    """Data set and resolution in words."""
     repeated: tuple[str, ...]
     """Folders of repeated settings that the tune file asks for."""
 
@@ -73,7 +67,6 @@ class Recommendation:
     """One setting out of the front, and how sure that is."""
 
     trial: int
-    """Number of the proposal."""
     name: str
     """Name of a first trial, or `trial` and its number."""
     values: dict[str, float]
@@ -83,7 +76,6 @@ class Recommendation:
     num_near: int
     """Trials with the best scores, among which the ranges are taken."""
     num_measured: int
-    """Trials that were measured and keep to every cap."""
 
 
 def load_trials(results: Path) -> Trials:
@@ -228,13 +220,10 @@ class Repeated:
 
 
 def load_repetitions(results: Path, trials: Trials) -> dict[str, Repeated]:
-    """Reads the repeated settings of a search that the tune file asks for and that have been run.
+    """Reads the repeated settings that the tune file asks for and that have been run, by folder.
 
     Settings that are not among the search's trials, left by an earlier search in the same folder,
     are left out.
-
-    Returns:
-        Folder's name -> its runs; folders without any are left out.
     """
     folders = [results / kind for kind in trials.repeated]
     found = {folder.name: _load_repeated(folder, trials) for folder in folders if _is_run(folder)}
@@ -280,7 +269,6 @@ class Order:
     reversed_pairs: int
     """Pairs of settings that are in the opposite order at full budget beyond their noise."""
     kept_pairs: int
-    """Pairs that are in the same order beyond their noise."""
     undecided_pairs: int
     """Pairs whose means differ by less than `DECIDED_AT` standard errors, or that are equal in the
     search, or of a setting with one seed."""

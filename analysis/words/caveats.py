@@ -9,11 +9,7 @@ FEW_SEEDS = 5
 
 
 def say_caveats(cells: Cells) -> list[str]:
-    """Says what the numbers of one protocol rest on and how far they go.
-
-    Returns:
-        Sentences: seeds, sample sizes, extractor and distance, rank, protocol preset.
-    """
+    """Says what the numbers of one protocol rest on and how far they go."""
     if cells.points.empty:
         return []
     setting, rows = cells.setting, cells.rows

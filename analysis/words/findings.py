@@ -15,11 +15,7 @@ SIGNIFICANT = 0.05
 
 
 def say_gains(gains: list[FrontierGain]) -> list[str]:
-    """Says how each compared value changes the frontier.
-
-    Returns:
-        Sentences, one a gain after one that says what is compared.
-    """
+    """Says how each compared value changes the frontier."""
     if not gains:
         return ["Frontier gain: nothing has a cell in common with what it is compared with."]
     axes = dict(zip(("reconstruction", "generation"), gains[0].scales, strict=True))
@@ -35,11 +31,7 @@ def say_gains(gains: list[FrontierGain]) -> list[str]:
 
 
 def say_slopes(slopes: list[DilemmaSlope], along: str = "latent dims") -> list[str]:
-    """Says how steep the dilemma is.
-
-    Returns:
-        Sentences, one a line after one that says what a slope is.
-    """
+    """Says how steep the dilemma is."""
     if not slopes:
         return ["Slope of the dilemma: no line has two points with both distances."]
     head = (
@@ -51,11 +43,7 @@ def say_slopes(slopes: list[DilemmaSlope], along: str = "latent dims") -> list[s
 
 
 def say_speedups(speedups: list[Speedup]) -> list[str]:
-    """Says how much sooner a generator reaches its counterpart's last distance.
-
-    Returns:
-        Sentences, one a speed-up; one that there is none where nothing is to be compared.
-    """
+    """Says how much sooner a generator reaches its counterpart's last distance."""
     if not speedups:
         return ["Convergence: no line of two snapshots has a counterpart to be compared with."]
     lines = []
@@ -68,11 +56,7 @@ def say_speedups(speedups: list[Speedup]) -> list[str]:
 
 
 def say_correlations(correlations: list[RankCorrelation]) -> list[str]:
-    """Says which diagnostics order the cells as the generation distance does.
-
-    Returns:
-        Sentences; empty without diagnostics.
-    """
+    """Says which diagnostics order the cells as the generation distance does; empty without any."""
     if not correlations:
         return []
     head = (

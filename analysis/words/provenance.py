@@ -20,7 +20,6 @@ STAGES = (
     ("generator training", "generator_key", "generator_s"),
     ("sampling and its metrics", "generation_key", "generation_s"),
 )
-"""Stages that the table has times of: name, key column and time column."""
 FACTS = {
     "revision of the code": "git_revision",
     "made on": "device",
@@ -43,11 +42,7 @@ class Provenance:
 
 
 def trace_table(table: pd.DataFrame, results_dirs: Sequence[Path]) -> Provenance:
-    """Collects what is known of how a table was made.
-
-    Args:
-        results_dirs: Its results folders; a `manifest.json` in each is read where there is one.
-    """
+    """Collects what is known of how a table was made, from it and its folders' `manifest.json`."""
     manifests = {folder: _read_manifest(folder) for folder in results_dirs}
     facts = [fact for each in manifests.items() for fact in _list_manifest(*each)]
     known = [(name, join_unique(table[column])) for name, column in FACTS.items()]

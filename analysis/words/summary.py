@@ -30,11 +30,7 @@ MAX_LINES = 60
 
 
 def summarize(table: pd.DataFrame) -> str:
-    """Says what the table shows, one part for each protocol.
-
-    Returns:
-        Plain text: the best cell, the dilemma, what each axis changes, and what was left out.
-    """
+    """Says what the table shows, one part for each protocol."""
     table = check_table(table)
     if table.empty:
         return "The table has no rows: nothing can be said."
@@ -65,11 +61,7 @@ def describe_group(name: str, cells: Cells, rows: pd.DataFrame) -> list[str]:
 
 
 def say_results(cells: Cells) -> list[str]:
-    """Says the best cell, the dilemma, what each axis changes, and what was left out.
-
-    Returns:
-        Lines of plain text, those of a list after a hyphen; ± is the standard error.
-    """
+    """The best cell, the dilemma, what axes change, what was left out; ± is the standard error."""
     given = _say_given(cells)
     if cells.points.empty:
         head = "No row has a generation distance: nothing can be said."

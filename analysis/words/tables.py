@@ -22,14 +22,8 @@ USUAL_METRICS = (
 )
 """Metrics that are shown first."""
 LATEX_ESCAPES = {
+    **{character: rf"\{character}" for character in "&%$#_{}"},
     "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",
@@ -47,7 +41,6 @@ class ResultTable:
     `num_tokenizers` and for each metric its mean, `<metric>_se` (NaN with one seed) and
     `<metric>_rank`: 1 for the best and 2 for the second best mean, else 0."""
     axes: tuple[Axis, ...]
-    """Axes of the cells, a column each."""
     shown: list[str]
     """Metrics of the Markdown and LaTeX tables, in order; CSV has all."""
     decimals: dict[str, int]
@@ -55,7 +48,6 @@ class ResultTable:
     headings: dict[str, str]
     measures: Columns
     footnotes: list[str]
-    """Protocol and caveats, a sentence each."""
 
 
 def compute_result_table(cells: Cells, columns: Sequence[str] | None = None) -> ResultTable:
@@ -63,10 +55,7 @@ def compute_result_table(cells: Cells, columns: Sequence[str] | None = None) -> 
 
     Args:
         columns: Metrics to show; if None, the first `NUM_SHOWN` of `USUAL_METRICS` that are known.
-
-    Returns:
-        The table, without metrics that no cell has and, unless they are asked for, without
-        diagnostics of latents; without rows where there are no cells.
+            Diagnostics of latents are left out unless they are asked for.
 
     Raises:
         ValueError: If a column is no metric.
@@ -111,12 +100,9 @@ def format_markdown(table: ResultTable) -> str:
 
 
 def format_latex(table: ResultTable) -> str:
-    r"""Writes the table in LaTeX for the package booktabs: best in bold, second best underlined.
+    r"""Writes a `tabular` for the package booktabs: best in bold, second best underlined.
 
-    Returns:
-        A `tabular` and its footnotes, to be put into a `table` or `table*`; text with a line
-        break at the end. It is shrunk to the column where it is wider. Every text of the sweep is
-        escaped.
+    Its footnotes follow it; it is shrunk to the column where it is wider.
     """
     head, *lines = _list_cells(table, LATEX)
     # A rule parts the lines through numbers from each other.
@@ -143,11 +129,7 @@ def format_latex(table: ResultTable) -> str:
 
 
 def format_csv(table: ResultTable) -> str:
-    """Writes the table's numbers in full, with a column `<metric>_rank`.
-
-    Returns:
-        CSV with a header; footnotes are not in it, so that every program reads it.
-    """
+    """Writes the table's numbers in full, with a column `<metric>_rank`."""
     return table.rows.to_csv(index=False, lineterminator="\n")
 
 
@@ -172,15 +154,11 @@ class Notation:
     """How a format writes what is special in a table's cells."""
 
     escape: Callable[[str], str]
-    """Makes text stand for itself."""
     marks: tuple[str, str, str]
     """Patterns of a mean that is neither best nor second best, of the best and of the second."""
     spread: str
-    """Pattern of a mean with its standard error."""
     missing: str
-    """Sign of a number that is not there."""
     arrows: dict[str, str]
-    """Which way is better, after a heading."""
 
 
 MARKDOWN = Notation(
@@ -247,7 +225,6 @@ def _list_cells(table: ResultTable, notation: Notation) -> list[list[str]]:
 
 
 def _list_points(cells: Cells) -> pd.DataFrame:
-    """The cells, and given images that are none."""
     if cells.given.empty or cells.points.empty:
         return cells.points if cells.given.empty else cells.given
     # Where alignment is no axis, the first column holds their names.

@@ -1,7 +1,6 @@
 """Sweeps whose tokenizers and generators all come from checkpoints, so that nothing is trained."""
 
 import dataclasses
-from typing import Any
 
 from harness.config.axes import same
 from harness.config.sweep import Point, Sweep
@@ -35,15 +34,12 @@ def from_checkpoints(sweep: Sweep, *, with_generator: bool) -> Sweep:
     axes = tuple(a for a in sweep.axes if any(a.name in p.axes for p in points.values()))
     evaluated = dataclasses.replace(sweep, file=file, points=tuple(points.values()), axes=axes)
     for stage in make_plan(evaluated).stages:
-        if stage.kind in ("tokenizer", "generator") and not _is_given(stage.config, stage.kind):
+        kind = stage.kind
+        if kind in ("tokenizer", "generator") and not getattr(stage.config, kind).is_given:
             raise ConfigError(
-                f"must name the file of a trained {stage.kind}, but {stage.label!r} would be "
+                f"must name the file of a trained {kind}, but {stage.label!r} would be "
                 "trained, and nothing is trained here; set it, or use harness.run",
-                path=f"trial.{stage.kind}.checkpoint",
+                path=f"trial.{kind}.checkpoint",
                 source=sweep.source,
             )
     return evaluated
-
-
-def _is_given(config: Any, kind: str) -> bool:
-    return getattr(config, kind).is_given

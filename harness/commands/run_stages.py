@@ -155,7 +155,6 @@ def run_graph(
 def _time_limit(
     deadline: float | None, stop: StopRequest, tell: Callable[[str], None]
 ) -> Iterator[None]:
-    """Ask the stages to stop when the monotonic clock shows `deadline`."""
     if deadline is None:
         yield
         return
@@ -174,7 +173,6 @@ def _time_limit(
 
 
 def _make_executor(options: RunOptions, tell: Callable[[str], None]) -> Executor:
-    """The chosen executor."""
     if options.executor == "inline":
         from harness.executors.inline import InlineExecutor
 

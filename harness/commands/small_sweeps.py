@@ -20,32 +20,21 @@ from harness.schema.kinds import Kinds
 from harness.schema.reading import ConfigError
 
 TRAINING = {"steps": 4, "batch_size": 8, "learning_rate": 1e-3}
-TRIAL: Mapping[str, Any] = {
-    "data": {"kind": "digits", "resolution": 16},
-    "tokenizer": {
-        "latent_dim": 4,
-        "architecture": {
-            "base_width": 8,
-            "width_multipliers": [1, 1, 2],
-            "num_blocks": 1,
-            "attention_resolutions": [],
-            "norm_groups": 4,
-        },
-        "training": TRAINING,
-    },
-    "latents": {"num_statistics": 50},
-    "generator": {
-        "size": {"depth": 1, "width": 16, "num_heads": 2},
-        "patch_size": 1,
-        "training": TRAINING,
-    },
-    "evaluation": {
-        "extractor": {"kind": "in_domain", "name": "test_resnet", "training": TRAINING},
-        "num_images": 40,
-        "num_reference": 100,
-        "num_reconstructions": 40,
-    },
-}
+TRIAL: Mapping[str, Any] = yaml.safe_load(f"""
+data: {{kind: digits, resolution: 16}}
+tokenizer:
+  latent_dim: 4
+  architecture: {{base_width: 8, width_multipliers: [1, 1, 2], num_blocks: 1,
+                 attention_resolutions: [], norm_groups: 4}}
+  training: {TRAINING}
+latents: {{num_statistics: 50}}
+generator: {{size: {{depth: 1, width: 16, num_heads: 2}}, patch_size: 1, training: {TRAINING}}}
+evaluation:
+  extractor: {{kind: in_domain, name: test_resnet, training: {TRAINING}}}
+  num_images: 40
+  num_reference: 100
+  num_reconstructions: 40
+""")
 """Real digits and the smallest of our own parts beside what is looked at."""
 PLACES: Mapping[str, tuple[Kinds[Any], str]] = {
     "data": (DATASETS, "data"),

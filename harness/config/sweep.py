@@ -343,7 +343,7 @@ def _expand(file: SweepFile, grids: Sequence[Grid]) -> Iterator[Point]:
     seen: dict[str, Mapping[str, Any]] = {}
     combinations = all_combinations(grids, exclusions)
     if (count := len(combinations)) >= 1_000:
-        print(f"note: planning {count:,} trials, some 200 a second", file=sys.stderr)
+        print(f"note: planning {count:,} trials, some 500 a second", file=sys.stderr)
     for grid, chosen in combinations:
         trial = _build(file, chosen)
         full = _with_base_values(file, grids, grid, chosen, trial)

@@ -57,7 +57,6 @@ class Extracted:
     """Features of a batch from one pass, on the network's device."""
 
     features: Float32[Tensor, "b d"]
-    """Pooled features."""
     spatial: Float32[Tensor, "b s"] | None
     """First 7 channels of an inner feature map in the order row, column, channel; None where the
     network has no map."""
@@ -135,8 +134,7 @@ class EncoderExtractor(FeatureExtractor):
     """An encoder of this project, in-domain for instance, as the feature network of a metric.
 
     Args:
-        outputs: Of a network in evaluation mode: pooled features, feature map and class scores of
-            images in [-1, 1], from one pass.
+        outputs: Pooled features, feature map and class scores of images in [-1, 1], from one pass.
         identity: Key of the artifact that holds its weights.
         has_logits: Its class scores are of this data set's classes.
     """

@@ -8,7 +8,7 @@ features take part, since below that the covariance lacks rank and the line is n
 the reference's own size stays.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import final
@@ -39,7 +39,6 @@ class ChunkedStatistics:
     chunk_of: Int64[Tensor, " n"]
     """Chunk of each sample by its position in the set."""
     chunks: tuple[FeatureStatistics, ...]
-    """Moments of each chunk."""
     pending: tuple[tuple[Float[Tensor, "_ d"], Int64[Tensor, " _"]], ...]
     """Batches that are not yet in the moments, and the chunk of each sample."""
 
@@ -73,10 +72,9 @@ class ChunkedStatistics:
     def update(
         self, features: Float[Tensor, "b d"], positions: Int64[Tensor, " b"] | None = None
     ) -> "ChunkedStatistics":
-        """Add a batch.
+        """Add a batch, in any floating-point type and on any device.
 
         Args:
-            features: Feature vectors, in any floating-point type and on any device.
             positions: Where the samples stand in the whole set. Absent: they follow on those that
                 came before, which is right for a single worker.
         """
@@ -186,7 +184,9 @@ def extrapolated_distance(
     gaussian = FactoredGaussian.of(mean.to(device), covariance.to(device))
     points = []
     for size in range(1, len(chunks) + 1):
-        groups = list(_groups(chunks, size))
+        # Disjoint groups; chunks left over take no part.
+        starts = range(0, len(chunks) - size + 1, size)
+        groups = [reduce(FeatureStatistics.merge, chunks[n : n + size]) for n in starts]
         if not any(group.rank_deficient for group in groups):
             distances = [gaussian.distance(*group.compute()) for group in groups]
             num_samples = round(np.mean([group.num_samples for group in groups]))
@@ -197,12 +197,6 @@ def extrapolated_distance(
     inverse, distances = 1.0 / np.array(points)[:, 0], np.array(points)[:, 1]
     intercept = np.polynomial.Polynomial.fit(inverse, distances, 1).convert().coef[0]
     return Extrapolation(value=float(intercept), points=tuple(points), reason="")
-
-
-def _groups(chunks: Sequence[FeatureStatistics], size: int) -> Iterator[FeatureStatistics]:
-    """Disjoint groups of `size` chunks; chunks left over take no part."""
-    for start in range(0, len(chunks) - size + 1, size):
-        yield reduce(FeatureStatistics.merge, chunks[start : start + size])
 
 
 def _no_value(found: str, dim: int, points: tuple[tuple[int, float], ...] = ()) -> Extrapolation:

@@ -26,17 +26,13 @@ class FeatureBank:
     """
 
     dim: int
-    """Number of features."""
     capacity: int
-    """Images kept at most."""
     device: torch.device
-    """Where features are kept."""
     num_seen: int = 0
     """Images that came, kept or not."""
     batches: tuple[Float32[Tensor, "_ d"], ...] = ()
-    """Features kept, in the order in which they came."""
     places: tuple[Int64[Tensor, " _"], ...] = ()
-    """The place of each, on the CPU."""
+    """Place of each image that is kept, on the CPU."""
 
     @classmethod
     def empty(cls, dim: int, capacity: int, device: torch.device | str = "cpu") -> "FeatureBank":
@@ -51,10 +47,9 @@ class FeatureBank:
     def update(
         self, features: Float[Tensor, "b d"], positions: Int64[Tensor, " b"] | None = None
     ) -> "FeatureBank":
-        """Add a batch; features are stored as float32.
+        """Add a batch from any device; features are stored as float32.
 
         Args:
-            features: Feature vectors, in any floating-point type and on any device.
             positions: Place of each image; one outside 0..`capacity` - 1 is not kept. Absent: the
                 images follow on those that came before.
         """

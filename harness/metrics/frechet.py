@@ -30,7 +30,6 @@ class FeatureStatistics:
     """
 
     num_samples: int
-    """Feature vectors seen."""
     mean: Float64[Tensor, " d"]
     scatter: Float64[Tensor, "d d"]
     """Sum of outer products of their deviations from the mean."""

@@ -18,10 +18,8 @@ def psnr(
 ) -> Float64[Tensor, " b"]:
     """Peak signal-to-noise ratio of each image in dB: 20 log10(255 / sqrt(mse)), on 8-bit pixels.
 
-    The published mean is taken over these decibels, not over the squared errors.
-
-    Returns:
-        Values in (0, inf]; identical images give infinity.
+    The published mean is taken over these decibels, not over the squared errors; identical images
+    give infinity.
     """
     assert images.shape == reference.shape, "images are compared pair by pair"
     difference = images.to(torch.float64) - reference.to(torch.float64)
@@ -31,17 +29,11 @@ def psnr(
 def ssim(
     images: Float[Tensor, "b c h w"], reference: Float[Tensor, "b c h w"]
 ) -> Float64[Tensor, " b"]:
-    """Structural similarity of each image (Wang et al., 2004, eq. 13).
+    """Structural similarity of each image (Wang et al., 2004, eq. 13), in [-1, 1].
 
     Gaussian window of 11x11 pixels and sigma 1.5, K1 = 0.01, K2 = 0.03, population moments, mean
     over channels and over all windows that lie inside the image: torchmetrics' definition with
-    `data_range=(-1, 1)`, computed in float64.
-
-    Args:
-        images: Images in [-1, 1]; values outside are clamped.
-
-    Returns:
-        Values in [-1, 1], 1 for identical images.
+    `data_range=(-1, 1)`, computed in float64. Values of the images outside [-1, 1] are clamped.
 
     Raises:
         ValueError: A side is shorter than the window.
@@ -53,9 +45,10 @@ def ssim(
             f"{tuple(images.shape[2:])}; evaluate at a higher resolution"
         )
     x, y = (part.to(torch.float64).clamp(-1.0, 1.0) for part in (images, reference))
-    mean_x, mean_y, square_x, square_y, cross = _gaussian_filter(
-        torch.stack([x, y, x * x, y * y, x * y])
-    )
+    # Weighted means over the windows that lie inside the image.
+    rows, columns = (_window_matrix(side, x.device) for side in x.shape[2:])
+    maps = torch.stack([x, y, x * x, y * y, x * y])
+    mean_x, mean_y, square_x, square_y, cross = rows @ (maps @ columns.T)
     variance_x = (square_x - mean_x.square()).clamp_min(0.0)
     variance_y = (square_y - mean_y.square()).clamp_min(0.0)
     covariance = cross - mean_x * mean_y
@@ -63,13 +56,6 @@ def ssim(
     luminance = (2 * mean_x * mean_y + c1) / (mean_x.square() + mean_y.square() + c1)
     structure = (2 * covariance + c2) / (variance_x + variance_y + c2)
     return (luminance * structure).mean(dim=(1, 2, 3))
-
-
-def _gaussian_filter(maps: Float64[Tensor, "k b c h w"]) -> Float64[Tensor, "k b c y x"]:
-    """Weighted means over the windows that lie inside the image."""
-    height, width = maps.shape[3:]
-    rows, columns = (_window_matrix(side, maps.device) for side in (height, width))
-    return rows @ (maps @ columns.T)
 
 
 def _window_matrix(side: int, device: torch.device) -> Float64[Tensor, "y h"]:

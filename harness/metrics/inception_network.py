@@ -17,6 +17,12 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 _INPUT_SIDE = 299
 _SPATIAL_CHANNELS = 7
+_TO_MIXED_6C = (
+    *("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "MaxPool_1", "Conv2d_3b_1x1"),
+    *("Conv2d_4a_3x3", "MaxPool_2", "Mixed_5b", "Mixed_5c", "Mixed_5d", "Mixed_6a", "Mixed_6b"),
+    "Mixed_6c",
+)
+_TO_MIXED_7C = ("Mixed_6e", "Mixed_7a", "Mixed_7b", "Mixed_7c")
 
 
 @final
@@ -30,20 +36,9 @@ class InceptionNetwork(nn.Module):
     def __init__(self, weights: Path) -> None:
         super().__init__()
         layers = _load_layers(weights)
-        self._to_mixed_6c = nn.Sequential(
-            layers.Conv2d_1a_3x3,
-            layers.Conv2d_2a_3x3,
-            layers.Conv2d_2b_3x3,
-            layers.MaxPool_1,
-            layers.Conv2d_3b_1x1,
-            layers.Conv2d_4a_3x3,
-            layers.MaxPool_2,
-            *(getattr(layers, f"Mixed_{name}") for name in ("5b", "5c", "5d", "6a", "6b", "6c")),
-        )
+        self._to_mixed_6c = nn.Sequential(*(getattr(layers, name) for name in _TO_MIXED_6C))
         self._mixed_6d = layers.Mixed_6d
-        self._to_mixed_7c = nn.Sequential(
-            *(getattr(layers, f"Mixed_{name}") for name in ("6e", "7a", "7b", "7c"))
-        )
+        self._to_mixed_7c = nn.Sequential(*(getattr(layers, name) for name in _TO_MIXED_7C))
         self._classes = layers.fc
         self.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 

@@ -38,13 +38,11 @@ def splits_shuffled(num_images: int, num_splits: int = 10, seed: int = 2020) -> 
 @final
 @dataclass(frozen=True, kw_only=True)
 class InceptionScore(Sums):
-    """Sums of class posteriors p over the images of each split; every operation returns a new
-    object."""
+    """Sums of class posteriors p over the images of each split; operations return a new object."""
 
     num_images: Int64[Tensor, " s"]
-    """Images seen of each split."""
     posterior: Float64[Tensor, "s k"]
-    """Sum of p over them."""
+    """Sum of p over the images of each split."""
     negative_entropy: Float64[Tensor, " s"]
     """Sum of p log p over them and over classes, in nats."""
 
@@ -61,12 +59,7 @@ class InceptionScore(Sums):
         )
 
     def update(self, logits: Float[Tensor, "b k"], splits: Int64[Tensor, " b"]) -> "InceptionScore":
-        """Add a batch.
-
-        Args:
-            logits: Class scores, of any floating-point type and on any device.
-            splits: The split of each image, from `splits_in_order` or `splits_shuffled`.
-        """
+        """Add class scores of a batch, on any device; `splits` are as of `splits_in_order`."""
         num_splits, num_classes = self.posterior.shape
         assert logits.shape[1] == num_classes, "one extractor must score all images"
         device = self.posterior.device
@@ -85,9 +78,8 @@ class InceptionScore(Sums):
     def compute(self) -> tuple[float, float]:
         """Mean and standard deviation (divided by the number) of the splits' scores.
 
-        Returns:
-            The mean in [1, number of classes], higher is better; the deviation is no standard
-            error, since a smaller split has a lower score.
+        The mean is in [1, number of classes], higher is better; the deviation is no standard error,
+        since a smaller split has a lower score.
 
         Raises:
             ValueError: A logit was not finite.

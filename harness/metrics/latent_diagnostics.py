@@ -15,13 +15,12 @@ _PROBE_DECAY = 1e-3
 
 
 def spectrum_high_share(latents: Float[Tensor, "n c h w"]) -> float:
-    """Share of the latents' power at spatial frequencies above half the Nyquist frequency.
+    """Share of the latents' power at spatial frequencies above half the Nyquist frequency, in [0,
+    1].
 
     The power spectrum of each channel without its mean, summed over images and channels; a
-    frequency is the length of the vector of cycles a cell, and Nyquist's is 0.5.
-
-    Returns:
-        A share in [0, 1]; white noise on a 16x16 grid gives 0.81.
+    frequency is the length of the vector of cycles a cell, and Nyquist's is 0.5. White noise on a
+    16x16 grid gives 0.81.
 
     Raises:
         ValueError: The grid has fewer than 4 cells a side, so no frequency lies between.
@@ -46,15 +45,10 @@ def linear_probe_accuracy(
     evaluated_labels: Int64[Tensor, " m"],
     num_classes: int,
 ) -> float:
-    """Accuracy of a multinomial logistic regression on flattened latents.
+    """Accuracy of a multinomial logistic regression on flattened latents, in [0, 1].
 
     Full-batch L-BFGS from zero with an L2 penalty of 1e-3, at most 100 iterations: nothing random.
-
-    Args:
-        train: Latents to fit, standardised here by their own mean and deviation.
-
-    Returns:
-        A share in [0, 1].
+    Latents are standardised by mean and deviation of those to fit.
     """
     mean, std = train.mean(dim=0), train.std(dim=0).clamp_min(1e-6)
     fitted, seen = (train - mean) / std, (evaluated - mean) / std

@@ -33,14 +33,9 @@ class Sums:
 
 
 class Parts:
-    """A set of accumulators, each under its name.
-
-    Args:
-        state: The parts that are there before the first image.
-    """
+    """A set of accumulators, each under its name; `state` are those before the first image."""
 
     KINDS: ClassVar[Mapping[str, Any]]
-    """The class of every part that there may be."""
 
     def __init__(self, device: torch.device | str, **state: Any) -> None:
         self.device = device

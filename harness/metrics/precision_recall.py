@@ -22,28 +22,22 @@ def precision_recall(
     neighbors: int = 3,
     block: int = 2048,
 ) -> tuple[float, float]:
-    """Improved precision and recall (module docstring), on the features' device.
+    """Improved precision and recall, each in [0, 1] (module docstring), on the features' device.
 
     Memory beyond the features is about 4 `block`^2 + 2 `block` d numbers of 4 bytes.
 
     Args:
         neighbors: Neighbours, the image itself not counted, that a ball reaches to.
         block: Images on each side of a block of distances.
-
-    Returns:
-        Precision and recall, each in [0, 1].
     """
     centre = _centre(generated, reference, neighbors)
     radii = _squared_radii(generated, centre, neighbors, block)
     reference_radii = _squared_radii(reference, centre, neighbors, block)
     precise = torch.zeros(len(generated), dtype=torch.bool, device=generated.device)
     recalled = torch.zeros(len(reference), dtype=torch.bool, device=generated.device)
-    for rows in _ranges(len(generated), block):
-        x = _centred(generated, rows, centre)
-        for columns in _ranges(len(reference), block):
-            distances = _squared_distances(x, _centred(reference, columns, centre))
-            precise[rows] |= (distances <= reference_radii[columns]).any(dim=1)
-            recalled[columns] |= (distances <= radii[rows, None]).any(dim=0)
+    for rows, columns, distances in _cross_blocks(generated, reference, centre, block):
+        precise[rows] |= (distances <= reference_radii[columns]).any(dim=1)
+        recalled[columns] |= (distances <= radii[rows, None]).any(dim=0)
     return float(precise.double().mean()), float(recalled.double().mean())
 
 
@@ -53,23 +47,12 @@ def density_coverage(
     neighbors: int = 5,
     block: int = 2048,
 ) -> tuple[float, float]:
-    """Density and coverage (module docstring), on the features' device.
-
-    Args:
-        neighbors: Neighbours, the image itself not counted, that a ball reaches to.
-        block: Images on each side of a block of distances.
-
-    Returns:
-        Density, which may exceed 1, and coverage in [0, 1].
-    """
+    """Density, which may exceed 1, and coverage in [0, 1]; arguments as of `precision_recall`."""
     centre = _centre(generated, reference, neighbors)
     radii = _squared_radii(reference, centre, neighbors, block)
     met = torch.zeros(len(reference), dtype=torch.int64, device=reference.device)
-    for rows in _ranges(len(generated), block):
-        x = _centred(generated, rows, centre)
-        for columns in _ranges(len(reference), block):
-            distances = _squared_distances(x, _centred(reference, columns, centre))
-            met[columns] += (distances <= radii[columns]).sum(dim=0)
+    for _, columns, distances in _cross_blocks(generated, reference, centre, block):
+        met[columns] += (distances <= radii[columns]).sum(dim=0)
     density = float(met.sum()) / (neighbors * len(generated))
     return density, float((met > 0).double().mean())
 
@@ -109,6 +92,15 @@ def _squared_radii(
                 keep_nearest(columns, distances.T.contiguous())
             keep_nearest(rows, distances)
     return nearest[:, -1]
+
+
+def _cross_blocks(
+    x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], centre: Float[Tensor, " d"], block: int
+) -> Iterator[tuple[slice, slice, Float[Tensor, "r c"]]]:
+    for rows in _ranges(len(x), block):
+        centred = _centred(x, rows, centre)
+        for columns in _ranges(len(y), block):
+            yield rows, columns, _squared_distances(centred, _centred(y, columns, centre))
 
 
 def _squared_distances(x: Float[Tensor, "r d"], y: Float[Tensor, "c d"]) -> Float[Tensor, "r c"]:

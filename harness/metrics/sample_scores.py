@@ -44,7 +44,6 @@ class Reference:
     """Reference that samples are compared with; `update` and `merge` return a new object."""
 
     statistics: FeatureStatistics
-    """Moments of the features."""
     spatial: FeatureStatistics | None = None
     """Moments of the spatial features, where the extractor has some."""
     bank: FeatureBank | None = None
@@ -100,11 +99,7 @@ def add_spatial(before: FeatureStatistics | None, found: Extracted) -> FeatureSt
 
 @final
 class SampleScores(Parts):
-    """Accumulates samples in order; `compute` holds them to a reference.
-
-    Args:
-        num_images: Samples to come; splits and chunks follow from it.
-    """
+    """Accumulates `num_images` samples in order; `compute` holds them to a reference."""
 
     KINDS: ClassVar = {
         "statistics": ChunkedStatistics,
@@ -135,11 +130,7 @@ class SampleScores(Parts):
         labels: Int64[Tensor, " b"] | None = None,
         positions: Int64[Tensor, " b"] | None = None,
     ) -> None:
-        """Add images, and the classes asked for where there are any.
-
-        Args:
-            positions: Where the images stand among all. Absent: they follow on those before.
-        """
+        """Add images at places among all; without places they follow on those before."""
         found, state = self._extractor.extract(images), self.state
         if positions is None:
             positions = state["statistics"].num_samples + torch.arange(len(images))

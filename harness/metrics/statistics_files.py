@@ -50,13 +50,11 @@ class ImportedStatistics:
 
     mean: Float64[Tensor, " d"]
     covariance: Float64[Tensor, "d d"]
-    """Their unbiased covariance."""
     num_samples: int | None = None
     """Images behind them; absent: the file does not say."""
     spatial_mean: Float64[Tensor, " s"] | None = None
     """Mean of the spatial features (sFID); absent: the file has none."""
     spatial_covariance: Float64[Tensor, "s s"] | None = None
-    """Their unbiased covariance."""
     images: NpzImages | None = None
     """Images that came along (ADM: 10,000 for precision and recall), to be opened when needed."""
     source: str
@@ -138,13 +136,7 @@ def write_statistics(
     extractor_identity: str,
     spatial: FeatureStatistics | None = None,
 ) -> None:
-    """Write statistics as `.safetensors`, whole or not at all; `read_statistics` reads them.
-
-    Args:
-        path: File to write; one that is there already is replaced.
-        extractor_identity: What tells its weights from all others.
-        spatial: Of its spatial features, for sFID.
-    """
+    """Write statistics as `.safetensors`, whole or not at all; `read_statistics` reads them."""
     tensors = statistics.to_tensors()
     if spatial is not None:
         tensors |= {f"{_SPATIAL}{name}": tensor for name, tensor in spatial.to_tensors().items()}

@@ -75,14 +75,7 @@ def measure_uniformity(
 
 
 def describe_densities(densities: NDArray[np.float64]) -> Uniformity:
-    """Says how unequal densities are.
-
-    Args:
-        densities: Array of shape (points,), each above 0, at least two.
-
-    Returns:
-        The statistics; they do not depend on the densities' unit.
-    """
+    """Says how unequal densities above 0 are, of shape (points,), two or more, in any unit."""
     assert (densities > 0).all(), "each is a density at one of the points that it is of"
     count = len(densities)
     shares = np.sort(densities) / densities.sum()

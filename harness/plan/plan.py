@@ -25,7 +25,7 @@ from harness.stages.tokenizer import kind as tokenizer
 from harness.storage.artifacts import Store
 
 MAX_SETS = 20_000
-"""Sets of samples of a plan, which takes a minute or two for so many."""
+"""Sets of samples of a plan, which takes half a minute for so many."""
 
 
 @dataclass(frozen=True, kw_only=True)

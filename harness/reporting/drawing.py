@@ -61,8 +61,7 @@ def _table(stages: Sequence[StageState], *, wide: bool) -> Table:
 
 
 def _share(stage: StageState, progress: Mapping[str, Any], *, wide: bool) -> str:
-    """How far it is: `1200/5000 24%`, or `24%` where there is little room; after the steps of a
-    training `accuracy 500/1800 28%`."""
+    """How far it is: `accuracy 500/1800 28%`, or `28%` where there is little room."""
     if progress.get("total"):
         share = progress["step"] / progress["total"]
         far = f"{progress['step']}/{progress['total']} {share:4.0%}" if wide else f"{share:.0%}"

@@ -114,11 +114,7 @@ class History:
         return self.machine.gpu or next(measured, "")
 
     def forecast(self, stage: StageRecord, held: Capacity) -> Forecast:
-        """How long a stage will take.
-
-        Args:
-            held: CPU cores and GPUs of all its workers together.
-        """
+        """How long a stage will take on the CPU cores and GPUs of all its workers together."""
         device, expected = self.device_for(held), stage.work
         on_gpu, devices = held.gpus > 0, held.gpus or held.cpus
         if expected is None:
@@ -142,7 +138,6 @@ class History:
         return Forecast(wall_s=seconds, device_s=device_s, source=source, on_gpu=on_gpu)
 
     def _assumed_rate(self, expected: Work, held: Capacity, device: str) -> float | None:
-        """Operations a second of one device, where none was measured."""
         if held.gpus > 0:
             peak = peak_flops(device, expected.precision)
             return None if peak is None else ASSUMED_MFU * peak

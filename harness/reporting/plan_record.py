@@ -89,12 +89,7 @@ def write_record(plan: PlanRecord, results: Path) -> None:
 
 
 def read_record(results: Path) -> PlanRecord | None:
-    """The record of a folder's plan.
-
-    Returns:
-        None where there is none, where it is damaged or of another version of the program, or where
-        `sweep.yaml` has changed since.
-    """
+    """The folder's plan; None unless its record is whole, of this version and of `sweep.yaml`."""
     try:
         record = json.loads((results / FILE).read_text(encoding="utf-8"))
         if record["sha256"] != hash_of(record["plan"], results):

@@ -93,11 +93,7 @@ def describe_plan(
 def forecast_plan(
     stages: Sequence[Stage], file: SweepFile, store: Store, gpu: str = ""
 ) -> dict[str, Forecast]:
-    """Key -> forecast, under the resources that the sweep file asks for.
-
-    Args:
-        gpu: Name of a GPU that stands in for this machine's; empty: none does.
-    """
+    """Key -> forecast under the file's resources; `gpu` names one in place of this machine's."""
     requests = {stage.kind: request_of(stage.kind, file.resources) for stage in stages}
     machine, gpus = this_machine(requests.values()), torch.cuda.device_count()
     if gpu:
@@ -110,10 +106,8 @@ def forecast_plan(
 def device_time(stages: Sequence[Stage], forecasts: Mapping[str, Forecast]) -> list[dict[str, Any]]:
     """Device time that the stages of each kind are expected to take, in the order of the stages.
 
-    Returns:
-        Of each `kind` the number of `stages`, whether it is time of GPUs (`on_gpu`; of CPU cores
-        otherwise), seconds (`device_s`, None where one has no forecast) and the forecasts'
-        `sources`.
+    Of each `kind` the number of `stages`, whether it is time of GPUs (`on_gpu`; of CPU cores
+    otherwise), seconds (`device_s`, None where one has no forecast) and the forecasts' `sources`.
     """
     groups: dict[str, list[Forecast]] = {}
     for stage in stages:
@@ -169,7 +163,6 @@ def plan_text(described: Mapping[str, Any]) -> str:
 
 
 def _device_time_lines(kinds: Sequence[Mapping[str, Any]], gpu: str) -> list[str]:
-    """Device time of what is to run, a line a kind and one for the whole."""
     lines = []
     for kind in kinds:
         time = "unknown" if kind["device_s"] is None else duration(kind["device_s"])

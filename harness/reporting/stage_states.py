@@ -56,11 +56,7 @@ Witness = Callable[[Node], StageState | None]
 
 
 def stage_states(stages: Iterable[Node], witness: Witness) -> dict[str, StageState]:
-    """Key -> state of every stage.
-
-    Args:
-        stages: Inputs first. Inputs that are not among them are in the store.
-    """
+    """Key -> state of every stage, given inputs first; an input that is not given is in the store."""
     states: dict[str, StageState] = {}
     for stage in stages:
         sources = [states[key] for key in stage.input_keys if key in states]
@@ -131,7 +127,6 @@ def _has_failed(partial: Path) -> bool:
 
 
 def _interrupted(partial: Path) -> str:
-    """From where work goes on that a process left which is gone."""
     steps = sorted((partial / "checkpoints").glob("step-*.json"))
     if not steps:
         return "its process is gone and left no checkpoint: it starts anew"

@@ -157,7 +157,6 @@ def look(
 
 
 def _rows(plan: PlanRecord, results: Path) -> dict[str, int]:
-    """Status -> number of the plan's rows."""
     counts: Counter[str] = Counter()
     for row_id in plan.rows:
         row = read_object(results / "rows" / f"{row_id}.json")
@@ -166,7 +165,6 @@ def _rows(plan: PlanRecord, results: Path) -> dict[str, int]:
 
 
 def _driver(events: Sequence[Mapping[str, Any]]) -> str:
-    """The command that ran last, and whether it said that it ended."""
     started = [event for event in events if event["event"] == "sweep_started"]
     if not started:
         return ""

@@ -14,7 +14,6 @@ class Objective:
     """One column of the table that the search makes better."""
 
     column: str
-    """Column of the table."""
     direction: Literal["minimise", "maximise"] | None = None
     """Absent: what is better in this column."""
 
@@ -128,12 +127,8 @@ class Verdict:
 
 
 def judge(row: Mapping[str, Any], goals: Goals, *, diverged: bool, capped: bool) -> Verdict:
-    """The verdict on a row whose stages have ended.
-
-    Args:
-        diverged: Whether one of its stages ended with a non-finite loss.
-        capped: Whether its generator was not trained because of a cap.
-    """
+    """The verdict on a row whose stages have ended; `capped`: a cap was broken before its
+    generator."""
     columns = [objective.column for objective in goals.objectives]
     values = {column: row[column] if _finite(row[column]) else None for column in columns}
     status: Status = "failed"

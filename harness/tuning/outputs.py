@@ -57,10 +57,9 @@ class TrialsWritten:
         return recommend(self.trials)
 
     def settings(self, *, front: bool, references: Sequence[str] | None) -> dict[str, Axes]:
-        """Settings to run again: the recommended one or the whole front, and first trials.
+        """Settings to run again: the recommended one or the whole `front`, and first trials.
 
         Args:
-            front: The whole Pareto set, otherwise the recommended setting.
             references: Names of first trials; None: all of them.
         """
         measured = compute_front(self.trials)
@@ -167,11 +166,7 @@ def _about(study: TuningStudy, rows: Sequence[Mapping[str, Any]]) -> dict[str, A
 
 
 def write_recommendation(written: TrialsWritten, study: TuningStudy, results: Path) -> str:
-    """Write `recommended.yaml`, `recommendation.json`.
-
-    Returns:
-        What they say, in words; empty where nothing was measured.
-    """
+    """Write `recommended.yaml` and `recommendation.json`; returns what they say, in words."""
     best = written.recommendation
     if best is None:
         for name in ("recommended.yaml", "recommendation.json"):

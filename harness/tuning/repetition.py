@@ -32,14 +32,7 @@ def repeat_settings(
     """Run the recommended setting again and, if asked for, promote the Pareto set.
 
     They are the sweeps `<results>/confirmed/`, at the search's budget, and `<results>/promoted/`,
-    at full budget.
-
-    Args:
-        options: Options of the search; its sweeps run as they say.
-        promote: Run the Pareto set at full budget too.
-
-    Returns:
-        The exit code of `harness.run`: 0, or 1 where rows failed.
+    at full budget; they run with the search's options. Returns 0, or 1 where rows failed.
 
     Raises:
         ConfigError: A sweep was refused; standard error says why.

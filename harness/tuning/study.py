@@ -59,7 +59,6 @@ class Asked:
     """A proposal that was asked for and not told yet."""
 
     number: int
-    """Number of the proposal."""
     trial: optuna.Trial
     point: Point
 
@@ -79,7 +78,6 @@ class Told:
     """The last trial of the study for one proposal."""
 
     number: int
-    """Number of the proposal."""
     frozen: FrozenTrial
     point: Point
 

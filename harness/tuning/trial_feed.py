@@ -33,8 +33,6 @@ _ROW_STATUS: Mapping[str, RowStatus] = {
 
 @dataclass
 class _Flight:
-    """A trial in flight."""
-
     asked: Asked
     plan: Plan
     step: Literal["reconstruction", "generation"]
