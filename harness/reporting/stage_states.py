@@ -56,7 +56,7 @@ Witness = Callable[[Node], StageState | None]
 
 
 def stage_states(stages: Iterable[Node], witness: Witness) -> dict[str, StageState]:
-    """Key -> state of every stage, given inputs first; an input that is not given is in the store."""
+    """Key -> state of every stage, given inputs first; inputs that are not given are stored."""
     states: dict[str, StageState] = {}
     for stage in stages:
         sources = [states[key] for key in stage.input_keys if key in states]
