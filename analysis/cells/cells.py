@@ -11,6 +11,7 @@ so that one tokenizer counts once.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -99,7 +100,7 @@ class Cells:
         return bool(self.known(["gfid"]))
 
     @cached_property
-    def tokenizers(self) -> dict[str, frozenset[str]]:
+    def tokenizers(self) -> dict[Any, frozenset[str]]:
         """Cell -> keys of the tokenizers behind its rows; an unknown one is empty."""
         known = self.rows["tokenizer_key"].fillna("")
         return known.groupby(self.rows["cell"], sort=False).agg(frozenset).to_dict()

@@ -101,8 +101,8 @@ def place_labels(
                 if is_far:
                     strokes = np.concatenate([strokes, leader])
                     line = {"arrowstyle": "-", "color": colour, "linewidth": 0.5, "shrinkB": 3.5}
-                    ends = {"xy": note.xy, "xytext": (float(tip[0]), float(tip[1]))}
-                    axes.annotate("", **ends, textcoords="offset points", arrowprops=line)
+                    end = (float(tip[0]), float(tip[1]))
+                    axes.annotate("", note.xy, end, textcoords="offset points", arrowprops=line)
                 break
         else:
             note.remove()

@@ -101,9 +101,8 @@ def draw_panels(
             if f"{column}_se" in known
         }
         if any(each.any() for each in errors.values()):
-            look = {"elinewidth": 0.6, "ecolor": known[lines[0]].map(marks.colours)}
-            places = (known[column].to_numpy() for column in (panel.x, panel.y))
-            axes.errorbar(*places, fmt="none", **errors, **look)
+            look = {"fmt": "none", "elinewidth": 0.6, "ecolor": known[lines[0]].map(marks.colours)}
+            axes.errorbar(known[panel.x].to_numpy(), known[panel.y].to_numpy(), **errors, **look)
         # Axes that are shared have one scale, so it is chosen for the points of all of them.
         values = (points if share_y else mine)[panel.y]
         if values.notna().sum() == 0:
