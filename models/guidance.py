@@ -165,26 +165,26 @@ def guided_velocity(
             "`weak_model`"
         )
 
+    asked = torch.cat([labels, torch.full_like(labels, num_classes)])
+    seen = () if condition is None else (torch.cat([condition, condition]),)
+
     def conditional(
-        network: Any, x: Float[Tensor, "b c h w"], times: GroupTimes, classes: Tensor
+        network: Any, x: Float[Tensor, "b c h w"], times: GroupTimes
     ) -> Float[Tensor, "b c h w"]:
-        # A tensor made of a list would wait for the device.
-        columns = [torch.full((len(x),), time, device=x.device) for time in times]
-        seen = () if condition is None else (condition.repeat(len(x) // len(condition), 1, 1, 1),)
+        # A tensor made of a list would wait for the device. All images are at one time.
+        columns = [torch.full((1,), time, device=x.device) for time in times]
+        shared = torch.stack(columns, dim=1).expand(len(x), -1)
         # Under autocast velocities are bf16; steps and guidance take differences, in float32.
-        return network(x, torch.stack(columns, dim=1), classes, *seen).float()
+        return network(x, shared, asked[: len(x)], *(each[: len(x)] for each in seen)).float()
 
     def velocity(x: Float[Tensor, "b c h w"], times: GroupTimes) -> Float[Tensor, "b c h w"]:
         parts = guided_parts(guidance, times, model.layout)
         if not parts:
-            return conditional(model, x, times, labels)
+            return conditional(model, x, times)
         if weak_model is not None and isinstance(guidance, AutoGuidance):
-            strong = conditional(model, x, times, labels)
-            weak = conditional(weak_model, x, times, labels)
+            strong, weak = (conditional(network, x, times) for network in (model, weak_model))
         else:
-            null = torch.full_like(labels, num_classes)
-            both = conditional(model, torch.cat([x, x]), times, torch.cat([labels, null]))
-            strong, weak = both.chunk(2)
+            strong, weak = conditional(model, torch.cat([x, x]), times).chunk(2)
         guided = strong.clone()
         for channels, scale in parts:
             difference = strong[:, channels] - weak[:, channels]

@@ -220,13 +220,11 @@ class LightningDiT(nn.Module):
 
         Args:
             x: noisy latent, normalised to unit variance at t = 1.
-            t: time of each channel group in [0, 1]; 0 is noise, 1 is data.
+            t: time of each channel group in [0, 1]; 0 is noise, 1 is data. Of an expanded row, as
+                samplers give it, a class is embedded and modulates once, not for each image.
             labels: classes in [0, num_classes]; the last is the null class.
         """
-        tokens, condition = self._embed(x, t, labels)
-        for block in self.blocks:
-            tokens = block(tokens, condition, self.feat_rope)
-        return self._unpatchify(self.final_layer(tokens, condition), self.grid)
+        return self.forward_with_tap(x, t, labels, len(self.blocks))[0]
 
     def forward_with_tap(
         self,
@@ -237,19 +235,23 @@ class LightningDiT(nn.Module):
     ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b n d"]]:
         """Predict velocity and return the tokens after the first `block` blocks (1 to depth)."""
         assert 1 <= block <= len(self.blocks), "the tap's range is checked by its configuration"
-        tokens, condition = self._embed(x, t, labels)
-        tapped = tokens
+        tokens = tapped = self.x_embedder(x) + self.pos_embed
+        condition, rows = self._condition(t, labels)
         for index, layer in enumerate(self.blocks, start=1):
-            tokens = layer(tokens, condition, self.feat_rope)
+            tokens = layer(tokens, condition, self.feat_rope, rows)
             if index == block:
                 tapped = tokens
-        return self._unpatchify(self.final_layer(tokens, condition), self.grid), tapped
+        return self._unpatchify(self.final_layer(tokens, condition, rows), self.grid), tapped
 
-    def _embed(
-        self, x: Float[Tensor, "b c h w"], t: Float[Tensor, "b g"], labels: Int[Tensor, " b"]
-    ) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b d"]]:
-        tokens = self.x_embedder(x) + self.pos_embed
-        return tokens, self.t_embedder(t) + self.y_embedder(labels)
+    def _condition(
+        self, t: Float[Tensor, "b g"], labels: Int[Tensor, " b"]
+    ) -> tuple[Float[Tensor, "v d"], Int[Tensor, " b"] | None]:
+        """What modulates the blocks, and which row of it each image has; None: its own."""
+        classes = self.y_embedder.embedding_table.weight
+        # All classes, not those that occur: their number would be another shape to compile for.
+        if t.stride(0) == 0 and len(classes) < len(labels):
+            return self.t_embedder(t[:1]) + classes, labels
+        return self.t_embedder(t) + self.y_embedder(labels), None
 
     def _unpatchify(
         self, tokens: Float[Tensor, "b n p"], grid: tuple[int, int]

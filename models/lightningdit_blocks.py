@@ -179,6 +179,10 @@ def _modulation(width: int, num_vectors: int) -> nn.Sequential:
     return nn.Sequential(nn.SiLU(), nn.Linear(width, num_vectors * width))
 
 
+def _rows(modulation: Float[Tensor, "v m"], rows: Tensor | None) -> Float[Tensor, "b m"]:
+    return modulation if rows is None else modulation[rows]
+
+
 class Block(nn.Module):
     """Attention and feed-forward, each shifted, scaled and gated by the condition (adaLN)."""
 
@@ -203,11 +207,12 @@ class Block(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "b n d"],
-        condition: Float[Tensor, "b d"],
+        condition: Float[Tensor, "v d"],
         rope: RotaryEmbedding | None,
+        rows: Int[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b n d"]:
-        """Run both sublayers around their skips."""
-        attention, feed_forward = self._split(self.adaLN_modulation(condition))
+        """Run both sublayers around their skips; `rows` says which condition each image has."""
+        attention, feed_forward = self._split(_rows(self.adaLN_modulation(condition), rows))
         shift, scale, gate = attention
         x = x + gate * self.attn(self.norm1(x) * (1 + scale) + shift, rope)
         shift, scale, gate = feed_forward
@@ -233,10 +238,14 @@ class FinalLayer(nn.Module):
         self.adaLN_modulation = _modulation(width, 2)
 
     def forward(
-        self, x: Float[Tensor, "b n d"], condition: Float[Tensor, "b d"]
+        self,
+        x: Float[Tensor, "b n d"],
+        condition: Float[Tensor, "v d"],
+        rows: Int[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b n p"]:
         """Shift, scale, project."""
-        shift, scale = self.adaLN_modulation(condition).unsqueeze(1).chunk(2, dim=-1)
+        modulation = _rows(self.adaLN_modulation(condition), rows)
+        shift, scale = modulation.unsqueeze(1).chunk(2, dim=-1)
         return self.linear(self.norm_final(x) * (1 + scale) + shift)
 
 

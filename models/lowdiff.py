@@ -74,10 +74,11 @@ class CascadeDiT(LightningDiT):
         place: Any = self if number == len(self.lower) else self.lower[number]
         seen = torch.cat([x, torch.zeros_like(x) if condition is None else condition], dim=1)
         tokens = self.x_embedder(seen) + place.pos_embed
-        told = self.t_embedder(t) + self.y_embedder(labels) + self.r_embedder.weight[number]
+        told, rows = self._condition(t, labels)
+        told = told + self.r_embedder.weight[number]
         for block in self.blocks:
-            tokens = block(tokens, told, place.feat_rope)
-        return self._unpatchify(self.final_layer(tokens, told), place.grid)
+            tokens = block(tokens, told, place.feat_rope, rows)
+        return self._unpatchify(self.final_layer(tokens, told, rows), place.grid)
 
 
 class LowerGrid(nn.Module):

@@ -172,6 +172,27 @@ def test_tokens_lie_in_one_piece_of_memory_in_every_block():
     assert seen == [True] * len(model.blocks)
 
 
+@torch.no_grad()
+def test_a_time_that_a_batch_shares_modulates_each_class_once():
+    model, seen = pico(), []
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    for layer in (*model.blocks, model.final_layer):
+        layer.adaLN_modulation.register_forward_hook(lambda _, __, out: seen.append(len(out)))
+    x, labels = torch.randn(24, 4, 4, 4), torch.arange(24) % 11
+    shared = torch.full((1, 1), 0.3).expand(24, -1)
+    each = model(x, shared.contiguous(), labels)
+    assert seen == 4 * [24]
+    seen.clear()
+    once = model(x, shared, labels)
+    assert seen == 4 * [11]
+    torch.testing.assert_close(once, each, rtol=0, atol=2e-6 * float(each.abs().max()))
+    seen.clear()
+    few = model(x[:8], shared[:8], labels[:8])
+    assert seen == 4 * [8]
+    assert torch.equal(few, model(x[:8], shared[:8].contiguous(), labels[:8]))
+
+
 SWITCHES = ("qk_norm", "swiglu", "rope", "rmsnorm", "adaln_shift")
 
 
