@@ -269,3 +269,11 @@ def _check_counts(trial: Trial) -> None:
                 "or leave it out to take all",
                 path=path,
             )
+    images = trial.latents.num_images or data.num_train_images
+    held_out = 0 if trial.generator is None else trial.generator.num_held_out
+    if held_out >= images:
+        raise ConfigError(
+            f"must leave some of the {images} latents to learn from, but holds out {held_out}; "
+            "lower it or training.batch_size",
+            path="generator.validation_batches",
+        )

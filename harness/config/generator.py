@@ -42,6 +42,9 @@ class GeneratorSettings(GeneratorBase):
     """Length and optimiser."""
     snapshots: tuple[int, ...] = ()
     """Steps at which the moving average is kept for evaluation, beside the last one."""
+    validation_batches: int = field(default=0, metadata=KEY_UNLESS_DEFAULT)
+    """Batches of latents that are held out of the training, spread evenly over the set; each point
+    of its curve then has their loss too. 0: all are learnt from."""
     checkpoint: str | None = field(default=None, metadata=NO_KEY)
     """Official file to take the averaged weights from; nothing is trained then, and the other
     fields say how the file was. Its hash enters the key, its path does not."""
@@ -76,6 +79,11 @@ class GeneratorSettings(GeneratorBase):
     def snapshot_steps(self) -> tuple[int, ...]:
         """All evaluated steps, the last one included."""
         return (*self.snapshots, self.training.steps)
+
+    @property
+    def num_held_out(self) -> int:
+        """Latents that are held out of the training."""
+        return self.validation_batches * self.training.batch_size
 
     @property
     def is_given(self) -> bool:

@@ -65,6 +65,11 @@ class GeneratorBase:
         """All evaluated training steps, the last one included; (0,) where nothing is trained."""
         return (0,)
 
+    @property
+    def num_held_out(self) -> int:
+        """Latents that its training does not learn from."""
+        return 0
+
     def images_at(self, step: int) -> int | None:
         """Images that it has seen after a training step; None where nobody knows."""
         return None

@@ -17,7 +17,7 @@ from harness.config.generator import GeneratorSettings
 from harness.config.generator_settings import GeneratorBase
 from harness.config.trial import Trial
 from harness.config.weights import check_file, file_of
-from harness.data.dataset import CONTENT
+from harness.data.dataset import CONTENT, spread
 from harness.data.latents.folder import LatentFolder
 from harness.data.latents.training_set import LatentSet, Rows
 from harness.data.missing import MissingItem
@@ -169,9 +169,12 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
         }
 
     # ---- data, read ahead of its step where it does not lie on the device
+    held_out = spread(settings.num_held_out, len(latents))
+    learnt = np.setdiff1d(np.arange(len(latents)), held_out)
+
     def drawn(step: int) -> tuple[Int64[np.ndarray, " b"], Int64[np.ndarray, " b"]]:
         """Positions and views of a step's latents."""
-        indices = batch_indices(seed, step, count, len(latents))
+        indices = learnt[batch_indices(seed, step, count, len(learnt))]
         # Either view of an image with equal probability, as the published data set draws it.
         views = np.random.default_rng([seed, step]).integers(len(latents.views), size=len(indices))
         return indices, views
@@ -186,6 +189,31 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
         """This worker's part of a step's latents."""
         indices, views = drawn(step)
         return latents.read(indices[own], views[own])
+
+    @torch.no_grad()
+    def validation(step: int) -> Mapping[str, Tensor]:
+        """The held-out batches' terms, of the same random numbers at every point of the curve."""
+        summed: dict[str, Tensor] = {}
+        if step % curve.every:
+            return summed
+        model.eval()
+        # Classes may stand together in the set: each batch is spread over all of it.
+        for number in range(settings.validation_batches):
+            indices = held_out[number :: settings.validation_batches]
+            views, asked = np.zeros_like(indices), latents.labels[torch.from_numpy(indices)]
+            random = generator_for(seed, "validation", number, device=device)
+            draws = objective.draw(asked.to(device), config.layout.shape, random, step)
+            noise = latents.noise(seed, number, count)
+            for part in parts:
+                chosen = indices[part], views[part]
+                clean, _ = latents.batch(*chosen, None if noise is None else noise[part])
+                given = {**rows_of(draws, part), **latents.lower(*chosen)}
+                found = objective.loss(network, clean, given)
+                share = len(clean) / settings.num_held_out
+                terms = {**found.terms, "loss": found.total}
+                summed = add_terms(summed, {f"validation_{n}": share * t for n, t in terms.items()})
+        model.train()
+        return summed
 
     upcoming = range(first, training.steps)
     pictures = context.ahead(read_images, upcoming) if alignment else None
@@ -207,6 +235,7 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
         # ---- forward and loss, a slice at a time where the device has no memory for the batch
         start_step(optimizer, training, step)
         summed: dict[str, Tensor] = {}
+        held = validation(step)
         for part in parts:
             here = slice(part.start - own.start, part.stop - own.start)
             clean, _ = latents.finish(
@@ -233,7 +262,7 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
         ema.update(model)
 
         # ---- bookkeeping
-        terms = context.world.sum_terms(summed)
+        terms = context.world.sum_terms({**held, **summed})
         loss = terms.pop("loss")
         context.watch(step, loss)
         curve.note(step, terms, loss)

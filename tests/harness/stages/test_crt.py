@@ -1,22 +1,34 @@
 """CRT from a sweep to its rows: codes, their generator, the causal regulariser, and refusals."""
 
 import csv
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch.nn import functional
 
 from harness.commands.conformance import check, small_sweep
+from harness.config.resources import Resources
+from harness.config.sweep import load_sweep
+from harness.data.latents.training_set import LatentSet
+from harness.execution.stage_run import run_stage
+from harness.machine.random_streams import generator_for
+from harness.plan.cost import estimate
 from harness.plan.plan import make_plan
 from harness.schema.reading import ConfigError
 from harness.stages.generator.autoregressive import build
-from harness.stages.generator.stage import check_given
+from harness.stages.generator.stage import check_given, snapshot_name
+from harness.storage.artifacts import Store
+from models.objectives.objective import drop_labels
 
+SWEEPS = Path(__file__).parents[3] / "sweeps"
 CAUSAL = "{kind: causal, depth: 1, width: 16, num_heads: 2, warmup_steps: 2}"
 AR = (
     "{kind: autoregressive, size: {depth: 1, width: 16, num_heads: 2, hidden_multiple: 8}, "
-    "training: {steps: 4, batch_size: 8, learning_rate: 1e-3}}"
+    "training: {steps: 4, batch_size: 8, learning_rate: 1e-3}, validation_batches: 2}"
 )
 CODES = (
     "tokenizer.kind=vq",
@@ -52,7 +64,45 @@ def test_codes_of_a_regularised_tokenizer_become_rows(command, write, tree):
     assert "causal.prediction" in curves
     assert "causal.variance" in curves
     curves = next(Path("artifacts/generator").glob("*/curve.jsonl")).read_text()
-    assert "cross_entropy_4of4" in curves
+    assert '"cross_entropy_4of4"' in curves
+    assert '"validation_cross_entropy_4of4"' in curves
+
+
+def test_held_out_codes_are_measured_by_position_and_never_learnt_from(load, tmp_path, monkeypatch):
+    # A moving average without memory keeps the weights of a step.
+    plan = make_plan(load(*CODES, "generator.snapshots=[2]", "generator.ema={decay: 0}"))
+    stages = {stage.kind: stage for stage in plan.stages}
+    read, asked = LatentSet.read, []
+    monkeypatch.setattr(
+        LatentSet, "read", lambda self, rows, views: asked.append(rows) or read(self, rows, views)
+    )
+    for kind in ("encoder", "tokenizer", "latents", "generator"):
+        assert run_stage(stages[kind], tmp_path, Resources(), 0.0).status == "done"
+    held_out = np.arange(16) * 1437 // 16
+    common = [len(np.intersect1d(held_out, rows)) for rows in asked]
+    # At each of four points of the curve the batch that is learnt from, and the two held out.
+    assert common == 4 * [0, 8, 8]
+
+    store = Store(tmp_path)
+    latents, generator = (store.get(kind, stages[kind].key) for kind in ("latents", "generator"))
+    config = stages["generator"].config
+    network = build(config).eval()
+    network.load_state_dict(generator.tensors(snapshot_name(2)))
+    encoded = latents.tensors("latents_shard00000.safetensors")
+    found = []
+    for number in range(2):
+        rows = held_out[number::2]
+        asked_for = drop_labels(
+            encoded["labels"][rows], config.num_classes, 0.1, generator_for(0, "validation", number)
+        )
+        codes = encoded["latents"][rows].long()
+        with torch.no_grad():
+            logits = network(asked_for, codes[:, :-1])
+        entropy = functional.cross_entropy(logits.mT, codes, reduction="none")
+        found.append(entropy.unflatten(1, (4, 4)).mean(dim=(0, 2)))
+    curve = [json.loads(line) for line in (generator.path / "curve.jsonl").read_text().splitlines()]
+    ours = [curve[2][f"validation_cross_entropy_{number}of4"] for number in range(1, 5)]
+    torch.testing.assert_close(torch.tensor(ours), torch.stack(found).mean(dim=0))
 
 
 @pytest.mark.parametrize("codebook", ["{kind: gradient}", "{kind: ema}"])
@@ -79,6 +129,11 @@ REFUSED = {
         "tokenizer.quantizer={kind: fsq, levels: [4, 4, 4]}",
         "tokenizer",
         "`latent_dim` must be the number of `quantizer.levels`, 3, but got 2",
+    ),
+    "a validation that leaves nothing to learn from": (
+        "generator.validation_batches=180",
+        "generator.validation_batches",
+        "must leave some of the 1437 latents to learn from, but holds out 1440",
     ),
     "guidance of velocities": (
         "evaluation.guidance=[{kind: cfg, scale: 2}]",
@@ -111,6 +166,24 @@ def test_what_does_not_fit_is_refused_at_planning(load, case):
     with pytest.raises(ConfigError) as refused:
         load(*CODES, setting)
     assert f"{path}" in str(refused.value)
+    assert says in str(refused.value)
+
+
+def test_the_shipped_pair_is_trained_with_equal_flops():
+    plan = make_plan(load_sweep(SWEEPS / "crt_imagenet256.yaml"))
+    flops = {}
+    for stage in plan.stages:
+        if stage.kind == "tokenizer":
+            flops[stage.config.tokenizer.training.steps] = estimate(stage).flops
+    assert flops[396_000] / flops[400_000] == pytest.approx(1, abs=0.005)
+    # The predictor costs something: as many steps would cost more.
+    assert flops[396_000] / 396_000 > 1.005 * flops[400_000] / 400_000
+
+
+def test_guidance_of_logits_is_refused_for_a_diffusion_transformer(load):
+    with pytest.raises(ConfigError, match=r"evaluation\.guidance\.0\.kind") as refused:
+        load("evaluation.guidance=[{kind: cfg_logits, scale: 2}]")
+    says = "must be one of none, cfg, autoguidance, all that a generator of kind 'lightningdit'"
     assert says in str(refused.value)
 
 
