@@ -58,13 +58,13 @@ SETTINGS = (
 
 
 class Small:
-    """The small sweep with every loss term, and a store in which one worker ran it."""
+    """The small sweep with some settings, and a store in which one worker ran it."""
 
-    def __init__(self, folder: Path, tree: Any) -> None:
-        self.file = folder / "sweep.yaml"
+    def __init__(self, folder: Path, tree: Any, settings: tuple[str, ...] = SETTINGS) -> None:
+        self.file, self.settings = folder / "sweep.yaml", settings
         self.file.write_text(yaml.safe_dump(tree, sort_keys=False))
         self.store = Store(folder / "alone")
-        self.stages = make_plan(load_sweep(self.file, SETTINGS)).stages
+        self.stages = make_plan(load_sweep(self.file, settings)).stages
 
     def stage(self, kind: str) -> Stage:
         return next(stage for stage in reversed(self.stages) if stage.kind == kind)
@@ -112,7 +112,7 @@ def run_workers(folder: Path, small: Small, runs: list[Run], size: int = 2) -> E
     folder.mkdir(parents=True)
     job = {
         "sweep": str(small.file),
-        "settings": SETTINGS,
+        "settings": small.settings,
         "size": size,
         "patience_s": PATIENCE_S,
         "runs": [
@@ -176,5 +176,5 @@ def largest_difference(ours: Artifact, theirs: Artifact) -> float:
 
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
-    """The small sweep, run by one worker as far as tests ask for."""
+    """The small sweep with every loss term, run by one worker as far as tests ask for."""
     return Small(tmp_path_factory.mktemp("small"), SMALL_SWEEP)
