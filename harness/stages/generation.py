@@ -28,7 +28,7 @@ from harness.stages.encoder.stage import feature_dim_of, load_extractor
 from harness.stages.encoder.stage import flops_per_image as encoder_flops
 from harness.stages.flops import BYTES
 from harness.stages.generator import stage as generator_stage
-from harness.stages.generator.kind import Draw, GeneratorStage
+from harness.stages.generator.kind import GeneratorStage
 from harness.stages.generator.kinds import kind_of
 from harness.stages.generator.stage import load_generator
 from harness.stages.reference import load_reference
@@ -177,18 +177,15 @@ class Sampling:
     """Their deviation."""
     config: GenerationStage
     device: torch.device
-
     slices: int = 1
     """Parts in which networks see a batch."""
-    draw: Draw | None = None
-    """Draws latents in place of the kind's own way."""
 
     def images(
         self, labels: Int64[Tensor, " b"], random: torch.Generator
     ) -> UInt8[Tensor, "b 3 h w"]:
         """Draw latents, undo the normalisation, decode and round."""
         config, settings = self.config, self.generator.generator
-        draw = self.draw or kind_of(settings).draw
+        draw = kind_of(settings).draw
         with arithmetic(config.precision, self.device):
             latents = draw(
                 self.model, labels, random, config.sampler, config.guidance, self.weak, self.slices

@@ -55,9 +55,8 @@ def steps_of(name: str) -> dict[str, Any]:
             "gradient": given.grad,
             "codes": book.embed[0],
         }
-        if book.learnable_codebook:
-            step["codebook_gradient"] = book.embed.grad[0]
-            book.embed.grad = None
+        if (gradient := book.embed.grad) is not None:
+            step["codebook_gradient"], book.embed.grad = gradient[0], None
         else:
             step |= {"counts": book.cluster_size[0], "sums": book.embed_avg[0]}
         steps.append({what: tensor.tolist() for what, tensor in step.items()})

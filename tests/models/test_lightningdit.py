@@ -177,8 +177,9 @@ def test_a_time_that_a_batch_shares_modulates_each_class_once():
     model, seen = pico(), []
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
-    for layer in (*model.blocks, model.final_layer):
-        layer.adaLN_modulation.register_forward_hook(lambda _, __, out: seen.append(len(out)))
+    for name, layer in model.named_modules():
+        if name.endswith("adaLN_modulation"):
+            layer.register_forward_hook(lambda _, __, out: seen.append(len(out)))
     x, labels = torch.randn(24, 4, 4, 4), torch.arange(24) % 11
     shared = torch.full((1, 1), 0.3).expand(24, -1)
     each = model(x, shared.contiguous(), labels)

@@ -76,7 +76,7 @@ def test_variants_are_held_to_the_peak_of_their_own_arithmetic(gpu, rows_on):
         assert row.peak_flops == peak_flops(gpu, row.precision)
         assert row.peak_name == f"published, {row.precision}"
     for row in rows["sampling"]:
-        if row.precision == "fp32":
+        if row.precision == "fp32" and not row.variant.startswith("latents"):
             # Products at one peak and the decoder's convolutions at the other, one after the other.
             assert row.peak_flops is not None
             assert 1 < row.peak_flops / (TERA * PEAKS[gpu].fp32) < 2
