@@ -13,8 +13,9 @@ from harness.commands.planning import check_machine, check_networks, print_plan
 from harness.config.sweep import Sweep, resolved_tree
 from harness.execution.stage_run import Outcome
 from harness.executors import StageEvent
+from harness.plan.cost import estimated_flops
 from harness.plan.graph import stages_to_run
-from harness.plan.plan import Plan, make_plan
+from harness.plan.plan import Plan, make_plan, rows_first
 from harness.plan.requirements import say_missing
 from harness.reporting.plan_record import read_record, write_record
 from harness.reporting.plan_text import forecast_plan
@@ -109,7 +110,8 @@ def run_sweep(options: RunOptions, sweep: Sweep) -> int:
         refresher.look()
 
     try:
-        outcomes = execute(options, to_run, store, sweep, listen)
+        ordered = rows_first(to_run, plan.rows, estimated_flops)
+        outcomes = execute(options, ordered, store, sweep, listen)
         begin()
     except BaseException as error:
         refresher.stop()

@@ -21,27 +21,6 @@ class Placement:
     """Machine of each worker."""
 
 
-def in_priority(
-    ready: Sequence[Stage],
-    demands: Mapping[str, Demand],
-    paths: Mapping[str, float],
-    dependents: Mapping[str, int],
-) -> list[Stage]:
-    """Order stages: large gangs, then long remaining paths, then what many others wait for.
-
-    Args:
-        ready: Stages whose inputs exist.
-        paths: Key -> length of the longest chain from this stage to an end.
-        dependents: Key -> number of stages that need it.
-    """
-
-    def rank(stage: Stage) -> tuple[float, float, float]:
-        return -demands[stage.kind].workers, -paths[stage.key], -dependents[stage.key]
-
-    # Sorting is stable: stages that rank alike keep the order of the plan.
-    return sorted(ready, key=rank)
-
-
 def place(
     stages: Sequence[Stage],
     demands: Mapping[str, Demand],

@@ -2,15 +2,16 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from harness.execution.failures import Failures, classify, one_line
 from harness.execution.stage_run import Outcome
 from harness.executors.interface import Capacity, Graph, StageEvent
-from harness.executors.placement import Placement, in_priority, place
+from harness.executors.placement import Placement, place
 from harness.executors.requests import Amounts, Demand, as_packed, is_possible, side_by_side
 from harness.plan.cost import estimated_flops
 from harness.plan.graph import critical_paths
@@ -74,7 +75,9 @@ class Queue:
         """Stage that another process works on -> when to look again."""
         self.again_at: dict[str, float] = {}
         """Stage that failed -> when its next attempt starts."""
-        self._look_at_graph()
+        self.places = 1
+        """How many stages of any kind run at a time."""
+        self.paths = critical_paths(graph.stages, estimated_flops)
 
     def run(self) -> None:
         """Run until every stage has ended or, after a stop request, until none runs any more."""
@@ -99,20 +102,12 @@ class Queue:
 
     def _grow(self) -> None:
         machines = list(self.machines.totals().values())
-        capacity = min(side_by_side(demand, machines) for demand in self.demands.values())
-        if self.graph.grow(capacity):
-            self._look_at_graph()
-
-    def _look_at_graph(self) -> None:
-        self.paths = critical_paths(self.graph.stages, estimated_flops)
-        self.dependents = {stage.key: 0 for stage in self.graph.stages}
-        for stage in self.graph.stages:
-            for needed in stage.inputs.values():
-                if needed.key in self.dependents:
-                    self.dependents[needed.key] += 1
+        self.places = min(side_by_side(demand, machines) for demand in self.demands.values())
+        if self.graph.grow(self.places):
+            self.paths = critical_paths(self.graph.stages, estimated_flops)
 
     def _start_ready(self) -> None:
-        ready = in_priority(self._ready(), self.demands, self.paths, self.dependents)
+        ready = sorted(self._ready(), key=self._urgency())
         if not ready:
             return
         # Asked at every look, so that machines that join or leave are noticed.
@@ -127,6 +122,15 @@ class Queue:
             self.graph.listen(StageEvent(stage=stage, what="started", held=held, total=total))
         demands = [self.demands[s.kind] for s in ready if s.key not in self._busy()]
         self.machines.want([d for d in demands if not is_possible(d, list(totals.values()))])
+
+    def _urgency(self) -> Callable[[Stage], tuple[float, float]]:
+        """Sorts stages: large gangs, chains that may hold up the end, then as they are given."""
+        left = [s for s in self.graph.stages if s.key not in self.graph.outcomes]
+        # The given order ends rows early; a chain that is longer than half of what each place has
+        # yet to do would hold up the end. Half, as estimates are off by that much.
+        long = sum(map(estimated_flops, left)) / self.places / 2 if self.places > 1 else inf
+        late = {s.key: path for s in left if (path := self.paths[s.key]) > long}
+        return lambda stage: (-self.demands[stage.kind].workers, -late.get(stage.key, 0.0))
 
     def _busy(self) -> set[str]:
         return {placement.stage.key for placement in self.running.values()}

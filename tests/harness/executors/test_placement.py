@@ -4,7 +4,7 @@ import pytest
 
 from harness.config.encoders import TimmEncoderConfig
 from harness.config.resources import Resources
-from harness.executors.placement import in_priority, place
+from harness.executors.placement import place
 from harness.executors.requests import (
     Demand,
     demand_of,
@@ -96,15 +96,6 @@ def test_a_request_that_no_machine_will_ever_meet_holds_nothing():
     demands = {**DEMANDS, "generator": gpus(1, workers=8)}
     totals = {"a": machine(of_gpus=2)}
     assert placed([GANG, SMALL], demands, totals) == {"small": ("a",)}
-
-
-def test_gangs_come_first_then_long_paths_then_what_many_wait_for():
-    one, two, three = (stage(name) for name in ("one", "two", "three"))
-    every = [one, two, three, GANG]
-    paths = {one.key: 5.0, two.key: 9.0, three.key: 5.0, GANG.key: 1.0}
-    dependents = {one.key: 1, two.key: 0, three.key: 7, GANG.key: 0}
-    ordered = in_priority(every, DEMANDS, paths, dependents)
-    assert [s.label for s in ordered] == ["gang", "two", "three", "one"]
 
 
 @pytest.mark.parametrize(

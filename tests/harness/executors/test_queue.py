@@ -14,6 +14,7 @@ from harness.executors import queue
 from harness.executors.interface import Graph, fixed
 from harness.executors.queue import Queue
 from harness.executors.requests import Demand
+from harness.plan.plan import make_plan, rows_first
 from harness.stages.encoder.kind import EncoderStage
 from harness.stages.stage import Stage
 from harness.storage.artifacts import Store
@@ -68,6 +69,30 @@ class FakeMachines:
         self.wanted.append(list(demands))
 
 
+class Timed(FakeMachines):
+    """Ends what ends first by a clock of its own, on which every stage takes its cost."""
+
+    now = 0.0
+
+    def launch(self, placement, demand):
+        number, started = super().launch(placement, demand)
+        return self.now + cost(started), number, started
+
+    def wait(self, handles, timeout_s):
+        self.now = min(handles)[0]
+        return [min(handles)]
+
+    def outcome(self, handle):
+        return super().outcome(handle[1:])
+
+
+def cost(one: Stage) -> float:
+    """Invented; a generator that is wide takes longer."""
+    own = 36.0 if one.label.startswith("nano") else 20.0
+    costs = {"tokenizer": 33.0, "generator": own, "generation": own / 6, "encoder": 10.0}
+    return costs.get(one.kind, 1.0)
+
+
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     monkeypatch.setattr(queue, "POLL_S", 0.0)
@@ -91,6 +116,36 @@ def test_a_gang_among_sixteen_small_stages_starts_as_soon_as_two_gpus_are_free(r
     run([*stages, gang], {"encoder": GPU, "generator": PAIR}, machines)
     # When its input is there one GPU is busy: that one is waited for, and nothing comes between.
     assert machines.started.index("gang") == 2
+
+
+def test_gangs_come_first_then_chains_that_would_end_late_then_the_order_given(run, monkeypatch):
+    costs = {"one": 1.0, "two": 5.0, "three": 9.0, "gang": 1.0, "four": 1.0}
+    monkeypatch.setattr(queue, "estimated_flops", lambda one: costs[one.label])
+    stages = [stage(name, "generator" if name == "gang" else "encoder") for name in costs]
+    machines = FakeMachines({"a": machine(of_gpus=4)})
+    run(stages, {"encoder": GPU, "generator": PAIR}, machines)
+    assert machines.started == ["gang", "three", "two", "one", "four"]
+
+
+def test_rows_become_whole_early_and_the_end_comes_no_later(run, monkeypatch, load):
+    monkeypatch.setattr(queue, "estimated_flops", cost)
+    sizes, dims = "grid.generator.size=[nano, pico]", "grid.tokenizer.latent_dim=[2, 3, 4]"
+    plan = make_plan(load(dims, sizes, "grid.alignment=[none, vf]"))
+    every = sum(map(cost, plan.stages))
+    ordered = rows_first(plan.stages, plan.rows, cost)
+    assert sorted(s.key for s in ordered) == sorted(s.key for s in plan.stages)
+    for places, worst in (1, 1.001), (2, 1.03), (4, 1.08):
+        machines, ends = Timed({"a": {"CPU": places}}), {}
+
+        def listen(event, machines=machines, ends=ends):
+            if event.what == "ended":
+                ends[event.stage.key] = machines.now
+
+        run(ordered, {s.kind: Demand(each={"CPU": 1.0}) for s in ordered}, machines, listen)
+        whole = sorted(max(ends[s.key] for s in row.stages) for row in plan.rows)
+        assert whole[-1] <= worst * every / places
+        assert whole[0] <= sum(map(cost, ordered[:8])), "of one row alone"
+        assert whole[1] <= 0.5 * whole[-1]
 
 
 @pytest.mark.parametrize(
