@@ -11,7 +11,7 @@ import torch
 from harness.config.resources import Resources
 from harness.execution.failures import Failures
 from harness.execution.stage_run import Outcome, run_stage
-from harness.executors.interface import Capacity, Executor, Graph, Listener, StageEvent
+from harness.executors.interface import Executor, Graph, Listener, StageEvent
 from harness.executors.requests import Demand, demand_of
 from harness.schema.reading import ConfigError
 from harness.storage.artifacts import Store
@@ -23,14 +23,12 @@ BUSY_POLL_S = 1.0
 
 
 class InlineExecutor(Executor):
-    """One stage at a time, in the order of the plan."""
+    """One stage at a time, in the order given."""
 
     def run_graph(
         self, graph: Graph, root: Path, resources: Mapping[str, Resources], stop: StopRequest
     ) -> None:
         """Run all stages; see `Executor`."""
-        available = torch.cuda.device_count()
-        total = Capacity(cpus=float(os.cpu_count() or 1), gpus=float(available))
         asked = {kind: resources[kind] for kind in graph.kinds(resources)}
         demands = refuse_impossible(asked)
         with stop.open():
@@ -42,7 +40,9 @@ class InlineExecutor(Executor):
                 if stage.key in graph.outcomes:
                     continue
                 demand = demands[stage.kind]
-                start = StageEvent(stage=stage, what="started", held=demand.held, total=total)
+                # One at a time: what it holds is all that this run has.
+                held = demand.held
+                start = StageEvent(stage=stage, what="started", held=held, total=held)
                 outcome = _run(start, root, resources[stage.kind], demand, graph.listen, stop)
                 if outcome is None:
                     break

@@ -25,7 +25,7 @@ class StageEvent:
     held: Capacity | None = None
     """CPUs and GPUs that the stage holds while it runs; set when it started."""
     total: Capacity | None = None
-    """CPUs and GPUs of the machine or cluster at this moment, where the executor knows it."""
+    """CPUs and GPUs that the run can hold at this moment, where the executor knows it."""
 
 
 Listener = Callable[[StageEvent], None]

@@ -10,12 +10,15 @@ from harness.plan.plan import make_plan
 from harness.reporting.forecast import (
     ASSUMED_CPU_SHARE,
     ASSUMED_MFU,
+    RATE_EXPONENT,
     History,
     Measured,
     remaining_s,
+    seconds_to_end,
 )
-from harness.reporting.plan_record import Machine
+from harness.reporting.plan_record import Machine, StageRecord, Work
 from harness.reporting.recording import record_of_stage
+from harness.reporting.stage_states import StageState
 from harness.storage.artifacts import Store
 
 ONE_CPU = Capacity(cpus=1.0)
@@ -57,7 +60,7 @@ def test_the_nearest_configuration_of_the_kind_gives_the_rate(generator) -> None
         measured(generator, scale=2.0, useful_s=8.0),
     )
     found = History(HERE, [far, near]).forecast(generator, ONE_CPU)
-    assert found.wall_s == pytest.approx(4.0)
+    assert found.wall_s == pytest.approx(4.0 * 2**RATE_EXPONENT)
 
 
 def test_other_kinds_on_the_device_stand_in_where_the_kind_was_never_measured(generator) -> None:
@@ -148,6 +151,40 @@ def test_a_sweep_ends_with_its_critical_path_or_when_its_work_is_done(load) -> N
     assert remaining_s(stages, seconds, held, Capacity(cpus=2.0)) == len(stages) / 2
     assert remaining_s(stages, seconds, held, None) == 4.0
     assert remaining_s([], {}, held, None) == 0.0
+
+
+TOKENIZER = [("tokenizer", 963e9, 7200, 39.0), ("latents", 32e9, 1437, 0.7)]
+TOKENIZER += [("reconstruction", 18e9, 360, 0.6), ("diagnostics", 8e9, 360, 7.0)]
+PICO = [("generator", 274e9, 64000, 29.0), ("generation", 87e9, 1440, 3.4)]
+NANO = [("generator", 799e9, 64000, 49.0), ("generation", 185e9, 1440, 5.5)]
+RECORDED = [("encoder", 141e9, 19200, 6.7), ("reference", 4e9, 1437, 0.3), *TOKENIZER, *PICO]
+RECORDED += [*TOKENIZER, *PICO, ("encoder", 463e9, 44800, 18.0), *TOKENIZER, *PICO, *3 * NANO]
+"""Kind, operations, images and seconds of stages of the embedded sweep, measured on idle cores."""
+
+
+def test_a_sweep_that_is_replayed_ends_when_it_was_told_to():
+    here = Machine(cpu="cpu", gpu="", core_flops_per_s=56e9)
+    stages, made = [], []
+    for number, (kind, flops, images, seconds) in enumerate(RECORDED):
+        work = Work(flops=flops, images=images, precision="fp32")
+        stages.append(StageRecord(kind=kind, key=str(number), label="", input_keys=(), work=work))
+        made.append(
+            Measured(
+                kind=kind, device="cpu", devices=1.0, flops=flops, images=images, useful_s=seconds
+            )
+        )
+    times = [one.useful_s for one in made]
+    for number in range(1, len(stages)):
+        left = sum(times[number:])
+        if left > 0.75 * sum(times):
+            continue
+        states = {
+            stage.key: StageState.of(stage, "done" if place < number else "waiting")
+            for place, stage in enumerate(stages)
+        }
+        history = History(here, made[:number])
+        told = seconds_to_end(stages, states, history, lambda _: ONE_CPU, ONE_CPU)
+        assert told == pytest.approx(left, rel=0.3)
 
 
 def test_gpus_that_are_scarce_hold_a_sweep_up(load) -> None:
