@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from harness.commands.exit_codes import exit_code
 from harness.commands.options import RunOptions, add_run_options
+from harness.reporting.saying import saying
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -16,8 +17,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = RunOptions.of(parser.parse_args(arguments), parser)
     # After the command line was read: PyTorch and Ray take seconds, and `--help` needs neither.
-    from harness.commands.run_sweep import run_sweep
-    from harness.config.sweep import load_sweep
+    with saying("loading PyTorch"):
+        from harness.commands.run_sweep import run_sweep
+        from harness.config.sweep import load_sweep
 
     return exit_code(lambda: run_sweep(options, load_sweep(options.sweep, options.settings)))
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from harness.commands.exit_codes import exit_code
 from harness.commands.options import RunOptions, add_run_options
+from harness.reporting.saying import saying
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -18,7 +19,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     options = RunOptions.of(asked, parser)
     # After the command line was read: PyTorch and Optuna take seconds, and `--help` needs neither.
-    from harness.tuning.run_search import run_search
+    with saying("loading PyTorch and Optuna"):
+        from harness.tuning.run_search import run_search
 
     return exit_code(
         lambda: run_search(

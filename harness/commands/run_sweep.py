@@ -20,6 +20,7 @@ from harness.plan.requirements import say_missing
 from harness.reporting.plan_record import read_record, write_record
 from harness.reporting.plan_text import forecast_plan
 from harness.reporting.recording import code_behind, record_of
+from harness.reporting.saying import saying
 from harness.results.event_file import FILE as EVENTS
 from harness.results.events import EventLog
 from harness.schema.reading import ConfigError, read_yaml
@@ -30,11 +31,12 @@ from harness.storage.artifacts import Store
 def run_sweep(options: RunOptions, sweep: Sweep) -> int:
     """Run what a sweep lacks and write its results; returns the exit code."""
     started = time.monotonic()
-    plan, store = make_plan(sweep), Store(options.store)
-    wanted = plan.restricted_to(options.only) if options.only else plan
-    to_run = stages_to_run(wanted.stages, wanted.read_keys, store)
-    check_networks(to_run, sweep.source)
-    check_machine(options, to_run, sweep.file.resources, sweep.source)
+    with saying("planning"):
+        plan, store = make_plan(sweep), Store(options.store)
+        wanted = plan.restricted_to(options.only) if options.only else plan
+        to_run = stages_to_run(wanted.stages, wanted.read_keys, store)
+        check_networks(to_run, sweep.source)
+        check_machine(options, to_run, sweep.file.resources, sweep.source)
     results = options.results / sweep.file.name
     for name in _changed_code(plan, results):
         print(
@@ -67,7 +69,8 @@ def run_sweep(options: RunOptions, sweep: Sweep) -> int:
     if options.write_only:
         if keeps_earlier:
             keep_earlier(results)
-        written = write_results(plan, store, {}, results, time.monotonic() - started)
+        with saying("writing table, figures and report"):
+            written = write_results(plan, store, {}, results, time.monotonic() - started)
         bill = settle(plan, store, {}, {}, [])
         told = json.dumps({**written.as_json(), "cost": bill.as_json()}, indent=1)
         print(told if options.json else closing_text(wanted, written, {}, results, bill))
@@ -125,7 +128,8 @@ def run_sweep(options: RunOptions, sweep: Sweep) -> int:
             write_results(plan, store, told, results, time.monotonic() - started)
         raise
     refresher.stop()
-    written = write_results(plan, store, outcomes, results, time.monotonic() - started)
+    with saying("writing table, figures and report"):
+        written = write_results(plan, store, outcomes, results, time.monotonic() - started)
     good = ("done", "pending") if options.only else ("done",)
     all_good = all(row["status"] in good for row in written.rows)
     rows = Counter(str(row["status"]) for row in written.rows)

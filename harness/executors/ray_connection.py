@@ -123,6 +123,7 @@ def _start(say: Say, quiet: dict[str, Any]) -> None:
     store_bytes, note = object_store(free_shared_memory())
     if note:
         say(note)
+    say("starting Ray")
     # `local` starts a Ray of our own even where a cluster runs or RAY_ADDRESS is set.
     with _heedless_of_hangups():
         ray.init(address="local", include_dashboard=False, object_store_memory=store_bytes, **quiet)

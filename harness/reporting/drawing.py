@@ -7,7 +7,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from harness.reporting.overview import ORDER, Overview, headline, own_numbers
+from harness.reporting.overview import ORDER, Overview, beginning, headline, own_numbers
 from harness.reporting.stage_states import OPEN, StageState
 from harness.reporting.words import duration, printable
 
@@ -66,6 +66,4 @@ def _share(stage: StageState, progress: Mapping[str, Any], *, wide: bool) -> str
         share = progress["step"] / progress["total"]
         far = f"{progress['step']}/{progress['total']} {share:4.0%}" if wide else f"{share:.0%}"
         return f"{progress.get('measuring', '')} {far}".lstrip()
-    if stage.state != "running":
-        return ""
-    return "starting" if stage.running_s is None else f"starting {duration(stage.running_s)}"
+    return beginning(stage) if stage.state == "running" else ""

@@ -32,7 +32,9 @@ from harness.storage.durable import read_object
 from harness.storage.stage_log import UserStream, say
 
 LINE_EVERY_S = 10.0
-"""Seconds between two progress lines where there is no terminal."""
+"""Seconds between two progress lines where there is no terminal, after the first ten minutes."""
+FIRST_LINES_EVERY_S = 2.5
+"""Seconds between two of them before: who looks on is to see that something happens."""
 REDRAW_EVERY_S = 0.5
 """Seconds between two drawings on a terminal."""
 FORECAST_EVERY_S = 5.0
@@ -221,9 +223,13 @@ class ProgressView:
                         # Ends on an empty line: ^C, echoed on a full one, would move it all down.
                         live.update(Group(shown, ""), refresh=True)
             else:
-                while not self._stop.wait(LINE_EVERY_S):
+                while not self._stop.wait(self._pause_s()):
                     for line in self.lines():
                         self._say(line)
+
+    def _pause_s(self) -> float:
+        is_new = time.monotonic() - self.started < 600
+        return min(FIRST_LINES_EVERY_S, LINE_EVERY_S) if is_new else LINE_EVERY_S
 
     @contextmanager
     def _tolerant(self) -> Iterator[None]:

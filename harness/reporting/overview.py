@@ -74,8 +74,7 @@ def progress_text(stage: StageState) -> str:
     """How far a stage is: step, its numbers, rate and ETA."""
     progress = stage.progress
     if "step" not in progress:
-        since = stage.running_s
-        return "starting" if since is None else f"starting, {since:.0f} s"
+        return beginning(stage)
     done = f"{progress['step']}/{progress['total']}"
     measuring = progress.get("measuring")
     parts = [
@@ -85,6 +84,12 @@ def progress_text(stage: StageState) -> str:
         f"ETA {duration(progress['eta_s'])}" if "eta_s" in progress else "",
     ]
     return ", ".join(filter(None, parts))
+
+
+def beginning(stage: StageState) -> str:
+    """What a stage does that has not said how far it is: its worker starts, or it is at work."""
+    what = "at work" if stage.progress else "starting"
+    return what if stage.running_s is None else f"{what}, {duration(stage.running_s)}"
 
 
 def own_numbers(progress: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ from harness.plan.graph import stages_to_run
 from harness.plan.requests import request_of
 from harness.plan.requirements import say_missing
 from harness.reporting.live_view import ProgressView
+from harness.reporting.saying import saying
 from harness.results.event_file import FILE as EVENTS
 from harness.results.events import EventLog
 from harness.schema.reading import ConfigError
@@ -94,6 +95,7 @@ def _search_and_report(
     return EXIT_DONE if all_good else EXIT_ROWS_FAILED
 
 
+@saying("drawing figures of the search")
 def _draw(results: Path) -> None:
     """Write the figures; what they lack is told and stops nothing."""
     try:
@@ -102,6 +104,7 @@ def _draw(results: Path) -> None:
         print(f"no figures: {error}", file=sys.stderr)
 
 
+@saying("planning the search")
 def _possible_stages(tuning: Tuning, store: Store, *, promote: bool) -> list[Stage]:
     """Stages that the search may need, and with `promote` those at full budget."""
     stages: dict[str, Stage] = {}

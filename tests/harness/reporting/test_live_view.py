@@ -156,7 +156,7 @@ def test_a_terminal_shows_a_table_of_running_stages(load, tmp_path, stream, monk
         view._stop.wait(0.2)
     text = written(stream)
     assert "0/7 stages" in text
-    assert "starting 0 s" in text
+    assert "starting, 0 s" in text
     assert "started encoder" not in text
 
 

@@ -1,6 +1,7 @@
 """The state of a sweep in words and as a table, on terminals of any width."""
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -78,6 +79,8 @@ def test_what_a_training_measures_at_its_end_is_not_called_a_step() -> None:
 def test_a_stage_that_has_said_nothing_is_starting() -> None:
     stage = StageState(key="a", kind="k", label="l", state="running", running_s=3.2)
     assert progress_text(stage) == "starting, 3 s"
+    begun = replace(stage, progress={"spent_s": 0.0, "attempt": 1})
+    assert progress_text(begun) == "at work, 3 s"
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 120, 200])
