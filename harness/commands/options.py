@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
+import difflib
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -64,6 +65,8 @@ class RunOptions:
         Options that don't go together end the process with the parser's usage message.
         """
         options = read_into(cls, asked)
+        if options.sweep.is_dir() or not options.sweep.exists():
+            parser.exit(2, f"error: {_absent(options.sweep)}\n")
         if options.address and options.executor != "ray":
             parser.error("--address names a Ray cluster; it goes with --executor ray")
         if options.wait_for_nodes and not options.address:
@@ -71,6 +74,19 @@ class RunOptions:
         if options.assume_device and not options.dry_run:
             parser.error("--assume-device is for a plan; it goes with --dry-run")
         return options
+
+
+def _absent(path: Path) -> str:
+    """What is said of a sweep file that is not there."""
+    places = (Path(__file__).parents[2] / "sweeps", Path("sweeps"), Path(), path.parent)
+    near = {file.name: str(file) for place in places for file in sorted(place.glob("*.yaml"))}
+    names = difflib.get_close_matches(path.name, near, n=1) or list(near)[-3:]
+    why = "is a folder" if path.is_dir() else "no such file"
+    there = " or ".join(near[name] for name in names)
+    return (
+        f"{path}: cannot be read ({why}; the working directory is {Path.cwd()}); give a sweep "
+        f"file{there and ', such as '}{there}"
+    )
 
 
 def read_into(kind: type[T], asked: argparse.Namespace) -> T:
@@ -161,6 +177,7 @@ def add_settings(parser: argparse.ArgumentParser, example: str = EXAMPLE) -> Non
     parser.add_argument(
         "--set",
         action="append",
+        type=_setting,
         default=[],
         metavar="PATH=VALUE",
         dest="settings",
@@ -174,6 +191,15 @@ def add_settings(parser: argparse.ArgumentParser, example: str = EXAMPLE) -> Non
         dest="settings",
         help="import a module of your own that registers kinds, beside the file's `plugins`",
     )
+
+
+def _setting(text: str) -> str:
+    # A shell has split `--set grid.seed=[0, 1]` at the space.
+    if any(text.count(opening) > text.count(closing) for opening, closing in ("[]", "{}")):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} ends early; put the whole in quotes: '{text} ...'"
+        )
+    return text
 
 
 def known_device(text: str) -> str:
@@ -203,7 +229,11 @@ def seconds(text: str) -> float:
 def length_of_time(text: str) -> float:
     """The value of an option that is a length of time, in seconds: 90, 90s, 8m, 1.5h or 2d."""
     unit = {"s": 1, "m": 60, "h": 3600, "d": 86400}.get(text[-1:], 0)
-    return (unit or 1) * seconds(text[:-1] if unit else text)
+    try:
+        return (unit or 1) * seconds(text[:-1] if unit else text)
+    except argparse.ArgumentTypeError:
+        must = "must be a number of seconds above 0, or of m, h or d as 8m or 1.5h"
+        raise argparse.ArgumentTypeError(f"{must}, but got {text!r}") from None
 
 
 def share(text: str) -> float:

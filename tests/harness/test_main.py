@@ -1,6 +1,8 @@
 """The commands under one name, from a folder that has packages of our names too."""
 
+import ast
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -81,6 +83,23 @@ def test_frontier_runs_in_a_folder_with_packages_of_our_names(frontier, write, t
     done = frontier("run", str(path), "--only", "tokenizer", "--executor", executor)
     assert done.returncode == 0, done.stderr
     assert "executed 1 stages" in done.stdout
+
+
+def test_an_old_python_and_a_missing_package_are_one_line():
+    for module in ("harness.run", "analysis.report"):
+        # Without the folder of installed packages.
+        bare = [sys.executable, "-S", "-m", module, "x"]
+        done = subprocess.run(bare, cwd=REPOSITORY, capture_output=True, text=True)
+        assert re.fullmatch(r"error: \w+ is not installed in .*\n", done.stderr)
+    old = "import sys; sys.version_info = (3, 9, 2); import harness"
+    done = subprocess.run(
+        [sys.executable, "-c", old], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert done.stderr.startswith("error: Python 3.11 or newer is needed, but this is ")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    for package in ("harness", "analysis", "models"):
+        source = (REPOSITORY / package / "__init__.py").read_text()
+        ast.parse(source, feature_version=(3, 7))
 
 
 def test_python_m_says_what_is_in_the_way_and_what_it_suggests_works(foreign, python, write, tree):

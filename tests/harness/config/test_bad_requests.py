@@ -526,11 +526,17 @@ def test_a_setting_on_a_file_whose_blocks_are_none_is_refused(command, write, tr
     assert block in ended.err
 
 
-def test_a_file_that_is_absent_is_refused(command, tmp_path):
+def test_a_file_that_is_absent_is_refused_with_the_folder_and_what_is_near(command, tmp_path):
+    (tmp_path / "absence.yaml").touch()
     for path in (tmp_path / "absent.yaml", tmp_path):
         ended = command(path)
         assert ended.code == 2
-        assert f"{path}: cannot be read" in ended.err
+        (line,) = ended.err.splitlines()
+        assert line.startswith(f"error: {path}: cannot be read (")
+        assert f"the working directory is {Path.cwd()}); give a sweep file, such as " in line
+    near = command(tmp_path / "absent.yaml").err
+    assert near.endswith(f"such as {tmp_path / 'absence.yaml'}\n")
+    assert command(Path("sweeps/frontier.yml")).err.endswith("sweeps/frontier.yaml\n")
 
 
 def test_a_file_that_is_no_text_is_refused(command, tmp_path):
