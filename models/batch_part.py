@@ -6,7 +6,7 @@ A worker may go through its part in slices: the activations of one slice are hel
 computed again for the backward pass.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import final
@@ -53,6 +53,14 @@ def slices_of(count: int, slices: int) -> Iterator[slice]:
     """`count` images in up to `slices` runs of nearly equal length, none of them empty."""
     bounds = [count * number // slices for number in range(slices + 1)]
     yield from (slice(start, stop) for start, stop in pairwise(bounds) if stop > start)
+
+
+def add_terms(total: Mapping[str, Tensor], terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Named scalars of one more slice added to those of the slices before, detached."""
+    return {
+        name: total[name] + term.detach() if name in total else term.detach()
+        for name, term in terms.items()
+    }
 
 
 @final

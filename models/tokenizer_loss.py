@@ -17,7 +17,7 @@ from torch.profiler import record_function
 
 from models.alignment import AlignmentLoss, NoAlignment, VFAlignment
 from models.autoencoder import ConvolutionalAutoencoder
-from models.batch_part import WHOLE, BatchPart, places_of_slices
+from models.batch_part import WHOLE, BatchPart, add_terms, places_of_slices
 from models.compilation import compile_in_place
 from models.discriminator import (
     DiscriminatorConfig,
@@ -375,8 +375,8 @@ class TokenizerLoss(nn.Module):
             share = self.part.share(len(leaf), len(images))
             own, weights, own_per_element = self._terms_of_slice(images[rows], leaf, share)
             gradients += torch.autograd.grad(_weighted_sum(own, weights), leaf)
-            terms = _added(terms, own)
-            per_element = _added(per_element, own_per_element)
+            terms = add_terms(terms, own)
+            per_element = add_terms(per_element, own_per_element)
         return terms, weights, per_element, torch.cat(gradients)
 
     def _terms_of_slice(
@@ -514,10 +514,3 @@ def _balance_at(
 
 def _weighted_sum(terms: _Terms, weights: _Terms) -> Tensor:
     return torch.stack([weights[name] * term for name, term in terms.items()]).sum()
-
-
-def _added(total: _Terms, terms: _Terms) -> _Terms:
-    return {
-        name: total[name] + term.detach() if name in total else term.detach()
-        for name, term in terms.items()
-    }

@@ -159,6 +159,15 @@ def add_run_options(
         help="fetch missing published weights (Inception-v3, VGG16, timm) from their usual places "
         "before anything starts; without it nothing is ever downloaded",
     )
+    parser.add_argument(
+        "--profile",
+        action="append",
+        type=lambda text: f"resources.default.profile={count(text)}",
+        metavar="N",
+        dest="settings",
+        help="have every training write a trace of N of its steps beside its log in the store, for "
+        "chrome://tracing or Perfetto",
+    )
     if dry_run:
         parser.add_argument(
             "--dry-run", action="store_true", help="print the plan and start nothing"

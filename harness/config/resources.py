@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """Cores, GPUs and memory of one running stage. They enter no key; `cpus`, `compile`,
+    """Cores, GPUs and memory of one running stage. They enter no key; `cpus`, `slices`, `compile`,
     `channels_last` and `fused_optimizer` move the last bits of numbers, because sums are taken in
     another order."""
 
@@ -26,6 +26,12 @@ class Resources:
     """Only on machines with this kind of GPU, as Ray names it: H100, A100, ..."""
     checkpoint_every_s: float = 600.0
     """Seconds between two checkpoints of a training stage."""
+    slices: int = 1
+    """Parts that each worker computes a batch in, one after the other, with the numbers of the
+    whole but for rounding: more need less device memory. They are doubled, up to single images,
+    where that runs out. Not of kinds whose work is not shared."""
+    profile: int = 0
+    """Steps of which a training writes a trace beside its log, `trace-worker0.json.gz`."""
     compile: bool = False
     """`torch.compile` the networks that a stage trains, encodes or samples with, frozen ones of its
     loss included: faster after a start-up time. Feature networks of metrics have a setting of
@@ -43,7 +49,7 @@ class Resources:
     needed. The batches are the same."""
 
     def __post_init__(self) -> None:
-        for name in ("cpus", "workers"):
+        for name in ("cpus", "workers", "slices"):
             if getattr(self, name) < 1:
                 raise ValueError(
                     f"`{name}` must be at least 1, but got {getattr(self, name)}; use 1"
@@ -52,10 +58,9 @@ class Resources:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"`{name}` must be positive, but got {value}; use {usual}")
-        if self.batches_ahead < 0:
-            raise ValueError(
-                f"`batches_ahead` must not be negative, but got {self.batches_ahead}; use 2"
-            )
+        for name in ("batches_ahead", "profile"):
+            if (value := getattr(self, name)) < 0:
+                raise ValueError(f"`{name}` must not be negative, but got {value}; use 2")
         if self.gpus != "auto":
             _check_gpus(self.gpus)
             if self.gpus > 0 and self.workers > 1:

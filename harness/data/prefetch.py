@@ -9,6 +9,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from itertools import islice
 from typing import Any, Generic, TypeVar, final
 
@@ -95,9 +96,13 @@ def pinned(function: Callable[[int], Any], device: torch.device) -> Callable[[in
     if device.type != "cuda":
         return function
 
+    here = nullcontext() if device.index is None else torch.cuda.device(device)
+
     # Only from there does `to(device, non_blocking=True)` return before the copy is done.
     def compute(step: int) -> Any:
-        return _pin(function(step))
+        # A thread begins at GPU 0, where page-locking would open a context beside the worker's.
+        with here:
+            return _pin(function(step))
 
     return compute
 

@@ -1,8 +1,8 @@
 """Notes in a stage's work folder, for the other workers and for the next attempt.
 
 The workers of a process group learn that one was lost but not why, so a failing worker writes its
-reason down. A stage that ran out of device memory writes down that the next attempt computes its
-batches in slices; that holds, across kills, until the stage is done or fails for good.
+reason down. A stage that ran out of device memory writes down in how many slices the next attempt
+computes its batches; that holds, across kills, until the stage is done or fails for good.
 """
 
 import time
@@ -12,8 +12,6 @@ from harness.machine.world import WorkerLost, World
 from harness.storage.artifacts import Work
 from harness.storage.durable import read_object, write_json
 
-SLICES = 2
-"""Slices of every batch in the attempt after one that ran out of device memory."""
 WORD_S = 5.0
 """Seconds that a worker waits for the reason of another one's failure."""
 _MEMORY = "memory.json"
@@ -21,17 +19,17 @@ _FAILURE = "failure-worker{rank}.json"
 
 
 def slices(work: Work) -> int:
-    """Slices of every batch in the coming attempt."""
+    """Slices of every batch in the coming attempt, as far as earlier ones have asked for them."""
     found = read_object(work.shared / _MEMORY).get("slices", 1)
     # A note of another form says nothing: the batch is tried whole.
-    return found if isinstance(found, int) and found in (1, SLICES) else 1
+    return found if isinstance(found, int) and found >= 1 else 1
 
 
-def ask_for_slices(work: Work, error: str) -> None:
+def ask_for_slices(work: Work, slices: int, error: str) -> None:
     """Have the coming attempts slice their batches."""
     # In a file and not in this process: the attempt after a kill must not run out of memory again.
     work.shared.mkdir(parents=True, exist_ok=True)
-    write_json(work.shared / _MEMORY, {"slices": SLICES, "error": error})
+    write_json(work.shared / _MEMORY, {"slices": slices, "error": error})
 
 
 def forget_slices(work: Work) -> None:

@@ -2,9 +2,9 @@
 
 | class | what | what follows |
 |---|---|---|
-| infrastructure | a worker, a machine or a connection was lost | again, a few times a checkpoint |
+| infrastructure | a worker, machine, GPU or connection was lost | again, a few times a checkpoint |
 | host_memory | the machine's memory ran out | run again, fewer times |
-| device_memory | a GPU's memory ran out | once more in slices, in `harness.execution.stage_run` |
+| device_memory | a GPU's memory ran out | again in more slices, in `harness.execution.stage_run` |
 | divergence | a loss or gradient is not finite | never again: it would end the same way |
 | storage | a disk is full, or cannot be written | the user's to mend |
 | configuration | the request is wrong | the user's to mend |
@@ -18,6 +18,8 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal, final, get_args
+
+from harness.machine.devices import is_out_of_memory
 
 FailureKind = Literal[
     "",
@@ -74,8 +76,14 @@ _STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 _UNREACHABLE = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH}
 _HOST_MEMORY = "DefaultCPUAllocator: can't allocate memory"
 """Text of torch's RuntimeError for what is a MemoryError in Python."""
-_DEVICE_MEMORY = ("CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
-_LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "gloo/transport", "NCCL ")
+_LOST = (
+    *("Connection closed by peer", "Connection reset by peer", "gloo/transport", "NCCL "),
+    # A device that is broken, gone or another's.
+    *("uncorrectable ECC error", "uncorrectable NVLink error", "unspecified launch failure"),
+    *("device(s) is/are busy or unavailable", "devices are busy or unavailable"),
+    *("CUDA error: no CUDA-capable device", "GPU is lost", "launch timed out"),
+)
+"""Texts of torch's RuntimeErrors for a lost connection or device."""
 
 
 def classify(error: BaseException) -> FailureKind:
@@ -141,12 +149,11 @@ def one_line(error: BaseException) -> str:
 def _classify_one(error: BaseException) -> FailureKind:
     names = [parent.__name__ for parent in type(error).__mro__]
     text = str(error)
-    if "OutOfMemoryError" in names:
-        # torch and Ray use one name for two things.
-        of_torch = isinstance(error, RuntimeError)
-        return "device_memory" if of_torch else "host_memory"
-    if isinstance(error, RuntimeError) and any(part in text for part in _DEVICE_MEMORY):
+    if is_out_of_memory(error):
         return "device_memory"
+    # Ray's, of the same name as torch's.
+    if "OutOfMemoryError" in names:
+        return "host_memory"
     if isinstance(error, RuntimeError) and _HOST_MEMORY in text:
         return "host_memory"
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
@@ -158,7 +165,7 @@ def _classify_one(error: BaseException) -> FailureKind:
     for name in names:
         if name in _BY_CLASS_NAME:
             return _BY_CLASS_NAME[name]
-    if isinstance(error, RuntimeError) and any(part in text for part in _LOST_PEER):
+    if isinstance(error, RuntimeError) and any(part in text for part in _LOST):
         return "infrastructure"
     # safetensors tells a full disk in words only.
     if "SafetensorError" in names and "os error 28" in text:

@@ -17,7 +17,7 @@ from harness.execution import attempts
 from harness.execution.failures import FailureKind, classify, one_line
 from harness.machine.devices import mfu
 from harness.machine.environment import environment
-from harness.machine.metering import Meter, free_device_memory, precision_of
+from harness.machine.metering import Meter, free_device_memory, precision_of, values_of
 from harness.machine.world import WorkerLost, World
 from harness.plan.cost import estimate
 from harness.plan.plan import with_inputs
@@ -110,7 +110,23 @@ class _Assignment:
 
     @property
     def device(self) -> torch.device:
-        return torch.device("cuda" if self.gpus > 0 else "cpu")
+        if self.gpus <= 0 or not torch.cuda.is_available():
+            return torch.device("cuda" if self.gpus > 0 else "cpu")
+        # With its number: threads of a process, such as the one that reads batches, begin at GPU 0.
+        return torch.device("cuda", torch.cuda.current_device())
+
+    def slices(self, work: Work) -> int:
+        """Slices of every batch: as asked for, more where earlier attempts found no memory."""
+        return max(self.resources.slices, attempts.slices(work))
+
+    @property
+    def most_slices(self) -> int:
+        """Slices of which none has more than one image, on this worker."""
+        # Of networks whose work is not shared, batch normalisation sees a slice at a time.
+        if not registry.KINDS[self.stage.kind].shares_work:
+            return 2
+        largest = max(values_of(self.stage.config, "batch_size"), default=2)
+        return max(2, -(-largest // self.world.size))
 
     def stop_requested(self) -> bool:
         """Whether the driver asks its stages to stop."""
@@ -125,18 +141,18 @@ def _lead(given: _Assignment) -> Outcome:
         # Looked for before the lease is taken: most stages of a repeated command are there.
         try:
             if store.examine(stage.kind, stage.key):
-                return world.broadcast(outcome)
+                return world.broadcast(outcome, patient=True)
         except DamagedArtifact as error:
             store.set_aside(error)
         with store.work(stage.kind, stage.key) as work:
             # Again under the lease: another process may have published in between.
             if not store.find(stage.kind, stage.key):
                 attempts.clear_failures(work)
-                outcome = _attempt(given, work, world.broadcast(attempts.slices(work)))
+                outcome = _attempt(given, work, world.broadcast(given.slices(work), patient=True))
                 # A gang starts its next attempt in new processes; see `Outcome.again`.
-                if outcome.again and world.is_alone:
+                while outcome.again and world.is_alone:
                     free_device_memory()
-                    outcome = _attempt(given, work, attempts.slices(work))
+                    outcome = _attempt(given, work, given.slices(work))
                 if outcome.status in ("failed", "diverged", "stopped"):
                     # The group is gone: there is nobody to tell.
                     return outcome
@@ -144,18 +160,18 @@ def _lead(given: _Assignment) -> Outcome:
         outcome = Outcome(key=stage.key, status="busy")
     except OSError as error:
         outcome = _failure(stage, error)
-    return world.broadcast(outcome)
+    return world.broadcast(outcome, patient=True)
 
 
 def _follow(given: _Assignment) -> Outcome:
     """Any other worker's part."""
     stage, world = given.stage, given.world
-    told: int | Outcome = world.broadcast(0)
+    told: int | Outcome = world.broadcast(0, patient=True)
     if isinstance(told, Outcome):
         return told
     with given.store.scratch(stage.kind, stage.key) as work:
         outcome = _attempt(given, work, told)
-    return world.broadcast(outcome) if outcome.status == "done" else outcome
+    return world.broadcast(outcome, patient=True) if outcome.status == "done" else outcome
 
 
 def _attempt(given: _Assignment, work: Work, slices: int) -> Outcome:
@@ -316,7 +332,7 @@ def cost_record(
     if context.data_wait_s is not None:
         record["data_wait_s"] = context.data_wait_s
     # MFU stays absent rather than guessed where the peak is unknown, and on a CPU.
-    precision = precision_of(stage.config)
+    precision = precision_of(stage.config, convolves=registry.KINDS[stage.kind].convolves)
     share = mfu(expected.flops, spent.useful_s, gpus, device_name, precision)
     if share is not None:
         record |= {"mfu": share, "mfu_precision": precision}
@@ -328,7 +344,9 @@ def _failed(
 ) -> Outcome:
     """Record how an attempt failed, and tell the other workers."""
     world = given.world
-    found = attempts.failure_behind(error, work, world) or _describe(error, work, slices)
+    found = attempts.failure_behind(error, work, world) or _describe(
+        error, work, slices, given.most_slices
+    )
     if isinstance(error, DamagedArtifact):
         with contextlib.suppress(OSError):
             found["set_aside"] = given.store.set_aside(error)
@@ -345,7 +363,7 @@ def _failed(
     return outcome
 
 
-def _describe(error: Exception, work: Work, slices: int) -> dict[str, Any]:
+def _describe(error: Exception, work: Work, slices: int, most: int) -> dict[str, Any]:
     """Status, message, class and whether another attempt is worth it."""
     text, failure = one_line(error), classify(error)
     if isinstance(error, StopRequested):
@@ -353,10 +371,11 @@ def _describe(error: Exception, work: Work, slices: int) -> dict[str, Any]:
     if failure != "device_memory":
         status = "diverged" if failure == "divergence" else "failed"
         return {"status": status, "error": text, "failure": failure}
-    # Once: where half a batch does not fit either, the user has to choose what to change.
-    if slices == 1:
-        attempts.ask_for_slices(work, text)
-        work.warn(f"{text}; run again in {attempts.SLICES} slices of every batch")
+    # Where a single image does not fit either, the user has to choose what to change.
+    if slices < most:
+        more = min(2 * slices, most)
+        attempts.ask_for_slices(work, more, text)
+        work.warn(f"{text}; run again in {more} slices of every batch")
         return {"status": "failed", "error": text, "failure": failure, "again": True}
     attempts.forget_slices(work)
     return {

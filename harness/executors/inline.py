@@ -13,6 +13,7 @@ from harness.execution.failures import Failures
 from harness.execution.stage_run import Outcome, run_stage
 from harness.executors.interface import Executor, Graph, Listener, StageEvent
 from harness.executors.requests import Demand, demand_of
+from harness.machine.metering import lost_device
 from harness.schema.reading import ConfigError
 from harness.storage.artifacts import Store
 from harness.storage.checkpoints import newest_step
@@ -71,6 +72,9 @@ def _run(
             continue
         if outcome.status != "failed":
             return outcome
+        if lost := lost_device():
+            # As where machines are lost: later stages would fail here, and a new process is whole.
+            raise ConnectionError(f"this process has lost its GPU in {stage.label} ({lost})")
         step = newest_step(store.checkpoints(stage.kind, stage.key))
         if not failures.add(outcome.failure, step):
             return replace(outcome, error=failures.told(outcome.error))

@@ -25,7 +25,7 @@ import torch
 from ray.util import get_node_ip_address
 
 from harness.config.resources import Resources
-from harness.execution.failures import FailureKind, classify, most_telling, one_line
+from harness.execution.failures import classify, most_telling, one_line
 from harness.execution.stage_run import ALONE, Outcome, run_stage
 from harness.executors.parcel import Parcel
 from harness.machine.world import World, join
@@ -74,6 +74,10 @@ class Job:
         """Run the stage in this process, which is one of these workers."""
         stage, stop = self.parcel.open(), self.stop
         return run_stage(stage, self.store_root, self.resources, self.gpus, world=world, stop=stop)
+
+
+class WorkerFailed(RuntimeError):
+    """A worker's attempt failed, with the outcome that is its argument."""
 
 
 def run_gang(gang: Job) -> Outcome:
@@ -154,7 +158,12 @@ def _work(config: Mapping[str, Any]) -> Outcome:
         rendezvous,
         backend="nccl" if gang.gpus else "gloo",
     ) as world:
-        return gang.run(world)
+        outcome = gang.run(world)
+        if gang.gpus and outcome.status in ("failed", "diverged"):
+            # Raised, so that Ray Train ends the others at once: unlike gloo's, exchanges over NCCL
+            # do not notice that a worker has left.
+            raise WorkerFailed(outcome)
+        return outcome
 
 
 def _choose_device(gang: Job) -> None:
@@ -192,8 +201,12 @@ def free_address(host: str) -> str:
 
 
 def _failed(key: str, error: Exception) -> Outcome:
-    """The outcome of a gang of which a worker died before it could return one."""
+    """The outcome of a gang of which a worker failed, or died before it could return one."""
     errors = list(getattr(error, "worker_failures", {}).values()) or [error]
-    kinds: list[FailureKind] = [classify(each) for each in errors]
-    first = most_telling(kinds)
-    return Outcome(key=key, status="failed", error=one_line(errors[first]), failure=kinds[first])
+    outcomes = [
+        each.args[0]
+        if isinstance(each, WorkerFailed)
+        else Outcome(key=key, status="failed", error=one_line(each), failure=classify(each))
+        for each in errors
+    ]
+    return outcomes[most_telling([outcome.failure for outcome in outcomes])]

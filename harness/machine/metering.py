@@ -70,6 +70,17 @@ def free_device_memory() -> None:
         torch.cuda.empty_cache()
 
 
+def lost_device() -> str:
+    """Why this process can use its GPU no more, as after a failed launch; empty where it can."""
+    try:
+        # CUDA keeps such an error for the life of the process and repeats it at every call.
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+    except RuntimeError as error:
+        return str(error).partition("\n")[0]
+    return ""
+
+
 def high_water_gib() -> float:
     """The most memory that this process has held, in GiB."""
     try:
@@ -90,16 +101,18 @@ def _reset_high_water() -> bool:
     return True
 
 
-def precision_of(config: Any) -> Precision:
-    """Arithmetic that a stage's MFU is held to: the fastest that any of its networks uses."""
+def precision_of(config: Any, *, convolves: bool = False) -> Precision:
+    """Arithmetic that a stage's MFU is held to: the fastest that any of its networks uses; one that
+    `convolves` is mostly convolutions."""
     # cuDNN's fp32 convolutions use TF32 unless told otherwise, even where matrix products do not.
     short = {"bfloat16": "bf16", "float32": "fp32"}
-    configured = [short.get(each, each) for each in _values(config, "precision") if each]
+    configured = [short.get(each) or each for each in values_of(config, "precision") if each]
     convolutions, products = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
-    return precision_in_force(configured, tf32=convolutions or products != "highest")
+    rounded = products != "highest" or (convolves and convolutions)
+    return precision_in_force(configured, tf32=rounded)
 
 
-def _values(config: Any, name: str) -> Iterator[str | None]:
+def values_of(config: Any, name: str) -> Iterator[Any]:
     """Values of all fields of this name in a tree of dataclasses."""
     if not dataclasses.is_dataclass(config):
         return
@@ -108,4 +121,4 @@ def _values(config: Any, name: str) -> Iterator[str | None]:
         if each.name == name:
             yield value
         else:
-            yield from _values(value, name)
+            yield from values_of(value, name)

@@ -11,6 +11,7 @@ Whoever starts the workers has each of them `join` the others.
 import contextlib
 import gc
 import importlib
+import io
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -21,11 +22,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from harness.machine.devices import is_out_of_memory
+
 Value = TypeVar("Value")
 
 PATIENCE_S = 1800.0
 """Seconds that a worker waits for the others in one exchange. A worker that ends is noticed as
 soon as its connections close; this bounds the wait for one that hangs."""
+LONG_PATIENCE_S = 7 * 86400.0
+"""The same where the first worker may have long work of its own: it hashes what it publishes."""
 
 
 class WorkerLost(RuntimeError):
@@ -45,6 +50,8 @@ class World:
     size: int = 1
     host_group: Any = field(default=None, repr=False, compare=False)
     """Process group for tensors on the host and for objects; None: the default one carries them."""
+    patient_group: Any = field(default=None, repr=False, compare=False)
+    """Process group of exchanges that wait for the first worker's own work; None: the same."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.size:
@@ -111,23 +118,37 @@ class World:
         total = self.sum(torch.stack([term.detach().float() for term in terms.values()]))
         return dict(zip(terms, total.unbind(), strict=True))
 
-    def broadcast(self, value: Value) -> Value:
-        """The first worker's value, on every worker; what the others give is ignored."""
+    def broadcast(self, value: Value, *, patient: bool = False) -> Value:
+        """The first worker's value, on every worker; what the others give is ignored. They are
+        `patient` where the first one may have work of its own before."""
         if self.is_alone:
             return value
         values = [value]
         with _losses_told():
-            dist.broadcast_object_list(values, src=0, group=self.host_group)
+            group = self.patient_group if patient else self.host_group
+            dist.broadcast_object_list(values, src=0, group=group)
         return values[0]
 
     def gather(self, value: Value) -> list[Value]:
-        """Every worker's value in the order of ranks, on the first worker; nothing elsewhere."""
+        """Every worker's value in the order of ranks, on the first worker; nothing elsewhere.
+
+        Tensors of the others' devices come to the first one's.
+        """
         if self.is_alone:
             return [value]
         values: list[Any] | None = [None] * self.size if self.is_first else None
+        # Saved with the data of its tensors: pickled as it is, a tensor would be made anew on the
+        # device of the worker that sent it, which this machine need not have.
+        packed = io.BytesIO()
+        if not self.is_first:
+            torch.save(value, packed)
         with _losses_told():
-            dist.gather_object(value, values, dst=0, group=self.host_group)
-        return values or []
+            dist.gather_object(packed.getvalue(), values, dst=0, group=self.host_group)
+        others = [
+            torch.load(io.BytesIO(each), map_location=to_own_device, weights_only=False)
+            for each in (values or [])[1:]
+        ]
+        return [value, *others] if self.is_first else []
 
     def barrier(self) -> None:
         """Wait until all workers are here."""
@@ -138,12 +159,20 @@ class World:
         """Leave after a failure, so that the others' exchanges end with `WorkerLost` at once."""
         if not self.is_alone and dist.is_initialized():
             with contextlib.suppress(RuntimeError):
+                # An orderly end waits for exchanges that the others may never join.
+                if dist.get_backend() == "nccl" and (whole := dist.group.WORLD) is not None:
+                    whole.abort()
                 dist.destroy_process_group()
             # Connections close with the last reference, and an error's frames hold some in cycles.
             gc.collect()
 
     def _group(self, tensor: Tensor) -> Any:
         return self.host_group if tensor.device.type == "cpu" else None
+
+
+def to_own_device(storage: Any, place: str) -> Any:
+    """Where `torch.load` puts what another worker had: on its GPU, on this worker's GPU."""
+    return storage.cuda() if place.startswith("cuda") else storage
 
 
 class _DifferentiableSum(torch.autograd.Function):
@@ -166,6 +195,8 @@ def _losses_told() -> Iterator[None]:
         raise
     # gloo and NCCL have no error classes of their own for it, and their texts change.
     except (RuntimeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
         cause = " ".join(str(error).split())[:120]
         raise WorkerLost(
             f"all workers of a stage must go on together, but another one has ended or does not "
@@ -205,7 +236,9 @@ def join(
     try:
         # NCCL carries tensors on devices only.
         group = None if "gloo" in backend else dist.new_group(backend="gloo", timeout=timeout)
-        yield World(rank=rank, size=size, host_group=group)
+        long = timedelta(seconds=max(patience_s, LONG_PATIENCE_S))
+        patient = dist.new_group(backend="gloo", timeout=long)
+        yield World(rank=rank, size=size, host_group=group, patient_group=patient)
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()

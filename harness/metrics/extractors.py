@@ -7,8 +7,7 @@ label accuracy). `ExtractionConfig` says in which precision, and whether compile
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, final
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from harness.data.missing import MissingItem
 from harness.data.pixel_range import to_model_range
+from harness.machine.float32 import exact_float32
 from harness.metrics.inception_network import InceptionNetwork
 from harness.schema.keys import NO_KEY
 from harness.storage.durable import file_sha256
@@ -111,22 +111,6 @@ class _Runner:
         low = self._config.precision == "bfloat16"
         with exact_float32(), torch.autocast(self._device.type, torch.bfloat16, enabled=low):
             return self._function(images)
-
-
-@contextmanager
-def exact_float32() -> Iterator[None]:
-    """Without TensorFloat-32, in convolutions (cuDNN's default) and in products (if switched on).
-
-    It has 10 bits of mantissa. Extraction runs so, and whatever compares features in float32.
-    """
-    convolutions, products = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
-    torch.backends.cudnn.allow_tf32 = False
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = convolutions
-        torch.set_float32_matmul_precision(products)
 
 
 @final

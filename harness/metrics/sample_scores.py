@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from harness.machine.float32 import exact_float32
 from harness.metrics.classification import labels_met
-from harness.metrics.extractors import Extracted, FeatureExtractor, exact_float32
+from harness.metrics.extractors import Extracted, FeatureExtractor
 from harness.metrics.extrapolation import ChunkedStatistics, extrapolated_distance
 from harness.metrics.feature_bank import FeatureBank
 from harness.metrics.frechet import FeatureStatistics, frechet_distance

@@ -15,7 +15,7 @@ def request_of(kind: str, resources: Mapping[str, Resources]) -> Resources:
     if KINDS[kind].shares_work:
         return request
     gpus = request.gpus if request.gpus == "auto" else min(1.0, request.gpus)
-    return dataclasses.replace(request, gpus=gpus, workers=1)
+    return dataclasses.replace(request, gpus=gpus, workers=1, slices=1)
 
 
 def check_resources(resources: Mapping[str, Resources]) -> None:
@@ -44,11 +44,11 @@ def check_resources(resources: Mapping[str, Resources]) -> None:
             )
         if KINDS[kind].shares_work:
             continue
-        for name in ("workers", "gpus"):
+        for name in ("workers", "gpus", "slices"):
             value = getattr(asked, name)
             if value != getattr(default, name) and value != "auto" and value > 1:
                 raise ConfigError(
-                    f"must be at most 1, because the work of this kind is not shared between "
-                    f"workers, but got {value:g}; use 1",
+                    "must be at most 1, because the work of this kind is not divided, but got "
+                    f"{value:g}; use 1",
                     path=f"resources.{kind}.{name}",
                 )

@@ -16,6 +16,7 @@ from harness.plan.plan import Plan
 from harness.plan.requests import request_of
 from harness.reporting.plan_record import Machine, PlanRecord, StageRecord, Work
 from harness.results.names import stage_names
+from harness.stages.registry import KINDS
 from harness.stages.stage import Stage
 from harness.storage.artifacts import Store
 
@@ -65,7 +66,8 @@ def _work(stage: Stage) -> Work | None:
     # Of no consequence here: the run refuses a network that cannot be built once it is to be run.
     except (ValueError, TypeError, RuntimeError, ArithmeticError):
         return None
-    return Work(flops=expected.flops, images=expected.images, precision=precision_of(stage.config))
+    precision = precision_of(stage.config, convolves=KINDS[stage.kind].convolves)
+    return Work(flops=expected.flops, images=expected.images, precision=precision)
 
 
 def this_machine(requests: Iterable[Resources]) -> Machine:

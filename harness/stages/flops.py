@@ -63,6 +63,39 @@ def count_forward(config: Any, forward: Forward) -> tuple[int, float]:
     return int(parameters), float(flops)
 
 
+def count_kept(config: Any, forward: Forward) -> float:
+    """Bytes that a training keeps of one image for its backward pass, in fp32; takes what
+    `count_forward` takes."""
+
+    def count() -> tuple[float, ...]:
+        with torch.device("meta"):
+            network, arguments = forward()
+        return (kept_bytes(network, lambda: network(*arguments)),)
+
+    return of_network("kept", config, count)[0]
+
+
+def kept_bytes(network: nn.Module, compute: Callable[[], Any]) -> float:
+    """Bytes of all that autograd keeps of a computation with a network, its weights left out."""
+    weights = {_storage_of(weight) for weight in network.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if _storage_of(tensor) not in weights:
+            # Held, so that no other storage comes to its place.
+            kept[_storage_of(tensor)] = tensor.untyped_storage()
+        return tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        result = compute()
+    del result
+    return float(sum(storage.nbytes() for storage in kept.values()))
+
+
+def _storage_of(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage()._cdata  # Tensors of the meta device have no address.
+
+
 def of_network(purpose: str, config: Any, learn: Callable[[], tuple[float, ...]]) -> list[float]:
     """Numbers that follow from a network's shape, learnt once for each shape.
 

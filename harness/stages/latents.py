@@ -38,8 +38,7 @@ from harness.machine.random_streams import derive_seed, generator_for
 from harness.schema.keys import KEY_UNLESS_DEFAULT, to_plain
 from harness.stages.running.context import StageContext
 from harness.stages.stage import Estimate, Stage, StageKind
-from harness.stages.tokenizer.stage import flops_per_image as tokenizer_flops
-from harness.stages.tokenizer.stage import load_tokenizer
+from harness.stages.tokenizer.stage import encoding_flops_per_image, load_tokenizer
 from harness.storage.artifacts import Artifact, write_tensors
 from models.batch_part import slices_of
 from models.dual_autoencoder import DualAutoencoder
@@ -234,9 +233,13 @@ def _encode_shard(
     pipeline = published(config.latents.crop)
     kept = config.latents.posterior
     parts: defaultdict[str, list[Tensor]] = defaultdict(list)
-    for local in batches(len(indices), config.latents.batch_size):
-        positions = indices[local]
-        images = to_model_range(dataset.images("train", positions, pipeline).to(device))
+    wanted = [indices[local] for local in batches(len(indices), config.latents.batch_size)]
+    # Read and decoded while the device computes.
+    ahead = context.ahead(
+        lambda n: dataset.images("train", wanted[n], pipeline), range(len(wanted))
+    )
+    for positions in wanted:
+        images = to_model_range(next(ahead).to(device, non_blocking=True))
         for view in config.views:
             # The published layout has the mirrored image encoded, not the latent mirrored.
             seen = images.flip(-1) if view == "latents_flip" else images
@@ -247,13 +250,14 @@ def _encode_shard(
                 name = lower_name(view, side) if side else view
                 names = (name,) if side else config.tensors_of(view)
                 random = generator_for(config.seed, name, int(positions[0]), device=device)
-                wanted = "sample" if side and kept == "moments" else kept
-                planes = _kept(wanted, join(found), random)
+                kind = "sample" if side and kept == "moments" else kept
+                planes = _kept(kind, join(found), random)
                 require_finite(
                     planes[0], "latents", "encode with precision fp32, or mend the tokenizer"
                 )
                 for name, plane in zip(names, planes, strict=True):
                     parts[name].append(plane.to("cpu", config.layout.dtype))
+    ahead.close()
     labels = torch.from_numpy(dataset.labels("train")[indices].copy())
     return {name: torch.cat(planes) for name, planes in parts.items()} | {"labels": labels}
 
@@ -336,8 +340,7 @@ def estimate(stage: Stage) -> Estimate:
         numbers += encoded * layout.channels * cells
         encoded *= 1 + cells / layout.height**2
     return Estimate(
-        # The encoder is the smaller half of the autoencoder.
-        flops=encoded * tokenizer_flops(stage.inputs["tokenizer"].config) / 2,
+        flops=encoded * encoding_flops_per_image(stage.inputs["tokenizer"].config),
         disk_bytes=config.layout.dtype.itemsize * numbers,
         images=images * len(config.views),
     )
@@ -349,4 +352,4 @@ def missing(config: LatentsStage, _path: str) -> list[MissingItem]:
     return (config.data if isinstance(source, EncodedHere) else source).missing()
 
 
-KIND = StageKind(version=1, run=run, estimate=estimate, missing=missing)
+KIND = StageKind(version=1, run=run, estimate=estimate, missing=missing, convolves=True)

@@ -153,4 +153,4 @@ def missing(config: ReconstructionStage, _path: str) -> list[MissingItem]:
     return [*config.data.missing(), *perceptual]
 
 
-KIND = StageKind(version=2, run=run, estimate=estimate, missing=missing)
+KIND = StageKind(version=2, run=run, estimate=estimate, missing=missing, convolves=True)

@@ -135,9 +135,13 @@ def _extracted(
     rounds = Rounds(context, len(chosen), config.batch_size)
     for part in rounds.take_parts():
         reference = reference.merge(Reference.from_tensors(part))
-    for turn in rounds:
+    turns = list(rounds)
+    # Read and decoded while the device computes.
+    own = [chosen[turn.positions] for turn in turns if len(turn.positions)]
+    ahead = context.ahead(lambda number: read(own[number]), range(len(own)))
+    for turn in turns:
         if len(local := turn.positions):
-            images = read(chosen[local])
+            images = next(ahead)
             for rows in slices_of(len(images), context.slices):
                 found = extractor.extract(images[rows])
                 reference = reference.update(found, torch.from_numpy(place[local[rows]]))

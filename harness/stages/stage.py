@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from harness.config.training import TrainingConfig
 from harness.data.missing import MissingItem
 from harness.schema.imported import code_of
 from harness.schema.keys import content_hash
@@ -24,11 +25,34 @@ class Estimate:
     """Images that it works through, counted every time; 0 where they are not known beforehand."""
     state_bytes: float = 0.0
     """Device memory of weights, gradients, optimiser state and averages, without activations."""
+    activations: "Callable[[], Activations | None]" = lambda: None
+    """Counts what a training here holds beside that; None where it is not known."""
 
     def __post_init__(self) -> None:
         counts = (self.flops, self.disk_bytes, self.parameters, self.images, self.state_bytes)
         if not all(isinstance(count, int | float) for count in counts):
             raise TypeError(f"counts and sizes must be numbers, but its kind gives {self}")
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Device memory that the activations of a training need, in bytes an image in fp32."""
+
+    training: TrainingConfig
+    sliced: float
+    """Of each image of a slice, while it is computed."""
+    held: float = 0.0
+    """Of each image of the batch, in however many slices it is computed."""
+    unsliced: float = 0.0
+    """Of each image besides, where the batch is computed at once."""
+
+    def needed(self, slices: int, workers: int = 1) -> float:
+        """Bytes on each worker."""
+        own = -(-self.training.batch_size // workers)
+        extra = own * self.unsliced if slices == 1 else 0.0
+        # Norms keep fp32; as PyTorch's allocator had it on an emulated GPU, for LightningDiT-B.
+        low = 0.65 if self.training.precision == "bf16" else 1.0
+        return low * (own * self.held + -(-own // slices) * self.sliced + extra)
 
 
 def nothing_missing(_config: Any, _path: str) -> list[MissingItem]:
@@ -60,6 +84,8 @@ class StageKind:
     """Whether several workers share its work; of one that does not, each would do all of it."""
     compiles: bool = True
     """Whether `resources.<kind>.compile` compiles a network of it."""
+    convolves: bool = False
+    """Whether it is mostly convolutions, which cuDNN computes in TF32 where fp32 is asked for."""
     in_sweeps: bool = True
     """Whether sweeps have stages of this kind; resources can be given to those that they have."""
 

@@ -34,8 +34,8 @@ def name(rank: int) -> str:
 
 
 def is_log(name: str) -> bool:
-    """Whether a file is one of these logs."""
-    return re.fullmatch(r"log(-worker\d+)?\.txt", name) is not None
+    """Whether a file is one of these logs, or the trace of a worker's steps beside them."""
+    return re.fullmatch(r"log(-worker\d+)?\.txt|trace-worker\d+\.json\.gz", name) is not None
 
 
 @contextlib.contextmanager

@@ -181,14 +181,14 @@ def test_a_device_that_is_too_small_gets_half_of_every_batch_at_a_time(
 
 
 @long_only
-def test_a_device_that_holds_no_half_batch_either_fails_the_rows(folder, small_undisturbed):
+def test_a_device_that_holds_no_single_image_either_fails_the_rows(folder, small_undisturbed):
     give_latents(folder, small_undisturbed)
     code, rows = run(folder, ["small.yaml"], environment=short_of("device", 0))
     assert code == 1
     assert endings(rows) == {("failed", "device_memory")}
-    assert "although every batch was computed in 2 slices; give the stage a" in rows[0]["error"]
+    assert "although every batch was computed in 8 slices; give the stage a" in rows[0]["error"]
     (work,) = folder.glob("artifacts/generator/*.partial")
-    assert attempts(work) == 2
+    assert attempts(work) == 4
     # A larger device computes whole batches again.
     assert run(folder, SMALL)[0] == 0
     assert_same_results(folder, small_undisturbed)

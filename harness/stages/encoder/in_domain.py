@@ -24,7 +24,7 @@ from harness.stages.encoder.kind import EncoderKind, EncoderStage, Place
 from harness.stages.flops import training_images
 from harness.stages.running.context import StageContext
 from harness.stages.running.optimisation import (
-    autocast,
+    arithmetic,
     backward,
     end_step,
     optimizer_settings,
@@ -113,7 +113,7 @@ def make(config: EncoderStage, context: StageContext) -> Mapping[str, Any]:
         start_step(optimizer, training, step)
         loss = torch.zeros((), device=device)
         for rows in slices_of(len(inputs), context.slices):
-            with autocast(training, device):
+            with arithmetic(training.precision, device):
                 logits = network.model(inputs[rows]).float()
             share = len(logits) / len(inputs)
             part = share * functional.cross_entropy(logits, targets[rows])

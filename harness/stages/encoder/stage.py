@@ -176,4 +176,6 @@ def missing(config: EncoderStage, path: str) -> list[MissingItem]:
     return [*images, *kind_of(config.encoder).missing(config, path)]
 
 
-KIND = StageKind(version=1, run=run, estimate=estimate, missing=missing, shares_work=False)
+KIND = StageKind(
+    version=1, run=run, estimate=estimate, missing=missing, shares_work=False, convolves=True
+)

@@ -8,7 +8,7 @@ from torch import nn
 
 from harness.config.autoregressive import AutoregressiveConfig
 from harness.config.generator_settings import GeneratorBase
-from harness.stages.flops import count_forward
+from harness.stages.flops import count_forward, count_kept
 from harness.stages.generator.kind import GeneratorKind, GeneratorStage
 from models.autoregressive import CodeTransformer
 from models.latent import IndexLayout
@@ -66,6 +66,7 @@ KIND = GeneratorKind(
     draw=draw_codes,
     evaluations=evaluations,
     size=size,
+    kept=lambda config: count_kept(config, lambda: _forward(config)),
     compile=lambda network: network.compile_blocks(),
     resized=resized,
 )

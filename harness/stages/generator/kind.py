@@ -97,6 +97,8 @@ class GeneratorKind:
     not, in units of the network at its full size; None where a solver chooses its steps."""
     size: Callable[[GeneratorStage], tuple[int, float]]
     """Counts parameters, and FLOPs of one evaluation of one image at full size, on meta."""
+    kept: Callable[[GeneratorStage], float] | None = None
+    """Bytes that a training in fp32 keeps of one image for its backward pass; None: not known."""
     objective: Callable[[GeneratorStage], Objective] = not_trained
     """What it is trained by, step by step along a gradient; absent where `make` does it all."""
     measure: Callable[[Any, LatentSet], Any] = lambda objective, _latents: objective

@@ -42,11 +42,12 @@ class TokenAlignment:
         crop: Crop,
         views: Sequence[str],
         content: str | None = None,
+        compiled: bool = False,
     ) -> None:
         self.config = config
         self._grid = model.grid
         self._device = device
-        self._encoder = load_encoder(encoder, self._device)
+        self._encoder = load_encoder(encoder, self._device, compiled=compiled)
         self._dataset = open_dataset(data, self._device)
         if content is not None and (now := self._dataset.content_fingerprint()) != content:
             raise ValueError(

@@ -35,16 +35,16 @@ from harness.stages.generator.representation import StoredAlignment, TokenAlignm
 from harness.stages.running.context import StageContext
 from harness.stages.running.initial_weights import compare_headers, described, start_from
 from harness.stages.running.optimisation import (
-    add_terms,
-    autocast,
+    arithmetic,
     backward,
     end_step,
     optimizer_settings,
     restore_optimizer,
     start_step,
 )
-from harness.stages.stage import Estimate, Stage, StageKind
+from harness.stages.stage import Activations, Estimate, Stage, StageKind
 from harness.storage.artifacts import Artifact, write_tensors
+from models.batch_part import add_terms
 from models.checkpoint import Weights, load_strictly, read_head
 from models.ema import Ema
 from models.objectives.objective import rows_of
@@ -135,7 +135,7 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
 
     def network(*arguments: Tensor) -> Tensor:
         """The forward pass in the training's arithmetic."""
-        with autocast(training, device):
+        with arithmetic(training.precision, device):
             if alignment is None:
                 return model(*arguments)
             output, tokens = model.forward_with_tap(*arguments, alignment.config.block)
@@ -248,7 +248,7 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
             found = objective.loss(network, clean, {**rows_of(draws, part), **given})
             loss, terms = found.total, dict(found.terms)
             if alignment is not None and features is not None:
-                with autocast(training, device):
+                with arithmetic(training.precision, device):
                     terms["repa"] = alignment.head(tapped.pop(), features)
                 loss = loss + alignment.config.weight * terms["repa"]
             # The loss is a mean over the batch: a slice counts by its share of the images.
@@ -367,6 +367,7 @@ def _token_alignment(
         crop=config.crop,
         views=latents.views,
         content=encoded.result.get("data_content"),
+        compiled=context.resources.compile,
     )
 
 
@@ -425,7 +426,16 @@ def estimate(stage: Stage) -> Estimate:
         images=0 if config.generator.is_given else training_images(_trained(config).training),
         # The moving average is one more copy of the weights.
         state_bytes=(ADAM_STATE + 1) * BYTES * parameters,
+        activations=lambda: _activations(config),
     )
+
+
+def _activations(config: GeneratorStage) -> Activations | None:
+    """Those of the network; what a token alignment adds is left out."""
+    kept = kind_of(config.generator).kept
+    if kept is None or config.generator.is_given:
+        return None
+    return Activations(_trained(config).training, kept(config))
 
 
 def _head_parameters(config: GeneratorStage, looks_to: EncoderStage | None) -> int:

@@ -23,6 +23,8 @@ from models.batch_part import WHOLE, BatchPart, slices_of
 
 Batch = TypeVar("Batch")
 
+WARM_UP = 10
+"""Steps of a training before the first one of a trace."""
 REPORT_EVERY_S = 0.5
 """Seconds between two progress reports."""
 
@@ -62,6 +64,9 @@ class StageContext:
     _attempt: int = field(default=1, init=False)
     _curve: Curve | None = field(default=None, init=False)
     _asked: float = field(default=-math.inf, init=False)
+    _profiler: Any = field(default=None, init=False)
+    _traced_from: int | None = field(default=None, init=False)
+    _steps_here: int = field(default=0, init=False)
 
     def ahead(self, function: Callable[[int], Batch], steps: Iterable[int]) -> Ahead[Batch]:
         """Batches of coming steps, computed in the background and, for CUDA, page-locked.
@@ -91,6 +96,7 @@ class StageContext:
             batches.close()
         if self._curve is not None:
             self._curve.end_log()
+        self._end_trace()
 
     def parts(self, batch_size: int) -> list[slice]:
         """The rows of a batch that this worker computes, one slice after the other.
@@ -186,6 +192,8 @@ class StageContext:
         """
         if self.after_each is not None:
             self.after_each()
+        if self.resources.profile and self._curve is not None:
+            self._trace(step, total, self.resources.profile)
         # Reports and checkpoints go by time: a step may take a millisecond or a minute.
         now = time.monotonic()
         together = state is not None and not self.world.is_alone
@@ -213,6 +221,22 @@ class StageContext:
                 state()
         if stop_due:
             raise StopRequested(f"the driver asked this stage to stop; it did after step {step}")
+
+    def _trace(self, step: int, total: int, count: int) -> None:
+        """Trace some steps of a training, after those that compile and warm up."""
+        self._steps_here += 1
+        if self._traced_from is None and (self._steps_here == WARM_UP or total - step <= count):
+            self._traced_from, self._profiler = step, torch.profiler.profile()
+            self._profiler.start()
+        elif self._traced_from is not None and step == self._traced_from + count:
+            self._end_trace()
+
+    def _end_trace(self) -> None:
+        if self._profiler is not None:
+            self._profiler.stop()
+            path = self.work.shared / f"trace-worker{self.world.rank}.json.gz"
+            self._profiler.export_chrome_trace(str(path))
+            self._profiler = None
 
     def after_batch(
         self,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.config.training import Precision, TrainingConfig
+from harness.machine.float32 import tf32_products
 from harness.machine.gradients import GradientSum
 from harness.machine.world import World
 
@@ -93,31 +94,14 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
 
 @contextlib.contextmanager
 def arithmetic(precision: Precision, device: torch.device) -> Iterator[None]:
-    """The arithmetic of what runs inside; weights stay in fp32 whichever it is."""
+    """The arithmetic of what runs inside; weights stay in fp32, and `backward` sees to its own."""
     low = precision == "bf16"
     with _products(precision), torch.autocast(device.type, torch.bfloat16, enabled=low):
         yield
 
 
-def autocast(
-    training: TrainingConfig, device: torch.device
-) -> contextlib.AbstractContextManager[None]:
-    """The arithmetic of a training's forward pass; `backward` sees to the backward's."""
-    return arithmetic(training.precision, device)
-
-
-@contextlib.contextmanager
-def _products(precision: Precision) -> Iterator[None]:
-    """TensorFloat-32 in matrix products where `tf32` asks for it, and PyTorch's setting after."""
-    if precision != "tf32":
-        yield
-        return
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = True
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
+def _products(precision: Precision) -> contextlib.AbstractContextManager[None]:
+    return tf32_products() if precision == "tf32" else contextlib.nullcontext()
 
 
 def start_step(optimizer: torch.optim.Optimizer, training: Schedule, step: int) -> None:
@@ -159,11 +143,3 @@ def _take_step(optimizer: torch.optim.Optimizer, training: Schedule) -> Tensor:
 
 def _parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
     return [p for group in optimizer.param_groups for p in group["params"]]
-
-
-def add_terms(total: Mapping[str, Tensor], terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Named scalars of one more slice added to those of the slices before, detached."""
-    return {
-        name: total[name] + term.detach() if name in total else term.detach()
-        for name, term in terms.items()
-    }

@@ -14,7 +14,7 @@ from harness.data.missing import MissingItem
 from harness.schema.keys import KEY_UNLESS_DEFAULT
 from harness.schema.reading import ConfigError
 from harness.stages.running.context import StageContext
-from harness.stages.stage import Stage
+from harness.stages.stage import Activations, Stage
 from harness.storage.artifacts import Artifact
 from models.tokenizer import TokenizerNetwork
 
@@ -58,6 +58,8 @@ class TokenizerKind:
         lambda _config, _inputs, _forward: 0.0
     )
     """Estimates its training here; the last argument is the FLOPs of an image's way through it."""
+    activations: Callable[[TokenizerStage], Activations | None] = lambda _config: None
+    """Estimates what its training here holds on the device beside its state."""
     measured: str = ""
     """Name of the input that decodes its latents, and whose reconstructions stand for its own;
     empty: it decodes them itself."""

@@ -28,8 +28,7 @@ from harness.stages.flops import FORWARDS_A_STEP, training_images
 from harness.stages.running.context import StageContext
 from harness.stages.running.initial_weights import compare_headers
 from harness.stages.running.optimisation import (
-    add_terms,
-    autocast,
+    arithmetic,
     backward,
     end_step,
     optimizer_settings,
@@ -41,7 +40,7 @@ from harness.stages.stage import Stage
 from harness.stages.tokenizer.kind import TokenizerKind, TokenizerStage
 from harness.storage.artifacts import Artifact, embed, embedded, write_tensors
 from models import checkpoint
-from models.batch_part import slices_of
+from models.batch_part import add_terms, slices_of
 from models.foundation import EncoderNetwork
 from models.parameters import num_parameters
 from models.posterior import AnyPosterior
@@ -193,7 +192,7 @@ def make_semvae(config: TokenizerStage, context: StageContext) -> Mapping[str, A
         summed: dict[str, Tensor] = {}
         for part in parts:
             features = frozen.features(images[part.start - own.start : part.stop - own.start], grid)
-            with autocast(training, device):
+            with arithmetic(training.precision, device):
                 posterior = codec.encode(features)
                 found = codec.decode(posterior.sample(noise[part]))
             loss, terms = semvae_loss(settings.loss, features, found, posterior)

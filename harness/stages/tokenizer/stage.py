@@ -62,6 +62,7 @@ def estimate(stage: Stage) -> Estimate:
         parameters=parameters,
         images=kind_of(config.tokenizer).trained_images(config),
         state_bytes=ADAM_STATE * BYTES * parameters,
+        activations=lambda: kind_of(config.tokenizer).activations(config),
     )
 
 
@@ -81,7 +82,7 @@ def flops_per_image(config: TokenizerStage) -> float:
 
 def encoding_flops_per_image(config: TokenizerStage) -> float:
     """FLOPs of one image's way into a tokenizer's latent."""
-    return count_forward(["encoding", config], lambda: _forward(config, back=False))[1]
+    return _size(config, back=False)[1]
 
 
 def decoding_flops_per_image(config: TokenizerStage) -> float:
@@ -89,15 +90,16 @@ def decoding_flops_per_image(config: TokenizerStage) -> float:
     return flops_per_image(config) - encoding_flops_per_image(config)
 
 
-def _size(config: TokenizerStage) -> tuple[int, float]:
-    """Parameters, and FLOPs of one image's way through the tokenizer.
+def _size(config: TokenizerStage, *, back: bool = True) -> tuple[int, float]:
+    """Parameters, and FLOPs of one image's way through the tokenizer, or into its latent.
 
     Both are 0 where the files that a network is built from are not here: the plan names them as
     missing, or the stage fails and says why. So are they where a user's code does not run on the
     meta device; whatever it raises there, a cost that is not known is no reason not to run.
     """
     try:
-        return count_forward(config, lambda: _forward(config))
+        named = config if back else ["encoding", config]
+        return count_forward(named, lambda: _forward(config, back=back))
     except Exception:
         if kind_of(config.tokenizer).built_from_files:
             return 0, 0.0
@@ -148,4 +150,6 @@ def check_given(config: TokenizerStage) -> None:
     kind_of(config.tokenizer).check_given(config)
 
 
-KIND = StageKind(version=1, run=run, estimate=estimate, missing=missing, check_given=check_given)
+KIND = StageKind(
+    version=1, run=run, estimate=estimate, missing=missing, check_given=check_given, convolves=True
+)

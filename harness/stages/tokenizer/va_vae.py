@@ -25,6 +25,7 @@ from harness.data.missing import MissingItem
 from harness.data.pixel_range import to_model_range
 from harness.data.stream import BatchStream
 from harness.machine.random_streams import derive_seed, generator_for
+from harness.stages import flops
 from harness.stages.encoder import stage as encoder
 from harness.stages.encoder.kind import EncoderStage, Place
 from harness.stages.flops import FORWARDS_A_STEP, count_forward, empty_image, training_images
@@ -33,12 +34,12 @@ from harness.stages.running.initial_weights import compare_headers, described, s
 from harness.stages.running.optimisation import (
     Learners,
     Trained,
-    autocast,
+    arithmetic,
     backward,
     optimizer_settings,
     restore_optimizer,
 )
-from harness.stages.stage import Stage
+from harness.stages.stage import Activations, Stage
 from harness.stages.tokenizer.kind import TokenizerKind, TokenizerStage, memory_format
 from harness.storage.artifacts import Artifact, write_tensors
 from models import checkpoint
@@ -231,7 +232,7 @@ def make(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
                 )
 
         # ---- forward, loss and steps of the autoencoder and its regularisers
-        with autocast(training, device):
+        with arithmetic(training.precision, device):
             loss = criterion.autoencoder_loss(
                 model, images, noise, features, batch, step=step, drawn=drawn
             )
@@ -247,7 +248,7 @@ def make(config: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
         # ---- forward, loss and step of the discriminator, on the same images and reconstructions
         if criterion.discriminator_is_on(batch):
             with record_function(ADVERSARY):
-                with autocast(training, device):
+                with arithmetic(training.precision, device):
                     adversary_loss = criterion.discriminator_loss(
                         loss.target, loss.reconstruction, batch
                     )
@@ -420,6 +421,24 @@ def _semantic_decoder(config: TokenizerStage) -> tuple[nn.Module, tuple[Any, ...
     return nn.Sequential(model.semantic_decoder, model.from_codes), (codes,)
 
 
+def activations(config: TokenizerStage) -> Activations | None:
+    """Those of the autoencoder, whose trunks slices compute in turn; other networks hold less."""
+    settings, side = _settings(config.tokenizer), config.data.resolution
+    if settings.is_given:
+        return None
+
+    def count() -> tuple[float, ...]:
+        with torch.device("meta"):
+            model, (image,) = build(config).eval(), empty_image(side, side)
+            latent = torch.empty(1, model.latent_dim, *settings.channels(side).shape[1:])
+            first = flops.kept_bytes(model, lambda: model.encoder.trunk(image))
+            second = flops.kept_bytes(model, lambda: model.decoder.trunk(latent))
+            whole = flops.kept_bytes(model, lambda: model.decode(model.encode(image).mode()))
+        return max(first, second), max(0.0, whole - first - second), min(first, second)
+
+    return Activations(settings.training, *flops.of_network("activations", config, count))
+
+
 def _vgg16_forward(side: int) -> tuple[nn.Module, tuple[Any, ...]]:
     from torchvision.models import vgg16  # Importing torchvision takes seconds.
 
@@ -458,4 +477,5 @@ KIND = TokenizerKind(
     needs=needs,
     trained_images=trained_images,
     training_flops=training_flops,
+    activations=activations,
 )

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from harness.config.training import TrainingConfig
+from harness.machine.float32 import exact_float32
 from harness.machine.gradients import GradientSum
 from harness.machine.world import World
 from harness.schema.reading import ConfigError, validate
@@ -71,6 +72,17 @@ def test_tf32_holds_inside_only_and_leaves_the_setting_as_it_was():
     with arithmetic("tf32", torch.device("cpu")):
         assert matmul.allow_tf32
     assert matmul.allow_tf32 == before
+    # Exact extraction within TF32 leaves the setting readable, and each of its flags as it was.
+    flag = getattr(matmul, "fp32_precision", None)
+    with arithmetic("tf32", torch.device("cpu")):
+        inside = getattr(matmul, "fp32_precision", None)
+        with exact_float32():
+            assert not matmul.allow_tf32
+        assert (matmul.allow_tf32, getattr(matmul, "fp32_precision", None)) == (True, inside)
+    with exact_float32():
+        assert torch.get_float32_matmul_precision() == "highest"
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert getattr(matmul, "fp32_precision", None) == flag
     with arithmetic("bf16", torch.device("cpu")):
         assert matmul.allow_tf32 == before
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16

@@ -4,6 +4,8 @@ import gc
 import itertools
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -127,7 +129,19 @@ def test_tensors_for_cuda_are_pinned_wherever_they_stand(monkeypatch):
 
     monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
     images, labels = torch.zeros(2), torch.zeros(3)
+    entered = []
+
+    @contextmanager
+    def on(device: torch.device) -> Iterator[None]:
+        entered.append(device.index)
+        yield
+
+    monkeypatch.setattr(torch.cuda, "device", on)
     compute = pinned(lambda step: (images, (labels, step)), torch.device("cuda"))
     assert compute(5)[1][1] == 5
+    assert not entered
+    # A worker's second GPU is that of its thread too.
+    assert pinned(lambda step: step, torch.device("cuda", 1))(5) == 5
+    assert entered == [1]
     assert seen[0] is images
     assert seen[1] is labels

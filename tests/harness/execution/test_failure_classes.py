@@ -5,6 +5,7 @@ import errno
 import pytest
 import torch
 from safetensors import SafetensorError
+from torch.distributed import DistBackendError
 
 from harness.config.training import TrainingConfig
 from harness.execution.failures import RETRIES, Failures, classify, most_telling
@@ -25,6 +26,18 @@ ray_exceptions = pytest.importorskip("ray.exceptions")
         (Diverged("the loss is not finite"), "divergence"),
         (torch.OutOfMemoryError("CUDA out of memory"), "device_memory"),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"), "device_memory"),
+        (RuntimeError("CUDA error: out of memory"), "device_memory"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling"), "device_memory"),
+        (RuntimeError("cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when"), "device_memory"),
+        (RuntimeError("GET was unable to find an engine to execute this"), "device_memory"),
+        (DistBackendError("NCCL error: Cuda failure 2 'out of memory'"), "device_memory"),
+        (DistBackendError("NCCL error: unhandled system error"), "infrastructure"),
+        (RuntimeError("CUDA error: uncorrectable ECC error encountered"), "infrastructure"),
+        (RuntimeError("CUDA error: uncorrectable NVLink error detected"), "infrastructure"),
+        (RuntimeError("CUDA error: unspecified launch failure"), "infrastructure"),
+        (RuntimeError("CUDA-capable device(s) is/are busy or unavailable"), "infrastructure"),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), "error"),
+        (ValueError("CUDA error: out of memory"), "error"),
         (MemoryError(), "host_memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), "host_memory"),
         (OSError(errno.ENOMEM, "cannot allocate memory"), "host_memory"),

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from harness.execution.stage_run import run_stage
+from harness.executors import inline
 from harness.stages import registry
 from harness.stages.running.curves import Curve
 
@@ -153,6 +154,23 @@ def test_an_interrupt_ends_the_run_with_a_word_on_how_to_go_on(command, write, t
     ended = command(path)
     assert ended.code == 130
     assert "run the same command again" in ended.err
+    mend()
+    assert "executed 3 stages, reused 4" in command(path).out
+
+
+def test_a_process_that_has_lost_its_gpu_ends_and_a_new_one_goes_on(
+    command, write, tree, breaks, monkeypatch
+):
+    mend = breaks("latents", lambda config: True)
+    path = write(tree)
+    with monkeypatch.context() as patch:
+        patch.setattr(inline, "lost_device", lambda: "CUDA error: unspecified launch failure")
+        ended = command(path)
+    assert ended.code == 1
+    assert "this process has lost its GPU in" in ended.err
+    assert (
+        "unspecified launch failure); what is finished is kept: run the same command" in ended.err
+    )
     mend()
     assert "executed 3 stages, reused 4" in command(path).out
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.machine.devices import PEAKS, mfu, peak_flops, precision_in_force
+from harness.machine.devices import PEAKS, memory_bytes, mfu, peak_flops, precision_in_force
 
 
 @pytest.mark.parametrize("name", PEAKS)
@@ -12,6 +12,7 @@ def test_wider_arithmetic_is_never_faster(name: str) -> None:
     assert known == sorted(known, reverse=True)
     assert all(1 < value < 1e4 for value in known)
     assert peak.source
+    assert (memory_bytes(name) or 0) > 10 * 2**30
 
 
 def test_a_device_at_half_its_peak_has_an_mfu_of_one_half() -> None:

@@ -26,7 +26,7 @@ def record(load, tmp_path, monkeypatch) -> Callable[..., dict[str, Any]]:
     work = Work(folder=tmp_path / "key", lease=None, scratch=tmp_path)
     expected = Estimate(flops=989.4e12 * 40, disk_bytes=0.0, images=5000)
     monkeypatch.setattr(stage_run, "estimate", lambda _: expected)
-    monkeypatch.setattr(stage_run, "precision_of", lambda _: "bf16")
+    monkeypatch.setattr(stage_run, "precision_of", lambda _, **__: "bf16")
 
     def record(
         spent: Spent = A_HUNDRED_S,
@@ -101,7 +101,8 @@ def test_bf16_anywhere_in_a_stage_is_what_its_mfu_is_held_to(load) -> None:
         return next(s for s in make_plan(load(*settings)).stages if s.kind == "generator").config
 
     assert precision_of(generator("generator.training.precision=bf16")) == "bf16"
-    assert precision_of(generator()) == "tf32"  # torch's default for convolutions on CUDA.
+    assert precision_of(generator()) == "fp32"
+    assert precision_of(generator(), convolves=True) == "tf32"  # torch's default on CUDA.
 
 
 def test_every_artifact_records_what_it_cost(load, tmp_path) -> None:

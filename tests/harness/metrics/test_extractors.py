@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 
 from harness.data.pixel_range import to_model_range
+from harness.machine.float32 import exact_float32
 from harness.metrics import extractors
 from harness.metrics.extractors import (
     EncoderExtractor,
     ExtractionConfig,
     InceptionConfig,
     InceptionExtractor,
-    exact_float32,
     file_sha256,
 )
 from harness.metrics.inception_network import resize_as_tensorflow

@@ -16,6 +16,7 @@ from harness.stages.encoder.kind import EncoderStage
 from harness.stages.generation import price
 from harness.stages.generator import stage as generator_stage
 from harness.stages.stage import Stage
+from harness.stages.tokenizer.stage import encoding_flops_per_image, flops_per_image
 
 
 def chain_by_definition(stages: list[Stage], first: Stage) -> float:
@@ -57,6 +58,13 @@ def test_images_are_counted_every_time_they_are_worked_through(load) -> None:
     assert images["generator"] == 4 * 8
     assert images["latents"] == 2 * DigitsConfig().num_train_images
     assert (images["generation"], images["reconstruction"], images["reference"]) == (40, 40, 100)
+
+
+def test_latents_cost_the_encoder_alone(load) -> None:
+    stage = next(s for s in make_plan(load()).stages if s.kind == "latents")
+    encoder = encoding_flops_per_image(stage.inputs["tokenizer"].config)
+    assert estimate(stage).flops == estimate(stage).images * encoder
+    assert 0 < encoder < flops_per_image(stage.inputs["tokenizer"].config) / 2
 
 
 def test_a_trained_network_needs_its_state_in_memory(load) -> None:
@@ -137,6 +145,10 @@ def test_the_price_of_a_sample_counts_guidance_and_the_weak_model(load):
     difference = found[1]["sample_flops"] - found[0]["sample_flops"]
     assert difference == pytest.approx(4 * own)
     assert found[0]["sample_flops"] > 4 * own
+    # So does the estimate that MFU and forecasts go by.
+    flops = [estimate(stage).flops / estimate(stage).images for stage in sampled]
+    assert flops[1] - flops[0] == pytest.approx(4 * own)
+    assert flops[2] - flops[0] == pytest.approx(2 * own)
     (adaptive,) = make_plan(load("evaluation.sampler.kind=dopri5")).rows
     assert adaptive.generator is not None
     assert price(adaptive.generator.generations[0]) == {}

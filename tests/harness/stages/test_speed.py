@@ -1,5 +1,6 @@
 """Options of speed reach their stage, and leave a training where it was, up to rounding."""
 
+import gzip
 import json
 import shutil
 
@@ -17,6 +18,11 @@ from models.lightningdit import LightningDiT
 from models.tokenizer_loss import TokenizerLoss
 
 CPU = 0.0
+REPA = (
+    "generator.repa={kind: repa, block: 1, hidden_width: 8, encoder: {kind: timm, name: "
+    "vit_tiny_patch16_224, weights: random, model_args: {img_size: 16, patch_size: 8, "
+    "embed_dim: 16, depth: 1, num_heads: 2}}}"
+)
 ADVERSARY = "tokenizer.loss={discriminator: {kind: patchgan, num_layers: 1, base_width: 4}}"
 
 
@@ -95,12 +101,12 @@ TRUNKS = {"compile_trunks", "channels last"}
     [
         ("tokenizer", {*TRUNKS, "compile_perceptual", "compile_features", "fused"}),
         ("latents", TRUNKS),
-        ("generator", {"compile_blocks", "fused"}),
+        ("generator", {"compile_blocks", "compile_features", "fused"}),
         ("generation", {*TRUNKS, "compile_blocks"}),
     ],
 )
 def test_every_option_reaches_its_stage(kind, wanted, load, tmp_path, asked):
-    plan, store = make_plan(load("grid.alignment=[vf]")), Store(tmp_path)
+    plan, store = make_plan(load("grid.alignment=[vf]", REPA)), Store(tmp_path)
     stage = next(each for each in plan.stages if each.kind == kind)
     for source in stage.inputs.values():
         bring(source, store, Resources())
@@ -111,3 +117,16 @@ def test_every_option_reaches_its_stage(kind, wanted, load, tmp_path, asked):
         assert set(asked) - {"not fused"} == expected
         assert ("not fused" in asked) == ("fused" in wanted and not expected)
         shutil.rmtree(store.get(stage.kind, stage.key).path)
+
+
+def test_a_training_writes_a_trace_of_some_steps_beside_its_log(load, tmp_path):
+    plan = make_plan(load("generator.training.steps=20"))
+    stage = next(each for each in plan.stages if each.kind == "generator")
+    store = Store(tmp_path)
+    bring(stage, store, Resources(profile=3))
+    artifact = store.get(stage.kind, stage.key)
+    with gzip.open(artifact.path / "trace-worker0.json.gz") as file:
+        names = [event.get("name") for event in json.load(file)["traceEvents"]]
+    assert names.count("Optimizer.step#AdamW.step") == 3
+    # What it costs to run is no part of what it has made.
+    assert not [name for name in artifact.record["files"] if "trace" in name]

@@ -60,7 +60,7 @@ def begun(load, tmp_path, finished, monkeypatch):
                 target.symlink_to(finished.folder(source.kind, source.key))
             if slices > 1:
                 with store.work(stage.kind, stage.key) as work:
-                    attempts.ask_for_slices(work, "the device ran out of memory")
+                    attempts.ask_for_slices(work, 2, "the device ran out of memory")
             stores.append(store)
         undisturbed, store = stores
         assert run_stage(stage, undisturbed.root, Resources(), 0.0).status == "done"
