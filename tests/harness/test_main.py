@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from fresh_process import run_command
 
 from harness.__main__ import COMMANDS, main
 
@@ -142,10 +143,7 @@ def test_a_program_that_finds_another_models_first_is_told_so(foreign, python):
 )
 def test_a_tilde_is_a_home_in_every_path(command, arguments):
     """A shell expands it only at the beginning of a word."""
-    root = Path(__file__).parents[2]
-    done = subprocess.run(
-        [sys.executable, "-m", command, *arguments], cwd=root, capture_output=True, text=True
-    )
+    done = run_command(REPOSITORY, command, *arguments)
     assert done.returncode == 2
     assert "write the whole path, not '~nobody-of-this-name" in done.stderr
     assert "Traceback" not in done.stderr

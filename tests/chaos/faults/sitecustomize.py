@@ -62,6 +62,14 @@ def limit_images(module: ModuleType) -> None:
     network._embed = limited
 
 
-sys.meta_path.insert(0, Finder("analysis.figures.saving", save_one_file))
+def alter(name: str, change: Callable[[ModuleType], None]) -> None:
+    """Alter a module: a forked process has it already, and others once they have loaded it."""
+    if name in sys.modules:
+        change(sys.modules[name])
+    else:
+        sys.meta_path.insert(0, Finder(name, change))
+
+
+alter("analysis.figures.saving", save_one_file)
 if "FRONTIER_SHORT_OF" in os.environ:
-    sys.meta_path.insert(0, Finder("models.lightningdit", limit_images))
+    alter("models.lightningdit", limit_images)
