@@ -14,6 +14,7 @@ COMMANDS = {
     "tune": ("harness.tune", "search settings of a trial with Optuna"),
     "evaluate": ("harness.evaluate", "score images and networks that were not trained here"),
     "status": ("harness.status", "say how a sweep or search stands"),
+    "store": ("harness.store", "say what lies in a store, and remove what no results need"),
     "report": ("analysis.report", "draw figures and a page from tables of results"),
     "compare": ("analysis.compare", "say what has changed between two tables"),
     "bench": ("harness.bench", "measure speed and memory of this machine"),
