@@ -1,7 +1,8 @@
 """Photographs in Parquet files of the Hugging Face image layout.
 
-A row holds an encoded image, `struct{bytes, path}` (or plain bytes), and an integer label; the
-class names stand in the schema's metadata under `huggingface`. Rows keep the order of the files.
+A row holds an encoded image, `struct{bytes, path}` (or plain bytes), and a label, an integer or the
+name of a class; the class names stand in the schema's metadata under `huggingface`. Rows keep the
+order of the files.
 """
 
 import hashlib
@@ -221,12 +222,16 @@ def _read_labels(file: Any, path: Path, config: ParquetConfig) -> Int64[np.ndarr
     import pyarrow.compute as pc
 
     name, schema = config.label_column, file.schema_arrow
-    if name not in schema.names or not pa.types.is_integer(schema.field(name).type):
-        held = schema.field(name).type if name in schema.names else "nothing of that name"
+    kind = schema.field(name).type if name in schema.names else pa.null()
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    if not (pa.types.is_integer(kind) or (is_text and config.class_names)):
+        held = kind if name in schema.names else "nothing of that name"
         raise ValueError(
             f"{str(path)!r} must have a column {name!r} of whole numbers, but holds {held} (its "
-            f"columns: {', '.join(schema.names)}); set `label_column`, or `labels: none` "
-            "for images without"
+            f"columns: {', '.join(schema.names)}); set `label_column`, list the names of the "
+            "classes as `class_names` where labels are text, or set `labels: none` for images "
+            "without"
         )
     try:
         column = file.read(columns=[name], use_threads=False).column(0)
@@ -235,6 +240,9 @@ def _read_labels(file: Any, path: Path, config: ParquetConfig) -> Int64[np.ndarr
             f"{str(path)!r} must be readable, but its column {name!r} is not ({error}); get the "
             "file again"
         ) from error
+    if is_text:
+        classes = {called: label for label, called in enumerate(config.class_names)}
+        column = pa.array([classes.get(each) for each in column.to_pylist()], pa.int64())
     # An empty label becomes -1, which the check then refuses with its row.
     labels = pc.fill_null(column.cast(pa.int64(), safe=False), -1).to_numpy()
     check_labels(labels, config.num_classes, repr(str(path)))

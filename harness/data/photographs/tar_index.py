@@ -20,12 +20,10 @@ from typing import Any, BinaryIO, final
 import numpy as np
 from jaxtyping import Int64
 
+from harness.data.photographs.image_folder import IMAGE_SUFFIXES
 from harness.storage.user_cache import describe_files, remembered
 
-IMAGE_EXTENSIONS = frozenset({
-    "avif", "bmp", "gif", "jfif", "jpe", "jpeg", "jpg", "pbm", "pgm", "png", "pnm", "ppm", "tif",
-    "tiff", "webp",
-})  # fmt: skip
+IMAGE_EXTENSIONS = frozenset(suffix[1:] for suffix in IMAGE_SUFFIXES)
 """Extensions of members that are images; case does not matter."""
 _VERSION = 4
 """Raised when an index that is remembered would be another, or none."""
@@ -54,8 +52,10 @@ class SampleNames:
     """How the members of a sample are told apart; case does not matter."""
 
     label_extension: str | None
-    """Members that hold the label: `cls` (a whole number as text) or `json`; None: none does, and
-    every image is of class 0."""
+    """Members that hold the label: `cls` (text) or `json`; None: none does, and every image is of
+    class 0."""
+    class_names: tuple[str, ...] = ()
+    """What a label that is no whole number may be: the name of a class."""
     label_key: str
     """Where the label stands in a `json`."""
     image_extension: str | None
@@ -63,11 +63,7 @@ class SampleNames:
 
 
 def index_shard(path: Path, names: SampleNames) -> TarIndex:
-    """Find the images of a shard and their labels, or recall them while the file has not changed.
-
-    Raises:
-        ValueError: The shard is no whole tar, or a sample has not one image and one label.
-    """
+    """Find the images of a shard and their labels, or recall them while no file has changed."""
     described = describe_files([path])
     asked = f"{described} {_VERSION} {names}"
     found = remembered(
@@ -90,6 +86,7 @@ def _read_index(path: Path, names: SampleNames) -> dict[str, list[int]]:
     members = list(_members(path, names.label_extension))
     images: dict[str, tuple[int, int]] = {}
     labels: dict[str, int] = {}
+    classes = {called: label for label, called in enumerate(names.class_names)}
     # Keys with dots look like long extensions, and only a shard without other images tells.
     splits = (_at_first_dot, _at_last_dot) if names.image_extension is None else (_at_last_dot,)
     for split in splits:
@@ -102,7 +99,7 @@ def _read_index(path: Path, names: SampleNames) -> dict[str, list[int]]:
             elif text is not None:
                 key = name[: -len(f".{names.label_extension}")]
                 _refuse_second(key in labels, "label", key, path)
-                labels[key] = _label(text, name, names.label_key, path)
+                labels[key] = _label(text, name, names.label_key, classes, path)
         if images:
             break
     if names.label_extension is None:
@@ -181,16 +178,20 @@ def _at_last_dot(name: str) -> tuple[str, str]:
     return key, extension
 
 
-def _label(text: bytes, name: str, label_key: str, path: Path) -> int:
+def _label(text: bytes, name: str, key: str, classes: dict[str, int], path: Path) -> int:
     try:
-        found = json.loads(text)[label_key] if name.lower().endswith(".json") else int(text)
+        is_json = name.lower().endswith(".json")
+        found = json.loads(text)[key] if is_json else text.decode().strip()
+        if isinstance(found, str):
+            found = classes[found] if found in classes and not found.isdecimal() else int(found)
         if isinstance(found, bool) or not isinstance(found, int):
             raise TypeError(f"it is {found!r}")
         return int(np.int64(found))
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise ValueError(
-            f"{name!r} of {str(path)!r} must hold a label, a whole number, but does not "
-            f"({error}); correct it, set `label_extension` and `label_key`, or `labels: none`"
+            f"{name!r} of {str(path)!r} must hold a label, a whole number or one of `class_names`, "
+            f"but does not ({error}); correct it, list `class_names`, set `label_extension` and "
+            "`label_key`, or `labels: none`"
         ) from error
 
 

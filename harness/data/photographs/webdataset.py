@@ -29,7 +29,7 @@ class WebDatasetConfig(ShardedConfig):
     suffix: ClassVar[str] = ".tar"
     kind: Literal["webdataset"] = "webdataset"
     label_extension: Literal["cls", "json"] = "cls"
-    """Members that hold the label: a whole number as text, or JSON."""
+    """Members that hold the label: text, or JSON; a whole number, or the name of a class."""
     label_key: str = "label"
     """Where the label stands in a `json`."""
     image_extension: str | None = field(default=None, metadata=KEY_UNLESS_DEFAULT)
@@ -52,11 +52,7 @@ class WebDatasetConfig(ShardedConfig):
         return TarSplit(self, split)
 
     def names_of_classes(self) -> tuple[str, ...]:
-        """Names as given, from the file, or the labels as text.
-
-        Raises:
-            ValueError: The file cannot be read or names another number of classes.
-        """
+        """Names as given, from the file, or the labels as text."""
         if self.class_names_file is None:
             return self.class_names or tuple(str(label) for label in range(self.num_classes))
         path = Path(self.class_names_file).expanduser()
@@ -80,6 +76,7 @@ class TarSplit(EncodedSplit):
         class_names = config.names_of_classes()
         names = SampleNames(
             label_extension=config.label_extension if config.labels == "given" else None,
+            class_names=class_names,
             label_key=config.label_key,
             image_extension=config.image_extension,
         )

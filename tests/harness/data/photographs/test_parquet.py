@@ -352,3 +352,19 @@ def test_cifar10_is_read_as_it_lies_there():
     images = dataset.images("eval", np.arange(100))
     assert images.shape == (100, 3, 32, 32)
     assert 60 < images.float().mean() < 180
+
+
+@pytest.mark.parametrize("encode", [lambda a: a, lambda a: a.dictionary_encode()])
+def test_labels_may_be_the_names_of_classes(config, tmp_path, encode):
+    path = tmp_path / "train-00001-of-00002.parquet"
+    cells = pa.array([{"bytes": _png(n), "path": None} for n in range(5, 8)], CELL)
+    named = encode(pa.array(["bee", "ant", "bee"]))
+    for file in (path, tmp_path / "train-00000-of-00002.parquet"):
+        pq.write_table(pa.table({"image": cells, "label": named}), file)
+    declared = dataclasses.replace(config, num_train_images=6)
+    (item,) = declared.missing()
+    assert "list the names of the classes as `class_names`" in str(item)
+    split = dataclasses.replace(declared, class_names=NAMES).open_split("train")
+    assert split.labels.tolist() == [1, 0, 1] * 2
+    other = dataclasses.replace(declared, class_names=("ant", "fly"))
+    assert "2 of " in str(other.missing()[0])

@@ -99,7 +99,7 @@ def test_classes_are_named_by_the_configuration_a_file_or_their_numbers(config, 
         ([("a.png", png(0))], r"1 of .*the first 'a', which has no label"),
         ([("a.cls", b"0")], r"the first 'a', which has no image"),
         ([*samples([png(0)], [0]), ("000000.jpg", png(1))], r"one image, but '000000' .*has two"),
-        ([("a.png", png(0)), ("a.cls", b"ant")], r"'a.cls' of .* must hold a label"),
+        ([("a.png", png(0)), ("a.cls", b"fly")], r"'a.cls' of .* must hold a label"),
         ([("a.png", png(0)), ("a.cls", b"\xff")], r"'a.cls' of .* must hold a label"),
         ([("a.png", png(0)), ("a.cls", b"")], r"'a.cls' of .* must hold a label"),
         ([("a.png", png(0)), ("a.cls", b"9" * 30)], r"'a.cls' of .* must hold a label"),
@@ -324,3 +324,21 @@ def test_a_label_of_a_terabyte_is_refused_unread(config):
     write_tar(path, [("a.png", png(0)), ("a.cls", b"0" * (2**20 + 1))])
     with pytest.raises(ValueError, match=r"'a\.cls' has 1,048,577 bytes, more than 1,048,576"):
         index_shard(path, CLS)
+
+
+@pytest.mark.parametrize(
+    ("end", "label"),
+    [("cls", lambda n: n.encode() + b"\n"), ("json", lambda n: b'{"label": "%s"}' % n.encode())],
+)
+def test_labels_may_be_the_names_of_classes(config, tmp_path, end, label):
+    names = [NAMES[number % 3] for number in range(12)]
+    members = [
+        member
+        for number, data in enumerate(photographs(12, 1200))
+        for member in ((f"{number}.png", data), (f"{number}.{end}", label(names[number])))
+    ]
+    write_tar(tmp_path / "train-0000.tar", members)
+    given = dataclasses.replace(config, train_files=("train-0000.tar",), label_extension=end)
+    assert given.open_split("train").labels.tolist() == [0, 1, 2] * 4
+    with pytest.raises(ValueError, match="or one of `class_names`, but does not"):
+        dataclasses.replace(given, class_names=("x", "y", "z")).open_split("train")
