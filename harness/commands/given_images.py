@@ -15,11 +15,11 @@ from typing import Any, Literal
 from harness.commands.exit_codes import EXIT_DONE, EXIT_ROWS_FAILED
 from harness.commands.options import RunOptions
 from harness.commands.planning import check_machine, check_networks
-from harness.commands.run_stages import check_start, execute
+from harness.commands.run_stages import begin_start, execute
 from harness.config.data import Crop, published
 from harness.config.perceptual import describe_lpips
 from harness.config.protocol_presets import generation_name, reconstruction_name
-from harness.config.reference import ReferenceImages, ReferenceSource, StatisticsFile
+from harness.config.reference import ReferenceImages, ReferenceSource, StatisticsFile, TrainingSplit
 from harness.config.sweep import Sweep, check_name
 from harness.config.trial import Trial
 from harness.data.image_sets import (
@@ -112,11 +112,7 @@ class _Request:
 
 
 def evaluate_images(options: RunOptions, sweep: Sweep, given: GivenImages) -> int:
-    """Score given images and write their row; returns the exit code.
-
-    Raises:
-        ConfigError: The request is wrong or something is missing.
-    """
+    """Score given images and write their row; returns the exit code."""
     started = time.monotonic()
     try:
         check_name(given.name)
@@ -136,7 +132,7 @@ def evaluate_images(options: RunOptions, sweep: Sweep, given: GivenImages) -> in
     to_run = [stage for stage in stages if not store.find(stage.kind, stage.key)]
     check_networks(to_run, sweep.source)
     check_machine(options, to_run, sweep.file.resources, sweep.source)
-    check_start(options, to_run, results, sweep.source)
+    begin_start(options, to_run, results, sweep.source)
     outcomes = execute(options, to_run, store, sweep, lambda event: None)
     row = _row(request, given, described, store, outcomes)
     artifacts = [a for a in (store.find(s.kind, s.key) for s in stages) if a]
@@ -175,6 +171,12 @@ def _check(sweep: Sweep, given: GivenImages) -> None:
     if given.reference is not None and given.samples is None:
         raise ConfigError("--reference is what samples are held to; give --samples too")
     first, *others = (point.trial for point in sweep.points)
+    own = "train" if isinstance(first.evaluation.reference, TrainingSplit) else None
+    if given.samples and given.samples == (given.reference or own):
+        raise ConfigError(
+            f"must be other images than those that they are held to, but {given.samples!r} is both",
+            path="--samples",
+        )
     for other in others:
         evaluation = replace(other.evaluation, seed=first.evaluation.seed)
         if (other.data, evaluation) != (first.data, first.evaluation):

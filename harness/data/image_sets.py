@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import Literal, final
+from typing import ClassVar, Literal, final
 
 import numpy as np
 from jaxtyping import Int64, UInt8
@@ -38,6 +38,8 @@ from harness.storage.durable import known_sha256
 class _ImagesAt:
     """Images at a path, cropped and resized or left as they are."""
 
+    what: ClassVar[str]
+    """What lies at the path."""
     path: str = field(metadata=NO_KEY)
     """The folder or file; `~` is the home folder."""
     resolution: int | None = None
@@ -60,6 +62,12 @@ class _ImagesAt:
     def location(self) -> Path:
         """The folder or file, `~` expanded."""
         return Path(self.path).expanduser()
+
+    def missing(self) -> list[MissingItem]:
+        """The folder or file if it is absent; nothing is opened."""
+        there, place = self.location, "evaluation.reference.images.path"
+        item = MissingItem(what=self.what, location=str(there), remedy=f"set `{place}` to a copy")
+        return [] if there.exists() else [item]
 
     def squares(
         self, items: Sequence[T], read: Callable[[T], Image.Image], size: tuple[int, int]
@@ -90,6 +98,7 @@ class FolderImages(_ImagesAt):
     """
 
     kind: Literal["folder"] = "folder"
+    what = "a folder of images"
     on_unreadable: Literal["stop", "skip"] = field(default="stop", metadata=NO_KEY)
     """Effect of an unreadable file. `skip` reads every file once at opening, counts and lists."""
     others: Literal["stop", "skip"] = field(default="stop", metadata=NO_KEY)
@@ -104,12 +113,6 @@ class FolderImages(_ImagesAt):
                 f"`max_unreadable` must be a share in 0..1, but got {self.max_unreadable}; use 0.01"
             )
 
-    def missing(self) -> list[MissingItem]:
-        """The folder if it is absent; nothing is opened."""
-        remedy = "set `path` to the folder that holds them"
-        item = MissingItem(what="a folder of images", location=str(self.location), remedy=remedy)
-        return [] if self.location.is_dir() else [item]
-
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -117,12 +120,7 @@ class NpzImages(_ImagesAt):
     """The samples of an `.npz` in ADM's format: `arr_0` uint8 NHWC, labels in `arr_1` if any."""
 
     kind: Literal["npz"] = "npz"
-
-    def missing(self) -> list[MissingItem]:
-        """The file if it is absent; nothing is opened."""
-        remedy = "set `path` to the file"
-        item = MissingItem(what="an .npz of samples", location=str(self.location), remedy=remedy)
-        return [] if self.location.is_file() else [item]
+    what = "an .npz of samples"
 
 
 @final
@@ -160,11 +158,7 @@ class ImageSet(ABC):
 
     @abstractmethod
     def images(self, indices: Int64[np.ndarray, " b"]) -> UInt8[Tensor, "b 3 h w"]:
-        """Read images.
-
-        Raises:
-            ValueError: An index lies outside the set, or an image cannot be read.
-        """
+        """Read images."""
 
     @abstractmethod
     def labels(self) -> Int64[np.ndarray, " n"] | None:
@@ -180,11 +174,7 @@ class ImageSet(ABC):
 
 
 def open_image_set(config: ImageSetConfig) -> ImageSet:
-    """Open a set of images.
-
-    Raises:
-        ValueError: It is absent, not what its kind says, of mixed sizes, or unreadable.
-    """
+    """Open a set of images."""
     if absent := config.missing():
         raise ValueError("; ".join(str(item) for item in absent))
     if isinstance(config, FolderImages):
@@ -273,15 +263,26 @@ def needs_crop(config: FolderImages, resolution: int) -> bool:
 
 
 def _stored_size(path: Path) -> tuple[int, int]:
-    """Width and height as the file's header says."""
+    """Width and height as the file's header says.
+
+    Raises:
+        ValueError: The file holds several images, of which only the first would count.
+    """
     try:
         with Image.open(path, formats=decodable()) as image:
-            return image.size
+            # A second image of an MPO is a preview of the first.
+            size, count = image.size, image.format != "MPO" and getattr(image, "n_frames", 1)
     except MemoryError:
         raise
     # Each format's library raises errors of its own; decoding then words what is wrong.
     except Exception:
         return read_rgb(path).size
+    if count > 1:
+        raise ValueError(
+            f"a file must hold one image, but {str(path)!r} holds {count}; write each to a file of "
+            "its own"
+        )
+    return size
 
 
 def _one_size(paths: Sequence[Path]) -> tuple[int, int]:

@@ -5,11 +5,7 @@ from torch import Tensor
 
 
 def labels_met(logits: Float[Tensor, "b k"], labels: Int64[Tensor, " b"]) -> Bool[Tensor, " b"]:
-    """Whether each image's most likely class is the one asked for; its `ImageMean` is the accuracy.
-
-    Raises:
-        ValueError: A label is outside the extractor's classes.
-    """
+    """Whether each image's most likely class is the one asked for; their mean is the accuracy."""
     num_classes = logits.shape[1]
     if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= num_classes):
         raise ValueError(

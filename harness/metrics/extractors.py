@@ -205,26 +205,19 @@ class InceptionConfig:
             return Path(torch.hub.get_dir()) / "checkpoints" / _DEFAULT_FILE
         return Path(self.weights).expanduser()
 
-    def missing(self) -> list[MissingItem]:
+    def missing(self, path: str = "evaluation.extractor") -> list[MissingItem]:
         """The weights file if it is absent; nothing is opened or fetched."""
         if self.path.is_file():
             return []
         what, fetch = "the Inception-v3 weights of torch-fidelity", None
-        remedy = "set `weights` to the path of the file"
+        remedy = f"set `{path}.weights` to the path of a copy"
         if self.weights == "default":
-            remedy = (
-                f"download {_DEFAULT_ADDRESS} to that place, or set `weights` to the path of a copy"
-            )
+            remedy = f"download {_DEFAULT_ADDRESS} to that place, or {remedy}"
             fetch = self.fetch
         return [MissingItem(what=what, location=str(self.path), remedy=remedy, fetch=fetch)]
 
     def fetch(self) -> None:
-        """Download torch-fidelity's file to the default place; nothing is kept of another content.
-
-        Raises:
-            ValueError: What came has another sha256.
-            OSError: The address cannot be reached.
-        """
+        """Download torch-fidelity's file to the default place; no other content is kept."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
             torch.hub.download_url_to_file(

@@ -171,9 +171,6 @@ def extrapolated_distance(
 
     The reference's covariance is factored once; each group costs two products and the eigenvalues
     of a symmetric matrix.
-
-    Raises:
-        ValueError: The widths differ, or a feature was not finite.
     """
     chunks = chunked.compute()
     check_width(chunks[0].dim, reference.dim)

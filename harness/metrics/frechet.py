@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+_NO_SPREAD = 1e-12
+"""Of the squared mean: variance that the arithmetic of equal images leaves."""
 _ROUND_OFF = 1e-6
 """Of the traces: how far below 0 a distance may fall. Equal sets without full rank reach 1e-7."""
 
@@ -104,17 +106,22 @@ class FeatureStatistics:
         )
 
     def compute(self) -> tuple[Float64[Tensor, " d"], Float64[Tensor, "d d"]]:
-        """Mean and unbiased covariance (divided by `num_samples` - 1).
-
-        Raises:
-            ValueError: There are fewer than two samples.
-        """
+        """Mean and unbiased covariance (divided by `num_samples` - 1)."""
         if self.num_samples < 2:
             raise ValueError(
                 f"a covariance must have at least 2 samples, but got {self.num_samples}; "
                 "evaluate more images"
             )
         return self.mean, self.scatter / (self.num_samples - 1)
+
+    def require_spread(self) -> None:
+        """Refuse a reference that does not vary: others come near to it at once."""
+        mean, covariance = self.compute()
+        if float(covariance.trace()) <= _NO_SPREAD * float(mean.square().sum()):
+            raise ValueError(
+                f"the {self.num_samples:,} images that others are held to must differ, but all "
+                "have the same features; look at the images and at the extractor"
+            )
 
     def to_tensors(self) -> dict[str, Tensor]:
         """Tensors for storage; `from_tensors` restores the same bits."""
@@ -126,11 +133,7 @@ class FeatureStatistics:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "FeatureStatistics":
-        """Restore statistics from storage.
-
-        Raises:
-            ValueError: A tensor is absent or has an unexpected shape or type.
-        """
+        """Restore statistics from storage."""
         names = ("num_samples", "mean", "scatter")
         if absent := [name for name in names if name not in tensors]:
             raise ValueError(
@@ -160,16 +163,20 @@ def check_width(dim: int, width: int) -> None:
 def frechet_distance(first: FeatureStatistics, second: FeatureStatistics) -> float:
     """Fréchet distance between the Gaussians fitted to two sets of features (module docstring).
 
+    Args:
+        second: Those of the images that the others are held to.
+
     Returns:
         The distance in squared feature units, at least 0 (equal sets give round-off around 0).
 
     Raises:
-        ValueError: The widths differ, a set has fewer than two samples, or a feature was not
-            finite.
+        ValueError: The widths differ, a set has fewer than two samples, a feature was not finite,
+            or the second set's features are all the same.
         RuntimeError: The distance comes out negative by more than round-off.
     """
     check_width(first.dim, second.dim)
     (mean, covariance), other = first.compute(), second.compute()
+    second.require_spread()
     gaussian = FactoredGaussian.of(mean, covariance)
     return gaussian.distance(*(moment.to(mean.device) for moment in other))
 

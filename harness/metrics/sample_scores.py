@@ -28,6 +28,9 @@ from harness.metrics.statistics_files import write_statistics
 
 NEIGHBORS = 3
 """Neighbours that a ball of precision and recall reaches to, as published."""
+SAME = 1e-5
+"""Of the reference's variance: distance below which samples are its images. Two sets of a million
+from one distribution are a hundred times further from each other."""
 DENSE_NEIGHBORS = 5
 """The same of density and coverage, as published."""
 
@@ -182,14 +185,24 @@ class SampleScores(Parts):
         )
 
     def compute(self, reference: Reference) -> dict[str, Any]:
-        """Every metric by the name of its column; None where it cannot be measured."""
+        """Every metric by the name of its column; None where it cannot be measured.
+
+        Raises:
+            ValueError: The samples are the reference's own images.
+        """
         whole = self.statistics
+        gfid = frechet_distance(whole, reference.statistics)
+        if gfid <= SAME * float(reference.statistics.compute()[1].trace()):
+            raise ValueError(
+                "samples must be other images than those they are held to, but are the same, at "
+                "distance 0; give other samples or another reference"
+            )
         extrapolated = extrapolated_distance(self.state["statistics"], reference.statistics)
         scores = [self.state[n].compute()[0] if n in self.state else None for n in self._splits]
         recognised = self.state["recognised"]
         sfid, sfid_reason = self._spatial_distance(reference)
         return {
-            "gfid": frechet_distance(whole, reference.statistics),
+            "gfid": gfid,
             "gfid_infinity": extrapolated.value,
             "gfid_infinity_reason": extrapolated.reason,
             "sfid": sfid,

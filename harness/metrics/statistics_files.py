@@ -73,10 +73,6 @@ class ImportedStatistics:
 
         Files that don't tell their weights (ADM's, pytorch-fid's, torch-fidelity's) are taken for
         statistics of torch-fidelity's Inception, whose features those programs share.
-
-        Raises:
-            ValueError: Width, name or weights differ, or the file does not tell its weights and
-                the network in use is not torch-fidelity's Inception with its weights.
         """
         for what, expected, found in (
             ("feature width", feature_dim, self.dim),
@@ -108,12 +104,7 @@ class ImportedStatistics:
 
 
 def read_statistics(path: Path) -> ImportedStatistics:
-    """Read the statistics of a reference set; the module's docstring lists the kinds of file.
-
-    Raises:
-        ValueError: The file is absent, of no such kind or damaged, or its moments are no mean and
-            covariance.
-    """
+    """Read the statistics of a reference set; the module's docstring lists the kinds of file."""
     if not path.is_file():
         raise ValueError(
             f"feature statistics must be at {str(path)!r}, but nothing is there; give the path of "

@@ -84,15 +84,36 @@ def test_a_folder_and_an_archive_of_the_same_images_score_the_same(
     assert Path(f"results/mine/grids/{first['trial_id']}_samples.png").is_file()
 
 
-def test_the_evaluation_split_against_itself_is_perfect(evaluate, sweep):
-    ended = evaluate("images", sweep, "--name", "self", "--samples", "eval", "--reference", "eval",
+def test_reconstructions_without_an_error_are_perfect(evaluate, sweep):
+    ended = evaluate("images", sweep, "--name", "self",
                      "--reconstructions", "eval", "--originals", "eval")  # fmt: skip
     assert ended.code == 0, ended.err
     (row,) = rows("self")
-    assert float(row["gfid"]) == pytest.approx(0, abs=1e-8)
     assert float(row["rfid"]) == pytest.approx(0, abs=1e-8)
-    assert (row["precision"], row["recall"], row["ssim"]) == ("1.0", "1.0", "1.0")
-    assert row["psnr"] == ""
+    assert (row["ssim"], row["psnr"]) == ("1.0", "")
+
+
+def test_samples_that_are_the_reference_itself_are_refused(evaluate, sweep, digits, tmp_path):
+    for own in (["eval", "--reference", "eval"], ["train"]):
+        ended = evaluate("images", sweep, "--name", "self", "--samples", *own)
+        assert ended.code == 2
+        assert "--samples: must be other images than those" in ended.err
+    assert not any(Path().iterdir())
+    # The same images in another place are found when they are compared.
+    np.savez(tmp_path / "copy.npz", arr_0=digits)
+    folder = as_folder(tmp_path / "set", digits[::-1])
+    given = ("--samples", f"{tmp_path}/copy.npz", "--reference", folder)
+    ended = evaluate("images", sweep, "--name", "copied", *given)
+    assert ended.code == 1
+    assert "but are the same, at distance 0" in ended.err
+
+
+def test_a_reference_that_does_not_vary_is_refused(evaluate, sweep, digits, tmp_path):
+    one = as_folder(tmp_path / "one", np.repeat(digits[:1], 30, axis=0))
+    given = ("--samples", "eval", "--reference", one)
+    ended = evaluate("images", sweep, "--name", "same", *given)
+    assert ended.code == 1
+    assert "all have the same features" in ended.err
 
 
 def test_declared_samples_stand_beside_the_rows_of_the_sweep(
@@ -175,8 +196,9 @@ def test_statistics_of_other_programs_serve_as_the_reference(evaluate, sweep, tm
     np.savez(tmp_path / "stats.npz", mu=np.zeros(dim), sigma=np.eye(dim))
     request = ("images", sweep, "--name", "s", "--samples", "eval")
     ended = evaluate(*request, "--reference", str(tmp_path / "stats.npz"))
-    assert ended.code == 1
-    assert "inception-v3-compat" in ended.out
+    assert ended.code == 2
+    assert "trial.evaluation.reference.path: " in ended.err
+    assert "inception-v3-compat" in ended.err
 
 
 def test_an_unreadable_image_stops_or_is_skipped_and_counted(evaluate, sweep, digits, tmp_path):

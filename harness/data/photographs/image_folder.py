@@ -25,10 +25,11 @@ IMAGE_SUFFIXES = frozenset({
 })  # fmt: skip
 """File names that count as images; case does not matter."""
 DOCUMENTS = frozenset({
-    "", ".csv", ".db", ".html", ".ini", ".ipynb", ".json", ".jsonl", ".log", ".md", ".npy", ".npz",
+    ".csv", ".db", ".html", ".ini", ".ipynb", ".json", ".jsonl", ".log", ".md", ".npy", ".npz",
     ".parquet", ".pt", ".py", ".safetensors", ".sh", ".txt", ".xml", ".yaml", ".yml",
 })  # fmt: skip
-"""File names that are no images to anybody and may lie beside them."""
+"""File names that are no images to anybody and may lie beside them; without an end, those that are
+written in capitals (README, LICENSE)."""
 
 
 @final
@@ -154,7 +155,7 @@ def image_files(folder: Path) -> tuple[list[Path], list[Path]]:
                     entry.is_file() or not Path(entry.path).exists()
                 ):
                     images.append(Path(entry.path))
-                elif suffix not in DOCUMENTS:
+                elif suffix not in DOCUMENTS and (suffix or not entry.name.isupper()):
                     others.append(Path(entry.path))
     return sorted(images), sorted(others)
 

@@ -123,7 +123,7 @@ def test_a_split_is_that_of_the_data_set():
 
 def test_absent_images_are_refused(tmp_path):
     for config in (FolderImages(path=str(tmp_path / "no")), NpzImages(path=str(tmp_path / "no"))):
-        with pytest.raises(ValueError, match="no', but nothing is there; set `path`"):
+        with pytest.raises(ValueError, match="no', but nothing is there; set `eval"):
             open_image_set(config)
 
 
@@ -296,3 +296,19 @@ def test_every_image_of_a_folder_counts_and_nothing_else(folder):
         open_image_set(folder)
     skipping = dataclasses.replace(folder, others="skip")
     assert open_image_set(skipping).num_images == known + 4
+
+
+def test_files_that_hold_other_than_one_image_by_their_names_are_refused(tmp_path):
+    config = _folder(tmp_path)
+    config.location.joinpath("LICENSE").write_text("free")
+    assert open_image_set(config).num_images == len(PIXELS)
+    # An image without an end of its name, and a file of several images.
+    bare = config.location / "sample_7"
+    Image.fromarray(PIXELS[0]).save(bare, format="PNG")
+    with pytest.raises(ValueError, match=r"would not count: .*sample_7'"):
+        open_image_set(config)
+    bare.unlink()
+    frames = [Image.fromarray(each) for each in PIXELS[:3]]
+    frames[0].save(config.location / "all.tif", save_all=True, append_images=frames[1:])
+    with pytest.raises(ValueError, match=r"all\.tif' holds 3; write each to a file of its own"):
+        open_image_set(config)
