@@ -111,7 +111,8 @@ def _read_safetensors(path: Path, *, headers: bool) -> dict[str, Any]:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0][:200]
+    # PyTorch goes on to say how its caller would run the code that a file holds.
+    return str(error).strip().partition("\n")[0].partition(". In PyTorch")[0][:200]
 
 
 def read_tensors(path: str | Path, *, entry: str | None = None, headers: bool = False) -> Weights:

@@ -9,11 +9,7 @@ from harness.schema.reading import ConfigError
 
 
 def from_checkpoints(sweep: Sweep, *, with_generator: bool) -> Sweep:
-    """The sweep whose networks all come from checkpoints; without generators, each tokenizer once.
-
-    Raises:
-        ConfigError: A network would be trained, or there is no generator.
-    """
+    """The sweep of networks from checkpoints alone; without generators, each tokenizer once."""
     points: dict[str, Point] = {}
     for point in sweep.points:
         if not with_generator:

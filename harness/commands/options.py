@@ -212,11 +212,7 @@ def _setting(text: str) -> str:
 
 
 def known_device(text: str) -> str:
-    """The first GPU of `PEAKS` whose name has these words.
-
-    Raises:
-        argparse.ArgumentTypeError: None has; lists all.
-    """
+    """The first GPU of `PEAKS` whose name has these words."""
     words = set(re.findall(r"\w+", text.lower()))
     for name in PEAKS:
         if words and words <= set(re.findall(r"\w+", name.lower())):
@@ -232,7 +228,9 @@ def count(text: str) -> int:
 
 def seconds(text: str) -> float:
     """The value of an option that is a length of time, in seconds."""
-    return _number(text, float, lambda value: value > 0, "a number of seconds above 0")
+    # Beyond, no clock of the system can wait.
+    must = "a number of seconds above 0 and below 1e9"
+    return _number(text, float, lambda value: 0 < value < 1e9, must)
 
 
 def length_of_time(text: str) -> float:

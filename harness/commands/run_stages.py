@@ -10,16 +10,16 @@ from pathlib import Path
 
 from harness.commands.exit_codes import Interrupted, TimeUp
 from harness.commands.options import RunOptions
+from harness.commands.planning import check_start
 from harness.config.resources import Resources
 from harness.config.sweep import Sweep
 from harness.execution.stage_run import Outcome
 from harness.executors import Executor, Feed, Listener, StageEvent
 from harness.executors.interface import fixed
 from harness.executors.ray_environment import prepare
-from harness.metrics.frechet import self_test
 from harness.plan.plan import Plan, still_missing
 from harness.plan.requests import request_of
-from harness.plan.requirements import fetch_missing, say_missing, writable_error
+from harness.plan.requirements import fetch_missing, say_missing
 from harness.reporting.live_view import ProgressView
 from harness.schema.reading import ConfigError
 from harness.stages.stage import Stage
@@ -33,32 +33,17 @@ MAX_ROUNDS = 8
 """How often damaged inputs are made anew before a command gives up on its disk."""
 
 
-def check_start(
+def begin_start(
     options: RunOptions,
     stages: Sequence[Stage],
     results: Path,
     source: str,
     plan: Plan | None = None,
 ) -> None:
-    """Refuse to start where files are missing, nothing can be written, or numbers come out wrong.
-
-    Raises:
-        ConfigError: Lists all that is missing, each with its remedy.
-        RuntimeError: This machine's linear algebra fails the self-test of the Fréchet distance.
-    """
-    self_test()
+    """Fetch what may be fetched, refuse what `check_start` refuses, and tidy up the store."""
     if options.download:
         fetch_missing(stages)
-    if missing := say_missing(stages, plan):
-        items = "".join(f"\n  - {item}" for item in missing)
-        raise ConfigError(f"nothing was started, because this is missing:{items}", source=source)
-    kinds = sorted({stage.kind for stage in stages})
-    # A store in which nothing is to be made need not be written.
-    written = [options.store, *(options.store / kind for kind in kinds)] if kinds else []
-    written += [path for path in results.glob("*") if path.is_dir()]
-    for folder in (results, *written):
-        if error := writable_error(folder):
-            raise ConfigError(error)
+    check_start(options, stages, say_missing(stages, plan), results, source)
     if stages:
         clear_leftovers(options.store)
         keep_costs(options.store)

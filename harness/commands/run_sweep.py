@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harness.commands.exit_codes import EXIT_DONE, EXIT_ROWS_FAILED, Interrupted
 from harness.commands.options import RunOptions
-from harness.commands.planning import check_machine, check_networks, print_plan
+from harness.commands.planning import check_machine, check_networks, check_start, print_plan
 from harness.config.sweep import Sweep, resolved_tree
 from harness.execution.stage_run import Outcome
 from harness.executors import StageEvent
@@ -26,6 +26,7 @@ from harness.results.events import EventLog
 from harness.schema.reading import ConfigError, read_yaml
 from harness.stages.stage import Stage
 from harness.storage.artifacts import Store
+from harness.storage.durable import make_folder
 
 
 def run_sweep(options: RunOptions, sweep: Sweep) -> int:
@@ -45,10 +46,12 @@ def run_sweep(options: RunOptions, sweep: Sweep) -> int:
             file=sys.stderr,
         )
     if options.dry_run:
-        print_plan(options, wanted, to_run, say_missing(to_run, plan))
+        missing = say_missing(to_run, plan)
+        print_plan(options, wanted, to_run, missing)
+        check_start(options, to_run, missing, results, sweep.source)
         return EXIT_DONE
     # Executors, pandas and the progress view take a second to import, and a dry run needs none.
-    from harness.commands.run_stages import check_start, execute
+    from harness.commands.run_stages import begin_start, execute
     from harness.reporting.bill import settle
     from harness.reporting.closing_text import closing_text
     from harness.results.folder import keep_earlier, write_results, write_yaml
@@ -58,7 +61,7 @@ def run_sweep(options: RunOptions, sweep: Sweep) -> int:
     if options.write_only:
         finished = tuple(stage for stage in wanted.stages if stage not in to_run)
         wanted, to_run = replace(wanted, stages=finished), []
-    check_start(options, to_run, results, sweep.source, plan)
+    begin_start(options, to_run, results, sweep.source, plan)
     keeps_earlier = not options.replace and _is_of_other_settings(results, sweep)
     if keeps_earlier:
         print(
@@ -67,6 +70,7 @@ def run_sweep(options: RunOptions, sweep: Sweep) -> int:
             file=sys.stderr,
         )
     if options.write_only:
+        make_folder(results)
         if keeps_earlier:
             keep_earlier(results)
         with saying("writing table, figures and report"):
@@ -82,7 +86,7 @@ def run_sweep(options: RunOptions, sweep: Sweep) -> int:
         """Say in the folder what is asked, so that harness.status knows it while it runs."""
         if log.events:
             return
-        results.mkdir(parents=True, exist_ok=True)
+        make_folder(results)
         if keeps_earlier:
             keep_earlier(results)
         write_yaml(results / "sweep.yaml", resolved_tree(sweep))

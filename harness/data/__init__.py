@@ -37,9 +37,6 @@ def open_dataset(config: DatasetConfig, device: torch.device | None = None) -> I
     Args:
         device: Where images come to lie that the configuration keeps on the device; absent: this
             machine's memory.
-
-    Raises:
-        ValueError: Its files are absent or not as declared.
     """
     return DATASETS.of(config)(config, device)
 
@@ -48,11 +45,7 @@ _tried: set[str] = set()
 
 
 def try_out(config: DatasetConfig) -> None:
-    """Open a data set of the user's own code and read of it, so that what is wrong is told early.
-
-    Raises:
-        ConfigError: It does not keep to what it declares; with the key path below `data`.
-    """
+    """Open a data set of the user's own code and read of it, to tell early what is wrong."""
     DATASETS.of(config)
     code = code_of(config)
     name = content_hash([config, code])

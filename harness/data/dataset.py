@@ -102,9 +102,6 @@ class ImageDataset(ABC):
             indices: Positions in the split, 0..`num_images(split)` - 1, in any order.
             pipeline: Published crop and resize; absent: the one that training uses, its random
                 crops replaced by centre crops. Without effect on data that is square already.
-
-        Raises:
-            ValueError: An index lies outside the split, or an image cannot be read.
         """
 
     @abstractmethod
@@ -120,9 +117,6 @@ class ImageDataset(ABC):
         Args:
             indices: Positions in the split of a whole batch; what is drawn is drawn for all.
             part: Which of them are read; each comes out as in the whole batch.
-
-        Raises:
-            ValueError: An index lies outside the split, or an image cannot be read.
         """
 
     @abstractmethod
@@ -189,11 +183,7 @@ class CroppedDataset(ImageDataset):
 
 
 def check_declaration(config: object, counts: Sequence[str], names: Sequence[str]) -> None:
-    """Refuse declared counts that are not positive and names that are empty.
-
-    Raises:
-        ValueError: With the name of the field.
-    """
+    """Refuse declared counts that are not positive and names that are empty."""
     for name in counts:
         if getattr(config, name) <= 0:
             raise ValueError(
@@ -205,11 +195,7 @@ def check_declaration(config: object, counts: Sequence[str], names: Sequence[str
 
 
 def check_count(place: str, declared: str, noun: str, expected: int, found: int) -> None:
-    """Refuse data whose number is not the declared one.
-
-    Raises:
-        ValueError: The numbers differ.
-    """
+    """Refuse data whose number is not the declared one."""
     if found != expected:
         # The remedy for too few is never to declare fewer: shards may just be missing.
         remedy = f"remove what does not belong there, or declare {found}"
@@ -224,11 +210,7 @@ def check_count(place: str, declared: str, noun: str, expected: int, found: int)
 
 
 def check_indices(indices: Int64[np.ndarray, " b"], num_images: int) -> None:
-    """Refuse positions outside a split; negative ones would silently wrap around.
-
-    Raises:
-        ValueError: An index is not in 0..`num_images` - 1.
-    """
+    """Refuse positions outside a split; negative ones would silently wrap around."""
     if indices.size and (indices.min() < 0 or indices.max() >= num_images):
         raise ValueError(
             f"indices must lie in 0..{num_images - 1}, but got {indices.min()}..{indices.max()}; "
@@ -237,11 +219,7 @@ def check_indices(indices: Int64[np.ndarray, " b"], num_images: int) -> None:
 
 
 def spread(count: int, num_images: int) -> Int64[np.ndarray, " m"]:
-    """`count` positions spread evenly over 0..`num_images` - 1, so over the classes of a folder.
-
-    Raises:
-        ValueError: There are fewer images than are asked for.
-    """
+    """`count` positions spread evenly over 0..`num_images` - 1, so over the classes of a folder."""
     if count > num_images:
         raise ValueError(
             f"at most {num_images:,} images can be taken of the split, but {count:,} are asked "
@@ -255,9 +233,6 @@ def take(dataset: ImageDataset, split: Split, count: int) -> Int64[np.ndarray, "
     """`count` positions of a split, spread evenly.
 
     Where bad images were left out, so that fewer remain than are asked for: all of them.
-
-    Raises:
-        ValueError: There are fewer images though none was left out.
     """
     available = dataset.num_images(split)
     return spread(min(count, available) if dataset.left_out(split) else count, available)

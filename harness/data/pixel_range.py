@@ -17,9 +17,6 @@ def to_uint8(images: Float[Tensor, "b *shape"]) -> UInt8[Tensor, "b *shape"]:
 
     This is the published rounding; values outside the range are clamped. Half precision is widened
     first, since it cannot hold 127.5 x + 128 to the last pixel step.
-
-    Raises:
-        Diverged: A value is not finite; it would become a black pixel.
     """
     require_finite(images, "images", "look at the weights behind them, or train them anew")
     wide = images.to(torch.promote_types(images.dtype, torch.float32))

@@ -71,11 +71,7 @@ class PythonDatasetConfig(Target):
         return [MissingItem(what=what, location=self.weights, remedy=remedy)]
 
     def open_split(self, split: Split) -> Any:
-        """Build the data set of a split.
-
-        Raises:
-            ConfigError: It cannot be built, or is no map-style data set of the declared length.
-        """
+        """Build the data set of a split."""
         found = self.build(split=split)
         for method in ("__len__", "__getitem__"):
             if not hasattr(found, method):

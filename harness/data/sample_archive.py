@@ -87,11 +87,7 @@ class SampleArchive:
         return self._member(name).CRC
 
     def array(self, name: str) -> np.ndarray:
-        """One array: mapped where it is stored plain, with a warning read where it is compressed.
-
-        Raises:
-            ValueError: The archive has no such array, or it is damaged or holds objects.
-        """
+        """One array: mapped where it is stored plain, read with a warning where it is not."""
         member = self._member(name)
         # Samples of ImageNet size would not fit into memory; the system maps what is read of them.
         if member.compress_type == zipfile.ZIP_STORED:

@@ -85,48 +85,44 @@ def _run(
         listen(start)
 
 
+def this_machine() -> dict[str, float]:
+    """What there is of `CPU`, `GPU` and `memory` [bytes], memory of graphics cards not counted."""
+    memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    gpus = float(torch.cuda.device_count())
+    return {"CPU": float(os.cpu_count() or 1), "GPU": gpus, "memory": memory}
+
+
 def refuse_impossible(asked: Mapping[str, Resources]) -> dict[str, Demand]:
     """Refuse what one process on this machine cannot give; returns the demands."""
-    available = torch.cuda.device_count()
-    demands = {kind: demand_of(request, available) for kind, request in asked.items()}
+    here = this_machine()
+    cores, gpus, memory_gib = int(here["CPU"]), int(here["GPU"]), here["memory"] / 2**30
+    demands = {kind: demand_of(request, gpus) for kind, request in asked.items()}
     for kind, demand in demands.items():
-        _refuse_kind(kind, demand, available)
-        request, cores = asked[kind], os.cpu_count() or 1
-        if request.cpus > cores:
+        request, wanted = asked[kind], asked[kind].accelerator_type
+        if demand.workers > 1:
+            setting = "gpus=auto" if demand.gpus else "workers=1"
             raise ConfigError(
-                f"must be at most the {cores} cores of this machine, but got {request.cpus}; set "
-                f"it to {cores}, or run on a cluster with --executor ray --address ADDRESS",
-                path=f"resources.{kind}.cpus",
+                f"asks for {demand.workers} workers, but the inline executor runs everything in "
+                f"one process; run with --executor ray, or with --set resources.{kind}.{setting}",
+                path=f"resources.{kind}",
             )
-        wanted = request.accelerator_type
-        if wanted and demand.gpus:
-            here = torch.cuda.get_device_name()
-            if wanted.split("-")[0].lower() not in here.lower().replace(" ", "-").split("-"):
-                raise ConfigError(
-                    f"must name this machine's GPU, {here}, but got {wanted}; leave it out, or run "
-                    "on a cluster with --executor ray --address ADDRESS",
-                    path=f"resources.{kind}.accelerator_type",
-                )
-        elif wanted and request.gpus != 0:
+        name = torch.cuda.get_device_name() if wanted and 0 < demand.gpus <= gpus else "none"
+        is_wanted = wanted.split("-")[0].lower() in name.lower().replace(" ", "-").split("-")
+        wrong = {
+            f"gpus: asks for {demand.gpus:g} GPUs, but this machine has {gpus}; use `auto`": (
+                demand.gpus > gpus
+            ),
+            f"cpus: must be at most the {cores} cores of this machine, but got {request.cpus}; set "
+            f"it to {cores}": request.cpus > cores,
+            f"memory_gib: must be at most the {memory_gib:.0f} GiB of this machine, but got "
+            f"{request.memory_gib}; lower it": (request.memory_gib or 0) > memory_gib,
+            f"accelerator_type: asks for a GPU of the kind {wanted}, but this machine has {name}; "
+            "leave it out": bool(wanted) and request.gpus != 0 and not is_wanted,
+        }
+        for text in (text for text, is_wrong in wrong.items() if is_wrong):
+            setting, _, words = text.partition(": ")
             raise ConfigError(
-                f"asks for a GPU of the kind {wanted}, but this machine has none; leave it out, or "
-                "run on a cluster with --executor ray --address ADDRESS",
-                path=f"resources.{kind}.accelerator_type",
+                f"{words}, or run on a cluster with --executor ray --address ADDRESS",
+                path=f"resources.{kind}.{setting}",
             )
     return demands
-
-
-def _refuse_kind(kind: str, demand: Demand, available: int) -> None:
-    if demand.workers > 1:
-        setting = "gpus=auto" if demand.gpus else "workers=1"
-        raise ConfigError(
-            f"asks for {demand.workers} workers, but the inline executor runs everything in one "
-            f"process; run with --executor ray, or with --set resources.{kind}.{setting}",
-            path=f"resources.{kind}",
-        )
-    if demand.gpus > available:
-        raise ConfigError(
-            f"asks for {demand.gpus:g} GPUs, but this machine has {available}; use `auto`, or run "
-            "on a cluster with --executor ray --address ADDRESS",
-            path=f"resources.{kind}.gpus",
-        )

@@ -62,8 +62,9 @@ def demand_of(request: Resources, gpus_at_hand: float) -> Demand:
     if gpus > 0:
         # Several GPUs are several workers with one each; a part of one is shared.
         each["GPU"] = min(1.0, gpus)
-        if request.accelerator_type:
-            each[f"accelerator_type:{request.accelerator_type}"] = MARK
+    if request.accelerator_type and request.gpus != 0:
+        # Also where there is no GPU: such a machine is not the one that was asked for.
+        each[f"accelerator_type:{request.accelerator_type}"] = MARK
     if request.memory_gib is not None:
         each["memory"] = request.memory_gib * 2**30
     return Demand(workers=max(1, int(gpus)) if gpus > 0 else request.workers, each=each)
@@ -118,7 +119,11 @@ def refuse_impossible(
         if is_possible(demand, machines):
             continue
         one = "" if demand.workers > 1 else " on one machine"
+        each = {name.partition(":")[0]: {name: need} for name, need in demand.each.items()}
+        lacked = [n for n in each if not any(slots(machine, each[n]) for machine in machines)]
         fewer = "gpus=auto" if demand.gpus else "workers=1" if demand.workers > 1 else "cpus=1"
+        lesser = {"memory": "memory_gib=null", "accelerator_type": "accelerator_type='\"\"'"}
+        fewer = lesser.get(lacked[-1] if lacked else "", fewer)
         raise ConfigError(
             f"asks for {demand}{one}, but the machines have {sizes} (CPUs/GPUs); lower the request "
             f"(`--set resources.{kind}.{fewer}`){hint}",

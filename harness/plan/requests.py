@@ -19,11 +19,7 @@ def request_of(kind: str, resources: Mapping[str, Resources]) -> Resources:
 
 
 def check_resources(resources: Mapping[str, Resources]) -> None:
-    """Refuse requests of stage kinds that there are not, and what a kind cannot use.
-
-    Raises:
-        ConfigError: Names the kind and what is valid.
-    """
+    """Refuse requests of stage kinds that there are not, and what a kind cannot use."""
     for kind in resources:
         valid = (*kinds_of_sweeps(), "default")
         if kind not in valid:

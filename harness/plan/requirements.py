@@ -1,5 +1,7 @@
 """Data and weights that a plan needs and this machine lacks, found before anything starts."""
 
+import contextlib
+import errno
 import os
 import re
 import secrets
@@ -45,8 +47,8 @@ def key_paths(stages: Iterable[Stage]) -> dict[str, str]:
     return paths
 
 
-def say_missing(stages: Iterable[Stage], plan: Plan | None = None) -> list[str]:
-    """What `missing_items` finds, each in a sentence with a remedy that works when typed.
+def say_missing(stages: Iterable[Stage], plan: Plan | None = None) -> dict[str, MissingItem]:
+    """What `missing_items` finds, by a sentence with a remedy that works when typed.
 
     Args:
         stages: Those that are to run.
@@ -62,29 +64,30 @@ def say_missing(stages: Iterable[Stage], plan: Plan | None = None) -> list[str]:
             for path in presets.get(axis, {}).get(str(level), {}):
                 pattern = rf"`({re.escape(path)}(?:\.[\w.]+)?)`"
                 text = re.sub(pattern, rf"`presets.{axis}.{level}.\1`", text)
-        told[text] = None
-    return list(told)
+        told[text] = item
+    return told
 
 
 def missing_items(stages: Iterable[Stage]) -> list[MissingItem]:
-    """Data and weights that the stages read and that are not there, each named once."""
+    """Data and weights that the stages read and that are not there as declared, each once."""
     return list({str(item): item for _, item in _missing(stages)}.values())
 
 
 def _missing(stages: Iterable[Stage]) -> Iterator[tuple[Stage, MissingItem]]:
     stages = list(stages)
-    paths = key_paths(stages)
+    paths, looked = key_paths(stages), dict[str, list[MissingItem]]()
     for stage in stages:
-        for item in KINDS[stage.kind].missing(stage.config, paths[stage.key]):
-            yield stage, item
+        kind = KINDS[stage.kind]
+        if (data := kind.images(stage.config)) is not None:
+            # Opened once: a folder of a million images takes a while to list.
+            if (name := repr(data)) not in looked:
+                looked[name] = data.missing()
+            yield from ((stage, item) for item in looked[name])
+        yield from ((stage, item) for item in kind.missing(stage.config, paths[stage.key]))
 
 
 def fetch_missing(stages: Iterable[Stage]) -> None:
-    """Download what is missing and has a usual address; the rest stays missing.
-
-    Raises:
-        ConfigError: A download failed, with its cause.
-    """
+    """Download what is missing and has a usual address; the rest stays missing."""
     for item in missing_items(stages):
         if item.fetch is None:
             continue
@@ -97,16 +100,15 @@ def fetch_missing(stages: Iterable[Stage]) -> None:
 
 
 def writable_error(folder: Path) -> str:
-    """Why nothing can be written below a folder, or an empty text."""
+    """Why nothing can be written below a folder, or an empty text; what is not there stays so."""
     try:
-        is_new = not folder.exists()
-        folder.mkdir(parents=True, exist_ok=True)
-        shared = stat.S_ISGID | stat.S_IWGRP
-        if is_new and folder.parent.stat().st_mode & shared == shared:
-            # A group works here, whatever the umask of this user says.
-            folder.chmod(folder.stat().st_mode | stat.S_IWGRP)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            folder.lstat()  # A name that is too long, or what may not be looked into.
+        here = next(p for p in (folder, *folder.absolute().parents) if os.path.lexists(p))
+        if not here.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{here} is none")
         # Another driver may look at the same time; a full disk has room for names, not for content.
-        probe = folder / f".writable-{secrets.token_hex(4)}"
+        probe = here / f".writable-{secrets.token_hex(4)}"
         with replacing(probe) as temporary:
             temporary.write_bytes(bytes(4096))
         probe.unlink()

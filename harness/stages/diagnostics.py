@@ -16,7 +16,6 @@ from harness.config.trial import Trial
 from harness.data import open_dataset
 from harness.data.dataset import ImageDataset, batches, spread
 from harness.data.latents.training_set import LatentSet
-from harness.data.missing import MissingItem
 from harness.data.pixel_range import to_model_range
 from harness.machine.random_streams import derive_seed, generator_for
 from harness.metrics.latent_diagnostics import linear_probe_accuracy, spectrum_high_share
@@ -186,9 +185,4 @@ def estimate(stage: Stage) -> Estimate:
     return Estimate(flops=flops, disk_bytes=1e4, images=images)
 
 
-def missing(config: DiagnosticsStage, _path: str) -> list[MissingItem]:
-    """Images."""
-    return config.data.missing()
-
-
-KIND = StageKind(version=1, run=run, estimate=estimate, missing=missing, shares_work=False)
+KIND = StageKind(version=1, run=run, estimate=estimate, shares_work=False)

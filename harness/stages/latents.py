@@ -31,11 +31,11 @@ from harness.data.latents.folder import (
     link_shards,
 )
 from harness.data.latents.shards import FEATURES, VIEWS, LatentShards, lower_name, planes_of
-from harness.data.missing import MissingItem
 from harness.data.pixel_range import to_model_range
 from harness.machine.finite import require_finite
 from harness.machine.random_streams import derive_seed, generator_for
 from harness.schema.keys import KEY_UNLESS_DEFAULT, to_plain
+from harness.schema.reading import ConfigError
 from harness.stages.running.context import StageContext
 from harness.stages.stage import Estimate, Stage, StageKind
 from harness.stages.tokenizer.stage import encoding_flops_per_image, load_tokenizer
@@ -151,11 +151,30 @@ def _take(
             f"{folder.path} must be the {folder.kind} that was planned with ({config.content}), "
             f"but is {now}; put its files back, or run the command again to plan with the new ones"
         )
+    shards, known = _open(config, folder)
+    if shards is None:
+        return _describe(config, context, None, known)
+    assert isinstance(folder, LatentFolder)
+    if isinstance(config.layout, LatentLayout):
+        shards.check_finite()
+    links = link_shards(folder, context.work.payload)
+    context.after_step(len(shards), len(shards), dict)
+    return {
+        **_describe(config, context, shards, known),
+        "data_fingerprint": None,
+        "linked_shards": {link.name: fingerprint(link) for link in links},
+    }
+
+
+def _open(
+    config: LatentsStage, folder: LatentFolder | LatentStatistics
+) -> tuple[LatentShards | None, Statistics | None]:
+    """Latents and statistics that are given, whose headers, counts and labels are right."""
     groups = () if isinstance(config.layout, IndexLayout) else config.layout.groups
     channels = [group.channels for group in groups]
+    known = folder.statistics(*channels) if channels else None
     if isinstance(folder, LatentStatistics):
-        known = folder.statistics(*channels) if channels else None
-        return _describe(config, context, None, known)
+        return None, known
     shards = LatentShards(
         folder.shards,
         config.tensors,
@@ -171,16 +190,18 @@ def _take(
             f"holds {found:,}; put back what is missing, or correct what is declared"
         )
     shards.check_labels(config.data.num_classes)
-    if channels:
-        shards.check_finite()
-    known = folder.statistics(*channels) if channels else None
-    links = link_shards(folder, context.work.payload)
-    context.after_step(found, found, dict)
-    return {
-        **_describe(config, context, shards, known),
-        "data_fingerprint": None,
-        "linked_shards": {link.name: fingerprint(link) for link in links},
-    }
+    return shards, known
+
+
+def check_given(stage: Stage) -> None:
+    """Refuse latents or statistics at hand that are not what the tokenizer gives."""
+    source = stage.config.latents.source
+    if isinstance(source, EncodedHere) or source.missing():
+        return
+    try:
+        _open(stage.config, source)
+    except ValueError as error:
+        raise ConfigError(str(error), path="trial.latents.source.path") from error
 
 
 def _describe(
@@ -346,10 +367,12 @@ def estimate(stage: Stage) -> Estimate:
     )
 
 
-def missing(config: LatentsStage, _path: str) -> list[MissingItem]:
-    """The images, or the folder that takes their place."""
-    source = config.latents.source
-    return (config.data if isinstance(source, EncodedHere) else source).missing()
-
-
-KIND = StageKind(version=1, run=run, estimate=estimate, missing=missing, convolves=True)
+KIND = StageKind(
+    version=1,
+    run=run,
+    estimate=estimate,
+    check_given=check_given,
+    images=lambda config: None if config.content else config.data,
+    missing=lambda config, _path: config.latents.source.missing(),
+    convolves=True,
+)

@@ -11,7 +11,6 @@ from harness.config.perceptual import LPIPSMetric, PerceptualMetric, describe_lp
 from harness.config.trial import Trial
 from harness.data import open_dataset
 from harness.data.dataset import left_out, take
-from harness.data.missing import MissingItem
 from harness.data.pixel_range import to_model_range, to_uint8
 from harness.machine.random_streams import generator_for
 from harness.metrics.extractors import ExtractionConfig
@@ -147,10 +146,10 @@ def estimate(stage: Stage) -> Estimate:
     return Estimate(flops=flops, disk_bytes=1e5, images=config.num_images)
 
 
-def missing(config: ReconstructionStage, _path: str) -> list[MissingItem]:
-    """Images, and the weights of LPIPS."""
-    perceptual = missing_lpips(config.perceptual, "evaluation.perceptual")
-    return [*config.data.missing(), *perceptual]
-
-
-KIND = StageKind(version=2, run=run, estimate=estimate, missing=missing, convolves=True)
+KIND = StageKind(
+    version=2,
+    run=run,
+    estimate=estimate,
+    missing=lambda config, _path: missing_lpips(config.perceptual, "evaluation.perceptual"),
+    convolves=True,
+)

@@ -32,8 +32,9 @@ from harness.data.missing import MissingItem
 from harness.metrics.extractors import ExtractionConfig, FeatureExtractor
 from harness.metrics.frechet import FeatureStatistics
 from harness.metrics.sample_scores import Reference
-from harness.metrics.statistics_files import read_statistics
+from harness.metrics.statistics_files import ImportedStatistics, read_statistics
 from harness.schema.keys import KEY_UNLESS_DEFAULT
+from harness.schema.reading import ConfigError
 from harness.stages.encoder.stage import feature_dim_of, flops_per_image, load_extractor
 from harness.stages.flops import BYTES
 from harness.stages.running.context import StageContext
@@ -41,6 +42,9 @@ from harness.stages.running.rounds import Rounds
 from harness.stages.stage import Estimate, Stage, StageKind
 from harness.storage.artifacts import Artifact, write_tensors
 from models.batch_part import slices_of
+
+PLACE = "evaluation.reference.path"
+"""Where a sweep names a file of statistics."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +114,8 @@ def run(config: ReferenceStage, context: StageContext) -> Mapping[str, Any]:
         read = partial(dataset.images, "train", pipeline=published(config.crop))
         reference = _extracted(read, chosen, extractor, config, context)
         found = describe_content(dataset, "train")
+    if context.world.is_first:
+        reference.statistics.require_spread()
     write_tensors(context.work.payload / "reference.safetensors", reference.to_tensors())
     return {
         "num_images": reference.statistics.num_samples,
@@ -162,13 +168,7 @@ def _from_file(
     given.require_extractor(
         name=extractor.name, identity=extractor.identity, feature_dim=extractor.feature_dim
     )
-    count = given.num_samples or source.num_images
-    if count is None:
-        raise ValueError(
-            f"the number of images behind {source.path} must be known, but the file does not say; "
-            "set evaluation.reference.num_images (ADM's ImageNet reference: 1281167)"
-        )
-    bank = None
+    count, bank = _count(source, given), None
     if given.images is not None:
         images = open_image_set(given.images)
         chosen = spread(min(config.num_features, images.num_images), images.num_images)
@@ -183,6 +183,36 @@ def _from_file(
         spatial=spatial,
         bank=bank,
     )
+
+
+def _count(source: StatisticsFile, given: ImportedStatistics) -> int:
+    """How many images are behind the statistics."""
+    count = given.num_samples or source.num_images
+    if count is None:
+        raise ValueError(
+            f"the number of images behind {source.path} must be known, but the file does not say; "
+            "set evaluation.reference.num_images (ADM's ImageNet reference: 1281167)"
+        )
+    return count
+
+
+def check_given(stage: Stage) -> None:
+    """Refuse statistics that cannot be read, or are of other features than the extractor's."""
+    source, extractor = stage.config.source, stage.inputs["extractor"].config
+    if not isinstance(source, StatisticsFile) or missing(stage.config, ""):
+        return
+    try:
+        given = read_statistics(Path(source.path).expanduser())
+        # Weights that are made here are compared when they are.
+        identity = extractor.encoder.describe().removeprefix("sha256 ")
+        given.require_extractor(
+            name=extractor.encoder.feature_name,
+            identity=given.extractor_identity or identity,
+            feature_dim=feature_dim_of(extractor),
+        )
+        _count(source, given)
+    except ValueError as error:
+        raise ConfigError(str(error), path=f"trial.{PLACE}") from error
 
 
 def load_reference(artifact: Artifact) -> Reference:
@@ -202,14 +232,18 @@ def estimate(stage: Stage) -> Estimate:
 
 
 def missing(config: ReferenceStage, _path: str) -> list[MissingItem]:
-    """The images, or the file or set that takes their place."""
-    images = [] if config.content else config.data.missing()
+    """The file or set that takes the place of the training images."""
     if isinstance(config.source, StatisticsFile):
-        what, path = "the reference statistics", "evaluation.reference.path"
-        return [*images, *missing_checkpoint(what, config.source.path, path)]
-    if isinstance(config.source, ReferenceImages):
-        return [*images, *config.source.images.missing()]
-    return images
+        return missing_checkpoint("the reference statistics", config.source.path, PLACE)
+    return config.source.images.missing() if isinstance(config.source, ReferenceImages) else []
 
 
-KIND = StageKind(version=2, run=run, estimate=estimate, missing=missing, compiles=False)
+KIND = StageKind(
+    version=2,
+    run=run,
+    estimate=estimate,
+    check_given=check_given,
+    images=lambda config: None if config.content else config.data,
+    missing=missing,
+    compiles=False,
+)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness.config.training import TrainingConfig
+from harness.data.dataset import DatasetConfig
 from harness.data.missing import MissingItem
 from harness.schema.imported import code_of
 from harness.schema.keys import content_hash
@@ -74,12 +75,15 @@ class StageKind:
     """Writes the payload of a configuration's stage and returns its numbers."""
     estimate: "Callable[[Stage], Estimate]"
     """Says beforehand what a stage costs, from configurations alone."""
-    check_given: Callable[[Any], None] = lambda _config: None
-    """Compares the headers of files of weights that are given and at hand with the network, and
-    raises a ConfigError where they do not fit."""
+    check_given: "Callable[[Stage], None]" = lambda _stage: None
+    """Compares files that are given and at hand, by their headers, with what the stage needs of
+    them; raises a ConfigError where they do not fit, with the key path."""
+    images: Callable[[Any], DatasetConfig | None] = lambda config: getattr(config, "data", None)
+    """The data set whose images a configuration's stage reads, if it does."""
     missing: Callable[[Any, str], list[MissingItem]] = nothing_missing
-    """Lists data and weights that a configuration needs and this machine lacks. The second argument
-    is the key path of the configuration in the trial, where a kind serves in several places."""
+    """Lists what else a configuration needs and this machine lacks: weights, given latents. The
+    second argument is the key path of the configuration in the trial, where a kind serves in
+    several places."""
     shares_work: bool = True
     """Whether several workers share its work; of one that does not, each would do all of it."""
     compiles: bool = True

@@ -34,6 +34,7 @@ from harness.storage.durable import (
     flush_file,
     flush_folder,
     is_temporary,
+    make_folder,
     read_object,
     replacing,
     storage_errors,
@@ -159,10 +160,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.below: list[Path] = []
-        with contextlib.suppress(OSError):
-            lines = (root / BELOW).read_text(encoding="utf-8").splitlines()
-            self.below = [root / Path(line.strip()).expanduser() for line in lines if line.strip()]
+        self.below = _stores_below(root / BELOW)
 
     def folder(self, kind: str, key: str) -> Path:
         """Where the artifact lies once it is whole."""
@@ -204,15 +202,10 @@ class Store:
 
     @contextlib.contextmanager
     def work(self, kind: str, key: str) -> Iterator["Work"]:
-        """Hold the lease of a stage and its work folder.
-
-        Raises:
-            StageBusy: Another living process works on it.
-            StorageError: The file system refuses.
-        """
+        """Hold the lease of a stage and its work folder."""
         folder = self.folder(kind, key)
         with storage_errors(folder):
-            folder.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(folder.parent)
         # Only the holder of the lease touches the work folder.
         with hold(self.lease(kind, key)) as lease:
             work = Work(folder=folder, lease=lease)
@@ -261,6 +254,25 @@ class Store:
                 return _set_aside(folder, error.reason)
         except StageBusy:
             return f"{folder} is being made anew by another process"
+
+
+def _stores_below(file: Path) -> list[Path]:
+    """The folders that a file names; without one of them all in it would be made again."""
+    folders: list[Path] = []
+    try:
+        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+        folders = [file.parent / Path(line).expanduser() for line in lines if line]
+        wrong = [f"{folder} is no folder" for folder in folders if not folder.is_dir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except (OSError, ValueError, RuntimeError) as error:
+        wrong = [str(error)]
+    if wrong:
+        raise ConfigError(
+            f"{file} must name folders of stores, a line each, or be absent, but {wrong[0][:200]}; "
+            "correct it, or mount what is not there"
+        )
+    return folders
 
 
 def _examine(path: Path) -> Artifact | None:
@@ -356,12 +368,7 @@ class Work:
         write_text(self.shared / HOLDER, self.lease.token, durable=False)
 
     def require_lease(self) -> None:
-        """Refuse to write what matters unless this process still holds the stage.
-
-        Raises:
-            StageBusy: It was taken for dead, say while it was suspended, and taken over.
-            StorageError: The work folder was removed while the stage ran.
-        """
+        """Refuse to write what matters unless this process still holds the stage."""
         assert self.lease is not None, "the first worker writes into the store"
         self.lease.require()
         if not (self.shared / HOLDER).exists():
@@ -374,11 +381,7 @@ class Work:
             )
 
     def require_files(self, names: Iterable[str]) -> None:
-        """Refuse to go on without files that the payload was given.
-
-        Raises:
-            StorageError: One is gone, and with it the checkpoints that cover it.
-        """
+        """Refuse to go on without files that the payload was given."""
         if lost := [name for name in names if not (self.payload / name).is_file()]:
             raise StorageError(
                 errno.ENOENT,

@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -81,6 +82,18 @@ def _umask() -> int:
     mask = os.umask(0o022)
     os.umask(mask)
     return mask
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it; the group's where the folder above is the group's."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    shared = stat.S_ISGID | stat.S_IWGRP
+    if folder.parent.stat().st_mode & shared == shared:
+        # A group works here, whatever the umask of this user says.
+        folder.chmod(folder.stat().st_mode | stat.S_IWGRP)
 
 
 def is_temporary(path: Path) -> bool:

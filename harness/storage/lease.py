@@ -61,11 +61,7 @@ class Lease:
             return True
 
     def require(self) -> None:
-        """Refuse to go on where another process has taken the lease over.
-
-        Raises:
-            StageBusy: This process was taken for dead, say while it was suspended.
-        """
+        """Refuse to go on where another process has taken the lease over."""
         if not self.is_ours():
             raise StageBusy(f"{self.path} was taken over by another process")
 
@@ -80,12 +76,7 @@ class _Seen:
 
 @contextlib.contextmanager
 def hold(path: Path) -> Iterator[Lease]:
-    """Hold a lease, touching it until the block ends.
-
-    Raises:
-        StageBusy: A living process holds it.
-        StorageError: The file system refuses.
-    """
+    """Hold a lease, touching it until the block ends."""
     with storage_errors(path):
         lease = _take(path)
     stop = threading.Event()

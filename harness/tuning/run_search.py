@@ -5,7 +5,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import optuna
@@ -13,8 +13,8 @@ import optuna
 from analysis.tuning.figures import write_tuning_figures
 from harness.commands.exit_codes import EXIT_DONE, EXIT_ROWS_FAILED
 from harness.commands.options import RunOptions
-from harness.commands.planning import check_machine, check_networks, print_plan
-from harness.commands.run_stages import check_start, repeat_while_damaged, run_graph
+from harness.commands.planning import check_machine, check_networks, check_start, print_plan
+from harness.commands.run_stages import begin_start, repeat_while_damaged, run_graph
 from harness.execution.stage_run import Outcome
 from harness.plan.graph import stages_to_run
 from harness.plan.requests import request_of
@@ -27,6 +27,7 @@ from harness.schema.reading import ConfigError
 from harness.stages.registry import kinds_of_sweeps
 from harness.stages.stage import Stage
 from harness.storage.artifacts import Store
+from harness.storage.durable import make_folder
 from harness.storage.lease import StageBusy, hold
 from harness.storage.stage_log import user_stream
 from harness.tuning.goals import Verdict
@@ -52,9 +53,12 @@ def run_search(options: RunOptions, *, promote: bool, allow_changed_space: bool)
     check_networks(to_run, tuning.source)
     check_machine(options, to_run, tuning.file.resources, tuning.source)
     if options.dry_run:
-        _print_plan(options, tuning, to_run, results)
+        missing = say_missing(to_run)
+        _print_plan(options, tuning, missing, results)
+        check_start(options, to_run, missing, results, tuning.source)
         return EXIT_DONE
-    check_start(options, to_run, results, tuning.source)
+    begin_start(options, to_run, results, tuning.source)
+    make_folder(results)
     try:
         with hold(results / LEASE):
             study = open_study(
@@ -158,9 +162,7 @@ def _search(
     return outcomes
 
 
-def _print_plan(
-    options: RunOptions, tuning: Tuning, needed: Sequence[Stage], results: Path
-) -> None:
+def _print_plan(options: RunOptions, tuning: Tuning, missing: Iterable[str], results: Path) -> None:
     """The plan of the first trials, or of one corner, stands for what a trial costs."""
     named = list(tuning.file.first.values())
     shown = named or list(itertools.islice(tuning.space.corners(), 1))
@@ -171,7 +173,7 @@ def _print_plan(
         options,
         plan,
         stages_to_run(plan.stages, plan.read_keys, Store(options.store)),
-        say_missing(needed),
+        missing,
         {"num_trials": tuning.file.num_trials, "num_finished": finished},
         f"\n\nsearch of {tuning.file.num_trials} trials, {finished} of them finished; the plan is "
         f"that of {what}. {tuning.file.sampler.kind} searches "

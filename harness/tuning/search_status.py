@@ -17,16 +17,11 @@ FILE = "tune.yaml"
 
 def write_tune_file(tuning: Tuning, results: Path) -> None:
     """Put what is asked into the results folder, where `harness.status` reads it."""
-    results.mkdir(parents=True, exist_ok=True)
     write_yaml(results / FILE, to_plain(tuning.file))
 
 
 def look_at_search(results: Path) -> tuple[Plan, Plan, Trials]:
-    """Plan of all that a search has begun, plan of its unfinished part, and state of its trials.
-
-    Raises:
-        ConfigError: The tune file there makes other trials than the study's.
-    """
+    """Plan of all that a search has begun, plan of its unfinished part, and state of its trials."""
     tuning, is_running = load_tune(results / FILE), is_held(results / LEASE)
     told = read_told(results, tuning)
     open_status = "running" if is_running else "interrupted"

@@ -45,6 +45,10 @@ class EncodedHere:
 
     kind: Literal["encoded"] = "encoded"
 
+    def missing(self) -> list[MissingItem]:
+        """Nothing beside the images."""
+        return []
+
 
 @dataclass(frozen=True, kw_only=True)
 class LatentFolder:
@@ -93,11 +97,7 @@ class LatentFolder:
         return [] if self.shards else [item]
 
     def statistics(self, *channels: int) -> Statistics | None:
-        """Mean and deviation that come with it; None where a file of them is not there.
-
-        Raises:
-            ValueError: A file is no such thing.
-        """
+        """Mean and deviation that come with it; None where a file of them is not there."""
         paths = [self.location / name for name in STATISTICS_FILES[: len(channels)]]
         if not all(path.is_file() for path in paths):
             return None

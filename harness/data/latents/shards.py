@@ -136,11 +136,7 @@ class LatentShards:
                     )
 
     def count_codes(self, name: str, codebook_size: int) -> Int64[Tensor, " k"]:
-        """How often each code stands in a tensor of indices.
-
-        Raises:
-            ValueError: An index is no code; names the shard.
-        """
+        """How often each code stands in a tensor of indices."""
         counts = torch.zeros(codebook_size, dtype=torch.int64)
         for path, part in zip(self._paths, self.parts(name), strict=True):
             low, high = (int(found) for found in part.aminmax())

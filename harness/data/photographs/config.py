@@ -15,9 +15,9 @@ from typing import Annotated, ClassVar, Literal
 from PIL import Image
 from pydantic import Field
 
-from harness.data.dataset import Split, check_count, check_declaration
+from harness.data.dataset import SPLITS, Split, check_count, check_declaration
 from harness.data.missing import MissingItem
-from harness.data.photographs.encoded import EncodedImage, EncodedSplit
+from harness.data.photographs.encoded import EncodedImage, EncodedSplit, check_classes
 from harness.data.photographs.hub import HubDataset
 from harness.data.photographs.numbered_files import absent_of_patterns, find_files
 from harness.data.pipelines import Pipeline, Workers
@@ -104,11 +104,7 @@ class PhotographConfig(ABC):
         HubDataset.parse(self.root)
 
     def decode(self, image: EncodedImage) -> Image.Image:
-        """Pixels of an image of this data set.
-
-        Raises:
-            UnreadableImage: It is missing, damaged, not representable or too small.
-        """
+        """Pixels of an image of this data set."""
         return image.decode(self.least_side, upright=self.exif_orientation)
 
     @property
@@ -131,8 +127,24 @@ class PhotographConfig(ABC):
         return repository.cached() if repository else Path(self.root).expanduser()
 
     def missing(self) -> list[MissingItem]:
+        """Files of both splits that are absent; or where none is, what is not as declared."""
+        what, place = f"the images of {self.name!r}", self.root
+        try:
+            if not (absent := self.absent()):
+                self.open_splits()
+            return absent
+        except (ValueError, OSError) as error:
+            return [MissingItem(what=what, location=place, remedy="", wrong=str(error))]
+
+    def absent(self) -> list[MissingItem]:
         """Files of both splits that are absent; nothing is opened."""
-        return [item for split in ("train", "eval") for item in self.missing_of(split)]
+        return [item for split in SPLITS for item in self.missing_of(split)]
+
+    def open_splits(self) -> dict[Split, EncodedSplit]:
+        """Open the files of both splits, which have the same classes."""
+        splits: dict[Split, EncodedSplit] = {split: self.open_split(split) for split in SPLITS}
+        check_classes(*(part.class_names for part in splits.values()))
+        return splits
 
     @abstractmethod
     def missing_of(self, split: Split) -> list[MissingItem]:
@@ -155,11 +167,7 @@ class PhotographConfig(ABC):
 
     @abstractmethod
     def open_split(self, split: Split) -> EncodedSplit:
-        """Open the files of a split.
-
-        Raises:
-            ValueError: They are not as declared.
-        """
+        """Open the files of a split."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +182,8 @@ class ShardedConfig(PhotographConfig):
     eval_files: tuple[str, ...] = field(default=(), metadata=NO_KEY)
     """Files of the evaluation split, likewise."""
     class_names: tuple[str, ...] = field(default=(), metadata=NO_KEY)
-    """Names of the classes for files that name none."""
+    """Names of the classes, in the order of the labels, for files that name none; labels may be
+    these names."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -235,11 +244,7 @@ MAX_FILES = 20_000
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """Spell out `{000..012}` and `{a,b}`: all names, in order.
-
-    Raises:
-        ValueError: A brace is not closed, or holds something else.
-    """
+    """Spell out `{000..012}` and `{a,b}`: all names, in order."""
     *pieces, last = re.split(r"\{([^{}]*)\}", pattern)
     if re.search("[{}]", "".join([*pieces[::2], last])):
         raise ValueError(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from harness.data.dataset import SPLITS, CroppedDataset, Split, check_indices
 from harness.data.photographs.config import PhotographConfig
-from harness.data.photographs.encoded import EncodedImage, shorten
+from harness.data.photographs.encoded import EncodedImage
 from harness.data.photographs.inspection import BadImage, Inspection, check_limit, inspect
 from harness.data.photographs.kept_pixels import KeptPixels, Pixels, keep_pixels
 from harness.data.pipelines import Pipeline, in_threads, read_squares
@@ -32,15 +32,14 @@ class PhotographDataset(CroppedDataset):
     """
 
     def __init__(self, config: PhotographConfig, device: torch.device | None = None) -> None:
-        if absent := config.missing():
+        if absent := config.absent():
             raise ValueError("; ".join(str(item) for item in absent))
         self.resolution, self.shuffle, self._config = config.resolution, config.shuffle, config
         self._device = device if config.keep == "device" else None
         # Both splits, although most stages read one: a wrong evaluation split is then found by the
         # first stage and not after the training.
-        self._splits = {split: config.open_split(split) for split in SPLITS}
+        self._splits = config.open_splits()
         self.class_names = self._splits["train"].class_names
-        _check_classes(self.class_names, self._splits["eval"].class_names)
         self._bad: dict[Split, tuple[BadImage, ...]] = {
             split: self._find_bad(split, config) for split in SPLITS
         }
@@ -79,9 +78,6 @@ class PhotographDataset(CroppedDataset):
 
         It is the same whatever kind of file holds them. All files are read once; while none
         changes, the result is remembered.
-
-        Raises:
-            ValueError: An image's file cannot be read, or other images are bad than at opening.
         """
         digest = hashlib.sha256()
         for split in SPLITS:
@@ -154,15 +150,3 @@ class PhotographDataset(CroppedDataset):
         name = f"{split} {describe_files(self._splits[split].files)} {bad} {config.least_side}"
         name += " upright" * config.exif_orientation
         return keep_pixels(name, self.num_images(split), decode, config.memory_limit_gib, split)
-
-
-def _check_classes(train: Sequence[str], evaluation: Sequence[str]) -> None:
-    # A label is a position in this list: another order would silently swap classes.
-    if train != evaluation:
-        differing = sorted(set(train) ^ set(evaluation))
-        found = f"only one has {', '.join(differing[:5])}" if differing else ""
-        raise ValueError(
-            "both splits must have the same classes in the same order, but "
-            f"{found or f'got {shorten(train)} and {shorten(evaluation)}'}; give files of one data "
-            "set"
-        )

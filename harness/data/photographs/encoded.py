@@ -33,9 +33,6 @@ class EncodedImage:
         Args:
             least_side: Images with a shorter side, in pixels, are refused.
             upright: Turn it as its EXIF asks.
-
-        Raises:
-            UnreadableImage: It is missing, damaged, not representable or too small.
         """
         if self.source is None:
             raise UnreadableImage(
@@ -79,11 +76,7 @@ class EncodedSplit(ABC):
 
     @abstractmethod
     def read(self, positions: Int64[np.ndarray, " b"]) -> list[EncodedImage]:
-        """Images at positions 0..n - 1, in the order asked for.
-
-        Raises:
-            ValueError: A file is gone, changed or damaged.
-        """
+        """Images at positions 0..n - 1, in the order asked for."""
 
     @abstractmethod
     def outline(self) -> Iterator[str]:
@@ -107,3 +100,16 @@ def shorten(names: Sequence[str]) -> str:
     """The first names of a list, and how many there are."""
     listed = ", ".join(names[:5])
     return f"[{listed}, ... ({len(names)})]" if len(names) > 5 else f"[{listed}]"
+
+
+def check_classes(train: Sequence[str], evaluation: Sequence[str]) -> None:
+    """Refuse splits whose classes differ, or stand in another order."""
+    # A label is a position in this list: another order would silently swap classes.
+    if train != evaluation:
+        differing = sorted(set(train) ^ set(evaluation))
+        found = f"only one has {', '.join(differing[:5])}" if differing else ""
+        raise ValueError(
+            "both splits must have the same classes in the same order, but "
+            f"{found or f'got {shorten(train)} and {shorten(evaluation)}'}; give files of one data "
+            "set"
+        )

@@ -33,11 +33,7 @@ class HubDataset:
 
     @classmethod
     def parse(cls, root: str) -> "HubDataset | None":
-        """The repository that an address names; None for a path.
-
-        Raises:
-            ValueError: It is an address of the hub, but not of a data set.
-        """
+        """The repository that an address names; None for a path."""
         if not root.startswith(_SCHEME):
             return None
         found = _ADDRESS.fullmatch(root)

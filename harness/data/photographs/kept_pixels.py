@@ -63,11 +63,7 @@ class KeptPixels:
         return read_squares(images, Image.fromarray, resolution, pipeline, positions, workers)
 
     def on(self, device: torch.device, resolution: int) -> UInt8[Tensor, "n 3 s s"]:
-        """All images in the memory of a device, moved there once.
-
-        Raises:
-            ValueError: They are not squares of the resolution, so that crops would be needed.
-        """
+        """All images in the memory of a device, moved there once."""
         if not isinstance(self._pixels, Tensor) or self.side != resolution:
             sizes = "images of several sizes" if self.side is None else f"squares of {self.side}"
             raise ValueError(

@@ -51,7 +51,7 @@ KIND = EncoderKind(
     extractor=extractor,
     size=lambda _config, _cells: (PARAMETERS, FLOPS),
     feature_dim=lambda _config: FEATURES,
-    missing=lambda config, _path: _settings(config).missing(),
+    missing=lambda config, path: _settings(config).missing(path),
     # timm's costs the same, and takes random weights.
     cheapened=lambda _config: TimmEncoderConfig(
         name="inception_v3", weights="random", input_size=299

@@ -86,5 +86,7 @@ class EncoderKind:
     """Counts the images that it is trained with here, 0 where its weights are given."""
     missing: Callable[[EncoderStage, str], list[MissingItem]] = lambda _config, _path: []
     """Lists weights that this machine lacks; the second argument is the key path of the network."""
+    check_given: Callable[[EncoderStage], None] = lambda _config: None
+    """Refuses a file of weights at hand that the network does not fit, by a ValueError."""
     cheapened: Callable[[Any], Any] = lambda config: config
     """A configuration that costs as much to use and nothing to make, for measuring speed."""

@@ -10,9 +10,9 @@ from torch import nn
 
 from harness.config.encoders import ENCODERS, EXTRACTORS, EncoderSettings
 from harness.config.trial import Trial
-from harness.data.missing import MissingItem
 from harness.metrics.extractors import EncoderExtractor, ExtractionConfig, FeatureExtractor
 from harness.schema.kinds import num_added
+from harness.schema.reading import ConfigError
 from harness.stages.encoder import in_domain, inception, python, timm
 from harness.stages.encoder.kind import EncoderKind, EncoderStage, Place
 from harness.stages.flops import (
@@ -170,12 +170,20 @@ def build_encoder(config: EncoderStage) -> EncoderNetwork:
     return build(config)
 
 
-def missing(config: EncoderStage, path: str) -> list[MissingItem]:
-    """Images that it is trained on, or its weights."""
-    images = config.data.missing() if config.data is not None else []
-    return [*images, *kind_of(config.encoder).missing(config, path)]
+def check_given(stage: Stage) -> None:
+    """Refuse a file of weights that the network does not fit."""
+    try:
+        kind_of(stage.config.encoder).check_given(stage.config)
+    except ValueError as error:
+        raise ConfigError(str(error), path="trial.encoder.weights") from error
 
 
 KIND = StageKind(
-    version=1, run=run, estimate=estimate, missing=missing, shares_work=False, convolves=True
+    version=1,
+    run=run,
+    estimate=estimate,
+    check_given=check_given,
+    missing=lambda config, path: kind_of(config.encoder).missing(config, path),
+    shares_work=False,
+    convolves=True,
 )

@@ -48,6 +48,12 @@ def missing(config: EncoderStage, path: str) -> list[MissingItem]:
     return _missing_pretrained(settings.name, field)
 
 
+def check_given(config: EncoderStage) -> None:
+    """Refuse a file of weights that timm's network does not take."""
+    if Path(_settings(config).weights).expanduser().is_file():
+        FeatureEncoder(_settings(config))
+
+
 def _fetch_pretrained(name: str) -> None:
     """timm's pretrained weights, to timm's cache."""
     import timm
@@ -101,5 +107,6 @@ KIND = EncoderKind(
     make=make,
     load=lambda config, artifact: filled(build(config), artifact),
     missing=missing,
+    check_given=check_given,
     cheapened=lambda config: replace(config, weights="random"),
 )

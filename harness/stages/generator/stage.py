@@ -20,7 +20,6 @@ from harness.config.weights import check_file, file_of
 from harness.data.dataset import CONTENT, spread
 from harness.data.latents.folder import LatentFolder
 from harness.data.latents.training_set import LatentSet, Rows
-from harness.data.missing import MissingItem
 from harness.data.stream import batch_indices
 from harness.machine.gradients import GradientSum
 from harness.machine.random_streams import derive_seed, generator_for
@@ -467,18 +466,19 @@ def training_flops(config: GeneratorStage, looks_to: EncoderStage | None) -> flo
     return training_images(_trained(config).training) * per_image
 
 
-def missing(config: GeneratorStage, path: str) -> list[MissingItem]:
-    """Images behind the latents, where they are looked at, and weights that are given."""
-    images = [] if config.data is None else config.data.missing()
-    return [*images, *config.generator.missing(path)]
-
-
-def check_given(config: GeneratorStage) -> None:
+def check_given(stage: Stage) -> None:
     """Refuse files of weights that the network does not fit, by their headers alone."""
+    config: GeneratorStage = stage.config
     kind = kind_of(config.generator)
     if kind.make is None:
         settings = _trained(config)
         compare_headers(settings, "generator", lambda: kind.build(config), partial(_read, config))
 
 
-KIND = StageKind(version=2, run=run, estimate=estimate, missing=missing, check_given=check_given)
+KIND = StageKind(
+    version=2,
+    run=run,
+    estimate=estimate,
+    check_given=check_given,
+    missing=lambda config, path: config.generator.missing(path),
+)

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from harness.config.tokenizer import TOKENIZERS
-from harness.data.missing import MissingItem
 from harness.stages.flops import ADAM_STATE, BYTES, count_forward, empty_image
 from harness.stages.running.context import StageContext
 from harness.stages.stage import Estimate, Stage, StageKind
@@ -139,17 +138,12 @@ def _require(method: str, found: torch.Tensor, shape: tuple[int, ...]) -> None:
         )
 
 
-def missing(config: TokenizerStage, path: str) -> list[MissingItem]:
-    """Images that it is trained with, and weights that are given."""
-    images = [] if config.tokenizer.is_given else config.data.missing()
-    return [*images, *kind_of(config.tokenizer).missing(config, path)]
-
-
-def check_given(config: TokenizerStage) -> None:
-    """Refuse files of weights that the network does not fit, by their headers alone."""
-    kind_of(config.tokenizer).check_given(config)
-
-
 KIND = StageKind(
-    version=1, run=run, estimate=estimate, missing=missing, check_given=check_given, convolves=True
+    version=1,
+    run=run,
+    estimate=estimate,
+    check_given=lambda stage: kind_of(stage.config.tokenizer).check_given(stage.config),
+    images=lambda config: None if config.tokenizer.is_given else config.data,
+    missing=lambda config, path: kind_of(config.tokenizer).missing(config, path),
+    convolves=True,
 )

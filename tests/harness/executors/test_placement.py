@@ -145,6 +145,8 @@ def test_workers_beside_gpus_are_refused():
         (gpus(1, workers=8), "gpus=auto"),
         (Demand(workers=99, each={"CPU": 1.0}), "workers=1"),
         (Demand(each={"CPU": 64.0}), "cpus=1"),
+        (Demand(each={"CPU": 1.0, "memory": 2.0**50}), "memory_gib=null"),
+        (Demand(each={"CPU": 1.0, "accelerator_type:H100": 1e-3}), "accelerator_type='\"\"'"),
     ],
 )
 def test_a_refusal_lowers_what_was_too_much(demand, setting):

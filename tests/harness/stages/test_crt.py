@@ -193,7 +193,7 @@ def test_a_generator_for_another_codebook_is_refused_before_anything_starts(load
     plan = make_plan(load(*CODES, f"generator.checkpoint={path}"))
     stage = next(stage for stage in plan.stages if stage.kind == "generator")
     with pytest.raises(ConfigError, match=r"trial\.generator\.checkpoint") as refused:
-        check_given(stage.config)
+        check_given(stage)
     assert "head.weight" in str(refused.value)
 
 

@@ -101,6 +101,8 @@ def test_what_statistics_alone_cannot_do_is_refused(load, released, setting, pat
 
 def test_statistics_of_another_latent_are_refused(command, write, released, tmp_path):
     write_statistics(tmp_path / "latents_stats.pt", torch.zeros(1, 3, 1, 1), torch.ones(1, 3, 1, 1))
-    ended = command(write(released), "--json")
-    assert ended.code == 1
-    assert "of shape (1, 2, 1, 1)" in ended.json["rows"][0]["error"]
+    for more in ([], ["--dry-run"]):
+        ended = command(write(released), *more)
+        assert ended.code == 2
+        assert "trial.latents.source.path" in ended.err
+        assert "of shape (1, 2, 1, 1)" in ended.err

@@ -7,6 +7,7 @@ import pytest
 
 from harness.plan.requirements import writable_error
 from harness.storage.artifacts import BELOW, DamagedArtifact, Store
+from harness.storage.durable import make_folder
 
 
 def test_a_store_below_is_read_and_never_written(command, write, tree):
@@ -49,7 +50,7 @@ def test_a_store_is_asked_to_be_written_only_where_something_is_to_be_made(
     path = write(tree)
     assert command(path).code == 0
     monkeypatch.setattr(
-        "harness.commands.run_stages.writable_error",
+        "harness.commands.planning.writable_error",
         lambda folder: f"{folder} is only read" if folder.parts[0] == "artifacts" else "",
     )
     assert command(path).code == 0
@@ -61,10 +62,11 @@ def test_a_store_is_asked_to_be_written_only_where_something_is_to_be_made(
 def test_every_folder_that_will_be_written_is_tried_before_anything_starts(command, write, tree):
     Path("artifacts").mkdir()
     Path("artifacts/generator").write_text("in its place")
-    ended = command(write(tree))
-    assert ended.code == 2
-    assert "artifacts/generator must be a folder that can be written" in ended.err
-    assert not list(Path("artifacts").glob("*/*"))
+    for more in ([], ["--dry-run"]):
+        ended = command(write(tree), *more)
+        assert ended.code == 2
+        assert "artifacts/generator must be a folder that can be written" in ended.err
+        assert [path.name for path in Path().rglob("*")] == ["artifacts", "generator"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
@@ -85,5 +87,7 @@ def test_a_folder_that_a_group_shares_holds_folders_of_the_group(tmp_path):
         folder.mkdir()
         folder.chmod(mode)
         assert not writable_error(folder / "tokenizer")
+        assert not any(folder.iterdir())
+        make_folder(folder / "tokenizer")
     assert (shared / "tokenizer").stat().st_mode & 0o2070 == 0o2070
     assert not (own / "tokenizer").stat().st_mode & 0o020

@@ -12,7 +12,7 @@ from harness.config.sweep import load_sweep
 from harness.plan.cost import estimated_flops
 from harness.plan.plan import make_plan
 from harness.schema.reading import ConfigError
-from harness.stages.tokenizer.stage import build_tokenizer, check_given
+from harness.stages.tokenizer.stage import KIND, build_tokenizer
 from harness.stages.tokenizer.va_vae import trained_images
 from models.dual_autoencoder import DualAutoencoder
 
@@ -70,7 +70,7 @@ def test_pairs_of_codes_become_rows(command, write, tree):
     plan = make_plan(load_sweep(write(tree), (*ALONE, f"tokenizer.checkpoint={trained}")))
     (given,) = (stage for stage in plan.stages if stage.kind == "tokenizer")
     assert given.inputs == {}
-    check_given(given.config)
+    KIND.check_given(given)
 
 
 def test_the_cost_of_the_semantic_decoder_is_counted(write, tree):
