@@ -142,11 +142,7 @@ def missing_pretrained(config: DiffusersTokenizerConfig, path: str) -> list[Miss
 
 
 def require_folder(config: DiffusersTokenizerConfig) -> Path:
-    """The folder with config.json.
-
-    Raises:
-        ValueError: It is not on this machine; says how to get it.
-    """
+    """The folder with config.json."""
     folder = find_folder(config)
     if folder is None:
         raise ValueError(

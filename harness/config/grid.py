@@ -84,11 +84,7 @@ def read_grids(
     pairs: Sequence[Sequence[str]],
     presets: Mapping[str, Mapping[str, Any]],
 ) -> list[Grid]:
-    """Check the `grid` of a file, or its list of grids.
-
-    Raises:
-        ConfigError: Names the axis, what came and what is valid.
-    """
+    """Check the `grid` of a file, or its list of grids."""
     several = not isinstance(tree, Mapping)
     blocks = {f"grid.{n}": one for n, one in enumerate(tree)} if several else {"grid": tree}
     if not blocks:
@@ -140,7 +136,7 @@ def _read_axis(axis: str, tree: Any, presets: Mapping[str, Mapping[str, Any]]) -
     elif not isinstance(tree, list):
         raise ConfigError(
             f"must be a list of values, or {{choices: [...], when: {{AXIS: VALUE}}}}, but got "
-            f"{tree!r}"
+            f"{tree!r}; write [{write_value(tree)}]"
         )
     elif tree and all(isinstance(each, dict) and "choices" in each for each in tree):
         found = [validate(Choices, each) for each in tree]
@@ -230,9 +226,6 @@ class Exclusions:
         """Args:
         rules: Axis -> value, or list of values.
         axes: The axes of the file.
-
-        Raises:
-            ConfigError: A rule names another axis.
         """
         if len(rules) > MAX_RULES:
             raise ConfigError(

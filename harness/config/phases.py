@@ -63,12 +63,7 @@ def spell_out(
     loss: ImageLossConfig,
     alignment: NoAlignment | VFAlignment,
 ) -> tuple[PhaseInForce, ...]:
-    """Spell the phases out; without any, the whole training is one.
-
-    Raises:
-        ValueError: The steps of the phases do not sum to `steps`, or a phase sets something that
-            the loss does not have.
-    """
+    """Spell the phases out; without any, the whole training is one."""
     if not phases:
         whole = PhaseInForce(first_step=0, loss=loss, alignment=alignment, resets_optimizers=False)
         return (whole,)

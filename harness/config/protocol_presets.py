@@ -90,11 +90,7 @@ _PUBLISHED_GUIDANCE = {"paper_gfid_50k": (_NO_GUIDANCE, *_GUIDED)}
 
 
 def apply_presets(evaluation: Mapping[str, Any]) -> dict[str, Any]:
-    """The block with its `protocol` spelled out; what the block sets itself stays.
-
-    Raises:
-        ConfigError: A name is unknown, or two presets contradict each other.
-    """
+    """The block with its `protocol` spelled out; what the block sets itself stays."""
     tree = dict(evaluation)
     names = tree.pop("protocol", [])
     names = [names] if isinstance(names, str) else names

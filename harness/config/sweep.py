@@ -123,9 +123,6 @@ def load_sweep(path: Path, settings: Sequence[str] = ()) -> Sweep:
     Args:
         settings: `PATH=VALUE` overrides, applied before validation; a path starts with a key of
             the sweep file or, short, of its trial. Values are YAML.
-
-    Raises:
-        ConfigError: Names file, key path, what came and what is valid.
     """
     source = str(path)
     file = read_file(path, settings, SweepFile, dotted=("grid", "compare"))
@@ -136,7 +133,7 @@ def load_sweep(path: Path, settings: Sequence[str] = ()) -> Sweep:
         axes = _with_baselines(_with_pairs(axes, file.zip), file.compare)
         return Sweep(file=file, points=points, source=source, axes=axes)
     except ConfigError as error:
-        raise error.within(source=source) from error
+        raise of_kind_alone(error, settings).within(source=source) from error
 
 
 def read_file(
@@ -152,7 +149,7 @@ def read_file(
     if not isinstance(tree, dict):
         raise ConfigError(f"must be a mapping, but got {type(tree).__name__}", source=source)
     own, other = dotted[0], "search" if dotted[0] == "grid" else "grid"
-    if tree.get(other) and not tree.get(own):
+    if other in tree and not tree.get(own):
         module = "harness.tune" if other == "search" else "harness.run"
         raise ConfigError(
             f"must have a `{own}`, but has a `{other}`; give it to `python -m {module}`",
@@ -163,11 +160,40 @@ def read_file(
         _check_blocks(tree, dotted)
         for setting in settings:
             _override(tree, setting, keys, dotted)
+        for block in ("grid", "exclude", "compare", "search", "first"):
+            if block in tree:
+                tree[block] = _with_names(tree[block], tree.get("presets") or {})
         merge_default(tree.get("resources"))
         import_plugins(tree, path.parent)
         return validate(expected, tree)
     except ConfigError as error:
         raise error.within(source=source) from error
+
+
+def _with_names(node: Any, presets: Iterable[str], of_preset: bool = False) -> Any:
+    """A block in which names of presets are text, also `1`, `true` and `null`."""
+    if isinstance(node, dict):
+        return {
+            key: _with_names(each, presets, key in presets or (of_preset and key == "choices"))
+            for key, each in node.items()
+        }
+    if isinstance(node, list):
+        return [_with_names(each, presets, of_preset) for each in node]
+    return write_value(node) if of_preset and not isinstance(node, str) else node
+
+
+def of_kind_alone(error: ConfigError, settings: Sequence[str]) -> ConfigError:
+    """The error, which says what to type where a setting changed a `kind` without its block."""
+    for setting in settings:
+        path, _, value = setting.partition("=")
+        block = path.removeprefix("trial.").removesuffix(".kind")
+        if path.endswith(".kind") and f"{error.path}.".startswith(f"trial.{block}."):
+            return ConfigError(
+                f"{error.message}; `{path}` alone leaves the rest of its block: give the whole, "
+                f"--set '{block}={{kind: {value}, ...}}'",
+                path=error.path,
+            )
+    return error
 
 
 def resolved_tree(sweep: Sweep) -> dict[str, Any]:
@@ -183,9 +209,6 @@ def set_path(tree: dict[str, Any], path: str, value: Any) -> None:
     A block may itself have dotted keys, as presets and grid do: the longest key that the path
     goes through is followed. A value of a preset gets such a key where none leads on: a block in
     its place would replace the trial's whole one.
-
-    Raises:
-        ConfigError: A part of the path names something that is not a block.
     """
     if (dots := path.count(".")) > 60:
         raise ConfigError(f"must have at most 60 dots, but has {dots}", path=f"{path[:40]}...")
@@ -487,6 +510,12 @@ def weak_trial(file: SweepFile, point: Point, guidance: AutoGuidanceWith) -> Tri
         )
     assert trial.generator is not None
     assert point.trial.generator is not None
+    if trial.generator == point.trial.generator and guidance.step is None:
+        raise ConfigError(
+            "the weak model must be another than the one that it guides, but is the same; change "
+            "its size or training, or name an earlier step of it",
+            path="trial.evaluation.guidance.weak",
+        )
     try:
         point.trial.generator.check_weak(trial.generator, trial.layout)
     except ConfigError as error:

@@ -1,6 +1,5 @@
 """Weights that come from elsewhere: what identifies them, and what is missing on this machine."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,7 +9,7 @@ from typing import Any, Literal
 from harness.data.missing import MissingItem
 from harness.schema.reading import ConfigError
 from harness.storage.artifacts import Artifact, Store, store_of
-from harness.storage.durable import file_sha256
+from harness.storage.durable import file_sha256, read_object
 
 Provenance = Literal["published", "reproduced", "reconstruction"]
 """`published`: weights that others released. `reproduced`: trained here by a published recipe.
@@ -106,7 +105,10 @@ def _rows_of(folder: Path) -> Sequence[Mapping[str, Any]]:
 
 @lru_cache(maxsize=4096)
 def _read_row(path: Path, _modified_ns: int) -> Mapping[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
+    row = read_object(path)
+    if not isinstance(row.get("row_id"), str):
+        raise ConfigError(f"{path} must be a row of a table, but is none; run what wrote it again")
+    return row
 
 
 def _weights_in(artifact: Artifact, row: Mapping[str, Any], path: str) -> str:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-_CONTROL = re.compile("[\\0-\x08\x0b-\x1f\x80-\x9f\u202a-\u202e\u2066-\u2069]")
+_CONTROL = re.compile("[\\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 def duration(seconds: float) -> str:

@@ -52,11 +52,7 @@ def search_also(folders: Iterable[Path]) -> None:
 
 
 def import_plugin(name: str) -> None:
-    """Import a module that registers kinds, once.
-
-    Raises:
-        ConfigError: It cannot be imported, or registers a kind that is there already.
-    """
+    """Import a module that registers kinds, once."""
     if name not in _loaded:
         _import(name)
         _loaded.append(name)

@@ -65,11 +65,7 @@ class Kinds(Generic[Implementation]):
         self._implementations[kind] = implementation
 
     def of(self, config: Any, contract: type = object) -> Implementation:
-        """The implementation of a configuration's kind.
-
-        Raises:
-            ConfigError: It was added without one, or with one that is no `contract`.
-        """
+        """The implementation of a configuration's kind."""
         found = self._implementations.get(config.kind)
         if found is None or not isinstance(found, contract):
             from harness.schema.reading import ConfigError  # It makes its validators of kinds.

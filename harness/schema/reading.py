@@ -144,11 +144,7 @@ def parse_yaml(text: str) -> Any:
 
 
 def read_yaml(path: Path) -> Any:
-    """Read a YAML file.
-
-    Raises:
-        ConfigError: The file is absent, unreadable or not YAML.
-    """
+    """Read a YAML file."""
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
@@ -253,7 +249,9 @@ def _from_pydantic(error: pydantic.ValidationError, expected: Any, tree: Any) ->
     messages = [e["msg"] for e in errors if _locate(tree, e)[0] == path]
     words = " or ".join(dict.fromkeys(message.removeprefix("Input ") for message in messages))
     words = words.replace("valid array", "list").replace("an object", "a mapping")
-    return ConfigError(f"{words}, but got {value!r}", path=where)
+    is_listed = "a list" in words and isinstance(value, str | int | float | dict)
+    hint = f"; write [{value if isinstance(value, str) else json.dumps(value)}]" * is_listed
+    return ConfigError(f"{words}, but got {value!r}{hint}", path=where)
 
 
 def _of_members_meant(errors: Sequence[Any]) -> list[Any]:

@@ -185,12 +185,7 @@ class SearchSpace:
         return axes
 
     def parameters_of(self, axes: Mapping[str, Any]) -> dict[str, Any]:
-        """The study's parameters behind given values of the axes.
-
-        Raises:
-            ConfigError: An axis that is in force has no value, or one outside of its domain; or
-                there are values of further axes.
-        """
+        """The study's parameters behind given values of the axes."""
         values: dict[str, Any] = {}
         seen: Axes = {}
         for parameter in self.parameters:
@@ -237,9 +232,6 @@ def parse_space(search: Mapping[str, Any], presets: Presets) -> tuple[SearchSpac
 
     Returns:
         The space, and the presets that its named choices stand for.
-
-    Raises:
-        ConfigError: With the key path inside the file.
     """
     if not search:
         raise ConfigError("must name at least one field, but is empty; add one", path="search")

@@ -138,9 +138,6 @@ class TuningStudy:
         A proposal that was asked for before keeps its values. One that equals an earlier trial is
         drawn again: its choices by chance, its numbers by the sampler. So is one that makes no
         trial, in the end by chance alone.
-
-        Raises:
-            ConfigError: None of many that were drawn makes a trial.
         """
         known = {t.frozen.user_attrs["trial_id"] for t in self.told() if t.number != number}
         fixed, attributes = self._given(number)

@@ -16,6 +16,7 @@ from harness.config.sweep import (
     SweepFile,
     build_trial,
     check_name,
+    of_kind_alone,
     read_file,
     refuse_ignored,
     set_path,
@@ -29,6 +30,8 @@ from harness.schema.reading import ConfigError
 from harness.tuning.goals import Cap, Goals, Objective
 from harness.tuning.space import Axes, Presets, SearchSpace, parse_space
 
+MAX_TRIALS = 100_000
+"""Trials that a study may have: a list of them all is gone through for every proposal."""
 MAX_CORNERS = 256
 """Corners of the search space whose trials are built when the file is read."""
 
@@ -61,6 +64,10 @@ class Repetition:
     """Seeds of the trials; none: nothing is repeated."""
     references: tuple[str, ...] | None = None
     """First trials that are repeated too; absent: all of them."""
+
+    def __post_init__(self) -> None:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"`seeds` must each stand once, but got {[*self.seeds]}; drop one")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,8 +112,11 @@ class TuneFile:
 
     def __post_init__(self) -> None:
         check_name(self.name)
-        if self.num_trials < 1:
-            raise ValueError(f"`num_trials` must be at least 1, but got {self.num_trials}; use 50")
+        if not 1 <= self.num_trials <= MAX_TRIALS:
+            raise ValueError(
+                f"`num_trials` must be at least 1 and at most {MAX_TRIALS:,}, but got "
+                f"{self.num_trials}; use 50"
+            )
         if self.parallel != "auto" and self.parallel < 1:
             raise ValueError(f"`parallel` must be at least 1, but got {self.parallel}; use auto")
 
@@ -172,11 +182,7 @@ class Tuning:
 
 
 def load_tune(path: Path, settings: Sequence[str] = ()) -> Tuning:
-    """Read, override and validate a tune file.
-
-    Raises:
-        ConfigError: Names file, key path, what came and what is valid.
-    """
+    """Read, override and validate a tune file."""
     source = str(path)
     file = read_file(path, settings, TuneFile, dotted=("search", "proxy", "caps"))
     try:
@@ -196,7 +202,7 @@ def load_tune(path: Path, settings: Sequence[str] = ()) -> Tuning:
         _check_seeds(tuning, points)
         _check_measurable(tuning, points)
     except ConfigError as error:
-        raise error.within(source=source) from error
+        raise of_kind_alone(error, settings).within(source=source) from error
     return tuning
 
 

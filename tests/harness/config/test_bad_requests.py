@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from PIL import Image
 
 pytestmark = pytest.mark.usefixtures("little_memory")
 
@@ -139,12 +141,19 @@ def test_missing_images_and_weights_are_all_named_before_anything_starts(command
     }
     tree["trial"]["evaluation"]["extractor"] = {"kind": "inception", "weights": "absent.pth"}
     tree["trial"]["evaluation"] |= {"num_reference": 10, "num_reconstructions": 10}
-    ended = command(write(tree))
-    assert ended.code == 2
-    for text in ("nothing was started", "nowhere/train", "nowhere/val", "data.root", "absent.pth"):
-        assert text in ended.err
-    assert not Path("artifacts").exists()
-    assert command(write(tree), "--dry-run").code == 0
+    said = []
+    for more in ([], ["--dry-run"]):
+        ended = command(write(tree), *more)
+        assert ended.code == 2
+        said.append(ended.err)
+        for text in ("nothing was started", "nowhere/train", "nowhere/val", "data.root"):
+            assert text in ended.err
+        assert "absent.pth" in ended.err
+    # In the same words; a plan for a machine that is not here asks for nothing of this one.
+    assert said[0] == said[1]
+    ended = command(write(tree), "--dry-run", "--assume-device", "H100")
+    assert (ended.code, "nowhere/train" in ended.out) == (0, True)
+    assert not any(Path().iterdir())
 
 
 def test_numbers_without_a_point_are_numbers(command, write, tree):
@@ -175,3 +184,126 @@ def test_what_this_machine_lacks_is_refused_and_a_finished_sweep_stays_finished(
         assert text in ended.err
     assert [path.name for path in results.iterdir()] == ["sweep.yaml"]
     assert (results / "sweep.yaml").read_text() == "what a finished sweep has left"
+
+
+KINDS_ALONE = {
+    "data.kind=image_folder": "--set 'data={kind: image_folder, ...}'",
+    "trial.evaluation.extractor.kind=inception": "--set 'evaluation.extractor={kind: inception, ",
+    "generator.kind=lowdiff": "--set 'generator={kind: lowdiff, ...}'",
+}
+
+
+@pytest.mark.parametrize("setting", KINDS_ALONE)
+def test_a_kind_that_is_changed_without_its_block_says_what_to_type(command, write, tree, setting):
+    ended = command(write(tree), "--dry-run", "--set", setting)
+    assert ended.code == 2
+    assert KINDS_ALONE[setting] in ended.err
+
+
+@pytest.mark.parametrize(("setting", "typed"), [
+    ("grid.generator.patch_size=1,2", "write [1,2]"),
+    ("tokenizer.architecture.width_multipliers=2", "write [2]"),
+    ("evaluation.guidance={kind: none}", 'write [{"kind": "none"}]'),
+])  # fmt: skip
+def test_a_list_without_its_brackets_says_what_to_type(command, write, tree, setting, typed):
+    said = command(write(tree), "--dry-run", "--set", setting).err
+    assert typed in said
+    mended = f"{setting.partition('=')[0]}={typed.removeprefix('write ')}"
+    again = command(write(tree), "--dry-run", "--set", mended).err
+    assert "should be a list" not in again
+    assert "must be a list" not in again
+
+
+def test_names_of_presets_are_text_wherever_they_stand(command, write, tree):
+    names = {"1": 1e-3, "true": 2e-3, "null": 3e-3, "010": 4e-3}
+    rate = "tokenizer.training.learning_rate"
+    tree["presets"]["rate"] = {name: {rate: value} for name, value in names.items()}
+    tree["grid"] = {"rate": ["NAMES"], "seed": {"choices": [0], "when": {"rate": "ONE"}}}
+    tree["exclude"], tree["compare"] = [{"rate": "NULL"}], {"rate": "TRUE"}
+    text = yaml.safe_dump(tree, sort_keys=False).replace(
+        "NAMES", "1\n  - true\n  - null\n  - '010'"
+    )
+    for word in ("ONE", "TRUE", "NULL"):
+        text = text.replace(word, {"ONE": "1"}.get(word, word.lower()))
+    ended = command(write(text), "--dry-run", "--json")
+    assert ended.code == 0, ended.err
+    assert [row["axes"]["rate"] for row in ended.json["rows"]] == ["1", "true", "010"]
+
+
+def test_a_weak_model_that_is_the_model_itself_is_refused(command, write, tree):
+    weak = {"kind": "autoguidance", "scale": 2.0, "weak": {"generator.patch_size": 2}}
+    tree["trial"]["evaluation"]["guidance"] = [weak]
+    ended = command(write(tree), "--dry-run")
+    assert ended.code == 2
+    assert "trial.evaluation.guidance.weak" in ended.err
+    assert "must be another than the one that it guides" in ended.err
+
+
+@pytest.mark.parametrize("asked", ["inf", "1e400", "1e300", "nan", "0", "0m"])
+def test_a_time_that_no_clock_can_wait_for_is_refused(command, write, tree, asked):
+    ended = command(write(tree), "--dry-run", "--time-limit", asked)
+    assert ended.code == 2
+    assert "above 0 and below 1e9" in ended.err
+
+
+@pytest.mark.parametrize("folder", ["a/" + "x" * 256, "b" * 5000])
+def test_a_folder_that_no_disk_can_name_is_refused(command, write, tree, folder):
+    for option in ("--store", "--results"):
+        ended = command(write(tree), "--dry-run", option, folder)
+        assert ended.code == 2
+        assert "File name too long" in ended.err
+
+
+def test_a_file_in_the_place_of_a_folder_of_results_is_told_before_anything_starts(
+    command, write, tree
+):
+    Path("results/small").mkdir(parents=True)
+    Path("results/small/grids").write_text("")
+    for more in ([], ["--dry-run"]):
+        ended = command(write(tree), *more)
+        assert ended.code == 2
+        assert "results/small/grids must be a folder" in ended.err
+    assert not Path("artifacts").exists()
+
+
+def test_counts_and_classes_that_do_not_hold_are_told_by_the_dry_run(command, write, tree):
+    for split, count in (("train", 6), ("val", 4)):
+        for name in ("ant", "bee"):
+            folder = Path("insects", split, name)
+            folder.mkdir(parents=True)
+            for number in range(count // 2):
+                Image.new("RGB", (16, 16), (number, 0, 0)).save(folder / f"{number}.png")
+    data = {**ONE_CLASS, "labels": "given", "root": "insects", "num_classes": 2}
+    tree["trial"]["evaluation"] |= {"num_reference": 4, "num_reconstructions": 4, "num_images": 4}
+    for wrong, says in (
+        ({"num_train_images": 7, "num_eval_images": 4}, "must hold 7 images"),
+        ({"num_train_images": 6, "num_eval_images": 5}, "must hold 5 images"),
+        ({"num_train_images": 6, "num_eval_images": 4, "num_classes": 3}, "3 class folders"),
+    ):
+        tree["trial"]["data"] = data | wrong
+        said = [command(write(tree), *more) for more in ([], ["--dry-run"])]
+        assert {ended.code for ended in said} == {2}
+        assert said[0].err == said[1].err
+        assert says in said[0].err
+        assert not Path("artifacts").exists()
+
+
+@pytest.mark.parametrize("place", ["evaluation.extractor", "tokenizer.alignment.encoder"])
+def test_weights_of_another_feature_network_are_refused_by_the_dry_run(command, write, tree, place):
+    torch.save({"blocks.0.norm1.weight": torch.ones(3)}, "other.pt")
+    encoder = {"kind": "timm", "weights": "other.pt", "name": SMALL_VIT["name"],
+               "model_args": SMALL_VIT["model_args"]}  # fmt: skip
+    tree["presets"]["alignment"]["vf"]["tokenizer.alignment"]["encoder"] = encoder
+    if place == "evaluation.extractor":
+        tree["trial"]["evaluation"]["extractor"] = encoder
+    else:
+        tree["grid"] = {"alignment": ["vf"]}
+    ended = command(write(tree), "--dry-run")
+    assert ended.code == 2
+    assert f"trial.{place}.weights" in ended.err
+    assert "blocks.0.norm1.weight" in ended.err
+    Path("other.pt").write_text("<!DOCTYPE html>")
+    again = command(write(tree), "--dry-run")
+    assert again.code == 2
+    assert "other.pt could not be read" in again.err
+    assert "weights_only" not in again.err

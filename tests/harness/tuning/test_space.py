@@ -74,6 +74,10 @@ FILES = {
         {"search": {}, "grid": {"seed": [0, 1]}},
         ["must have a `search`, but has a `grid`", "`python -m harness.run`"],
     ),
+    "the file of a sweep whose grid is empty": (
+        {"search": {}, "grid": {}},
+        ["must have a `search`, but has a `grid`"],
+    ),
     "a misspelt block": ({"serach": {}}, ["unknown key 'serach'", "did you mean 'search'"]),
     "a grid": ({"grid": {}}, ["unknown key 'grid'"]),
     "an empty search": ({"search": {}}, ["search", "at least one field"]),
@@ -161,6 +165,11 @@ FILES = {
         ["first.no alignment", "is not searched under these choices"],
     ),
     "more first trials than trials": ({"num_trials": 1}, ["num_trials", "at least 2"]),
+    "trials without end": ({"num_trials": 10**12}, ["num_trials", "at most 100,000"]),
+    "a seed of repetitions twice": (
+        {"promotion": {"seeds": [3, 4, 3]}},
+        ["promotion", "must each stand once, but got [3, 4, 3]"],
+    ),
     "an unknown objective": (
         {"objectives": [{"column": "gfiid"}]},
         ["objectives.0.column", "'gfiid'", "did you mean 'gfid'"],
