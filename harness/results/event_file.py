@@ -15,11 +15,7 @@ _STARTED = ("store", "command", "host", "pid")
 
 
 def read_events(path: Path) -> Iterator[dict[str, Any]]:
-    """Events in the order in which they were written; lines that are torn are left out.
-
-    Raises:
-        OSError: The file cannot be read.
-    """
+    """Events in the order in which they were written; lines that are torn are left out."""
     for line in path.read_bytes().split(b"\n"):
         try:
             entry = json.loads(line)

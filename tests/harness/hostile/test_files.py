@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from harness.config.weights import RowWeights
 from harness.data import DatasetConfig, open_dataset
 from harness.data.image_sets import NpzImages, open_image_set
 from harness.data.latents.folder import LatentFolder
@@ -27,6 +28,7 @@ from harness.schema.reading import read_yaml
 from harness.storage.artifacts import Store, read_history, store_of
 from harness.storage.checkpoints import load_checkpoint, save_checkpoint
 from harness.storage.lease import describe_holder, is_held
+from harness.tuning.study import count_finished
 from models.checkpoint import read_generator, read_tokenizer
 from models.diffusers_autoencoder import read_network_config
 
@@ -104,6 +106,15 @@ def make_readers(root: Path) -> dict[str, tuple[Path, Reader]]:
     rows.mkdir(parents=True)
     (rows / "a.json").write_text('{"row_id": "a", "gfid": 1.5, "seed": 3, "schema_version": 3}')
     readers["row a.json"] = rows / "a.json", lambda _: read_rows(rows.parent)
+    start = RowWeights(results=str(root / "rows"), row="a")
+    (root / "rows").symlink_to(rows.parent)
+    readers["start a.json"] = rows / "a.json", lambda _: start._values("row")
+    artifact = root / "kind-artifact.json"
+    (rows.parent / "below.txt").write_text(f"{artifact}\n~/..\n")
+    readers["stores below.txt"] = rows.parent / "below.txt", lambda _: Store(rows.parent)
+    journal = '{"op_code": 0, "worker_id": "x", "study_name": "s", "directions": [1, 1]}\n'
+    add("search study.journal",
+        lambda p: count_finished(p.parent), lambda p: p.write_text(journal))  # fmt: skip
     return readers
 
 
@@ -146,8 +157,8 @@ def test_every_damaged_file_is_read_or_named(tmp_path, monkeypatch):
         try:
             read(path)
             ended["read"] += 1
-        # What a command tells in words; anything else would be a traceback.
-        except (ValueError, OSError) as error:
+        # What a command tells in words; all else would be a traceback. Warnings are errors here.
+        except (ValueError, OSError, UserWarning) as error:
             ended["named"] += 1
             if path.name not in str(error) and path.parent.name not in str(error):
                 pytest.fail(f"{name} under seed {SEED} is not named: {error}\n{content[:400]!r}")
