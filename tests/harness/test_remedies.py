@@ -17,7 +17,7 @@ from harness.schema.kinds import Kinds
 from harness.tuning.space import Domain
 from harness.tuning.tune_file import TuneFile
 
-from .config.test_bad_requests import FILES, changed
+from .config.test_bad_sweeps import FILES, changed
 
 ROOT = Path(__file__).parents[2]
 OF_OTHERS = {"--shm-size", "--head", "--untracked-files"}

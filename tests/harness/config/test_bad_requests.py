@@ -7,6 +7,9 @@ import torch
 import yaml
 from PIL import Image
 
+from ..conftest import SMALL_VIT
+from .test_bad_sweeps import ONE_CLASS
+
 pytestmark = pytest.mark.usefixtures("little_memory")
 
 TEXTS = {

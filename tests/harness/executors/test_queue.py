@@ -4,6 +4,7 @@ import errno
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -51,7 +52,7 @@ class FakeMachines:
     def taken_elsewhere(self):
         return {}
 
-    def launch(self, placement, demand):
+    def launch(self, placement, demand) -> Any:
         handle = (len(self.started), placement.stage)
         self.started.append(placement.stage.label)
         self.where.append(placement.nodes)
@@ -74,7 +75,7 @@ class Timed(FakeMachines):
 
     now = 0.0
 
-    def launch(self, placement, demand):
+    def launch(self, placement, demand) -> Any:
         number, started = super().launch(placement, demand)
         return self.now + cost(started), number, started
 
