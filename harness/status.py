@@ -152,8 +152,9 @@ def _no_sweep(results: Path) -> str:
         return f"{results} must be the folder of one sweep, but holds several; give one: {folders}"
     if not results.exists():
         siblings = _below(results.parent)
-        there = ", ".join(str(path) for path in siblings[:5]) or "no results lie beside it"
-        return f"{results} must be a folder of results, but is not there; there are: {there}"
+        near = ", ".join(str(path) for path in siblings[:5])
+        there = f"there are: {near}" if near else "run a sweep first"
+        return f"{results} must be a folder of results, but is not there; {there}"
     if results.is_file():
         return f"{results} must be a folder of results, but is a file; give its folder"
     return (
