@@ -95,10 +95,8 @@ def identity(config: DiffusersTokenizerConfig) -> DiffusersTokenizerConfig:
 
 
 def find_folder(config: DiffusersTokenizerConfig) -> Path | None:
-    """The folder with config.json: below a local folder, else in the hub's cache; None if absent.
-
-    A relative folder may look like a name on the hub; the folder comes first.
-    """
+    """The folder with config.json: below a local folder, which comes first where a name may be
+    both, else in the hub's cache; None if absent."""
     local = Path(config.source).expanduser()
     if local.is_dir():
         folder = local / config.subfolder
@@ -113,10 +111,8 @@ def find_folder(config: DiffusersTokenizerConfig) -> Path | None:
 
 
 def describe_pretrained(config: DiffusersTokenizerConfig) -> str:
-    """Hash of config.json and of the weights, for the key.
-
-    A branch of the hub is resolved by its cached files, so a newer version of it is another key.
-    """
+    """Hash of config.json and of the weights, for the key. A branch of the hub is resolved by its
+    cached files, so a newer version of it is another key."""
     folder = find_folder(config)
     files = () if folder is None else weight_files(folder, config.variant)
     if folder is None or not files:

@@ -15,10 +15,8 @@ from models import foundation
 
 @runtime_checkable
 class EncoderSettings(Protocol):
-    """What every kind of feature network says of itself: what others read of its configuration.
-
-    A kind is a frozen dataclass with these members; its other fields are its own.
-    """
+    """What every kind of feature network says of itself, for others to read: a kind is a frozen
+    dataclass with these members, and its other fields are its own."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
@@ -47,11 +45,8 @@ class EncoderSettings(Protocol):
         ...
 
     def check(self, resolution: int) -> None:
-        """Refuse settings that don't fit images of `resolution` pixels.
-
-        Raises:
-            ConfigError: With the key path inside the block.
-        """
+        """Refuse settings that don't fit images of `resolution` pixels: a ConfigError with the key
+        path inside the block."""
         ...
 
 

@@ -31,10 +31,8 @@ from models.repa import NoREPA
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorSettings(GeneratorBase):
-    """What a trial says of a generator of any kind that is trained on latents.
-
-    A kind is a frozen dataclass that extends this one by a field `kind` and by fields of its own.
-    """
+    """What a trial says of a generator of any kind that is trained on latents; a kind is a frozen
+    dataclass that adds a field `kind` and fields of its own."""
 
     ema: EmaConfig = field(default_factory=EmaConfig)
     """Moving average of the weights; samples are drawn from it."""

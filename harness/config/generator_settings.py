@@ -120,22 +120,12 @@ class GeneratorBase:
         return []
 
     def check(self, layout: Any) -> None:
-        """Refuse a latent that it cannot be built for.
-
-        Raises:
-            ConfigError: With the key path inside the generator.
-        """
+        """Refuse latents that don't fit: a ConfigError with the key path inside the generator."""
 
     def check_sampler(self, sampler: Any) -> None:
-        """Refuse a sampler of a kind in `samplers` that does not fit its other settings.
-
-        Raises:
-            ConfigError: With the key path inside the sampler.
-        """
+        """Refuse a sampler of a kind in `samplers` that does not fit its other settings: a
+        ConfigError with the key path inside the sampler."""
 
     def check_weak(self, weak: Any, layout: AnyLayout) -> None:
-        """Refuse a generator of the same kind that cannot guide this one as the weaker model.
-
-        Raises:
-            ConfigError: With the key path inside the generator.
-        """
+        """Refuse a generator of the same kind that cannot guide this one as the weaker model: a
+        ConfigError with the key path inside the generator."""

@@ -223,10 +223,7 @@ class Exclusions:
     """Combinations that a file leaves out, and which of its rules have left out one."""
 
     def __init__(self, rules: Sequence[Mapping[str, Any]], axes: Sequence[str]) -> None:
-        """Args:
-        rules: Axis -> value, or list of values.
-        axes: The axes of the file.
-        """
+        """Takes rules (axis -> value, or list of values) and the axes of the file."""
         if len(rules) > MAX_RULES:
             raise ConfigError(
                 f"must be at most {MAX_RULES} rules, but are {len(rules):,}; name the combinations "

@@ -9,10 +9,7 @@ from harness.config.weights import Provenance
 
 @dataclass(frozen=True, kw_only=True)
 class IdentityTokenizerConfig(TokenizerDefaults):
-    """Pixels as latents, losslessly; nothing is trained.
-
-    It is the reference of any sweep for what a tokenizer gives at all.
-    """
+    """Pixels as latents, losslessly and untrained: the reference for what any tokenizer gives."""
 
     kind: Literal["identity"] = "identity"
     space_to_depth: int = 1

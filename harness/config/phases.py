@@ -11,10 +11,8 @@ from models.tokenizer_loss import ImageLossConfig
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerPhase:
-    """One phase; it starts from all weights of the phase before, the loss networks' included.
-
-    Learning rate, order of images and random numbers go on as in one training.
-    """
+    """One phase; it starts from all weights of the phase before, the loss networks' included, and
+    goes on with its learning rate, order of images and random numbers."""
 
     steps: int
     """Optimiser steps of the autoencoder."""

@@ -81,11 +81,8 @@ def range_of(kind: type, name: str) -> Range | None:
 
 
 def check_ranges(config: Any, path: str = "") -> None:
-    """Refuse numbers out of their ranges and texts that no file can have as its name.
-
-    Raises:
-        ConfigError: With the key path of the first.
-    """
+    """Refuse numbers out of their ranges and texts that no file can have as its name: a ConfigError
+    with the key path of the first."""
     for name, *_ in fields_of(type(config)) or ():
         value, allowed = getattr(config, name), range_of(type(config), name)
         if value is None or isinstance(value, bool):

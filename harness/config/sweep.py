@@ -139,11 +139,8 @@ def load_sweep(path: Path, settings: Sequence[str] = ()) -> Sweep:
 def read_file(
     path: Path, settings: Sequence[str], expected: type[F], *, dotted: tuple[str, ...]
 ) -> F:
-    """Read, override and validate a file that has a base trial, presets and resources.
-
-    Args:
-        dotted: Blocks whose keys are dotted paths; the first holds the axes.
-    """
+    """Read, override and validate a file that has a base trial, presets and resources; keys of the
+    blocks `dotted` are dotted paths, and the first of these blocks holds the axes."""
     source = str(path)
     tree = read_yaml(path)
     if not isinstance(tree, dict):

@@ -60,10 +60,8 @@ class AlignedWith(VFAlignment):
 
 @dataclass(frozen=True, kw_only=True)
 class AutoencoderSettings(TokenizerDefaults):
-    """A convolutional autoencoder and its training, whatever lies between encoder and decoder.
-
-    A kind adds its `kind`, `loss` and `network`.
-    """
+    """A convolutional autoencoder and its training, whatever lies between encoder and decoder; a
+    kind adds its `kind`, `loss` and `network`."""
 
     reader: ClassVar[Callable[..., Weights]] = staticmethod(read_tokenizer)
     """Reads a file of its weights, as `models.checkpoint.read_tokenizer` does."""

@@ -11,10 +11,8 @@ from models.latent import AnyLayout, LatentLayout
 
 @runtime_checkable
 class TokenizerSettings(Protocol):
-    """What every kind of tokenizer says of itself: the part of its configuration that others read.
-
-    A kind is a frozen dataclass with these members; its other fields are its own.
-    """
+    """What every kind of tokenizer says of itself, for others to read: a kind is a frozen dataclass
+    with these members, and its other fields are its own."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
@@ -89,11 +87,8 @@ class TokenizerSettings(Protocol):
         ...
 
     def check(self, resolution: int) -> None:
-        """Refuse images of a size that it cannot be trained with.
-
-        Raises:
-            ConfigError: With the key path below `tokenizer`.
-        """
+        """Refuse images of a size that it cannot be trained with: a ConfigError with the key path
+        below `tokenizer`."""
         ...
 
 

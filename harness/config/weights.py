@@ -128,10 +128,8 @@ def _weights_in(artifact: Artifact, row: Mapping[str, Any], path: str) -> str:
 
 
 def describe_file(path: str | None) -> str:
-    """Hash of a file of weights for a key; empty where none is given.
-
-    A file that is absent is described as such; the plan then says that it is missing.
-    """
+    """Hash of a file of weights for a key; empty where none is given. An absent file is described
+    as such; the plan then says that it is missing."""
     if path is None:
         return ""
     file = Path(path).expanduser()

@@ -32,12 +32,8 @@ DataConfig = Annotated[DatasetConfig, DATASETS]
 
 
 def open_dataset(config: DatasetConfig, device: torch.device | None = None) -> ImageDataset:
-    """Open the data set that a configuration describes.
-
-    Args:
-        device: Where images come to lie that the configuration keeps on the device; absent: this
-            machine's memory.
-    """
+    """Open the data set that a configuration describes; images that it keeps on the device come to
+    lie on `device`, or in this machine's memory where none is given."""
     return DATASETS.of(config)(config, device)
 
 

@@ -137,10 +137,8 @@ class ImageDataset(ABC):
 
 
 class CroppedDataset(ImageDataset):
-    """Images of any size, each read anew, cropped to squares and mirrored.
-
-    A kind gives `_labels`, `_config` (with `crop` and `flip`) and `_read`.
-    """
+    """Images of any size, each read anew, cropped to squares and mirrored; a kind gives `_labels`,
+    `_config` (with `crop` and `flip`) and `_read`."""
 
     _labels: dict[Split, Int64[np.ndarray, " n"]]
     _config: Any
@@ -230,10 +228,8 @@ def spread(count: int, num_images: int) -> Int64[np.ndarray, " m"]:
 
 
 def take(dataset: ImageDataset, split: Split, count: int) -> Int64[np.ndarray, " m"]:
-    """`count` positions of a split, spread evenly.
-
-    Where bad images were left out, so that fewer remain than are asked for: all of them.
-    """
+    """`count` positions of a split, spread evenly; all of them where fewer remain because bad
+    images were left out."""
     available = dataset.num_images(split)
     return spread(min(count, available) if dataset.left_out(split) else count, available)
 

@@ -72,13 +72,8 @@ class _ImagesAt:
     def squares(
         self, items: Sequence[T], read: Callable[[T], Image.Image], size: tuple[int, int]
     ) -> UInt8[Tensor, "b 3 h w"]:
-        """Images as asked for, or as they are.
-
-        Args:
-            items: What `read` takes, one an image.
-            read: Gives an RGB image.
-            size: Height and width of all images where they stay as they are.
-        """
+        """Images as asked for, or as they are, all of one `size` (height, width) then; `read` gives
+        the RGB image of an item."""
         if self.pipeline is not None and self.resolution is not None:
             return read_squares(items, read, self.resolution, self.pipeline)
         return stacked(in_threads(lambda item: np.asarray(read(item)), items), size)
@@ -263,11 +258,8 @@ def needs_crop(config: FolderImages, resolution: int) -> bool:
 
 
 def _stored_size(path: Path) -> tuple[int, int]:
-    """Width and height as the file's header says.
-
-    Raises:
-        ValueError: The file holds several images, of which only the first would count.
-    """
+    """Width and height as the header says; ValueError for a file of several images, of which only
+    the first would count."""
     try:
         with Image.open(path, formats=decodable()) as image:
             # A second image of an MPO is a preview of the first.

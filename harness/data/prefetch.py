@@ -46,12 +46,8 @@ class Ahead(Generic[Batch], Iterator[Batch]):
         self._stop = weakref.finalize(self, self._pool.shutdown, wait=False, cancel_futures=True)
 
     def __next__(self) -> Batch:
-        """The next batch.
-
-        Raises:
-            StopIteration: There are no more steps, an error came before, or it was closed.
-            BaseException: Whatever the function raised for this step.
-        """
+        """The next batch, or the error that the function raised for this step. After an error, the
+        last step or `close` it raises StopIteration."""
         if not self._stop.alive:
             raise StopIteration
         started = time.perf_counter()
@@ -88,11 +84,8 @@ class Ahead(Generic[Batch], Iterator[Batch]):
 
 
 def pinned(function: Callable[[int], Any], device: torch.device) -> Callable[[int], Any]:
-    """Have a function put its tensors into page-locked memory where they go to a CUDA device.
-
-    Args:
-        function: Computes the batch of a step: a tensor or a tuple with tensors.
-    """
+    """Have a function put the tensors of a batch (one, or a tuple with some) into page-locked
+    memory where they go to a CUDA device."""
     if device.type != "cuda":
         return function
 

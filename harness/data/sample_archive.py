@@ -64,11 +64,8 @@ def _open_member(
 
 @final
 class SampleArchive:
-    """Arrays inside an `.npz`, of samples or of anything else that is no object.
-
-    Raises:
-        ValueError: The file is no archive, or is cut off.
-    """
+    """Arrays inside an `.npz`, of samples or of anything else that is no object; ValueError where
+    the file is no archive, or is cut off."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

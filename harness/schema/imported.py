@@ -40,11 +40,8 @@ def plugins() -> tuple[str, ...]:
 
 
 def search_also(folders: Iterable[Path]) -> None:
-    """Let modules be found in further folders, after all others.
-
-    Last and not first: a user's folder may hold a `models` or `analysis` of its own, and this
-    program's must be found.
-    """
+    """Let modules be found in further folders, after all others: a user's folder may hold a
+    `models` or `analysis` of its own, and this program's must be found."""
     for folder in map(str, (folder.resolve() for folder in folders)):
         if folder not in sys.path:
             sys.path.append(folder)
@@ -59,10 +56,8 @@ def import_plugin(name: str) -> None:
 
 
 def import_plugins(tree: Mapping[str, Any], folder: Path) -> None:
-    """Import what a file names under `plugins`, and what installed packages offer.
-
-    Modules are looked for where Python looks, then in the working directory, then in `folder`.
-    """
+    """Import what a file names under `plugins` (looked for where Python looks, then in the working
+    directory, then in `folder`), and what installed packages offer."""
     search_also([Path(), folder])
     points = metadata.entry_points(group=ENTRY_POINTS)
     wanted = [(f"entry point {point.name}", point.module) for point in points]
@@ -178,12 +173,8 @@ def code_of(value: Any) -> dict[str, str]:
 
 @contextlib.contextmanager
 def own_errors(path: str, value: Any) -> Iterator[None]:
-    """Turn errors inside of the user's own code in a configuration into refusals.
-
-    Args:
-        path: Key path of the configuration.
-        value: The configuration; where none of its code is the user's, an error is ours and stays.
-    """
+    """Turn errors inside of the user's own code in the configuration at a key path into refusals;
+    where none of its code is the user's, an error is ours and stays."""
     try:
         yield
     except ConfigError:
@@ -212,11 +203,8 @@ def describe_module(name: str) -> str:
 
 
 def own_code() -> list[Path]:
-    """Files and package folders of the user's own code that this process has met in plans.
-
-    What is installed is left out, and so are packages that hold more than code: both must be
-    installed where they are needed.
-    """
+    """Files and package folders of the user's own code that plans of this process have met; not
+    what is installed or holds more than code, which must be installed where it is needed."""
     found: dict[Path, None] = {}
     for name in (*_loaded, *_met):
         for module, path in source_files(name).items():

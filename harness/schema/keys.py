@@ -25,12 +25,8 @@ PLAIN = (str, bool, int, float)
 
 
 def to_plain(value: Any, *, typed: bool = False, for_key: bool = False) -> Any:
-    """Turn a configuration into values that JSON can hold.
-
-    Args:
-        typed: Write each dataclass's type name under `"type"`.
-        for_key: Leave out fields that are declared not to enter the key.
-    """
+    """Turn a configuration into values that JSON can hold: `typed` with each dataclass's name under
+    `"type"`, `for_key` without fields that are declared not to enter the key."""
     # Plain values first: they are most of a configuration, and a plan has thousands of these.
     if value is None or isinstance(value, PLAIN):
         # JSON has no NaN or infinity, and NaN is not even equal to itself.

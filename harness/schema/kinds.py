@@ -26,11 +26,8 @@ class Kinds(Generic[Implementation]):
     """
 
     def __init__(self, part: str, settings: type, *, default: str | None = None) -> None:
-        """Args:
-        part: What they are kinds of, in words: `tokenizer`.
-        settings: Class whose public members every configuration must have.
-        default: The kind of a block that names none; absent: `kind` must be written.
-        """
+        """Kinds of a `part`, said in words; a configuration has the public members of `settings`. A
+        block that names no kind has the `default`; without one, `kind` must be written."""
         self.part, self.settings, self.default = part, settings, default
         self._configs: dict[str, type] = {}
         self._implementations: dict[str, Implementation] = {}

@@ -161,11 +161,8 @@ def read_yaml(path: Path) -> Any:
 
 
 def validate(expected: type[T] | Any, tree: Any) -> T:
-    """Build `expected` from a JSON-able tree, strictly: no unknown keys, no converted types.
-
-    Raises:
-        ConfigError: With the key path of the first thing that does not fit.
-    """
+    """Build `expected` from a JSON-able tree, strictly: no unknown keys, no converted types. Raises
+    ConfigError with the key path of the first thing that does not fit."""
     # Strict mode takes a list for a tuple only in JSON, so the tree goes through JSON text.
     try:
         text = json.dumps(tree, allow_nan=False)
@@ -183,10 +180,8 @@ def validate(expected: type[T] | Any, tree: Any) -> T:
 
 @lru_cache(maxsize=64)
 def _adapter(expected: Any, _kinds_added: int) -> Any:
-    """The validator of a list of one `expected`, in which no dataclass takes unknown keys.
-
-    It is kept, because building one takes longer than using it.
-    """
+    """The validator of a list of one `expected`, in which no dataclass takes unknown keys; kept,
+    because building one takes longer than using it."""
     # pydantic hands a setting down to dataclasses inside of a type, not to the type itself.
     forbid = pydantic.ConfigDict(extra="forbid")
     one: Any = GenericAlias(tuple, (expected,))

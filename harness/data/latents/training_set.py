@@ -100,10 +100,8 @@ class LatentSet:
         return self.finish(self.read(indices, views), noise)
 
     def read(self, indices: Int64[np.ndarray, " b"], views: Int64[np.ndarray, " b"]) -> Rows:
-        """Read the rows of a batch from device memory or from disk; from disk, to the host.
-
-        The result depends on the arguments alone, so this may run in another thread.
-        """
+        """Read the rows of a batch from device memory, or from disk to the host. The result depends
+        on the arguments alone, so this may run in another thread."""
         if self._resident is None:
             labels = self.labels[torch.from_numpy(indices)]
             return labels, *(self._from_disk(number, indices, views) for number in self._numbers)

@@ -153,12 +153,8 @@ class PhotographConfig(ABC):
     def missing_item(
         self, what: str, place: Path, remedy: str, patterns: Sequence[str]
     ) -> MissingItem:
-        """Describe something absent; it can be fetched where `root` is a name on the hub.
-
-        Args:
-            remedy: What to do where `root` is a folder.
-            patterns: What to fetch where it is a name on the hub.
-        """
+        """Describe something absent: `remedy` says what to do where `root` is a folder, `patterns`
+        what to fetch where it is a name on the hub."""
         fetch = None
         if repository := HubDataset.parse(self.root):
             remedy = f"run with --download, or: {repository.command(patterns)}"
@@ -213,10 +209,8 @@ class ShardedConfig(PhotographConfig):
         return list(dict.fromkeys(itertools.chain.from_iterable(matches)))
 
     def missing_of(self, split: Split) -> list[MissingItem]:
-        """Names and patterns of a split that find no file.
-
-        Where each finds one: the first file `NNNNN-of-MMMMM` that is absent beside the others.
-        """
+        """Names and patterns of a split that find no file; where each finds one, the first file
+        `NNNNN-of-MMMMM` that is absent beside the others."""
         patterns, place = self.patterns(split), self.folder
         absent = [place / pattern for pattern in patterns if not find_files(place, pattern)]
         what = f"the {split} images of {self.name!r} (a {self.suffix} file or several)"

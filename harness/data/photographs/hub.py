@@ -74,12 +74,8 @@ class HubDataset:
         return shlex.join(words)
 
     def fetch(self, patterns: Sequence[str]) -> None:
-        """Download files into the cache.
-
-        Raises:
-            OSError: The hub cannot be reached, or has no such repository or revision.
-            RuntimeError: huggingface_hub is not installed.
-        """
+        """Download files into the cache. Raises OSError where the hub cannot be reached or has no
+        such repository or revision, RuntimeError where huggingface_hub is not installed."""
         if find_spec("huggingface_hub") is None:
             raise RuntimeError("huggingface_hub must be installed to fetch; pip install it")
         from huggingface_hub import snapshot_download

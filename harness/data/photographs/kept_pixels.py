@@ -28,11 +28,7 @@ _Decode = Callable[[Int64[np.ndarray, " b"]], list[Pixels]]
 
 @final
 class KeptPixels:
-    """All images of a split. Images that are squares of one size lie in one tensor.
-
-    Args:
-        pixels: Squares of one size, or images of any sizes.
-    """
+    """All images of a split: squares of one size in a tensor, or images of any sizes in a list."""
 
     def __init__(self, pixels: UInt8[Tensor, "n 3 s s"] | list[Pixels]) -> None:
         self._pixels = pixels
@@ -84,11 +80,8 @@ _kept_lock = threading.Lock()
 def keep_pixels(
     name: str, num_images: int, decode: _Decode, limit_gib: float, split: str
 ) -> KeptPixels:
-    """The pixels of a split, decoded where this process does not hold them yet.
-
-    Args:
-        name: Stands for the images: the same name, the same pixels.
-    """
+    """The pixels of a split, decoded where this process does not hold them yet. `name` stands for
+    the images: the same name, the same pixels."""
     with _kept_lock:
         if name in _kept:
             _kept.move_to_end(name)
