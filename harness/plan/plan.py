@@ -93,12 +93,8 @@ class Plan:
 
 
 def make_plan(sweep: Sweep) -> Plan:
-    """Derive every stage and row of a sweep.
-
-    Raises:
-        ConfigError: Resources are asked for that a kind of stages cannot use, or a weaker model for
-            guidance cannot be built or lives in other latents.
-    """
+    """Derive every stage and row of a sweep; ConfigError where resources are asked for that a kind
+    of stages cannot use, or a weaker model cannot be built or lives in other latents."""
     rows: list[PlannedRow] = []
     try:
         check_resources(sweep.file.resources)

@@ -31,10 +31,8 @@ PLACES = {
 
 
 def key_paths(stages: Iterable[Stage]) -> dict[str, str]:
-    """Where in its trial the configuration of each stage stands: key of the stage -> key path.
-
-    A weak model that is the generator of another row as well is named as that.
-    """
+    """Where in its trial each stage's configuration stands (stage key -> key path); a weak model
+    that is also another row's generator is named as that."""
     stages = list(stages)
     paths = {stage.key: stage.kind for stage in stages}
     sampled = {stage.inputs["generator"].key for stage in stages if "generator" in stage.inputs}

@@ -175,10 +175,7 @@ def _encode(
 
 
 def estimate(stage: Stage) -> Estimate:
-    """Encoding the images that the probe is tested on.
-
-    t-SNE and the probe are no networks; what they cost is seconds on a CPU.
-    """
+    """Encoding the images of the probe's test; t-SNE and the probe itself cost seconds on a CPU."""
     config: DiagnosticsStage = stage.config
     images = min(config.diagnostics.num_images, config.data.num_eval_images)
     flops = images * tokenizer_flops(stage.inputs["tokenizer"].config) / 2

@@ -41,12 +41,8 @@ _known: dict[str, list[float]] = {}
 
 
 def count_forward(config: Any, forward: Forward) -> tuple[int, float]:
-    """Count a network's parameters and the FLOPs of one image's forward pass.
-
-    Args:
-        config: What the network's shape follows from; networks of one shape are counted once.
-        forward: Builds network and arguments; called under the meta device.
-    """
+    """Count a network's parameters and the FLOPs of one image's forward pass. `forward` is called
+    under the meta device; networks of one `config`, which says their shape, are counted once."""
 
     def count() -> tuple[int, float]:
         # Only here: it imports Triton, and numbers that are remembered need it not.
@@ -97,11 +93,8 @@ def _storage_of(tensor: torch.Tensor) -> int:
 
 
 def of_network(purpose: str, config: Any, learn: Callable[[], tuple[float, ...]]) -> list[float]:
-    """Numbers that follow from a network's shape, learnt once for each shape.
-
-    They are remembered over processes too: importing timm and building networks takes most of the
-    time of a dry run.
-    """
+    """Numbers that follow from a network's shape, learnt once for each and remembered over
+    processes: importing timm and building networks takes most of the time of a dry run."""
     name = content_hash([purpose, network_key(config), code_of(config), _code()])
     if name not in _known:
         _known[name] = remembered("networks", name, lambda: list(learn()))
@@ -120,10 +113,8 @@ def _code() -> list[str]:
 
 
 def network_key(config: Any) -> str:
-    """A name of a network's shape: its configuration without how it is trained.
-
-    A sweep over seeds has one network in many stages, and building it takes a second.
-    """
+    """A name of a network's shape: its configuration without how it is trained. A sweep over seeds
+    has one network in many stages, and building it takes a second."""
     return content_hash(_shape_of(config))
 
 

@@ -270,12 +270,8 @@ def run(config: GenerationStage, context: StageContext) -> Mapping[str, Any]:
 
 
 def asked_labels(config: GenerationStage, label_counts: Int64[Tensor, " k"]) -> Int64[Tensor, " n"]:
-    """The classes asked for.
-
-    Args:
-        config: Policy: `balanced` takes the classes in turn, `random` draws them uniformly,
-            `data` draws them with the frequencies of the training split.
-    """
+    """The classes asked for: in turn (`balanced`), drawn uniformly (`random`) or with the
+    frequencies of the training split (`data`)."""
     count, num_classes = config.num_images, len(label_counts)
     random = generator_for(config.seed, "labels")
     if config.label_policy == "balanced":
@@ -315,11 +311,7 @@ def load_sampling(
     resources: Resources,
     slices: int = 1,
 ) -> Sampling:
-    """Load all that draws samples.
-
-    Raises:
-        ValueError: The generator has learnt from another tokenizer.
-    """
+    """Load all that draws samples; ValueError where the generator learnt from another tokenizer."""
     generator, tokenizer = inputs["generator"], inputs["tokenizer"]
     _check_same_latents(generator, tokenizer)
 

@@ -59,12 +59,8 @@ class GivenPairsStage:
 
 @torch.no_grad()
 def run(config: GivenPairsStage, context: StageContext) -> Mapping[str, Any]:
-    """Compare image by image, and set by set in features.
-
-    Raises:
-        ValueError: The sets are not pairs, or they or the weights of LPIPS changed since they were
-            planned with.
-    """
+    """Compare image by image, and set by set in features; ValueError where the sets are no pairs,
+    or they or the weights of LPIPS changed since they were planned with."""
     device = context.device
     self_test(device)
     sets = (config.reconstructions, config.originals)

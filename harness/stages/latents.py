@@ -325,10 +325,8 @@ def _own_scaling(tokenizer: Artifact) -> Statistics:
 
 
 def _statistics(shards: LatentShards, config: LatentsStage) -> Statistics:
-    """Per-channel mean and unbiased deviation over images and positions of a random subset.
-
-    Of whole posteriors one sample an image is measured.
-    """
+    """Per-channel mean and unbiased deviation over images and positions of a random subset; of
+    whole posteriors one sample an image is measured."""
     # Published statistics are of 10,000 random latents too; of all, they would be other numbers.
     count = min(config.latents.num_statistics, len(shards))
     random = torch.Generator().manual_seed(derive_seed(config.seed, "statistics"))

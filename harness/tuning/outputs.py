@@ -57,11 +57,8 @@ class TrialsWritten:
         return recommend(self.trials)
 
     def settings(self, *, front: bool, references: Sequence[str] | None) -> dict[str, Axes]:
-        """Settings to run again: the recommended one or the whole `front`, and first trials.
-
-        Args:
-            references: Names of first trials; None: all of them.
-        """
+        """Settings to run again: the recommended one or the whole `front`, and first trials by
+        their names (None: all of them)."""
         measured = compute_front(self.trials)
         names = self.trials.references if references is None else references
         chosen = measured[measured["name"].isin(list(names))]

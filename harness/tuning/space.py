@@ -225,14 +225,8 @@ class SearchSpace:
 
 
 def parse_space(search: Mapping[str, Any], presets: Presets) -> tuple[SearchSpace, Presets]:
-    """Validate the `search` block.
-
-    Args:
-        search: Axis -> domain, or list of domains with conditions.
-
-    Returns:
-        The space, and the presets that its named choices stand for.
-    """
+    """Validate the `search` block (axis -> domain, or list of domains with conditions): the space,
+    and the presets that its named choices stand for."""
     if not search:
         raise ConfigError("must name at least one field, but is empty; add one", path="search")
     parameters: list[Parameter] = []

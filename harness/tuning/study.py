@@ -329,10 +329,8 @@ def read_told(folder: Path, tuning: Tuning) -> list[Told]:
 
 
 def _mend_journal(folder: Path) -> None:
-    """Drop what a killed process left: a torn last line, and locks that nobody holds.
-
-    Whoever calls this holds the study's lease, so nobody else is writing.
-    """
+    """Drop what a killed process left, a torn last line and locks that nobody holds; the caller has
+    the study's lease, so nobody else is writing."""
     for lock in folder.glob(f"{JOURNAL}.lock*"):
         lock.unlink()
     path = folder / JOURNAL

@@ -36,11 +36,7 @@ from models.foundation import FeatureEncoder, TimmEncoderConfig
 
 
 def stage(config: InDomainEncoder, trial: Trial, place: Place) -> EncoderStage:
-    """It is trained on the trial's images.
-
-    Raises:
-        ConfigError: They are of one class, which teaches a classifier nothing.
-    """
+    """It is trained on the trial's images; ConfigError where all are of one class."""
     if trial.data.num_classes < 2:
         raise ConfigError(
             f"must not be in_domain where data.num_classes is {trial.data.num_classes}: a "
@@ -151,11 +147,8 @@ def _accuracies(
     device: torch.device,
     after_batch: Callable[[int, int], None],
 ) -> dict[str, float]:
-    """Share of the images of each split whose class the network names.
-
-    Args:
-        after_batch: Called with the images done and those in all, first with none done.
-    """
+    """Share of each split's images that the network puts into their class; `after_batch` is called
+    with the images done and those in all, first with none done."""
     # The accuracy on images that it has not seen says what its features are worth; that on its
     # training images, beside it, says how far it has learnt them by heart.
     splits: tuple[Split, Split] = ("eval", "train")

@@ -120,11 +120,8 @@ class PythonEncoder(EncoderNetwork):
 
 
 def try_out(config: PythonEncoderConfig, place: Place) -> PythonEncoder:
-    """Build it and ask it for what its place needs, so that what is wrong is told at planning.
-
-    Raises:
-        ConfigError: It does not keep the contract; says in words what came.
-    """
+    """Build it and ask it for what its place needs, so that what is wrong is told at planning:
+    ConfigError says in words which part of the contract it does not keep."""
     network = PythonEncoder(config).eval()
     assert config.input_size is not None
     if place.grid is None:

@@ -117,12 +117,8 @@ def estimate(stage: Stage) -> Estimate:
 
 
 def flops_per_image(config: EncoderStage, cells: int | None = None) -> float:
-    """FLOPs of one image through the network.
-
-    Args:
-        cells: Side of the grid of dense features that is asked of it; absent: the image has the
-            network's own input size.
-    """
+    """FLOPs of one image through the network, at its own input size or with `cells` as the side of
+    the grid of dense features that is asked of it."""
     return _size(config, cells)[1]
 
 

@@ -63,11 +63,8 @@ class PythonGenerator(nn.Module):
 
 @torch.no_grad()
 def try_out(config: GeneratorStage) -> PythonGenerator:
-    """Build it and draw twice for two labels, so that what is wrong is told at planning.
-
-    Raises:
-        ConfigError: It does not keep the contract; says in words what came.
-    """
+    """Build it and draw twice for two labels, so that what is wrong is told at planning:
+    ConfigError says in words which part of the contract it does not keep."""
     settings = _settings(config.generator)
     model = PythonGenerator(config).eval()
     labels = torch.tensor([0, config.num_classes - 1])

@@ -63,11 +63,7 @@ class TokenAlignment:
     def images(
         self, indices: Int64[np.ndarray, " b"], views: Int64[np.ndarray, " b"]
     ) -> UInt8[Tensor, "b 3 h w"]:
-        """The images behind drawn latents; nothing is computed on the device.
-
-        Args:
-            views: For each, which view of the latents is drawn; its image is mirrored likewise.
-        """
+        """The images behind drawn latents, mirrored as `views` are; the device computes nothing."""
         pixels = self._dataset.images("train", indices, self._pipeline)
         return mirror(pixels, self._is_mirrored[views])
 
@@ -78,14 +74,8 @@ class TokenAlignment:
 
 
 class StoredAlignment:
-    """As `TokenAlignment`, with features that lie beside the latents in a folder.
-
-    Args:
-        latents: the set, from such a folder.
-
-    Raises:
-        ValueError: They lie on another grid than the generator's tokens.
-    """
+    """As `TokenAlignment`, with features that lie beside the latents in a folder; ValueError where
+    they lie on another grid than the generator's tokens."""
 
     def __init__(
         self, config: REPAWith, model: TokenNetwork, latents: LatentSet, device: torch.device

@@ -393,11 +393,8 @@ def load_generator(
     rounded: bool = False,
     compiled: bool = False,
 ) -> nn.Module:
-    """The averaged weights after `step` training steps, in evaluation mode.
-
-    Args:
-        rounded: Whether it will be called under bfloat16 autocast only.
-    """
+    """The averaged weights after `step` training steps, in evaluation mode; `rounded`: for calls
+    under bfloat16 autocast only."""
     config = config_of(artifact)
     kind = kind_of(config.generator)
     if kind.load is not None:

@@ -99,11 +99,8 @@ class StageContext:
         self._end_trace()
 
     def parts(self, batch_size: int) -> list[slice]:
-        """The rows of a batch that this worker computes, one slice after the other.
-
-        Raises:
-            ValueError: The batch has fewer images than there are workers.
-        """
+        """The rows of a batch that this worker computes, one slice after the other; ValueError
+        where the batch has fewer images than there are workers."""
         if batch_size < self.world.size:
             raise ValueError(
                 f"a batch must have an image for each of the {self.world.size} workers, but "

@@ -31,10 +31,8 @@ class Curve:
             self.path.touch()
 
     def rewind(self, steps_done: int) -> None:
-        """Drop what was written after the checkpoint that a run continues from.
-
-        The last line may be torn, where the process was killed while it wrote.
-        """
+        """Drop what was written after the checkpoint that a run continues from; a kill may have
+        torn the last line."""
         lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
         whole = [line for line in lines if line.endswith("\n")]
         kept = [line for line in whole if json.loads(line)["step"] < steps_done]

@@ -24,11 +24,7 @@ _BLOCK = 256
 
 @final
 class KeptSamples:
-    """Samples in the order in which they come.
-
-    Args:
-        done: Images to go on after; what was kept of later ones is dropped.
-    """
+    """Samples in the order in which they come; what was kept after the first `done` is dropped."""
 
     def __init__(self, work: Work, resolution: int, done: int = 0) -> None:
         self._folder = work.checkpoints / BESIDE

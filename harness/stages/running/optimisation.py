@@ -41,11 +41,7 @@ class Trained:
 
 @final
 class Learners:
-    """Optimisers that step on the gradients of one loss.
-
-    Args:
-        parts: What each trains; no parameter is trained twice.
-    """
+    """Optimisers that step on the gradients of one loss; no parameter is in two of the `parts`."""
 
     def __init__(self, parts: Sequence[Trained], world: World) -> None:
         self.parts = tuple(parts)
@@ -66,11 +62,8 @@ class Learners:
 
 
 def optimizer_settings(training: TrainingConfig, *, fused: bool = True) -> dict[str, Any]:
-    """Arguments of `torch.optim.Adam` and `AdamW`.
-
-    Args:
-        fused: One kernel over all parameters; otherwise PyTorch's own choice, with other rounding.
-    """
+    """Arguments of `torch.optim.Adam` and `AdamW`; `fused`: one kernel over all parameters,
+    otherwise PyTorch's own choice, with other rounding."""
     return {
         "lr": training.learning_rate,
         "betas": training.betas,
@@ -120,12 +113,8 @@ def backward(loss: Tensor, training: TrainingConfig) -> None:
 def end_step(
     optimizer: torch.optim.Optimizer, training: Schedule, gradients: GradientSum
 ) -> Tensor:
-    """Step on what the backward passes since `start_step` added up, over all workers.
-
-    Returns:
-        Norm of the gradient of all parameters, before clipping: a scalar on their device, the same
-        on every worker, not finite where any part of it is not.
-    """
+    """Step on what the backward passes since `start_step` added up, over all workers. Returns the
+    gradient's norm before clipping, the same on all: a scalar on the device, maybe not finite."""
     # Workers exchange gradients while the backward pass still runs; here the last must be in.
     gradients.finish()
     return _take_step(optimizer, training)

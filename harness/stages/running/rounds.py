@@ -27,11 +27,7 @@ class Round(NamedTuple):
 
 
 class Rounds:
-    """The rounds of one stage, from where an interrupted one had got.
-
-    Args:
-        batch_size: Images of a batch; the last one may have fewer.
-    """
+    """The rounds of one stage, from where it was interrupted; its last batch may be short."""
 
     def __init__(self, context: StageContext, count: int, batch_size: int) -> None:
         self._context, self._count, self._batch_size = context, count, batch_size
@@ -57,10 +53,7 @@ class Rounds:
 
     def end(self, turn: Round, accumulated: Callable[[], Mapping[str, Tensor]]) -> None:
         """Report, save a checkpoint and stop where they are due; every worker, after each round.
-
-        Args:
-            accumulated: What this worker has so far; called where a checkpoint is due.
-        """
+        `accumulated`, what it has so far, is called where a checkpoint is due."""
 
         def state() -> Mapping[str, Sequence[Mapping[str, Tensor]]]:
             own = {name: tensor.to("cpu", copy=True) for name, tensor in accumulated().items()}

@@ -39,11 +39,8 @@ def stage(trial: Trial) -> TokenizerStage:
 
 
 def build(config: TokenizerStage) -> DiffusersAutoencoder:
-    """Builds the network with random weights, from the config.json of its source.
-
-    Raises:
-        ValueError: The file is absent or describes no supported autoencoder.
-    """
+    """Builds the network with random weights, from the config.json of its source; ValueError where
+    the file is absent or describes no supported autoencoder."""
     settings = _settings(config.tokenizer)
     described = read_network_config(require_folder(settings), settings.class_name)
     return build_diffusers_autoencoder(described, precision=settings.precision)

@@ -19,11 +19,7 @@ from models.tokenizer import TokenizerNetwork
 
 
 class IdentityTokenizer(TokenizerNetwork):
-    """Moves blocks of pixels into channels and back, without a parameter.
-
-    Args:
-        block: Side of a block in pixels.
-    """
+    """Moves blocks of `block` x `block` pixels into channels and back, without a parameter."""
 
     def __init__(self, block: int) -> None:
         super().__init__()

@@ -24,11 +24,8 @@ from models.tokenizer import TokenizerNetwork
 
 
 class PythonTokenizer(TokenizerNetwork):
-    """Holds an object of the user's own to the contract of a tokenizer.
-
-    Raises:
-        ConfigError: It cannot be built, or lacks a method.
-    """
+    """Holds an object of the user's own to the contract of a tokenizer; ConfigError where it cannot
+    be built, or lacks a method."""
 
     def __init__(self, config: PythonTokenizerConfig) -> None:
         super().__init__()
@@ -87,11 +84,8 @@ class PythonTokenizer(TokenizerNetwork):
 
 
 def try_out(config: PythonTokenizerConfig, resolution: int) -> PythonTokenizer:
-    """Build it and send two grey images through it, so that what is wrong is told at planning.
-
-    Raises:
-        ConfigError: It does not keep the contract; says in words what came.
-    """
+    """Build it and send two grey images through it, so that what is wrong is told at planning:
+    ConfigError says in words which part of the contract it does not keep."""
     network = PythonTokenizer(config).eval()
     images = torch.linspace(-1.0, 1.0, 2)[:, None, None, None].expand(2, 3, resolution, resolution)
     try:

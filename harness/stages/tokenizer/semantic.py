@@ -73,11 +73,8 @@ class SemanticTokenizer(TokenizerNetwork):
 
 
 def stage(trial: Trial) -> TokenizerStage:
-    """Make the configuration of the stage from a trial.
-
-    Raises:
-        ConfigError: Given weights are of another size, or images are too small to be cut.
-    """
+    """Make the stage of a trial; ConfigError where given weights are of another size, or images are
+    too small to be cut."""
     settings = _settings(trial.tokenizer)
     looks_to: EncoderStage = needs(trial)[ENCODER].config
     # As its own stage spells it out, so that the network can be built from this one alone.
