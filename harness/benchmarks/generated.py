@@ -96,11 +96,8 @@ def write_folder(
 
 
 def enlarged(store: Store, artifact: Artifact, num_latents: int) -> Artifact:
-    """Repeats the latents of an artifact to so many, in shards of the published size.
-
-    How long a generator waits for data means little where it reads a few latents again and again.
-    An artifact that has as many is returned as it is.
-    """
+    """Repeats the latents of an artifact to `num_latents`, in shards of the published size, since
+    waits for a few that are read again say little. One of as many is returned as it is."""
     if artifact.result["num_images"] >= num_latents:
         return artifact
     kind, key = artifact.path.parent.name, f"{artifact.path.name}-{num_latents}"

@@ -291,11 +291,8 @@ class Bench:
         convolutions: float = 0.0,
         inputs: Mapping[str, Artifact] | None = None,
     ) -> Case:
-        """Makes a case of a stage's own training loop.
-
-        The training is that of `config`, in the field that is named as the stage's kind. It reads
-        `inputs`, or the stage's own.
-        """
+        """Makes a case of a stage's own training loop, that of `config` in the field named as the
+        stage's kind; it reads `inputs`, or the stage's own."""
         part = getattr(config, stage.kind)
         training = variant.training(self.subject.batch_of(part.training))
         part = dataclasses.replace(part, training=training)

@@ -80,12 +80,8 @@ class Row:
 def measured(
     row: Row, times: Times, plain: Times | None = None, *, clock: Clock, threads: int
 ) -> Row:
-    """Fills in the times of a row, or why there are none.
-
-    Args:
-        row: What was measured, with `images` a step.
-        plain: Turns that its speed is compared with, if any.
-    """
+    """Fills in the times of a row of `images` a step, or why there are none; its speed is compared
+    with the turns of `plain`, if any."""
     if not times.turns:
         return dataclasses.replace(row, status="failed", reason=times.error or "no turn was taken")
     seconds = _seconds(times, clock, threads)

@@ -166,10 +166,8 @@ def make_subject(
     batch_size: int | None,
     num_images: int,
 ) -> Subject:
-    """Cuts a trial down; generated images, stand-in weights and artifacts go into `folder`.
-
-    Images are `num_images` generated ones, unless the trial's are at hand and few.
-    """
+    """Cuts a trial down; stand-in weights, artifacts and `num_images` generated images (unless the
+    trial's are at hand and few) go into `folder`."""
     notes: dict[str, str] = {}
     data, generator, extractor = trial.data, trial.generator, trial.evaluation.extractor
     if data.missing() or data.num_train_images > FEW:
@@ -217,11 +215,8 @@ def make_subject(
 
 
 def _cut(config: Any, folder: Path, notes: dict[str, str]) -> Any:
-    """Cuts all trainings, networks of losses and given weights inside a configuration.
-
-    It looks for these parts wherever they stand, so that it need not know a kind of tokenizer or
-    generator.
-    """
+    """Cuts all trainings, networks of losses and given weights inside a configuration, wherever
+    they stand, so that it need not know a kind of tokenizer or generator."""
     if isinstance(config, TrainingConfig):
         return dataclasses.replace(config, steps=1, warmup_steps=0, constant_steps=0)
     if isinstance(config, EncoderSettings):

@@ -149,10 +149,8 @@ def _shares(events: Iterable[Any], device: torch.device) -> dict[str, list[float
 
 
 def generator_training(bench: Bench, sizes: Mapping[str, GeneratorBase]) -> list[Row]:
-    """Measures each size's step, plain and fastest; every variant for the largest that fits so.
-
-    What fits is a question of memory, where variants lie side by side, and of time.
-    """
+    """Measures each size's step, plain and fastest, and every variant for the largest that fits so:
+    in memory, where variants lie side by side, and in time."""
     config = bench.subject.trial.generator
     row = Row(part="generator training", what="step")
     if config is None:

@@ -50,10 +50,8 @@ def tell_failure(work: Work, world: World, failure: dict[str, Any]) -> None:
 
 
 def failure_behind(error: Exception, work: Work, world: World) -> dict[str, Any]:
-    """The reason that another worker wrote down before this one lost it.
-
-    Empty where the error is this worker's own, or where the other one was killed.
-    """
+    """The reason that another worker wrote down before this one lost it; empty where the error is
+    this one's own, or the other was killed."""
     # The connection of a failing worker may close before its note is seen here.
     deadline = time.monotonic() + WORD_S
     others = [rank for rank in range(world.size) if rank != world.rank]

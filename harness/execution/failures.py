@@ -109,12 +109,8 @@ class Failures:
     _step: int = field(default=-1, init=False)
 
     def add(self, kind: FailureKind, step: int) -> bool:
-        """Count a failed attempt; whether another one follows it.
-
-        Args:
-            kind: Its class.
-            step: Step of the stage's newest checkpoint; -1 where there is none.
-        """
+        """Count a failed attempt; whether another one follows it. `step` is that of the stage's
+        newest checkpoint, -1 where there is none."""
         # It has got on since: a long training loses more machines than a fixed number of retries.
         if kind == COUNTED_ANEW and step > self._step:
             self._counts[kind] = 0
@@ -134,10 +130,8 @@ class Failures:
 
 
 def most_telling(kinds: list[FailureKind]) -> int:
-    """Position of the failure that explains the others.
-
-    Where one rank of a gang fails, the others lose their connection to it.
-    """
+    """Position of the failure that explains the others: where one rank of a gang fails, the others
+    lose their connection to it."""
     return min(range(len(kinds)), key=lambda i: get_args(FailureKind).index(kinds[i] or "error"))
 
 

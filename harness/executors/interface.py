@@ -65,11 +65,8 @@ class Graph:
         self._block_descendants(stage)
 
     def grow(self, capacity: int) -> bool:
-        """Append the stages that the feed gives; those that need a failed one end as blocked.
-
-        Returns:
-            Whether a stage was appended.
-        """
+        """Append the stages that the feed gives, those that need a failed one as blocked; whether
+        there were any."""
         grown = False
         while True:
             # A search proposes trials whose stages the graph may have already.
@@ -99,11 +96,8 @@ class Graph:
 
 
 class Executor(ABC):
-    """Runs a graph of stages.
-
-    Every stage is started after its inputs are in the store, each at most once; a stage whose
-    input failed ends as `blocked`, and all others go on.
-    """
+    """Runs a graph of stages, each at most once and after its inputs are in the store; a stage
+    whose input failed ends as `blocked`, and all others go on."""
 
     def run(
         self,

@@ -13,11 +13,8 @@ from harness.schema.reading import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class Parcel:
-    """A pickled object, and the plug-ins to import before it is opened.
-
-    Ray unpickles arguments before the task's first line runs, when the classes of the user's own
-    code cannot be found yet.
-    """
+    """A pickled object, and the plug-ins to import before it is opened: Ray unpickles arguments
+    before a task's first line runs, when the user's own code cannot be found yet."""
 
     plugins: Sequence[str]
     """Modules that register kinds."""
@@ -31,11 +28,8 @@ class Parcel:
         return cls(plugins=plugins(), folders=tuple(sys.path), pickled=pickle.dumps(what))
 
     def open(self) -> Any:
-        """Import the plug-ins and unpack what it holds.
-
-        Raises:
-            ConfigError: The user's code is not to be had here.
-        """
+        """Import the plug-ins and unpack what it holds; ConfigError where the user's code is not to
+        be had here."""
         search_also(Path(folder) for folder in self.folders if folder)
         for name in self.plugins:
             import_plugin(name)

@@ -53,14 +53,8 @@ Say = Callable[[str], None]
 
 @contextlib.contextmanager
 def connected(address: str | None, say: Say) -> Iterator[None]:
-    """Be connected to Ray until the block ends.
-
-    Args:
-        address: `HOST:PORT` or `auto` of a running cluster; None starts Ray on this machine.
-
-    Raises:
-        ConfigError: It cannot be, and why, within half a minute.
-    """
+    """Be connected to Ray until the block ends: to `HOST:PORT`, to a running cluster (`auto`), or
+    to one started here (None). Raises ConfigError, which says why, within half a minute."""
     # Ray prints what its machines complain of, in spite of `log_to_driver`; ours is JSON there.
     with contextlib.redirect_stdout(sys.stderr), contextlib.ExitStack() as session:
         _connect(address, say, session)
@@ -88,20 +82,15 @@ def _connect(address: str | None, say: Say, session: contextlib.ExitStack) -> No
 
 
 def environment_of_workers() -> dict[str, Any]:
-    """What a cluster's machines get of the user's own code, which they may not have.
-
-    They are found before anything in the folders of those machines. What is installed is not sent;
-    `RayMachines.require_code` refuses to start where a machine lacks it.
-    """
+    """What a cluster's machines get of the user's own code, found before anything in their folders.
+    What is installed is not sent: `RayMachines.require_code` refuses a machine that lacks it."""
     modules = [str(path) for path in own_code()]
     return {"py_modules": modules} if modules else {}
 
 
 def _job() -> JobConfig:
-    """Have workers look into the working directory first only where this process does.
-
-    Ray's always do, and there may be a `models` or `harness` of the user's own.
-    """
+    """Have workers look into the working directory first only where this process does: Ray's always
+    do, and there may be a `models` or `harness` of the user's own."""
     job = JobConfig()
     if Path(sys.path[0] or ".").resolve() != Path.cwd():
         # Private names of Ray: the working directory is left out, as if it were a client's, and
@@ -150,13 +139,8 @@ def _heedless_of_hangups() -> Iterator[None]:
 
 
 def _require_answer(address: str) -> None:
-    """Make sure that a cluster answers, in seconds; Ray waits for minutes and names no cause.
-
-    Raises:
-        OSError: Nothing answers, or not as Ray does.
-        ValueError: The address has another form.
-        PermissionError: The cluster refuses the token.
-    """
+    """Make sure in seconds that a cluster answers; Ray waits for minutes. Raises OSError where none
+    does, ValueError where the address is malformed, PermissionError where the token is refused."""
     if address != "auto":
         host, _, port = address.removeprefix("ray://").rpartition(":")
         if not host or not port.isdigit():
@@ -174,11 +158,7 @@ def _require_answer(address: str) -> None:
 
 
 def _probe(address: str) -> tuple[str, bool]:
-    """Connect in another process, which can be ended.
-
-    Returns:
-        What it said, and whether it ended by itself.
-    """
+    """Connect in a process that can be ended: what it said, and whether it ended by itself."""
     process = subprocess.Popen(
         [sys.executable, "-c", PROBE, address], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )

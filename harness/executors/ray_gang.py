@@ -123,10 +123,8 @@ def run_gang(gang: Job) -> Outcome:
 
 
 def _gpus_in_sight() -> Any:
-    """Have Ray Train show each worker the GPUs of all workers on its machine.
-
-    NCCL then reaches them directly, whatever its version.
-    """
+    """Have Ray Train show each worker the GPUs of all workers on its machine, so that NCCL reaches
+    them directly, whatever its version."""
     from ray.train.backend import Backend, BackendConfig
 
     class InSight(Backend):

@@ -19,21 +19,14 @@ class Head:
     """The server that knows the cluster's machines (Ray's GCS)."""
 
     def __init__(self, address: str, *, shared: bool) -> None:
-        """Args:
-        address: `HOST:PORT`.
-        shared: Whether it is a cluster's; else this command started it.
-        """
+        """`address` is `HOST:PORT`; a `shared` head is a cluster's, not started by this command."""
         host, _, port = address.rpartition(":")
         self.address, self.shared = address, shared
         self._place = (host.strip("[]"), int(port))
         self._silent_since: float | None = None
 
     def look(self) -> bool:
-        """Whether the head answers.
-
-        Raises:
-            ConnectionError: It has not for too long.
-        """
+        """Whether the head answers; ConnectionError where it has not for too long."""
         # A plain connection, because Ray's own calls would wait for the head themselves.
         try:
             with socket.create_connection(self._place, timeout=CONNECT_S):

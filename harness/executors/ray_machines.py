@@ -163,11 +163,8 @@ class RayMachines:
         )
 
     def wait(self, handles: Sequence[Any], timeout_s: float) -> Sequence[Any]:
-        """Those that have ended, after at most `timeout_s` seconds.
-
-        Raises:
-            ConnectionError: The head does not answer any more.
-        """
+        """Those that have ended, after at most `timeout_s` seconds; ConnectionError where the head
+        does not answer any more."""
         self.head.look()
         until = time.monotonic() + timeout_s
         while True:

@@ -52,11 +52,7 @@ class Demand:
 
 
 def demand_of(request: Resources, gpus_at_hand: float) -> Demand:
-    """Make the demand of a request where this many GPUs are at hand.
-
-    Args:
-        gpus_at_hand: GPUs of the machine or cluster, which decide what `auto` means.
-    """
+    """Make the demand of a request; the GPUs of the machine or cluster decide what `auto` means."""
     gpus = min(1.0, gpus_at_hand) if request.gpus == "auto" else float(request.gpus)
     each = {"CPU": float(request.cpus)}
     if gpus > 0:
@@ -99,14 +95,8 @@ def refuse_impossible(
     *,
     shared: bool,
 ) -> None:
-    """Refuse requests that no machine of the cluster can meet; Ray would wait for ever.
-
-    Args:
-        shared: Whether they are a cluster's, which others may join.
-
-    Raises:
-        ConfigError: A request is impossible.
-    """
+    """Refuse, with ConfigError, requests that no machine can meet, since Ray would wait for ever;
+    `shared` machines are a cluster's, which others may join."""
     hint = ", or run on a cluster with larger machines (`--address HOST:PORT`)"
     if shared:
         hint = (

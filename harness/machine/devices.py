@@ -145,12 +145,8 @@ def mfu(
 
 
 def precision_in_force(configured: Iterable[str], *, tf32: bool) -> Precision:
-    """Arithmetic of a stage whose networks have these configured precisions.
-
-    Args:
-        configured: `bf16`, `tf32` or `fp32` of each network; `fp32` where there are none.
-        tf32: Whether fp32 matrix products are rounded to TF32.
-    """
+    """Arithmetic of a stage whose networks have these precisions (`bf16`, `tf32` or `fp32`; `fp32`
+    where there are none), fp32 matrix products being rounded to TF32 or not."""
     named = set(configured)
     if "bf16" in named:
         return "bf16"

@@ -8,11 +8,8 @@ class Diverged(RuntimeError):
 
 
 def require_finite(batch: Tensor, what: str, remedy: str) -> None:
-    """Refuse a batch in which an item has a value that is not finite.
-
-    Raises:
-        Diverged: With the number of such items and the first one.
-    """
+    """Refuse a batch with values that are not finite: Diverged says how many items have some, and
+    which first."""
     bad = (~batch.isfinite()).reshape(len(batch), -1).any(dim=1)
     if bool(bad.any()):
         first = int(bad.nonzero()[0, 0])

@@ -108,10 +108,8 @@ class History:
             self.measured.append(measured)
 
     def device_for(self, held: Capacity) -> str:
-        """Name of the device that a stage would run on; empty if not known.
-
-        A machine without a GPU may drive a cluster that has them: the GPU measured last stands in.
-        """
+        """Name of the device that a stage would run on, empty if not known. For a machine without a
+        GPU, which may drive a cluster of them, the GPU measured last stands in."""
         if held.gpus <= 0:
             return self.machine.cpu
         measured = (one.device for one in reversed(self.measured) if one.on_gpu)

@@ -54,12 +54,8 @@ class ProgressView:
         *,
         resources: Mapping[str, Resources] | None = None,
     ) -> None:
-        """Args:
-        stages: What will run, inputs first.
-        store: Where running stages report.
-        stream: Where to show it.
-        resources: Stage kind -> what a stage holds, for the ETA; one CPU unless given.
-        """
+        """Shows `stages`, inputs first, of which the running ones report in `store`; `resources`
+        are what each kind holds, for the time that is left (one CPU unless given)."""
         self.stages, self.store = list(stages), store
         self.stream: Any = stream
         self.resources = resources or {}
@@ -106,10 +102,8 @@ class ProgressView:
                 self._say(text)
 
     def tell(self, text: str) -> None:
-        """Say something as it is, from any thread or signal handler.
-
-        On a terminal the next drawing shows it above the table, which would cover it otherwise.
-        """
+        """Say something as it is, from any thread or signal handler; on a terminal the next
+        drawing, which would cover it, shows it above the table."""
         if self._console.is_terminal and self._thread.is_alive():
             self._told.append(text)
         else:

@@ -112,13 +112,8 @@ def look(
     left: Collection[str] | None = None,
     trials: Trials | None = None,
 ) -> SweepStatus:
-    """How a sweep, or a search, stands at this moment.
-
-    Args:
-        plan: Of the sweep, or of all trials that a search has begun.
-        left: Keys of the stages that may be run yet; all unless given. A trial that was
-            capped or diverged is finished without its generator.
-    """
+    """How a sweep, or a search's trials so far, stands now. `left` are the stages that may be run
+    yet, all unless given: a trial that was capped or diverged is finished without its generator."""
     wanted = set(stages_to_run(plan.stages, plan.read_keys, store))
     stages = [s for s in plan.stages if s in wanted or store.find(s.kind, s.key)]
     states = stage_states(stages, witness_of(store))

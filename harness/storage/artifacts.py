@@ -74,11 +74,8 @@ class Artifact:
         return _hash_json(self.record["files"])
 
     def file(self, name: str) -> Path:
-        """Path of a payload file, held to its recorded hash when a process first asks for it.
-
-        Raises:
-            DamagedArtifact: The file is gone or has other bytes than when it was published.
-        """
+        """Path of a payload file, held to its recorded hash when a process first asks for it;
+        DamagedArtifact where it is gone or has other bytes than when it was published."""
         # A payload is hashed when it is used and not when it is found: files nobody reads cost
         # nothing, and nothing is trained on bytes that a disk has altered.
         path = self.path / name
@@ -100,11 +97,8 @@ class Artifact:
             return file.get_tensor(key)
 
     def sha256(self, name: str) -> str:
-        """Content hash of a payload file, as recorded when it was published.
-
-        Raises:
-            DamagedArtifact: It was published without this file.
-        """
+        """Content hash of a payload file, as recorded when it was published; DamagedArtifact where
+        it was published without this file."""
         if name not in self.record["files"]:
             raise DamagedArtifact(self.path, f"it has no file {name}")
         return self.record["files"][name]["sha256"]
@@ -122,9 +116,7 @@ def store_of(results: Path, given: Path | str | None = None) -> Path:
 
 class DamagedArtifact(ConfigError):
     """An artifact is not what was published: bytes changed, a file is gone, its inputs are others.
-
-    It is never used; `Store.set_aside` makes room for the stage to run again.
-    """
+    It is never used; `Store.set_aside` makes room for the stage to run again."""
 
     def __init__(self, folder: Path, reason: str) -> None:
         self.folder, self.reason = folder, reason
@@ -174,11 +166,8 @@ class Store:
             return None
 
     def examine(self, kind: str, key: str) -> Artifact | None:
-        """The artifact, or None where it is not there yet.
-
-        Raises:
-            DamagedArtifact: Its record is not the one that was published.
-        """
+        """The artifact, or None where it is not there yet; DamagedArtifact where its record is not
+        the one that was published."""
         found = _examine(self.folder(kind, key))
         for root in self.below:
             # What is damaged there is made anew here.
@@ -187,12 +176,8 @@ class Store:
         return found
 
     def get(self, kind: str, key: str) -> Artifact:
-        """The artifact of a stage that has run.
-
-        Raises:
-            ValueError: It is not in the store.
-            DamagedArtifact: Its record is not the one that was published.
-        """
+        """The artifact of a stage that has run; ValueError where it is not in the store,
+        DamagedArtifact where its record is not the one that was published."""
         artifact = self.examine(kind, key)
         if artifact is None:
             raise ValueError(
@@ -216,10 +201,8 @@ class Store:
 
     @contextlib.contextmanager
     def scratch(self, kind: str, key: str) -> Iterator["Work"]:
-        """The work folder of a stage for a worker that does not hold its lease.
-
-        What it writes is dropped, but for files that it puts into `Work.shared` on purpose.
-        """
+        """The work folder of a stage for a worker that does not hold its lease; what it writes is
+        dropped, but for files that it puts into `Work.shared` on purpose."""
         with tempfile.TemporaryDirectory(prefix="frontier-") as folder:
             yield Work(folder=self.folder(kind, key), lease=None, scratch=Path(folder))
 
@@ -236,10 +219,8 @@ class Store:
         return self.folder(kind, key).with_name(f"{key}.partial") / "checkpoints"
 
     def set_aside(self, error: DamagedArtifact) -> str:
-        """Rename a damaged artifact, so that its stage runs again; says what was done.
-
-        Where another process was quicker, the artifact that has taken its place is left alone.
-        """
+        """Rename a damaged artifact, so that its stage runs again; says what was done. One that a
+        quicker process has put in its place is left alone."""
         # Renamed and not deleted: it may be the only copy of weeks of training, and whoever looks
         # for the cause of the damage needs it.
         folder = error.folder
@@ -321,12 +302,8 @@ class Work:
 
     @property
     def partial(self) -> Path:
-        """`shared` for the worker with the lease; the others have a folder of their own.
-
-        Raises:
-            StageBusy: The lease was taken over, and the files are another process's.
-            StorageError: The work folder was removed while the stage ran.
-        """
+        """`shared` for the worker with the lease, a folder of their own for others. Raises
+        StageBusy where the lease was taken over, StorageError where the work folder was removed."""
         if self.scratch is not None:
             return self.scratch
         self.require_lease()
@@ -390,10 +367,8 @@ class Work:
             )
 
     def note(self, what: str, **details: Any) -> None:
-        """Add a line to the stage's history: an attempt, a resumption, a damaged checkpoint.
-
-        The history goes into the artifact's record; failure to write it is let go.
-        """
+        """Add a line to the stage's history, which goes into the artifact's record: an attempt, a
+        resumption, a damaged checkpoint. Failure to write it is let go."""
         line = {"what": what, "at": time.time(), "host": socket.gethostname(), "pid": os.getpid()}
         with contextlib.suppress(OSError):
             self.partial.mkdir(parents=True, exist_ok=True)
@@ -413,12 +388,8 @@ class Work:
                 path.unlink(missing_ok=True)
 
     def publish(self, record: Mapping[str, Any]) -> Artifact:
-        """Make the payload the artifact; where another process was quicker, return its artifact.
-
-        Raises:
-            StageBusy: The lease was taken over.
-            StorageError: The file system refuses; everything stays for the next attempt.
-        """
+        """Make the payload the artifact, or return a quicker process's. Raises StageBusy where the
+        lease was taken over, StorageError where the disk refuses, which loses nothing."""
         payload = self.payload
         with storage_errors(self.folder):
             files = _describe_files(payload)

@@ -43,14 +43,8 @@ class StorageError(OSError):
 
 @contextlib.contextmanager
 def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
-    """Give a temporary path; its file replaces `path` when the block ends without an error.
-
-    Args:
-        path: Where the file comes to lie. Two processes may write it at once; one of them wins.
-
-    Raises:
-        StorageError: The file system failed; `path` is as it was and nothing is left beside it.
-    """
+    """Give a temporary path; its file replaces `path` when the block ends without an error. Of two
+    processes that write it, one wins; a StorageError leaves `path` as it was, nothing beside it."""
     # A random name, because two processes may write the same file at once.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     with storage_errors(path):
@@ -117,11 +111,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
-    """Write a JSON file that is whole or absent.
-
-    Args:
-        value: JSON-able; NaN and infinity are refused.
-    """
+    """Write a JSON file that is whole or absent; NaN and infinity are refused."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n", durable=durable)
 
 
@@ -185,11 +175,8 @@ def _known_sha256(path: Path, _size: int, _modified_ns: int, _inode: int) -> str
 
 @contextlib.contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn what the file system refused while `path` was written into a `StorageError`.
-
-    Raises:
-        StorageError: In place of an `OSError`, or of safetensors' error that stands for one.
-    """
+    """Turn what the file system refused while `path` was written (an `OSError`, or safetensors'
+    error that stands for one) into a `StorageError`."""
     try:
         yield
     except StorageError:

@@ -260,10 +260,8 @@ def _parse(text: bytes) -> Mapping[str, Any]:
 
 @lru_cache(maxsize=1)
 def process_table() -> str:
-    """Name this process table apart from all others: boot of the kernel and pid namespace.
-
-    Where there is no /proc the host name has to do.
-    """
+    """Name this process table apart from all others: boot of the kernel and pid namespace, or the
+    host name where there is no /proc."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
@@ -272,10 +270,8 @@ def process_table() -> str:
 
 
 def _process_start(pid: int) -> str | None:
-    """Start time of a process in the kernel's ticks; None where none has this number.
-
-    `ALIVE` where some process has the number and its start cannot be read.
-    """
+    """Start time of a process in the kernel's ticks; None where none has this number, `ALIVE` where
+    one has it and its start cannot be read."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:

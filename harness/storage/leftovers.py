@@ -46,12 +46,8 @@ def _remove(path: Path) -> None:
 
 
 def clear_leftovers(root: Path, old_s: float = OLD_S) -> None:
-    """Remove what killed processes left in a store.
-
-    Args:
-        root: Root of a store; an absent one has no leftovers.
-        old_s: Age of files that normally live for moments.
-    """
+    """Remove what killed processes left in the store at `root`, if there is one; files that
+    normally live for moments are left over once they are older than `old_s`."""
     now = _disk_time(root)
     for path in _entries(root):
         if GONE.match(path.name):

@@ -40,10 +40,8 @@ def is_log(name: str) -> bool:
 
 @contextlib.contextmanager
 def kept(path: Path) -> Iterator[None]:
-    """Append what this process writes to standard output and error to a file, until the block ends.
-
-    Every attempt at a stage begins with a line that names machine and process.
-    """
+    """Append this process's standard output and error to a file, until the block ends; every
+    attempt at a stage begins with a line that names machine and process."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _flush()
     # File descriptors and not `sys.stdout`: compiled libraries and the dying interpreter write to
@@ -83,10 +81,8 @@ def user_stream() -> Iterator[UserStream]:
 
 
 def say(stream: UserStream, text: str) -> None:
-    """Write a line to a stream, also from a signal handler that interrupts another write to it.
-
-    Where the terminal was closed, nobody reads it.
-    """
+    """Write a line to a stream, also from a signal handler that interrupts another write to it;
+    where the terminal was closed, nobody reads it."""
     line = f"{text}\n"
     # Python's streams refuse to be entered again by a signal handler; the system's call does not.
     try:

@@ -88,13 +88,8 @@ def is_requested(path: Path) -> bool:
 
 @contextlib.contextmanager
 def on_signals(stop: StopRequest, say: Callable[[str], None]) -> Iterator[None]:
-    """Take Ctrl-C, SIGTERM and a closed terminal as a request to stop.
-
-    A second Ctrl-C or SIGTERM interrupts at once.
-
-    Args:
-        say: Shows a text to the user; called within a signal handler.
-    """
+    """Take Ctrl-C, SIGTERM and a closed terminal as a request to stop; a second Ctrl-C or SIGTERM
+    interrupts at once. `say` is called within a signal handler."""
     # Python lets only the main thread set signal handlers.
     if threading.current_thread() is not threading.main_thread():
         yield

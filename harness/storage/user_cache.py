@@ -27,10 +27,8 @@ def cache_folder() -> Path:
 
 
 def describe_files(paths: Iterable[Path]) -> str:
-    """sha256 of path, size and time of change of every file: equal while none of them changes.
-
-    A file that is not there is one more state of it; whoever reads it says so.
-    """
+    """sha256 of path, size and time of change of every file: equal while none of them changes. A
+    file that is not there is one more state; whoever reads it says so."""
     digest = hashlib.sha256()
     for path in paths:
         try:
