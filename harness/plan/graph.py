@@ -13,18 +13,22 @@ class Node(Protocol):
     @property
     def kind(self) -> str:
         """Name of the stage's kind."""
+        ...
 
     @property
     def key(self) -> str:
         """Its content key."""
+        ...
 
     @property
     def label(self) -> str:
         """A few words for people."""
+        ...
 
     @property
     def input_keys(self) -> tuple[str, ...]:
         """Keys of the stages whose artifacts it reads."""
+        ...
 
 
 N = TypeVar("N", bound=Node)

@@ -75,7 +75,7 @@ def measure(sweep: Sweep, count: int, folder: Path) -> dict[str, float]:
     recorded = read_record(results)
     assert recorded is not None
     return {
-        "checks": seconds(lambda: check_start(run, to_run, results, sweep.source, plan)),
+        "checks": seconds(lambda: check_start(run, to_run, {}, results, sweep.source)),
         "dry run": seconds(lambda: print_plan(run, plan, to_run, [])),
         "status": seconds(lambda: look(recorded, store, results)),
     }
