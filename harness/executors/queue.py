@@ -216,7 +216,7 @@ class Queue:
     def _may_run_again(self, stage: Stage, outcome: Outcome) -> bool:
         """Count a failed attempt; whether another one follows it."""
         if outcome.again:
-            # The next attempt computes in slices; it cannot ask for that again.
+            # The next attempt computes in more slices; single images end that.
             return True
         failures = self.failures[stage.key]
         # Only the name of the newest checkpoint is read; whether it is whole the attempt finds out.
