@@ -239,7 +239,7 @@ def length_of_time(text: str) -> float:
     try:
         return (unit or 1) * seconds(text[:-1] if unit else text)
     except argparse.ArgumentTypeError:
-        must = "must be a number of seconds above 0, or of m, h or d as 8m or 1.5h"
+        must = "must be a number of seconds above 0 and below 1e9, or of m, h or d as 8m or 1.5h"
         raise argparse.ArgumentTypeError(f"{must}, but got {text!r}") from None
 
 

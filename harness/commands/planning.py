@@ -88,11 +88,13 @@ def check_start(
         wrong = any(item.wrong for item in missing.values())
         why = "missing or not as declared" if wrong else "missing"
         raise ConfigError(f"nothing was started, because this is {why}:{items}", source=source)
+    if error := writable_error(results):
+        raise ConfigError(error)
     kinds = sorted({stage.kind for stage in stages})
     # A store in which nothing is to be made need not be written.
     written = [options.store, *(options.store / kind for kind in kinds)] if kinds else []
     written += [path for path in results.glob("*") if path.is_dir() or path.name in FOLDERS]
-    for folder in (results, *written):
+    for folder in written:
         if error := writable_error(folder):
             raise ConfigError(error)
 

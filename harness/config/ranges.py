@@ -48,7 +48,7 @@ _NAMES: tuple[tuple[Range, str], ...] = (
         "levels space_to_depth side semantic_dim pixel_dim pixel_width scales "
         "codebook_size batch_size num_steps top_k decode_workers cpus gpus workers "
         "num_trials num_startup parallel batches_ahead memory_limit_gib row_cache_gib memory_gib "
-        "attention_placed_for validation_batches",
+        "attention_placed_for validation_batches slices profile",
     ),
     (BLOCKS, "num_blocks num_layers depth sampling_seeds"),
     (

@@ -101,8 +101,11 @@ def writable_error(folder: Path) -> str:
     """Why nothing can be written below a folder, or an empty text; what is not there stays so."""
     try:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            folder.lstat()  # A name that is too long, or what may not be looked into.
+            folder.lstat()  # What may not be looked into.
         here = next(p for p in (folder, *folder.absolute().parents) if os.path.lexists(p))
+        longest = max(len(os.fsencode(part)) for part in folder.absolute().parts)
+        if longest > os.pathconf(here, "PC_NAME_MAX"):
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         if not here.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, f"{here} is none")
         # Another driver may look at the same time; a full disk has room for names, not for content.

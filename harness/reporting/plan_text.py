@@ -29,7 +29,7 @@ from harness.storage.artifacts import Store
 
 COMPILED_SHARE = 0.54
 """Of the activations that a network keeps, about what it keeps where it is compiled: what costs
-little is computed again. LightningDiT-XL took 94 GiB for 256 images in bf16 on an emulated GPU."""
+little is computed again. An XL took 94 GiB for 256 images in bf16 on an emulated GPU."""
 USABLE = 0.85
 """Share of a device's memory that is left for this: gradients on their way and the networks of a
 loss need some."""

@@ -51,7 +51,7 @@ class Activations:
         """Bytes on each worker."""
         own = -(-self.training.batch_size // workers)
         extra = own * self.unsliced if slices == 1 else 0.0
-        # Norms keep fp32; as PyTorch's allocator had it on an emulated GPU, for LightningDiT-B.
+        # Norms keep fp32; as PyTorch's allocator had it on an emulated GPU, for a B.
         low = 0.65 if self.training.precision == "bf16" else 1.0
         return low * (own * self.held + -(-own // slices) * self.sliced + extra)
 

@@ -81,5 +81,5 @@ def test_a_folder_with_fewer_images_than_declared_is_a_named_failure(
     monkeypatch.chdir(tmp_path)
     Path("sweep.yaml").write_text(SWEEP.format(root=images))
     next((images / "train" / "dark").iterdir()).unlink()
-    assert main(["sweep.yaml", "--executor", "inline"]) == 1
-    assert "must hold 100 images" in capsys.readouterr().out
+    assert main(["sweep.yaml", "--executor", "inline"]) == 2
+    assert "must hold 100 images" in capsys.readouterr().err

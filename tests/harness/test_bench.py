@@ -285,7 +285,7 @@ def test_only_so_many_variants_run_side_by_side_as_fit_into_memory(tmp_path, mon
     ("arguments", "message"),
     [
         (["--set", "tokenizer.latent_dim=4"], "name the sweep file"),
-        (["--limit-s", "-3"], "must be a number of seconds above 0, but got '-3'"),
+        (["--limit-s", "-3"], "must be a number of seconds above 0 and below 1e9, but got '-3'"),
         (["--repeats", "0"], "must be a whole number of at least 1, but got '0'"),
         (["--threads", "two"], "must be a whole number of at least 1, but got 'two'"),
         (["--device", "cuda"], "it sees none; use auto"),

@@ -57,7 +57,7 @@ SETTINGS = {
         "tokenizer.alignment.vf_weight=3",
         ["tokenizer.alignment.vf_weight", "set by an axis", "grid.alignment"],
     ),
-    "a value that is no YAML": ("seed=[", ["--set seed", "not valid YAML"]),
+    "a value that is no YAML": ("seed=]", ["--set seed", "not valid YAML"]),
 }
 
 

@@ -1,6 +1,7 @@
 """What the Ray executor refuses before anything starts."""
 
 import argparse
+from pathlib import Path
 
 import pytest
 
@@ -23,7 +24,9 @@ def test_only_a_cluster_may_be_told_to_wait_for_machines():
     assert "--address HOST:PORT" in refusal(shared=False)
 
 
-def test_what_both_refusals_suggest_is_a_command_that_is_taken():
+def test_what_both_refusals_suggest_is_a_command_that_is_taken(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("sweep.yaml").touch()
     for suggested in (["--address", "host:6379"], ["--address", "host:6379", "--wait-for-nodes"]):
         parser = argparse.ArgumentParser()
         add_run_options(parser, sweep="a sweep file")

@@ -13,10 +13,10 @@ from .conftest import largest_difference
 
 KINDS = {
     "tokenizer": (Encoder, "trunk", 3, 4),
-    "generator": (LightningDiT, "_embed", 1, 9),
+    "generator": (LightningDiT, "forward_with_tap", 1, 9),
     "latents": (Encoder, "trunk", 250, 2),
     "reconstruction": (Encoder, "trunk", 5, 2),
-    "generation": (LightningDiT, "_embed", 5, 2),
+    "generation": (LightningDiT, "forward_with_tap", 5, 2),
 }
 """Kind -> what runs out of memory where it is given more images than that, and the slices that are
 then needed of a batch of 9, or of 500."""
