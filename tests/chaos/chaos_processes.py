@@ -8,14 +8,14 @@ import contextlib
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fresh_process import Forked
-
 ROOT = Path(__file__).parents[2]
-PATHS = (Path(__file__).with_name("faults"), ROOT)
+FAULTS = Path(__file__).with_name("faults")
 IDLE_TITLES = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
 """What Ray's workers are called while they run nothing, and its helpers."""
 
@@ -28,6 +28,7 @@ class Command:
         folder: Path,
         arguments: Sequence[str],
         *,
+        within: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
     ) -> None:
         """Start it.
@@ -35,19 +36,27 @@ class Command:
         Args:
             folder: Where it runs.
             arguments: Of the command.
+            within: A command that runs it in other surroundings: `prlimit --fsize=20000`.
             environment: Variables that it has beside the usual ones.
         """
         self.folder = folder
         number = len(list(folder.glob("driver-*.err")))
         self.out, self.err = folder / f"driver-{number}.out", folder / f"driver-{number}.err"
-        self.process = Forked(
-            folder,
-            (self.out, self.err),
-            "harness.run",
-            *arguments,
-            paths=PATHS,
-            environment={"RAY_AUTH_MODE": "disabled", **(environment or {})},
-        )
+        with self.out.open("w") as out, self.err.open("w") as err:
+            self.process = subprocess.Popen(
+                [*within, sys.executable, "-m", "harness.run", *arguments],
+                cwd=folder,
+                env={
+                    **os.environ,
+                    "PYTHONPATH": os.pathsep.join([str(FAULTS), str(ROOT)]),
+                    "RAY_AUTH_MODE": "disabled",
+                    "OMP_NUM_THREADS": "1",
+                    **(environment or {}),
+                },
+                stdout=out,
+                stderr=err,
+                start_new_session=True,
+            )
 
     @property
     def has_ended(self) -> bool:

@@ -2,12 +2,10 @@
 
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from chaos_processes import PATHS, ROOT
+from chaos_processes import ROOT, Command
 
 long_only = pytest.mark.skipif(
     "FRONTIER_CHAOS" not in os.environ, reason="minutes; run `make chaos`"
@@ -39,18 +37,9 @@ def give_sweeps(folder: Path) -> Path:
 
 
 def run_undisturbed(folder: Path, arguments: list[str]) -> Path:
-    """Run a command to its good end, in an interpreter of its own.
-
-    Commands that are compared with it are forked, and share the order of their sets with each other
-    alone.
-    """
-    variables = {"RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"}
-    subprocess.run(
-        [sys.executable, "-m", "harness.run", *arguments],
-        cwd=folder,
-        env={**os.environ, **variables, "PYTHONPATH": os.pathsep.join(map(str, PATHS))},
-        capture_output=True,
-        timeout=1500,
-        check=True,
-    )
+    """Run a command to its good end."""
+    command = Command(folder, arguments)
+    code = command.process.wait(timeout=1500)
+    command.end()
+    assert code == 0, command.err.read_text()[-3000:]
     return folder

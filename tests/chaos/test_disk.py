@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import re
-import resource
 import subprocess
 import time
 from collections.abc import Iterator
@@ -44,8 +43,8 @@ def remount(folder: Path, options: str) -> None:
     assert is_remounted(folder, options)
 
 
-def run(folder: Path) -> Command:
-    command = Command(folder, ARGUMENTS)
+def run(folder: Path, **named) -> Command:
+    command = Command(folder, ARGUMENTS, **named)
     command.process.wait(timeout=300)
     command.end()
     return command
@@ -130,9 +129,7 @@ def test_a_store_that_becomes_read_only_is_told_and_loses_nothing(folder, small_
 
 @long_only
 def test_a_limit_on_file_sizes_is_told_like_a_full_disk(folder, small_undisturbed):
-    limited = Command(folder, ARGUMENTS)
-    resource.prlimit(limited.process.pid, resource.RLIMIT_FSIZE, (20000, 20000))
-    limited.process.wait(timeout=300)
+    limited = run(folder, within=["prlimit", "--fsize=20000"])
     assert limited.process.returncode == 1
     assert "File too large; raise the limit of file sizes" in errors(limited)
     assert run(folder).process.returncode == 0

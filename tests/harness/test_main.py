@@ -11,7 +11,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from fresh_process import run_command
 
 from harness.__main__ import COMMANDS, main
 
@@ -143,7 +142,10 @@ def test_a_program_that_finds_another_models_first_is_told_so(foreign, python):
 )
 def test_a_tilde_is_a_home_in_every_path(command, arguments):
     """A shell expands it only at the beginning of a word."""
-    done = run_command(REPOSITORY, command, *arguments)
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-m", command, *arguments], cwd=root, capture_output=True, text=True
+    )
     assert done.returncode == 2
     assert "write the whole path, not '~nobody-of-this-name" in done.stderr
     assert "Traceback" not in done.stderr

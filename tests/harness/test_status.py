@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import pytest
-from fresh_process import Forked
 
 from harness.commands.exit_codes import EXIT_UNFINISHED
 from harness.config.sweep import load_sweep
@@ -136,18 +135,19 @@ def test_a_killed_driver_leaves_a_sweep_that_can_be_looked_at(write, tree, tmp_p
     """A real process and a real SIGKILL; the look is in a process without Ray."""
     tree["trial"]["generator"]["training"]["steps"] = 100_000
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    log = tmp_path / "log.txt"
-    arguments = [str(write(tree)), "--executor", "inline"]
-    process = Forked(tmp_path, (log, log), "harness.run", *arguments)
+    command = [sys.executable, "-m", "harness.run", str(write(tree)), "--executor", "inline"]
+    log = (tmp_path / "log.txt").open("w")
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
     try:
         deadline = time.monotonic() + 120
         while not list(tmp_path.glob("artifacts/generator/*.partial/payload")):
-            assert process.poll() is None, log.read_text()
+            assert process.poll() is None, (tmp_path / "log.txt").read_text()
             assert time.monotonic() < deadline
             time.sleep(0.2)
     finally:
         process.kill()
         process.wait()
+        log.close()
     blocked = "import sys; sys.modules['ray'] = None; from harness.status import main; "
     ask = [sys.executable, "-c", blocked + "sys.exit(main(['results/small']))"]
     asked = subprocess.run(

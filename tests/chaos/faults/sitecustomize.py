@@ -62,14 +62,6 @@ def limit_images(module: ModuleType) -> None:
     network.forward_with_tap = limited
 
 
-def alter(name: str, change: Callable[[ModuleType], None]) -> None:
-    """Alter a module: a forked process has it already, and others once they have loaded it."""
-    if name in sys.modules:
-        change(sys.modules[name])
-    else:
-        sys.meta_path.insert(0, Finder(name, change))
-
-
-alter("analysis.figures.saving", save_one_file)
+sys.meta_path.insert(0, Finder("analysis.figures.saving", save_one_file))
 if "FRONTIER_SHORT_OF" in os.environ:
-    alter("models.lightningdit", limit_images)
+    sys.meta_path.insert(0, Finder("models.lightningdit", limit_images))

@@ -3,13 +3,15 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from fresh_process import Forked
 
+ROOT = Path(__file__).parents[3]
 PATIENCE_S = 120.0
 
 
@@ -19,11 +21,18 @@ def start(tmp_path, write, tree):
     tree["trial"]["tokenizer"]["training"]["steps"] = 5000
     path, processes = write(tree), []
 
-    def start_sweep(*arguments: str) -> Forked:
-        streams = (tmp_path / "out.txt", tmp_path / "err.txt")
-        environment = {"RAY_AUTH_MODE": "disabled"}
-        process = Forked(
-            tmp_path, streams, "harness.run", str(path), *arguments, environment=environment
+    def start_sweep(*arguments: str) -> subprocess.Popen[str]:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "harness.run", str(path), *arguments],
+            cwd=tmp_path,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            # Tests that run under nohup would hand down that a closed terminal is ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
         )
         processes.append(process)
         return process
@@ -31,13 +40,7 @@ def start(tmp_path, write, tree):
     yield start_sweep
     for process in processes:
         process.kill()
-        process.wait()
-
-
-def end_of(process: Forked, folder: Path) -> tuple[int, str]:
-    """Code of a process that ends by itself, and what it said."""
-    code = process.wait(timeout=PATIENCE_S)
-    return code, (folder / "err.txt").read_text()
+        process.communicate()
 
 
 def wait_for(look) -> None:
@@ -69,8 +72,8 @@ def test_ctrl_c_or_a_closed_terminal_writes_a_checkpoint_and_the_results_and_say
         os.killpg(process.pid, number)
     else:
         process.send_signal(number)
-    code, said = end_of(process, tmp_path)
-    assert code == 130, said
+    _, said = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 130, said
     assert "Press Ctrl-C again to stop now" in said
     assert "run the same command again" in said
     (checkpoint,) = tmp_path.glob("artifacts/tokenizer/*.partial/checkpoints/step-*.json")
@@ -88,8 +91,8 @@ def test_ctrl_c_twice_stops_now(start, tmp_path):
     process.send_signal(signal.SIGINT)
     time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    code, said = end_of(process, tmp_path)
-    assert code == 130, said
+    _, said = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 130, said
     assert not list(tmp_path.glob("artifacts/tokenizer/*.partial/checkpoints/step-*.json"))
 
 
@@ -103,8 +106,8 @@ def test_ctrl_c_twice_under_ray_ends_a_worker_that_does_not_answer(start, tmp_pa
     # As quickly as fingers are; counted as one, they would wait for the worker for ever.
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
-    code, said = end_of(process, tmp_path)
-    assert code == 130, said
+    _, said = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 130, said
     wait_for(lambda: not Path(f"/proc/{worker}").exists())
 
 

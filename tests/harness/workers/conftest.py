@@ -1,6 +1,9 @@
 """Stages that run on several real processes, and the same on one."""
 
 import json
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,7 +11,6 @@ from typing import Any, NamedTuple
 import my_regularizer
 import pytest
 import yaml
-from fresh_process import ROOT, Forked
 
 from harness.config.resources import Resources
 from harness.config.sweep import load_sweep
@@ -22,7 +24,9 @@ from ..conftest import SMALL_SWEEP
 
 assert my_regularizer.REGULARIZERS  # The import has registered the kind `centre`.
 
-PATHS = (ROOT, ROOT / "sweeps" / "examples", Path(__file__).parent)
+WORKER = Path(__file__).with_name("worker.py")
+ROOT = Path(__file__).resolve().parents[3]
+PATHS = (str(ROOT), str(ROOT / "sweeps" / "examples"))
 LONGEST_S = 150.0
 """Workers that take longer hang."""
 PATIENCE_S = 100.0
@@ -123,12 +127,16 @@ def run_workers(folder: Path, small: Small, runs: list[Run], size: int = 2) -> E
         ],
     }
     (folder / "job.json").write_text(json.dumps(job))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(PATHS), "OMP_NUM_THREADS": "1"}
     started = time.monotonic()
     processes = []
     for rank in range(size):
-        log = folder / f"log-{rank}.txt"
-        arguments = (str(folder / "job.json"), str(rank))
-        processes.append(Forked(folder, (log, log), "worker", *arguments, paths=PATHS))
+        log = (folder / f"log-{rank}.txt").open("w")
+        command = [sys.executable, str(WORKER), str(folder / "job.json"), str(rank)]
+        with log:
+            processes.append(
+                subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+            )
     try:
         codes = [process.wait(timeout=LONGEST_S) for process in processes]
     finally:

@@ -1,4 +1,4 @@
-"""One of several workers of some stages, as a process: `python -m worker JOB.json RANK`.
+"""One of several workers of some stages, as a process: `python worker.py JOB.json RANK`.
 
 The job names a sweep file with settings, and runs: each a stage of it by its key, a store that
 holds the stage's inputs, the seconds between checkpoints, the images in a shard of latents, and
