@@ -108,21 +108,22 @@ def refuse_impossible(asked: Mapping[str, Resources]) -> dict[str, Demand]:
             )
         name = torch.cuda.get_device_name() if wanted and 0 < demand.gpus <= gpus else "none"
         is_wanted = wanted.split("-")[0].lower() in name.lower().replace(" ", "-").split("-")
-        wrong = {
-            f"gpus: asks for {demand.gpus:g} GPUs, but this machine has {gpus}; use `auto`": (
-                demand.gpus > gpus
-            ),
-            f"cpus: must be at most the {cores} cores of this machine, but got {request.cpus}; set "
-            f"it to {cores}": request.cpus > cores,
-            f"memory_gib: must be at most the {memory_gib:.0f} GiB of this machine, but got "
-            f"{request.memory_gib}; lower it": (request.memory_gib or 0) > memory_gib,
-            f"accelerator_type: asks for a GPU of the kind {wanted}, but this machine has {name}; "
-            "leave it out": bool(wanted) and request.gpus != 0 and not is_wanted,
-        }
-        for text in (text for text, is_wrong in wrong.items() if is_wrong):
-            setting, _, words = text.partition(": ")
-            raise ConfigError(
-                f"{words}, or run on a cluster with --executor ray --address ADDRESS",
-                path=f"resources.{kind}.{setting}",
-            )
+        wrong = (
+            ("gpus", demand.gpus > gpus,
+             f"asks for {demand.gpus:g} GPUs, but this machine has {gpus}; use `auto`"),
+            ("cpus", request.cpus > cores,
+             f"must be at most the {cores} cores of this machine, but got {request.cpus}; set it "
+             f"to {cores}"),
+            ("memory_gib", (request.memory_gib or 0) > memory_gib,
+             f"must be at most the {memory_gib:.0f} GiB of this machine, but got "
+             f"{request.memory_gib}; lower it"),
+            ("accelerator_type", bool(wanted) and request.gpus != 0 and not is_wanted,
+             f"asks for a GPU of the kind {wanted}, but this machine has {name}; leave it out"),
+        )  # fmt: skip
+        for setting, is_wrong, text in wrong:
+            if is_wrong:
+                raise ConfigError(
+                    f"{text}, or run on a cluster with --executor ray --address ADDRESS",
+                    path=f"resources.{kind}.{setting}",
+                )
     return demands

@@ -77,7 +77,9 @@ class Queue:
         """Stage that failed -> when its next attempt starts."""
         self.places = 1
         """How many stages of any kind run at a time."""
-        self.paths = critical_paths(graph.stages, estimated_flops)
+        self.costs: dict[str, float] = {}
+        """Stage -> its operations, estimated once: stages are sorted at every look."""
+        self._estimate()
 
     def run(self) -> None:
         """Run until every stage has ended or, after a stop request, until none runs any more."""
@@ -104,7 +106,12 @@ class Queue:
         machines = list(self.machines.totals().values())
         self.places = min(side_by_side(demand, machines) for demand in self.demands.values())
         if self.graph.grow(self.places):
-            self.paths = critical_paths(self.graph.stages, estimated_flops)
+            self._estimate()
+
+    def _estimate(self) -> None:
+        new = (stage for stage in self.graph.stages if stage.key not in self.costs)
+        self.costs |= {stage.key: estimated_flops(stage) for stage in new}
+        self.paths = critical_paths(self.graph.stages, lambda stage: self.costs[stage.key])
 
     def _start_ready(self) -> None:
         ready = sorted(self._ready(), key=self._urgency())
@@ -128,7 +135,7 @@ class Queue:
         left = [s for s in self.graph.stages if s.key not in self.graph.outcomes]
         # The given order ends rows early; a chain that is longer than half of what each place has
         # yet to do would hold up the end. Half, as estimates are off by that much.
-        long = sum(map(estimated_flops, left)) / self.places / 2 if self.places > 1 else inf
+        long = sum(self.costs[s.key] for s in left) / self.places / 2 if self.places > 1 else inf
         late = {s.key: path for s in left if (path := self.paths[s.key]) > long}
         return lambda stage: (-self.demands[stage.kind].workers, -late.get(stage.key, 0.0))
 
