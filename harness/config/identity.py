@@ -36,11 +36,6 @@ class IdentityTokenizerConfig(TokenizerDefaults):
         return self.space_to_depth
 
     @property
-    def scaling(self) -> Literal["statistics"]:
-        """Each channel is normalised by its measured mean and deviation."""
-        return "statistics"
-
-    @property
     def is_given(self) -> bool:
         """Nothing is trained."""
         return True

@@ -39,11 +39,6 @@ class PythonTokenizerConfig(Target, TokenizerDefaults):
             )
 
     @property
-    def scaling(self) -> Literal["statistics"]:
-        """Latents are normalised by their measured mean and deviation."""
-        return "statistics"
-
-    @property
     def is_given(self) -> bool:
         """Nothing is trained."""
         return True

@@ -30,11 +30,6 @@ class _OfFeatures(TokenizerDefaults):
         return "features"
 
     @property
-    def scaling(self) -> Literal["statistics"]:
-        """Latents are normalised by their measured mean and deviation."""
-        return "statistics"
-
-    @property
     def name(self: Any) -> str:
         """Name in the table."""
         return f"{self.kind} {self.encoder.name}"
@@ -166,11 +161,6 @@ class CompositeTokenizerConfig(TokenizerDefaults):
     def downsample(self) -> int:
         """Image side over latent side."""
         return self.texture.downsample
-
-    @property
-    def scaling(self) -> Literal["statistics"]:
-        """Each channel is normalised by its measured mean and deviation."""
-        return "statistics"
 
     @property
     def is_given(self) -> bool:

@@ -131,11 +131,6 @@ class AutoencoderSettings(TokenizerDefaults):
         return self.architecture.downsample
 
     @property
-    def scaling(self) -> Literal["statistics"]:
-        """Latents are normalised by their measured mean and deviation."""
-        return "statistics"
-
-    @property
     def is_given(self) -> bool:
         """Whether its weights come from a file and nothing is trained."""
         return self.checkpoint is not None

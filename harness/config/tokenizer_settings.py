@@ -114,6 +114,11 @@ class TokenizerDefaults:
         return "images"
 
     @property
+    def scaling(self) -> Literal["own", "statistics"]:
+        """Latents are normalised by their measured mean and deviation, channel by channel."""
+        return "statistics"
+
+    @property
     def encoders(self) -> Mapping[str, AlignmentEncoder]:
         """None."""
         return {}
