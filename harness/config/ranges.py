@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from harness.schema.keys import fields_of
+from harness.schema.keys import PLAIN, fields_of
 from harness.schema.reading import ConfigError
 
 Range = tuple[float, float]
@@ -83,22 +83,27 @@ def range_of(kind: type, name: str) -> Range | None:
 def check_ranges(config: Any, path: str = "") -> None:
     """Refuse numbers out of their ranges and texts that no file can have as its name: a ConfigError
     with the key path of the first."""
-    for name, *_ in fields_of(type(config)) or ():
-        value, allowed = getattr(config, name), range_of(type(config), name)
-        if value is None or isinstance(value, bool):
+    kind = type(config)
+    for name, *_ in fields_of(kind) or ():
+        value = getattr(config, name)
+        if value is None or value is True or value is False:
             continue
-        for place, each in _leaves(f"{path}.{name}".lstrip("."), value):
-            if fields_of(type(each)) is not None:
-                check_ranges(each, place)
-            elif isinstance(each, str) and name != "args":
-                _check_text(each, place)
-            elif isinstance(each, int | float) and not isinstance(each, bool) and allowed:
-                least, most = allowed
-                if not least <= each <= most:
+        place = f"{path}.{name}" if path else name
+        leaves = [(place, value)] if type(value) in PLAIN else _leaves(place, value)
+        for place, each in leaves:
+            if isinstance(each, str):
+                if name != "args":
+                    _check_text(each, place)
+            elif isinstance(each, int | float):
+                allowed = range_of(kind, name)
+                if allowed and not isinstance(each, bool) and not allowed[0] <= each <= allowed[1]:
+                    least, most = allowed
                     raise ConfigError(
                         f"must lie in {least:g} to {most:g}, but got {each}; use a number in it",
                         path=place,
                     )
+            elif fields_of(type(each)) is not None:
+                check_ranges(each, place)
 
 
 def _check_text(text: str, path: str) -> None:

@@ -467,7 +467,7 @@ def build_trial(file: SweepFile, axes: Mapping[str, Any], weak: Mapping[str, Any
     paths = [(a, f"grid.{a}: {v!r}", v) for a, v in axes.items() if a not in file.presets]
     paths += [(path, "the weak model", value) for path, value in weak.items()]
     changes = presets + sorted(paths, key=lambda change: change[0].count("."))
-    tree = copy.deepcopy(file.trial)
+    tree = _own_blocks(file.trial)
     for path, _, value in changes:
         set_path(tree, path, value)
     try:
@@ -481,6 +481,11 @@ def build_trial(file: SweepFile, axes: Mapping[str, Any], weak: Mapping[str, Any
         hint = f" (set by {setters[-1]})" if setters else ""
         raise ConfigError(error.message + hint, path=f"trial.{error.path}".rstrip(".")) from error
     return trial
+
+
+def _own_blocks(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A tree whose blocks may be written into; its values are shared, which nobody changes."""
+    return {k: _own_blocks(v) if isinstance(v, dict) else v for k, v in tree.items()}
 
 
 def weak_trial(file: SweepFile, point: Point, guidance: AutoGuidanceWith) -> Trial:

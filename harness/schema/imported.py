@@ -269,12 +269,11 @@ def _dataclasses_in(whole: Any) -> Iterator[tuple[Sequence[str], Any]]:
         if (fields := fields_of(type(value))) is not None:
             yield path, value
             parts = [(name, getattr(value, name)) for name, *_ in fields]
-        elif isinstance(value, Mapping):
-            parts = value.items()
         elif isinstance(value, list | tuple):
             parts = enumerate(value)
-        # Most parts are plain values, and a plan asks this of thousands of configurations.
-        inner = [(name, p) for name, p in parts if p is not None and not isinstance(p, PLAIN)]
+        elif isinstance(value, Mapping):
+            parts = value.items()
+        inner = [(name, part) for name, part in parts if type(part) not in PLAIN]
         waiting += [((*path, str(name)), part) for name, part in reversed(inner)]
 
 

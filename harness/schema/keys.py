@@ -21,14 +21,16 @@ KEY_UNLESS_DEFAULT = {"key": "unless_default"}
 """Metadata of a dataclass field that enters the content key where it differs from its default."""
 
 
-PLAIN = (str, bool, int, float)
+PLAIN = frozenset({str, bool, int, float, type(None)})
+"""Types of most values of a configuration, of which a plan has thousands: asked for first."""
+
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def to_plain(value: Any, *, typed: bool = False, for_key: bool = False) -> Any:
     """Turn a configuration into values that JSON can hold: `typed` with each dataclass's name under
     `"type"`, `for_key` without fields that are declared not to enter the key."""
-    # Plain values first: they are most of a configuration, and a plan has thousands of these.
-    if value is None or isinstance(value, PLAIN):
+    if type(value) in PLAIN or isinstance(value, str | int | float):
         # JSON has no NaN or infinity, and NaN is not even equal to itself.
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"a configuration holds finite numbers, but got {value!r}; remove it")
@@ -37,14 +39,15 @@ def to_plain(value: Any, *, typed: bool = False, for_key: bool = False) -> Any:
         plain = {"type": type(value).__name__} if typed else {}
         for name, rule, default in fields:
             part = getattr(value, name)
-            if for_key and (rule is False or (rule == "unless_default" and part == default)):
+            if for_key and rule is not None and (rule is False or part == default):
                 continue
-            plain[name] = to_plain(part, typed=typed, for_key=for_key)
+            is_final = type(part) in PLAIN and type(part) is not float
+            plain[name] = part if is_final else to_plain(part, typed=typed, for_key=for_key)
         return plain
-    if isinstance(value, Mapping):
-        return {str(k): to_plain(v, typed=typed, for_key=for_key) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [to_plain(v, typed=typed, for_key=for_key) for v in value]
+    if isinstance(value, Mapping):
+        return {str(k): to_plain(v, typed=typed, for_key=for_key) for k, v in value.items()}
     raise ValueError(
         f"a configuration holds JSON values, but got {type(value).__name__}: {value!r}"
     )
@@ -64,7 +67,7 @@ def canonical_json(value: Any) -> str:
     # Text and not a pickle or Python's hash(): those differ between versions and processes.
     # Renaming a class or a field changes every key that holds it; moving a module changes none.
     plain = to_plain(value, typed=True, for_key=True)
-    return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _ENCODER.encode(plain)
 
 
 def content_hash(value: Any) -> str:
