@@ -67,7 +67,7 @@ class Outputs:
             return set()
         try:
             names = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ValueError(
                 f"{file} must list the files of the last report, but reading it gave: {error};"
                 " delete it with the old figures, or choose another --out"

@@ -91,35 +91,32 @@ def load_trials(results: Path) -> Trials:
         table = pd.read_csv(
             results / "trials.csv", keep_default_na=False, na_values=[""], dtype=texts
         )
-    except (OSError, ValueError) as error:
+        columns = [objective["column"] for objective in about["objectives"]]
+        needed = ["trial", "name", "status", "feasible", "trial_id", "setting_hash", *columns]
+        if missing := [column for column in needed if column not in table.columns]:
+            raise ValueError(f"trials.csv lacks the columns {', '.join(missing)}")
+        table = table.assign(
+            feasible=table["feasible"] == "yes",
+            name=table["name"].astype(object).where(table["name"].notna(), "").astype(str),
+        )
+        return Trials(
+            name=about["name"],
+            table=table.sort_values("trial").reset_index(drop=True),
+            objectives=tuple(columns),
+            maximised=tuple(objective["maximised"] for objective in about["objectives"]),
+            caps=tuple(about["caps"]),
+            references=tuple(about["references"]),
+            scales=dict(about["scales"]),
+            distance_name=about["distance_name"] or "Fréchet distance",
+            setting=about["setting"],
+            repeated=tuple(about["repeated"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = f"no {error} in it" if isinstance(error, KeyError) else error
         raise ValueError(
             f"{results} must hold study.json and trials.csv of a search, but reading them gave:"
-            f" {error}; run the search again"
+            f" {reason}; run the search again"
         ) from error
-    columns = [objective["column"] for objective in about["objectives"]]
-    needed = ["trial", "name", "status", "feasible", "trial_id", "setting_hash", *columns]
-    missing = [column for column in needed if column not in table.columns]
-    if missing:
-        raise ValueError(
-            f"{results / 'trials.csv'} must have the columns {', '.join(missing)}, but lacks them;"
-            " run the search again"
-        )
-    table = table.assign(
-        feasible=table["feasible"] == "yes",
-        name=table["name"].astype(object).where(table["name"].notna(), "").astype(str),
-    )
-    return Trials(
-        name=about["name"],
-        table=table.sort_values("trial").reset_index(drop=True),
-        objectives=tuple(columns),
-        maximised=tuple(objective["maximised"] for objective in about["objectives"]),
-        caps=tuple(about["caps"]),
-        references=tuple(about["references"]),
-        scales=dict(about["scales"]),
-        distance_name=about["distance_name"] or "Fréchet distance",
-        setting=about["setting"],
-        repeated=tuple(about["repeated"]),
-    )
 
 
 def compute_front(trials: Trials) -> pd.DataFrame:

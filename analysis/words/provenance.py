@@ -64,7 +64,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         return {"missing": "the folder has no manifest.json"}
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return {"missing": f"manifest.json cannot be read: {error}"}
     known = isinstance(manifest, dict)
     return manifest if known else {"missing": "manifest.json is no JSON object"}

@@ -233,7 +233,7 @@ def _told_extractor(path: Path, metadata: Mapping[str, str]) -> dict[str, str]:
         return {}
     try:
         told = json.loads(metadata[_EXTRACTOR])
-    except ValueError:
+    except (ValueError, RecursionError):
         told = None
     if not isinstance(told, dict) or {type(v) for v in told.values()} != {str}:
         raise ValueError(

@@ -121,7 +121,7 @@ def _read(seal: Path, payload: Path | None) -> tuple[int, dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             content = json.loads((file.metadata() or {})["checkpoint"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, KeyError, ValueError) as error:
+    except (SafetensorError, KeyError, ValueError, RecursionError) as error:
         raise _Unusable("another version of this program wrote it") from error
     if content["format"] != FORMAT:
         raise _Unusable(f"its format must be {FORMAT}, but is {content['format']}")

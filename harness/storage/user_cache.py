@@ -51,7 +51,7 @@ def remembered(
         lasts: Whether a value holds while its name does; one that does not is not kept.
     """
     path = cache_folder() / kind / f"{name}.json"
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, RecursionError):
         # The cache is the user's: whatever else lies in it is learnt anew.
         digest, _, text = path.read_text(encoding="utf-8").partition("\n")
         if digest == hashlib.sha256(text.encode()).hexdigest():

@@ -195,7 +195,7 @@ def _class_names(file: Any, path: Path, config: ParquetConfig) -> tuple[str, ...
         features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
         names = tuple(features[config.label_column]["names"])
     # Files that the hub's library did not write have no such metadata.
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         names = config.class_names
     if not names:
         raise ValueError(

@@ -187,7 +187,7 @@ def _label(text: bytes, name: str, key: str, classes: dict[str, int], path: Path
         if isinstance(found, bool) or not isinstance(found, int):
             raise TypeError(f"it is {found!r}")
         return int(np.int64(found))
-    except (ValueError, KeyError, TypeError, OverflowError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(
             f"{name!r} of {str(path)!r} must hold a label, a whole number or one of `class_names`, "
             f"but does not ({error}); correct it, list `class_names`, set `label_extension` and "

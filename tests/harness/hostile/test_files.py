@@ -1,5 +1,6 @@
 """Damaged files of every reader: read as they are, passed over, or named in words."""
 
+import itertools
 import json
 import os
 import random
@@ -15,6 +16,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from analysis.tuning.trials import load_trials
+from analysis.words.provenance import _read_manifest
 from harness.config.weights import RowWeights
 from harness.data import DatasetConfig, open_dataset
 from harness.data.image_sets import NpzImages, open_image_set
@@ -105,6 +108,8 @@ def make_readers(root: Path) -> dict[str, tuple[Path, Reader]]:
     rows = root / "results" / "rows"
     rows.mkdir(parents=True)
     (rows / "a.json").write_text('{"row_id": "a", "gfid": 1.5, "seed": 3, "schema_version": 3}')
+    add("analysis manifest.json", lambda p: _read_manifest(p.parent), lambda p: p.write_text("{}"))
+    add("analysis study.json", lambda p: load_trials(p.parent), _write_search)
     readers["row a.json"] = rows / "a.json", lambda _: read_rows(rows.parent)
     start = RowWeights(results=str(root / "rows"), row="a")
     (root / "rows").symlink_to(rows.parent)
@@ -116,6 +121,17 @@ def make_readers(root: Path) -> dict[str, tuple[Path, Reader]]:
     add("search study.journal",
         lambda p: count_finished(p.parent), lambda p: p.write_text(journal))  # fmt: skip
     return readers
+
+
+def _write_search(path: Path) -> None:
+    about = {
+        "objectives": [{"column": "gfid", "maximised": False}],
+        **dict.fromkeys(["name", "distance_name", "setting"], "x"),
+        **{name: [] for name in ("caps", "references", "scales", "repeated")},
+    }
+    path.write_text(json.dumps(about))
+    columns = "trial,name,status,feasible,trial_id,setting_hash,gfid"
+    (path.parent / "trials.csv").write_text(f"{columns}\n0,a,done,yes,b,c,1.0\n")
 
 
 def damaged(content: bytes, path: Path, draw: random.Random) -> bytes:
@@ -149,10 +165,12 @@ def test_every_damaged_file_is_read_or_named(tmp_path, monkeypatch):
     whole = {path: path.read_bytes() for path, _ in readers.values()}
     until, ended = time.monotonic() + SECONDS, Counter[str]()
     print(f"damage from FRONTIER_HOSTILE_SEED={SEED}")
-    while time.monotonic() < until:
-        name = draw.choice(sorted(readers))
+    texts = [n for n, (path, _) in readers.items() if path.suffix in (".json", ".jsonl", ".lease")]
+    every = list(itertools.product(texts, JSON))
+    while every or time.monotonic() < until:
+        name, content = every.pop() if every else (draw.choice(sorted(readers)), None)
         path, read = readers[name]
-        content = damaged(whole[path], path, draw)
+        content = damaged(whole[path], path, draw) if content is None else content
         path.write_bytes(content)
         try:
             read(path)
