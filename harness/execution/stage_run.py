@@ -219,6 +219,7 @@ def _run(given: _Assignment, work: Work, slices: int) -> None:
     context.begin()
     with contextlib.closing(context), _threads(resources.cpus):
         result = definition.run(stage.config, context)
+        context.wait_for_checkpoint()
     if device.type == "cuda":
         torch.cuda.synchronize()
     # One record and one publication; the others have given their part to the first worker.

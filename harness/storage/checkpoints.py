@@ -4,14 +4,18 @@ A checkpoint is one safetensors file, whose header also holds the state's struct
 a seal beside it, written last, with the file's sha256. It covers what the stage has put into its
 payload so far: a checkpoint whose payload files are gone or altered is no better than a torn one.
 The same goes for what the stage keeps in the folder `BESIDE` until its end.
+
+A `CheckpointWriter` writes beside the training, from a copy of the state.
 """
 
 import contextlib
 import json
 import re
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -53,10 +57,62 @@ def save_checkpoint(
     Raises:
         StorageError: The file system refuses; the checkpoints before are as they were.
     """
+    _prepare(folder, step, state, payload)()
+
+
+@final
+class CheckpointWriter:
+    """Writes checkpoints in a thread of its own, one at a time, while the training goes on."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._writing: Future[None] | None = None
+
+    def save(self, folder: Path, step: int, state: Mapping[str, Any], payload: Path) -> None:
+        """Begin to do as `save_checkpoint`; the caller may change the state and add files at once.
+
+        Raises:
+            StorageError: The checkpoint before this one could not be written.
+        """
+        # One in flight: the host holds one copy of the state, and none overtakes another.
+        self.wait()
+        self._writing = self._pool.submit(_prepare(folder, step, state, payload))
+
+    def wait(self) -> None:
+        """Wait until the last checkpoint is whole; raises what its writing met."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def close(self, warn: Callable[[str], None]) -> None:
+        """Wait in the same way and end the thread; an error that nobody waited for is told."""
+        self._pool.shutdown()
+        if self._writing is not None and (error := self._writing.exception()):
+            warn(f"the last checkpoint was not written: {error}")
+
+
+def _prepare(
+    folder: Path, step: int, state: Mapping[str, Any], payload: Path | None
+) -> Callable[[], None]:
+    """What writes the state as it is now, and covers the files that are there now."""
     tensors: dict[str, Tensor] = {}
     tree = _detach(state, "state", tensors)
+    if torch.cuda.is_initialized():
+        # Copies to page-locked memory are on their way until here.
+        torch.cuda.current_stream().synchronize()
+    files = {"payload": _files(payload), BESIDE: _files(folder / BESIDE)}
+    return partial(_write, folder, step, tree, tensors, files)
+
+
+def _write(
+    folder: Path,
+    step: int,
+    tree: Any,
+    tensors: dict[str, Tensor],
+    files: Mapping[str, Mapping[str, Path]],
+) -> None:
     path = folder / f"step-{step:09d}.safetensors"
-    covered = {"payload": _cover(payload), BESIDE: _cover(folder / BESIDE)}
+    covered = {name: _cover(present) for name, present in files.items()}
     # Structure and numbers go into the header of the same file, so that one hash covers all.
     content = {"format": FORMAT, "step": step, "tree": tree, **covered}
     write_tensors(path, tensors, {"checkpoint": json.dumps(content)})
@@ -131,15 +187,18 @@ def _read(seal: Path, payload: Path | None) -> tuple[int, dict[str, Any]]:
     return int(content["step"]), _attach(content["tree"], tensors)
 
 
-def _cover(folder: Path | None) -> dict[str, str]:
+def _files(folder: Path | None) -> dict[str, Path]:
+    return content_files(folder) if folder is not None and folder.exists() else {}
+
+
+def _cover(files: Mapping[str, Path]) -> dict[str, str]:
     """File -> hash; each file is flushed to the disk before the checkpoint that relies on it."""
-    if folder is None or not folder.exists():
-        return {}
     covered = {}
-    for name, path in content_files(folder).items():
+    for name, path in files.items():
         flush_file(path)
         covered[name] = known_sha256(path)
-    flush_folder(folder)
+    for folder in {path.parent for path in files.values()}:
+        flush_folder(folder)
     return covered
 
 
@@ -173,9 +232,9 @@ def _sealed(folder: Path) -> list[Path]:
 
 
 def _detach(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
-    """Replace tensors by their names, and collect them under these names."""
+    """Replace tensors by their names, and collect copies of them under these names."""
     if isinstance(value, torch.Tensor):
-        tensors[name] = value
+        tensors[name] = _copy_to_host(value.detach())
         return {"tensor": name}
     if isinstance(value, Mapping):
         # Pairs and not a JSON object, whose keys are text: optimisers number their parameters.
@@ -184,6 +243,16 @@ def _detach(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, list | tuple):
         return {"list": [_detach(v, f"{name}.{i}", tensors) for i, v in enumerate(value)]}
     return {"value": value}
+
+
+def _copy_to_host(tensor: Tensor) -> Tensor:
+    copy = {"size": tensor.shape, "dtype": tensor.dtype}
+    if tensor.device.type == "cuda":
+        # From page-locked memory the device's own engine writes, several times as fast. A host may
+        # refuse to lock as much.
+        with contextlib.suppress(RuntimeError):
+            return torch.empty(**copy, pin_memory=True).copy_(tensor, non_blocking=True)
+    return torch.empty(**copy).copy_(tensor)
 
 
 def _attach(node: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Any:

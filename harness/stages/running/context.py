@@ -16,7 +16,7 @@ from harness.machine.metering import Spent
 from harness.machine.world import World
 from harness.stages.running.curves import Curve
 from harness.storage.artifacts import Artifact, Work
-from harness.storage.checkpoints import load_checkpoint, save_checkpoint
+from harness.storage.checkpoints import CheckpointWriter, load_checkpoint
 from harness.storage.durable import write_text
 from harness.storage.stop_requests import POLL_S, StopRequested
 from models.batch_part import WHOLE, BatchPart, slices_of
@@ -55,6 +55,7 @@ class StageContext:
     _reported: float = field(default=0.0, init=False)
     _saved: float = field(default_factory=time.monotonic, init=False)
     _saved_step: int = field(default=-1, init=False)
+    _checkpoints: CheckpointWriter = field(default_factory=CheckpointWriter, init=False)
     _bad_steps: dict[str, Tensor] = field(default_factory=dict, init=False)
     _first: tuple[int, float] | None = field(default=None, init=False)
     _earlier_wait_s: float = field(default=0.0, init=False)
@@ -92,11 +93,24 @@ class StageContext:
 
     def close(self) -> None:
         """End what works in the background and close what is open."""
+        self._checkpoints.close(self.work.warn)
         for batches in self._batches:
             batches.close()
         if self._curve is not None:
             self._curve.end_log()
         self._end_trace()
+
+    def wait_for_checkpoint(self) -> None:
+        """Wait until the last checkpoint is written.
+
+        Raises:
+            StageBusy: Another process took the stage over.
+            StorageError: It could not be written; the one before stays.
+        """
+        if self.world.is_first:
+            # Says best what is wrong where the folder is gone.
+            self.work.require_lease()
+            self._checkpoints.wait()
 
     def parts(self, batch_size: int) -> list[slice]:
         """The rows of a batch that this worker computes, one slice after the other; ValueError
@@ -171,7 +185,7 @@ class StageContext:
         images: int = 1,
         shared: bool = False,
     ) -> None:
-        """Report progress, save a checkpoint and stop where they are due; synchronises only then.
+        """Report progress, begin a checkpoint and stop where they are due; synchronises only then.
 
         The workers of a training agree on what is due: they meet at a step that the first one chose
         at the meeting before, so that nothing is exchanged in between.
@@ -185,7 +199,7 @@ class StageContext:
             Diverged: A watched loss or gradient was not finite; the last finite checkpoint stays.
             StopRequested: The driver wants the stage to end; the checkpoint is written.
             StageBusy: Another process took the stage over.
-            StorageError: A checkpoint cannot be written; the last one stays.
+            StorageError: The checkpoint before could not be written; the one before that stays.
         """
         if self.after_each is not None:
             self.after_each()
@@ -217,6 +231,7 @@ class StageContext:
             elif shared:
                 state()
         if stop_due:
+            self.wait_for_checkpoint()
             raise StopRequested(f"the driver asked this stage to stop; it did after step {step}")
 
     def _trace(self, step: int, total: int, count: int) -> None:
@@ -268,6 +283,7 @@ class StageContext:
         if stop_due:
             if self.world.is_first and self._saved_step != step:
                 self._save(step, state)
+            self.wait_for_checkpoint()
             raise StopRequested(
                 f"the driver asked this stage to stop; it did while it measured its {measuring}"
             )
@@ -309,9 +325,10 @@ class StageContext:
         return step, content["state"]
 
     def _save(self, step: int, state: Callable[[], Mapping[str, Any]]) -> None:
-        """Write a checkpoint, unless the stage was taken over by another process."""
+        """Begin a checkpoint, unless the stage was taken over by another process."""
         work = self.work
-        work.require_lease()
+        # Before the state is gathered, or the host would hold two copies.
+        self.wait_for_checkpoint()
         # Called first: it brings the curve up to date.
         content: dict[str, Any] = {"state": state()}
         content |= {
@@ -319,7 +336,7 @@ class StageContext:
             "data_wait_s": self.data_wait_s or 0.0,
             "curve": work.curve.read_text(encoding="utf-8") if work.curve.exists() else "",
         }
-        save_checkpoint(work.checkpoints, step, content, work.payload)
+        self._checkpoints.save(work.checkpoints, step, content, work.payload)
         self._saved, self._saved_step = time.monotonic(), step
 
     def _next_meeting(self, step: int, now: float) -> int:

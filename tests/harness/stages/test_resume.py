@@ -2,7 +2,9 @@
 
 import my_regularizer
 import pytest
+import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from harness.config.resources import Resources
@@ -140,3 +142,31 @@ def test_a_curve_torn_by_a_kill_is_mended(load, tmp_path, finished, monkeypatch)
     outcome = run_stage(stage, store.root, Resources(), 0.0)
     assert outcome.status == "done", outcome.error
     assert_equal_artifacts(store, finished, stage)
+
+
+def test_a_last_checkpoint_that_could_not_be_written_fails_the_stage_although_it_is_done(
+    load, tmp_path, monkeypatch
+):
+    stage = next(s for s in make_plan(load(*SETTINGS)).stages if s.kind == "encoder")
+    written = []
+
+    def save_file(tensors, path, metadata):
+        written.append(path)
+        if ".step-" in str(path):
+            raise SafetensorError("I/O error: No space left on device (os error 28)")
+        original(tensors, path, metadata)
+
+    def after_step(self, done, *arguments, **named):
+        # Later than what is written beside the first steps.
+        self.resources = EVERY_STEP if done == 5 else Resources()
+        usual(self, done, *arguments, **named)
+
+    original, usual = safetensors.torch.save_file, StageContext.after_step
+    with monkeypatch.context() as patch:
+        patch.setattr("safetensors.torch.save_file", save_file)
+        patch.setattr(StageContext, "after_step", after_step)
+        outcome = run_stage(stage, tmp_path, Resources(), 0.0)
+    assert (outcome.status, outcome.failure) == ("failed", "storage")
+    assert "No space left on device" in outcome.error
+    assert "model.safetensors" in str(written[-1])
+    assert run_stage(stage, tmp_path, Resources(), 0.0).status == "done"

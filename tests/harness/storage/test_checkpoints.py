@@ -1,14 +1,22 @@
 """Checkpoints: what is saved comes back bit for bit, and a damaged file is passed over."""
 
 import errno
+import threading
 
 import pytest
+import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import nn
 
 from harness.storage.artifacts import write_tensors
-from harness.storage.checkpoints import BESIDE, load_checkpoint, newest_step, save_checkpoint
+from harness.storage.checkpoints import (
+    BESIDE,
+    CheckpointWriter,
+    load_checkpoint,
+    newest_step,
+    save_checkpoint,
+)
 from harness.storage.durable import StorageError
 
 
@@ -177,6 +185,52 @@ def test_a_checkpoint_that_finds_no_room_leaves_those_before(tmp_path, monkeypat
     loaded = load_checkpoint(tmp_path)
     assert loaded is not None
     assert loaded[0] == 1
+
+
+def test_one_is_written_beside_the_training_as_the_state_was(tmp_path, monkeypatch):
+    folder, payload = tmp_path / "checkpoints", tmp_path / "payload"
+    folder.mkdir()
+    payload.mkdir()
+    go, original, writer = threading.Event(), safetensors.torch.save_file, CheckpointWriter()
+
+    def save_file(*arguments: object) -> None:
+        assert go.wait(30)
+        original(*arguments)
+
+    monkeypatch.setattr("safetensors.torch.save_file", save_file)
+    weight = torch.ones(4)
+    writer.save(folder, 1, {"weight": weight}, payload)
+    # The training goes on while the file is not there.
+    weight += 1
+    (payload / "later.txt").write_text("a snapshot of a later step")
+    assert newest_step(folder) == -1
+    threading.Timer(0.2, go.set).start()
+    # A second one waits for the first.
+    writer.save(folder, 2, {"weight": weight}, payload)
+    assert newest_step(folder) >= 1
+    writer.close(pytest.fail)
+    (payload / "later.txt").unlink()
+    newest = load_checkpoint(folder, payload=payload)
+    assert newest is not None
+    assert newest[0] == 1  # The second relies on the snapshot.
+    assert newest[1]["weight"].tolist() == [1.0] * 4
+
+
+def test_what_the_writing_meets_is_raised_by_the_next_checkpoint_or_told_at_the_end(
+    tmp_path, monkeypatch
+):
+    def refuse(*_: object) -> None:
+        raise SafetensorError("Error while serializing: No space left on device (os error 28)")
+
+    monkeypatch.setattr("safetensors.torch.save_file", refuse)
+    writer, told = CheckpointWriter(), []
+    writer.save(tmp_path, 1, {}, tmp_path)
+    with pytest.raises(StorageError, match=r"step-000000001.*No space left"):
+        writer.save(tmp_path, 2, {}, tmp_path)
+    writer.wait()  # Told once.
+    writer.save(tmp_path, 2, {}, tmp_path)
+    writer.close(told.append)
+    assert "step-000000002" in told[0]
 
 
 def test_no_checkpoint_is_none(tmp_path):
