@@ -193,7 +193,7 @@ def test_one_is_written_beside_the_training_as_the_state_was(tmp_path, monkeypat
     payload.mkdir()
     go, original, writer = threading.Event(), safetensors.torch.save_file, CheckpointWriter()
 
-    def save_file(*arguments: object) -> None:
+    def save_file(*arguments):
         assert go.wait(30)
         original(*arguments)
 
