@@ -1,14 +1,16 @@
-"""Compiling parts of networks in place: names in state dicts, and the way they are called, stay.
+"""Compiling and recomputing parts of networks in place: names in state dicts, and calls, stay.
 
 Every batch shape is compiled for itself, since kernels for one shape are faster than for any.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -27,6 +29,13 @@ def compile_in_place(module: nn.Module) -> None:
     """Have calls of a module run compiled code."""
     _prepare()
     module.compile(dynamic=False)
+
+
+def recompute(blocks: Iterable[nn.Module]) -> None:
+    """Have backward passes compute blocks again from their inputs, which alone are kept; before
+    they are compiled."""
+    for block in blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
 def _prepare() -> None:

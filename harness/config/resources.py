@@ -39,6 +39,9 @@ class Resources:
     channels_last: bool | Literal["auto"] = "auto"
     """Whether tokenizers keep images and convolutions with channels last in memory; `auto`: on
     CUDA, where tensor cores want it."""
+    activation_checkpointing: bool = False
+    """Whether a generator's training keeps of a block its input alone and computes the rest again
+    for the backward pass: a third more computing, and a fraction of the memory. Moves no number."""
     fused_optimizer: bool = True
     """Whether an optimiser's step is one kernel over all parameters."""
     latents_on_device: bool | Literal["auto"] = "auto"

@@ -130,6 +130,9 @@ def fitting_slices(
     gpus = 0.0 if request.gpus == "auto" else request.gpus
     workers = max(request.workers, math.ceil(gpus))
     share = COMPILED_SHARE if request.compile else 1.0
+    if request.activation_checkpointing and activations.recomputed is not None:
+        # Of what is computed again, a compiler leaves out nothing.
+        activations, share = replace(activations, sliced=activations.recomputed), 1.0
     slices, most = request.slices, -(-activations.training.batch_size // workers)
     while True:
         needed = state_bytes + share * activations.needed(slices, workers)

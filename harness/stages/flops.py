@@ -6,7 +6,7 @@ does not. A training step is taken as three forward passes of what is trained.
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -21,6 +21,7 @@ from harness.config.training import TrainingConfig
 from harness.schema.imported import OWN, code_of
 from harness.schema.keys import content_hash
 from harness.storage.user_cache import describe_files, remembered
+from models.compilation import recompute
 from models.parameters import num_parameters
 
 FORWARDS_A_STEP = 3
@@ -59,16 +60,22 @@ def count_forward(config: Any, forward: Forward) -> tuple[int, float]:
     return int(parameters), float(flops)
 
 
-def count_kept(config: Any, forward: Forward) -> float:
-    """Bytes that a training keeps of one image for its backward pass, in fp32; takes what
-    `count_forward` takes."""
+def count_kept(
+    config: Any, forward: Forward, blocks: Callable[[Any], Sequence[nn.Module]]
+) -> tuple[float, float]:
+    """Bytes that a training keeps of one image for its backward pass, in fp32; and those where its
+    blocks are computed again, one at a time. Takes what `count_forward` takes."""
 
     def count() -> tuple[float, ...]:
         with torch.device("meta"):
             network, arguments = forward()
-        return (kept_bytes(network, lambda: network(*arguments)),)
+        whole = kept_bytes(network, lambda: network(*arguments))
+        recompute(blocks(network))
+        inputs = kept_bytes(network, lambda: network(*arguments))
+        return whole, inputs + (whole - inputs) / len(blocks(network))
 
-    return of_network("kept", config, count)[0]
+    whole, recomputed = of_network("kept and recomputed", config, count)
+    return whole, recomputed
 
 
 def kept_bytes(network: nn.Module, compute: Callable[[], Any]) -> float:

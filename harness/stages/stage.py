@@ -46,6 +46,8 @@ class Activations:
     """Of each image of the batch, in however many slices it is computed."""
     unsliced: float = 0.0
     """Of each image besides, where the batch is computed at once."""
+    recomputed: float | None = None
+    """In place of `sliced`, where blocks are computed again; None: they cannot be."""
 
     def needed(self, slices: int, workers: int = 1) -> float:
         """Bytes on each worker."""

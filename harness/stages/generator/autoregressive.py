@@ -9,7 +9,7 @@ from torch import nn
 from harness.config.autoregressive import AutoregressiveConfig
 from harness.config.generator_settings import GeneratorBase
 from harness.stages.flops import count_forward, count_kept
-from harness.stages.generator.kind import GeneratorKind, GeneratorStage
+from harness.stages.generator.kind import GeneratorKind, GeneratorStage, list_blocks
 from models.autoregressive import CodeTransformer
 from models.latent import IndexLayout
 from models.objectives.next_token import NextTokenObjective
@@ -66,7 +66,8 @@ KIND = GeneratorKind(
     draw=draw_codes,
     evaluations=evaluations,
     size=size,
-    kept=lambda config: count_kept(config, lambda: _forward(config)),
+    kept=lambda config: count_kept(config, lambda: _forward(config), list_blocks),
+    blocks=list_blocks,
     compile=lambda network: network.compile_blocks(),
     resized=resized,
 )

@@ -1,6 +1,6 @@
 """The configuration of the stage `generator`, and the contract of a kind of generator."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -74,6 +74,11 @@ class Draw(Protocol):
         ...
 
 
+def list_blocks(network: Any) -> Sequence[nn.Module]:
+    """The blocks of a network that has them under this name."""
+    return list(network.blocks)
+
+
 def not_trained(config: GeneratorStage) -> Objective:
     """The objective of a kind that has none."""
     raise AssertionError(f"a generator of kind {config.generator.kind!r} is not trained")
@@ -97,8 +102,11 @@ class GeneratorKind:
     not, in units of the network at its full size; None where a solver chooses its steps."""
     size: Callable[[GeneratorStage], tuple[int, float]]
     """Counts parameters, and FLOPs of one evaluation of one image at full size, on meta."""
-    kept: Callable[[GeneratorStage], float] | None = None
-    """Bytes that a training in fp32 keeps of one image for its backward pass; None: not known."""
+    kept: Callable[[GeneratorStage], tuple[float, float]] | None = None
+    """Bytes that a training in fp32 keeps of one image for its backward pass, and those where its
+    blocks are computed again; None: not known."""
+    blocks: Callable[[Any], Sequence[nn.Module]] | None = None
+    """Its layers of one size, which a training may compute again for its backward pass."""
     objective: Callable[[GeneratorStage], Objective] = not_trained
     """What it is trained by, step by step along a gradient; absent where `make` does it all."""
     measure: Callable[[Any, LatentSet], Any] = lambda objective, _latents: objective

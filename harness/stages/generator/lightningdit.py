@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from harness.config.generator import GeneratorConfig
 from harness.config.generator_settings import GeneratorBase
 from harness.stages.flops import count_forward, count_kept
-from harness.stages.generator.kind import GeneratorKind, GeneratorStage
+from harness.stages.generator.kind import GeneratorKind, GeneratorStage, list_blocks
 from models.checkpoint import Weights, read_generator
 from models.drawing import draw_latents
 from models.guidance import Guidance, guided_parts
@@ -115,7 +115,8 @@ KIND = GeneratorKind(
     draw=draw,
     evaluations=evaluations,
     size=size,
-    kept=lambda config: count_kept(config, lambda: _forward(config)),
+    kept=lambda config: count_kept(config, lambda: _forward(config), list_blocks),
+    blocks=list_blocks,
     read_checkpoint=read_generator,
     complete=complete,
     compile=lambda network: network.compile_blocks(),

@@ -1,7 +1,7 @@
 """Stage `generator`: a network of any kind of generator, trained on encoded images."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -45,6 +45,7 @@ from harness.stages.stage import Activations, Estimate, Stage, StageKind
 from harness.storage.artifacts import Artifact, write_tensors
 from models.batch_part import add_terms
 from models.checkpoint import Weights, load_strictly, read_head
+from models.compilation import recompute
 from models.ema import Ema
 from models.objectives.objective import rows_of
 from models.parameters import num_parameters
@@ -127,6 +128,8 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
     optimizer = torch.optim.AdamW(
         trained, **optimizer_settings(training, fused=context.resources.fused_optimizer)
     )
+    if context.resources.activation_checkpointing:
+        recompute(_blocks(config, model))
     if context.resources.compile:
         kind.compile(model)
     # Tokens of the network's last call, where they are aligned.
@@ -375,6 +378,16 @@ def _trained(config: GeneratorStage) -> GeneratorSettings:
     return config.generator
 
 
+def _blocks(config: GeneratorStage, model: nn.Module) -> Sequence[nn.Module]:
+    kind = kind_of(config.generator)
+    if kind.blocks is None:
+        raise ConfigError(
+            f"needs the `blocks` of a generator's kind, but {kind.name} has none; set it to false",
+            path="resources.generator.activation_checkpointing",
+        )
+    return kind.blocks(model)
+
+
 def snapshot_name(step: int) -> str:
     """File of the averaged weights after `step` training steps."""
     return f"ema-step{step:09d}.safetensors"
@@ -431,7 +444,8 @@ def _activations(config: GeneratorStage) -> Activations | None:
     kept = kind_of(config.generator).kept
     if kept is None or config.generator.is_given:
         return None
-    return Activations(_trained(config).training, kept(config))
+    sliced, recomputed = kept(config)
+    return Activations(_trained(config).training, sliced, recomputed=recomputed)
 
 
 def _head_parameters(config: GeneratorStage, looks_to: EncoderStage | None) -> int:

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -235,6 +236,9 @@ def test_a_plan_says_in_how_many_slices_a_training_will_run(load, tmp_path):
         return fitting_slices(xl, 12.6 * gib, Resources(compile=True, **asked), size)[0]
 
     assert [slices(139), slices(79), slices(4000), slices(12)] == [4, 8, 1, None]
+    again = replace(xl, recomputed=0.05 * gib)
+    recomputing = Resources(activation_checkpointing=True, compile=True)
+    assert fitting_slices(again, 12.6 * gib, recomputing, 79 * gib)[0] == 1
     assert (slices(None), slices(139, slices=5), slices(139, gpus=4)) == (1, 5, 1)
     assert (slices(139, gpus=0.5), slices(139, gpus=0.01)) == (8, None)
     parts = Activations(TrainingConfig(**step, batch_size=10), 7.0, 2.0, 5.0)

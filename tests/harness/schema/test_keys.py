@@ -72,6 +72,7 @@ def test_a_setting_moves_the_keys_of_what_it_changes_and_no_others(load, setting
         "name=other",
         "description=words",
         "resources={default: {cpus: 2}, generator: {compile: true}}",
+        "resources={generator: {activation_checkpointing: true}}",
         "resources={default: {compile: true, channels_last: true, fused_optimizer: false}}",
     ],
 )

@@ -10,6 +10,7 @@ import torch
 from harness.config.resources import Resources
 from harness.execution.stage_run import run_stage
 from harness.plan.plan import make_plan
+from harness.stages.generator import stage as generator
 from harness.stages.stage import Stage
 from harness.storage.artifacts import Store
 from models.autoencoder import Autoencoder
@@ -44,6 +45,7 @@ def curve(stage: Stage, store: Store) -> list[dict[str, float]]:
         ("tokenizer", Resources(channels_last=True), 1e-3),
         ("tokenizer", Resources(fused_optimizer=False), 1e-3),
         ("generator", Resources(fused_optimizer=False), 1e-3),
+        ("generator", Resources(activation_checkpointing=True), 0.0),
         ("generator", Resources(latents_on_device=False), 0.0),
     ],
 )
@@ -71,6 +73,7 @@ def asked(monkeypatch) -> list[str]:
         (LightningDiT, "compile_blocks"),
     ):
         monkeypatch.setattr(owner, name, lambda _, name=name: seen.append(name))
+    monkeypatch.setattr(generator, "recompute", lambda blocks: seen.append(f"{len(blocks)} again"))
     for owner in (torch.optim.Adam, torch.optim.AdamW):
         monkeypatch.setattr(owner, "__init__", _noting(owner.__init__, seen))
     place = Autoencoder.to
@@ -92,7 +95,7 @@ def _noting(build, seen):
     return init
 
 
-FAST = Resources(compile=True, channels_last=True)
+FAST = Resources(compile=True, channels_last=True, activation_checkpointing=True)
 TRUNKS = {"compile_trunks", "channels last"}
 
 
@@ -101,7 +104,7 @@ TRUNKS = {"compile_trunks", "channels last"}
     [
         ("tokenizer", {*TRUNKS, "compile_perceptual", "compile_features", "fused"}),
         ("latents", TRUNKS),
-        ("generator", {"compile_blocks", "compile_features", "fused"}),
+        ("generator", {"compile_blocks", "compile_features", "1 again", "fused"}),
         ("generation", {*TRUNKS, "compile_blocks"}),
     ],
 )
