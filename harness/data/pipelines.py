@@ -91,6 +91,9 @@ def read_rgb(
             image.info.pop("transparency", None)
             mode, converted = image.mode, image.convert("RGB")
     except MemoryError:
+        # A damaged length may ask for gigabytes of a file; of bytes no more is taken than there is.
+        if isinstance(source, Path) and source.stat().st_size < 2**26:
+            return read_rgb(source.read_bytes(), called, upright=upright)
         raise
     # Decoders raise whatever their format's library does; each means that this image is bad.
     except Exception as error:

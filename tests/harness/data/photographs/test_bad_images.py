@@ -13,6 +13,7 @@ from PIL import Image
 
 from harness.data import DatasetConfig, open_dataset
 from harness.data.dataset import describe_content, take
+from harness.data.pipelines import UnreadableImage, read_rgb
 from harness.data.stream import BatchStream
 
 from .photograph_files import (
@@ -213,3 +214,15 @@ def test_turned_photographs_stay_as_they_are_stored(spoil):
     plain, turned = (encoded(photograph, "png", **o) for o in ({}, {"exif": exif}))
     images = open_dataset(spoil({3: plain, 4: turned})).images("train", np.array([3, 4]))
     assert torch.equal(images[0], images[1])
+
+
+def test_a_length_of_gigabytes_in_a_small_file_takes_no_memory(tmp_path, little_memory):
+    path, image = tmp_path / "a.png", Image.new("RGB", (16, 16), "red")
+    image.save(path)
+    content = path.read_bytes()
+    at = content.index(b"IDAT") - 4
+    path.write_bytes(content[:at] + b"\xff\xff\xff\xff" + content[at + 4 :])
+    assert read_rgb(path).tobytes() == image.tobytes()
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(UnreadableImage, match=r"a\.png"):
+        read_rgb(path)
