@@ -19,7 +19,7 @@ def studies(tmp_path_factory):
         patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]), prepend=os.pathsep)
         patch.setattr("harness.tuning.run_search.write_tuning_figures", lambda results: [])
-        patch.setattr("harness.results.folder._figures", lambda results: [])
+        patch.setattr("harness.results.folder._analyse", lambda results: ([], "no report"))
         codes = {
             name: main(
                 [

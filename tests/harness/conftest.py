@@ -14,7 +14,6 @@ import yaml
 from matplotlib.figure import Figure
 from PIL import Image
 
-from analysis.figures.column import COLUMN_INCH
 from harness.config.sweep import Sweep, load_sweep
 from harness.run import main
 
@@ -86,20 +85,21 @@ class Ended(NamedTuple):
 
 
 def save_blank(draw: Callable[[float], Figure], folder: Path, name: str) -> list[Path]:
-    """Draws a figure once, and saves one pixel in its place."""
-    draw(COLUMN_INCH)
+    """Saves one pixel in the place of a figure."""
     path = folder / f"{name}.png"
     Image.new("RGB", (1, 1)).save(path)
     return [path]
 
 
 @pytest.fixture(autouse=True)
-def blank_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Saves a blank picture for every figure of runs in this process: five files take half of one.
+def no_report(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves the report out of runs in this process: it takes two thirds of a small one.
 
-    The analysis' own tests, those of `end_to_end` and those marked `every_file` save them.
+    Tests that are marked `reports` have it, with a blank picture for every figure.
     """
-    if not request.node.get_closest_marker("every_file"):
+    if not request.node.get_closest_marker("reports"):
+        monkeypatch.setattr("harness.results.folder._analyse", lambda results: ([], "no report"))
+    else:
         monkeypatch.setattr("analysis.report.save_figure", save_blank)
         monkeypatch.setattr("analysis.report.ENDS", (".png",))
 

@@ -116,6 +116,7 @@ def test_a_reference_that_does_not_vary_is_refused(evaluate, sweep, digits, tmp_
     assert "all have the same features" in ended.err
 
 
+@pytest.mark.reports
 def test_declared_samples_stand_beside_the_rows_of_the_sweep(
     evaluate, command, write, tree, digits, tmp_path
 ):

@@ -52,6 +52,7 @@ def test_a_command_of_the_readme_is_planned(words, folder):
     assert end_of([*words, "--dry-run", "--assume-device", "H100"]) == 0
 
 
+@pytest.mark.reports
 def test_what_the_readme_does_with_results_can_be_done(folder, command, write, tree):
     tree["name"] = "frontier"
     assert command(write(tree)).code == 0

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow.parquet as pq
+import pytest
 import yaml
 
 from harness.execution.stage_run import Outcome
@@ -13,6 +14,7 @@ from harness.executors.inline import InlineExecutor
 from harness.results.columns import COLUMNS
 
 
+@pytest.mark.reports
 def test_a_small_sweep_runs_and_repeats_nothing(command, write, tree):
     tree["grid"] = {"alignment": ["none", "vf"]}
     path = write(tree)
@@ -26,6 +28,7 @@ def test_a_small_sweep_runs_and_repeats_nothing(command, write, tree):
     assert Path("results/small/table.parquet").read_bytes() == table
 
 
+@pytest.mark.reports
 def test_figures_are_drawn_again_only_where_they_are_missing_or_of_another_table(
     command, write, tree
 ):
@@ -53,6 +56,7 @@ def test_a_further_axis_value_runs_what_is_new_only(command, write, tree):
     assert len(pd.read_csv("results/small/table.csv")) == 2
 
 
+@pytest.mark.reports
 def test_a_table_of_other_settings_is_kept_and_the_report_leads_to_it(command, write, tree):
     path, results = write(tree), Path("results/small")
     command(path)

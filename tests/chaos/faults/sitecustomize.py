@@ -1,6 +1,6 @@
 """Imported by every Python process that has this folder on its path: alters the program there.
 
-Figures are saved as one PNG each, since their other files take most of a small run.
+Reports are left out, since they take most of a small run; in `make chaos`, figures are one PNG.
 `FRONTIER_SHORT_OF=device:5` lets generators train on at most 5 images at a time: for more, they get
 the error of a GPU's allocator. With `host:5` they ask the allocator of the CPU for more than any
 machine has, whose error is its own. The program itself knows nothing of this.
@@ -44,6 +44,11 @@ def save_one_file(module: ModuleType) -> None:
     vars(module).update(FILES={module.COLUMN_INCH: (".png",)}, ENDS=(".png",))
 
 
+def leave_report_out(module: ModuleType) -> None:
+    """Write tables, and nothing that is made from them."""
+    vars(module).update(_analyse=lambda results: ([], "no report"))
+
+
 def limit_images(module: ModuleType) -> None:
     """Let a training generator run out of memory where it is given too many images."""
     import torch
@@ -62,6 +67,9 @@ def limit_images(module: ModuleType) -> None:
     network.forward_with_tap = limited
 
 
-sys.meta_path.insert(0, Finder("analysis.figures.saving", save_one_file))
+if "FRONTIER_CHAOS" in os.environ:
+    sys.meta_path.insert(0, Finder("analysis.figures.saving", save_one_file))
+else:
+    sys.meta_path.insert(0, Finder("harness.results.folder", leave_report_out))
 if "FRONTIER_SHORT_OF" in os.environ:
     sys.meta_path.insert(0, Finder("models.lightningdit", limit_images))

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from chaos_processes import FAULTS
 
 ROOT = Path(__file__).parents[3]
 PATIENCE_S = 120.0
+ONLY = ("--only", "tokenizer")
+"""Spares the imports that the other stages need, which take longer than what is tested."""
 
 
 @pytest.fixture
@@ -22,7 +25,8 @@ def start(tmp_path, write, tree):
     path, processes = write(tree), []
 
     def start_sweep(*arguments: str) -> subprocess.Popen[str]:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"}
+        found = os.pathsep.join([str(FAULTS), str(ROOT)])
+        environment = {**os.environ, "PYTHONPATH": found, "RAY_AUTH_MODE": "disabled"}
         process = subprocess.Popen(
             [sys.executable, "-m", "harness.run", str(path), *arguments],
             cwd=tmp_path,
@@ -63,7 +67,7 @@ def is_training(folder: Path) -> bool:
 def test_ctrl_c_or_a_closed_terminal_writes_a_checkpoint_and_the_results_and_says_how_to_go_on(
     start, tmp_path, executor, number
 ):
-    process = start("--executor", executor)
+    process = start("--executor", executor, *([] if executor == "inline" else ONLY))
     wait_for(lambda: is_training(tmp_path))
     if number == signal.SIGHUP:
         # A terminal tells all that run in it, and so does its shell.
@@ -85,7 +89,7 @@ def test_ctrl_c_or_a_closed_terminal_writes_a_checkpoint_and_the_results_and_say
 
 
 def test_ctrl_c_twice_stops_now(start, tmp_path):
-    process = start("--executor", "inline")
+    process = start("--executor", "inline", *ONLY)
     wait_for(lambda: is_training(tmp_path))
     # Both arrive before the stage has looked for a stop request again.
     process.send_signal(signal.SIGINT)
@@ -97,7 +101,7 @@ def test_ctrl_c_twice_stops_now(start, tmp_path):
 
 
 def test_ctrl_c_twice_under_ray_ends_a_worker_that_does_not_answer(start, tmp_path):
-    process = start("--executor", "ray")
+    process = start("--executor", "ray", *ONLY)
     wait_for(lambda: is_training(tmp_path))
     (lease,) = tmp_path.glob("artifacts/tokenizer/*.lease")
     worker = json.loads(lease.read_text())["pid"]

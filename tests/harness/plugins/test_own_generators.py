@@ -52,6 +52,7 @@ def generator_of(*settings: str):
     return next(stage for stage in plan.stages if stage.kind == "generator")
 
 
+@pytest.mark.reports
 def test_a_function_gives_a_row_without_training(folder):
     words = [word for setting in CUT for word in ("--set", setting)]
     assert main(["own_generator.yaml", *words, "--executor", "inline"]) == 0

@@ -61,6 +61,7 @@ def released(load, tree, tmp_path, monkeypatch):
     return tree
 
 
+@pytest.mark.reports
 def test_a_released_generator_without_images_gives_a_row(command, write, released):
     planned = command(write(released), "--dry-run", "--json").json
     assert planned["missing"] == []

@@ -77,11 +77,14 @@ def load(write: Callable[[Tree], Path], tree: Tree) -> Callable[..., Tuning]:
     return load_small
 
 
-@pytest.fixture
-def undrawn(monkeypatch) -> None:
-    """Leaves the figures out, which take longer than these trainings."""
-    monkeypatch.setattr("harness.tuning.run_search.write_tuning_figures", lambda results: [])
-    monkeypatch.setattr("harness.results.folder._figures", lambda results: [])
+@pytest.fixture(autouse=True)
+def undrawn(request, monkeypatch) -> None:
+    """Leaves the figures of searches out, which take longer than these trainings.
+
+    Tests that are marked `every_file` have them.
+    """
+    if not request.node.get_closest_marker("every_file"):
+        monkeypatch.setattr("harness.tuning.run_search.write_tuning_figures", lambda results: [])
 
 
 @pytest.fixture

@@ -26,7 +26,6 @@ def status(command, capsys):
     return run
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_a_finished_search_is_done(command, write, tree, status):
     assert command(write(tree), *FIRST_TWO).code == 0
     code, shown = status()
@@ -36,7 +35,6 @@ def test_a_finished_search_is_done(command, write, tree, status):
     assert ", 0 waiting, " in shown.out
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_a_capped_trial_leaves_nothing_to_be_run(command, write, tree, status):
     tree["caps"] = {"rfid": {"at_most": 0.0}}
     assert command(write(tree), *FIRST_TWO).code == 0
@@ -47,7 +45,6 @@ def test_a_capped_trial_leaves_nothing_to_be_run(command, write, tree, status):
     assert {stage["state"] for stage in told["stages"]} == {"done"}
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_a_search_that_was_killed_says_which_trials_it_goes_on_with(
     command, write, tree, status, monkeypatch
 ):

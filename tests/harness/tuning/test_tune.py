@@ -29,8 +29,7 @@ def trials(results=RESULTS):
 
 
 @pytest.mark.every_file
-def test_every_trial_is_a_row_and_the_outputs_are_there(command, write, tree, monkeypatch):
-    monkeypatch.setattr("harness.results.folder._figures", lambda results: [])
+def test_every_trial_is_a_row_and_the_outputs_are_there(command, write, tree):
     tree["confirmation"] = {"seeds": [1, 2]}
     ended = command(write(tree))
     assert ended.code == 0, ended.err
@@ -56,7 +55,6 @@ def test_every_trial_is_a_row_and_the_outputs_are_there(command, write, tree, mo
     assert "started" not in again.err
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_what_happened_stands_in_the_events(command, write, tree):
     assert command(write(tree)).code == 0
     events = list(read_events(RESULTS / "events.jsonl"))
@@ -69,7 +67,6 @@ def test_what_happened_stands_in_the_events(command, write, tree):
     assert len(stages) == len(set(stages)) == last["stages"]["done"]
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_the_recommended_sweep_is_ready_to_run(command, write, tree, capsys):
     tree["proxy"] = {"generator.training.steps": 2}
     assert command(write(tree)).code == 0
@@ -82,7 +79,6 @@ def test_the_recommended_sweep_is_ready_to_run(command, write, tree, capsys):
     assert stored["trial"]["generator"]["training"]["steps"] == 4
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_a_killed_search_ends_like_one_that_was_never_killed(command, write, tree, tmp_path):
     tree["num_trials"] = 6
     path = write(tree)
@@ -110,7 +106,6 @@ def test_a_killed_search_ends_like_one_that_was_never_killed(command, write, tre
     )
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_a_tokenizer_beyond_the_cap_is_not_given_a_generator(command, write, tree):
     ended = command(write({**tree, "caps": {"rfid": {"at_most": 1e-6}}}), "--json")
     assert ended.code == 0, ended.err
@@ -131,7 +126,6 @@ def failing(tree, axis, choices):
     return {**tree, "num_trials": 2}
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_a_trial_that_diverges_is_told_as_such_and_the_search_goes_on(command, write, tree):
     tree = failing(tree, "tokenizer.training.learning_rate", [1e20, 1e-3])
     ended = command(write(tree))
@@ -142,7 +136,6 @@ def test_a_trial_that_diverges_is_told_as_such_and_the_search_goes_on(command, w
     assert dict(table["status"])[trials()["trial_id"][0]] == "diverged"
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_a_trial_that_fails_is_named_and_tried_again_by_the_next_command(
     command, write, tree, monkeypatch
 ):
@@ -168,7 +161,6 @@ def test_a_trial_that_fails_is_named_and_tried_again_by_the_next_command(
     assert list(trials()["status"]) == ["failed", "done", "done"]
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_two_trials_that_share_a_tokenizer_train_it_once(command, write, tree):
     tree["search"] = {"generator.training.learning_rate": {"log": [1e-4, 1e-2]}}
     tree["first"] = {}
@@ -177,7 +169,6 @@ def test_two_trials_that_share_a_tokenizer_train_it_once(command, write, tree):
     assert len(list(Path("artifacts/tokenizer").iterdir())) == 1
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_an_artifact_that_was_damaged_between_two_commands_is_made_anew_by_the_second(
     command, write, tree
 ):
@@ -195,7 +186,6 @@ def test_an_artifact_that_was_damaged_between_two_commands_is_made_anew_by_the_s
     assert list(trials()["status"]) == ["done", "done"]
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_promotion_runs_the_front_at_full_budget_and_says_whether_the_order_held(
     command, write, tree
 ):
@@ -227,7 +217,6 @@ def test_promotion_runs_the_front_at_full_budget_and_says_whether_the_order_held
     assert "promoted" not in again.out
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_what_only_promotion_needs_is_checked_before_anything_starts(command, write, tree):
     encoder = {"kind": "timm", "name": "vit_tiny_patch16_224", "weights": "absent.safetensors"}
     tree["proxy"] = {"evaluation.extractor": tree["trial"]["evaluation"]["extractor"]}
@@ -239,7 +228,6 @@ def test_what_only_promotion_needs_is_checked_before_anything_starts(command, wr
     assert not RESULTS.exists()
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_repeated_settings_that_are_refused_stop_the_command(command, write, tree, monkeypatch):
     seen = []
 
@@ -272,7 +260,6 @@ def test_a_search_of_tokenizers_alone_has_confirmed_settings(command, write, tre
     assert told["confirmed"][told["name"]]["num_seeds"] == 1
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_where_no_trial_keeps_to_a_cap_the_nearest_is_named(command, write, tree):
     ended = command(write({**tree, "num_trials": 2, "caps": {"gfid": {"at_most": 1e-6}}}))
     assert ended.code == 0, ended.err
@@ -282,7 +269,6 @@ def test_where_no_trial_keeps_to_a_cap_the_nearest_is_named(command, write, tree
     assert not (RESULTS / "recommended.yaml").exists()
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_a_first_trial_beyond_a_cap_is_said_to_be_left_out(command, write, tree):
     tree |= {"num_trials": 2, "confirmation": {"seeds": [1]}}
     assert command(write(tree)).code == 0
@@ -294,7 +280,6 @@ def test_a_first_trial_beyond_a_cap_is_said_to_be_left_out(command, write, tree)
     assert f"  {worse['name']}, 1 seed" not in ended.out
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_a_row_that_the_search_does_not_look_at_counts_for_the_exit_code(
     command, write, tree, monkeypatch
 ):
@@ -321,13 +306,11 @@ def test_figures_that_cannot_be_drawn_stop_nothing(command, write, tree, monkeyp
         raise ValueError("the figures must have a canvas")
 
     monkeypatch.setattr("harness.tuning.run_search.write_tuning_figures", refuse)
-    monkeypatch.setattr("harness.results.folder._figures", lambda results: [])
     ended = command(write({**tree, "num_trials": 2}))
     assert ended.code == 0
     assert "no figures: the figures must have a canvas" in ended.err
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_one_process_at_a_time_works_on_a_study(command, write, tree):
     RESULTS.mkdir(parents=True)
     with hold(RESULTS / "study.lease"):
@@ -336,7 +319,6 @@ def test_one_process_at_a_time_works_on_a_study(command, write, tree):
     assert "another one works on results/tuned/study.journal" in ended.err
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_a_dry_run_starts_nothing_and_counts_what_is_finished(command, write, tree):
     ended = command(write(tree), "--dry-run")
     assert "search of 4 trials, 0 of them finished" in ended.out
@@ -346,7 +328,6 @@ def test_a_dry_run_starts_nothing_and_counts_what_is_finished(command, write, tr
     assert (plan["num_trials"], plan["num_finished"], plan["to_run"]) == (4, 2, 0)
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_a_changed_space_is_refused_by_the_command(command, write, tree):
     path = write({**tree, "num_trials": 2})
     assert command(path).code == 0
@@ -356,7 +337,6 @@ def test_a_changed_space_is_refused_by_the_command(command, write, tree):
     assert "differs in search.generator.training.learning_rate" in ended.err
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_a_single_objective_under_a_cap_is_a_search_too(command, write, tree):
     tree |= {"objectives": [{"column": "gfid"}], "caps": {"rfid": {"at_most": 1e6}}}
     ended = command(write(tree))
@@ -366,7 +346,6 @@ def test_a_single_objective_under_a_cap_is_a_search_too(command, write, tree):
     ]
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_missing_weights_of_any_choice_are_named_before_anything_starts(command, write, tree):
     encoder = {"kind": "timm", "name": "vit_tiny_patch16_224", "weights": "absent.safetensors"}
     tree["presets"]["alignment"]["fixed"]["tokenizer.alignment"]["encoder"] = encoder
@@ -377,12 +356,10 @@ def test_missing_weights_of_any_choice_are_named_before_anything_starts(command,
 
 
 @pytest.mark.parametrize("option", ["--only", "--frist"])
-@pytest.mark.usefixtures("undrawn")
 def test_an_unknown_option_is_refused(command, write, tree, option):
     assert command(write(tree), option, "tokenizer").code == 2
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_a_time_limit_ends_a_search_with_a_code_of_its_own_and_the_same_command_goes_on(
     command, write, tree
 ):

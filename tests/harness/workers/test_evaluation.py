@@ -18,8 +18,9 @@ FEW = 500
 
 
 @pytest.fixture(scope="module")
-def together(small, tmp_path_factory):
-    """Stages of two workers, by kind."""
+def evaluated(small, tmp_path_factory):
+    """Stages that two workers ran, and runs that they did not end until they were run again, but
+    for `alone`; both by name."""
     folder = tmp_path_factory.mktemp("evaluation")
     runs = {
         kind: Run(small.stage(kind), small.empty_store(folder / kind, small.stage(kind)))
@@ -27,11 +28,34 @@ def together(small, tmp_path_factory):
     }
     store = small.empty_store(folder / "shards", small.stage("latents"))
     runs["shards"] = Run(small.stage("latents"), store, shard_images=FEW)
-    ended = run_workers(folder / "run", small, list(runs.values()))
+    act = {"rank": 1, "step": INTERRUPTED, "what": "fail"}
+    begun = {
+        name: Run(
+            small.stage(kind),
+            small.empty_store(folder / f"{name} begun", small.stage(kind)),
+            checkpoint_every_s=EVERY_STEP,
+            act=act,
+        )
+        for name, kind in {**{kind: kind for kind in MEASURED}, "alone": "generation"}.items()
+    }
+    again = [begun[kind]._replace(act=None) for kind in MEASURED]
+    ended = run_workers(folder / "run", small, [*runs.values(), *begun.values(), *again])
     assert ended.codes == [0, 0], log_of(folder / "run")
-    statuses = {o["status"] for outcomes in ended.outcomes for o in outcomes}
-    assert statuses == {"done"}, ended.outcomes
-    return {name: run.store.get(run.stage.kind, run.stage.key) for name, run in runs.items()}
+    expected = ["done"] * len(runs) + ["failed"] * len(begun) + ["done"] * len(again)
+    for outcomes in ended.outcomes:
+        assert [o["status"] for o in outcomes] == expected, ended.outcomes
+    done = {name: run.store.get(run.stage.kind, run.stage.key) for name, run in runs.items()}
+    return done, begun
+
+
+@pytest.fixture
+def together(evaluated):
+    return evaluated[0]
+
+
+@pytest.fixture
+def interrupted(evaluated):
+    return evaluated[1]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -74,28 +98,6 @@ def test_the_features_of_a_reference_keep_their_order(small, together):
     ours, theirs = (artifact.tensors(name) for artifact in (together["reference"], alone))
     assert ours["bank.features"].equal(theirs["bank.features"])
     assert largest_difference(together["reference"], alone) < 1e-9
-
-
-@pytest.fixture(scope="module")
-def interrupted(small, tmp_path_factory):
-    """Stages that two workers ran until one failed, and again but for `alone`, by name."""
-    folder = tmp_path_factory.mktemp("interrupted")
-    act = {"rank": 1, "step": INTERRUPTED, "what": "fail"}
-    begun = {
-        name: Run(
-            small.stage(kind),
-            small.empty_store(folder / name, small.stage(kind)),
-            checkpoint_every_s=EVERY_STEP,
-            act=act,
-        )
-        for name, kind in {**{kind: kind for kind in MEASURED}, "alone": "generation"}.items()
-    }
-    again = [begun[kind]._replace(act=None) for kind in MEASURED]
-    ended = run_workers(folder / "run", small, [*begun.values(), *again])
-    assert ended.codes == [0, 0], log_of(folder / "run")
-    statuses = [outcome["status"] for outcome in ended.outcomes[0]]
-    assert statuses == ["failed"] * 4 + ["done"] * 3, ended.outcomes
-    return begun
 
 
 @pytest.mark.parametrize("kind", MEASURED)

@@ -1,7 +1,6 @@
 """Training on two workers: equal to one worker, to itself when resumed, and never left hanging."""
 
 import json
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -25,32 +24,21 @@ workers are rounded in another order, and Adam divides small gradients by themse
 KINDS = ("tokenizer", "generator")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("training")
+class Trained(NamedTuple):
+    """Trainings by two workers that nothing disturbs, by kind, and those where one went wrong."""
 
-
-@pytest.fixture(scope="module")
-def undisturbed(small: Small, folder: Path) -> dict[str, Store]:
-    """Tokenizer and generator trained by two workers, by kind."""
-    stages = {kind: small.stage(kind) for kind in KINDS}
-    stores = {kind: small.empty_store(folder / kind, stage) for kind, stage in stages.items()}
-    runs = [Run(stages[kind], stores[kind]) for kind in KINDS]
-    ended = run_workers(folder / "undisturbed", small, runs)
-    assert_done(ended, folder / "undisturbed")
-    return stores
-
-
-class Disturbed(NamedTuple):
-    """Trainings of which one worker went wrong, and how they ended when they were run again."""
-
+    undisturbed: dict[str, Store]
     runs: dict[str, Run]
     first: Ended
-    second: Ended
 
 
 @pytest.fixture(scope="module")
-def disturbed(small: Small, folder: Path) -> Disturbed:
+def trained(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Two processes run all, of which the last run kills one; two others go on with the runs."""
+    folder = tmp_path_factory.mktemp("training")
+    stages = {kind: small.stage(kind) for kind in KINDS}
+    stores = {kind: small.empty_store(folder / kind, stage) for kind, stage in stages.items()}
+    good = [Run(stages[kind], stores[kind]) for kind in KINDS]
     generator, tokenizer = (small.stage(kind) for kind in ("generator", "tokenizer"))
     acts = {
         "fail": (generator, 1, 4),
@@ -67,28 +55,30 @@ def disturbed(small: Small, folder: Path) -> Disturbed:
         )
         for what, (stage, rank, step) in acts.items()
     }
-    first = run_workers(folder / "disturbed", small, list(runs.values()))
+    first = run_workers(folder / "first", small, [*good, *runs.values()])
     again = [run._replace(act=None) for run in runs.values()]
     second = run_workers(folder / "again", small, again)
-    assert_done(second, folder / "again")
-    return Disturbed(runs, first, second)
+    assert second.codes == [0, 0], log_of(folder / "again")
+    ended = [o for outcomes in first.outcomes for o in outcomes[: len(good)]]
+    ended += [o for outcomes in second.outcomes for o in outcomes]
+    assert {o["status"] for o in ended} == {"done"}, ended
+    return Trained(stores, runs, first)
 
 
-def outcomes_of(disturbed: Disturbed, what: str) -> list[dict[str, Any]]:
+@pytest.fixture
+def undisturbed(trained: Trained) -> dict[str, Store]:
+    return trained.undisturbed
+
+
+def outcomes_of(trained: Trained, what: str) -> list[dict[str, Any]]:
     """How the first attempt ended, by rank."""
-    number = list(disturbed.runs).index(what)
-    return [outcomes[number] for outcomes in disturbed.first.outcomes if len(outcomes) > number]
+    number = len(KINDS) + list(trained.runs).index(what)
+    return [outcomes[number] for outcomes in trained.first.outcomes if len(outcomes) > number]
 
 
 def assert_same_bits(ours: Artifact, theirs: Artifact) -> None:
     assert ours.record["files"] == theirs.record["files"]
     assert ours.result == theirs.result
-
-
-def assert_done(ended: Ended, folder: Path) -> None:
-    assert ended.codes == [0, 0], log_of(folder)
-    statuses = [[o["status"] for o in outcomes] for outcomes in ended.outcomes]
-    assert {s for row in statuses for s in row} == {"done"}, ended.outcomes
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -112,40 +102,40 @@ def test_two_workers_log_the_terms_of_the_whole_batch(small, undisturbed, kind):
         assert mine == pytest.approx(yours, rel=1e-4)
 
 
-def test_a_killed_worker_ends_the_other_one_at_once(disturbed):
-    assert disturbed.first.codes == [0, -9]
-    (survivor,) = outcomes_of(disturbed, "die")
+def test_a_killed_worker_ends_the_other_one_at_once(trained):
+    assert trained.first.codes == [0, -9]
+    (survivor,) = outcomes_of(trained, "die")
     assert survivor["status"] == "failed"
     assert "another one has ended or does not answer" in survivor["error"]
-    assert disturbed.first.seconds < PATIENCE_S
+    assert trained.first.seconds < PATIENCE_S
 
 
 def test_two_workers_go_on_from_a_checkpoint_to_the_bits_of_the_undisturbed_two(
-    disturbed, undisturbed
+    trained, undisturbed
 ):
     for what, kind in (("die", "tokenizer"), ("fail", "generator")):
-        run = disturbed.runs[what]
+        run = trained.runs[what]
         ours = run.store.get(kind, run.stage.key)
         assert_same_bits(ours, undisturbed[kind].get(kind, run.stage.key))
         assert ours.record["cost"]["wall_s"] > 0
 
 
-def test_the_error_of_one_worker_is_the_outcome_of_all(disturbed):
-    outcomes = outcomes_of(disturbed, "fail")
+def test_the_error_of_one_worker_is_the_outcome_of_all(trained):
+    outcomes = outcomes_of(trained, "fail")
     assert [o["status"] for o in outcomes] == ["failed", "failed"]
     assert {o["error"] for o in outcomes} == {"ValueError: worker 1 is on fire"}
 
 
-def test_a_loss_that_is_no_number_on_one_worker_ends_all_at_the_same_step(disturbed):
-    outcomes = outcomes_of(disturbed, "diverge")
+def test_a_loss_that_is_no_number_on_one_worker_ends_all_at_the_same_step(trained):
+    outcomes = outcomes_of(trained, "diverge")
     assert [o["status"] for o in outcomes] == ["diverged", "diverged"]
     assert all("not finite at step 4;" in o["error"] for o in outcomes)
 
 
-def test_workers_out_of_memory_go_on_in_slices(disturbed, undisturbed):
-    outcomes = outcomes_of(disturbed, "run out of memory")
+def test_workers_out_of_memory_go_on_in_slices(trained, undisturbed):
+    outcomes = outcomes_of(trained, "run out of memory")
     assert [o["again"] for o in outcomes] == [True, True]
-    run = disturbed.runs["run out of memory"]
+    run = trained.runs["run out of memory"]
     ours = run.store.get("generator", run.stage.key)
     assert ours.record["cost"]["slices"] == 2
     theirs = undisturbed["generator"].get("generator", run.stage.key)
