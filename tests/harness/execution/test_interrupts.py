@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from chaos_processes import FAULTS
 
 ROOT = Path(__file__).parents[3]
 PATIENCE_S = 120.0
@@ -25,7 +24,7 @@ def start(tmp_path, write, tree):
     path, processes = write(tree), []
 
     def start_sweep(*arguments: str) -> subprocess.Popen[str]:
-        found = os.pathsep.join([str(FAULTS), str(ROOT)])
+        found = os.pathsep.join([str(ROOT / "tests" / "chaos" / "faults"), str(ROOT)])
         environment = {**os.environ, "PYTHONPATH": found, "RAY_AUTH_MODE": "disabled"}
         process = subprocess.Popen(
             [sys.executable, "-m", "harness.run", str(path), *arguments],
