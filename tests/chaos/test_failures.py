@@ -137,6 +137,7 @@ def test_rays_memory_monitor_ends_a_stage_twice_and_then_its_rows_fail(
     assert_same_results(folder, small_undisturbed)
 
 
+@long_only
 def test_host_memory_that_is_not_there_is_asked_for_twice_and_then_the_rows_fail(
     folder, small_undisturbed
 ):

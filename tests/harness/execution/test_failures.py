@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
+from harness.execution.failures import RETRIES
 from harness.execution.stage_run import run_stage
 from harness.executors import inline
 from harness.stages import registry
@@ -173,6 +175,28 @@ def test_a_process_that_has_lost_its_gpu_ends_and_a_new_one_goes_on(
     )
     mend()
     assert "executed 3 stages, reused 4" in command(path).out
+
+
+def test_host_memory_that_is_not_there_is_asked_for_twice_and_then_the_row_fails(
+    command, write, tree, monkeypatch
+):
+    original, path = registry.KINDS["generator"], write(tree)
+
+    def allocate(config, context):
+        torch.empty(2**58)
+
+    with monkeypatch.context() as patch:
+        greedy = dataclasses.replace(original, run=allocate)
+        patch.setitem(registry.KINDS, "generator", greedy)
+        ended = command(path, "--json")
+    (row,) = ended.json["rows"]
+    assert (ended.code, row["status"], row["failure_kind"]) == (1, "failed", "host_memory")
+    assert "failed 2 times, the last time by RuntimeError" in row["error"]
+    assert "can't allocate memory" in row["error"]
+    (work,) = Path("artifacts/generator").glob("*.partial")
+    tried = (work / "history.jsonl").read_text().count('"what": "started"')
+    assert tried == 1 + RETRIES["host_memory"]
+    assert "executed 2 stages, reused 5" in command(path).out
 
 
 def test_nothing_is_published_without_a_snapshot_that_was_removed(command, write, tree):

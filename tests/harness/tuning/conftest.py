@@ -87,6 +87,12 @@ def undrawn(request, monkeypatch) -> None:
         monkeypatch.setattr("harness.tuning.run_search.write_tuning_figures", lambda results: [])
 
 
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """Has a search use the store of others in this process, so that each setting trains once."""
+    return "--store", str(tmp_path_factory.mktemp("store"))
+
+
 @pytest.fixture
 def command(tmp_path: Path, monkeypatch, capsys) -> Callable[..., Ended]:
     """Runs `python -m harness.tune` in this process, inline, from an empty folder."""

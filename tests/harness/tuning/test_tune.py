@@ -29,7 +29,7 @@ def trials(results=RESULTS):
 
 
 @pytest.mark.every_file
-def test_every_trial_is_a_row_and_the_outputs_are_there(command, write, tree):
+def test_every_trial_is_a_row_and_the_outputs_are_there(command, write, tree, monkeypatch):
     tree["confirmation"] = {"seeds": [1, 2]}
     ended = command(write(tree))
     assert ended.code == 0, ended.err
@@ -50,6 +50,7 @@ def test_every_trial_is_a_row_and_the_outputs_are_there(command, write, tree):
     assert told["confirmed"][told["name"]]["num_seeds"] == 2
     assert told["confirmed"][told["name"]]["gfid_se"] > 0
     assert "confirmed at the search's budget, mean ± standard error over seeds" in ended.out
+    monkeypatch.setattr("harness.tuning.run_search.write_tuning_figures", lambda results: [])
     again = command(write(tree))
     assert (again.code, again.out.split("\n\n")[:2]) == (0, ended.out.split("\n\n")[:2])
     assert "started" not in again.err
@@ -67,9 +68,9 @@ def test_what_happened_stands_in_the_events(command, write, tree):
     assert len(stages) == len(set(stages)) == last["stages"]["done"]
 
 
-def test_the_recommended_sweep_is_ready_to_run(command, write, tree, capsys):
+def test_the_recommended_sweep_is_ready_to_run(command, write, tree, shared, capsys):
     tree["proxy"] = {"generator.training.steps": 2}
-    assert command(write(tree)).code == 0
+    assert command(write(tree), *shared).code == 0
     capsys.readouterr()
     assert run_sweep([str(RESULTS / "recommended.yaml"), "--dry-run", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
@@ -79,8 +80,10 @@ def test_the_recommended_sweep_is_ready_to_run(command, write, tree, capsys):
     assert stored["trial"]["generator"]["training"]["steps"] == 4
 
 
-def test_a_killed_search_ends_like_one_that_was_never_killed(command, write, tree, tmp_path):
-    tree["num_trials"] = 6
+def test_a_killed_search_ends_like_one_that_was_never_killed(
+    command, write, tree, shared, tmp_path
+):
+    tree["num_trials"] = 5
     path = write(tree)
     arguments = ["--results", str(tmp_path / "killed"), "--store", str(tmp_path / "store")]
     process = subprocess.Popen(
@@ -99,7 +102,7 @@ def test_a_killed_search_ends_like_one_that_was_never_killed(command, write, tre
     assert not (tmp_path / "killed/tuned/trials.csv").exists()
     ended = command(path, *arguments)
     assert ended.code == 0, ended.err
-    assert command(path, "--results", "whole").code == 0
+    assert command(path, "--results", "whole", *shared).code == 0
     killed, whole = trials(tmp_path / "killed/tuned"), trials(Path("whole/tuned"))
     pd.testing.assert_frame_equal(
         killed.drop(columns="study_trial"), whole.drop(columns="study_trial")
@@ -187,11 +190,11 @@ def test_an_artifact_that_was_damaged_between_two_commands_is_made_anew_by_the_s
 
 
 def test_promotion_runs_the_front_at_full_budget_and_says_whether_the_order_held(
-    command, write, tree
+    command, write, tree, shared
 ):
     tree["proxy"] = {"generator.training.steps": 2}
     tree["promotion"] = {"seeds": [0, 1]}
-    ended = command(write(tree), "--promote")
+    ended = command(write(tree), "--promote", *shared)
     assert ended.code == 0, ended.err
     promoted = pd.read_parquet(RESULTS / "promoted/table.parquet")
     assert set(promoted["generator_images"]) == {32}
@@ -206,13 +209,13 @@ def test_promotion_runs_the_front_at_full_budget_and_says_whether_the_order_held
     told = RESULTS / "promoted/settings.csv"
     settings = pd.read_csv(told)
     settings.assign(setting_hash="of another trial").to_csv(told, index=False)
-    assert "promoted" not in command(write(tree)).out
+    assert "promoted" not in command(write(tree), *shared).out
     settings.to_csv(told, index=False)
-    assert "promoted at full budget" in command(write(tree)).out
-    assert "promoted" not in command(write(tree), "--set", "promotion.seeds=[]").out
+    assert "promoted at full budget" in command(write(tree), *shared).out
+    assert "promoted" not in command(write(tree), "--set", "promotion.seeds=[]", *shared).out
     (RESULTS / "promoted/table.parquet").unlink()
     (RESULTS / "promoted/table.csv").unlink()
-    again = command(write(tree))
+    again = command(write(tree), *shared)
     assert again.code == 0, again.err
     assert "promoted" not in again.out
 
@@ -228,7 +231,9 @@ def test_what_only_promotion_needs_is_checked_before_anything_starts(command, wr
     assert not RESULTS.exists()
 
 
-def test_repeated_settings_that_are_refused_stop_the_command(command, write, tree, monkeypatch):
+def test_repeated_settings_that_are_refused_stop_the_command(
+    command, write, tree, shared, monkeypatch
+):
     seen = []
 
     def refuse(options, sweep):
@@ -237,7 +242,7 @@ def test_repeated_settings_that_are_refused_stop_the_command(command, write, tre
 
     monkeypatch.setattr("harness.tuning.repetition.run_sweep", refuse)
     tree["confirmation"] = {"seeds": [1]}
-    ended = command(write({**tree, "num_trials": 2}), "--download")
+    ended = command(write({**tree, "num_trials": 2}), "--download", *shared)
     assert ended.code == 2
     assert "its confirmed settings must be a sweep that can run" in ended.err
     assert seen[0].download
@@ -245,10 +250,10 @@ def test_repeated_settings_that_are_refused_stop_the_command(command, write, tre
     assert (RESULTS / "recommended.yaml").is_file()
 
 
-def test_a_search_of_tokenizers_alone_has_confirmed_settings(command, write, tree):
+def test_a_search_of_tokenizers_alone_has_confirmed_settings(command, write, tree, shared):
     tree["trial"]["generator"] = None
     tree |= {"objectives": [{"column": "rfid"}], "confirmation": {"seeds": [1]}, "num_trials": 3}
-    ended = command(write(tree))
+    ended = command(write(tree), *shared)
     assert ended.code == 0, ended.err
     assert "confirmed at the search's budget" in ended.out
     assert "1 seed: rfid" in ended.out
@@ -260,8 +265,8 @@ def test_a_search_of_tokenizers_alone_has_confirmed_settings(command, write, tre
     assert told["confirmed"][told["name"]]["num_seeds"] == 1
 
 
-def test_where_no_trial_keeps_to_a_cap_the_nearest_is_named(command, write, tree):
-    ended = command(write({**tree, "num_trials": 2, "caps": {"gfid": {"at_most": 1e-6}}}))
+def test_where_no_trial_keeps_to_a_cap_the_nearest_is_named(command, write, tree, shared):
+    ended = command(write({**tree, "num_trials": 2, "caps": {"gfid": {"at_most": 1e-6}}}), *shared)
     assert ended.code == 0, ended.err
     assert ended.out.count("beyond cap") == 2
     assert "no trial keeps to the caps (gfid at most 1e-06). Nearest was " in ended.out
@@ -269,12 +274,12 @@ def test_where_no_trial_keeps_to_a_cap_the_nearest_is_named(command, write, tree
     assert not (RESULTS / "recommended.yaml").exists()
 
 
-def test_a_first_trial_beyond_a_cap_is_said_to_be_left_out(command, write, tree):
+def test_a_first_trial_beyond_a_cap_is_said_to_be_left_out(command, write, tree, shared):
     tree |= {"num_trials": 2, "confirmation": {"seeds": [1]}}
-    assert command(write(tree)).code == 0
+    assert command(write(tree), *shared).code == 0
     worse = trials().sort_values("gfid").iloc[-1]
     tree["caps"] = {"gfid": {"at_most": float(worse["gfid"]) * (1 - 1e-9)}}
-    ended = command(write(tree), "--results", "capped")
+    ended = command(write(tree), "--results", "capped", *shared)
     assert ended.code == 0, ended.err
     assert f"  {worse['name']}: left out, since it was beyond a cap in the search" in ended.out
     assert f"  {worse['name']}, 1 seed" not in ended.out
@@ -301,12 +306,12 @@ def test_a_row_that_the_search_does_not_look_at_counts_for_the_exit_code(
     assert "another snapshot or guidance of trial 1 (" in ended.out
 
 
-def test_figures_that_cannot_be_drawn_stop_nothing(command, write, tree, monkeypatch):
+def test_figures_that_cannot_be_drawn_stop_nothing(command, write, tree, shared, monkeypatch):
     def refuse(results):
         raise ValueError("the figures must have a canvas")
 
     monkeypatch.setattr("harness.tuning.run_search.write_tuning_figures", refuse)
-    ended = command(write({**tree, "num_trials": 2}))
+    ended = command(write({**tree, "num_trials": 2}), *shared)
     assert ended.code == 0
     assert "no figures: the figures must have a canvas" in ended.err
 
@@ -328,18 +333,18 @@ def test_a_dry_run_starts_nothing_and_counts_what_is_finished(command, write, tr
     assert (plan["num_trials"], plan["num_finished"], plan["to_run"]) == (4, 2, 0)
 
 
-def test_a_changed_space_is_refused_by_the_command(command, write, tree):
+def test_a_changed_space_is_refused_by_the_command(command, write, tree, shared):
     path = write({**tree, "num_trials": 2})
-    assert command(path).code == 0
+    assert command(path, *shared).code == 0
     setting = "search.generator.training.learning_rate={log: [1e-4, 1e-2]}"
-    ended = command(path, "--set", setting, "--set", "first={}")
+    ended = command(path, "--set", setting, "--set", "first={}", *shared)
     assert ended.code == 2
     assert "differs in search.generator.training.learning_rate" in ended.err
 
 
-def test_a_single_objective_under_a_cap_is_a_search_too(command, write, tree):
+def test_a_single_objective_under_a_cap_is_a_search_too(command, write, tree, shared):
     tree |= {"objectives": [{"column": "gfid"}], "caps": {"rfid": {"at_most": 1e6}}}
-    ended = command(write(tree))
+    ended = command(write(tree), *shared)
     assert ended.code == 0, ended.err
     assert json.loads((RESULTS / "study.json").read_text())["objectives"] == [
         {"column": "gfid", "maximised": False}
