@@ -115,6 +115,8 @@ class Sweep:
     """The file it was read from."""
     axes: tuple[Axis, ...] = ()
     """What the trials vary, in the order of the file."""
+    rungs: tuple[int, ...] = ()
+    """Steps of each generator's training after which a search looks at it; see `tuning`."""
 
 
 def load_sweep(path: Path, settings: Sequence[str] = ()) -> Sweep:

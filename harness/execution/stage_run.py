@@ -144,7 +144,7 @@ def _lead(given: _Assignment) -> Outcome:
                 return world.broadcast(outcome, patient=True)
         except DamagedArtifact as error:
             store.set_aside(error)
-        with store.work(stage.kind, stage.key) as work:
+        with store.work(stage.kind, stage.key, stage.work_key) as work:
             # Again under the lease: another process may have published in between.
             if not store.find(stage.kind, stage.key):
                 attempts.clear_failures(work)
@@ -169,7 +169,7 @@ def _follow(given: _Assignment) -> Outcome:
     told: int | Outcome = world.broadcast(0, patient=True)
     if isinstance(told, Outcome):
         return told
-    with given.store.scratch(stage.kind, stage.key) as work:
+    with given.store.scratch(stage.kind, stage.key, stage.work_key) as work:
         outcome = _attempt(given, work, told)
     return world.broadcast(outcome, patient=True) if outcome.status == "done" else outcome
 

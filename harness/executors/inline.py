@@ -75,7 +75,7 @@ def _run(
         if lost := lost_device():
             # As where machines are lost: later stages would fail here, and a new process is whole.
             raise ConnectionError(f"this process has lost its GPU in {stage.label} ({lost})")
-        step = newest_step(store.checkpoints(stage.kind, stage.key))
+        step = newest_step(store.checkpoints(stage.kind, stage.work_key))
         if not failures.add(outcome.failure, step):
             return replace(outcome, error=failures.told(outcome.error))
         listen(StageEvent(stage=stage, what="again", outcome=outcome))

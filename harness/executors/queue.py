@@ -159,7 +159,7 @@ class Queue:
         when = self.held_elsewhere.get(stage.key)
         if when is None or when > time.monotonic():
             return when is not None
-        if surely_lives(self.store.lease(stage.kind, stage.key)):
+        if surely_lives(self.store.lease(stage.kind, stage.work_key)):
             self.held_elsewhere[stage.key] = time.monotonic() + BUSY_POLL_S
             return True
         del self.held_elsewhere[stage.key]
@@ -227,7 +227,7 @@ class Queue:
             return True
         failures = self.failures[stage.key]
         # Only the name of the newest checkpoint is read; whether it is whole the attempt finds out.
-        step = newest_step(self.store.checkpoints(stage.kind, stage.key))
+        step = newest_step(self.store.checkpoints(stage.kind, stage.work_key))
         if not failures.add(outcome.failure, step):
             return False
         self.again_at[stage.key] = time.monotonic() + failures.wait_s

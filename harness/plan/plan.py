@@ -91,6 +91,13 @@ class Plan:
         wanted = with_inputs(stage for stage in self.stages if stage.kind == kind)
         return dataclasses.replace(self, stages=tuple(s for s in self.stages if s in wanted))
 
+    def at_step(self, step: int) -> "Plan":
+        """The rows of one snapshot, and all that they depend on."""
+        rows = tuple(row for row in self.rows if row.generator and row.generator.step == step)
+        wanted = with_inputs(stage for row in rows for stage in row.stages)
+        stages = tuple(stage for stage in self.stages if stage in wanted)
+        return dataclasses.replace(self, stages=stages, rows=rows)
+
 
 def make_plan(sweep: Sweep) -> Plan:
     """Derive every stage and row of a sweep; ConfigError where resources are asked for that a kind
@@ -227,7 +234,7 @@ def _check_kinds(trial: Trial) -> None:
 def _sampled_generators(
     sweep: Sweep, point: Point, config: GeneratorBase, tokenized: Stage, extractor: Stage
 ) -> Iterator[SampledGenerator]:
-    """Every snapshot under every guidance setting."""
+    """Every rung under the first guidance setting, every snapshot under every one."""
     trial, evaluation = point.trial, point.trial.evaluation
     inputs = {
         "generator": generator.stage_of(trial, config, tokenized),
@@ -235,8 +242,11 @@ def _sampled_generators(
         "extractor": extractor,
         "reference": reference.stage_of(trial, extractor),
     }
-    for step in config.snapshot_steps:
-        for guidance in evaluation.guidance:
+    training = inputs["generator"]
+    for step in (*sweep.rungs, *config.snapshot_steps):
+        is_rung = step in sweep.rungs
+        inputs["generator"] = generator.up_to(training, step) if is_rung else training
+        for guidance in evaluation.guidance[:1] if is_rung else evaluation.guidance:
             weak = None
             if isinstance(guidance, AutoGuidanceWith):
                 weak = weak_trial(sweep.file, point, guidance)

@@ -250,7 +250,7 @@ def _generator(row: PlannedRow, found: Found) -> dict[str, Any]:
     if generator is None:
         return {"train_flops": None}
     # A snapshot has cost its share of the whole training.
-    share = sampled.step / max(1, trained.snapshot_steps[-1])
+    share = sampled.step / max(1, sampled.training.config.steps)
     values: dict[str, Any] = {
         "generator_params": generator.result["parameters"],
         "device": generator.record["environment"]["device"],

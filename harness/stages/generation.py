@@ -132,7 +132,7 @@ def stage_of(
     """
     assert trial.generator is not None
     parts, weak_step = [inputs["generator"].label], None
-    if step != trial.generator.snapshot_steps[-1]:
+    if step != inputs["generator"].config.steps:
         parts.append(f"step {step}")
     if guidance.kind != "none":
         parts.append(guidance_label(guidance))

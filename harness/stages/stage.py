@@ -108,6 +108,8 @@ class Stage:
     """Stages it depends on, by the name under which it reads their artifacts."""
     label: str
     """A few words for people; they enter no key."""
+    whole: "Stage | None" = None
+    """The longer training that it is the beginning of, in whose checkpoints it works."""
     code: Mapping[str, str] = field(init=False)
     """Identity of the user's own code and weights behind the configuration; mostly empty."""
     key: str = field(init=False)
@@ -132,6 +134,11 @@ class Stage:
     def input_keys(self) -> tuple[str, ...]:
         """Keys of the stages it depends on."""
         return tuple(stage.key for stage in self.inputs.values())
+
+    @property
+    def work_key(self) -> str:
+        """Key of the work folder that has its checkpoints; whoever runs it holds that lease."""
+        return (self.whole or self).key
 
     def __hash__(self) -> int:
         return hash(self.key)

@@ -186,25 +186,33 @@ class Store:
         return artifact
 
     @contextlib.contextmanager
-    def work(self, kind: str, key: str) -> Iterator["Work"]:
-        """Hold the lease of a stage and its work folder."""
+    def work(self, kind: str, key: str, whole: str = "") -> Iterator["Work"]:
+        """Hold the lease of a stage and its work folder, and that of the stage `whole` where the
+        checkpoints are those of that one."""
         folder = self.folder(kind, key)
         with storage_errors(folder):
             make_folder(folder.parent)
         # Only the holder of the lease touches the work folder.
-        with hold(self.lease(kind, key)) as lease:
-            work = Work(folder=folder, lease=lease)
+        with contextlib.ExitStack() as held:
+            for name in dict.fromkeys((key, whole or key)):
+                lease = held.enter_context(hold(self.lease(kind, name)))
+            work = Work(folder=folder, lease=lease, shared_checkpoints=self.checkpoints(kind, name))
             with storage_errors(folder):
                 work.begin()
             work.clear_temporary()
             yield work
 
     @contextlib.contextmanager
-    def scratch(self, kind: str, key: str) -> Iterator["Work"]:
+    def scratch(self, kind: str, key: str, whole: str = "") -> Iterator["Work"]:
         """The work folder of a stage for a worker that does not hold its lease; what it writes is
         dropped, but for files that it puts into `Work.shared` on purpose."""
         with tempfile.TemporaryDirectory(prefix="frontier-") as folder:
-            yield Work(folder=self.folder(kind, key), lease=None, scratch=Path(folder))
+            yield Work(
+                folder=self.folder(kind, key),
+                lease=None,
+                shared_checkpoints=self.checkpoints(kind, whole or key),
+                scratch=Path(folder),
+            )
 
     def progress(self, kind: str, key: str) -> dict[str, Any]:
         """The last progress report of a running stage; empty where there is none."""
@@ -287,6 +295,9 @@ class Work:
     """The final folder; the work lies in its `.partial` sibling."""
     lease: Lease | None
     """The right to work on it; None for the other workers of a stage than the first."""
+    shared_checkpoints: Path
+    """Folder of its checkpoints, the same for all workers; a training's beginning has that of the
+    whole training."""
     scratch: Path | None = None
     """Where a worker without the lease writes instead; dropped when it ends."""
 
@@ -317,7 +328,8 @@ class Work:
     @property
     def checkpoints(self) -> Path:
         """Checkpoints live here until the artifact is published."""
-        return _made(self.partial / "checkpoints")
+        partial = self.partial
+        return _made(partial / "checkpoints" if self.scratch else self.shared_checkpoints)
 
     @property
     def curve(self) -> Path:

@@ -128,6 +128,7 @@ def load_checkpoint(
     step: int | None = None,
     *,
     payload: Path | None = None,
+    most: int | None = None,
     warn: Callable[[str], None] | None = None,
 ) -> tuple[int, dict[str, Any]] | None:
     """Load the newest whole checkpoint: steps done and state; None where there is none.
@@ -138,6 +139,7 @@ def load_checkpoint(
         step: Take the one after this many steps, or none, and remove nothing: for a worker that
             follows what another one chose.
         payload: The stage's payload folder; None leaves all that the checkpoint covers unchecked.
+        most: Leave alone what is after more steps than this.
         warn: Told of every checkpoint that is passed over, and where none is left.
 
     Raises:
@@ -149,7 +151,7 @@ def load_checkpoint(
             return _read(folder / f"step-{step:09d}.json", payload)
         return None
     warn = warn or (lambda text: None)
-    sealed = _sealed(folder)
+    sealed = [s for s in _sealed(folder) if most is None or s.stem <= f"step-{most:09d}"]
     for seal in sealed:
         try:
             return _read(seal, payload)

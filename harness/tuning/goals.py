@@ -103,9 +103,10 @@ class Goals:
         return "; ".join(broken)
 
 
-Status = Literal["done", "capped", "diverged", "unmeasured", "failed"]
+Status = Literal["done", "capped", "diverged", "unmeasured", "failed", "pruned"]
 """How a trial of the search ended: measured; beyond a cap before its generator; with a non-finite
-loss; run, but without a finite value of an objective; with an error."""
+loss; run, but without a finite value of an objective; with an error; left
+at a rung."""
 
 
 @dataclass(frozen=True, kw_only=True)

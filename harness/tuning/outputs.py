@@ -110,7 +110,9 @@ def _columns(study: TuningStudy) -> list[str]:
     axes = dict.fromkeys(f"search.{p.axis}" for p in study.tuning.space.parameters)
     conditions = [f"condition.{axis}" for axis in study.tuning.space.split_axes]
     head = ["trial", "name", "status", "feasible", "study_trial", "sampler", "trial_id", "row_id"]
-    return [*head, "setting_hash", *study.tuning.goals.columns, *axes, *conditions, "error"]
+    rungs = [f"after step {step}" for step in study.tuning.rungs]
+    columns = [*head, "setting_hash", *study.tuning.goals.columns, *rungs]
+    return [*columns, *axes, *conditions, "error"]
 
 
 def _line(told: Told, study: TuningStudy, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -129,13 +131,14 @@ def _line(told: Told, study: TuningStudy, row: Mapping[str, Any]) -> dict[str, A
         "row_id": row["row_id"],
         "setting_hash": study.tuning.setting_hash(dict(told.point.axes)),
         **{column: row[column] for column in study.tuning.goals.columns},
+        **{f"after step {step}": v for step, v in told.frozen.intermediate_values.items()},
         **{f"search.{axis}": value for axis, value in told.point.axes.items()},
         **{
             f"condition.{p.axis}": p.domain.condition
             for p in space.parameters
             if p.name in asked and p.axis in space.split_axes
         },
-        "error": attributes.get("error", ""),
+        "error": told.error,
     }
 
 
@@ -278,7 +281,7 @@ def trials_text(written: TrialsWritten) -> str:
         [
             str(row["trial"]),
             "front" if row["trial"] in best else _beyond(row),
-            str(row["status"]),
+            str(row["error" if row["status"] == "pruned" else "status"]),
             *(number(row[column]) for column in trials.objectives),
             *(number(written.axes[int(row["trial"])].get(axis)) for axis in names),
             str(row["name"] or ""),
@@ -290,6 +293,8 @@ def trials_text(written: TrialsWritten) -> str:
     text += [
         f"{row['status']} {written.full_words(row)}: {row['error']}" for _, row in failed.iterrows()
     ]
+    pruned = table[table["status"] == "pruned"]["error"].value_counts()
+    text += [f"{count} of {len(table)} trials {words}" for words, count in pruned.items()]
     by_id = table.drop_duplicates("trial_id").set_index("trial_id")
     text += [
         f"{row['status']} row {row['row_id']}, another snapshot or guidance of "

@@ -22,7 +22,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from harness.config.axes import short_names, write_value
 from harness.config.sweep import Point
@@ -34,6 +34,8 @@ from harness.tuning.tune_file import SamplerChoice, Tuning
 
 JOURNAL = "study.journal"
 """File in the results folder; `optuna-dashboard` opens it."""
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+"""States of trials that count."""
 LEASE = "study.lease"
 """Held by the process that works on the study."""
 REDRAWS = 8
@@ -84,12 +86,17 @@ class Told:
     @property
     def finished(self) -> bool:
         """Whether it counts: it has ended, and not with an error."""
-        return self.frozen.state == TrialState.COMPLETE
+        return self.frozen.state in FINISHED
 
     @property
     def status(self) -> str:
         """Status of the verdict, or `pending`."""
         return self.frozen.user_attrs.get("status", "pending")
+
+    @property
+    def error(self) -> str:
+        """What was wrong; empty where nothing was, or it is not told yet."""
+        return self.frozen.user_attrs.get("error", "")
 
     @property
     def name(self) -> str:
@@ -204,6 +211,30 @@ class TuningStudy:
             trial.set_user_attr(name, value)
         return Asked(number=number, trial=trial, point=point)
 
+    def should_prune(self, asked: Asked, step: int, verdict: Verdict, before: int) -> bool:
+        """Report an objective's value after a training step; whether the trial ends there.
+
+        The pruner sees the finished proposals up to the number `before`, under the numbers of the
+        proposals, by which Hyperband draws brackets: a kill repeats trials of the study.
+        """
+        (value,) = verdict.values.values()
+        if value is None or self.tuning.file.pruning is None:
+            return False
+        trial = asked.trial
+        trial.report(value, step)
+        last = _last_trials(self.study)
+        seen = optuna.create_study(study_name=self.tuning.file.name, direction=self.study.direction)
+        for number in range(asked.number):
+            found = last.get(number) if number <= before else None
+            is_seen = found is not None and found.state in FINISHED
+            seen.add_trial(found if found and is_seen else create_trial(state=TrialState.FAIL))
+        seen.add_trial(last[asked.number])
+        pruner = self.tuning.file.pruning.pruner()
+        prunes = pruner.prune(seen, seen.get_trials(deepcopy=False)[-1])
+        for name, kept in seen.get_trials(deepcopy=False)[-1].system_attrs.items():
+            trial.storage.set_trial_system_attr(trial._trial_id, name, kept)
+        return bool(prunes)
+
     def tell(self, asked: Asked, verdict: Verdict) -> None:
         """Tell how a proposal ended.
 
@@ -219,7 +250,14 @@ class TuningStudy:
             return
         for name in self.tuning.goals.constraints:
             trial.set_constraint(name, verdict.violations[name])
-        self.study.tell(trial, self._finite_values(verdict))
+        if verdict.status == "pruned":
+            self.study.tell(trial, state=TrialState.PRUNED)
+            return
+        values, generator = self._finite_values(verdict), asked.point.trial.generator
+        if self.tuning.rungs and generator is not None:
+            # `auto` of Optuna's pruners is the largest step that was reported.
+            trial.report(values[0], generator.snapshot_steps[-1])
+        self.study.tell(trial, values)
 
     def _finite_values(self, verdict: Verdict) -> list[float]:
         known = [abs(v) for v in verdict.values.values() if v is not None]
@@ -266,7 +304,7 @@ def open_study(
     changed = [
         f"search.{name}" for name in names if before["search"].get(name) != now["search"].get(name)
     ]
-    changed += [name for name in ("objectives", "caps", "first") if before.get(name) != now[name]]
+    changed += [n for n in ("objectives", "caps", "first", "pruning") if before.get(n) != now[n]]
     if not changed:
         opened.told()
         return opened
@@ -319,7 +357,7 @@ def count_finished(folder: Path) -> int:
     """Finished trials of the study in a results folder, which is left as it is."""
     study = _last_study(_storage(folder)) if (folder / JOURNAL).is_file() else None
     trials = study.get_trials(deepcopy=False) if study else []
-    return sum(trial.state == TrialState.COMPLETE for trial in trials)
+    return sum(trial.state in FINISHED for trial in trials)
 
 
 def read_told(folder: Path, tuning: Tuning) -> list[Told]:
@@ -397,6 +435,7 @@ def _identity(tuning: Tuning) -> dict[str, Any]:
         "objectives": [[o.column, o.maximised] for o in tuning.goals.objectives],
         "caps": {column: cap.words(column) for column, cap in tuning.goals.caps.items()},
         "first": json.loads(json.dumps(list(tuning.file.first.items()))),
+        "pruning": to_plain(tuning.file.pruning),
     }
 
 
@@ -408,8 +447,11 @@ def _plain_domain(tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def _taken_over(old: TuningStudy, judge: Judge) -> list[FrozenTrial]:
-    """The trials that lie in the space of the tune file, judged anew, for a further study."""
+    """The trials that lie in the space of the tune file, judged anew, for a further study; with
+    them those that were pruned, where goals and pruner are as they were."""
     tuning, parameters = old.tuning, old.tuning.space.parameters
+    before, now = old.study.user_attrs["space"], _identity(tuning)
+    same = all(before.get(name) == now[name] for name in ("objectives", "caps", "pruning"))
     first = {name: tuning.space.parameters_of(axes) for name, axes in tuning.file.first.items()}
     numbers = itertools.count(len(first))
     trials: list[FrozenTrial] = []
@@ -420,26 +462,26 @@ def _taken_over(old: TuningStudy, judge: Judge) -> list[FrozenTrial]:
         except ConfigError:
             continue
         verdict = judge(old.point_of(frozen))
-        if verdict is None or verdict.status != "done":
+        done = verdict if verdict is not None and verdict.status == "done" else None
+        if done is None and not (same and frozen.state == TrialState.PRUNED):
             continue
         name = next((name for name, values in first.items() if values == given), None)
         number = next(numbers) if name is None else list(first).index(name)
         # Values that were asked for but not in force stay, for samplers that need every parameter.
         values = {p.name: given.get(p.name, frozen.params.get(p.name)) for p in parameters}
         kept = [p for p in parameters if p.domain.contains(values[p.name])]
-        measured = [verdict.values[o.column] for o in tuning.goals.objectives]
-        trial = optuna.trial.create_trial(
+        trial = create_trial(
+            state=TrialState.COMPLETE if done else TrialState.PRUNED,
             params={p.name: values[p.name] for p in kept},
             distributions={p.name: p.domain.distribution for p in kept},
-            values=[value for value in measured if value is not None],
-            constraints=dict(verdict.violations),
+            values=[v for v in done.values.values() if v is not None] if done else None,
+            intermediate_values=frozen.intermediate_values if same else None,
+            constraints=dict(done.violations) if done else frozen.constraints,
             user_attrs={
+                **{key: attributes[key] for key in ("axes", "trial_id", "sampler")},
                 "proposal": number,
-                "axes": attributes["axes"],
-                "trial_id": attributes["trial_id"],
-                "sampler": attributes["sampler"],
-                "status": verdict.status,
-                "error": verdict.error,
+                "status": done.status if done else attributes["status"],
+                "error": done.error if done else attributes["error"],
                 **({} if name is None else {"name": name}),
             },
         )

@@ -6,9 +6,8 @@ the same under every executor, while no stage waits for a whole batch.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 from harness.config.sweep import Point
 from harness.execution.stage_run import Outcome
@@ -26,7 +25,7 @@ Announce = Callable[[Asked, Verdict], None]
 """Called when a trial was told."""
 _GOOD = ("done", "reused")
 _ROW_STATUS: Mapping[str, RowStatus] = {
-    "capped": "blocked", "diverged": "diverged", "failed": "failed",
+    "capped": "blocked", "pruned": "blocked", "diverged": "diverged", "failed": "failed",
 }  # fmt: skip
 """Error of a row without numbers, by the trial's status."""
 
@@ -35,10 +34,13 @@ _ROW_STATUS: Mapping[str, RowStatus] = {
 class _Flight:
     asked: Asked
     plan: Plan
-    step: Literal["reconstruction", "generation"]
-    """`reconstruction`: a cap is to be looked at before the generator is started."""
+    parts: list[Plan]
+    """Parts of the plan that are not judged yet, the whole last: the reconstruction, where a cap is
+    to be looked at before the generator is started, and the rungs."""
+    sees: int
+    """Last proposal that its own has seen finished."""
     running: list[Stage] = field(default_factory=list)
-    """Stages of this step that were not in the store."""
+    """Stages of the first part that were not in the store."""
     verdict: Verdict | None = None
 
 
@@ -60,7 +62,7 @@ class TrialFeed:
         new: list[Stage] = []
         while True:
             while self.todo and len(self.flights) < window:
-                self.flights.append(self._launch(self.todo.pop(0), new))
+                self.flights.append(self._launch(self.todo.pop(0), window, new))
             for flight in self.flights:
                 self._advance(flight, new)
             if not self.flights or self.flights[0].verdict is None:
@@ -68,17 +70,17 @@ class TrialFeed:
             # One at a time: the next proposal is to know of this trial and of no later one.
             self._tell(self.flights.pop(0))
 
-    def _launch(self, number: int, new: list[Stage]) -> _Flight:
+    def _launch(self, number: int, window: int, new: list[Stage]) -> _Flight:
         asked = self.study.ask(number)
         plan = self.tuning.plan([asked.point])
-        gated = self.tuning.goals.gated
-        flight = _Flight(asked=asked, plan=plan, step="reconstruction" if gated else "generation")
+        parts = [plan.restricted_to("reconstruction")] if self.tuning.goals.gated else []
+        parts += [*map(plan.at_step, self.tuning.rungs), plan]
+        flight = _Flight(asked=asked, plan=plan, parts=parts, sees=number - window)
         self._start(flight, new)
         return flight
 
     def _start(self, flight: _Flight, new: list[Stage]) -> None:
-        gated = flight.step == "reconstruction"
-        plan = flight.plan.restricted_to("reconstruction") if gated else flight.plan
+        plan = flight.parts[0]
         flight.running = stages_to_run(plan.stages, plan.read_keys, self.store)
         new += flight.running
 
@@ -87,18 +89,24 @@ class TrialFeed:
         while flight.verdict is None:
             if any(stage.key not in self.outcomes for stage in flight.running):
                 return
-            judged = judged_row(flight.plan)
-            row = make_row(judged, flight.plan.sweep, self.store, self.outcomes)
+            part = flight.parts.pop(0)
+            judged = judged_row(part)
+            row = make_row(judged, part.sweep, self.store, self.outcomes)
             bad = any(self.outcomes[s.key].status not in _GOOD for s in flight.running)
-            if bad or flight.step == "generation":
-                stages = with_inputs(judged.stages)
-                ended = [self.outcomes[s.key] for s in stages if s.key in self.outcomes]
-                diverged = any(outcome.status == "diverged" for outcome in ended)
-                flight.verdict = judge(row, goals, diverged=diverged, capped=False)
+            stages = with_inputs(judged.stages)
+            ended = [self.outcomes[s.key] for s in stages if s.key in self.outcomes]
+            diverged = any(outcome.status == "diverged" for outcome in ended)
+            verdict = judge(row, goals, diverged=diverged, capped=False)
+            if bad or not flight.parts:
+                flight.verdict = verdict
+            elif part.rows is not flight.plan.rows and judged.generator:
+                step = judged.generator.step
+                if self.study.should_prune(flight.asked, step, verdict, flight.sees):
+                    error = f"pruned after step {step}"
+                    flight.verdict = replace(verdict, status="pruned", error=error)
             elif goals.broken_caps(row):
                 flight.verdict = judge(row, goals, diverged=False, capped=True)
-            else:
-                flight.step = "generation"
+            if flight.verdict is None:
                 self._start(flight, new)
 
     def _tell(self, flight: _Flight) -> None:
@@ -131,7 +139,7 @@ def recorded_outcomes(told: Sequence[Told], plan: Plan) -> dict[str, Outcome]:
     outcomes: dict[str, Outcome] = {}
     for one in told:
         rows = [row for row in plan.rows if row.trial_id == one.point.trial_id]
-        outcomes |= _as_outcomes(rows, one.status, one.frozen.user_attrs.get("error", ""))
+        outcomes |= _as_outcomes(rows, one.status, one.error)
     return outcomes
 
 

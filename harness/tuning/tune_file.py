@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from optuna import pruners
+
 from harness.config.axes import describe_axes
 from harness.config.ranges import check_ranges
 from harness.config.resources import Resources
@@ -57,6 +59,36 @@ class SamplerChoice:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pruning:
+    """Ends a bad trial early, by its objective at steps of its generator's training."""
+
+    steps: tuple[int, ...]
+    """Steps after which samples are scored and the pruner is asked: the rungs."""
+    kind: Literal["median", "percentile", "successive_halving", "hyperband"] = "median"
+    """Pruner of Optuna's."""
+    arguments: dict[str, int | float | str] = field(default_factory=dict)
+    """Its arguments, under Optuna's names; `min_resource` is the first step where not given."""
+
+    def __post_init__(self) -> None:
+        if not self.steps or min(self.steps) < 1 or [*self.steps] != sorted(set(self.steps)):
+            raise ValueError(f"`steps` must be rising counts, but got {[*self.steps]}; use [1000]")
+        self.pruner()
+
+    def pruner(self) -> pruners.BasePruner:
+        """A new pruner, which has seen nothing; ValueError where Optuna takes other arguments."""
+        name = f"{self.kind.title().replace('_', '')}Pruner"
+        halving = self.kind in ("successive_halving", "hyperband")
+        given = ({"min_resource": self.steps[0]} if halving else {}) | self.arguments
+        try:
+            return getattr(pruners, name)(**given)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"`arguments` must be those of optuna.pruners.{name}, but got "
+                f"{self.arguments}: {error}; use what its documentation lists"
+            ) from error
+
+
+@dataclass(frozen=True, kw_only=True)
 class Repetition:
     """Trials that are run again under other seeds."""
 
@@ -96,6 +128,8 @@ class TuneFile:
     """Column -> bound. A tokenizer beyond its cap is not given a generator."""
     sampler: SamplerChoice = SamplerChoice()
     """Algorithm that proposes trials."""
+    pruning: Pruning | None = None
+    """Ends bad trials early, in a search with one objective; absent: all are trained to the end."""
     num_trials: int
     """Finished trials of the study in total, the first ones included."""
     parallel: int | Literal["auto"] = "auto"
@@ -131,11 +165,16 @@ class Tuning:
     base: SweepFile
     """Trial under the proxy, presets and named choices: what the search's trials are built from."""
     source: str
+    rungs: tuple[int, ...] = ()
+    """Steps at which trials may be pruned."""
 
     def point(self, axes: Axes) -> Point:
         """The trial of one proposal, under the proxy."""
         try:
-            return Point(axes=axes, trial=build_trial(self.base, axes))
+            trial = build_trial(self.base, axes)
+            if self.rungs:
+                self._check_rungs(trial)
+            return Point(axes=axes, trial=trial)
         except ConfigError as error:
             raise error.within(source=self.source) from error
 
@@ -146,11 +185,12 @@ class Tuning:
         reference = next(iter(self.file.first.values()), {})
         axes = describe_axes((p.axes for p in found), self.space.listed, self.base.presets)
         axes = tuple(a.against(reference[a.name]) if a.name in reference else a for a in axes)
-        return make_plan(Sweep(file=self.base, points=found, source=self.source, axes=axes))
+        sweep = Sweep(file=self.base, points=found, source=self.source, axes=axes, rungs=self.rungs)
+        return make_plan(sweep)
 
     def at_full_budget(self) -> "Tuning":
-        """The same search without its proxy."""
-        return replace(self, base=replace(self.base, trial=self.file.trial))
+        """The same search without its proxy, where nothing is pruned."""
+        return replace(self, base=replace(self.base, trial=self.file.trial), rungs=())
 
     def setting_hash(self, axes: Axes) -> str:
         """Names a setting by what it stands for: its values, and the trials at both budgets."""
@@ -171,6 +211,27 @@ class Tuning:
             grid={"setting": list(named), "seed": list(seeds)},
             resources=self.file.resources,
         )
+
+    def _check_rungs(self, trial: Trial) -> None:
+        """Refuse what no pruner can look at, and a training that cannot be left at the rungs."""
+        generator, columns = trial.generator, [o.column for o in self.goals.objectives]
+        steps = () if generator is None or generator.is_given else generator.snapshot_steps
+        last = max(steps, default=0)
+        wrong = (
+            (len(columns) > 1,
+             f"one objective, since Optuna prunes by no more, but has {', '.join(columns)}; put "
+             "others under `caps`"),
+            (COLUMNS[columns[0]].measured_on != "samples",
+             f"an objective that snapshots of a generator have, as gfid, but has {columns[0]}"),
+            (not steps, "a generator in every trial that is trained here; leave `pruning` out"),
+            (len(steps) > 1,
+             "`steps` in place of the trial's generator.snapshots; leave those out"),
+            (self.rungs[-1] >= last,
+             f"`steps` below the training's own, {last}, but got {self.rungs[-1]}; lower it"),
+        )  # fmt: skip
+        for is_wrong, text in wrong:
+            if is_wrong:
+                raise ConfigError(f"a search with it must have {text}", path="pruning")
 
     def _paths(self, axes: Axes) -> dict[str, Any]:
         """Dotted paths and values of a setting, presets resolved."""
@@ -196,6 +257,7 @@ def load_tune(path: Path, settings: Sequence[str] = ()) -> Tuning:
             goals=Goals(objectives=file.objectives, caps=file.caps),
             base=_base(file, {**file.presets, **named}),
             source=source,
+            rungs=file.pruning.steps if file.pruning else (),
         )
         _check_first(tuning)
         points = _check_trials(tuning)

@@ -39,6 +39,13 @@ class GeneratorStage:
     """Precision to which latents are rounded before the generator reads them."""
     resolution: int = field(default=0, metadata=KEY_UNLESS_DEFAULT)
     """Side of the images of a generator that draws images, in pixels; 0 for latents."""
+    until: int = field(default=0, metadata=KEY_UNLESS_DEFAULT)
+    """Step after which the training is left, for a longer one to go on from; 0: its last."""
+
+    @property
+    def steps(self) -> int:
+        """Step of its last weights."""
+        return self.until or self.generator.snapshot_steps[-1]
 
     @property
     def learns_representations(self) -> bool:

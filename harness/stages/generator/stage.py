@@ -27,7 +27,7 @@ from harness.schema.reading import ConfigError
 from harness.stages import latents as latents_stage
 from harness.stages.encoder import stage as encoder
 from harness.stages.encoder.kind import EncoderStage, Place
-from harness.stages.flops import ADAM_STATE, BYTES, FORWARDS_A_STEP, training_images
+from harness.stages.flops import ADAM_STATE, BYTES, FORWARDS_A_STEP
 from harness.stages.generator.kind import GeneratorStage
 from harness.stages.generator.kinds import kind_of
 from harness.stages.generator.representation import StoredAlignment, TokenAlignment
@@ -90,6 +90,12 @@ def stage_of(trial: Trial, settings: GeneratorBase, tokenizer: Stage) -> Stage:
     return Stage(kind="generator", config=config, inputs=inputs, label=label)
 
 
+def up_to(training: Stage, step: int) -> Stage:
+    """The stage of a training's first steps; the training goes on from its checkpoint."""
+    config, label = replace(training.config, until=step), f"{training.label} to step {step}"
+    return replace(training, config=config, label=label, whole=training)
+
+
 def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
     """One flat loop for every objective on latents and labels: AdamW, EMA of the weights."""
     device, kind = context.device, kind_of(config.generator)
@@ -149,7 +155,7 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
     count = training.batch_size
     own = context.world.part(count)
     first = 0
-    if resumed := context.resume():
+    if resumed := context.resume(config.until or None):
         first, saved = resumed
         model.load_state_dict(saved["model"])
         ema.load_state_dict(saved["ema"])
@@ -217,7 +223,7 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
         model.train()
         return summed
 
-    upcoming = range(first, training.steps)
+    upcoming = range(first, config.steps)
     pictures = context.ahead(read_images, upcoming) if alignment else None
     stored = None if latents.is_resident else context.ahead(read_latents, upcoming)
     parts = context.parts(count)
@@ -274,13 +280,18 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
             write_tensors(path, ema.module.state_dict())
         context.after_step(
             step + 1,
-            training.steps,
+            config.steps,
             lambda loss=loss: {"loss": float(loss.detach())},
             state,
             images=training.batch_size,
         )
+    if config.until:
+        context.leave(config.until, state)
+        if context.world.is_first:
+            path = context.work.payload / snapshot_name(config.until)
+            write_tensors(path, ema.module.state_dict())
     curve.publish()
-    if context.world.is_first:
+    if context.world.is_first and not config.until:
         context.work.require_files(map(snapshot_name, settings.snapshot_steps))
     return {**_result(config, context, parameters), **beginning}
 
@@ -336,10 +347,10 @@ def _given_head(settings: GeneratorSettings, path: Path) -> dict[str, Tensor]:
 
 
 def _result(config: GeneratorStage, context: StageContext, parameters: int) -> dict[str, Any]:
-    training, encoded = _trained(config).training, context.inputs["latents"]
+    encoded = context.inputs["latents"]
     return {
         "parameters": parameters,
-        "images": training.steps * training.batch_size,
+        "images": _trained(config).images_at(config.steps),
         "mean": encoded.result["mean"],
         "std": encoded.result["std"],
         "label_counts": encoded.result["label_counts"],
@@ -432,7 +443,7 @@ def estimate(stage: Stage) -> Estimate:
         flops=training_flops(config, looks_to),
         disk_bytes=BYTES * parameters * len(config.generator.snapshot_steps),
         parameters=parameters,
-        images=0 if config.generator.is_given else training_images(_trained(config).training),
+        images=0 if config.generator.is_given else _trained(config).images_at(config.steps),
         # The moving average is one more copy of the weights.
         state_bytes=(ADAM_STATE + 1) * BYTES * parameters,
         activations=lambda: _activations(config),
@@ -474,7 +485,7 @@ def training_flops(config: GeneratorStage, looks_to: EncoderStage | None) -> flo
         token_side = kind.token_side
         assert token_side is not None
         per_image += encoder.flops_per_image(looks_to, token_side(config))
-    return training_images(_trained(config).training) * per_image
+    return _trained(config).images_at(config.steps) * per_image
 
 
 def check_given(stage: Stage) -> None:

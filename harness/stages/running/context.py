@@ -281,12 +281,16 @@ class StageContext:
             self.work.report({**report, **speed, **self._bill()})
             self._reported = now
         if stop_due:
-            if self.world.is_first and self._saved_step != step:
-                self._save(step, state)
-            self.wait_for_checkpoint()
+            self.leave(step, state)
             raise StopRequested(
                 f"the driver asked this stage to stop; it did while it measured its {measuring}"
             )
+
+    def leave(self, step: int, state: Callable[[], Mapping[str, Any]]) -> None:
+        """Write a checkpoint, unless there is one after this step."""
+        if self.world.is_first and self._saved_step != step:
+            self._save(step, state)
+        self.wait_for_checkpoint()
 
     def _stop_is_due(self, now: float) -> bool:
         if now - self._asked < POLL_S:
@@ -294,8 +298,9 @@ class StageContext:
         self._asked = now
         return self.stop_requested()
 
-    def resume(self) -> tuple[int, dict[str, Any]] | None:
-        """Steps done and state of the newest whole checkpoint, or None; one for all workers.
+    def resume(self, most: int | None = None) -> tuple[int, dict[str, Any]] | None:
+        """Steps done, `most` of them, and state of the newest whole checkpoint, or None; one for
+        all workers.
 
         The training curve is put back to what it was then. Checkpoints that had to be passed over
         are told in the stage's log and history.
@@ -304,9 +309,9 @@ class StageContext:
             ValueError: Another worker than the first cannot read the checkpoint that it chose.
         """
         work, found = self.work, None
-        folder = work.shared / "checkpoints"
+        folder = work.shared_checkpoints
         if self.world.is_first:
-            found = load_checkpoint(folder, payload=work.payload, warn=work.warn)
+            found = load_checkpoint(folder, payload=work.payload, most=most, warn=work.warn)
         chosen = self.world.broadcast(None if found is None else found[0])
         if chosen is None:
             return None

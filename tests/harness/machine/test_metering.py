@@ -23,7 +23,7 @@ A_HUNDRED_S = Spent(wall_s=100.0)
 @pytest.fixture
 def record(load, tmp_path, monkeypatch) -> Callable[..., dict[str, Any]]:
     """The cost of a stage of known work that took a hundred seconds, unless told otherwise."""
-    work = Work(folder=tmp_path / "key", lease=None, scratch=tmp_path)
+    work = Work(folder=tmp_path / "key", lease=None, shared_checkpoints=tmp_path, scratch=tmp_path)
     expected = Estimate(flops=989.4e12 * 40, disk_bytes=0.0, images=5000)
     monkeypatch.setattr(stage_run, "estimate", lambda _: expected)
     monkeypatch.setattr(stage_run, "precision_of", lambda _, **__: "bf16")
