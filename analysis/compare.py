@@ -23,6 +23,8 @@ from analysis.table.protocols import list_some
 from analysis.table.reading import concat_tables, load_table
 
 EXIT_OK, EXIT_WRONG_REQUEST = 0, 2
+OF_GENERATOR = ("generator_", "axis.generator.", "axis.latents.", "guidance", "label_policy")
+"""How the columns begin that say of a generator what it is."""
 CONFIGURATION = ("cell", "dataset", "resolution", "guidance", "generator_images")
 """Columns that match rows, after `describe_lines` has put every axis into the name of the cell."""
 MAX_LISTED = 40
@@ -44,6 +46,8 @@ class Comparison:
     only_first: pd.DataFrame
     """Configurations done in one table only: `CONFIGURATION`, `name`, `reason`."""
     only_second: pd.DataFrame
+    tokenizers_only: bool
+    """One table has no generators, so that the tokenizers alone are compared."""
 
     def having(self, verdict: str) -> pd.DataFrame:
         """The changes of one verdict: `LEADING` first, then by size of the relative change."""
@@ -67,12 +71,20 @@ def compare_tables(first: pd.DataFrame, second: pd.DataFrame) -> Comparison:
     """
     tables = {"first": first, "second": second}
     both = concat_tables([table.assign(side=side) for side, table in tables.items()])
+    tokenizers_only = len({table["generator_size"].notna().any() for table in tables.values()}) > 1
+    if tokenizers_only:
+        both = both.assign(**{name: None for name in both if str(name).startswith(OF_GENERATOR)})
+        # One row of each, however many generators were trained on it.
+        both = both.sort_values("status", key=lambda status: status != "done", kind="stable")
+        both = both.drop_duplicates(["side", "tokenizer_key"])
     measures = measures_of(both)
     named, _ = describe_lines(both, apart=("side", "guidance", "protocol_hash"))
     named["name"] = _name_configurations(named)
     done = named[named["status"] == "done"].assign(sampling_se=named["gfid_se"])
     keys = [*CONFIGURATION, "name"]
     shared = ("protocol_hash", "reconstruction_protocol_hash", "sampling_se")
+    # One type on both sides: a column that is empty everywhere would have another.
+    done[keys] = done[keys].astype(object)
     averages = {s: average_rows(done[done["side"] == s], keys, first=shared) for s in tables}
     joined = averages["first"].merge(averages["second"], on=keys, suffixes=("|a", "|b"))
     changes = [_compare_metric(joined, name, measure) for name, measure in measures.items()]
@@ -82,6 +94,7 @@ def compare_tables(first: pd.DataFrame, second: pd.DataFrame) -> Comparison:
         changes=pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=columns),
         only_first=_find_missing(averages["first"], averages["second"], named, "second"),
         only_second=_find_missing(averages["second"], averages["first"], named, "first"),
+        tokenizers_only=tokenizers_only,
     )
 
 
@@ -89,6 +102,8 @@ def describe_comparison(comparison: Comparison, *, first: str, second: str) -> s
     """Says in plain text what changed and what only one of both has."""
     changes = comparison.changes
     lines = [f"A = {first}", f"B = {second}"]
+    if comparison.tokenizers_only:
+        lines.append("One of both has no generators: the tokenizers alone are compared.")
     if changes.empty:
         lines.append("No configuration is done in both with a number to compare.")
     changed = comparison.having("changed")
@@ -136,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         comparison = compare_tables(load_table(request.first), load_table(request.second))
         if request.out is not None:
             request.out.parent.mkdir(parents=True, exist_ok=True)
-            comparison.changes.to_csv(request.out, index=False, lineterminator="\n")
+            comparison.changes.to_csv(request.out.absolute(), index=False, lineterminator="\n")
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_WRONG_REQUEST

@@ -5,6 +5,7 @@ strict, and a name or shape that does not fit is an error that lists it; a train
 what fits of a file.
 """
 
+import re
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -56,14 +57,9 @@ class Weights(dict[str, Tensor]):
 
 
 def read_checkpoint(path: str | Path, *, headers: bool = False) -> dict[str, Any]:
-    """Read a safetensors or torch file into a (possibly nested) dictionary.
-
-    Args:
-        headers: Give names, shapes and types alone, on the device `meta`.
-
-    Raises:
-        ValueError: if the file is absent or damaged, or holds more than tensors and plain values.
-    """
+    """Read a safetensors or torch file into a (possibly nested) dictionary, with `headers` names,
+    shapes and types alone, on the device `meta`. ValueError where it is absent or damaged, or holds
+    more than tensors and plain values."""
     path, device = Path(path), "meta" if headers else "cpu"
     if not path.is_file():
         raise ValueError(f"a checkpoint must be a file, but {path} is not; correct the path")
@@ -82,11 +78,11 @@ def read_checkpoint(path: str | Path, *, headers: bool = False) -> dict[str, Any
     # A damaged file fails in the reader of its archive, its pickle or its tensors, each in its own
     # way; all that the caller must know is which file it was.
     except Exception as error:
-        if "GLOBAL" in str(error) or "Unsupported class" in str(error):
+        if found := re.search(r"(?:GLOBAL|Unsupported class) ([\w.]+)", str(error)):
             raise ValueError(
                 f"a checkpoint must hold tensors and plain values only, but {path} holds other "
-                f"objects ({_first_line(error)}); extract its state dict and save that, as "
-                "safetensors if possible"
+                f"objects ({found[1]}); extract its state dict and save that, as safetensors if "
+                "possible"
             ) from error
         raise ValueError(
             f"a checkpoint must be a whole safetensors or torch file, but {path} could not be read "
@@ -112,7 +108,11 @@ def _read_safetensors(path: Path, *, headers: bool) -> dict[str, Any]:
 
 def _first_line(error: Exception) -> str:
     # PyTorch goes on to say how its caller would run the code that a file holds.
-    return str(error).strip().partition("\n")[0].partition(". In PyTorch")[0][:200]
+    line = str(error).strip().partition("\n")[0].removeprefix("Weights only load failed. ")
+    return (
+        line.partition("In PyTorch")[0].partition("This file can still")[0][:200].rstrip(". ")
+        or "no such file"
+    )
 
 
 def read_tensors(path: str | Path, *, entry: str | None = None, headers: bool = False) -> Weights:
@@ -124,8 +124,7 @@ def read_tensors(path: str | Path, *, entry: str | None = None, headers: bool = 
         entry: Which entry is taken; None: the first of `ENTRIES` that the file has.
         headers: Give names, shapes and types alone, on the device `meta`.
 
-    Raises:
-        ValueError: if there is no such entry, or a tensor holds a value that is not finite.
+    ValueError where there is no such entry, or a tensor holds a value that is not finite.
     """
     content = read_checkpoint(path, headers=headers)
     entry, state = _entry(content, str(path), entry)
@@ -138,7 +137,7 @@ def read_tensors(path: str | Path, *, entry: str | None = None, headers: bool = 
     weights = Weights(named)
     weights.entry, weights.left_out = entry, tuple(left)
     if not headers:
-        _check_finite(weights, str(path))
+        check_finite(weights, str(path))
     return weights
 
 
@@ -168,7 +167,8 @@ def _others(state: Mapping[str, Any]) -> list[str]:
     return [str(name) for name, value in state.items() if not isinstance(value, Tensor)]
 
 
-def _check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
+def check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
+    """Refuse weights that are not finite, by their names."""
     bad = [
         f"{name} ({int((~value.isfinite()).sum())} of {value.numel()})"
         for name, value in tensors.items()
@@ -182,12 +182,10 @@ def _check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
 
 
 def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> None:
-    """Copy tensors into a module whose names and shapes they must match exactly.
-
-    Raises:
-        ValueError: if a name is missing or foreign or a shape differs; all are listed.
-    """
+    """Copy tensors into a module whose names and shapes they must match exactly; ValueError lists
+    what is missing, foreign or of another shape."""
     expected = module.state_dict()
+    tensors = _unwrapped(tensors, expected)
     missing = [name for name in expected if name not in tensors]
     foreign = [name for name in tensors if name not in expected]
     misshapen = [
@@ -205,6 +203,16 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], *, source: s
     module.load_state_dict(dict(tensors))
 
 
+def _unwrapped(tensors: Mapping[str, Tensor], expected: Mapping[str, Any]) -> Mapping[str, Tensor]:
+    """The tensors without a prefix that all have, as the attribute of a wrapper gives, `model.`."""
+    first, ours = (next(iter(names), "") for names in (tensors, expected))
+    ends = [first.removesuffix(name) for name in expected if first.endswith(f".{name}")]
+    prefix = min(ends, key=len, default="")
+    if not prefix or ours in tensors or not all(name.startswith(prefix) for name in tensors):
+        return tensors
+    return {name.removeprefix(prefix): value for name, value in tensors.items()}
+
+
 def _is_placed(name: str) -> bool:
     return name.startswith(("encoder.", "decoder.")) and ".attn." in name
 
@@ -212,15 +220,10 @@ def _is_placed(name: str) -> bool:
 def load_fitting(
     module: nn.Module, tensors: Mapping[str, Tensor], *, source: str
 ) -> dict[str, str]:
-    """Copy the tensors into a module that have a name and shape of it; the rest stays as it is.
-
-    Returns:
-        Name of each tensor that was not copied, of the module or of the file -> why.
-
-    Raises:
-        ValueError: if not one fits.
-    """
+    """Copy the tensors into a module that have a name and shape of it, at least one; the rest stays
+    as it is. Gives the name of each that was not copied, of the module or of the file -> why."""
     expected, left = module.state_dict(), {}
+    tensors = _unwrapped(tensors, expected)
     for name, own in expected.items():
         if name not in tensors:
             left[name] = "not in the file"

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from torch import Tensor
 
+from models.checkpoint import check_finite, read_checkpoint
 from models.compilation import compile_in_place
 from models.posterior import PointPosterior, Posterior
 from models.tokenizer import TokenizerNetwork
@@ -110,14 +111,8 @@ def _shards(index: Path) -> list[Path]:
 
 
 def read_network_config(folder: Path, class_name: str | None = None) -> dict[str, Any]:
-    """Read `config.json`.
-
-    Args:
-        class_name: the class that it must describe; None leaves that to the file.
-
-    Raises:
-        ValueError: if it is no JSON object or describes another class or none.
-    """
+    """Read `config.json`; ValueError where it describes another class than `class_name`, which
+    None leaves to the file, or none."""
     path = folder / CONFIG_FILE
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -141,11 +136,8 @@ def read_network_config(folder: Path, class_name: str | None = None) -> dict[str
 def build_diffusers_autoencoder(
     config: Mapping[str, Any], *, precision: Literal["fp32", "bf16"] = "fp32"
 ) -> DiffusersAutoencoder:
-    """Build the network of a `config.json`, with random weights.
-
-    Raises:
-        ValueError: if diffusers is absent, or the class is not supported or cannot be built so.
-    """
+    """Build the network of a `config.json`, with random weights; ValueError where diffusers is
+    absent, or the class is not supported or cannot be built so."""
     network_class = _network_class(config["_class_name"])
     try:
         network = network_class.from_config(dict(config))
@@ -164,13 +156,9 @@ def load_diffusers_autoencoder(
     precision: Literal["fp32", "bf16"] = "fp32",
     variant: str | None = None,
 ) -> DiffusersAutoencoder:
-    """Load a folder as `save_pretrained` writes it, strictly, in fp32.
-
-    diffusers itself reads the files, because it knows the names that earlier versions wrote.
-
-    Raises:
-        ValueError: if the class is not supported or the weights do not fit it exactly.
-    """
+    """Load a folder as `save_pretrained` writes it, strictly, in fp32; ValueError where the class
+    is not supported or the weights do not fit it exactly. diffusers itself reads the files, because
+    it knows the names that earlier versions wrote."""
     network_class = _network_class(read_network_config(folder, class_name)["_class_name"])
     try:
         network, report = network_class.from_pretrained(
@@ -188,7 +176,19 @@ def load_diffusers_autoencoder(
     wrong = {name: sorted(names) for name, names in report.items() if names}
     if wrong:
         raise _misfit(folder, str(wrong))
+    check_finite(network.state_dict(), str(folder))
     return DiffusersAutoencoder(network, precision=precision)
+
+
+def check_headers(model: DiffusersAutoencoder, folder: Path, variant: str | None) -> None:
+    """Refuse files that cannot be read or whose names and shapes are another network's; names of
+    attention are left to diffusers, which knows those that earlier versions wrote."""
+    files = [path for path in weight_files(folder, variant) if path.suffix != ".json"]
+    held = {n: t.shape for path in files for n, t in read_checkpoint(path, headers=True).items()}
+    wanted = {name: tensor.shape for name, tensor in model.network.state_dict().items()}
+    odd = {n for n in held | wanted if held.get(n) != wanted.get(n) and "attentions." not in n}
+    if odd:
+        raise _misfit(folder, f"differ in {', '.join(sorted(odd)[:5])}")
 
 
 def own_scaling(
@@ -202,9 +202,6 @@ def own_scaling(
 
     Returns:
         Means, and positive deviations; None where neither file nor class has a scaling.
-
-    Raises:
-        ValueError: if the values are not one positive scale, or not one a channel.
     """
     config = model.network_config
     factor = config.get("scaling_factor")
@@ -227,11 +224,7 @@ def own_scaling(
 
 
 def check_geometry(model: DiffusersAutoencoder, *, latent_dim: int, downsample: int) -> None:
-    """Hold a network to its declared latent, by its shapes alone.
-
-    Raises:
-        ValueError: if images have not three channels, or the latents another size than declared.
-    """
+    """Refuse a network of other images than RGB or another latent than declared, by its shapes."""
     config = model.network_config
     if config["in_channels"] != 3:
         raise ValueError(

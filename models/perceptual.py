@@ -114,16 +114,20 @@ def _unit_features(features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w
 
 
 def build_lpips(config: LPIPSConfig) -> LPIPS:
-    """Build LPIPS with pretrained weights.
-
-    Raises:
-        ValueError: if the backbone's or the heads' weights cannot be had or do not fit.
-    """
+    """Build LPIPS with pretrained weights; ValueError where they cannot be had or do not fit."""
     heads = _read_heads(config)
     return LPIPS(_read_backbone(config), heads, config.dropout)
 
 
-def _read_heads(config: LPIPSConfig) -> list[Tensor]:
+def check_lpips_files(config: LPIPSConfig) -> None:
+    """Refuse given files that LPIPS cannot be built from, by their headers; ValueError says why."""
+    _read_heads(config, headers=True)
+    if config.backbone_weights is not None:
+        with torch.device("meta"):
+            _read_backbone(config, headers=True)
+
+
+def _read_heads(config: LPIPSConfig, *, headers: bool = False) -> list[Tensor]:
     given = Path(config.head_weights).expanduser() if config.head_weights else None
     path = given or _bundled_heads()
     if path is None or not path.is_file():
@@ -131,7 +135,7 @@ def _read_heads(config: LPIPSConfig) -> list[Tensor]:
             f"LPIPS needs the published heads `vgg.pth`, but found none at {path}; install "
             "torchmetrics or give a file as `head_weights`"
         )
-    tensors = read_tensors(path)
+    tensors = read_tensors(path, headers=headers)
     names = [f"lin{index}.model.1.weight" for index in range(len(TAP_WIDTHS))]
     shapes = {name: (1, width, 1, 1) for name, width in zip(names, TAP_WIDTHS, strict=True)}
     misfits = [
@@ -152,7 +156,7 @@ def _bundled_heads() -> Path | None:
     return Path(package.origin).parent / "functional/image/lpips_models/vgg.pth"
 
 
-def _read_backbone(config: LPIPSConfig) -> nn.Sequential:
+def _read_backbone(config: LPIPSConfig, *, headers: bool = False) -> nn.Sequential:
     if config.backbone_weights is None:
         return _download_backbone()
     path = Path(config.backbone_weights).expanduser()
@@ -161,7 +165,7 @@ def _read_backbone(config: LPIPSConfig) -> nn.Sequential:
             f"`backbone_weights` must name a file with torchvision's VGG16, but {path} does not "
             "exist; correct the path or leave it out to use torchvision's cache"
         )
-    tensors = read_tensors(path)
+    tensors = read_tensors(path, headers=headers)
     backbone = untrained_backbone()
     kept = {
         name.removeprefix("features."): value

@@ -50,7 +50,7 @@ def _read_index(results_dir: Path, trials: Sequence[str]) -> list[tuple[str, str
     file = results_dir / GRIDS_FOLDER / "index.csv"
     if not file.is_file():
         return []
-    index = pd.read_csv(file, dtype=str, keep_default_na=False)
+    index = pd.read_csv(file.absolute(), dtype=str, keep_default_na=False)
     found = index.reindex(columns=["trial_id", "kind", "path", "row_id"], fill_value="")
     return [
         (trial, kind, path, row_id)

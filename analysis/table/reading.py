@@ -153,9 +153,9 @@ def read_stored(file: Path) -> pd.DataFrame:
     """Reads a Parquet file with what its schema says of the columns, or a CSV file as text."""
     try:
         if file.suffix == ".csv":
-            return pd.read_csv(file, dtype=str, keep_default_na=False, na_values=[""])
+            return pd.read_csv(file.absolute(), dtype=str, keep_default_na=False, na_values=[""])
         # Not `pq.read_table`, which takes a folder `a=b` in the path for a further column.
-        with pq.ParquetFile(file) as stored:
+        with pq.ParquetFile(file.absolute()) as stored:
             table = stored.read()
         frame = table.to_pandas()
         frame.attrs[ATTRIBUTE] = write_columns(read_schema(table.schema))

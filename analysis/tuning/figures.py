@@ -61,7 +61,7 @@ def write_tuning_figures(results: Path) -> list[Path]:
             figures["tuning_front"] = partial(draw_front, trials, compute_front(trials), chosen)
         figures["tuning_hypervolume"] = partial(draw_hypervolumes, trials)
     importance = results / "importance.csv"
-    if importance.is_file() and len(table := pd.read_csv(importance)):
+    if importance.is_file() and len(table := pd.read_csv(importance.absolute())):
         figures["tuning_importance"] = partial(draw_importance, trials, table)
     if promoted := load_repetitions(results, trials).get("promoted"):
         orders = [o for o in compute_orders(trials, promoted) if not o.points.empty]

@@ -79,17 +79,13 @@ class Recommendation:
 
 
 def load_trials(results: Path) -> Trials:
-    """Reads a search.
-
-    Raises:
-        ValueError: If a file is missing or lacks a column.
-    """
+    """Reads a search; ValueError where a file is missing or lacks a column."""
     try:
         about = json.loads((results / "study.json").read_text(encoding="utf-8"))
         # A hash of digits alone is text too.
         texts = dict.fromkeys(TEXTS, "str")
         table = pd.read_csv(
-            results / "trials.csv", keep_default_na=False, na_values=[""], dtype=texts
+            results.absolute() / "trials.csv", keep_default_na=False, na_values=[""], dtype=texts
         )
         columns = [objective["column"] for objective in about["objectives"]]
         needed = ["trial", "name", "status", "feasible", "trial_id", "setting_hash", *columns]
@@ -235,7 +231,7 @@ def _load_repeated(folder: Path, trials: Trials) -> Repeated:
     table = load_table(folder)
     known = {str(row["setting_hash"]): setting_name(row) for _, row in trials.table.iterrows()}
     try:
-        settings = pd.read_csv(folder / "settings.csv", dtype=str)
+        settings = pd.read_csv(folder.absolute() / "settings.csv", dtype=str)
         settings = settings.astype({"seed": int})
         # What a setting stands for tells which it is; its name may be that of another by now.
         settings = settings.assign(setting=settings["setting_hash"].map(known))

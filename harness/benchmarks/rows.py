@@ -137,8 +137,8 @@ def write_rows(rows: Sequence[Row], run: dict[str, Any], folder: Path, name: str
     folder.mkdir(parents=True, exist_ok=True)
     table = pd.DataFrame([{**dataclasses.asdict(row), **run} for row in rows])
     paths = [folder / f"{name}.parquet", folder / f"{name}.csv"]
-    table.to_parquet(paths[0], index=False)
-    table.to_csv(paths[1], index=False, float_format="%.6g")
+    table.to_parquet(paths[0].absolute(), index=False)
+    table.to_csv(paths[1].absolute(), index=False, float_format="%.6g")
     return paths
 
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from harness.commands.exit_codes import EXIT_DONE, EXIT_ROWS_FAILED
 from harness.commands.options import RunOptions
 from harness.commands.planning import check_machine, check_networks
@@ -25,6 +27,7 @@ from harness.config.trial import Trial
 from harness.data.image_sets import (
     DatasetImages,
     FolderImages,
+    ImageSet,
     ImageSetConfig,
     NpzImages,
     needs_crop,
@@ -57,8 +60,8 @@ from harness.stages import reference as reference_stage
 from harness.stages.encoder import stage as encoder_stage
 from harness.stages.encoder.kind import METRIC
 from harness.stages.generation import GenerationStage
-from harness.stages.given_pairs import GivenPairsStage
-from harness.stages.given_samples import GivenSamplesStage
+from harness.stages.given_pairs import GivenPairsStage, pairing
+from harness.stages.given_samples import GivenSamplesStage, require_resolution
 from harness.stages.reconstruction import ReconstructionStage
 from harness.stages.stage import Stage
 from harness.storage.artifacts import Artifact, Store
@@ -119,7 +122,10 @@ def evaluate_images(options: RunOptions, sweep: Sweep, given: GivenImages) -> in
     except ValueError as error:
         raise ConfigError(str(error), path="--name") from error
     described = _described(given.columns)
-    request = _request(sweep, given)
+    try:
+        request = _request(sweep, given)
+    except ValueError as error:
+        raise error if isinstance(error, ConfigError) else ConfigError(str(error)) from error
     store, results = Store(options.store), options.results / given.name
     if (results / "sweep.yaml").is_file():
         raise ConfigError(
@@ -203,11 +209,17 @@ def _samples(given: GivenImages, trial: Trial, extractor: Stage, reference: Stag
     images = _images(given.samples, "--samples", trial, given)
     config = GivenSamplesStage(
         samples=images,
-        content=_content(images),
+        content=_opened(images, trial).fingerprint(),
         resolution=trial.data.resolution,
         batch_size=trial.evaluation.batch_size,
         extraction=trial.evaluation.extraction,
     )
+    if reference.config.content == f"images {config.content}":
+        raise ConfigError(
+            "must be other images than those that they are held to, but both are the same; give "
+            "other samples or another --reference",
+            path="--samples",
+        )
     inputs = {"extractor": extractor, "reference": reference}
     return Stage(kind="given_samples", config=config, inputs=inputs, label=given.samples)
 
@@ -218,10 +230,12 @@ def _pairs(given: GivenImages, trial: Trial, extractor: Stage) -> Stage:
     reconstructions = _images(given.reconstructions, "--reconstructions", trial, given)
     originals = _images(given.originals, "--originals", trial, given)
     evaluation = trial.evaluation
+    made, held = (_opened(images, trial) for images in (reconstructions, originals))
+    pairing(made, held)
     config = GivenPairsStage(
         reconstructions=reconstructions,
         originals=originals,
-        content=(_content(reconstructions), _content(originals)),
+        content=(made.fingerprint(), held.fingerprint()),
         resolution=trial.data.resolution,
         perceptual=evaluation.perceptual,
         perceptual_weights=describe_lpips(evaluation.perceptual),
@@ -278,12 +292,11 @@ def _holds_statistics(path: Path) -> bool:
         raise ConfigError(str(error), path="--reference") from error
 
 
-def _content(images: ImageSetConfig) -> str:
-    """Fingerprint of the images."""
-    try:
-        return open_image_set(images).fingerprint()
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+def _opened(images: ImageSetConfig, trial: Trial) -> ImageSet:
+    """The images, if they have the size of the sweep's."""
+    opened = open_image_set(images)
+    require_resolution(opened.images(np.array([0])), opened.name, trial.data.resolution)
+    return opened
 
 
 def _described(columns: Iterable[str]) -> dict[str, Any]:

@@ -44,11 +44,15 @@ def check_networks(stages: Sequence[Stage], source: str) -> None:
 def check_machine(
     options: RunOptions, stages: Sequence[Stage], resources: Mapping[str, Resources], source: str
 ) -> None:
-    """Refuse what this machine cannot give, where stages are to run on it alone."""
-    if options.address or options.assume_device:
+    """Refuse what this machine cannot give, or a cluster that cannot be reached from it."""
+    if options.assume_device:
         return
     # After the check: an executor takes a second to import, and other plans need none.
-    from harness.executors import inline, requests
+    from harness.executors import inline, ray_environment, requests
+
+    if options.address:
+        ray_environment.require_open(options.address)
+        return
 
     asked = {stage.kind: request_of(stage.kind, resources) for stage in stages}
     here = inline.this_machine()
@@ -73,11 +77,8 @@ def check_start(
     """Refuse to start where files are missing, nothing can be written, or numbers come out wrong.
 
     A dry run asks this too, so that it ends as the run would; one under `--assume-device` is for
-    another machine, of which nothing is known here. Nothing is written.
-
-    Raises:
-        ConfigError: Lists all that is missing, each with its remedy.
-        RuntimeError: This machine's linear algebra fails the self-test of the Fréchet distance.
+    another machine, of which nothing is known here. Nothing is written. ConfigError lists all that
+    is missing, each with its remedy.
     """
     if options.assume_device:
         return

@@ -52,13 +52,8 @@ def begin_start(
 def execute(
     options: RunOptions, stages: Sequence[Stage], store: Store, sweep: Sweep, listen: Listener
 ) -> dict[str, Outcome]:
-    """Run stages in the chosen executor under a progress view.
-
-    Where a stage met a damaged input, which was set aside, what is missing is run once more.
-
-    Raises:
-        Interrupted: By a signal.
-    """
+    """Run stages in the chosen executor under a progress view, once more what is missing where a
+    stage met a damaged input, which was set aside. Raises Interrupted by a signal."""
     rounds = itertools.count()
 
     def run_missing() -> Mapping[str, Outcome]:
@@ -101,10 +96,8 @@ def run_graph(
 ) -> Mapping[str, Outcome]:
     """Run a graph in the chosen executor until it ends, a signal comes or too much has failed.
 
-    Raises:
-        Interrupted: By a signal or the time limit, after running stages have written their
-            checkpoints.
-        KeyboardInterrupt: By a second signal.
+    Raises Interrupted by a signal or the time limit, after running stages have written their
+    checkpoints, and KeyboardInterrupt by a second signal.
     """
     stop, has_failed, share = StopRequest(store.root), dict[str, bool](), options.max_failures
 

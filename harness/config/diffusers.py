@@ -132,7 +132,7 @@ def missing_pretrained(config: DiffusersTokenizerConfig, path: str) -> list[Miss
         return items
     what = f"the pretrained autoencoder {config.source} (its FLOPs are not in the estimate)"
     remedy = _remedy(config)
-    if folder is not None and (others := sorted(path.name for path in folder.glob(f"{WEIGHTS}*"))):
+    if folder is not None and (others := sorted(path.name for path in folder.glob("*"))):
         remedy = f"there are only {', '.join(others)}: set `{path}.variant`, or {remedy}"
     return [*items, MissingItem(what=what, location=_sought(config), remedy=remedy)]
 

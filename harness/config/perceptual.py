@@ -10,7 +10,7 @@ from pydantic import Field
 from harness.config.weights import describe_file, missing_checkpoint
 from harness.data.missing import MissingItem
 from harness.schema.keys import NO_KEY
-from models.perceptual import LPIPSConfig, NoPerceptual
+from models.perceptual import LPIPSConfig, NoPerceptual, check_lpips_files
 
 VGG16_SHA256 = "397923af"
 """First digits of the sha256 of torchvision's ImageNet weights of VGG16."""
@@ -56,6 +56,11 @@ def missing_lpips(config: Any, path: str) -> list[MissingItem]:
         items += missing_checkpoint(
             "the heads of LPIPS (`vgg.pth`)", config.head_weights, f"{path}.head_weights"
         )
+    try:
+        if not items:
+            check_lpips_files(config.as_loss() if isinstance(config, LPIPSMetric) else config)
+    except ValueError as error:
+        items = [MissingItem(what=what, location="", remedy="", wrong=f"{path}: {error}")]
     return items
 
 

@@ -169,16 +169,22 @@ def read_file(
         raise error.within(source=source) from error
 
 
-def _with_names(node: Any, presets: Iterable[str], of_preset: bool = False) -> Any:
-    """A block in which names of presets are text, also `1`, `true` and `null`."""
+def _with_names(node: Any, presets: Mapping[str, Any], names: Iterable[str] | None = None) -> Any:
+    """A block in which names of presets are text, also `1`, `true`, `1e3` and `null`."""
     if isinstance(node, dict):
         return {
-            key: _with_names(each, presets, key in presets or (of_preset and key == "choices"))
+            key: _with_names(each, presets, presets.get(key, names if key == "choices" else None))
             for key, each in node.items()
         }
     if isinstance(node, list):
-        return [_with_names(each, presets, of_preset) for each in node]
-    return write_value(node) if of_preset and not isinstance(node, str) else node
+        return [_with_names(each, presets, names) for each in node]
+    if names is None or isinstance(node, str):
+        return node
+    # As it is written, `010` is a name that YAML reads as 10.
+    written = [name for name in names if name[:1] in "+-.0123456789"]
+    alike = [name for name in written if same(parse_yaml(name), node)]
+    text = write_value(node)
+    return alike[0] if alike and text not in alike else text
 
 
 def of_kind_alone(error: ConfigError, settings: Sequence[str]) -> ConfigError:
@@ -338,10 +344,11 @@ def _with_baselines(axes: Sequence[Axis], compare: Mapping[str, Any]) -> tuple[A
     known = {axis.name: axis for axis in axes}
     for name, value in compare.items():
         path, axis = f"compare.{name}", known.get(name)
+        remedy = "--set 'compare={}' compares each axis with its first value"
         if axis is None:
             raise ConfigError(
                 f"unknown axis {name!r}{nearest(name, list(known))} "
-                f"(axes: {', '.join(known) or 'none'})",
+                f"(axes: {', '.join(known) or 'none'}); {remedy}",
                 path=path,
             )
         if axis.kind == "seed":
@@ -352,7 +359,7 @@ def _with_baselines(axes: Sequence[Axis], compare: Mapping[str, Any]) -> tuple[A
             values = [write_value(each) for each in axis.values]
             raise ConfigError(
                 f"must be a value of the axis, but got {write_value(value)!r}"
-                f"{nearest(write_value(value), values)} (valid: {', '.join(values)})",
+                f"{nearest(write_value(value), values)} (valid: {', '.join(values)}); {remedy}",
                 path=path,
             )
         known[name] = axis.against(value)
@@ -455,9 +462,6 @@ def build_trial(file: SweepFile, axes: Mapping[str, Any], weak: Mapping[str, Any
 
     Args:
         weak: Dotted paths applied last (the weaker model of AutoGuidance).
-
-    Raises:
-        ConfigError: The result is no valid trial; says which axes set the offending value.
     """
     changes: list[tuple[str, str, Any]] = []
     for axis, value in axes.items():
@@ -491,12 +495,7 @@ def _own_blocks(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def weak_trial(file: SweepFile, point: Point, guidance: AutoGuidanceWith) -> Trial:
-    """The trial whose generator guides `point` as the weaker model.
-
-    Raises:
-        ConfigError: Its tokenizer or data differ, so that its latents are not the same, or it is a
-            generator of another kind.
-    """
+    """The trial whose generator guides `point` as the weaker model: one of its kind and latents."""
     trial = build_trial(file, point.axes, weak=guidance.weak)
     for part in ("data", "tokenizer", "latents"):
         if content_hash(getattr(trial, part)) != content_hash(getattr(point.trial, part)):

@@ -3,7 +3,6 @@
 import hashlib
 import math
 import os
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from torch import Tensor
 from harness.data import DataConfig, open_dataset
 from harness.data.dataset import Split, check_indices
 from harness.data.missing import MissingItem
-from harness.data.photographs.image_folder import IMAGE_SUFFIXES, image_files, named
+from harness.data.photographs.image_folder import IMAGE_SUFFIXES, image_files, named, natural
 from harness.data.pipelines import (
     Pipeline,
     T,
@@ -197,6 +196,7 @@ class _FolderSet(ImageSet):
             )
         if config.on_unreadable == "skip":
             paths, self.skipped = _leave_out_unreadable(paths, config.max_unreadable)
+        self.skipped += tuple(f"{str(path)!r} is no image by its name" for path in others)
         self._paths, self.num_images = paths, len(paths)
         self._size = _one_size(paths) if config.pipeline is None else (0, 0)
         folder = config.location
@@ -221,10 +221,8 @@ class _FolderSet(ImageSet):
 
 
 def _with_numbers(path: Path) -> list[tuple[list[str | int], str]]:
-    """A path's parts, each cut into texts and numbers in turn, to sort by."""
-    # As texts, "10" comes before "2", and pairs of images would be mismatched.
-    cut = [(re.split(r"([0-9]+)", part), part) for part in path.parts]
-    return [([int(t) if n % 2 else t for n, t in enumerate(ts)], part) for ts, part in cut]
+    """A path's parts, to sort by; in the order of texts pairs of images would be mismatched."""
+    return [(natural(part), part) for part in path.parts]
 
 
 def _leave_out_unreadable(
@@ -285,7 +283,8 @@ def _one_size(paths: Sequence[Path]) -> tuple[int, int]:
             raise ValueError(
                 f"all images must have one size, but {str(paths[0])!r} has "
                 f"{sizes[0][0]}x{sizes[0][1]} pixels and {str(path)!r} has {size[0]}x{size[1]}; "
-                "set `pipeline` and `resolution` to crop and resize them"
+                "crop and resize them: --crop of evaluate, or `pipeline` and `resolution` beside "
+                "`path` in a sweep file"
             )
     return sizes[0][1], sizes[0][0]
 

@@ -5,7 +5,6 @@ import errno
 import os
 import selectors
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -23,14 +22,14 @@ from harness.executors.ray_environment import (
     free_shared_memory,
     object_store,
     prepare,
+    require_open,
     running_cluster,
     session_folder,
+    unanswered,
 )
 from harness.schema.imported import own_code
 from harness.schema.reading import ConfigError
 
-ACCEPT_S = 5.0
-"""Seconds that a cluster has to accept a connection."""
 ANSWER_S = 20.0
 """Seconds that a cluster has to answer as Ray does."""
 REFUSED_TOKEN = ("Unauthenticated", "InvalidAuthToken", "AuthenticationError")
@@ -66,6 +65,8 @@ def connected(address: str | None, say: Say) -> Iterator[None]:
 
 def _connect(address: str | None, say: Say, session: contextlib.ExitStack) -> None:
     prepare(address)
+    if address:
+        require_open(address)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     quiet["job_config"] = _job()
     folder = None
@@ -140,13 +141,7 @@ def _heedless_of_hangups() -> Iterator[None]:
 
 def _require_answer(address: str) -> None:
     """Make sure in seconds that a cluster answers; Ray waits for minutes. Raises OSError where none
-    does, ValueError where the address is malformed, PermissionError where the token is refused."""
-    if address != "auto":
-        host, _, port = address.removeprefix("ray://").rpartition(":")
-        if not host or not port.isdigit():
-            raise ValueError("it is not HOST:PORT")
-        with socket.create_connection((host, int(port)), timeout=ACCEPT_S):
-            pass
+    does, PermissionError where the token is refused."""
     said, ended = _probe(address)
     if any(word in said for word in REFUSED_TOKEN):
         raise PermissionError("the cluster refuses this process's token")
@@ -192,11 +187,7 @@ def _message(address: str | None, error: Exception, folder: Path | None) -> str:
             "command with RAY_AUTH_MODE=disabled"
         )
     if address:
-        return (
-            f"Ray at {address!r} must answer, but does not {told}; check the address (`ray status` "
-            "on the head shows it), that the port is open from here, and that both sides have the "
-            "same version of Ray, or leave --address out to start Ray on this machine"
-        )
+        return unanswered(address, told)
     return (
         f"Ray must start on this machine, but does not {told}; {_remedy(cause, folder)}, or run "
         "with --executor inline"

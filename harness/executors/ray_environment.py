@@ -12,6 +12,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from harness.schema.reading import ConfigError
+
+ACCEPT_S = 3.0
+"""Seconds that a cluster has to accept a connection."""
 MAX_SOCKET_BYTES = 107
 """Length of a Unix socket's path that Linux allows."""
 SESSION_BYTES = 70
@@ -30,10 +34,8 @@ def prepare(address: str | None) -> None:
 
     A Ray of our own listens on the loopback interface only and has a random token of its own, so
     that it writes none into the home folder: there it would be taken up later by every cluster that
-    is started on this machine, and the folder need not be writable.
-
-    Args:
-        address: Of a running cluster; None where Ray is started here.
+    is started on this machine, and the folder need not be writable. `address` is that of a running
+    cluster; None where Ray is started here.
     """
     # With `uv run`, Ray would build the environment anew for every worker.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
@@ -46,14 +48,10 @@ def prepare(address: str | None) -> None:
 
 @contextlib.contextmanager
 def session_folder() -> Iterator[Path]:
-    """Give a new folder of this user alone for Ray's session: its sockets take orders.
+    """Give a new folder of this user alone for Ray's session: its sockets take orders. It is
+    removed when the block ends, and stays for its logs where that ends by an error.
 
-    It is removed when the block ends, and stays for its logs where that ends by an error.
-
-    Raises:
-        ValueError: The usual place is too long, and no short one can be written.
-        OSError: The usual place cannot be written.
-    """
+    ValueError or OSError where the usual place is too long or cannot be written."""
     usual = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
     short = (Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"))
     limit = MAX_SOCKET_BYTES - SESSION_BYTES - len("/ray-12345678/r")
@@ -73,13 +71,9 @@ def session_folder() -> Iterator[Path]:
 
 
 def object_store(free_bytes: int | None) -> tuple[int, str]:
-    """Size of Ray's object store, and a note to the user where it does not fit shared memory.
-
-    Ray then takes its temporary folder and tells nobody who has not asked for warnings.
-
-    Args:
-        free_bytes: What shared memory has; None where there is none.
-    """
+    """Size of Ray's object store, and a note to the user where it does not fit shared memory, which
+    has `free_bytes` (None: there is none). Ray then takes its temporary folder and tells nobody who
+    has not asked for warnings."""
     if free_bytes is not None and free_bytes >= LEAST_OBJECT_STORE_BYTES:
         return min(free_bytes, OBJECT_STORE_BYTES), ""
     has = "is not there" if free_bytes is None else f"has {free_bytes / 2**20:.0f} MiB free"
@@ -97,6 +91,36 @@ def free_shared_memory() -> int | None:
         return shutil.disk_usage(SHARED_MEMORY).free
     except OSError:
         return None
+
+
+def require_open(address: str) -> None:
+    """Refuse, in seconds and in the words of a run that connects, an address where nothing listens
+    (`HOST:PORT`), or `auto` where no cluster runs."""
+    try:
+        place = os.environ.get("RAY_ADDRESS") or running_cluster() if address == "auto" else address
+        if place in ("", "auto"):
+            heads = Path("/proc").glob("[0-9]*/cmdline")
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                if not any(b"gcs_server" in path.read_bytes() for path in heads):
+                    raise ConnectionError("no cluster runs on this machine")
+            return
+        host, _, port = place.removeprefix("ray://").rpartition(":")
+        if not host or not port.isdigit():
+            raise ValueError("it is not HOST:PORT")
+        with socket.create_connection((host, int(port)), timeout=ACCEPT_S):
+            pass
+    except (OSError, ValueError, OverflowError) as error:
+        told = unanswered(address, f"({type(error).__name__}: {error})")
+        raise ConfigError(told, path="--address") from error
+
+
+def unanswered(address: str, told: str) -> str:
+    """What to do where a cluster does not answer."""
+    return (
+        f"Ray at {address!r} must answer, but does not {told}; check the address (`ray status` "
+        "on the head shows it), that the port is open from here, and that both sides have the "
+        "same version of Ray, or leave --address out to start Ray on this machine"
+    )
 
 
 def running_cluster() -> str:

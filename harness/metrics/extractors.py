@@ -232,13 +232,8 @@ class InceptionConfig:
 
 @final
 class InceptionExtractor(FeatureExtractor):
-    """torch-fidelity's FID-compatible Inception-v3: 2048 pooled features, 1008 class scores.
-
-    Images are resized to 299x299 inside, as TensorFlow 1 did. Nothing is downloaded.
-
-    Raises:
-        ValueError: The weights are absent, have another sha256 or other tensors.
-    """
+    """torch-fidelity's FID-compatible Inception-v3: 2048 pooled features, 1008 class scores. Images
+    are resized to 299x299 inside, as TensorFlow 1 did. Nothing is downloaded."""
 
     name = INCEPTION_NAME
     feature_dim = 2048

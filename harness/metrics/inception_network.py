@@ -6,14 +6,15 @@ them. Folding changes features by float32 round-off only.
 """
 
 import io
-import pickle
 from pathlib import Path
 from typing import Any, final
 
 import torch
-from jaxtyping import Float32, Shaped, UInt8
+from jaxtyping import Float32, UInt8
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from models.checkpoint import read_checkpoint
 
 _INPUT_SIDE = 299
 _SPATIAL_CHANNELS = 7
@@ -87,7 +88,7 @@ def _load_layers(path: Path) -> Any:
 
     # torch-fidelity unpickles whatever its path holds; it is given a copy of checked tensors only.
     checked = io.BytesIO()
-    torch.save(_read_tensors(path), checked)
+    torch.save(read_checkpoint(path), checked)
     checked.seek(0)
     try:
         layers = FeatureExtractorInceptionV3(
@@ -103,20 +104,3 @@ def _load_layers(path: Path) -> Any:
             layer.conv = fuse_conv_bn_eval(layer.conv, layer.bn)
             layer.set_submodule("bn", nn.Identity())
     return layers
-
-
-def _read_tensors(path: Path) -> dict[str, Shaped[Tensor, "..."]]:
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{str(path)!r} must hold tensors and nothing else, but other objects came; save its "
-            "state dict as .safetensors"
-        ) from error
-    # Reading runs into whatever the damage makes of the file.
-    except Exception as error:
-        raise ValueError(f"{str(path)!r} cannot be read ({error}); fetch it again") from error

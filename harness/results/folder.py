@@ -111,11 +111,7 @@ def write_given_row(
 
 
 def read_rows(results: Path) -> list[dict[str, Any]]:
-    """The rows of a results folder, by the names of their files.
-
-    Raises:
-        ConfigError: One is no row of this table; names its file and what to do.
-    """
+    """The rows of a results folder, by the names of their files; ConfigError names what is none."""
     rows = []
     for path in sorted((results / "rows").glob("*.json")):
         row = read_object(path)

@@ -169,7 +169,7 @@ class Row:
         samples.append(grids / f"{trial}_samples.png")
         reconstructions = [grids / f"{trial}_reconstructions.png"]
         if (grids / "index.csv").is_file():
-            index = pd.read_csv(grids / "index.csv", dtype=str)
+            index = pd.read_csv(grids.absolute() / "index.csv", dtype=str)
             own = index[(index["trial_id"] == trial) & (index["kind"] == "reconstructions")]
             reconstructions += [self.results.folder / path for path in own["path"]]
         found: dict[str, Image.Image] = {}
@@ -188,7 +188,7 @@ class Row:
         """
         path = self.results.folder / "curves.parquet"
         names = ["stage_kind", "key", "label", "step", "images", "term", "value"]
-        curves = pd.read_parquet(path) if path.is_file() else pd.DataFrame(columns=names)
+        curves = pd.read_parquet(path.absolute()) if path.is_file() else pd.DataFrame(columns=names)
         keys = [self.values["tokenizer_key"], self.values["generator_key"]]
         return curves[curves["key"].isin(keys)].reset_index(drop=True)
 

@@ -83,7 +83,7 @@ def require_resolution(
         raise ValueError(
             f"the images of {name!r} must have {resolution}x{resolution} pixels as the sweep's "
             f"data set, but have {images.shape[2]}x{images.shape[3]}; take a sweep file of that "
-            "size, or set data.resolution"
+            "size, set data.resolution, or crop them by --crop of evaluate"
         )
     return images
 

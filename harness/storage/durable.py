@@ -45,8 +45,9 @@ class StorageError(OSError):
 def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Give a temporary path; its file replaces `path` when the block ends without an error. Of two
     processes that write it, one wins; a StorageError leaves `path` as it was, nothing beside it."""
-    # A random name, because two processes may write the same file at once.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    # A random name, because two processes may write the same file at once; absolute, because some
+    # libraries take a path such as `s3:x/table` for an address.
+    temporary = path.absolute().with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     with storage_errors(path):
         try:
             yield temporary

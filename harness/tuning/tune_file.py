@@ -176,7 +176,8 @@ class Tuning:
                 self._check_rungs(trial)
             return Point(axes=axes, trial=trial)
         except ConfigError as error:
-            raise error.within(source=self.source) from error
+            message = error.message.replace("(set by grid.", "(set by search.")
+            raise ConfigError(message, path=error.path, source=self.source) from error
 
     def plan(self, points: Iterable[Point]) -> Plan:
         """The plan of a sweep of these trials, each of them once."""
@@ -312,12 +313,8 @@ def _check_trials(tuning: Tuning) -> list[Point]:
     full = tuning.at_full_budget()
     points: list[Point] = []
     for axes in itertools.islice(tuning.space.corners(), MAX_CORNERS):
-        try:
-            full.point(axes)
-            points.append(tuning.point(axes))
-        except ConfigError as error:
-            message = error.message.replace("(set by grid.", "(set by search.")
-            raise ConfigError(message, path=error.path) from error
+        full.point(axes)
+        points.append(tuning.point(axes))
     return points
 
 

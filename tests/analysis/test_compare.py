@@ -134,3 +134,25 @@ def test_gfid_and_rfid_lead_however_much_others_change(make_row):
     # Tokenizers alone: reconstruction leads.
     alone = [table.assign(gfid=None, label_accuracy=None) for table in (first, second)]
     assert compare_tables(*alone).having("changed")["metric"].tolist() == ["rfid", "psnr"]
+
+
+def test_a_sweep_without_generators_is_compared_by_its_tokenizers(make_row):
+    lacking = ("generator", "generator_size", "generator_seed", "generator_params",
+               "generator_images", "guidance", "guidance_scale", "gfid", "label_accuracy",
+               "protocol_hash")  # fmt: skip
+    alone = [make_row(seed=s, rfid=5.0 + s / 10) | dict.fromkeys(lacking) for s in (0, 1)]
+    # Two generators on each tokenizer: its reconstruction counts once.
+    both = [
+        make_row(seed=s, rfid=1.0 + s / 10, row_id=f"{s}{size}", generator_size=size)
+        for s in (0, 1)
+        for size in ("S", "B")
+    ]
+    for first, second, change in ((both, alone, 4.0), (alone, both, -4.0)):
+        comparison = compare_tables(_table(first), _table(second))
+        rfid = comparison.changes.set_index("metric").loc["rfid"]
+        assert rfid["change"] == pytest.approx(change)
+        assert (rfid["first_seeds"], rfid["second_seeds"]) == (2, 2)
+        assert "gfid" not in set(comparison.changes["metric"])
+        assert comparison.only_first.empty
+        words = describe_comparison(comparison, first="a", second="b")
+        assert "One of both has no generators: the tokenizers alone are compared." in words

@@ -13,8 +13,10 @@ from PIL import Image
 from analysis.report import write_figures
 from harness.commands.given_networks import from_checkpoints
 from harness.data import open_dataset
+from harness.data.image_sets import NpzImages, open_image_set
 from harness.evaluate import main
 from harness.plan.plan import make_plan
+from harness.stages.given_pairs import pairing
 from harness.stages.tokenizer.stage import build_tokenizer
 from harness.storage.artifacts import Store
 
@@ -302,3 +304,52 @@ def test_a_row_that_the_table_cannot_hold_is_named_before_anything_is_computed(
     assert str(path) in ended.err
     assert why in ended.err
     assert not Path("artifacts").exists()
+
+
+def test_what_can_be_known_of_given_images_is_told_before_anything_starts(
+    evaluate, sweep, digits, tmp_path
+):
+    ten, large = as_folder(tmp_path / "ten", digits[:10]), tmp_path / "large"
+    as_folder(large, digits[:10].repeat(2, 1).repeat(2, 2))
+    np.savez(tmp_path / "nine.npz", arr_0=digits[:9])
+    (tmp_path / "link").symlink_to(ten)
+    mixed = as_folder(tmp_path / "mixed", digits[:3])
+    Image.fromarray(digits[0][:9]).save(tmp_path / "mixed/short.png")
+    pairs = ("--originals", ten, "--reconstructions")
+    for given, says in (
+        (("--samples", str(large)), "16x16 pixels as the sweep's data set, but have 32x32"),
+        (("--samples", ten, "--reference", f"{tmp_path}/link"), "must be other images than those"),
+        ((*pairs, f"{tmp_path}/nine.npz"), "has 10 images and 'nine' 9"),
+        ((*pairs, str(large)), "as the sweep's data set, but have 32x32"),
+        (("--samples", mixed), "--crop of evaluate"),
+    ):
+        ended = evaluate("images", sweep, "--name", "given", *given)
+        assert ended.code == 2
+        assert says in ended.err
+        assert not any(Path().iterdir())
+    # The remedy, typed.
+    assert (
+        evaluate("images", sweep, "--name", "g", "--samples", mixed, "--crop", "adm_center").code
+        == 0
+    )
+
+
+def test_files_that_are_left_out_by_their_names_are_counted(evaluate, sweep, digits, tmp_path):
+    folder = as_folder(tmp_path / "set", digits[:12])
+    (tmp_path / "set/extra.heic").write_bytes(b"x")
+    given = ("--samples", folder, "--on-unreadable", "skip")
+    ended = evaluate("images", sweep, "--name", "skips", *given)
+    assert ended.code == 0
+    (row,) = rows("skips")
+    assert (row["num_images"], row["num_skipped"]) == ("12", "1")
+    assert "extra.heic' is no image by its name" in ended.out
+
+
+def test_pairs_in_another_order_are_told_although_some_are_right(digits, tmp_path):
+    order = np.r_[0, 1, 2:20]
+    order[2:] = np.roll(order[2:], 5)
+    for name, images in (("made", digits[:20]), ("kept", digits[order])):
+        np.savez(tmp_path / f"{name}.npz", arr_0=images)
+    sets = [open_image_set(NpzImages(path=f"{tmp_path}/{name}.npz")) for name in ("made", "kept")]
+    with pytest.warns(UserWarning, match="seem to be in different orders"):
+        pairing(*sets)

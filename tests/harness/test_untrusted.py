@@ -13,7 +13,7 @@ import torch
 from harness.data.image_sets import NpzImages, open_image_set
 from harness.data.latents.folder import _read_statistics as read_latent_statistics
 from harness.data.sample_archive import SampleArchive
-from harness.metrics.inception_network import _read_tensors as read_inception
+from harness.metrics.inception_network import _load_layers as read_inception
 from harness.metrics.statistics_files import read_statistics
 from harness.schema.reading import ConfigError, parse_yaml
 from models.checkpoint import read_checkpoint

@@ -181,3 +181,24 @@ def test_weights_at_twice_their_size_load_where_attention_is_placed_as_in_traini
     larger = Autoencoder(placed, latent_dim=2, resolution=64)
     load_strictly(larger, weights, source="x")
     assert larger.decode(larger.encode(torch.zeros(1, 3, 64, 64)).mode()).shape == (1, 3, 64, 64)
+
+
+@pytest.mark.parametrize("prefix", ["model.", "pipeline.vae.", "_forward_module.model."])
+def test_a_prefix_that_all_tensors_have_is_taken_off(tmp_path, prefix):
+    original, copy = tokenizer(0), tokenizer(1)
+    wrapped = {f"{prefix}{name}": value for name, value in original.state_dict().items()}
+    torch.save({"state_dict": wrapped}, tmp_path / "vae.pt")
+    load_strictly(copy, read_tokenizer(tmp_path / "vae.pt"), source="the file")
+    assert_equal_bits(copy, original)
+    # Of two networks under two prefixes neither is guessed.
+    torch.save({"state_dict": wrapped | {"other.weight": torch.ones(1)}}, tmp_path / "two.pt")
+    with pytest.raises(ValueError, match="foreign: "):
+        load_strictly(copy, read_tokenizer(tmp_path / "two.pt"), source="the file")
+
+
+def test_an_object_beside_the_weights_is_named_and_no_advice_is_quoted(tmp_path):
+    torch.save({"state_dict": {"a": torch.ones(1)}, "at": tmp_path}, tmp_path / "vae.pt")
+    with pytest.raises(ValueError, match=r"other objects \(pathlib\.") as refused:
+        read_checkpoint(tmp_path / "vae.pt")
+    assert "trust" not in str(refused.value)
+    assert "weights_only" not in str(refused.value)

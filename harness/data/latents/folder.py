@@ -24,6 +24,7 @@ from torch import Tensor
 from harness.data.missing import MissingItem
 from harness.schema.keys import KEY_UNLESS_DEFAULT, NO_KEY
 from harness.storage.artifacts import Artifact
+from models.checkpoint import read_checkpoint
 
 STATISTICS_FILE = "latents_stats.pt"
 """Published name of the channels' mean and deviation."""
@@ -202,17 +203,17 @@ def _read_statistics(path: Path, num_channels: int) -> Statistics:
     shape = (1, num_channels, 1, 1)
     remedy = f"take the file of this tokenizer, or remove it to have {shape} measured"
     try:
-        # The file is somebody else's, and an unrestricted pickle runs code.
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    # Reading runs into whatever the damage makes of the file.
-    except Exception as error:
-        raise ValueError(
-            f"{path} must be a torch file of tensors, but cannot be read ({error}); {remedy}"
-        ) from error
-    found = content if isinstance(content, dict) else {}
+        found = read_checkpoint(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; {remedy}") from error
     pair = [found.get(name) for name in ("mean", "std")]
     # Some write them without the axes of batch, rows and columns.
-    pair = [t.view(shape) if isinstance(t, Tensor) and t.shape == shape[1:2] else t for t in pair]
+    pair = [
+        t.view(shape)
+        if isinstance(t, Tensor) and max(t.shape, default=0) == t.numel() == num_channels
+        else t
+        for t in pair
+    ]
     tensors = [t for t in pair if isinstance(t, Tensor) and tuple(t.shape) == shape]
     if len(tensors) != 2 or not all(bool(torch.isfinite(t).all()) for t in tensors):
         held = {name: tuple(getattr(value, "shape", ())) for name, value in found.items()}

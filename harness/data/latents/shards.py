@@ -51,9 +51,6 @@ class LatentShards:
         names: Tensors beside `labels` that every shard must hold.
         apart: Each group of channels has tensors of its own (published).
         features: Tensors of features beside them.
-
-    Raises:
-        ValueError: A shard cannot be read, lacks a tensor, or holds another shape or type.
     """
 
     def __init__(
@@ -79,7 +76,7 @@ class LatentShards:
         self._tensors = [_map(path, (*shapes, *features, "labels")) for path in self._paths]
         for path, tensors in zip(self._paths, self._tensors, strict=True):
             _check_shard(path, tensors, shapes, layout.dtype)
-        self.labels: Int64[Tensor, " n"] = torch.cat([t["labels"] for t in self._tensors])
+        self.labels: Int64[Tensor, " n"] = torch.cat([t["labels"].long() for t in self._tensors])
         sizes = [len(tensors["labels"]) for tensors in self._tensors]
         self._starts = np.cumsum([0, *sizes], dtype=np.int64)
 
@@ -112,7 +109,7 @@ class LatentShards:
             for held in self._held.get(name, (name,)):
                 part = self._tensors[shard][held]
                 last = first + part.shape[1]
-                rows[torch.from_numpy(places), first:last] = part[local]
+                rows[torch.from_numpy(places), first:last] = part[local].to(rows.dtype)
                 first = last
         return rows
 
@@ -194,7 +191,7 @@ def _check_shard(
     dtype: torch.dtype,
 ) -> None:
     labels = tensors["labels"]
-    if labels.dtype != torch.int64 or labels.ndim != 1:
+    if labels.is_floating_point() or labels.ndim != 1:
         raise ValueError(
             f"`labels` of {path} must be int64 of shape (n,), but are {_describe(labels)}; write "
             "one class number an image"

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from harness.data.dataset import SPLITS, Split, check_count, check_declaration
 from harness.data.missing import MissingItem
-from harness.data.photographs.encoded import EncodedImage, EncodedSplit, check_classes
+from harness.data.photographs.encoded import EncodedImage, EncodedSplit, check_classes, shorten
 from harness.data.photographs.hub import HubDataset
 from harness.data.photographs.numbered_files import absent_of_patterns, find_files
 from harness.data.pipelines import Pipeline, Workers
@@ -131,7 +131,12 @@ class PhotographConfig(ABC):
         what, place = f"the images of {self.name!r}", self.root
         try:
             if not (absent := self.absent()):
-                self.open_splits()
+                for split, part in self.open_splits().items():
+                    if len(empty := part.empty_images()) > self.bad_images_limit:
+                        raise ValueError(
+                            f"images must have bytes, but {len(empty):,} of {split} have none: "
+                            f"{shorten(empty)}; replace them, or raise `bad_images_limit`"
+                        )
             return absent
         except (ValueError, OSError) as error:
             return [MissingItem(what=what, location=place, remedy="", wrong=str(error))]

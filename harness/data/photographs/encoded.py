@@ -65,6 +65,10 @@ class EncodedSplit(ABC):
         """Paths of the images below the split's folder, where each has one."""
         return None
 
+    def empty_images(self) -> list[str]:
+        """Images without bytes, where that is known before they are read."""
+        return []
+
     @property
     @abstractmethod
     def files(self) -> Sequence[Path]:

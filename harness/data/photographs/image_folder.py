@@ -4,6 +4,7 @@ Without labels the images lie anywhere below `<root>/<split>`.
 """
 
 import os
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from jaxtyping import Int64
 from harness.data.dataset import Split, check_count
 from harness.data.missing import MissingItem
 from harness.data.photographs.config import PhotographConfig
-from harness.data.photographs.encoded import EncodedImage, EncodedSplit
+from harness.data.photographs.encoded import EncodedImage, EncodedSplit, shorten
 from harness.schema.keys import NO_KEY
 
 IMAGE_SUFFIXES = frozenset({
@@ -75,9 +76,13 @@ class FolderSplit(EncodedSplit):
             names = _class_folders(folder)
             if not names and num_images:
                 place += " (which holds no folders; images without labels need `labels: none`)"
-            check_count(place, "num_classes", "class folders", num_classes, len(names))
         found = [image_files(folder / name) for name in names]
         images = [paths for paths, _ in found]
+        if labels_are == "given":
+            bare = [name for name, paths in zip(names, images, strict=True) if not paths]
+            without = f"; without images: {shorten(bare)}" if bare else ""
+            listed = f" ({shorten(names)}{without})" if names else ""
+            check_count(place + listed, "num_classes", "class folders", num_classes, len(names))
         total = sum(len(paths) for paths in images)
         if others := [path for _, paths in found for path in paths]:
             place += f" (where {named(others)} do not count, since their names end otherwise)"
@@ -98,6 +103,12 @@ class FolderSplit(EncodedSplit):
         """Every image is a file."""
         return [self._folder / name for name in self._names]
 
+    def empty_images(self) -> list[str]:
+        """Files without bytes."""
+        # Paths take three times as long, and a data set may have millions of files.
+        sizes = (os.stat(f"{self._folder}/{name}").st_size for name in self._names)  # noqa: PTH116
+        return [name for name, size in zip(self._names, sizes, strict=True) if not size]
+
     def check_unchanged(self) -> None:
         """Does nothing: only names are known of the files, and each is opened when it is read."""
 
@@ -115,7 +126,7 @@ class FolderSplit(EncodedSplit):
 def _class_folders(folder: Path) -> tuple[str, ...]:
     # Sorted names give the labels of the published ImageNet runs.
     names = sorted(path.name for path in folder.iterdir() if path.is_dir() and _is_shown(path.name))
-    if all(name.isdecimal() for name in names) and names != sorted(names, key=int):
+    if names != sorted(names, key=natural):
         warnings.warn(
             f"the classes of {str(folder)!r} are numbered in the order of their names as text "
             f"({', '.join(names[:4])}, ...); a generator from elsewhere may count 0, 1, 2, ...: "
@@ -164,6 +175,11 @@ def named(paths: Sequence[Path]) -> str:
     """The first of some files, and how many there are."""
     shown = ", ".join(repr(str(path)) for path in paths[:3])
     return f"{shown} and {len(paths) - 3:,} further files" if len(paths) > 3 else shown
+
+
+def natural(text: str) -> list[str | int]:
+    """A text cut into texts and numbers in turn, to sort by: as texts, "10" comes before "2"."""
+    return [int(t) if n % 2 else t for n, t in enumerate(re.split(r"([0-9]+)", text))]
 
 
 def _is_shown(name: str) -> bool:

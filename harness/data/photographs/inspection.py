@@ -58,9 +58,6 @@ def inspect(
     Args:
         decode: Decode each, to find those that are bad.
         least_side: Images with a shorter side, in pixels, are bad.
-
-    Raises:
-        ValueError: An image's file cannot be read and `decode` is off, or a file changed.
     """
     split.check_unchanged()
     # The description of the files stands in the entry's name, so a changed file is looked at anew.

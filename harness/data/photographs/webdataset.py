@@ -98,6 +98,10 @@ class TarSplit(EncodedSplit):
         """The shards."""
         return self._opened.paths
 
+    def empty_images(self) -> list[str]:
+        """Members without bytes."""
+        return [image.name for image in self.read(np.flatnonzero(self._sizes == 0))]
+
     def check_unchanged(self) -> None:
         """Refuse shards that changed since they were indexed."""
         self._opened.check()

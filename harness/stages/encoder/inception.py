@@ -41,6 +41,12 @@ def extractor(
     return InceptionExtractor(copied, device, extraction)
 
 
+def check_given(config: EncoderStage) -> None:
+    """Refuse a file of weights that is another than asked for, or another network's."""
+    if _settings(config).path.is_file():
+        InceptionExtractor(_settings(config))
+
+
 def _settings(config: EncoderStage) -> InceptionConfig:
     assert isinstance(config.encoder, InceptionConfig)
     return config.encoder
@@ -52,6 +58,7 @@ KIND = EncoderKind(
     size=lambda _config, _cells: (PARAMETERS, FLOPS),
     feature_dim=lambda _config: FEATURES,
     missing=lambda config, path: _settings(config).missing(path),
+    check_given=check_given,
     # timm's costs the same, and takes random weights.
     cheapened=lambda _config: TimmEncoderConfig(
         name="inception_v3", weights="random", input_size=299

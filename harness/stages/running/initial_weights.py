@@ -15,15 +15,12 @@ from models.checkpoint import Weights, load_fitting, load_strictly
 def compare_headers(
     settings: Any, part: str, build: Callable[[], nn.Module], read: Callable[..., Weights]
 ) -> None:
-    """Compare names and shapes of given files that are at hand with the network's.
+    """Refuse given files at hand that cannot be read, or whose names and shapes are not the
+    network's.
 
     Args:
-        settings: The part's configuration, which may have `checkpoint`, `initial_weights` and
-            `checkpoint_entry`.
+        settings: May have `checkpoint`, `initial_weights` and `checkpoint_entry`.
         read: Reads a file as `models.checkpoint.read_tensors` does.
-
-    Raises:
-        ConfigError: A file cannot be read or does not fit.
     """
     for field, load in (("checkpoint", load_strictly), ("initial_weights", load_fitting)):
         path = Path(getattr(settings, field, None) or "").expanduser()
@@ -48,17 +45,11 @@ def described(weights: Weights, path: Path) -> str:
 def start_from(
     model: nn.Module, tensors: Mapping[str, Tensor], path: Path, described: str
 ) -> dict[str, Any]:
-    """Take what fits of a file's tensors; tells in the log what was left out and why.
-
-    Returns:
-        The part of the stage's result that says the same.
-
-    Raises:
-        ValueError: The file is another than planned with, or nothing of it fits.
-    """
+    """Take what fits of a file's tensors; the log and the part of the stage's result that is given
+    tell what was left out and why."""
     check_file(str(path), described)
     left = load_fitting(model, tensors, source=str(path))
-    num_loaded = sum(name not in left for name in tensors)
+    num_loaded = sum(name not in left for name in model.state_dict())
     print(f"initial weights: {num_loaded} tensors of {path} loaded, {len(left)} not")
     for name, why in left.items():
         print(f"  {name}: {why}")

@@ -6,6 +6,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from harness.config.diffusers import (
     DiffusersTokenizerConfig,
     identity,
@@ -15,6 +17,7 @@ from harness.config.diffusers import (
 from harness.config.tokenizer import AnyTokenizerConfig
 from harness.config.trial import Trial
 from harness.data.missing import MissingItem
+from harness.schema.reading import ConfigError
 from harness.stages.running.context import StageContext
 from harness.stages.tokenizer.kind import TokenizerKind, TokenizerStage
 from harness.storage.artifacts import Artifact, write_tensors
@@ -24,6 +27,7 @@ from models.diffusers_autoencoder import (
     DiffusersAutoencoder,
     build_diffusers_autoencoder,
     check_geometry,
+    check_headers,
     load_diffusers_autoencoder,
     own_scaling,
     read_network_config,
@@ -61,12 +65,6 @@ def make(stage: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
     )
     check_geometry(model, latent_dim=config.latent_dim, downsample=config.downsample)
     scaling = own_scaling(model, config.latent_dim)
-    written = read_network_config(folder, config.class_name)
-    if scaling is not None and not {"scaling_factor", "latents_std"} & written.keys():
-        factor = model.network_config.get("scaling_factor")
-        name = folder / CONFIG_FILE
-        said = f"{name} names no scaling_factor: the class's default {factor} is used"
-        print(said, file=sys.stderr)
     payload = context.work.payload
     write_json(payload / CONFIG_FILE, model.network_config)
     write_tensors(payload / "model.safetensors", model.network.state_dict())
@@ -78,6 +76,26 @@ def make(stage: TokenizerStage, context: StageContext) -> Mapping[str, Any]:
         "scaling": None if scaling is None else {"mean": scaling[0], "std": scaling[1]},
         "diffusers": metadata.version("diffusers"),
     }
+
+
+def check_given(stage: TokenizerStage) -> None:
+    """Refuse files that are no such autoencoder, and say where a class's scaling is taken."""
+    config = _settings(stage.tokenizer)
+    if missing_pretrained(config, ""):
+        return
+    try:
+        folder = require_folder(config)
+        with torch.device("meta"):
+            model = build(stage)
+        check_headers(model, folder, config.variant)
+        check_geometry(model, latent_dim=config.latent_dim, downsample=config.downsample)
+        scaling = own_scaling(model, config.latent_dim)
+    except ValueError as error:
+        raise ConfigError(str(error), path="trial.tokenizer.source") from error
+    written = read_network_config(folder, config.class_name)
+    if scaling and written.get("scaling_factor") is None and written.get("latents_std") is None:
+        said = f"the class's default {model.network_config.get('scaling_factor')} is used"
+        print(f"note: {folder / CONFIG_FILE} names no scaling_factor: {said}", file=sys.stderr)
 
 
 def load(stage: TokenizerStage, artifact: Artifact) -> DiffusersAutoencoder:
@@ -106,5 +124,11 @@ def _settings(config: AnyTokenizerConfig) -> DiffusersTokenizerConfig:
 
 
 KIND = TokenizerKind(
-    stage=stage, build=build, make=make, load=load, missing=missing, built_from_files=True
+    stage=stage,
+    build=build,
+    make=make,
+    load=load,
+    check_given=check_given,
+    missing=missing,
+    built_from_files=True,
 )

@@ -310,3 +310,55 @@ def test_weights_of_another_feature_network_are_refused_by_the_dry_run(command, 
     assert again.code == 2
     assert "other.pt could not be read" in again.err
     assert "weights_only" not in again.err
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+
+
+@pytest.mark.parametrize(("setting", "says"), [
+    ("evaluation.extractor={kind: inception, weights: w.pth}", "the sha256 of 'w.pth' must begin"),
+    ("evaluation.perceptual={kind: lpips, backbone_weights: w.pth}", "git lfs pull"),
+    ("evaluation.perceptual={kind: lpips, backbone_weights: w.pth, head_weights: w.pth}",
+     "git lfs pull"),
+])  # fmt: skip
+def test_a_pointer_in_place_of_any_weights_is_told_by_the_dry_run(
+    command, write, tree, setting, says
+):
+    Path("w.pth").write_text(POINTER)
+    ended = command(write(tree), "--dry-run", "--set", setting)
+    assert ended.code == 2
+    assert says in ended.err
+
+
+def test_an_axis_that_loses_the_value_it_is_compared_with_says_what_to_type(command, write, tree):
+    tree["grid"], tree["compare"] = {"alignment": ["none", "vf"]}, {"alignment": "none"}
+    for setting in ("grid.alignment=[vf]", "grid={}"):
+        ended = command(write(tree), "--dry-run", "--set", setting)
+        assert ended.code == 2
+        assert "; --set 'compare={}' compares" in ended.err
+        again = command(write(tree), "--dry-run", "--set", setting, "--set", "compare={}")
+        assert again.code == 0, again.err
+
+
+def test_names_of_presets_are_those_that_are_written(command, write, tree):
+    names = ("1e3", "010", "0x1", "+5")
+    tree["presets"]["p"] = {
+        name: {"generator.class_dropout": 0.1 * (n + 1)} for n, name in enumerate(names)
+    }
+    tree["grid"] = {"p": ["NAMES"]}
+    text = yaml.safe_dump(tree).replace("'010'", "010").replace("'0x1'", "0x1")
+    ended = command(write(text.replace("NAMES", "\n  - ".join(names))), "--dry-run", "--json")
+    assert ended.code == 0, ended.err
+    assert [row["axes"]["p"] for row in ended.json["rows"]] == list(names)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "somewhere", "ray://127.0.0.1:9"])
+def test_an_address_where_nothing_listens_is_told_by_the_dry_run(command, write, tree, address):
+    asked = (write(tree), "--address", address)
+    for more in ([], ["--dry-run"]):
+        ended = command(*asked, *more, executor="ray")
+        assert ended.code == 2
+        assert f"--address: Ray at {address!r} must answer, but does not (" in ended.err
+    assert not Path("artifacts").exists()
+    elsewhere = ("--dry-run", "--assume-device", "H100")
+    assert command(*asked, *elsewhere, executor="ray").code == 0

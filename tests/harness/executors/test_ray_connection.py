@@ -71,7 +71,7 @@ def test_a_port_that_accepts_and_says_nothing_is_given_up(silent_port, monkeypat
 
 
 def test_the_time_for_an_answer_keeps_the_promise_of_half_a_minute():
-    assert ray_connection.ACCEPT_S + ray_connection.ANSWER_S < 30
+    assert ray_environment.ACCEPT_S + ray_connection.ANSWER_S < 30
 
 
 HEAD = """

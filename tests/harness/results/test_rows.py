@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
@@ -9,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from analysis.table.columns import columns_of
-from analysis.table.reading import load_table, load_tables
+from analysis.table.reading import load_table, load_tables, read_stored
 from harness.plan.plan import make_plan
 from harness.results.columns import COLUMNS, with_axes
 from harness.results.rows import compile_table, make_row
@@ -139,3 +140,14 @@ def test_a_cell_that_a_spreadsheet_would_compute_is_text(tmp_path):
     assert list(written["tokenizer"]) == ["'=", "'+", "'-", "'@", "x"]
     assert list(written["gfid"]) == [-1.5] * 5
     assert list(pd.read_parquet(tmp_path / "table.parquet")["tokenizer"]) == list("=+-@x")
+
+
+@pytest.mark.parametrize("place", ["s3:x", "exp:2", "file:y", "git:z/w", "a=b"])
+def test_a_folder_that_looks_like_an_address_is_a_folder(tmp_path, monkeypatch, place):
+    monkeypatch.chdir(tmp_path)
+    Path(place).mkdir(parents=True)
+    compile_table([row("a")], Path(place))
+    assert load_table(Path(place))["row_id"].tolist() == ["a"]
+    for name in ("table.parquet", "table.csv"):
+        assert (tmp_path / place / name).is_file()
+        assert read_stored(Path(place) / name)["row_id"].tolist() == ["a"]

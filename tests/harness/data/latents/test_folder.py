@@ -219,7 +219,7 @@ def test_a_truncated_shard_is_named(folder, take):
         ({"mean": torch.zeros(1, 2, 1, 1)}, "must hold finite `mean` and `std`"),
         ({"mean": torch.zeros(1, 3, 1, 1), "std": torch.ones(1, 3, 1, 1)}, "(1, 2, 1, 1)"),
         ({"mean": torch.zeros(1, 2, 1, 1), "std": torch.zeros(1, 2, 1, 1)}, "must be positive"),
-        ({"mean": Path("x"), "std": 0}, "must be a torch file of tensors"),
+        ({"mean": Path("x"), "std": 0}, "must hold tensors and plain values only"),
     ],
 )
 def test_bad_statistics_are_refused(folder, take, content, message):
@@ -356,3 +356,32 @@ def test_a_flipped_byte_is_not_exported(encoded, tmp_path):
     with pytest.raises(DamagedArtifact, match="latents_shard00001"):
         export_latents(copy, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("labels", [torch.int32, torch.uint8])
+def test_half_latents_without_statistics_and_small_labels_are_widened(folder, take, labels):
+    whole = torch.cat([load_file(folder / name)["latents"] for name in SHARDS]).half()
+    for name in SHARDS:
+        tensors = load_file(folder / name)
+        tensors = {
+            n: t.half() if t.is_floating_point() else t.to(labels) for n, t in tensors.items()
+        }
+        save_file(tensors, folder / name)
+    (folder / "latents_stats.pt").unlink()
+    outcome, artifact = take("latents.num_statistics=1437")
+    assert outcome.status == "done", outcome.error
+    expected = whole.float().std(dim=(0, 2, 3))
+    torch.testing.assert_close(torch.tensor(artifact.result["std"]), expected)
+    latents = LatentSet(artifact, CPU)
+    assert latents.labels.dtype == torch.int64
+    (found, _), indices = latents.batch(np.array([700]), np.array([0])), 700
+    normalised = (whole[indices].float() - latents.mean[0]) / latents.std[0]
+    torch.testing.assert_close(found[0], normalised)
+
+
+def test_a_pointer_in_place_of_statistics_is_named_without_advice_to_run_it(folder, take):
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    (folder / "latents_stats.pt").write_text(pointer)
+    error = take()[0].error
+    assert "git lfs pull" in error
+    assert "weights_only" not in error

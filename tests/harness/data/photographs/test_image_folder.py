@@ -1,6 +1,7 @@
 """Class folders: what is declared, what is missing, what cannot be read."""
 
 import dataclasses
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -119,3 +120,32 @@ def test_a_rank_opens_the_images_of_its_part_alone(config, tmp_path):
     dataset = open_dataset(config)
     random = np.random.default_rng(0)
     assert dataset.augmented("train", np.array([0, 1]), random, slice(0, 1)).shape == (1, 3, 8, 8)
+
+
+def test_a_class_folder_too_many_is_named_and_whether_it_is_empty(config, tmp_path):
+    (tmp_path / "train/@eaDir").mkdir()
+    (item,) = config.missing()
+    assert "([@eaDir, a, b]; without images: [@eaDir])" in str(item)
+    assert "3 were found" in str(item)
+
+
+def test_files_without_bytes_are_told_before_anything_starts(config, tmp_path):
+    (tmp_path / "val/b/x.png").write_bytes(b"")
+    (item,) = config.missing()
+    assert "1 of eval have none: [b/x.png]" in str(item)
+    assert dataclasses.replace(config, bad_images_limit=1).missing() == []
+
+
+@pytest.mark.parametrize(("names", "warned"), [(("c2", "c10"), True), (("c02", "c10"), False)])
+def test_numbers_in_class_names_that_are_out_of_order_are_said(tmp_path, names, warned):
+    for place in (f"{split}/{name}" for split in ("train", "val") for name in names):
+        (tmp_path / place).mkdir(parents=True)
+        Image.new("RGB", (9, 8)).save(tmp_path / place / "x.png")
+    counts = {"num_classes": 2, "num_train_images": 2, "num_eval_images": 2}
+    config = ImageFolderConfig(name="n", root=str(tmp_path), resolution=8, **counts)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        assert config.missing() == []
+    assert any("in the order of their names as text (c10, c2" in str(w.message) for w in told) == (
+        warned
+    )

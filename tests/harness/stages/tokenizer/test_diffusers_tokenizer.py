@@ -308,3 +308,59 @@ def test_bad_values_are_named(load, take, changes, texts):
 def test_keys_of_the_other_kind_are_still_named(load):
     with pytest.raises(ConfigError, match=r"unknown key 'sourc' \(valid: alignment, architecture"):
         load("tokenizer.sourc=here")
+
+
+def _config(folder: Path, **changes: Any) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+
+
+def _weights(folder: Path, change: Callable[[bytes], bytes]) -> None:
+    file = folder / "diffusion_pytorch_model.safetensors"
+    file.write_bytes(change(file.read_bytes()))
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "a factor that is text": (lambda f: _config(f, scaling_factor="0.5"), "must be positive"),
+    "means of another latent": (
+        lambda f: _config(f, latents_mean=[0.0] * 5, latents_std=[1.0] * 5), "one a channel (2)"),
+    "no JSON": (lambda f: (f / "config.json").write_text("{") and None, "must be a JSON file"),
+    "a pointer": (lambda f: _weights(f, lambda _: b"version https://git-lfs\n"), "git lfs pull"),
+    "a cut file": (lambda f: _weights(f, lambda whole: whole[:-99]), "fetch or copy it again"),
+    "another network": (
+        lambda f: _config(f, block_out_channels=[8, 8, 24]), "must fit its config.json exactly"),
+    "another latent": (lambda f: _config(f, latent_channels=3), ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_autoencoder_is_told_by_the_dry_run(command, write, take, folder, damage):
+    spoil, says = DAMAGES[damage]
+    spoil(folder)
+    ended = command(write(take()), "--dry-run")
+    assert ended.code == 2
+    assert "trial.tokenizer.source" in ended.err
+    assert says in ended.err
+
+
+def test_a_factor_that_is_the_classs_default_is_said(command, write, take, folder):
+    config = json.loads((folder / "config.json").read_text())
+    del config["scaling_factor"]
+    (folder / "config.json").write_text(json.dumps(config))
+    ended = command(write(take()), "--dry-run")
+    assert ended.code == 0
+    assert "names no scaling_factor: the class's default 0.18215 is used" in ended.err
+
+
+def test_weights_that_are_not_finite_are_refused_by_name(load, take, folder, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    file = folder / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    tensors["decoder.conv_in.bias"][1] = float("inf")
+    save_file(tensors, file)
+    take()
+    outcome = run_tokenizer(load(), tmp_path / "store")
+    assert outcome.status == "failed"
+    assert "must be finite" in outcome.error
+    assert "decoder.conv_in.bias (1 of " in outcome.error
