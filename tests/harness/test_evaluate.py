@@ -167,7 +167,7 @@ def test_originals_of_another_split_cannot_be_declared(evaluate, sweep):
 def test_images_of_another_size_are_refused(evaluate, sweep, digits, tmp_path):
     np.savez(tmp_path / "large.npz", arr_0=digits.repeat(2, 1).repeat(2, 2))
     ended = evaluate("images", sweep, "--name", "l", "--samples", f"{tmp_path}/large.npz")
-    assert ended.code == 1
+    assert ended.code == 2
     assert "must have 16x16 pixels" in ended.out
 
 

@@ -148,7 +148,8 @@ def test_missing_images_and_weights_are_all_named_before_anything_starts(command
     for more in ([], ["--dry-run"]):
         ended = command(write(tree), *more)
         assert ended.code == 2
-        said.append(ended.err)
+        # A slow machine says that it is planning.
+        said.append(ended.err.partition("error: ")[2])
         for text in ("nothing was started", "nowhere/train", "nowhere/val", "data.root"):
             assert text in ended.err
         assert "absent.pth" in ended.err
