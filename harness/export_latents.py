@@ -131,11 +131,8 @@ def export_latents(artifact: Artifact, folder: Path, encoder: Artifact | None = 
 
 
 class _Features:
-    """Features of the images behind an artifact of latents, on their grid.
-
-    Raises:
-        ConfigError: Nobody knows these images, or they are others now.
-    """
+    """Features of the images behind an artifact of latents, on their grid; ConfigError where nobody
+    knows these images, or they are others now."""
 
     def __init__(self, artifact: Artifact, encoder: Artifact) -> None:
         config: LatentsStage = TypeAdapter(LatentsStage).validate_python(artifact.record["config"])

@@ -103,11 +103,8 @@ def _watch(options: argparse.Namespace, look_now: Callable[[], SweepStatus]) -> 
 
 
 def _open(options: argparse.Namespace) -> Callable[[], SweepStatus]:
-    """Looks at the sweep or the search that the folder is of.
-
-    Raises:
-        ConfigError: The folder holds neither, or the store is not there.
-    """
+    """Looks at the sweep or the search that the folder is of; ConfigError where the folder holds
+    neither, or the store is not there."""
     results: Path = options.results
     is_search = (results / "tune.yaml").is_file()
     if not is_search and not (results / "sweep.yaml").is_file():

@@ -241,11 +241,8 @@ class ConvolutionalAutoencoder(TokenizerNetwork):
             network.part, network.slices = part, slices
 
     def encoded(self, x: Float[Tensor, "b c_in h_in w_in"]) -> Float[Tensor, "b c_out h w"]:
-        """Moments or vectors of images in [-1, 1].
-
-        Raises:
-            ValueError: if the image sides are not divisible by the downsampling factor.
-        """
+        """Moments or vectors of images in [-1, 1]; ValueError where the image sides are not
+        divisible by the downsampling factor."""
         if x.shape[-2] % self.config.downsample or x.shape[-1] % self.config.downsample:
             raise ValueError(
                 f"image sides must be divisible by the downsampling factor "
@@ -272,11 +269,8 @@ class Autoencoder(ConvolutionalAutoencoder):
         )
 
     def encode(self, x: Float[Tensor, "b c_in h_in w_in"]) -> Posterior:
-        """Encode images in [-1, 1].
-
-        Raises:
-            ValueError: if the image sides are not divisible by the downsampling factor.
-        """
+        """Encode images in [-1, 1]; ValueError where the image sides are not divisible by the
+        downsampling factor."""
         return Posterior.from_moments(self.encoded(x))
 
     def decode(self, z: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c_out h_out w_out"]:
@@ -322,11 +316,8 @@ class QuantizedAutoencoder(ConvolutionalAutoencoder):
         self.quantizer.part = part
 
     def encode(self, x: Float[Tensor, "b c_in h_in w_in"]) -> IndexPosterior:
-        """Indices of the codes of images in [-1, 1], row by row.
-
-        Raises:
-            ValueError: if the image sides are not divisible by the downsampling factor.
-        """
+        """Indices of the codes of images in [-1, 1], row by row; ValueError where the image sides
+        are not divisible by the downsampling factor."""
         return IndexPosterior(indices=self.quantizer.quantize(self.encoded(x)).indices)
 
     def decode(self, indices: Int64[Tensor, "b n"]) -> Float[Tensor, "b c_out h_out w_out"]:

@@ -76,11 +76,8 @@ class DualQuantizerConfig:
         return self.semantic_dim + self.pixel_dim
 
     def sides(self, cells: int) -> tuple[int, ...]:
-        """Sides of all grids for a latent of `cells` a side.
-
-        Raises:
-            ValueError: if the last scale is another.
-        """
+        """Sides of all grids for a latent of `cells` a side; ValueError where the last scale is
+        another."""
         if self.scales and self.scales[-1] != cells:
             raise ValueError(
                 f"`scales` must end at the {cells} cells of the latent, but end at "

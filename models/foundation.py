@@ -223,11 +223,8 @@ class FeatureEncoder(EncoderNetwork):
 
     @torch.no_grad()
     def logits(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
-        """Class logits, at the network's own input size.
-
-        Raises:
-            ValueError: if the network has no classification head.
-        """
+        """Class logits, at the network's own input size; ValueError where the network has no
+        classification head."""
         if self.model.num_classes < 1:
             raise ValueError(
                 f"logits need a classification head, but {self.config.name} has none; set "

@@ -92,11 +92,7 @@ class LatentLayout:
         return torch.repeat_interleave(torch.arange(self.num_groups), sizes)
 
     def slice(self, name: str) -> slice:
-        """Channel range of the group called `name`.
-
-        Raises:
-            ValueError: if no group has that name.
-        """
+        """Channel range of the group called `name`; ValueError where no group has that name."""
         start = 0
         for group in self.groups:
             if group.name == name:

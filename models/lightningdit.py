@@ -113,11 +113,8 @@ class LightningDiTConfig:
         return SIZES[self.size] if isinstance(self.size, str) else self.size
 
     def embedded_groups(self, layout: LatentLayout) -> tuple[int, ...]:
-        """The groups of a latent that have a time embedder, in the order of the embedders.
-
-        Raises:
-            ValueError: if `time_groups` does not name every group once.
-        """
+        """The groups of a latent that have a time embedder, in the order of the embedders;
+        ValueError where `time_groups` does not name every group once."""
         names = [group.name for group in layout.groups]
         if self.time_groups in ("shared", "by_offset"):
             return (0,)

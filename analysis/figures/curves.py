@@ -72,11 +72,8 @@ class CurvesData:
 
 
 def load_curves(results_dir: Path | str) -> pd.DataFrame:
-    """Reads the training curves of a results folder; empty where it has none.
-
-    Raises:
-        ValueError: If the file cannot be read or lacks a column.
-    """
+    """Reads the training curves of a results folder; empty where it has none; ValueError where the
+    file cannot be read or lacks a column."""
     file = find_stored(Path(results_dir), "curves")
     if file is None:
         # Curves of several folders are joined; without types this would take theirs away.

@@ -151,11 +151,8 @@ def write_columns(columns: Columns) -> str:
 
 
 def read_schema(schema: pa.Schema) -> dict[str, Column]:
-    """Descriptions that a Parquet schema holds; columns without one are left out.
-
-    Raises:
-        ValueError: A column has a type that is not one of `TYPES`.
-    """
+    """Descriptions that a Parquet schema holds; columns without one are left out; ValueError where
+    a column has a type that is not one of `TYPES`."""
     columns: dict[str, Column] = {}
     for field in schema:
         about = {key.decode(): text.decode() for key, text in (field.metadata or {}).items()}

@@ -44,11 +44,8 @@ DISTANCES = {"rfid": ("reconstruction", "eval split"), "gfid": ("generation", "s
 
 
 def write_tuning_figures(results: Path) -> list[Path]:
-    """Writes the figures that the files of a search allow, and removes those of earlier ones.
-
-    Raises:
-        ValueError: If a file of the search is missing or wrong.
-    """
+    """Writes the figures that the files of a search allow, and removes those of earlier ones;
+    ValueError where a file of the search is missing or wrong."""
     trials = load_trials(results)
     folder = results / "figures"
     folder.mkdir(parents=True, exist_ok=True)

@@ -28,11 +28,8 @@ _TO_MIXED_7C = ("Mixed_6e", "Mixed_7a", "Mixed_7b", "Mixed_7c")
 
 @final
 class InceptionNetwork(nn.Module):
-    """Inception-v3 with the weights of a file, in evaluation mode and without gradient.
-
-    Raises:
-        ValueError: The file holds other tensors, or something that is no tensor.
-    """
+    """Inception-v3 with the weights of a file, in evaluation mode and without gradient; ValueError
+    where the file holds other tensors, or something that is no tensor."""
 
     def __init__(self, weights: Path) -> None:
         super().__init__()

@@ -185,11 +185,8 @@ class SampleScores(Parts):
         )
 
     def compute(self, reference: Reference) -> dict[str, Any]:
-        """Every metric by the name of its column; None where it cannot be measured.
-
-        Raises:
-            ValueError: The samples are the reference's own images.
-        """
+        """Every metric by the name of its column; None where it cannot be measured; ValueError
+        where the samples are the reference's own images."""
         whole = self.statistics
         gfid = frechet_distance(whole, reference.statistics)
         if gfid <= SAME * float(reference.statistics.compute()[1].trace()):

@@ -93,11 +93,7 @@ class Results:
         return [Row(results=self, values={str(k): v for k, v in each.items()}) for each in lines]
 
     def row(self, **columns: Any) -> "Row":
-        """The only row with these values.
-
-        Raises:
-            ValueError: There is none, or there are several; says what tells them apart.
-        """
+        """The only row with these values; ValueError says what tells several apart."""
         rows = self.rows(**columns)
         if len(rows) == 1:
             return rows[0]
@@ -117,20 +113,14 @@ class Row:
     """Column -> value."""
 
     def tokenizer(self, device: Device = None) -> "Tokenizer":
-        """Load the row's tokenizer.
-
-        Raises:
-            ValueError: The row has none, or it is not in the store.
-        """
+        """Load the row's tokenizer; ValueError where the row has none, or it is not in the
+        store."""
         where = _device(device)
         return Tokenizer(network=load_tokenizer(self._artifact("tokenizer"), where), device=where)
 
     def generator(self, device: Device = None) -> "Generator":
-        """Load the row's generator: its snapshot, guidance, sampler, precision and tokenizer.
-
-        Raises:
-            ValueError: The row has none, or it is not in the store.
-        """
+        """Load the row's generator: its snapshot, guidance, sampler, precision and tokenizer;
+        ValueError where the row has none, or it is not in the store."""
         made, store = self._artifact("generation"), self.results.store
         config = TypeAdapter(GenerationStage).validate_python(made.record["config"])
         kinds = {"generator": "generator", "weak": "generator", "tokenizer": "tokenizer"}
@@ -142,11 +132,8 @@ class Row:
         )
 
     def samples(self) -> "Samples":
-        """Open the samples that were kept of the row, those of its first sampling seed.
-
-        Raises:
-            ValueError: None were kept, or they are not in the store.
-        """
+        """Open the samples that were kept of the row, those of its first sampling seed; ValueError
+        where none were kept, or they are not in the store."""
         made = self._artifact("generation")
         path = made.path / "samples.npz"
         if not path.is_file():

@@ -69,11 +69,8 @@ class CheckpointWriter:
         self._writing: Future[None] | None = None
 
     def save(self, folder: Path, step: int, state: Mapping[str, Any], payload: Path) -> None:
-        """Begin to do as `save_checkpoint`; the caller may change the state and add files at once.
-
-        Raises:
-            StorageError: The checkpoint before this one could not be written.
-        """
+        """Begin to do as `save_checkpoint`; the caller may change the state and add files at once;
+        StorageError where the checkpoint before this one could not be written."""
         # One in flight: the host holds one copy of the state, and none overtakes another.
         self.wait()
         self._writing = self._pool.submit(_prepare(folder, step, state, payload))

@@ -168,7 +168,7 @@ def test_images_of_another_size_are_refused(evaluate, sweep, digits, tmp_path):
     np.savez(tmp_path / "large.npz", arr_0=digits.repeat(2, 1).repeat(2, 2))
     ended = evaluate("images", sweep, "--name", "l", "--samples", f"{tmp_path}/large.npz")
     assert ended.code == 2
-    assert "must have 16x16 pixels" in ended.out
+    assert "must have 16x16 pixels" in ended.err
 
 
 def test_unreadable_references_are_told_as_wrong_requests(evaluate, sweep, tmp_path):
