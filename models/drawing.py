@@ -1,5 +1,6 @@
 """Drawing latents with a generator that predicts velocity."""
 
+import itertools
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from models.clock import Clock, GroupTimes
 from models.guidance import Guidance, guided_velocity
 from models.latent import LatentLayout
 from models.sampler import SamplerConfig, sample
+from models.steps import LISTENER
 
 
 def draw_latents(
@@ -51,9 +53,13 @@ def draw_latents(
         for rows in parts
     ]
 
+    numbers = itertools.count(1)
+
     def velocity(x: Float[Tensor, "b c h w"], times: GroupTimes) -> Float[Tensor, "b c h w"]:
+        LISTENER.get()(next(numbers), sampler.num_function_evaluations or 0)
+        if len(parts) == 1:
+            return fields[0](x, times)
         pairs = zip(fields, parts, strict=True)
         return torch.cat([field(x[rows], times) for field, rows in pairs])
 
-    field = fields[0] if len(parts) == 1 else velocity
-    return sample(field, noise, sampler, drawn, clock)
+    return sample(velocity, noise, sampler, drawn, clock)

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
 from models.batch_part import slices_of
+from models.steps import LISTENER
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +109,7 @@ def draw_codes(
     parts = [_Sequences(model, labels, rows, guided) for rows in slices_of(len(labels), slices)]
     drawn = labels.new_empty((len(labels), 0))
     for position in range(model.num_draws):
+        LISTENER.get()(position + 1, model.num_draws)
         scale = guidance.scale_at(position, model.num_draws) if guided else 1.0
         logits = torch.cat([part.logits(drawn, scale) for part in parts])
         chances = truncate(logits.flatten(0, 1), sampler).softmax(dim=1)

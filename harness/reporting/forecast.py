@@ -80,11 +80,6 @@ class Measured:
         except (KeyError, TypeError, ValueError):
             return None
 
-    @property
-    def flops_per_s(self) -> float:
-        """Operations a second of one device; 0 where it has none."""
-        return _rate([self])
-
 
 @final
 class History:
@@ -92,20 +87,25 @@ class History:
 
     def __init__(self, machine: Machine, measured: Iterable[Measured] = ()) -> None:
         self.machine, self.measured = machine, list(measured)
+        self.earlier = tuple(self.measured)
+        """Those that this run has not measured itself."""
+        self._took_s = self._expected_s = 0.0
 
     @classmethod
     def of(cls, store: Store, machine: Machine) -> "History":
         """What a store tells of finished stages; what cannot be read is left out."""
-        history = cls(machine)
-        for record in read_costs(store.root):
-            history.add(record)
-        return history
+        found = map(Measured.of, read_costs(store.root))
+        return cls(machine, (one for one in found if one and one.useful_s > 0))
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Take note of one more artifact, by its record."""
+        """Take note of one more artifact of this run, by its record."""
         measured = Measured.of(record)
         if measured and measured.useful_s > 0:
             self.measured.append(measured)
+            before = _nearest(self.earlier, measured.kind, measured.device, measured)
+            if before and before.flops and measured.flops:
+                self._took_s += measured.useful_s * measured.devices
+                self._expected_s += measured.flops / _rate_for(before, measured)
 
     def device_for(self, held: Capacity) -> str:
         """Name of the device that a stage would run on, empty if not known. For a machine without a
@@ -122,13 +122,14 @@ class History:
         if expected is None:
             return Forecast(wall_s=None, device_s=None, source="unknown", on_gpu=on_gpu)
         here = [one for one in self.measured if one.device == device]
-        like = [one for one in here if one.kind == stage.kind]
+        nearest = _nearest(self.measured, stage.kind, device, expected)
         seconds: float | None = None
         source: Source = "unknown"
-        if like:
-            # Of those equally near the last, which this run has measured on cores as busy as now.
-            nearest = min(reversed(like), key=lambda one: _distance(one, expected))
-            rate = nearest.flops_per_s * _ratio(nearest, expected) ** RATE_EXPONENT
+        if nearest:
+            rate = _rate_for(nearest, expected)
+            if self._expected_s and nearest in self.earlier:
+                # Cores may be busier now than they were then.
+                rate *= self._expected_s / self._took_s
             # Where nothing is counted, it takes the nearest one's own seconds.
             source, seconds = "measured", nearest.useful_s
         elif expected.flops and (rate := _rate(here)):
@@ -153,13 +154,26 @@ def _rate(stages: Sequence[Measured]) -> float:
     return sum(one.flops for one in stages) / device_s if device_s > 0 else 0.0
 
 
-def _distance(one: Measured, expected: Work) -> tuple[float, float]:
+def _nearest(
+    among: Sequence[Measured], kind: str, device: str, expected: Work | Measured
+) -> Measured | None:
+    """Of those equally near the last, which this run has measured on cores as busy as now."""
+    like = [one for one in reversed(among) if (one.kind, one.device) == (kind, device)]
+    return min(like, key=lambda one: _distance(one, expected), default=None)
+
+
+def _rate_for(one: Measured, expected: Work | Measured) -> float:
+    """Operations a second of one device, from a stage like it."""
+    return _rate([one]) * _ratio(one, expected) ** RATE_EXPONENT
+
+
+def _distance(one: Measured, expected: Work | Measured) -> tuple[float, float]:
     """How far apart two stages are: first by their operations an image, then in all."""
     total = math.log((expected.flops + 1) / (one.flops + 1))
     return abs(math.log(_ratio(one, expected))), abs(total)
 
 
-def _ratio(one: Measured, expected: Work) -> float:
+def _ratio(one: Measured, expected: Work | Measured) -> float:
     """How many times its operations an image are expected; in all, where images are unknown."""
     images = (expected.images, one.images) if expected.images and one.images else (1, 1)
     return (expected.flops / images[0] + 1) / (one.flops / images[1] + 1)

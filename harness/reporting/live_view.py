@@ -8,7 +8,7 @@ goes wrong in it is told in one line, and the run goes on without it.
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from harness.plan.graph import Node
 from harness.reporting.drawing import drawing
 from harness.reporting.forecast import History, seconds_to_end
 from harness.reporting.overview import Overview, headline, progress_text
+from harness.reporting.plan_record import StageRecord
 from harness.reporting.recording import record_of_stage, this_machine
 from harness.reporting.stage_states import OPEN, StageState, State, Witness, stage_states
 from harness.stages.stage import Stage
@@ -53,12 +54,14 @@ class ProgressView:
         stream: UserStream,
         *,
         resources: Mapping[str, Resources] | None = None,
+        ahead: Callable[[], Sequence[StageRecord]] = tuple,
     ) -> None:
         """Shows `stages`, inputs first, of which the running ones report in `store`; `resources`
-        are what each kind holds, for the time that is left (one CPU unless given)."""
+        are what each kind holds, and `ahead` gives what is to be added yet, for the time that is
+        left (one CPU and nothing unless given)."""
         self.stages, self.store = list(stages), store
         self.stream: Any = stream
-        self.resources = resources or {}
+        self.resources, self._ahead = resources or {}, ahead
         self.started = time.monotonic()
         self.held: dict[str, Capacity] = {}
         self.total: Capacity | None = None
@@ -192,7 +195,9 @@ class ProgressView:
                 for path in made:
                     self._history.add(read_object(path))
             left = [record_of_stage(s) for s in stages if states[s.key].state in OPEN]
-            seconds = seconds_to_end(left, states, self._history, holds, total)
+            ahead = self._ahead()
+            states = {**states, **{s.key: StageState.of(s, "waiting") for s in ahead}}
+            seconds = seconds_to_end([*left, *ahead], states, self._history, holds, total)
             self._forecast_at, self._ends_at = now, None if seconds is None else now + seconds
         return None if self._ends_at is None else max(0.0, self._ends_at - now)
 

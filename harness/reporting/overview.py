@@ -93,8 +93,8 @@ def beginning(stage: StageState) -> str:
 
 
 def own_numbers(progress: Mapping[str, Any]) -> str:
-    """The numbers that the stage itself reports, such as its loss."""
-    return ", ".join(
+    """The numbers that the stage itself reports, such as its loss, or what it does in a step."""
+    return progress.get("within") or ", ".join(
         f"{name} {value:.4g}"
         for name, value in progress.items()
         if name not in BOOKKEEPING and isinstance(value, int | float)

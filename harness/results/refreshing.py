@@ -68,7 +68,11 @@ class Refresher:
         # Packages are found as here: a folder of the user's may have ones of our names.
         code = f"import sys; sys.path[:] = {sys.path}; from {__name__} import write_from; "
         code += "write_from(sys.stdin.buffer)"
-        return ["nice", "-n", "19", sys.executable, "-P", "-c", code]
+        # Linux groups processes by session, and `nice` counts within a group alone. The first one
+        # is waited for: in a group of the lowest priority, busy cores would hardly let it begin.
+        group = "echo 19 2>/dev/null > /proc/$$/autogroup; " if self._process else ""
+        run = group + 'exec nice -n 19 "$@"'
+        return ["sh", "-c", run, "sh", sys.executable, "-P", "-c", code]
 
 
 def write_from(given: BinaryIO) -> None:

@@ -5,7 +5,9 @@ Where samples or their features are kept, metrics are the work of the stage `sco
 
 import time
 from collections.abc import Mapping
+from contextvars import copy_context
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -44,6 +46,7 @@ from harness.storage.artifacts import Artifact, write_tensors
 from models.batch_part import slices_of
 from models.dual_autoencoder import DualAutoencoder
 from models.guidance import ClassifierFreeGuidance, NoGuidance
+from models.steps import LISTENER
 from models.token_sampling import LogitGuidance
 from models.tokenizer import TokenizerNetwork
 
@@ -237,7 +240,9 @@ def run(config: GenerationStage, context: StageContext) -> Mapping[str, Any]:
             # resumed stage, draws the same samples.
             random = generator_for(config.seed, "noise", turn.number, device=device)
             started = _seconds(device)
-            images = sampling.images(asked, random)
+            listening = copy_context()
+            listening.run(LISTENER.set, partial(rounds.sampling, turn))
+            images = listening.run(sampling.images, asked, random)
             took.append((len(images), _seconds(device) - started))
             if scores is not None:
                 for rows in slices_of(len(images), context.slices):
@@ -255,6 +260,7 @@ def run(config: GenerationStage, context: StageContext) -> Mapping[str, Any]:
     result: dict[str, Any] = {"num_function_evaluations": _evaluations(config, sampling.generator)}
     if kept is not None:
         kept.write_archive(context.work.payload / "samples.npz", labels)
+    context.between_steps("grid of samples and distances", config.num_images, config.num_images)
     _save_samples(sampling, context)
     if scores is not None:
         for state in states[1:]:

@@ -145,7 +145,10 @@ def _search(
     resources = {kind: request_of(kind, tuning.base.resources) for kind in kinds_of_sweeps()}
     count = len(trials.todo)
     log.start(tuning.file.name, store=store.root, executor=options.executor, trials_to_run=count)
-    with user_stream() as stream, ProgressView([], store, stream, resources=resources) as view:
+    with (
+        user_stream() as stream,
+        ProgressView([], store, stream, resources=resources, ahead=trials.ahead) as view,
+    ):
 
         def feed(outcomes: Mapping[str, Outcome], capacity: int) -> Sequence[Stage]:
             new = trials.feed(outcomes, capacity)

@@ -5,6 +5,7 @@ oldest in flight was told: so the study does not depend on which stage happens t
 the same under every executor, while no stage waits for a whole batch.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +15,8 @@ from harness.execution.stage_run import Outcome
 from harness.execution.stage_run import Status as RowStatus
 from harness.plan.graph import stages_to_run
 from harness.plan.plan import Plan, PlannedRow, with_inputs
+from harness.reporting.plan_record import StageRecord
+from harness.reporting.recording import record_of_stage
 from harness.results.rows import make_row, write_row
 from harness.stages.stage import Stage
 from harness.storage.artifacts import Store
@@ -53,16 +56,19 @@ class TrialFeed:
         self.todo = study.remaining()
         self.flights: list[_Flight] = []
         self.outcomes: Mapping[str, Outcome] = {}
+        self.plans: dict[str, Plan] = {}
+        """Trial -> what it has been given to run."""
+        self.window = self.capacity = 1
 
     def feed(self, outcomes: Mapping[str, Outcome], capacity: int) -> Sequence[Stage]:
         """Further stages, given how all others have ended; see `executors.Feed`."""
-        self.outcomes = outcomes
+        self.outcomes, self.capacity = outcomes, max(1, capacity)
         parallel = self.tuning.file.parallel
-        window = capacity if parallel == "auto" else parallel
+        self.window = self.capacity if parallel == "auto" else parallel
         new: list[Stage] = []
         while True:
-            while self.todo and len(self.flights) < window:
-                self.flights.append(self._launch(self.todo.pop(0), window, new))
+            while self.todo and len(self.flights) < self.window:
+                self.flights.append(self._launch(self.todo.pop(0), new))
             for flight in self.flights:
                 self._advance(flight, new)
             if not self.flights or self.flights[0].verdict is None:
@@ -70,17 +76,41 @@ class TrialFeed:
             # One at a time: the next proposal is to know of this trial and of no later one.
             self._tell(self.flights.pop(0))
 
-    def _launch(self, number: int, window: int, new: list[Stage]) -> _Flight:
+    def ahead(self) -> list[StageRecord]:
+        """Stages like those of trials that are not proposed yet, and of the confirmation.
+
+        Trials of this run stand in for them in turn, each with what it shares with no other, in
+        chains of which as many run side by side as may. Keys are made up.
+        """
+        plans, again = list(self.plans.values()), self.tuning.file.confirmation
+        counts = Counter(stage.key for plan in plans for stage in plan.stages)
+        own = [[stage for stage in plan.stages if counts[stage.key] == 1] for plan in plans]
+        references = self.tuning.file.first if again.references is None else again.references
+        repeated = (1 + len(references)) * len(again.seeds)
+        found: list[StageRecord] = []
+        ends: tuple[str, ...] = ()
+        for count, width in ((len(self.todo), self.window), (repeated, self.capacity)):
+            lanes: list[tuple[str, ...]] = [ends] * width
+            for number in range(count if own else 0):
+                lane = number % width
+                for record in map(record_of_stage, own[number % len(own)]):
+                    key = f"{len(found)} {record.key}"
+                    found.append(replace(record, key=key, input_keys=lanes[lane]))
+                    lanes[lane] = (key,)
+            ends = tuple({key for lane in lanes for key in lane})
+        return found
+
+    def _launch(self, number: int, new: list[Stage]) -> _Flight:
         asked = self.study.ask(number)
         plan = self.tuning.plan([asked.point])
         parts = [plan.restricted_to("reconstruction")] if self.tuning.goals.gated else []
         parts += [*map(plan.at_step, self.tuning.rungs), plan]
-        flight = _Flight(asked=asked, plan=plan, parts=parts, sees=number - window)
+        flight = _Flight(asked=asked, plan=plan, parts=parts, sees=number - self.window)
         self._start(flight, new)
         return flight
 
     def _start(self, flight: _Flight, new: list[Stage]) -> None:
-        plan = flight.parts[0]
+        plan = self.plans[flight.asked.point.trial_id] = flight.parts[0]
         flight.running = stages_to_run(plan.stages, plan.read_keys, self.store)
         new += flight.running
 

@@ -57,7 +57,7 @@ class StageContext:
     _saved_step: int = field(default=-1, init=False)
     _checkpoints: CheckpointWriter = field(default_factory=CheckpointWriter, init=False)
     _bad_steps: dict[str, Tensor] = field(default_factory=dict, init=False)
-    _first: tuple[int, float] | None = field(default=None, init=False)
+    _first: tuple[float, float] | None = field(default=None, init=False)
     _earlier_wait_s: float = field(default=0.0, init=False)
     _batches: list[Ahead[Any]] = field(default_factory=list, init=False)
     _meeting: int = field(default=0, init=False)
@@ -220,11 +220,9 @@ class StageContext:
             return
         self._check_finite()
         if self.world.is_first:
-            speed = self._speed(step, total, now, images)
-            self.work.report({"step": step, "total": total, **numbers(), **speed, **self._bill()})
+            self._report(step, total, now, numbers(), images)
             if self._curve is not None:
                 self._curve.flush()
-            self._reported = now
         if state is not None and (save_due or stop_due) and step < total:
             if self.world.is_first:
                 self._save(step, state)
@@ -276,10 +274,7 @@ class StageContext:
         stop_due = self.world.broadcast(done < total and self._stop_is_due(now))
         report_due = done in (0, total) or now - self._reported >= REPORT_EVERY_S
         if self.world.is_first and (report_due or stop_due):
-            speed = self._speed(done, total, now, 1)
-            report = {"measuring": measuring, "step": done, "total": total}
-            self.work.report({**report, **speed, **self._bill()})
-            self._reported = now
+            self._report(done, total, now, {"measuring": measuring})
         if stop_due:
             self.leave(step, state)
             raise StopRequested(
@@ -291,6 +286,25 @@ class StageContext:
         if self.world.is_first and self._saved_step != step:
             self._save(step, state)
         self.wait_for_checkpoint()
+
+    def between_steps(self, within: str, step: float, total: int) -> None:
+        """Report what goes on between steps, where that is due; never synchronises.
+
+        Args:
+            step: Steps done, with the part of the next one that is done.
+        """
+        now = time.monotonic()
+        if self.world.is_first and (step == total or now - self._reported >= REPORT_EVERY_S):
+            self._report(step, total, now, {"within": within})
+
+    def _report(
+        self, step: float, total: int, now: float, more: Mapping[str, Any], images: int = 1
+    ) -> None:
+        # Rates count from the end of the first step, which may compile.
+        is_warm = self._first is not None or "within" not in more
+        speed = self._speed(step, total, now, images) if is_warm else {}
+        self.work.report({"step": int(step), "total": total, **more, **speed, **self._bill()})
+        self._reported = now
 
     def _stop_is_due(self, now: float) -> bool:
         if now - self._asked < POLL_S:
@@ -351,7 +365,7 @@ class StageContext:
             return step + 1
         return step + max(1, int(wait_s * (step - self._first[0]) / (now - self._first[1])))
 
-    def _speed(self, step: int, total: int, now: float, images: int) -> dict[str, float]:
+    def _speed(self, step: float, total: int, now: float, images: int) -> dict[str, float]:
         if self._first is None:
             self._first = (step, now)
         steps, seconds = step - self._first[0], now - self._first[1]

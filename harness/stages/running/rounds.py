@@ -5,6 +5,7 @@ its checkpoint has what each worker has accumulated, a part for each. The same n
 goes on with the same bits; another number adds the parts, which rounds sums in another order.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -50,6 +51,12 @@ class Rounds:
             start = first + size * world.rank
             positions = np.arange(start, min(start + size, self._count), dtype=np.int64)
             yield Round(start // size, positions, min(first + size * world.size, self._count))
+
+    def sampling(self, turn: Round, step: int, steps: int) -> None:
+        """Report which of its steps a round's batch begins; `steps` is 0 where nobody knows it."""
+        first = (turn.number - self._context.world.rank) * self._batch_size
+        done = first + (turn.done - first) * (step - 1) / (steps or math.inf)
+        self._context.between_steps(f"sampling step {step}/{steps or '?'}", done, self._count)
 
     def end(self, turn: Round, accumulated: Callable[[], Mapping[str, Tensor]]) -> None:
         """Report, save a checkpoint and stop where they are due; every worker, after each round.

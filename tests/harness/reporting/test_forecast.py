@@ -1,6 +1,7 @@
 """How long stages will take, on constructed records with closed-form answers."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -114,6 +115,17 @@ def test_a_cpu_is_taken_at_a_share_of_its_matrix_product(generator) -> None:
     assert found.wall_s == pytest.approx(generator.work.flops / (ASSUMED_CPU_SHARE * 1e9))
 
 
+def test_stages_of_an_earlier_run_are_taken_at_this_run_s_pace(generator) -> None:
+    idle = [measured(generator, useful_s=4.0), measured(generator, kind="latents", useful_s=1.0)]
+    history = History(HERE, idle)
+    work = {"estimated_flops": generator.work.flops, "images": generator.work.images}
+    cost = {"wall_s": 2.5, "gpus": 0.0, "cpus": 1, **work}
+    history.add({"kind": "latents", "environment": {"device": "cpu"}, "cost": cost})
+    assert history.forecast(generator, ONE_CPU).wall_s == pytest.approx(10.0)
+    known = replace(generator, kind="latents")
+    assert history.forecast(known, ONE_CPU).wall_s == pytest.approx(2.5)
+
+
 def test_what_a_kill_lost_does_not_slow_the_forecast_and_old_records_are_read(tmp_path) -> None:
     cost = {"wall_s": 30.0, "lost_s": 10.0, "gpus": 0.0, "cpus": 2, "workers": 3}
     record = {
@@ -134,8 +146,8 @@ def test_what_a_kill_lost_does_not_slow_the_forecast_and_old_records_are_read(tm
     (tmp_path / "generator" / "torn").mkdir()
     (tmp_path / "generator" / "torn" / "artifact.json").write_text("{")
     new, old = History.of(Store(tmp_path), HERE).measured
-    assert (new.useful_s, new.devices, new.flops_per_s) == (20.0, 6.0, 2.0)
-    assert (old.useful_s, old.devices, old.flops_per_s) == (5.0, 1.0, 2.0)
+    assert (new.useful_s, new.devices, new.flops) == (20.0, 6.0, 240.0)
+    assert (old.useful_s, old.devices, old.flops) == (5.0, 1.0, 10.0)
 
 
 def test_a_sweep_ends_with_its_critical_path_or_when_its_work_is_done(load) -> None:

@@ -1,5 +1,6 @@
 """Results that are written while a sweep runs."""
 
+import subprocess
 import time
 from pathlib import Path
 
@@ -68,3 +69,16 @@ def test_it_never_runs_twice_at_a_time_nor_without_news(tmp_path, at_once, monke
     refresher.stop()
     assert time.monotonic() - started < 30
     assert first.poll() is not None
+
+
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="no groups of sessions")
+def test_all_but_the_first_leave_the_cores_to_the_run(tmp_path, load):
+    refresher = Refresher(load(), Store(tmp_path), tmp_path)
+    groups = []
+    for _ in range(2):
+        words = [*refresher._words()[:4], "cat", "/proc/self/autogroup"]
+        told = subprocess.run(words, capture_output=True, start_new_session=True, check=True)
+        groups.append(told.stdout.split()[-1])
+        refresher._process = subprocess.Popen("true")
+        refresher._process.wait()
+    assert groups == [b"0", b"19"]

@@ -1,13 +1,17 @@
 """What a study is asked and told, on formulas in place of trainings."""
 
 import random
+from collections import Counter
 
 import pytest
 from optuna.trial import TrialState
 
+from harness.plan.graph import critical_paths
 from harness.schema.reading import ConfigError
+from harness.storage.artifacts import Store
 from harness.tuning.goals import Goals, Verdict, judge
 from harness.tuning.study import JOURNAL, count_finished
+from harness.tuning.trial_feed import TrialFeed
 
 from .conftest import open_toy, run_toy, tell_toy
 
@@ -285,3 +289,17 @@ def test_the_worst_stands_in_for_what_was_not_measured_in_either_direction(load,
     worst = [min(values[0] for values in told), max(values[1] for values in told)]
     assert study.study.trials[-1].values == worst
     assert isinstance(tuning.goals, Goals)
+
+
+def test_trials_to_come_and_their_confirmation_count_in_the_time_that_is_left(load, tmp_path):
+    study = open_toy(tmp_path, load("confirmation={seeds: [1, 2]}"))
+    feed = TrialFeed(study, Store(tmp_path / "store"), tmp_path, lambda _asked, _verdict: None)
+    assert feed.ahead() == []
+    feed.feed({}, 4)
+    ahead = feed.ahead()
+    kinds = Counter(stage.kind for stage in ahead)
+    # Two trials of four are in flight; the best and both first ones are repeated twice.
+    assert kinds["generator"] == kinds["tokenizer"] == 2 + 3 * 2
+    assert "reference" not in kinds
+    # Two search side by side, four confirm.
+    assert max(critical_paths(ahead, lambda s: s.kind == "generator").values()) == 1 + 2

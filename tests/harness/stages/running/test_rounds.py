@@ -11,7 +11,7 @@ from harness.metrics import extrapolation
 from harness.plan.plan import make_plan
 from harness.stages.generation import asked_labels
 from harness.stages.running.context import StageContext
-from harness.storage.artifacts import Store
+from harness.storage.artifacts import Store, Work
 from harness.storage.checkpoints import BESIDE, load_checkpoint
 
 from ..test_resume import EVERY_STEP, assert_equal_artifacts, bring, interrupt_after
@@ -168,3 +168,22 @@ def test_features_that_wait_are_saved_as_they_are(begun):
     assert int(part["statistics.num_samples"].sum()) == BEFORE
     assert len(part["statistics.pending"]) == INTERRUPTED - BEFORE
     assert len(part["features.features"]) == INTERRUPTED
+
+
+def test_a_batch_tells_how_far_its_sampling_is(load, finished, tmp_path, monkeypatch):
+    loaded = load(*SETTINGS, "evaluation.sampler={kind: heun, num_steps: 4}")
+    stage = next(s for s in make_plan(loaded).stages if s.kind == "generation")
+    for source in stage.inputs.values():
+        bring(source, finished)
+    told, report = [], Work.report
+    monkeypatch.setattr("harness.stages.running.context.REPORT_EVERY_S", 0.0)
+    monkeypatch.setattr(Work, "report", lambda work, new: (told.append(new), report(work, new)))
+    assert run_stage(stage, finished.root, Resources(), 0.0).status == "done"
+    within = [(one["step"], one["within"]) for one in told if "within" in one]
+    steps = [f"sampling step {step}/6" for step in range(1, 7)]
+    done = [int(9 * batch + 1.5 * step) for batch in range(2) for step in range(6)]
+    assert within[:12] == list(zip(done, 2 * steps, strict=True))
+    assert within[-1] == (40, "grid of samples and distances")
+    ends = [one["eta_s"] for one in told if "eta_s" in one]
+    assert ends[-1] == 0.0
+    assert "eta_s" not in told[1]
