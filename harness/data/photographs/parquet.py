@@ -157,7 +157,8 @@ def _open_file(path: Path) -> Any:
 
     try:
         return pq.ParquetFile(path, pre_buffer=False)
-    except (OSError, pa.ArrowException) as error:
+    # A damaged name of a column is no UTF-8.
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         raise ValueError(
             f"{str(path)!r} must be a Parquet file, but cannot be read ({error}); get it again"
         ) from error

@@ -120,7 +120,7 @@ class Requests:
             return
         values = [value, self._anything()] if self._chance(0.5) else [value]
         if self._chance(0.1):
-            values = list(range(self.random.choice([0, 300, 10_001, 40_000])))
+            values = list(range(self.random.choice([0, 300, 10_001, 25_000])))
         when = {"choices": values, "when": {"seed": value}}
         grid = {axis: values if self._chance(0.9) else when}
         tree["grid"] = {**grid, "seed": [0, 1]} if self._chance(0.8) else [grid, self._anything()]
