@@ -194,9 +194,11 @@ class Store:
             make_folder(folder.parent)
         # Only the holder of the lease touches the work folder.
         with contextlib.ExitStack() as held:
-            for name in dict.fromkeys((key, whole or key)):
-                lease = held.enter_context(hold(self.lease(kind, name)))
-            work = Work(folder=folder, lease=lease, shared_checkpoints=self.checkpoints(kind, name))
+            lease = held.enter_context(hold(self.lease(kind, key)))
+            if whole not in ("", key):
+                lease = held.enter_context(hold(self.lease(kind, whole)))
+            kept = self.checkpoints(kind, whole or key)
+            work = Work(folder=folder, lease=lease, shared_checkpoints=kept)
             with storage_errors(folder):
                 work.begin()
             work.clear_temporary()
@@ -296,8 +298,7 @@ class Work:
     lease: Lease | None
     """The right to work on it; None for the other workers of a stage than the first."""
     shared_checkpoints: Path
-    """Folder of its checkpoints, the same for all workers; a training's beginning has that of the
-    whole training."""
+    """Folder of its checkpoints, which a training's beginning shares with the whole."""
     scratch: Path | None = None
     """Where a worker without the lease writes instead; dropped when it ends."""
 

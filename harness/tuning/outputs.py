@@ -138,7 +138,7 @@ def _line(told: Told, study: TuningStudy, row: Mapping[str, Any]) -> dict[str, A
             for p in space.parameters
             if p.name in asked and p.axis in space.split_axes
         },
-        "error": told.error,
+        "error": attributes.get("error", ""),
     }
 
 

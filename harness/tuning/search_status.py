@@ -25,7 +25,7 @@ def look_at_search(results: Path) -> tuple[Plan, Plan, Trials]:
     tuning, is_running = load_tune(results / FILE), is_held(results / LEASE)
     told = read_told(results, tuning)
     open_status = "running" if is_running else "interrupted"
-    ended = (t.error if t.status == "pruned" else t.status for t in told)
+    ended = (t.frozen.user_attrs["error"] if t.status == "pruned" else t.status for t in told)
     counts = Counter(open_status if status == "pending" else status for status in ended)
     unfinished = [one.point for one in told if not one.finished]
     trials = Trials(

@@ -94,11 +94,6 @@ class Told:
         return self.frozen.user_attrs.get("status", "pending")
 
     @property
-    def error(self) -> str:
-        """What was wrong; empty where nothing was, or it is not told yet."""
-        return self.frozen.user_attrs.get("error", "")
-
-    @property
     def name(self) -> str:
         """Name of a first trial, empty otherwise."""
         return self.frozen.user_attrs.get("name", "")
@@ -212,11 +207,8 @@ class TuningStudy:
         return Asked(number=number, trial=trial, point=point)
 
     def should_prune(self, asked: Asked, step: int, verdict: Verdict, before: int) -> bool:
-        """Report an objective's value after a training step; whether the trial ends there.
-
-        The pruner sees the finished proposals up to the number `before`, under the numbers of the
-        proposals, by which Hyperband draws brackets: a kill repeats trials of the study.
-        """
+        """Report the objective after a training step; whether the trial ends there. The pruner sees
+        the finished proposals up to `before`, under their numbers, from which brackets follow."""
         (value,) = verdict.values.values()
         if value is None or self.tuning.file.pruning is None:
             return False
@@ -226,8 +218,8 @@ class TuningStudy:
         seen = optuna.create_study(study_name=self.tuning.file.name, direction=self.study.direction)
         for number in range(asked.number):
             found = last.get(number) if number <= before else None
-            is_seen = found is not None and found.state in FINISHED
-            seen.add_trial(found if found and is_seen else create_trial(state=TrialState.FAIL))
+            unseen = found is None or found.state not in FINISHED
+            seen.add_trial(create_trial(state=TrialState.FAIL) if unseen else found)
         seen.add_trial(last[asked.number])
         pruner = self.tuning.file.pruning.pruner()
         prunes = pruner.prune(seen, seen.get_trials(deepcopy=False)[-1])

@@ -169,7 +169,7 @@ def recorded_outcomes(told: Sequence[Told], plan: Plan) -> dict[str, Outcome]:
     outcomes: dict[str, Outcome] = {}
     for one in told:
         rows = [row for row in plan.rows if row.trial_id == one.point.trial_id]
-        outcomes |= _as_outcomes(rows, one.status, one.error)
+        outcomes |= _as_outcomes(rows, one.status, one.frozen.user_attrs.get("error", ""))
     return outcomes
 
 

@@ -69,7 +69,7 @@ def trained(monkeypatch):
 
 
 def trials(results=RESULTS):
-    return pd.read_csv(Path(results) / "trials.csv", keep_default_na=False, na_values=[""])
+    return pd.read_csv(results / "trials.csv", keep_default_na=False, na_values=[""])
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -110,7 +110,7 @@ def test_an_interrupted_search_has_the_same_pruned_trials(command, write, tree, 
     trained.clear()
     assert command(path, "--store", "other").code == 0
     assert trained["all"] == whole - 4
-    told, expected = (trials(p).drop(columns="study_trial") for p in (RESULTS, "whole/tuned"))
+    told, expected = (trials(p).drop(columns="study_trial") for p in (RESULTS, Path("whole/tuned")))
     pd.testing.assert_frame_equal(told, expected)
 
 
@@ -198,7 +198,7 @@ def search(folder, tuning, *, rungs_at_once, stop_after=99):
         asked, verdict = flights.pop(0)
         study.tell(asked, verdict or run_rungs(asked))
         stop_after -= 1
-    return {told.number: told.error for told in study.told()}
+    return {told.number: told.frozen.user_attrs["error"] for told in study.told()}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -216,7 +216,11 @@ def test_what_ends_first_and_a_kill_decide_nothing(kind, load, tmp_path):
 def test_a_changed_space_keeps_the_pruned_trials_of_the_same_pruner(load, tmp_path):
     old, wider = load(RANGE, "num_trials=8"), RANGE.replace("e-4", "e-5")
     where = search(tmp_path / "study", old, rungs_at_once=True)
-    measured = [t.point.trial_id for t in open_toy(tmp_path / "study", old).told() if not t.error]
+    measured = [
+        t.point.trial_id
+        for t in open_toy(tmp_path / "study", old).told()
+        if not t.frozen.user_attrs["error"]
+    ]
 
     def judged(point):
         return verdict_of(point, old) if point.trial_id in measured else None
@@ -226,7 +230,9 @@ def test_a_changed_space_keeps_the_pruned_trials_of_the_same_pruner(load, tmp_pa
         new = load("num_trials=8", wider, *settings)
         study = open_study(folder, new, allow_changed_space=True, judge=judged)
         assert len(study.told()) == len(kept)
-        assert Counter(told.error for told in study.told())[""] == len(measured)
+        assert Counter(told.frozen.user_attrs["error"] for told in study.told())[""] == len(
+            measured
+        )
         assert all(t.frozen.intermediate_values for t in study.told()) == (kept is where)
 
 
