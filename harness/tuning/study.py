@@ -218,8 +218,8 @@ class TuningStudy:
         seen = optuna.create_study(study_name=self.tuning.file.name, direction=self.study.direction)
         for number in range(asked.number):
             found = last.get(number) if number <= before else None
-            unseen = found is None or found.state not in FINISHED
-            seen.add_trial(create_trial(state=TrialState.FAIL) if unseen else found)
+            is_seen = found is not None and found.state in FINISHED
+            seen.add_trial(found if found and is_seen else create_trial(state=TrialState.FAIL))
         seen.add_trial(last[asked.number])
         pruner = self.tuning.file.pruning.pruner()
         prunes = pruner.prune(seen, seen.get_trials(deepcopy=False)[-1])
