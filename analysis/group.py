@@ -1,6 +1,6 @@
 """All that is computed of one protocol's rows: what to draw, what to say, what was left out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -27,7 +27,7 @@ from analysis.figures.panels import split_panels
 from analysis.figures.price import compute_price, draw_price
 from analysis.figures.scaling import COSTS, draw_scaling, name_shapes
 from analysis.statistics.dilemma_slope import compute_dilemma_slopes
-from analysis.statistics.gain import compute_gains
+from analysis.statistics.gain import AXES, compute_gains
 from analysis.statistics.pareto import pareto_mask
 from analysis.table.protocols import name_some
 from analysis.table.published import PublishedOverlay, select_published
@@ -37,6 +37,8 @@ MAX_LINES = 24
 """Lines that figures and findings hold; the page's plot and the tables have all of them."""
 MAX_LEVELS, MAX_PANELS = 8, 12
 """Colours, or markers, that can be told apart in one figure, and panels that one holds."""
+UNLIKE_COST = 1.2
+"""Ratio of parameters or FLOPs from which generators are of unlike size."""
 NO_GENERATION = "no row has a generation distance"
 
 SPANNING = (
@@ -95,8 +97,10 @@ class GroupAnalysis:
     omissions: list[Omission]
 
 
-def analyse_group(name: str, rows: pd.DataFrame, *, every_figure: bool = True) -> GroupAnalysis:
-    """Computes everything of one protocol."""
+def analyse_group(
+    name: str, rows: pd.DataFrame, columns: Sequence[str] = (), *, every_figure: bool = True
+) -> GroupAnalysis:
+    """Computes everything of one protocol; each of the columns has a frontier of its own."""
     cells, frontier = average_group(rows), compute_frontier(rows)
     along = cells.axes.along
     kept = select_lines(cells)
@@ -112,17 +116,18 @@ def analyse_group(name: str, rows: pd.DataFrame, *, every_figure: bool = True) -
             "" if len(focused.points) else "no row has both distances",
         )
     ]
-    if np.isfinite(focused.points["psnr"]).any():
-        planned.append(
-            Plot(
-                kind="frontier",
-                detail="psnr",
-                caption="The frontier by PSNR: pixels against generation.",
-                draw=lambda width: draw_frontier(
-                    focused, select_published(focused.rows), width, across="psnr"
-                ),
-            )
+    across = dict.fromkeys(["psnr", *columns]) if every_figure else {}
+    planned += [
+        Plot(
+            kind="frontier",
+            detail=metric,
+            caption=f"The frontier by {cells.measures[metric].label}, against generation.",
+            draw=lambda width, metric=metric: draw_frontier(
+                focused, select_published(focused.rows), width, across=metric
+            ),
         )
+        for metric in focused.known(m for m in across if m in cells.measures and m not in AXES)
+    ]
     findings: list[str] = []
     if len(focused.points):
         findings += say_gains(compute_gains(focused))
@@ -138,7 +143,7 @@ def analyse_group(name: str, rows: pd.DataFrame, *, every_figure: bool = True) -
         findings += say_correlations(correlations)
         planned += _plan_generation(cells, generated, convergence, correlations)
     else:
-        what = "dilemma, convergence, scaling and diagnostics"
+        what = "frontier by PSNR, dilemma, convergence, scaling and diagnostics"
         reason = "drawn for the protocol with the most rows alone where there are several"
         planned.append(Omission(what=what, reason=reason))
     omissions = [each for each in planned if isinstance(each, Omission)]
@@ -243,7 +248,7 @@ def say_selection(shown: pd.DataFrame, cells: Cells, *parts: str) -> str:
     told = []
     for column in ("colour", *parts, "line"):
         few, most = shown[column].nunique(), every[column].nunique()
-        names = " and ".join(axis.label for axis in by[column][0])
+        names = " and ".join(axis.heading for axis in by[column][0])
         if few < most:
             told.append(f"{few} of {most} {by[column][1]}{f' ({names})' if names else ''}")
     if not told:
@@ -332,7 +337,8 @@ def _plan_generation(
     nothing, along = "" if len(cells.points) else NO_GENERATION, cells.axes.along
     snapshots = convergence.points.groupby("cell").size()
     told = _tell(cells, say_selection(cells.points, every))
-    has_costs = any(cells.points[cost].nunique() > 1 for cost in cells.known(COSTS))
+    costs = cells.points[cells.known(COSTS)]
+    has_costs = bool((costs.max() > UNLIKE_COST * costs.min()).any())
     return [
         _plan(
             "dilemma",
@@ -350,7 +356,7 @@ def _plan_generation(
             "scaling",
             "Scaling: generation against the generator's parameters and the training FLOPs.",
             lambda width: draw_scaling(_fit(cells, every, MAX_LEVELS, "shape"), width),
-            nothing or ("" if has_costs else "all generators are of one size and one cost"),
+            nothing or ("" if has_costs else "all generators are of about one size and cost"),
         ),
         _plan(
             "diagnostics",

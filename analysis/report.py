@@ -30,7 +30,7 @@ from analysis.table.atomic import write_text
 from analysis.table.protocols import name_some, split_by_protocol
 from analysis.table.reading import load_tables
 from analysis.words.provenance import trace_table
-from analysis.words.summary import describe_group, say_results
+from analysis.words.summary import describe_group, say_compared, say_results
 from analysis.words.tables import compute_result_table, format_csv, format_latex, format_markdown
 
 EXIT_OK, EXIT_WRONG_REQUEST = 0, 2
@@ -70,10 +70,8 @@ def write_report(
     which says so, and no figure.
 
     Args:
-        results: Results folders, or tables, of any schema version; at least one.
         out_dir: Where all files go; if None, as `choose_outputs` says.
-        columns: Metrics of the Markdown and LaTeX tables; the usual ones if None.
-        num_processes: How many draw figures at the same time; the files are the same.
+        columns: Metrics of the tables, each with a frontier of its own; the usual ones if None.
 
     Raises:
         ValueError: If a table is missing, wrong or empty, a column is no metric, or a file would be
@@ -91,7 +89,7 @@ def write_report(
     split = split_by_protocol(table)
     whole = len(split) if len(split) <= MAX_WHOLE_GROUPS else 1
     groups = [
-        analyse_group(name, rows, every_figure=position < whole)
+        analyse_group(name, rows, columns or (), every_figure=position < whole)
         for position, (name, rows) in enumerate(split.items())
     ]
     curves = pd.concat([load_curves(folder) for folder in folders], ignore_index=True)
@@ -104,6 +102,7 @@ def write_report(
     names = [f"{stem}{end}" for stem in named for end in ENDS]
     outputs.make_room([*names, *tables, "summary.txt"])
     with _drawing(named, outputs.figures_dir, num_processes) as drawn:
+        headline = say_compared([(group.name, group.cells) for group in groups])
         words = [say_results(group.cells) for group in groups]
         provenance = trace_table(table, list(dict.fromkeys(folders)))
         found = [index_grids(folder, table) for folder in dict.fromkeys(folders)]
@@ -111,7 +110,7 @@ def write_report(
     figures = [figure for figure in saved if isinstance(figure, ShownFigure)]
     failed = [figure for figure in saved if isinstance(figure, Omission)]
     omissions = [*_collect_omissions(groups, shared), *failed]
-    text = _write_words(groups, words, omissions)
+    text = "\n".join([*headline, _write_words(groups, words, omissions)])
     texts = tables | {"summary.txt": f"{text}\n"}
     files = [file for figure in figures for file in figure.files]
     for name, words_or_table in texts.items():
@@ -126,7 +125,7 @@ def write_report(
         folder=outputs.page.parent,
         table=table,
         groups=groups,
-        words=words,
+        words=[[*headline, *words[0]], *words[1:]],
         figures=figures,
         album=Album(pictures=[], notes=[]),
         provenance=provenance,
@@ -156,7 +155,8 @@ def main(arguments: list[str] | None = None, *, num_processes: int = 1) -> int:
         "--columns",
         nargs="+",
         metavar="METRIC",
-        help="metrics of the Markdown and LaTeX tables, as gfid, rfid and lpips; default: five",
+        help="metrics of the Markdown and LaTeX tables, as gfid, rfid and lpips, each drawn against"
+        " generation; default: five, and PSNR drawn",
     )
     request = parser.parse_args(arguments)
     try:

@@ -213,6 +213,8 @@ def _find_unplaced(rows: pd.DataFrame, needs: tuple[str, ...]) -> pd.Series:
 
 
 def _describe_given(rows: pd.DataFrame) -> pd.DataFrame:
+    if rows.empty:
+        return rows
     names = name_given(rows)
     names = names.where(~names.duplicated(keep=False), names + " (" + rows["row_id"] + ")")
     known = rows.assign(

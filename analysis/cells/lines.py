@@ -75,7 +75,8 @@ class Axis:
     @property
     def heading(self) -> str:
         """Its name over a column of values and along an axis."""
-        return {SIZE: "size", LATENT_DIM: "latent dim"}.get(self.column, self.label)
+        headings = {SIZE: "size", LATENT_DIM: "latent dim", APART: "training"}
+        return headings.get(self.column, self.label)
 
 
 @dataclass(frozen=True, kw_only=True)

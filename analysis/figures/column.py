@@ -25,6 +25,8 @@ PAD_INCH = 0.04
 LEGEND_CHARACTERS, FOOTNOTE_CHARACTERS = 7, 23
 """Characters of a line, per inch of the figure's width."""
 FOOTNOTE_SIZE = 5.5
+ONE_COLUMN_OF_KEYS = 3
+"""Colours of a legend up to which they stand below each other where nothing is beside them."""
 MAX_KEYS = 12
 """Entries of a legend's column at most; more are told by their number."""
 
@@ -38,14 +40,12 @@ def count_axis(axes: Axes) -> None:
 def finish_column_figure(
     figure: Figure, marks: Marks, footnote: Sequence[str], extra_keys: Sequence[Line2D] = ()
 ) -> None:
-    """Adds the legend and the footnote, makes room for them and lays the figure out once.
-
-    Args:
-        footnote: Sentences under the figure; empty ones are left out.
-        extra_keys: Entries of the legend for what the marks don't cover.
-    """
+    """Adds legend and footnote (empty sentences left out), makes room and lays out once."""
     colours, shapes = marks.keys()
     columns = [colours, [*shapes, *extra_keys]]
+    if len(columns[1]) <= 1 and len(colours) > ONE_COLUMN_OF_KEYS:
+        half = -(-(len(colours) + len(columns[1])) // 2)
+        columns = [colours[:half], [*colours[half:], *columns[1]]]
     num_entries = min(max(map(len, columns)), MAX_KEYS)
     columns = [_fill(keys, num_entries) for keys in columns]
     width_inch = figure.get_figwidth()

@@ -116,14 +116,9 @@ def find_crossing(
 ) -> NDArray[np.float64]:
     """Finds where curves first reach their targets.
 
-    Args:
-        images: Training images of the snapshots, ascending, shape (snapshots,).
-        distance: Generation distances, above 0, shape (..., snapshots).
-        target: Distances to reach, above 0, shape (...).
-
-    Returns:
-        Training images, shape (...): log-linear between snapshots; the first snapshot where it is
-        at or below the target already; NaN where none is.
+    Shapes are (snapshots,) of the ascending training images, (..., snapshots) of the distances and
+    (...) of the targets, both above 0. Returned are images, shape (...): log-linear between
+    snapshots; the first snapshot where it is at or below the target already; NaN where none is.
     """
     reached = distance <= target[..., None]
     after = reached.argmax(axis=-1)

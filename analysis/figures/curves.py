@@ -138,7 +138,8 @@ def draw_curves(data: CurvesData, width_inch: float = COLUMN_INCH) -> Figure:
     )
     is_smoothed = not np.allclose(points["value"], points["smooth"])
     for number, (axes, term) in enumerate(zip(grid.flat, terms, strict=False)):
-        mine = points[points["term"] == term]
+        # Seeds may have recorded a term at unlike steps.
+        mine = points[points["term"] == term].sort_values("images", kind="stable")
         if is_smoothed:
             limits = axes.get_ylim()
             faint = {"alpha": 0.3, "linewidth": 0.4, "zorder": 1}

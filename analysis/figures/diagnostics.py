@@ -46,8 +46,9 @@ class RankCorrelation:
 
 
 def known_diagnostics(cells: Cells) -> list[str]:
-    """The diagnostics of latents that some cell has."""
-    return cells.known(diagnostics_of(cells.measures))
+    """The diagnostics that two cells have, or all there are of one."""
+    names, most = cells.known(diagnostics_of(cells.measures)), min(2, len(cells.points))
+    return [name for name in names if np.isfinite(cells.points[name]).sum() >= most]
 
 
 def compute_correlations(cells: Cells) -> list[RankCorrelation]:

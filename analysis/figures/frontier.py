@@ -1,6 +1,6 @@
 """The frontier: reconstruction against generation, and which points no other point beats.
 
-Reconstruction is the distance or, as papers draw it too, PSNR.
+Reconstruction is the distance or, as papers draw it too, PSNR; any other metric on demand.
 """
 
 from collections.abc import Iterator
@@ -43,20 +43,17 @@ def draw_frontier(
     *,
     across: str = "rfid",
 ) -> Figure:
-    """Draws reconstruction (x) against generation (y), one line per compared value and
-    marker, a panel for each combination of the rest.
-
-    Args:
-        across: What stands for reconstruction: "rfid" or "psnr".
-    """
+    """Draws reconstruction, or the metric `across`, against generation, one line per compared value
+    and marker, a panel for each combination of the rest."""
     points, name = cells.points[np.isfinite(cells.points[across])], cells.setting.distance_name
     require_points(points, "frontier", "point with both measures", cells.gaps)
     names = [str(name) for name in points["panel"].unique()]
     num_columns = min(len(names), 2 if width_inch == COLUMN_INCH else 4)
     is_split = len(names) > 1
-    x_label = label_distance("reconstruction", name, "eval split")
-    if across == "psnr":
-        x_label = "reconstruction: PSNR (dB)\nhigher is better"
+    x_label, measure = label_distance("reconstruction", name, "eval split"), cells.measures[across]
+    if across != "rfid":
+        of_images = "reconstruction: " if measure.measured_on == "reconstructions" else ""
+        x_label = f"{of_images}{measure.full_label(name)}\n{measure.better} is better"
     is_by_size = [axis.column for axis in cells.axes.panels[:1]] == [SIZE]
     figure, grid, marks = draw_panels(
         points,
@@ -80,25 +77,30 @@ def draw_frontier(
         x_errors=True,
     )
     drawn = grid.flat[: len(names)]
-    sign = 1.0 if across == "rfid" else -1.0
+    sign = 1.0 if measure.better == "lower" else -1.0
     front = points[pareto_mask(points[[across, "gfid"]].to_numpy(dtype=float) * [sign, 1.0])]
     front = front.sort_values([across, "gfid"])
     keys = [make_key("Pareto front", marker="o", markersize=8, **FRONT_LOOK)]
     for number, axes in enumerate(drawn):
         scale_axis(axes, "x", points[across])
         # The front is that of all panels, so that each shows how far it is from it.
-        steps = "steps-post" if across == "rfid" else "steps-pre"
+        steps = "steps-post" if sign > 0 else "steps-pre"
         x, y = front[across].to_numpy(), front["gfid"].to_numpy()
         axes.plot(x, y, drawstyle=steps, zorder=0, **FRONT_LOOK)
         axes.plot(x, y, linestyle="", marker="o", markersize=9, color="0.85", zorder=0)
         published_keys = list(_draw_published(axes, published, across))
         keys += published_keys if number == 0 else []
-    finish_column_figure(figure, marks, _write_footnote(cells, published.points), keys)
+    notes = _write_footnote(cells, published.points)
+    if missing := len(cells.points) - len(points):
+        notes.append(
+            f"{missing} point{'s' if missing > 1 else ''} without {measure.short_label} left out"
+        )
+    finish_column_figure(figure, marks, notes, keys)
     for panel, axes in zip(names, drawn, strict=True):
         mine = points[points["panel"] == panel]
         values = mine[[across, "gfid"]].to_numpy(dtype=float)
         if not is_split:
-            point_to_better(axes, values, to_right=across == "psnr")
+            point_to_better(axes, values, to_right=sign < 0)
         along, texts = cells.axes.along, list[str]()
         if along is not None:
             # A long name stands in the footnote instead.

@@ -29,12 +29,7 @@ ARROW_ROOM = 0.12
 
 
 def point_to_better(axes: Axes, values: NDArray[np.float64], *, to_right: bool = False) -> None:
-    """Draws an arrow to where lower is better, "better", if there is room for it.
-
-    Args:
-        axes: Axes with their limits set and everything else drawn.
-        values: Points in data coordinates, shape (points, 2).
-    """
+    """Draws an arrow to where lower is better, if there is room beside all that is drawn."""
     across = [1 - x if to_right else x for x in (0.06, 0.35, 0.6, 0.8)]
     places = np.array([(x, y) for y in (0.08, 0.9) for x in across])
     strokes = _trace(axes, axes.transData.transform(values))
@@ -58,12 +53,7 @@ def point_to_better(axes: Axes, values: NDArray[np.float64], *, to_right: bool =
 def place_labels(
     axes: Axes, values: NDArray[np.float64], texts: list[str], colours: list[str]
 ) -> None:
-    """Writes a label beside each point that has room for it.
-
-    Args:
-        axes: Axes with their limits set and everything else drawn.
-        values: Points in data coordinates, shape (points, 2).
-    """
+    """Writes a label beside each point that has room for it among all that is drawn."""
     pixels_per_point = _pixels_per_point(axes)
     anchors = axes.transData.transform(values)
     strokes = _trace(axes, anchors)

@@ -18,7 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import Bbox
 from matplotlib.typing import RcKeyType
 
@@ -174,13 +174,16 @@ def label_distance(side: str, distance_name: str, images: str) -> str:
 
 def scale_axis(axes: Axes, side: Literal["x", "y"], values: pd.Series) -> None:
     """Makes an axis logarithmic, with plain numbers, where `choose_scale` says so."""
+    axis = axes.xaxis if side == "x" else axes.yaxis
     if choose_scale(values) == "linear":
+        if side == "x":  # Numbers of many digits touch where there are as many as usual.
+            axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
         return
     known = values[np.isfinite(values)]
     axes.set(**{f"{side}scale": "log"})
-    axis = axes.xaxis if side == "x" else axes.yaxis
-    few = known.max() / known.min() > 3000
-    axis.set_major_locator(LogLocator(subs=(1.0,) if few else (1.0, 2.0, 5.0)))
+    span = known.max() / known.min()
+    subs = (1.0,) if span > 3000 else (1.0, 2.0, 5.0) if span > 8 else (1.0, 2.0, 3.0, 4.0, 6.0)
+    axis.set_major_locator(LogLocator(subs=subs))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     # Minor ticks say little beside 1, 2 and 5, and double the time of drawing.
     axis.set_minor_locator(NullLocator())

@@ -55,17 +55,12 @@ def draw_panels(
     """Draws lines through points; the caller adds what is special and finishes the figure.
 
     Args:
-        points: One line a point, with the columns that the other arguments name.
-        panels: Row by row, from the top left.
         lines: Columns of which each pair of values is a line: the first has a colour for each
             value, the second a marker and dashes.
         cell_axes: Axes of the points, by which legends are in order; None: as the points are.
         along: Column by which the points of a line follow each other; empty: the one across.
         panel_by: Column that `Panel.only` is a value of.
-        x_label: Label below all panels, where they have one in common.
-        y_label: Label at the left of all panels, likewise.
         share_y: Whether panels share their y axis, of several columns up those of each row.
-        x_errors: Whether standard errors are drawn across too.
 
     Returns:
         The figure, its axes of shape (rows, columns) and the marks, for `finish_column_figure`.
@@ -142,7 +137,8 @@ def draw_lines(
     # Seaborn labels axes without a label by their column, and makes all ticks to do so.
     axes.set(xlabel="-", ylabel="-")
     sns.lineplot(
-        points,
+        # Of all columns it would make series before it chooses.
+        points[[x, y, *lines]],
         x=x,
         y=y,
         hue=lines[0],

@@ -17,15 +17,13 @@ from analysis.figures.column import COLUMN_INCH, describe_setting, finish_column
 from analysis.figures.marks import scale_axis
 from analysis.figures.panels import Panel, draw_panels, require_points
 from analysis.table.columns import measures_of
-from analysis.table.protocols import group_but_for, split_by_protocol
+from analysis.table.protocols import OF_SAMPLING, group_but_for, split_by_protocol
 
 PRICES = {
     "sample_evaluations": "evaluations a sample\n(in full-size ones)",
     "sample_images_per_s": "samples a second\n(measured)",
 }
 """Horizontal axes of the panels: column of the table and its label."""
-OF_SAMPLING = ("sampler", "num_function_evaluations", "guidance")
-"""Fields of a protocol that a figure spans."""
 
 
 def compute_price(table: pd.DataFrame) -> list[Cells]:

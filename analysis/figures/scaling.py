@@ -60,6 +60,7 @@ def _scale_cost(axes: Axes, cost: pd.Series) -> None:
     if known.max() / known.min() >= WIDE_FROM:
         axes.xaxis.set_major_locator(LogLocator(numticks=4))
     else:
-        ends = [float(f"{value:.2g}") for value in (known.min(), known.max())]
+        far = known.max() / known.min() >= 1.2  # Else two numbers would lie on each other.
+        ends = [float(f"{value:.2g}") for value in (known.min(), known.max())[not far :]]
         axes.xaxis.set_major_locator(FixedLocator(sorted(set(ends))))
         axes.xaxis.set_minor_locator(NullLocator())

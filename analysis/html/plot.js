@@ -1,7 +1,7 @@
 // The plot: scales, lines, error bars, the Pareto front and the points, as SVG.
 
 const SVG = "http://www.w3.org/2000/svg";
-const NUM_COLOURS = 7;
+const NUM_COLOURS = 8;
 const MAX_POINTS = 2000;
 const MAX_SERIES = 80;
 const MAX_BARS = 400;

@@ -56,7 +56,8 @@ def _build_protocol(group: GroupAnalysis) -> dict[str, Any]:
     rows = rows.assign(kind=plain["alignment"], size=plain["generator_size"])
     setting = group.cells.setting
     varied = [name for name in rows.columns if str(name).startswith(AXIS)]
-    own = [name for name in varied if not _is_seed(rows, name)]
+    about = columns_of(rows)
+    own = [name for name in varied if about[name].axis != "seed"]
     axes = _list_axes(rows, [*own, *_undetermined(rows, own)])
     seeds = [name for name in varied if name not in own]
     row_axes = _list_axes(rows, [*ROW_AXES, *seeds])
@@ -86,12 +87,6 @@ def _build_protocol(group: GroupAnalysis) -> dict[str, Any]:
             for name, line in group.published.lines()
         ],
     }
-
-
-def _is_seed(rows: pd.DataFrame, name: str) -> bool:
-    """Whether an axis means repetition; a CSV file says it by the axis's name alone."""
-    kind = columns_of(rows)[name].axis
-    return kind == "seed" if kind else name.endswith("seed")
 
 
 def _undetermined(rows: pd.DataFrame, own: Sequence[str]) -> list[str]:

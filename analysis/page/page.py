@@ -71,7 +71,7 @@ def render_page(content: PageContent) -> str:
     """Writes the page: HTML that needs neither network nor server."""
     script = f"(() => {{\n'use strict';\n{''.join(map(_read_part, SCRIPTS))}}})();\n"
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
-    # What a reader sees first: the best cell of the protocol with the most rows.
+    # What a reader sees first: what is compared, or the best cell of the one protocol.
     lines = (line for words in content.words for line in words)
     sentence = next((line for line in lines if not line.startswith("- ")), "")
     parts = {

@@ -48,13 +48,8 @@ class Album:
 def collect_pictures(
     grids: pd.DataFrame, trials: Sequence[str], *, budget_byte: int = BUDGET_BYTE
 ) -> Album:
-    """Reads the grids of trials, all of a trial or none, until the page is full.
-
-    Args:
-        grids: From `index_grids`, with `file`: the path of each picture.
-        trials: Trials in the order in which they are wanted.
-        budget_byte: Limit on all pictures together, bytes before base64.
-    """
+    """Reads the grids (of `index_grids`) of trials, all of a trial or none, in the order of the
+    trials until the page is full: `budget_byte` before base64."""
     notes: list[str] = []
     by_trial = {str(name): rows for name, rows in grids.groupby("trial_id", sort=False)}
     wanted = [trial for trial in trials if trial in by_trial]

@@ -73,13 +73,7 @@ def percentile_interval(
     the estimate: an area is no linear function of the means, so that all resamples of two seeds can
     lie on one side of it, and the interval would leave out what it is an interval of.
 
-    Args:
-        resampled: Values of shape (resamples,); NaN, where a resample has no value, is
-            left out.
-        num_freedoms: Units less cells behind the scatter, at least 1.
-
-    Returns:
-        Lower and upper end; NaN where no resample has a value.
+    A resample without a value (NaN) is left out; where none has one, both ends are NaN.
     """
     known = resampled[~np.isnan(resampled)]
     if not len(known):
@@ -97,14 +91,8 @@ def percentile_interval(
 def estimate_interval(
     cells: Cells, points: pd.DataFrame, values: NDArray[np.float64], config: BootstrapConfig
 ) -> Interval | None:
-    """The interval of a number made from some cells' means; None where `explain_no_interval` says
-    why.
-
-    Args:
-        points: Those lines of `cells.points` that the number is made from.
-        values: The number and then that of each resample, from `draw_means`; shape (1 +
-            resamples,).
-    """
+    """The interval of a number made from the means of some `points` of the cells; `values` are the
+    number and those of the resamples of `draw_means`. None where `explain_no_interval` says why."""
     if explain_no_interval(points):
         return None
     freedoms = count_freedoms(cells, points)

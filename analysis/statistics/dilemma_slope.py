@@ -64,9 +64,6 @@ def compute_dilemma_slopes(
     """Computes the slope of each line with two places or more.
 
     Least squares on the logarithms of the cells' means; a distance of 0 or less has none.
-
-    Args:
-        cells: From `compute_cells(table, needs=("rfid", "gfid"))`.
     """
     positive = cells.points[(cells.points[AXES] > 0).all(axis=1)]
     if positive.empty:

@@ -83,12 +83,8 @@ class FrontierGain:
 def compute_gains(
     cells: Cells, *, reference: Interval | None = None, config: BootstrapConfig | None = None
 ) -> list[FrontierGain]:
-    """Computes the frontier gain of each compared value, per line and over all lines, these last.
-
-    Args:
-        cells: From `compute_cells(table, needs=("rfid", "gfid"))`.
-        reference: Reference point in the distances' units; by `REFERENCE_RULE` if None.
-    """
+    """Computes the frontier gain of each compared value, per line and over all lines, these last;
+    the reference point, in the distances' units, is by `REFERENCE_RULE` if None."""
     if cells.points.empty:
         return []
     config = config or BootstrapConfig()

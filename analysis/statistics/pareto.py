@@ -9,10 +9,7 @@ def pareto_mask(values: NDArray[np.float64]) -> NDArray[np.bool_]:
     (points,).
 
     A point dominates another if it is nowhere worse and somewhere better; equal points do not
-    dominate each other.
-
-    Args:
-        values: Array of shape (points, objectives). A point with NaN is never on the front.
+    dominate each other. One with NaN is never on it. Values are of shape (points, objectives).
     """
     if values.ndim != 2:
         raise ValueError(

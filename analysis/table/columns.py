@@ -110,9 +110,7 @@ def known_columns() -> Columns:
 def columns_of(table: pd.DataFrame) -> dict[str, Column]:
     """Descriptions of a table's columns, and of those of the harness that it lacks.
 
-    Args:
-        table: Any table; one that `load_table` or `check_table` gave knows its columns, and what
-            was made from it by pandas still does.
+    A table that `load_table` or `check_table` gave knows them, and what pandas makes of it does.
     """
     known = {**known_columns(), **_parse(table.attrs.get(ATTRIBUTE, "{}"))}
     stored = {str(name): Column(type=_type_of(dtype)) for name, dtype in table.dtypes.items()}
@@ -125,8 +123,9 @@ def measures_of(table: pd.DataFrame) -> dict[str, Column]:
 
 
 def diagnostics_of(measures: Columns) -> list[str]:
-    """Measures that describe latents; that their direction helps generation is for data to say."""
-    return [name for name, column in measures.items() if column.measured_on == "latents"]
+    """Measures of latents and of tokenizers; whether they help generation is for data to say."""
+    about = ("latents", "tokenizer")
+    return [name for name, column in measures.items() if column.measured_on in about]
 
 
 def join_columns(tables: Iterable[Columns]) -> dict[str, Column]:

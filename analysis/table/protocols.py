@@ -19,6 +19,8 @@ DRAWING = ("sampler", "num_function_evaluations")
 """Fields of a protocol that say how a sample is drawn from a generator. A transformer that draws
 one token after the other has no solver and a diffusion transformer no temperature, so generators
 of unlike kinds may differ in them; those of one kind may not."""
+OF_SAMPLING = (*DRAWING, "guidance")
+"""Fields in which ways of sampling one generator differ."""
 UNMEASURED = (*DRAWING, "protocol_hash")
 MAX_NAMED = 3
 """Fields in the name of a group of rows, count, unless more are needed to tell groups apart."""
@@ -93,11 +95,7 @@ def group_but_for(rows: pd.DataFrame, fields: Collection[str]) -> list[pd.DataFr
 
 
 def parse_protocol(text: str, *, source: str) -> dict[str, str]:
-    """Reads a protocol's fields as text by dotted name ("guidance.scale").
-
-    Args:
-        source: The column and row it comes from, for the message.
-    """
+    """Reads a protocol's fields as text by dotted name ("guidance.scale")."""
     try:
         tree = json.loads(text)
     except json.JSONDecodeError:

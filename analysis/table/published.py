@@ -7,6 +7,7 @@ and guidance of a figure are laid over it; the rest is told with its reason.
 
 import re
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 
 import numpy as np
@@ -47,6 +48,7 @@ class PublishedOverlay:
         ]
 
 
+@cache
 def load_published() -> pd.DataFrame:
     """Reads the published numbers.
 

@@ -5,6 +5,7 @@ keep to it, and `load_tables` joins those of several sweeps.
 """
 
 import difflib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from analysis.table.columns import (
     REQUIRED_COLUMNS,
     SEED_COLUMNS,
     STATUSES,
+    Column,
     Columns,
     columns_of,
     join_columns,
@@ -81,12 +83,7 @@ def load_tables(paths: Sequence[Path | str]) -> pd.DataFrame:
 
 
 def concat_tables(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Puts checked tables below each other; every column has the same type in the result as in its
-    table.
-
-    Raises:
-        ValueError: If a described column has other values in a table that says nothing of it.
-    """
+    """Puts checked tables below each other; every column keeps the type that it has there."""
     if len(tables) == 1:
         return tables[0].reset_index(drop=True)
     columns = join_columns(columns_of(table) for table in tables)
@@ -105,7 +102,8 @@ def check_table(table: pd.DataFrame, *, source: str = "the table") -> pd.DataFra
                 f"{source} must have the column '{column}' ({known_columns()[column].description}),"
                 f" but it is missing{hint}; compile the table again by running the sweep again"
             )
-    checked = _typed(table, columns_of(table), source).reset_index(drop=True)
+    columns = _with_axes(columns_of(table), table)
+    checked = _typed(table, columns, source).reset_index(drop=True)
     _check_rows(checked, source)
     return checked
 
@@ -165,6 +163,27 @@ def read_stored(file: Path) -> pd.DataFrame:
             f"{file} must be a readable {file.suffix[1:]} table, but reading it gave: {error};"
             " delete it and run the sweep again to compile it anew"
         ) from error
+
+
+def _with_axes(columns: Columns, table: pd.DataFrame) -> Columns:
+    """The columns, with what names and values say of the axes of a CSV file."""
+    axes: dict[str, Column] = {}
+    for name, column in columns.items():
+        if column.axis or column.description or not name.startswith("axis."):
+            continue
+        known = table[name].dropna()
+        numbers = pd.to_numeric(known, errors="coerce")
+        is_number = bool(numbers.notna().all())
+        values = (numbers if is_number else known).unique().tolist()
+        is_seed = name.endswith("seed")
+        axes[name] = Column(
+            type="number" if is_number else "text",
+            label=name.rpartition(".")[2],
+            axis="seed" if is_seed else "numeric" if is_number else "categorical",
+            values=json.dumps(values),
+            baseline=json.dumps(values[0] if values and not is_seed else None),
+        )
+    return {**columns, **axes}
 
 
 def _to_number(table: pd.DataFrame, column: str, source: str) -> pd.Series:

@@ -146,11 +146,7 @@ def draw_hypervolumes(trials: Trials, width_inch: float = COLUMN_INCH) -> Figure
 def draw_importance(
     trials: Trials, importance: pd.DataFrame, width_inch: float = COLUMN_INCH
 ) -> Figure:
-    """Draws each parameter's importance for each objective as bars.
-
-    Args:
-        importance: The columns of `importance.csv`.
-    """
+    """Draws each parameter's importance for each objective as bars."""
     labels = list(dict.fromkeys(zip(importance["parameter"], importance["among"], strict=True)))
     figure, axes = _new_figure(
         f"What the objectives depend on: search {trials.name}",

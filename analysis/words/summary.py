@@ -1,6 +1,7 @@
 """The closing words of a sweep, made from its numbers and no further than these go."""
 
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,13 @@ from analysis.statistics.effects import (
     divide,
 )
 from analysis.statistics.welch import LEVEL, count_by_chance
-from analysis.table.protocols import list_some, name_some, split_by_protocol
+from analysis.table.protocols import (
+    OF_SAMPLING,
+    group_but_for,
+    list_some,
+    name_some,
+    split_by_protocol,
+)
 from analysis.table.reading import check_table
 
 MAX_REASONS = 8
@@ -34,11 +41,31 @@ def summarize(table: pd.DataFrame) -> str:
     table = check_table(table)
     if table.empty:
         return "The table has no rows: nothing can be said."
-    parts = []
-    for name, rows in split_by_protocol(table).items():
-        cells = average_group(rows)
-        parts.append("\n".join([*describe_group(name, cells, rows), *say_results(cells)]))
-    return "\n\n".join(parts)
+    groups = [(n, average_group(rows), rows) for n, rows in split_by_protocol(table).items()]
+    parts = [[*describe_group(*group), *say_results(group[1])] for group in groups]
+    parts[0] = [*say_compared([(name, cells) for name, cells, _ in groups]), *parts[0]]
+    return "\n\n".join(map("\n".join, parts))
+
+
+def say_compared(groups: Sequence[tuple[str, Cells]]) -> list[str]:
+    """What several protocols compare, and the best cell of each; nothing where one has generated.
+
+    Ways of sampling are compared; what was measured in unlike ways is not.
+    """
+    found = [(name, cells) for name, cells in groups if cells.has_generation]
+    if len(found) < 2:
+        return []
+    names = name_some((name for name, _ in found), "; ")
+    measured = pd.concat([cells.rows for _, cells in found], ignore_index=True)
+    if len(group_but_for(measured, OF_SAMPLING)) > 1:
+        return [f"{len(found)} protocols, whose numbers do not compare, each by itself: {names}."]
+    best = [(cells.points.loc[cells.points["gfid"].idxmin()], name) for name, cells in found]
+    best.sort(key=lambda each: each[0]["gfid"])
+    texts = [f"{_say_value(row, 'gfid')} with {name} ({_say_cell(row)})" for row, name in best]
+    return [
+        f"{len(found)} ways of sampling compared, lowest generation distance of each:"
+        f" {name_some(texts, '; ')}."
+    ]
 
 
 def describe_group(name: str, cells: Cells, rows: pd.DataFrame) -> list[str]:

@@ -56,9 +56,6 @@ def compute_result_table(cells: Cells, columns: Sequence[str] | None = None) -> 
     Args:
         columns: Metrics to show; if None, the first `NUM_SHOWN` of `USUAL_METRICS` that are known.
             Diagnostics of latents are left out unless they are asked for.
-
-    Raises:
-        ValueError: If a column is no metric.
     """
     asked = list(columns or ())
     if wrong := [name for name in asked if name not in cells.measures]:

@@ -44,6 +44,14 @@ def test_equal_tables_give_equal_files(dilemma_rows, load, tmp_path):
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
 
 
+def test_a_metric_that_columns_name_has_a_frontier_of_its_own(make_row, load, tmp_path):
+    load([make_row(latent_dim=dim, lpips=1 / dim) for dim in (4, 8)])
+    report = write_report([tmp_path], columns=["lpips", "gfid", "ssim"])
+    names = {path.name for path in report.files}
+    assert "frontier.lpips.png" in names
+    assert not any(name.startswith(("frontier.gfid", "frontier.ssim")) for name in names)
+
+
 def test_each_guidance_setting_has_its_own_figures(make_row, load, tmp_path):
     cfg = make_row(guidance="cfg 2.0", guidance_scale=2.0, protocol_hash="cfg")
     load([make_row(), cfg])
@@ -199,7 +207,7 @@ def test_many_lines_are_thinned_to_the_best_and_the_report_says_so(make_row, loa
     rows = [make_row(generator_size=f"S{k}", gfid=1.0 + k, rfid=1.0) for k in range(40)]
     load(rows)
     report = write_report([tmp_path])
-    assert "8 of 40 markers (generator_size)" in report.words
+    assert "8 of 40 markers (size)" in report.words
     assert len(pd.read_csv(tmp_path / "figures" / "frontier.csv")) == 40
 
 

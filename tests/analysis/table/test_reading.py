@@ -107,6 +107,20 @@ def test_a_later_column_is_read_as_its_kind(make_row, tmp_path):
     assert (table["sfid"][0], table["rank_deficient"][0]) == (4.25, "yes")
 
 
+def test_axes_of_a_csv_file_are_known_by_their_names(make_row, tmp_path):
+    values = [("b", 0.1, 0), ("b", 0.2, 1), ("a", 0.1, 0)]
+    names = ("axis.loss", "axis.tokenizer.learning_rate", "axis.seed")
+    rows = [
+        make_row(row_id=str(n)) | dict(zip(names, v, strict=True)) for n, v in enumerate(values)
+    ]
+    pd.DataFrame(rows).to_csv(tmp_path / "table.csv", index=False)
+    table = load_table(tmp_path)
+    axes = [columns_of(table)[name] for name in names]
+    assert [axis.axis for axis in axes] == ["categorical", "numeric", "seed"]
+    assert (axes[0].baseline, axes[1].values, axes[2].baseline) == ('"b"', "[0.1, 0.2]", "null")
+    assert table["axis.tokenizer.learning_rate"].tolist() == [0.1, 0.2, 0.1]
+
+
 def _describe(table, **about):
     """Writes a column's words into a table's schema, as the harness does."""
     position = table.schema.get_field_index("axis.x")

@@ -70,3 +70,13 @@ def test_each_guidance_setting_has_its_own_words(make_row, load):
     words = summarize(load(rows))
     assert "[guidance=none]" in words
     assert "[guidance=cfg 2]" in words
+    assert words.splitlines()[0] == (
+        "2 ways of sampling compared, lowest generation distance of each:"
+        " 3.000 with guidance=none (none, S, d=4); 3.000 with guidance=cfg 2 (none, S, d=4)."
+    )
+
+
+def test_numbers_of_unlike_measurement_are_not_compared_in_the_first_line(make_row, load):
+    other = make_row(extractor="inception", protocol_hash="x", seed=1, protocol='{"extractor": 1}')
+    assert "whose numbers do not compare" in summarize(load([make_row(), other])).splitlines()[0]
+    assert "compare" not in summarize(load([make_row()])).splitlines()[0]

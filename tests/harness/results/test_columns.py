@@ -29,7 +29,7 @@ def test_what_has_a_better_way_and_a_label_is_a_number_that_says_what_it_is_meas
     for column in COLUMNS.values():
         if column.better != "none" and column.label:
             assert column.type == "number"
-            assert column.measured_on in ("reconstructions", "latents", "samples")
+            assert column.measured_on in ("tokenizer", "reconstructions", "latents", "samples")
 
 
 @pytest.fixture
