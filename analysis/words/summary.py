@@ -59,7 +59,7 @@ def say_compared(groups: Sequence[tuple[str, Cells]]) -> list[str]:
     measured = pd.concat([cells.rows for _, cells in found], ignore_index=True)
     if len(group_but_for(measured, OF_SAMPLING)) > 1:
         return [f"{len(found)} protocols, whose numbers do not compare, each by itself: {names}."]
-    best = [(cells.points.loc[cells.points["gfid"].idxmin()], name) for name, cells in found]
+    best = [(cells.points.sort_values("gfid").iloc[0], name) for name, cells in found]
     best.sort(key=lambda each: each[0]["gfid"])
     texts = [f"{_say_value(row, 'gfid')} with {name} ({_say_cell(row)})" for row, name in best]
     return [
