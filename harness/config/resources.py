@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """Cores, GPUs and memory of one running stage. They enter no key; `cpus`, `slices`, `compile`,
-    `channels_last` and `fused_optimizer` move the last bits of numbers, because sums are taken in
-    another order."""
+    """Cores, GPUs and memory of one running stage. They enter no key; `cpus`, `slices`, `shard`,
+    `compile`, `channels_last` and `fused_optimizer` move the last bits of numbers, because sums are
+    taken in another order."""
 
     cpus: int = 1
     """CPU cores, and threads, of each worker."""
@@ -42,6 +42,9 @@ class Resources:
     activation_checkpointing: bool = False
     """Whether a generator's training keeps of a block its input alone and computes the rest again
     for the backward pass: a third more computing, and a fraction of the memory. Moves no number."""
+    shard: bool = False
+    """Whether the workers of a generator's training share its weights, gradients, optimiser state
+    and averages, of which each then keeps a part (FSDP2): for networks too large for one GPU."""
     fused_optimizer: bool = True
     """Whether an optimiser's step is one kernel over all parameters."""
     latents_on_device: bool | Literal["auto"] = "auto"

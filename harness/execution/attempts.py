@@ -8,7 +8,8 @@ computes its batches; that holds, across kills, until the stage is done or fails
 import time
 from typing import Any
 
-from harness.machine.world import WorkerLost, World
+from harness.execution.failures import classify
+from harness.machine.world import World
 from harness.storage.artifacts import Work
 from harness.storage.durable import read_object, write_json
 
@@ -55,7 +56,7 @@ def failure_behind(error: Exception, work: Work, world: World) -> dict[str, Any]
     # The connection of a failing worker may close before its note is seen here.
     deadline = time.monotonic() + WORD_S
     others = [rank for rank in range(world.size) if rank != world.rank]
-    while isinstance(error, WorkerLost) and time.monotonic() < deadline:
+    while classify(error) == "infrastructure" and time.monotonic() < deadline:
         for rank in others:
             if failure := read_object(work.shared / _FAILURE.format(rank=rank)):
                 return failure

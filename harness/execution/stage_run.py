@@ -359,6 +359,8 @@ def _failed(
         attempts.tell_failure(work, world, found)
         if not isinstance(error, StopRequested):
             write_text(work.shared / name, "".join(traceback.format_exception(error)))
+    # A network in shards holds the connections that leaving closes.
+    traceback.clear_frames(error.__traceback__)
     # After the reason is written: the others look for it as soon as their exchange fails.
     world.leave()
     return outcome

@@ -38,12 +38,12 @@ def check_resources(resources: Mapping[str, Resources]) -> None:
                 "these; set evaluation.extraction.compile",
                 path=f"resources.{kind}.compile",
             )
-        own = asked.activation_checkpointing and not default.activation_checkpointing
-        if own and kind != "generator":
-            raise ConfigError(
-                f"is for trainings of generators, but got true for {kind}; leave it out",
-                path=f"resources.{kind}.activation_checkpointing",
-            )
+        for name in ("activation_checkpointing", "shard"):
+            if getattr(asked, name) and not getattr(default, name) and kind != "generator":
+                raise ConfigError(
+                    f"is for trainings of generators, but got true for {kind}; leave it out",
+                    path=f"resources.{kind}.{name}",
+                )
         if KINDS[kind].shares_work:
             continue
         for name in ("workers", "gpus", "slices"):

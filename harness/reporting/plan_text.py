@@ -134,6 +134,7 @@ def fitting_slices(
         # Of what is computed again, a compiler leaves out nothing.
         activations, share = replace(activations, sliced=activations.recomputed), 1.0
     slices, most = request.slices, -(-activations.training.batch_size // workers)
+    state_bytes /= workers if request.shard else 1
     while True:
         needed = state_bytes + share * activations.needed(slices, workers)
         # A part of a GPU has that part of its memory.

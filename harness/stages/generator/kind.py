@@ -113,7 +113,8 @@ class GeneratorKind:
     """Bytes that a training in fp32 keeps of one image for its backward pass, and those where its
     blocks are computed again; None: not known."""
     blocks: Callable[[Any], Sequence[nn.Module]] | None = None
-    """Its layers of one size, which a training may compute again for its backward pass."""
+    """Its layers of one size, which a training may compute again for its backward pass, or
+    keep in shards."""
     objective: Callable[[GeneratorStage], Objective] = not_trained
     """What it is trained by, step by step along a gradient; absent where `make` does it all."""
     measure: Callable[[Any, LatentSet], Any] = lambda objective, _latents: objective

@@ -23,6 +23,7 @@ from harness.data.latents.training_set import LatentSet, Rows
 from harness.data.stream import batch_indices
 from harness.machine.gradients import GradientSum
 from harness.machine.random_streams import derive_seed, generator_for
+from harness.machine.sharding import shard, whole
 from harness.schema.reading import ConfigError
 from harness.stages import latents as latents_stage
 from harness.stages.encoder import stage as encoder
@@ -115,7 +116,8 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
         on_device=context.resources.latents_on_device,
     )
     torch.manual_seed(derive_seed(seed, "generator", "weights"))
-    model: Any = kind.build(config).to(device).train()
+    # What no device may hold whole is built on the host.
+    model: Any = kind.build(config).to("cpu" if context.is_sharded else device).train()
     parameters = num_parameters(model)
     objective = kind.measure(kind.objective(config), latents)
     alignment = _token_alignment(config, context, model, latents)
@@ -127,17 +129,41 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
     beginning = _start(config, model)
     # Samples are drawn from the moving average (published decay: 0.9999), never from `model`.
     ema = Ema(model, settings.ema)
-    trained = [p for p in model.parameters() if p.requires_grad]
-    trained += beside.parameters() if beside else ()
 
-    # ---- optimiser
-    optimizer = torch.optim.AdamW(
-        trained, **optimizer_settings(training, fused=context.resources.fused_optimizer)
-    )
+    # ---- resumption
+    curve = context.curve(training.steps)
+    first = 0
+    if resumed := context.resume(config.until or None):
+        first, saved = resumed
+        model.load_state_dict(saved["model"])
+        ema.load_state_dict(saved["ema"])
+        if beside:
+            beside.load_state_dict(saved["head"])
+        largest = saved.get("largest_loss")
+        curve.largest = None if largest is None else largest.to(device)
+    curve.rewind(first)
+
+    # ---- optimiser, and how the network is computed
     if context.resources.activation_checkpointing:
         recompute(_blocks(config, model))
     if context.resources.compile:
         kind.compile(model)
+    if context.is_sharded:
+        tapped_by = ["forward_with_tap"] if alignment else []
+        for whole_network in (model, ema.module):
+            # A head within is called by itself, so it is put together by itself.
+            heads = [each for name, each in whole_network.named_children() if name == HEAD]
+            blocks = [*_blocks(config, whole_network), *heads]
+            shard(whole_network, blocks, device, context.world, tapped_by)
+        if beside:
+            shard(beside, [], device, context.world)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    trained += beside.parameters() if beside else ()
+    optimizer = torch.optim.AdamW(
+        trained, **optimizer_settings(training, fused=context.resources.fused_optimizer)
+    )
+    if resumed:
+        restore_optimizer(optimizer, resumed[1]["optimizer"])
     # Tokens of the network's last call, where they are aligned.
     tapped: list[Tensor] = []
 
@@ -150,31 +176,20 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
         tapped[:] = [tokens]
         return output
 
-    # ---- resumption
-    curve = context.curve(training.steps)
     count = training.batch_size
     own = context.world.part(count)
-    first = 0
-    if resumed := context.resume(config.until or None):
-        first, saved = resumed
-        model.load_state_dict(saved["model"])
-        ema.load_state_dict(saved["ema"])
-        restore_optimizer(optimizer, saved["optimizer"])
-        if beside:
-            beside.load_state_dict(saved["head"])
-        largest = saved.get("largest_loss")
-        curve.largest = None if largest is None else largest.to(device)
-    curve.rewind(first)
 
     def state() -> Mapping[str, Any]:
         curve.flush()
-        return {
-            "model": model.state_dict(),
-            "ema": ema.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "head": beside.state_dict() if beside else {},
-            "largest_loss": curve.largest,
-        }
+        return whole(
+            {
+                "model": model.state_dict(),
+                "ema": ema.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "head": beside.state_dict() if beside else {},
+                "largest_loss": curve.largest,
+            }
+        )
 
     # ---- data, read ahead of its step where it does not lie on the device
     held_out = spread(settings.num_held_out, len(latents))
@@ -227,7 +242,7 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
     pictures = context.ahead(read_images, upcoming) if alignment else None
     stored = None if latents.is_resident else context.ahead(read_latents, upcoming)
     parts = context.parts(count)
-    gradients = GradientSum(trained, context.world, passes=len(parts))
+    gradients = GradientSum(() if context.is_sharded else trained, context.world, passes=len(parts))
     for step in upcoming:
         # ---- data. All random numbers of the whole batch are functions of seed and step, so that
         # a resumed run, and any number of workers or slices, sees the same numbers.
@@ -275,21 +290,23 @@ def run(config: GeneratorStage, context: StageContext) -> Mapping[str, Any]:
         context.watch(step, loss)
         curve.note(step, terms, loss)
         # A snapshot belongs to the payload, not to the checkpoints: it is a result of its own.
-        if step + 1 in settings.snapshot_steps and context.world.is_first:
-            path = context.work.payload / snapshot_name(step + 1)
-            write_tensors(path, ema.module.state_dict())
+        if step + 1 in settings.snapshot_steps:
+            averages = whole(ema.module.state_dict())
+            if context.world.is_first:
+                write_tensors(context.work.payload / snapshot_name(step + 1), averages)
         context.after_step(
             step + 1,
             config.steps,
             lambda loss=loss: {"loss": float(loss.detach())},
             state,
             images=training.batch_size,
+            shared=context.is_sharded,
         )
     if config.until:
         context.leave(config.until, state)
+        averages = whole(ema.module.state_dict())
         if context.world.is_first:
-            path = context.work.payload / snapshot_name(config.until)
-            write_tensors(path, ema.module.state_dict())
+            write_tensors(context.work.payload / snapshot_name(config.until), averages)
     curve.publish()
     if context.world.is_first and not config.until:
         context.work.require_files(map(snapshot_name, settings.snapshot_steps))
@@ -393,8 +410,9 @@ def _blocks(config: GeneratorStage, model: nn.Module) -> Sequence[nn.Module]:
     kind = kind_of(config.generator)
     if kind.blocks is None:
         raise ConfigError(
-            f"needs the `blocks` of a generator's kind, but {kind.name} has none; set it to false",
-            path="resources.generator.activation_checkpointing",
+            f"activation_checkpointing and shard need the `blocks` of a generator's kind, but "
+            f"{kind.name} has none; set them to false",
+            path="resources.generator",
         )
     return kind.blocks(model)
 

@@ -112,6 +112,11 @@ class StageContext:
             self.work.require_lease()
             self._checkpoints.wait()
 
+    @property
+    def is_sharded(self) -> bool:
+        """Whether the workers share the weights of what they train; see `Resources.shard`."""
+        return self.resources.shard and not self.world.is_alone
+
     def parts(self, batch_size: int) -> list[slice]:
         """The rows of a batch that this worker computes, one slice after the other; ValueError
         where the batch has fewer images than there are workers."""
@@ -120,10 +125,13 @@ class StageContext:
                 f"a batch must have an image for each of the {self.world.size} workers, but "
                 f"`batch_size` is {batch_size}; use fewer workers"
             )
-        own = self.world.part(batch_size)
+        own, slices = self.world.part(batch_size), self.slices
+        if self.is_sharded:
+            # Workers put each layer together at every pass: all must take as many.
+            slices = min(slices, batch_size // self.world.size)
         return [
             slice(own.start + part.start, own.start + part.stop)
-            for part in slices_of(own.stop - own.start, self.slices)
+            for part in slices_of(own.stop - own.start, slices)
         ]
 
     def curve(self, steps: int) -> Curve:
@@ -282,9 +290,12 @@ class StageContext:
             )
 
     def leave(self, step: int, state: Callable[[], Mapping[str, Any]]) -> None:
-        """Write a checkpoint, unless there is one after this step."""
-        if self.world.is_first and self._saved_step != step:
-            self._save(step, state)
+        """Write a checkpoint, unless there is one after this step; every worker calls it."""
+        if self.world.broadcast(self._saved_step != step):
+            if self.world.is_first:
+                self._save(step, state)
+            elif self.is_sharded:
+                state()
         self.wait_for_checkpoint()
 
     def between_steps(self, within: str, step: float, total: int) -> None:

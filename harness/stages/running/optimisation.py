@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from harness.config.training import Precision, TrainingConfig
 from harness.machine.float32 import tf32_products
 from harness.machine.gradients import GradientSum
+from harness.machine.sharding import part_of, put_together
 from harness.machine.world import World
 
 
@@ -78,7 +79,15 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
     Fused kernels walk parameter and moments in the order of memory, while a stored tensor is always
     contiguous.
     """
-    optimizer.load_state_dict(dict(state))
+    parameters = _parameters_of(optimizer)
+    parts = {
+        number: {
+            name: part_of(value, parameters[number]) if value.ndim else value
+            for name, value in moments.items()
+        }
+        for number, moments in state["state"].items()
+    }
+    optimizer.load_state_dict({**state, "state": parts})
     for parameter, moments in optimizer.state.items():
         for name, value in moments.items():
             if value.shape == parameter.shape:
@@ -127,7 +136,7 @@ def _take_step(optimizer: torch.optim.Optimizer, training: Schedule) -> Tensor:
     else:
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     optimizer.step()
-    return norm
+    return put_together(norm)
 
 
 def _parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:

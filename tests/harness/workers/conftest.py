@@ -96,6 +96,7 @@ class Run(NamedTuple):
     checkpoint_every_s: float = 600.0
     shard_images: int = SHARD_IMAGES
     act: dict[str, Any] | None = None
+    resources: dict[str, Any] = {}  # noqa: RUF012
 
 
 class Ended(NamedTuple):
@@ -122,6 +123,7 @@ def run_workers(folder: Path, small: Small, runs: list[Run], size: int = 2) -> E
                 "checkpoint_every_s": run.checkpoint_every_s,
                 "shard_images": run.shard_images,
                 "act": run.act,
+                "resources": run.resources,
             }
             for run in runs
         ],

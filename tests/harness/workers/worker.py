@@ -1,8 +1,8 @@
 """One of several workers of some stages, as a process: `python worker.py JOB.json RANK`.
 
 The job names a sweep file with settings, and runs: each a stage of it by its key, a store that
-holds the stage's inputs, the seconds between checkpoints, the images in a shard of latents, and
-perhaps a step after which one rank does something to itself. Outcomes are written to
+holds the stage's inputs, the seconds between checkpoints, other resources, the images in a shard of
+latents, and perhaps a step after which one rank does something to itself. Outcomes are written to
 `outcomes-RANK.json` beside the job.
 """
 
@@ -40,7 +40,8 @@ def main(job_path: Path, rank: int) -> None:
         # A worker that failed has left its group, so every run has its own.
         rendezvous = job_path.with_name(f"rendezvous-{number}")
         with join(rank, job["size"], rendezvous, patience_s=job["patience_s"]) as world:
-            resources = Resources(checkpoint_every_s=run["checkpoint_every_s"])
+            every_s = run["checkpoint_every_s"]
+            resources = Resources(checkpoint_every_s=every_s, **run["resources"])
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(latents, "SHARD_IMAGES", run["shard_images"])
                 if run["act"] is not None and run["act"]["rank"] == rank:
