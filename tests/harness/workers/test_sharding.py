@@ -1,6 +1,5 @@
 """A generator in shards on two workers: equal to one worker, also from checkpoint to checkpoint."""
 
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -9,8 +8,17 @@ from harness.config.resources import Resources
 from harness.execution.stage_run import run_stage
 from harness.stages.running.context import StageContext
 
-from .conftest import EVERY_STEP, PATIENCE_S, Ended, Run, Small, largest_difference, run_workers
-from .test_training import TOLERANCE, assert_done, assert_same_bits
+from .conftest import (
+    EVERY_STEP,
+    PATIENCE_S,
+    Ended,
+    Run,
+    Small,
+    largest_difference,
+    log_of,
+    run_workers,
+)
+from .test_training import TOLERANCE, assert_same_bits
 
 SHARD = {"shard": True}
 FAIL = {"what": "fail", "rank": 1, "step": 4}
@@ -83,6 +91,6 @@ def test_shards_go_on_from_a_checkpoint_of_one_worker(small, tmp_path, monkeypat
         patch.setattr(StageContext, "after_step", after_step)
         with pytest.raises(KeyboardInterrupt):
             run_stage(stage, store.root, Resources(checkpoint_every_s=EVERY_STEP), 0.0)
-    folder = Path(tmp_path / "job")
-    assert_done(run_workers(folder, small, [Run(stage, store, resources=SHARD)]), folder)
+    ended = run_workers(tmp_path / "job", small, [Run(stage, store, resources=SHARD)])
+    assert ended.codes == [0, 0], log_of(tmp_path / "job")
     assert largest_difference(store.get("generator", stage.key), small.bring(stage)) < TOLERANCE
