@@ -48,7 +48,7 @@ def kept(path: Path) -> Iterator[None]:
     # the descriptors.
     before = [os.dup(number) for number in (1, 2)]
     # Appending, so that lines of several processes do not overwrite each other.
-    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     try:
         os.write(log, _heading().encode())
         for number in (1, 2):

@@ -97,3 +97,13 @@ def test_threads_of_torch_and_of_linear_algebra_are_what_the_stage_asked_for(
 def test_warnings_are_not_swallowed(tmp_path):
     with pytest.warns(UserWarning, match="seen"), stage_log.kept(tmp_path / "log.txt"):
         warnings.warn("seen", stacklevel=1)
+
+
+def test_another_user_of_the_group_may_go_on_with_a_log(tmp_path):
+    before = os.umask(0o002)
+    try:
+        with stage_log.kept(tmp_path / "log.txt"):
+            pass
+    finally:
+        os.umask(before)
+    assert (tmp_path / "log.txt").stat().st_mode & 0o777 == 0o664

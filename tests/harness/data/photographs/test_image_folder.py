@@ -141,8 +141,14 @@ def test_numbers_in_class_names_that_are_out_of_order_are_said(tmp_path, names, 
     for place in (f"{split}/{name}" for split in ("train", "val") for name in names):
         (tmp_path / place).mkdir(parents=True)
         Image.new("RGB", (9, 8)).save(tmp_path / place / "x.png")
-    counts = {"num_classes": 2, "num_train_images": 2, "num_eval_images": 2}
-    config = ImageFolderConfig(name="n", root=str(tmp_path), resolution=8, **counts)
+    config = ImageFolderConfig(
+        name="n",
+        root=str(tmp_path),
+        resolution=8,
+        num_classes=2,
+        num_train_images=2,
+        num_eval_images=2,
+    )
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         assert config.missing() == []

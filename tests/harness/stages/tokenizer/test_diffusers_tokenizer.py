@@ -320,11 +320,11 @@ def _weights(folder: Path, change: Callable[[bytes], bytes]) -> None:
     file.write_bytes(change(file.read_bytes()))
 
 
-DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a factor that is text": (lambda f: _config(f, scaling_factor="0.5"), "must be positive"),
     "means of another latent": (
         lambda f: _config(f, latents_mean=[0.0] * 5, latents_std=[1.0] * 5), "one a channel (2)"),
-    "no JSON": (lambda f: (f / "config.json").write_text("{") and None, "must be a JSON file"),
+    "no JSON": (lambda f: (f / "config.json").write_text("{"), "must be a JSON file"),
     "a pointer": (lambda f: _weights(f, lambda _: b"version https://git-lfs\n"), "git lfs pull"),
     "a cut file": (lambda f: _weights(f, lambda whole: whole[:-99]), "fetch or copy it again"),
     "another network": (
