@@ -20,16 +20,24 @@ def shard(
     world: World,
     methods: Iterable[str] = (),
 ) -> None:
-    """Leave this worker a part of each weight, on the device. PyTorch 2.8 has what it takes.
+    """Leave this worker a part of each weight, on the device.
 
     Args:
         blocks: Put together one by one; the rest of the network is at once.
         methods: Of the network, called in place of its `forward`.
+
+    Raises:
+        ValueError: This PyTorch cannot add gradients of shards up; releases since mid-2025 can.
     """
     # Only here: they take a second to import.
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
+    if not hasattr(FSDPModule, "set_force_sum_reduction_for_comms"):
+        raise ValueError(
+            f"resources.generator.shard needs a later PyTorch than {torch.__version__}; upgrade "
+            "it, or set this to false"
+        )
     mesh = init_device_mesh(device.type, (world.size,))
     for module in (*blocks, network):
         fully_shard(module, mesh=mesh)
