@@ -103,6 +103,9 @@ AnyTokenizerConfig = Annotated[TokenizerSettings, TOKENIZERS]
 class TokenizerDefaults:
     """Members of a kind that needs nothing else for its training and has one group of channels."""
 
+    scaling: Literal["own", "statistics"] = "statistics"
+    """Latents are normalised by their measured mean and deviation, channel by channel."""
+
     @property
     def label(self: Any) -> str:
         """A few words for people."""
@@ -112,11 +115,6 @@ class TokenizerDefaults:
     def decodes(self) -> Literal["images", "features"]:
         """Images."""
         return "images"
-
-    @property
-    def scaling(self) -> Literal["own", "statistics"]:
-        """Latents are normalised by their measured mean and deviation, channel by channel."""
-        return "statistics"
 
     @property
     def encoders(self) -> Mapping[str, AlignmentEncoder]:

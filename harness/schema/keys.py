@@ -36,7 +36,7 @@ def to_plain(value: Any, *, typed: bool = False, for_key: bool = False) -> Any:
             raise ValueError(f"a configuration holds finite numbers, but got {value!r}; remove it")
         return value
     if (fields := fields_of(type(value))) is not None:
-        plain = {"type": type(value).__name__} if typed else {}
+        plain: dict[str, Any] = {"type": type(value).__name__} if typed else {}
         for name, rule, default in fields:
             part = getattr(value, name)
             if for_key and rule is not None and (rule is False or part == default):

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -149,7 +150,7 @@ def test_a_sweep_without_generators_is_compared_by_its_tokenizers(make_row):
     ]
     for first, second, change in ((both, alone, 4.0), (alone, both, -4.0)):
         comparison = compare_tables(_table(first), _table(second))
-        rfid = comparison.changes.set_index("metric").loc["rfid"]
+        rfid: Any = comparison.changes.set_index("metric").loc["rfid"]
         assert rfid["change"] == pytest.approx(change)
         assert (rfid["first_seeds"], rfid["second_seeds"]) == (2, 2)
         assert "gfid" not in set(comparison.changes["metric"])
