@@ -65,7 +65,7 @@ _NAMES: tuple[tuple[Range, str], ...] = (
     (FACTOR, "scale guidance_scale timestep_shift shift condition_noise temperature gamma"),
     (SIGNED, "feature_level cos_margin distmat_margin offset image_range atol rtol"),
     (SEED, "seed seeds"),
-    (ANY, "RowWeights.row at_most at_least"),
+    (ANY, "RowWeights.row at_most at_least Pruning.arguments"),
     (SEED_32, "LatentDiagnostics.seed SamplerChoice.seed"),
 )
 RANGES: Mapping[str, Range] = {name: each for each, names in _NAMES for name in names.split()}

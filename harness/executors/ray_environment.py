@@ -99,9 +99,10 @@ def require_open(address: str) -> None:
     try:
         place = os.environ.get("RAY_ADDRESS") or running_cluster() if address == "auto" else address
         if place in ("", "auto"):
-            heads = Path("/proc").glob("[0-9]*/cmdline")
+            # Elsewhere than on Linux, Ray itself says so.
+            running = list(Path("/proc").glob("[0-9]*/cmdline"))
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                if not any(b"gcs_server" in path.read_bytes() for path in heads):
+                if running and not any(b"gcs_server" in path.read_bytes() for path in running):
                     raise ConnectionError("no cluster runs on this machine")
             return
         host, _, port = place.removeprefix("ray://").rpartition(":")

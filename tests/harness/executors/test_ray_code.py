@@ -42,7 +42,8 @@ def test_a_cluster_is_handed_the_module_and_the_package_it_imports_and_nothing_e
     folder, monkeypatch
 ):
     handed = {}
-    monkeypatch.setattr(ray_connection, "_require_answer", lambda address: None)
+    for check in ("require_open", "_require_answer"):
+        monkeypatch.setattr(ray_connection, check, lambda address: None)
     monkeypatch.setattr(ray, "init", lambda **arguments: handed.update(arguments))
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     with connected("head:6379", print):
