@@ -181,7 +181,10 @@ class Tuning:
 
     def plan(self, points: Iterable[Point]) -> Plan:
         """The plan of a sweep of these trials, each of them once."""
-        each_once = {point.trial_id: point for point in points}
+        try:
+            each_once = {point.trial_id: point for point in points}
+        except ConfigError as error:
+            raise error.within(source=self.source) from error
         found = tuple(each_once.values())
         reference = next(iter(self.file.first.values()), {})
         axes = describe_axes((p.axes for p in found), self.space.listed, self.base.presets)

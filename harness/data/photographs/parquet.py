@@ -79,8 +79,13 @@ class ParquetSplit(EncodedSplit):
         self._groups = [
             (n, g) for n, (file, _) in enumerate(files) for g in range(file.num_row_groups)
         ]
-        sizes = [self._handles[n].metadata.row_group(g).num_rows for n, g in self._groups]
-        self._starts = np.cumsum([0, *sizes], dtype=np.int64)[:-1]
+        self._sizes = [self._handles[n].metadata.row_group(g).num_rows for n, g in self._groups]
+        for number, path in enumerate(self.files):
+            grouped = sum(
+                s for s, (n, _) in zip(self._sizes, self._groups, strict=True) if n == number
+            )
+            _check_rows(path, grouped, self._rows_of_files[number], "column of labels")
+        self._starts = np.cumsum([0, *self._sizes], dtype=np.int64)[:-1]
         self._cache: OrderedDict[int, Any] = OrderedDict()
         self._room, self._lock = int(config.row_cache_gib * _GIB), threading.Lock()
 
@@ -147,7 +152,9 @@ class ParquetSplit(EncodedSplit):
                 f"({error}); get the file again"
             ) from error
         self._opened.check([number])
-        return table.flatten().column(0)
+        cells = table.flatten().column(0)
+        _check_rows(self.files[number], self._sizes[group], len(cells), f"row group {part}")
+        return cells
 
 
 def _open_file(path: Path) -> Any:
@@ -210,6 +217,14 @@ def _class_names(file: Any, path: Path, config: ParquetConfig) -> tuple[str, ...
         )
     check_count(repr(str(path)), "num_classes", "class names", config.num_classes, len(names))
     return names
+
+
+def _check_rows(path: Path, said: int, found: int, part: str) -> None:
+    if found != said:
+        raise ValueError(
+            f"the {part} of {str(path)!r} must have the {said:,} rows that the file's footer says, "
+            f"but has {found:,}; get the file again"
+        )
 
 
 def _labels(file: Any, path: Path, config: ParquetConfig) -> Int64[np.ndarray, " n"]:

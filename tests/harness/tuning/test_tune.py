@@ -351,6 +351,15 @@ def test_a_single_objective_under_a_cap_is_a_search_too(command, write, tree, sh
     ]
 
 
+def test_a_start_from_results_without_rows_is_named_with_the_file(command, write, tree, tmp_path):
+    start = {"results": str(tmp_path), "row": "x"}
+    tree["trial"]["generator"]["initial_weights"] = start
+    ended = command(write(tree), "--dry-run")
+    assert ended.code == 2
+    place = "tune.yaml: trial.generator.initial_weights.results: must be the results folder"
+    assert place in ended.err
+
+
 def test_missing_weights_of_any_choice_are_named_before_anything_starts(command, write, tree):
     encoder = {"kind": "timm", "name": "vit_tiny_patch16_224", "weights": "absent.safetensors"}
     tree["presets"]["alignment"]["fixed"]["tokenizer.alignment"]["encoder"] = encoder

@@ -368,3 +368,12 @@ def test_labels_may_be_the_names_of_classes(config, tmp_path, encode):
     assert split.labels.tolist() == [1, 0, 1] * 2
     other = dataclasses.replace(declared, class_names=("ant", "fly"))
     assert "2 of " in str(other.missing()[0])
+
+
+def test_a_row_group_of_other_rows_than_the_footer_says_is_named(config, monkeypatch):
+    dataset, read = open_dataset(config), pq.ParquetFile.read_row_group
+    monkeypatch.setattr(
+        pq.ParquetFile, "read_row_group", lambda *a, **named: read(*a, **named).slice(0, 1)
+    )
+    with pytest.raises(ValueError, match=r"row group 0 of .*parquet' must have the \d+ rows"):
+        dataset.images("train", np.arange(2))
