@@ -129,7 +129,17 @@ def _weights_in(artifact: Artifact, row: Mapping[str, Any], path: str) -> str:
 
 def describe_file(path: str | None) -> str:
     """Hash of a file of weights for a key; empty where none is given. An absent file is described
-    as such; the plan then says that it is missing."""
+    as such; the plan then says that it is missing. ConfigError where it cannot be read."""
+    try:
+        return _described(path)
+    except OSError as error:
+        raise ConfigError(
+            f"{path} must be readable, but: {error.strerror or error}; name another file, or mend "
+            "its mode"
+        ) from error
+
+
+def _described(path: str | None) -> str:
     if path is None:
         return ""
     file = Path(path).expanduser()
@@ -142,7 +152,7 @@ def describe_file(path: str | None) -> str:
 
 def check_file(path: str, described: str) -> None:
     """Refuse a file that is no longer the one that a key stands for."""
-    now = describe_file(path)
+    now = _described(path)
     if now != described:
         raise ValueError(
             f"{path} must be the file that was planned with ({described}), but is "

@@ -363,3 +363,10 @@ def test_an_address_where_nothing_listens_is_told_by_the_dry_run(command, write,
     assert not Path("artifacts").exists()
     elsewhere = ("--dry-run", "--assume-device", "H100")
     assert command(*asked, *elsewhere, executor="ray").code == 0
+
+
+def test_weights_that_cannot_be_read_are_named_with_the_file(command, write, tree):
+    tree["trial"]["tokenizer"]["checkpoint"] = "/proc/self/mem"
+    ended = command(write(tree), "--dry-run")
+    assert ended.code == 2
+    assert "sweep.yaml: /proc/self/mem must be readable, but: Input/output error" in ended.err
