@@ -109,10 +109,8 @@ def _read_safetensors(path: Path, *, headers: bool) -> dict[str, Any]:
 def _first_line(error: Exception) -> str:
     # PyTorch goes on to say how its caller would run the code that a file holds.
     line = str(error).strip().partition("\n")[0].removeprefix("Weights only load failed. ")
-    return (
-        line.partition("In PyTorch")[0].partition("This file can still")[0][:200].rstrip(". ")
-        or "no such file"
-    )
+    own = line.partition("In PyTorch")[0].partition("This file can still")[0][:200].rstrip(". ")
+    return own or "it is cut short, or something else"
 
 
 def read_tensors(path: str | Path, *, entry: str | None = None, headers: bool = False) -> Weights:

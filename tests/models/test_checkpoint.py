@@ -202,3 +202,11 @@ def test_an_object_beside_the_weights_is_named_and_no_advice_is_quoted(tmp_path)
         read_checkpoint(tmp_path / "vae.pt")
     assert "trust" not in str(refused.value)
     assert "weights_only" not in str(refused.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80\x02", b"<html>moved</html>"])
+def test_what_a_reader_has_no_words_for_is_not_called_absent(tmp_path, content):
+    path = tmp_path / "weights.pt"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"weights\.pt could not be read .*it is cut short, or"):
+        read_checkpoint(path)
