@@ -9,7 +9,7 @@ import hashlib
 import io
 import json
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,11 +80,11 @@ class ParquetSplit(EncodedSplit):
             (n, g) for n, (file, _) in enumerate(files) for g in range(file.num_row_groups)
         ]
         self._sizes = [self._handles[n].metadata.row_group(g).num_rows for n, g in self._groups]
+        grouped = Counter[int]()
+        for (number, _), size in zip(self._groups, self._sizes, strict=True):
+            grouped[number] += size
         for number, path in enumerate(self.files):
-            grouped = sum(
-                s for s, (n, _) in zip(self._sizes, self._groups, strict=True) if n == number
-            )
-            _check_rows(path, grouped, self._rows_of_files[number], "column of labels")
+            _check_rows(path, grouped[number], self._rows_of_files[number], "column of labels")
         self._starts = np.cumsum([0, *self._sizes], dtype=np.int64)[:-1]
         self._cache: OrderedDict[int, Any] = OrderedDict()
         self._room, self._lock = int(config.row_cache_gib * _GIB), threading.Lock()
